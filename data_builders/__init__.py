@@ -1,0 +1,1 @@
+"""From ESConv to registered LLaMA-Factory data sets."""

@@ -1,0 +1,16 @@
+"""``python -m data_builders STEP``: build, check, stats, registry."""
+
+import sys
+
+from data_builders import build, check, registry, stats
+from esc import cli
+
+STEPS = {
+    "build": (build.main, "the SFT sets from ESConv, with a manifest"),
+    "check": (check.main, "every row through LLaMA-Factory's converter, template and tokenizer"),
+    "stats": (stats.main, "Table 1, Table 6 and Figure 8 beside the paper's numbers"),
+    "registry": (registry.main, "dataset_info.json, here or added to another checkout's"),
+}
+
+if __name__ == "__main__":
+    sys.exit(cli.dispatch("data_builders", STEPS))

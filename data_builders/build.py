@@ -1,0 +1,183 @@
+"""Build the SFT sets: ``data/{sp,rg,vanilla}_sft_{train,validation,test}.jsonl`` and a manifest.
+
+    python -m data_builders build --esconv ESConv.json
+
+Reads the corpus, writes nine sets, then ``data/manifest.json``; the manifest exists exactly when
+the sets are complete. Does nothing when they are there and were made with the same options.
+The mined preference sets are not built here but by ``mining``.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_builders import esconv, options, registry, source, split
+from data_builders.sft import ROWS
+from data_builders.turns import turns
+from esc import cli, files, paths
+from esc.dialogue import Dialogue
+from esc.exceptions import CorpusError
+
+_ESCONV_LICENCE = "{}: CC BY-NC 4.0, academic use; so are these files, which are built from it"
+LICENCES = {
+    "esconv": _ESCONV_LICENCE.format("ESConv"),
+    "failed-esconv": _ESCONV_LICENCE.format("FailedESConv"),
+    "sample": "sample corpus of this project, Apache-2.0; for trying the software out, not results",
+    "other": "the licence of the corpus these files are built from applies to them",
+}
+"""Kind of corpus to the notice that its files carry."""
+
+
+def build(esconv_option: str | None, work: Path, wanted: options.BuildOptions) -> dict[str, Any]:
+    """The manifest of the nine sets, built or found complete with the same options."""
+    with files.exclusive(paths.data(work)):
+        return _build(esconv_option, work, wanted)
+
+
+def _build(esconv_option: str | None, work: Path, wanted: options.BuildOptions) -> dict[str, Any]:
+    found = source.locate(esconv_option, work)
+    layout, dialogues = esconv.load(found.files)
+    released = split.recognise(dialogues)
+    dialogues = released or dialogues
+    spec = split.resolve(wanted.split, is_release=released is not None)
+    stamp = wanted.stamp(spec, corpus=split.corpus_fingerprint(dialogues))
+    up_to_date = _finished(work, stamp)
+    if up_to_date:
+        print(f"{paths.data(work)} is up to date")
+        return up_to_date
+    splits = split.assign(dialogues, spec)
+    chosen = split.subset(dialogues, splits, wanted.limit)
+    kind = _kind(found, layout, released is not None)
+    sets = _write(chosen, splits, work, wanted.consecutive, kind)
+    source.keep(found, work)
+    registry.write_for(work)
+    manifest = {
+        "corpus": {
+            "kind": kind,
+            "origin": found.origin,
+            "layout": layout,
+            "dialogues": len(dialogues),
+            "utterances": sum(len(dialogue.utterances) for dialogue in dialogues),
+            "files": {path.name: files.sha256(path) for path in found.files},
+        },
+        "licence": LICENCES[kind],
+        "smoke": kind == "sample",
+        "options": stamp,
+        "dialogues": {
+            name: sum(splits[dialogue.id] == name for dialogue in chosen) for name in paths.SPLITS
+        },
+        "leaks": [asdict(leak) for leak in split.leaks(chosen, splits)],
+        "sets": sets,
+    }
+    files.write_json(paths.data_manifest(work), manifest)
+    return manifest
+
+
+def _kind(found: source.Source, layout: str, is_release: bool) -> str:
+    if found.is_sample:
+        return "sample"
+    if is_release:
+        return "esconv"
+    return "failed-esconv" if layout == "failed" else "other"
+
+
+def _finished(work: Path, stamp: files.Row) -> dict[str, Any] | None:
+    path = paths.data_manifest(work)
+    if not path.is_file():
+        return None
+    manifest: dict[str, Any] = files.read_json(path)
+    whole = manifest["options"] == stamp and all(
+        (work / name).is_file() and files.sha256(work / name) == facts["sha256"]
+        for name, facts in manifest["sets"].items()
+    )
+    return manifest if whole else None
+
+
+def _write(
+    dialogues: Sequence[Dialogue], splits: dict[str, str], work: Path, consecutive: str, kind: str
+) -> dict[str, Any]:
+    names = [paths.sft_file(task, name) for name in paths.SPLITS for task in ROWS]
+    with ExitStack() as stack:
+        writers = {
+            name: files.JsonlWriter(stack.enter_context(files.atomic_writer(work / name)))
+            for name in names
+        }
+        for dialogue in tqdm(dialogues, desc="building", unit=" dialogues", leave=False):
+            name = splits[dialogue.id]
+            exchanges = turns(dialogue, consecutive=consecutive)
+            provenance = {
+                "corpus": kind,
+                "split": name,
+                "dialogue": dialogue.position,
+                "turns": len(exchanges),
+            }
+            for task, rows in ROWS.items():
+                writer = writers[paths.sft_file(task, name)]
+                for row in rows(exchanges, provenance):
+                    writer.write(row)
+        for name in paths.SPLITS:
+            if not writers[paths.sft_file("vanilla", name)].facts().rows:
+                raise CorpusError(
+                    f"the {name} split has no dialogue (the corpus has {len(splits)}); "
+                    "a corpus of at least 10 dialogues fills all three"
+                )
+        for writer in writers.values():
+            writer.flush()
+        # All is on the disk; from the first renaming on, the sets are no longer those it describes.
+        paths.data_manifest(work).unlink(missing_ok=True)
+        return {name: asdict(writer.facts()) for name, writer in writers.items()}
+
+
+def report(manifest: dict[str, Any], work: Path) -> str:
+    """What one should see after a build: rows per set, what the leak check found, the licence."""
+    corpus = manifest["corpus"]
+    known = "the ESConv release" if corpus["kind"] == "esconv" else "not the ESConv release"
+    lines = [
+        f"corpus   {corpus['origin']} ({known}): {corpus['dialogues']:,} dialogues, "
+        f"{corpus['utterances']:,} utterances, layout {corpus['layout']}",
+        *(f"         SHA-256 {digest}  {name}" for name, digest in corpus["files"].items()),
+        f"split    {manifest['options']['SPLIT']}",
+    ]
+    for split_name in paths.SPLITS:
+        rows = {task: manifest["sets"][paths.sft_file(task, split_name)]["rows"] for task in ROWS}
+        lines.append(
+            f"  {split_name:<11}{manifest['dialogues'][split_name]:>6,} dialogues"
+            + "".join(f"  {task} {count:,}" for task, count in rows.items())
+        )
+    leaked = manifest["leaks"]
+    lines.append(
+        "leaks    "
+        + (
+            f"{len(leaked)} (train and held-out dialogues with nearly the same situation): "
+            + ", ".join("/".join(leak["ids"]) for leak in leaked[:5])
+            + (", …" if len(leaked) > 5 else "")
+            if leaked
+            else "none: no dialogue and no near-identical situation on two sides"
+        )
+    )
+    lines.append(f"licence  {manifest['licence']}")
+    if manifest["smoke"]:
+        lines.append("SMOKE    sample corpus: every number from here on is a smoke test, no result")
+    lines.append(f"written  {paths.data_manifest(work)}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    """Command line of the step."""
+    parser = cli.parser(
+        prog="python -m data_builders build",
+        description=__doc__,
+        examples=(
+            "  python -m data_builders build                         # download ESConv\n"
+            "  python -m data_builders build --esconv ESConv.json --split paper\n"
+            "  python -m data_builders build --esconv sample --work demo --limit 4"
+        ),
+    )
+    options.add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    manifest = build(arguments.esconv, arguments.work, options.BuildOptions.of(arguments))
+    print(report(manifest, arguments.work))

@@ -1,0 +1,227 @@
+"""Every row of every registered set through LLaMA-Factory's converter, template and tokenizer.
+
+    python -m data_builders check --model smollm2-135m
+
+Prints rows kept, dropped and cut, and quantiles of the length in tokens; fails on any loss.
+LLaMA-Factory itself drops a malformed row with a warning, and cuts a long one in silence.
+Sets that are not there yet (the mined ones) are listed as absent.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from multiprocessing.pool import Pool
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from data_builders.registry import entries
+from esc import backbones, cli, files, paths
+from esc.exceptions import EscError
+from esc.files import Row
+
+# Long enough for any row, so that LLaMA-Factory itself shows a row's full length.
+UNCUT = 10**7
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one row."""
+
+    id: str
+    tokens: int
+    """Full length in tokens of the longest side; 0 for a dropped row."""
+    fate: str
+    """``kept``, ``dropped``, ``cut`` or ``forged`` (its text holds a special token)."""
+
+
+Judge = Callable[[Row], Verdict]
+
+
+def check(model: str, work: Path, processes: int) -> list[Row]:
+    """One summary per registered set of ``model``: counts, quantiles, ids of what was lost.
+
+    Raises EscError where the registry lacks a set, or a set is there and empty.
+    """
+    backbones.get(model)
+    registry_path = work / paths.REGISTRY
+    registered = files.read_json(registry_path, made_by="make data")
+    wanted = [name for name in entries() if not _is_of_another_model(name, model)]
+    missing = [name for name in wanted if name not in registered]
+    if missing:
+        raise EscError(
+            f"{registry_path} lacks {', '.join(missing)}; "
+            f"'python -m data_builders registry --work {work}' writes it anew"
+        )
+    present = [name for name in wanted if (work / registered[name]["file_name"]).is_file()]
+    if not present:
+        raise EscError(f"no set is built under {paths.data(work)}; run 'make data' first")
+    recipes = {name: _recipe(name, model) for name in present}
+    # Spawned, not forked: the tokenizers hold threads. One pool, since LLaMA-Factory loads slowly.
+    with get_context("spawn").Pool(processes, _start_worker, (recipes, work)) as pool:
+        return [
+            _summary(name, list(_verdicts(pool, name, work / registered[name]["file_name"])))
+            if name in present
+            else {"set": name, "absent": True}
+            for name in wanted
+        ]
+
+
+def _is_of_another_model(name: str, model: str) -> bool:
+    return "_dpo_" in name and not name.endswith(f"_dpo_{model}")
+
+
+def _recipe(name: str, model: str) -> Path:
+    _, task, stage, *_ = name.split("_")
+    return paths.recipe(model, task, stage)
+
+
+def _verdicts(pool: Pool, name: str, path: Path) -> Iterator[Verdict]:
+    with path.open("rb") as stream:
+        total = sum(1 for _ in stream)
+    rows = ((name, row) for row in files.read_jsonl(path))
+    verdicts = pool.imap(_judge_in_worker, rows, chunksize=32)
+    yield from tqdm(verdicts, desc=name, total=total, unit=" rows", leave=False)
+
+
+_judge_of: Callable[[str], Judge]
+
+
+def _start_worker(recipes: dict[str, Path], work: Path) -> None:
+    global _judge_of
+    # The report says what is lost; LLaMA-Factory would print the whole text of each lost row.
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "LLAMAFACTORY_VERBOSITY": "ERROR"}
+    _judge_of = cache(lambda name: judge_for(recipes[name], name, work))
+
+
+def _judge_in_worker(named_row: tuple[str, Row]) -> Verdict:
+    name, row = named_row
+    return _judge_of(name)(row)
+
+
+def judge_for(recipe: Path, name: str, work: Path) -> Judge:
+    """A function from a row of the registered set ``name`` to its verdict under ``recipe``."""
+    # LLaMA-Factory takes seconds to import, and only this step of the package needs it.
+    from llamafactory.data.converter import get_dataset_converter
+    from llamafactory.data.parser import get_dataset_list
+    from llamafactory.data.processor import PairwiseDatasetProcessor, SupervisedDatasetProcessor
+    from llamafactory.data.template import get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments
+
+    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    cutoff = settings["cutoff_len"]
+    arguments = DataArguments(
+        template=settings["template"],
+        cutoff_len=UNCUT,
+        mask_history=settings.get("mask_history", False),
+    )
+    tokenizer = _tokenizer(settings["model_name_or_path"])
+    template = get_template_and_fix_tokenizer(tokenizer, arguments)
+    (attributes,) = get_dataset_list([name], str(work))
+    converter = get_dataset_converter(attributes.formatting, attributes, arguments)
+    kind = PairwiseDatasetProcessor if attributes.ranking else SupervisedDatasetProcessor
+    processor = kind(template=template, tokenizer=tokenizer, processor=None, data_args=arguments)
+    special = [token for token in tokenizer.all_special_tokens if token]
+
+    def judge(row: Row) -> Verdict:
+        aligned = converter(row)
+        texts = [m["content"] for m in aligned["_prompt"] + aligned["_response"]]
+        if any(token in text for text in [*texts, aligned["_system"]] for token in special):
+            return Verdict(row["id"], 0, "forged")
+        encoded = processor.preprocess_dataset({key: [value] for key, value in aligned.items()})
+        lengths = [len(ids) for key, (ids,) in encoded.items() if key.endswith("input_ids")]
+        if not lengths:
+            return Verdict(row["id"], 0, "dropped")
+        return Verdict(row["id"], max(lengths), "cut" if max(lengths) > cutoff else "kept")
+
+    return judge
+
+
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    if path.startswith("models/") and not Path(path).is_dir():
+        raise EscError(f"{path} is not there; 'make model' prepares the embedded model")
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except OSError as error:
+        raise EscError(
+            f"the tokenizer of {path} cannot be loaded; it needs the hub, or a local copy in its "
+            f"cache ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _summary(name: str, verdicts: list[Verdict]) -> Row:
+    if not verdicts:
+        raise EscError(f"set {name} is there but has no rows; build it again")
+    lengths = sorted(verdict.tokens for verdict in verdicts)
+    lost: dict[str, list[str]] = {fate: [] for fate in ("dropped", "cut", "forged")}
+    for verdict in verdicts:
+        if verdict.fate != "kept":
+            lost[verdict.fate].append(verdict.id)
+    return {
+        "set": name,
+        "rows": len(verdicts),
+        "kept": len(verdicts) - sum(map(len, lost.values())),
+        **lost,
+        "tokens": {q: lengths[min(int(q * len(lengths)), len(lengths) - 1)] for q in QUANTILES},
+    }
+
+
+def report(summaries: list[Row], model: str) -> Iterator[str]:
+    """The lines one should see: a table, then the ids of what was lost."""
+    yield f"{model}: rows kept / dropped / cut, and length in tokens"
+    yield f"  {'set':<32}{'rows':>8}{'kept':>8}{'dropped':>9}{'cut':>6}" + "".join(
+        f"{'max' if q == 1 else f'p{q * 100:.0f}':>8}" for q in QUANTILES
+    )
+    for summary in summaries:
+        if "absent" in summary:
+            yield f"  {summary['set']:<32}{'absent (not mined yet)':>24}"
+            continue
+        counts = f"{summary['rows']:>8,}{summary['kept']:>8,}"
+        counts += f"{len(summary['dropped']):>9,}{len(summary['cut']):>6,}"
+        lengths = "".join(f"{summary['tokens'][q]:>8,}" for q in QUANTILES)
+        yield f"  {summary['set']:<32}{counts}{lengths}"
+    for summary in summaries:
+        for fate in ("dropped", "cut", "forged"):
+            if ids := summary.get(fate):
+                shown = ", ".join(ids[:SHOWN]) + (", …" if len(ids) > SHOWN else "")
+                yield f"  {summary['set']}: {len(ids)} {_FATES[fate]}: {shown}"
+
+
+_FATES = {
+    "dropped": "dropped by LLaMA-Factory as malformed",
+    "cut": "longer than the recipe's cutoff_len and cut",
+    "forged": "with a special token of the model in the text",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Command line of the step; exit code 1 where a row is lost."""
+    parser = cli.parser(
+        prog="python -m data_builders check",
+        description=__doc__,
+        examples=(
+            "  python -m data_builders check\n"
+            "  python -m data_builders check --model qwen2.5-7b --work demo"
+        ),
+    )
+    parser.add_argument(
+        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
+    )
+    parser.add_argument("--work", type=Path, default=Path(), help="root of the built sets")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="default: one for each core"
+    )
+    arguments = parser.parse_args(argv)
+    summaries = check(arguments.model, arguments.work, arguments.processes)
+    print("\n".join(report(summaries, arguments.model)))
+    lossless = all(s["kept"] == s["rows"] for s in summaries if "absent" not in s)
+    print("ok: nothing dropped, nothing cut" if lossless else "FAILED: rows are lost (see above)")
+    return 0 if lossless else 1

@@ -1,0 +1,140 @@
+"""Reading a corpus: ESConv's three layouts become one list of dialogues.
+
+``release``: one JSON array, ``dialog[].speaker`` seeker/supporter (ESConv.json);
+``failed``: the same shape with speaker/listener (FailedESConv.json);
+``hf``: one dialogue a line, ``dialog[].speaker`` usr/sys and ``text`` (the Hugging Face files).
+Runs of whitespace inside an utterance become one blank, so that all layouts agree to the byte.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from esc.dialogue import Dialogue, Role, Utterance
+from esc.exceptions import CorpusError
+from esc.strategies import parse
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one release of the corpus names things."""
+
+    name: str
+    text: str
+    """Key of an utterance's words."""
+    roles: dict[str, Role]
+
+
+LAYOUTS = (
+    Layout("release", "content", {"seeker": Role.SEEKER, "supporter": Role.SUPPORTER}),
+    Layout("failed", "content", {"speaker": Role.SEEKER, "listener": Role.SUPPORTER}),
+    Layout("hf", "text", {"usr": Role.SEEKER, "sys": Role.SUPPORTER}),
+)
+
+
+def load(files: Sequence[Path]) -> tuple[str, list[Dialogue]]:
+    """(layout name, dialogues in file order) of the corpus in ``files``.
+
+    Raises CorpusError with file, dialogue and utterance where anything is not as it should be.
+    """
+    raw = [(path, number, row) for path in files for number, row in enumerate(_rows(path))]
+    if not raw:
+        raise CorpusError(f"{_names(files)}: no dialogues in it")
+    layout = _detect(*raw[0])
+    return layout.name, [
+        _dialogue(row, layout, position, f"{path.name}, dialogue {number}")
+        for position, (path, number, row) in enumerate(raw)
+    ]
+
+
+def _names(files: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in files)
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CorpusError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not UTF-8 text: byte {error.start}") from error
+    if text.lstrip().startswith("["):
+        yield from _parse(text, path)
+        return
+    # Not str.splitlines: a JSON string may hold the line separators that it knows beyond "\n".
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield _parse(line, path, number)
+
+
+def _parse(text: str, path: Path, line: int = 1) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CorpusError(
+            f"{path} is neither a JSON array nor JSON lines, or is incomplete "
+            f"(line {line + error.lineno - 1}, column {error.colno}: {error.msg})"
+        ) from error
+
+
+def _detect(path: Path, number: int, row: Any) -> Layout:
+    try:
+        first = row["dialog"][0]
+        return next(
+            layout
+            for layout in LAYOUTS
+            if layout.text in first and first["speaker"] in layout.roles
+        )
+    except (KeyError, IndexError, TypeError, StopIteration):
+        known = "; ".join(f"{x.name}: {'/'.join(x.roles)}, {x.text!r}" for x in LAYOUTS)
+        raise CorpusError(
+            f"{path.name}, dialogue {number}: not a layout of ESConv (known: {known})"
+        ) from None
+
+
+def _dialogue(row: Any, layout: Layout, position: int, where: str) -> Dialogue:
+    if not isinstance(row, dict) or not isinstance(row.get("dialog"), list):
+        raise CorpusError(f"{where}: no 'dialog' list")
+    if not row["dialog"]:
+        raise CorpusError(f"{where}: the dialogue is empty")
+    utterances = tuple(
+        _utterance(item, layout, f"{where}, utterance {number}")
+        for number, item in enumerate(row["dialog"])
+    )
+    if all(utterance.role is Role.SEEKER for utterance in utterances):
+        raise CorpusError(f"{where}: no supporter utterance in it")
+    return Dialogue(
+        position=position,
+        situation=_about(row, "situation"),
+        emotion_type=_about(row, "emotion_type"),
+        problem_type=_about(row, "problem_type"),
+        experience_type=_about(row, "experience_type"),
+        utterances=utterances,
+    )
+
+
+def _about(row: dict[str, Any], key: str) -> str:
+    return " ".join(str(row.get(key) or "").split())
+
+
+def _utterance(item: Any, layout: Layout, where: str) -> Utterance:
+    if not isinstance(item, dict) or not isinstance(item.get(layout.text), str):
+        raise CorpusError(f"{where}: no {layout.text!r} text (layout {layout.name})")
+    role = layout.roles.get(str(item.get("speaker")))
+    if role is None:
+        raise CorpusError(
+            f"{where}: unknown speaker {item.get('speaker')!r}; "
+            f"layout {layout.name} has {' and '.join(layout.roles)}"
+        )
+    text = " ".join(item[layout.text].split())
+    if not text:
+        raise CorpusError(f"{where}: the utterance is empty")
+    if role is Role.SEEKER:
+        return Utterance(role, text)
+    label = item.get("strategy") or (item.get("annotation") or {}).get("strategy")
+    strategy = parse(label) if isinstance(label, str) else None
+    if strategy is None:
+        raise CorpusError(f"{where}: unknown strategy {label!r}")
+    return Utterance(role, text, strategy)

@@ -1,0 +1,171 @@
+"""LLaMA-Factory's registry of data sets, ``dataset_info.json``: written here, merged elsewhere.
+
+    python -m data_builders registry                                  # write ./dataset_info.json
+    python -m data_builders registry --into PATH/dataset_info.json    # add to another checkout
+
+Into another registry only this kit's entries are added or updated; every other byte stays.
+"""
+
+import json
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from pathlib import Path
+from typing import Any
+
+from data_builders.sft import ROWS
+from esc import backbones, cli, files, paths
+from esc.exceptions import EscError
+
+Entry = dict[str, Any]
+
+# Once "columns" or "tags" is given, LLaMA-Factory takes every column or tag not listed for absent.
+_ALPACA = {
+    "prompt": "instruction",
+    "query": "input",
+    "response": "output",
+    "system": "system",
+}
+_SHAREGPT = {"messages": "conversations", "system": "system"}
+_TAGS = {
+    "role_tag": "from",
+    "content_tag": "value",
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "observation_tag": "observation",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+_SFT: dict[str, Entry] = {
+    "sp": {"formatting": "alpaca", "columns": _ALPACA},
+    "rg": {"formatting": "alpaca", "columns": _ALPACA | {"history": "history"}},
+    "vanilla": {"formatting": "sharegpt", "columns": _SHAREGPT, "tags": _TAGS},
+}
+_DPO: Entry = {
+    "formatting": "sharegpt",
+    "ranking": True,
+    "columns": _SHAREGPT | {"chosen": "chosen", "rejected": "rejected"},
+    "tags": _TAGS,
+}
+
+
+def entries() -> dict[str, Entry]:
+    """Registered name to entry for every set of the kit; file names relative to the registry."""
+    sft = {
+        paths.sft_dataset(task, split): {"file_name": paths.sft_file(task, split)} | _SFT[task]
+        for task in ROWS
+        for split in paths.SPLITS
+    }
+    dpo = {
+        paths.dpo_dataset(task, model): {"file_name": paths.dpo_file(task, model)} | _DPO
+        for model in backbones.table()
+        for task in ROWS
+    }
+    return sft | dpo
+
+
+def write_for(work: Path) -> None:
+    """Write the registry of ``work``, where it is not there or not as it should be."""
+    path = work / paths.REGISTRY
+    text = render()
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        files.write_text(path, text)
+
+
+def render() -> str:
+    """The text of this kit's own registry."""
+    return json.dumps(entries(), indent=2) + "\n"
+
+
+def merge(text: str, ours: dict[str, Entry]) -> str:
+    """The registry ``text`` with ``ours`` added or updated, all else byte for byte as it was.
+
+    Raises EscError where an entry of one of our names is for another file.
+    """
+    spans, end = _members(text)
+    for name, entry in ours.items():
+        if name in spans:
+            start, stop = spans[name]
+            _refuse_clash(name, json.loads(text[start:stop]), entry)
+    for name in sorted((n for n in ours if n in spans), key=lambda n: spans[n][0], reverse=True):
+        start, stop = spans[name]
+        if json.loads(text[start:stop]) != ours[name]:
+            block = _indented(ours[name])
+            text = text[:start] + block + text[stop:]
+            end += len(block) - (stop - start)
+    added = [f"  {json.dumps(n)}: {_indented(e)}" for n, e in ours.items() if n not in spans]
+    if not added:
+        return text
+    head, tail = text[:end].rstrip(), text[end:]
+    return head + (",\n" if spans else "\n") + ",\n".join(added) + "\n" + tail
+
+
+def _refuse_clash(name: str, present: Any, entry: Entry) -> None:
+    other = present.get("file_name") if isinstance(present, dict) else present
+    if not isinstance(other, str) or Path(other).name != Path(entry["file_name"]).name:
+        raise EscError(
+            f"the registry already has {name!r} for another source ({other}); "
+            "rename that entry first, nothing was changed"
+        )
+
+
+def _indented(entry: Entry) -> str:
+    return json.dumps(entry, indent=2).replace("\n", "\n  ")
+
+
+def _members(text: str) -> tuple[dict[str, tuple[int, int]], int]:
+    """(name to the span of its value, position of the closing brace) of a JSON object."""
+    decoder = json.JSONDecoder()
+    spans: dict[str, tuple[int, int]] = {}
+    position = _skip(text, text.index("{") + 1)
+    while text[position] != "}":
+        name, position = scanstring(text, position + 1)
+        start = _skip(text, _skip(text, position) + 1)
+        _, position = decoder.raw_decode(text, start)
+        spans[name] = (start, position)
+        position = _skip(text, position)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
+    return spans, position
+
+
+def _skip(text: str, position: int) -> int:
+    while text[position] in " \t\r\n":
+        position += 1
+    return position
+
+
+def _into(path: Path, work: Path) -> None:
+    if not isinstance(files.read_json(path), dict):
+        raise EscError(f"{path} is no registry: not a JSON object")
+    text = path.read_bytes().decode()
+    # Relative names would be looked up beside that registry.
+    ours = {
+        name: entry | {"file_name": str((work / entry["file_name"]).resolve())}
+        for name, entry in entries().items()
+    }
+    merged = merge(text, ours)
+    if merged == text:
+        print(f"{path} already has all {len(ours)} entries")
+        return
+    json.loads(merged)
+    files.write_text(path, merged)
+    print(f"{path}: {len(ours)} entries of this kit, for the sets under {paths.data(work)}")
+
+
+def main(argv: list[str]) -> None:
+    """Command line of the step."""
+    parser = cli.parser(
+        prog="python -m data_builders registry",
+        description=__doc__,
+        examples=(
+            "  python -m data_builders registry\n"
+            "  python -m data_builders registry --into ../LLaMA-Factory/data/dataset_info.json"
+        ),
+    )
+    parser.add_argument("--into", type=Path, help="another registry to add the entries to")
+    parser.add_argument("--work", type=Path, default=Path(), help="root of the built sets")
+    arguments = parser.parse_args(argv)
+    if arguments.into:
+        _into(arguments.into, arguments.work)
+    else:
+        write_for(arguments.work)
+        print(f"{arguments.work / paths.REGISTRY}: {len(entries())} entries")

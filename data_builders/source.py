@@ -1,0 +1,167 @@
+"""Where the corpus comes from: a path, the Hugging Face hub, a download, or the sample corpus.
+
+Whatever it is, its files are kept in ``data/corpus``, so that a later build needs nothing else.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from tqdm import tqdm
+
+from esc import files, paths
+from esc.exceptions import CorpusError
+
+OFFICIAL_URL = (
+    "https://raw.githubusercontent.com/thu-coai/Emotional-Support-Conversation/main/ESConv.json"
+)
+URL_VARIABLE = "ESCONV_URL"
+SAMPLE = "sample"
+TIMEOUT_SECONDS = 30
+WAYS_OUT = (
+    "give the corpus with ESCONV=path (the official ESConv.json, a folder with the Hugging Face "
+    "files, or FailedESConv.json), or connect this machine to the network so that it can be "
+    "downloaded"
+)
+# The order in which the Hugging Face files follow one another.
+_HF_ORDER = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Corpus files that are on this machine."""
+
+    files: tuple[Path, ...]
+    origin: str
+    """What a manifest says of where they came from: a file name, a hub name or an address."""
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether this is the embedded sample corpus."""
+        return self.origin == SAMPLE
+
+
+def locate(esconv: str | None, work: Path) -> Source:
+    """The corpus that ESCONV names; without it, the one kept from before, else the official one.
+
+    Raises CorpusError with one line that says what to do.
+    """
+    if esconv is None:
+        return _kept(work) or _download(work)
+    if esconv == SAMPLE:
+        return Source((paths.SAMPLE,), SAMPLE)
+    path = Path(esconv)
+    if path.is_file():
+        return Source((path,), path.name)
+    if path.is_dir():
+        return Source(_in_folder(path), path.resolve().name)
+    if esconv.count("/") == 1 and not esconv.startswith((".", "/")):
+        return _from_hub(esconv, work)
+    raise CorpusError(f"ESCONV={esconv}: no such file or folder; {WAYS_OUT}")
+
+
+def keep(source: Source, work: Path) -> None:
+    """Copy the corpus into ``data/corpus``, in place of what was kept there before."""
+    folder = paths.corpus(work)
+    if all(path.parent == folder for path in source.files):
+        return
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    fresh.mkdir(parents=True)
+    try:
+        for path in source.files:
+            shutil.copyfile(path, fresh / path.name)
+        _note(fresh, source)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _note(folder: Path, source: Source) -> None:
+    names = [path.name for path in source.files]
+    files.write_json(folder / "source.json", {"origin": source.origin, "files": names})
+
+
+def _kept(work: Path) -> Source | None:
+    folder = paths.corpus(work)
+    if not (folder / "source.json").is_file():
+        return None
+    note = files.read_json(folder / "source.json")
+    return Source(tuple(folder / name for name in note["files"]), note["origin"])
+
+
+def _in_folder(folder: Path) -> tuple[Path, ...]:
+    official = folder / "ESConv.json"
+    if official.is_file():
+        return (official,)
+    lines = [p for p in sorted(folder.iterdir()) if p.suffix in (".txt", ".jsonl", ".json")]
+    ordered = [p for part in _HF_ORDER for p in lines if part in p.stem]
+    if not ordered:
+        raise CorpusError(f"{folder} holds neither ESConv.json nor the train/valid/test files")
+    return tuple(ordered)
+
+
+def _from_hub(name: str, work: Path) -> Source:
+    # Heavy, and needed for this one origin only.
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(name)
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        reason = str(error).splitlines()[0]
+        raise CorpusError(f"ESCONV={name} could not be loaded ({reason}); {WAYS_OUT}") from error
+    folder = paths.corpus(work)
+    target = folder / f"{name.replace('/', '_')}.jsonl"
+    with files.atomic_writer(target) as stream:
+        for part in splits.values():
+            for row in part:
+                # The hub's files are read as plain text, one JSON object a line.
+                stream.write(row["text"].encode() if "text" in row else json.dumps(row).encode())
+                stream.write(b"\n")
+    source = Source((target,), name)
+    _note(folder, source)
+    return source
+
+
+def _download(work: Path) -> Source:
+    url = os.environ.get(URL_VARIABLE, OFFICIAL_URL)
+    folder = paths.corpus(work)
+    target = folder / "ESConv.json"
+    try:
+        with requests.get(url, stream=True, timeout=TIMEOUT_SECONDS) as response:
+            response.raise_for_status()
+            _save(response, target)
+    except requests.RequestException as error:
+        reason = type(error).__name__
+        raise CorpusError(f"no corpus, and the download failed ({reason}); {WAYS_OUT}") from error
+    try:
+        json.loads(target.read_bytes())
+    except ValueError as error:
+        target.unlink()
+        raise CorpusError(f"what {url} answered is not JSON; {WAYS_OUT}") from error
+    print(f"downloaded {target.name}: SHA-256 {files.sha256(target)}")
+    source = Source((target,), url)
+    _note(folder, source)
+    return source
+
+
+def _save(response: requests.Response, target: Path) -> None:
+    announced = int(response.headers.get("Content-Length", 0))
+    received = 0
+    with (
+        tqdm(desc="ESConv", total=announced or None, unit="B", unit_scale=True) as bar,
+        files.atomic_writer(target) as stream,
+    ):
+        for chunk in response.iter_content(1 << 16):
+            stream.write(chunk)
+            received += len(chunk)
+            bar.update(len(chunk))
+        # A gzip-encoded answer is longer unpacked, and is checked by its own trailer.
+        if announced and "Content-Encoding" not in response.headers and received != announced:
+            raise CorpusError(
+                f"the download broke off after {received:,} of {announced:,} bytes; run it again, "
+                "or give the corpus with ESCONV=path"
+            )

@@ -1,0 +1,1 @@
+"""The vocabulary every package of the kit shares; it imports none of its siblings."""

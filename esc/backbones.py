@@ -1,0 +1,45 @@
+"""The backbones with recipes, from the one table ``llamafactory_configs/backbones.yaml``."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from esc import paths
+from esc.exceptions import EscError
+
+EMBEDDED = "smollm2-135m"
+"""The default model: small, openly licensed, and runnable without a GPU or a model hub."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """One row of the table."""
+
+    name: str
+    path: str
+    """Hub id, or for the embedded model the folder that ``make model`` fills."""
+    template: str
+    """Name of LLaMA-Factory's chat template."""
+    settings: dict[str, Any]
+    """What the recipes take: hardware, batch, DPO rates."""
+
+
+@cache
+def table() -> dict[str, Backbone]:
+    """All backbones by name, in the table's order."""
+    rows = yaml.safe_load((paths.RECIPES / "backbones.yaml").read_text(encoding="utf-8"))
+    return {
+        name: Backbone(name, row.pop("path"), row.pop("template"), row)
+        for name, row in rows.items()
+    }
+
+
+def get(name: str) -> Backbone:
+    """The backbone called ``name``; EscError lists the known ones."""
+    try:
+        return table()[name]
+    except KeyError:
+        known = ", ".join(table())
+        raise EscError(f"unknown MODEL {name!r}; known: {known}") from None

@@ -1,0 +1,75 @@
+"""Running a step from the command line: one clear line for a mistake, a fixed exit code."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from esc.exceptions import EscError
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise EscError(f"{message}; '{self.prog} --help' shows examples")
+
+
+def parser(*, prog: str, description: str | None, examples: str) -> argparse.ArgumentParser:
+    """An argument parser whose help ends with ``examples``; it raises EscError for a mistake."""
+    return _Parser(
+        prog=prog,
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def optional(text: str) -> str | None:
+    """An option's text, or None where make passes a variable that is not set."""
+    return text or None
+
+
+def optional_count(text: str) -> int | None:
+    """An option's whole number of at least 1, or None where make passes an unset variable."""
+    if text and not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text) if text else None
+
+
+def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """Exit code of ``main(argv)``: 0, or 2 for a mistake (one line on stderr), 130 for Ctrl-C."""
+    try:
+        return main(argv) or 0
+    except EscError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except PermissionError as error:
+        message = f"no permission to use {error.filename}; choose another WORK or change its owner"
+    except OSError as error:
+        # A full disk can meet any write; every other OSError here is a bug and keeps its traceback.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        message = f"the disk is full ({error.strerror}); free some space and run the command again"
+    print(f"error: {message}", file=sys.stderr)
+    return USER_ERROR
+
+
+def dispatch(package: str, steps: Mapping[str, tuple[Callable[[list[str]], Any], str]]) -> int:
+    """Exit code of the step named by ``sys.argv[1]``; ``steps`` maps a name to (main, summary)."""
+    argv = sys.argv[1:]
+    if argv and argv[0] in steps:
+        return run(steps[argv[0]][0], argv[1:])
+    asked_for_help = bool(argv) and argv[0] in ("-h", "--help")
+    stream = sys.stdout if asked_for_help else sys.stderr
+    if argv and not asked_for_help:
+        print(f"error: unknown step {argv[0]!r}", file=stream)
+    print(
+        f"usage: python -m {package} STEP [options]   (STEP --help shows examples)\n", file=stream
+    )
+    for name, (_, summary) in steps.items():
+        print(f"  {name:<12} {summary}", file=stream)
+    return 0 if asked_for_help else USER_ERROR

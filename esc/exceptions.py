@@ -1,0 +1,13 @@
+"""The kit's own errors: each message is one line that says what is wrong and how to mend it."""
+
+
+class EscError(Exception):
+    """A mistake of the user or of the data; shown as one line, without a traceback."""
+
+
+class CorpusError(EscError):
+    """A corpus that cannot be read: wrong file, wrong layout, unknown label or speaker."""
+
+
+class OptionsDiffer(EscError):
+    """An output that was made with other options than the ones asked for."""

@@ -1,0 +1,154 @@
+"""Files that are whole or absent: JSON and JSONL reading, atomic writing, option stamps."""
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from esc.exceptions import EscError
+
+Row = dict[str, Any]
+
+_TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What a manifest says of one file."""
+
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that appears under ``path`` only when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink()
+        raise
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """The only process that writes in ``folder`` through this kit while the block runs.
+
+    Removes what a killed writer left half-written there. EscError if another process is at work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EscError(f"another process is writing in {folder}; wait for it to end") from None
+        for path in folder.glob(f".*{_TEMPORARY}"):
+            path.unlink()
+        yield
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with atomic_writer(path) as stream:
+        stream.write(text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path, *, made_by: str | None = None) -> Any:
+    """The JSON value in ``path``.
+
+    Raises EscError with the line where it is broken, or ``made_by`` where the file is missing.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        hint = f"; {made_by} makes it" if made_by else ""
+        raise EscError(f"{path} does not exist{hint}") from None
+    except json.JSONDecodeError as error:
+        raise EscError(f"{path} is not JSON: line {error.lineno}: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise EscError(f"{path} is not UTF-8 text: byte {error.start}") from error
+
+
+def read_jsonl(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL file, one by one; EscError names the file and the line."""
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        raise EscError(f"{path} does not exist") from None
+    with stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise EscError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise EscError(f"{path}, line {number}: not a JSON object")
+            yield row
+
+
+class JsonlWriter:
+    """Rows into an open binary stream, with the facts a manifest needs."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._digest = stream, hashlib.sha256()
+        self._rows = self._bytes = 0
+
+    def write(self, row: Row) -> None:
+        """Append one row as one line."""
+        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+        self._stream.write(line)
+        self._digest.update(line)
+        self._rows += 1
+        self._bytes += len(line)
+
+    def flush(self) -> None:
+        """Hand everything to the operating system, so that a full disk shows now."""
+        self._stream.flush()
+
+    def facts(self) -> FileFacts:
+        """Rows, size and SHA-256 of what was written so far."""
+        return FileFacts(self._rows, self._bytes, self._digest.hexdigest())
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def differences(made_with: Row, asked_for: Row) -> list[str]:
+    """One ``NAME old -> new`` for each option in which two stamps differ."""
+    missing = object()
+    return [
+        f"{name} {_show(made_with.get(name))} -> {_show(asked_for.get(name))}"
+        for name in made_with | asked_for
+        if made_with.get(name, missing) != asked_for.get(name, missing)
+    ]
+
+
+def _show(value: object) -> str:
+    text = "unset" if value is None else str(value)
+    # Long hashes tell a reader nothing beyond "another one".
+    return f"{text[:12]}…" if len(text) == 64 else text

@@ -1,0 +1,118 @@
+"""The eight support strategies of ESConv, in the paper's order (appendix A.4, Table 6)."""
+
+import re
+from enum import StrEnum
+
+
+class Strategy(StrEnum):
+    """A support strategy; the value is the label as it stands in the corpus and in every file."""
+
+    QUESTION = "Question"
+    RESTATEMENT = "Restatement or Paraphrasing"
+    REFLECTION = "Reflection of feelings"
+    SELF_DISCLOSURE = "Self-disclosure"
+    AFFIRMATION = "Affirmation and Reassurance"
+    SUGGESTIONS = "Providing Suggestions"
+    INFORMATION = "Information"
+    OTHERS = "Others"
+
+    @property
+    def code(self) -> str:
+        """The two-letter form of the paper, such as ``Qu``."""
+        return _ABOUT[self][0]
+
+    @property
+    def definition(self) -> str:
+        """One sentence that says what a supporter does under this strategy."""
+        return _ABOUT[self][1]
+
+
+# Definitions after Hill's Helping Skills Theory, in this project's wording.
+_ABOUT: dict[Strategy, tuple[str, str]] = {
+    Strategy.QUESTION: (
+        "Qu",
+        "Ask about the problem, openly where possible, so that the seeker can put it into words.",
+    ),
+    Strategy.RESTATEMENT: (
+        "RP",
+        "Say back briefly, in other words, what the seeker has told, so that it becomes clearer.",
+    ),
+    Strategy.REFLECTION: (
+        "RF",
+        "Name the feeling behind what the seeker says and show that it is understood.",
+    ),
+    Strategy.SELF_DISCLOSURE: (
+        "Sd",
+        "Share a similar experience or feeling of your own to show that the seeker is not alone.",
+    ),
+    Strategy.AFFIRMATION: (
+        "AR",
+        "Point out the seeker's strengths and efforts, and give hope and encouragement.",
+    ),
+    Strategy.SUGGESTIONS: (
+        "PS",
+        "Offer something the seeker could try, as an idea and never as an order.",
+    ),
+    Strategy.INFORMATION: (
+        "In",
+        "Give useful facts, resources or answers that bear on the seeker's situation.",
+    ),
+    Strategy.OTHERS: (
+        "Ot",
+        "Greet, thank, take leave, or support in a way that none of the others describes.",
+    ),
+}
+
+# Other names in use: the labels of FailedESConv, singulars and plurals, short forms.
+_ALIASES: dict[str, Strategy] = {
+    "questions": Strategy.QUESTION,
+    "restatement": Strategy.RESTATEMENT,
+    "paraphrasing": Strategy.RESTATEMENT,
+    "restatement and paraphrasing": Strategy.RESTATEMENT,
+    "reflection": Strategy.REFLECTION,
+    "reflection of feeling": Strategy.REFLECTION,
+    "self disclosures": Strategy.SELF_DISCLOSURE,
+    "affirmation": Strategy.AFFIRMATION,
+    "reassurance": Strategy.AFFIRMATION,
+    "affirmation or reassurance": Strategy.AFFIRMATION,
+    "approval and reassurance": Strategy.AFFIRMATION,
+    "suggestion": Strategy.SUGGESTIONS,
+    "suggestions": Strategy.SUGGESTIONS,
+    "provide suggestions": Strategy.SUGGESTIONS,
+    "providing suggestion": Strategy.SUGGESTIONS,
+    "direct guidance": Strategy.SUGGESTIONS,
+    "providing information": Strategy.INFORMATION,
+    "other": Strategy.OTHERS,
+}
+
+
+def _key(text: str) -> str:
+    return " ".join(re.findall(r"[a-z0-9]+", text.casefold()))
+
+
+_NAMES: dict[str, Strategy] = (
+    {_key(s): s for s in Strategy} | {_key(s.code): s for s in Strategy} | _ALIASES
+)
+_TAG = re.compile(r"\s*\[([^\[\]\n]{1,60})\][ \t]*")
+
+
+def parse(text: str) -> Strategy | None:
+    """The strategy that ``text`` names, or None.
+
+    Case, brackets, punctuation and blanks do not matter; known aliases are read.
+    """
+    return _NAMES.get(_key(text))
+
+
+def tag(strategy: Strategy, response: str) -> str:
+    """The entangled form of a reply, ``[Strategy] response``."""
+    return f"[{strategy}] {response}"
+
+
+def strip_tag(text: str) -> tuple[Strategy | None, str]:
+    """(strategy, response) of an entangled reply; (None, the text itself) without a known tag."""
+    match = _TAG.match(text)
+    strategy = parse(match[1]) if match else None
+    if match is None or strategy is None:
+        return None, text
+    return strategy, text[match.end() :]

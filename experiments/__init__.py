@@ -1,0 +1,1 @@
+"""Drivers over the whole kit: demo, doctor, bench."""

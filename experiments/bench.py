@@ -1,0 +1,104 @@
+"""Speed figures as JSON, measured in one run, as ratios where a ratio says more.
+
+    make bench ESCONV=path/to/ESConv.json
+
+``build``: every SFT set from the corpus, the whole command, against the bare cost of
+``json.loads`` on the input and ``json.dumps`` of the same rows (median of three alternated runs,
+target at most 2).
+``check``: rows a second of the token check on all nine sets. Without ESCONV it measures the sample
+corpus, whose few rows mostly show how long Python takes to start.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from esc import cli, files, paths
+
+REPEATS = 3
+BARE_COST = """
+import json, pathlib, sys, time
+corpus, *sets = sys.argv[1:]
+rows = [json.loads(line) for name in sets for line in open(name, encoding="utf-8")]
+text = pathlib.Path(corpus).read_text(encoding="utf-8")
+begin = time.perf_counter()
+json.loads(text)
+for row in rows:
+    json.dumps(row, ensure_ascii=False)
+print(time.perf_counter() - begin)
+"""
+
+
+def build(corpus: Path, work: Path) -> dict[str, Any]:
+    """Seconds, ratio, rows a second and peak memory of a full build of ``corpus``."""
+    sets = [str(work / paths.sft_file(t, s)) for t in ("sp", "rg", "vanilla") for s in paths.SPLITS]
+    command = [sys.executable, "-m", "data_builders", "build", "--esconv", str(corpus)]
+    built: list[float] = []
+    bare: list[float] = []
+    for _ in range(REPEATS):
+        paths.data_manifest(work).unlink(missing_ok=True)
+        begin = time.perf_counter()
+        _run([*command, "--work", str(work)])
+        built.append(time.perf_counter() - begin)
+        bare.append(float(_run([sys.executable, "-c", BARE_COST, str(corpus), *sets])))
+    manifest = files.read_json(paths.data_manifest(work))
+    rows = sum(facts["rows"] for facts in manifest["sets"].values())
+    seconds = statistics.median(built)
+    return {
+        "rows": rows,
+        "seconds": round(seconds, 3),
+        "bare_json_seconds": round(statistics.median(bare), 3),
+        "ratio": round(seconds / statistics.median(bare), 2),
+        "rows_per_second": round(rows / seconds),
+        "peak_memory_mib": round(_peak_memory([*command, "--work", str(work)], work)),
+    }
+
+
+def _peak_memory(command: list[str], work: Path) -> float:
+    """Largest resident size in MiB of ``command``, measured in a child with no other children."""
+    paths.data_manifest(work).unlink(missing_ok=True)
+    program = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, "
+        "capture_output=True); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    return float(_run([sys.executable, "-c", program, *command])) / 1024
+
+
+def check(work: Path, rows: int) -> dict[str, Any]:
+    """Seconds and rows a second of the token check, the start of LLaMA-Factory included."""
+    begin = time.perf_counter()
+    _run([sys.executable, "-m", "data_builders", "check", "--work", str(work)])
+    seconds = time.perf_counter() - begin
+    return {"rows": rows, "seconds": round(seconds, 1), "rows_per_second": round(rows / seconds)}
+
+
+def _run(command: list[str]) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def main(argv: list[str]) -> None:
+    """Command line of the step."""
+    parser = cli.parser(
+        prog="python -m experiments bench", description=__doc__, examples="  make bench ESCONV=path"
+    )
+    parser.add_argument(
+        "--esconv", type=cli.optional, help="corpus file; default: the sample corpus"
+    )
+    esconv = parser.parse_args(argv).esconv
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        measured = build(Path(esconv) if esconv else paths.SAMPLE, work)
+        result = {
+            "corpus": Path(esconv).name if esconv else "sample corpus",
+            "cores": os.cpu_count(),
+            "build": measured,
+            "check": check(work, measured["rows"]),
+        }
+    print(json.dumps(result, indent=2))

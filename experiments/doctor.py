@@ -1,0 +1,123 @@
+"""What this machine has and lacks for each part of the kit, with the fix; needs nothing installed.
+
+    python3 -m experiments.doctor
+
+Imports LLaMA-Factory in the training environment to see that it really loads. Exit code 1 where
+something that the kit cannot do without is missing.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from esc import cli
+
+DISK_GB = 12
+MEMORY_GB = 6
+IMPORTS = "import torch, torchaudio, llamafactory, gguf; print(torch.__version__)"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    state: str
+    """``ok``, ``missing`` (the kit cannot work) or ``note``."""
+    detail: str
+
+
+def findings(root: Path) -> list[Finding]:
+    """Everything that was looked at, in the order of the pipeline."""
+    return [
+        _python(),
+        _memory(),
+        _disk(root),
+        _gpu(),
+        _environment(root / ".venv"),
+        _model(root / "models" / "smollm2-135m"),
+        _corpus(root / "data"),
+    ]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info >= (3, 11):
+        return Finding("python", "ok", version)
+    return Finding(
+        "python", "missing", f"{version}; use 3.11 or newer: make setup PYTHON=python3.11"
+    )
+
+
+def _memory() -> Finding:
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    detail = f"{os.cpu_count()} cores, {gigabytes:.0f} GB of memory"
+    if gigabytes < MEMORY_GB:
+        return Finding(
+            "machine", "note", f"{detail}; training the embedded model takes {MEMORY_GB}"
+        )
+    return Finding("machine", "ok", detail)
+
+
+def _disk(root: Path) -> Finding:
+    free = shutil.disk_usage(root).free / 2**30
+    if (root / ".venv").is_dir() or free >= DISK_GB:
+        return Finding("disk", "ok", f"{free:.0f} GB free")
+    return Finding(
+        "disk", "missing", f"{free:.0f} GB free; the environment and data take {DISK_GB}"
+    )
+
+
+def _gpu() -> Finding:
+    program = shutil.which("nvidia-smi")
+    if program:
+        query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, check=False)
+        if answer.returncode == 0:
+            return Finding("gpu", "ok", "; ".join(answer.stdout.split("\n")).strip("; "))
+    return Finding("gpu", "note", "none: the embedded model trains on the CPU, the 7B ones do not")
+
+
+def _environment(folder: Path) -> Finding:
+    python = folder / "bin" / "python"
+    if not python.exists():
+        return Finding("training", "missing", f"no {folder.name}; run: make setup")
+    answer = subprocess.run([python, "-c", IMPORTS], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        reason = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+        return Finding("training", "missing", f"{reason}; run: rm -r {folder.name} && make setup")
+    return Finding("training", "ok", f"LLaMA-Factory imports, torch {answer.stdout.strip()}")
+
+
+def _model(folder: Path) -> Finding:
+    if (folder / "manifest.json").is_file():
+        return Finding("model", "ok", f"{folder.name} is prepared")
+    return Finding("model", "note", f"{folder.name} is not prepared yet; run: make model")
+
+
+def _corpus(data: Path) -> Finding:
+    if (data / "manifest.json").is_file():
+        return Finding("data", "ok", "the SFT sets are built")
+    return Finding(
+        "data", "note", "not built yet; run: make data ESCONV=path, or without to download"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Command line of the step."""
+    cli.parser(
+        prog="python3 -m experiments.doctor",
+        description=__doc__,
+        examples="  python3 -m experiments.doctor",
+    ).parse_args(argv)
+    found = findings(Path())
+    for finding in found:
+        print(f"{finding.state:<8} {finding.name:<10} {finding.detail}")
+    return int(any(finding.state == "missing" for finding in found))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, sys.argv[1:]))

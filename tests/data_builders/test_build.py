@@ -1,0 +1,190 @@
+import hashlib
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from corpora import release_row
+
+from data_builders import build, options
+from data_builders.sft import ROWS
+from esc import files, paths
+from esc.exceptions import CorpusError
+
+DEFAULT = options.BuildOptions()
+
+
+def made(corpus, work, wanted=DEFAULT):
+    return build.build(str(corpus) if corpus else None, work, wanted)
+
+
+def contents(work):
+    return {p.name: p.read_bytes() for p in paths.data(work).glob("*.jsonl")}
+
+
+# Section 3 of the paper's data: (dialogues, supporter turns) of each split.
+PAPER = {"train": (1040, 14763), "validation": (130, 1821), "test": (130, 1792)}
+
+
+def test_the_papers_split_gives_the_papers_counts(esconv_work):
+    sets = files.read_json(paths.data_manifest(esconv_work))["sets"]
+    for split, (dialogues, turns) in PAPER.items():
+        rows = {task: sets[paths.sft_file(task, split)]["rows"] for task in ROWS}
+        assert rows == {"sp": turns, "rg": turns, "vanilla": dialogues}
+
+
+def test_the_train_split_has_the_papers_blank_opening_and_dropped_turns(esconv, esconv_work):
+    rows = list(files.read_jsonl(esconv_work / paths.sft_file("vanilla", "train")))
+    raw = json.loads(esconv.read_text())
+    said = [m["value"] for row in rows for m in row["conversations"] if m["from"] == "human"]
+    openers = [raw[int(row["id"])]["dialog"][0]["speaker"] == "supporter" for row in rows]
+    tails = [raw[int(row["id"])]["dialog"][-1]["speaker"] == "seeker" for row in rows]
+    inserted = [
+        row["conversations"][0]["value"] == "Hi" for row, o in zip(rows, openers, strict=True) if o
+    ]
+    assert (said.count(" "), sum(inserted), sum(openers), sum(tails)) == (2467, 556, 556, 337)
+
+
+def test_every_layout_builds_the_same_bytes(esconv_folder, esconv_work, tmp_path):
+    hf = tmp_path / "hf"
+    hf.mkdir()
+    for name in ("train", "valid", "test"):
+        (hf / f"{name}.txt").symlink_to(esconv_folder / f"hf_{name}.txt")
+    made(hf, tmp_path)
+    assert contents(tmp_path) == contents(esconv_work)
+
+
+def test_ids_are_unique_and_shared_by_planner_and_generator(esconv_work):
+    ids = {
+        task: [
+            row["id"]
+            for split in paths.SPLITS
+            for row in files.read_jsonl(esconv_work / paths.sft_file(task, split))
+        ]
+        for task in ("sp", "rg")
+    }
+    assert ids["sp"] == ids["rg"]
+    assert len(set(ids["sp"])) == 18376
+
+
+def test_a_second_build_with_the_same_options_writes_nothing(small_corpus, tmp_path, capsys):
+    made(small_corpus, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in paths.data(tmp_path).rglob("*.json*")}
+    made(small_corpus, tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in paths.data(tmp_path).rglob("*.json*")} == before
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_a_build_without_esconv_uses_the_corpus_kept_from_before(small_corpus, tmp_path):
+    made(small_corpus, tmp_path, options.BuildOptions(limit=1))
+    small_corpus.unlink()
+    assert made(None, tmp_path)["dialogues"] == {"train": 16, "validation": 2, "test": 2}
+
+
+def test_other_options_rebuild_the_sets(small_corpus, tmp_path):
+    made(small_corpus, tmp_path, options.BuildOptions(limit=1))
+    manifest = made(small_corpus, tmp_path, options.BuildOptions(limit=2))
+    assert manifest["sets"]["data/vanilla_sft_train.jsonl"]["rows"] == 2
+    assert manifest["options"]["LIMIT"] == 2
+
+
+def test_a_changed_set_is_built_again(small_corpus, tmp_path):
+    made(small_corpus, tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / paths.sft_file("sp", "train")).write_text("{}\n")
+    made(small_corpus, tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_the_manifest_says_what_was_made_from_what(small_corpus, tmp_path):
+    manifest = made(small_corpus, tmp_path)
+    assert manifest == files.read_json(paths.data_manifest(tmp_path))
+    digest = hashlib.sha256(small_corpus.read_bytes()).hexdigest()
+    assert manifest["corpus"]["files"] == {"small.json": digest}
+    assert manifest["corpus"]["kind"] == "other" and manifest["smoke"] is False
+    for name, facts in manifest["sets"].items():
+        assert facts["sha256"] == files.sha256(tmp_path / name)
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_the_sample_corpus_is_marked_as_smoke(sample_work):
+    manifest = files.read_json(paths.data_manifest(sample_work))
+    assert manifest["smoke"] is True
+    assert "SMOKE" in build.report(manifest, sample_work)
+
+
+def test_the_built_esconv_carries_its_licence(esconv_work):
+    assert "CC BY-NC 4.0" in files.read_json(paths.data_manifest(esconv_work))["licence"]
+
+
+def test_a_corpus_too_small_for_three_splits_is_refused_and_leaves_nothing(tmp_path):
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps([release_row(number) for number in range(3)]))
+    with pytest.raises(CorpusError, match="validation split has no dialogue"):
+        made(path, tmp_path)
+    assert not contents(tmp_path) and not paths.data_manifest(tmp_path).exists()
+
+
+def test_a_faulty_corpus_leaves_the_old_sets_whole(small_corpus, tmp_path):
+    made(small_corpus, tmp_path)
+    before = contents(tmp_path)
+    bad = tmp_path / "bad.json"
+    bad.write_text("[{]")
+    with pytest.raises(CorpusError):
+        made(bad, tmp_path)
+    assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
+
+
+def test_a_full_disk_leaves_the_old_sets_whole(small_corpus, tmp_path):
+    made(small_corpus, tmp_path, options.BuildOptions(limit=1))
+    before = contents(tmp_path)
+    command = [sys.executable, "-m", "data_builders", "build", "--work", str(tmp_path)]
+    # A limit on the size of a file: the write fails as it does on a full disk.
+    limited = subprocess.run(
+        command,
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert limited.returncode == 2
+    assert "error: the disk is full" in limited.stderr and "Traceback" not in limited.stderr
+    assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
+    assert not list(paths.data(tmp_path).glob(".*.tmp"))
+
+
+def test_a_kill_in_the_middle_of_writing_leaves_the_old_sets_whole(esconv, tmp_path):
+    made(esconv, tmp_path, options.BuildOptions(limit=1))
+    before = contents(tmp_path)
+    command = [sys.executable, "-m", "data_builders", "build", "--work", str(tmp_path)]
+    with subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 30
+        # The largest set is being written once its temporary file has grown.
+        while not any(
+            p.stat().st_size > 1_000_000 for p in paths.data(tmp_path).glob(".sp_sft_train*.tmp")
+        ):
+            assert process.poll() is None and time.monotonic() < deadline
+        process.send_signal(signal.SIGKILL)
+    assert contents(tmp_path) == before
+    made(esconv, tmp_path, options.BuildOptions(limit=2))
+    assert not list(paths.data(tmp_path).glob(".*.tmp"))
+    assert files.read_json(paths.data_manifest(tmp_path))["options"]["LIMIT"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--esconv", "nowhere.json"], "no such file or folder; give the corpus with ESCONV=path"),
+        (["--limit", "0"], "not a whole number of at least 1"),
+        (["--split", "random"], "not a split"),
+    ],
+)
+def test_a_users_mistake_is_one_line(run, small_corpus, tmp_path, arguments, message):
+    given = ["--work", str(tmp_path), "--esconv", str(small_corpus), *arguments]
+    shown = run("-m", "data_builders", "build", *given)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("error: ") and shown.stderr.count("\n") == 1
+    assert message in shown.stderr

@@ -1,0 +1,117 @@
+import copy
+import json
+
+import pytest
+from corpora import release_row
+
+from data_builders import esconv
+from esc.exceptions import CorpusError
+
+
+def in_hf_layout(row):
+    speakers = {"seeker": "usr", "supporter": "sys"}
+    said = [
+        {"speaker": speakers[u["speaker"]], "text": u["content"], **u["annotation"]}
+        for u in row["dialog"]
+    ]
+    return row | {"dialog": said}
+
+
+def in_failed_layout(row):
+    speakers = {"seeker": "speaker", "supporter": "listener"}
+    return row | {"dialog": [u | {"speaker": speakers[u["speaker"]]} for u in row["dialog"]]}
+
+
+def test_the_three_layouts_of_one_corpus_load_to_the_same_dialogues(tmp_path):
+    rows = [release_row(number) for number in range(3)]
+    release, failed, hf = (tmp_path / name for name in ("ESConv.json", "Failed.json", "train.txt"))
+    release.write_text(json.dumps(rows))
+    failed.write_text(json.dumps([in_failed_layout(row) for row in rows]))
+    hf.write_text("".join(json.dumps(in_hf_layout(row)) + "\n" for row in rows))
+    loaded = [esconv.load([p]) for p in (release, failed, hf)]
+    assert [layout for layout, _ in loaded] == ["release", "failed", "hf"]
+    assert loaded[0][1] == loaded[1][1] == loaded[2][1]
+
+
+def test_runs_of_whitespace_become_one_blank(tmp_path):
+    row = release_row(0)
+    row["dialog"][0]["content"] = " a \n\n b\u2028c  "
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps([row], ensure_ascii=False))
+    assert esconv.load([path])[1][0].utterances[0].text == "a b c"
+
+
+def test_a_line_separator_inside_a_json_line_does_not_end_it(tmp_path):
+    row = in_hf_layout(release_row(0))
+    row["dialog"][0]["text"] = "a\u2028b"
+    path = tmp_path / "train.txt"
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n")
+    assert len(esconv.load([path])[1]) == 1
+
+
+def broken(change):
+    row = copy.deepcopy(release_row(0))
+    change(row)
+    return [release_row(1), row]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda row: row["dialog"][1]["annotation"].update(strategy="Hugging"),
+            "bad.json, dialogue 1, utterance 1: unknown strategy 'Hugging'",
+        ),
+        (
+            lambda row: row["dialog"][1]["annotation"].clear(),
+            "bad.json, dialogue 1, utterance 1: unknown strategy None",
+        ),
+        (
+            lambda row: row["dialog"][2].update(speaker="doctor"),
+            "bad.json, dialogue 1, utterance 2: unknown speaker 'doctor'",
+        ),
+        (
+            lambda row: row["dialog"][2].update(content=" \n"),
+            "bad.json, dialogue 1, utterance 2: the utterance is empty",
+        ),
+        (
+            lambda row: row["dialog"][2].pop("content"),
+            "bad.json, dialogue 1, utterance 2: no 'content' text",
+        ),
+        (lambda row: row["dialog"].clear(), "bad.json, dialogue 1: the dialogue is empty"),
+        (lambda row: row.pop("dialog"), "bad.json, dialogue 1: no 'dialog' list"),
+        (
+            lambda row: row.update(dialog=row["dialog"][::2]),
+            "bad.json, dialogue 1: no supporter utterance",
+        ),
+    ],
+)
+def test_a_fault_is_named_by_file_dialogue_and_utterance(tmp_path, change, message):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(broken(change)))
+    with pytest.raises(CorpusError, match=message):
+        esconv.load([path])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no dialogues"),
+        ("[]", "no dialogues"),
+        ('[{"dialog": [', r"incomplete \(line 1"),
+        ("hello", "neither a JSON array nor JSON lines"),
+        ('{"data": [1, 2]}', "not a layout of ESConv"),
+        ('[{"dialog": [{"who": "x", "said": "y"}]}]', "not a layout of ESConv"),
+        ("[1, 2]", "not a layout of ESConv"),
+    ],
+)
+def test_a_file_that_is_no_corpus_is_refused(tmp_path, content, message):
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    with pytest.raises(CorpusError, match=message):
+        esconv.load([path])
+
+
+def test_failed_esconv_loads_with_its_own_labels(esconv_folder):
+    layout, dialogues = esconv.load([esconv_folder / "FailedESConv.json"])
+    assert (layout, len(dialogues)) == ("failed", 196)

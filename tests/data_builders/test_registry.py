@@ -1,0 +1,104 @@
+import json
+
+import pytest
+import yaml
+
+from data_builders import registry
+from esc import paths
+from esc.exceptions import EscError
+from esc.forms import TASKS
+
+OURS = {"esc_a": {"file_name": "/kit/data/a.jsonl"}, "esc_b": {"file_name": "/kit/data/b.jsonl"}}
+THEIRS = '{\r\n\t"alpaca" : {"file_name":"alpaca.json"},\n    "x": {"hf_hub_url": "o/\\u00e9"}\n}\n'
+
+
+def test_the_committed_registry_is_what_the_kit_writes():
+    assert (paths.ROOT / paths.REGISTRY).read_text() == registry.render()
+
+
+def test_every_recipe_finds_its_data_set_in_the_registry():
+    names = set(registry.entries())
+    recipes = list(paths.RECIPES.glob("*/*.yaml"))
+    assert len(recipes) == 24
+    for recipe in recipes:
+        settings = yaml.safe_load(recipe.read_text())
+        assert settings["dataset"] in names
+        assert settings.get("eval_dataset", settings["dataset"]) in names
+
+
+def test_llamafactory_reads_every_column_and_tag_of_every_entry():
+    from llamafactory.data.parser import get_dataset_list
+
+    names = list(registry.entries())
+    for name, read in zip(names, get_dataset_list(names, str(paths.ROOT)), strict=True):
+        assert read.system == "system"
+        if "_sp_sft" in name or "_rg_sft" in name:
+            assert (read.prompt, read.query, read.response) == ("instruction", "input", "output")
+            assert read.history == ("history" if "_rg_" in name else None)
+        else:
+            assert (read.messages, read.role_tag, read.content_tag) == (
+                "conversations",
+                "from",
+                "value",
+            )
+            assert (read.user_tag, read.assistant_tag, read.system_tag) == (
+                "human",
+                "gpt",
+                "system",
+            )
+        is_dpo = "_dpo_" in name
+        assert (read.ranking, read.chosen, read.rejected) == (
+            (True, "chosen", "rejected") if is_dpo else (False, None, None)
+        )
+
+
+def test_merging_keeps_every_other_byte():
+    merged = registry.merge(THEIRS, OURS)
+    assert merged.startswith(THEIRS.rstrip()[:-1].rstrip())
+    assert json.loads(merged) == json.loads(THEIRS) | OURS
+
+
+def test_merging_twice_changes_nothing():
+    merged = registry.merge(THEIRS, OURS)
+    assert registry.merge(merged, OURS) == merged
+
+
+def test_merging_updates_an_entry_of_ours_in_place():
+    merged = registry.merge(THEIRS, OURS)
+    moved = {name: {"file_name": e["file_name"].replace("kit", "new")} for name, e in OURS.items()}
+    again = registry.merge(merged, moved)
+    assert json.loads(again) == json.loads(THEIRS) | moved
+    assert again == merged.replace("/kit/", "/new/")
+
+
+def test_an_empty_registry_takes_the_entries():
+    assert json.loads(registry.merge("{}", OURS)) == OURS
+
+
+@pytest.mark.parametrize("entry", [{"file_name": "other.json"}, {"hf_hub_url": "a/b"}, "text"])
+def test_an_entry_of_our_name_for_another_source_is_refused(entry):
+    theirs = json.dumps({"esc_b": entry})
+    with pytest.raises(EscError, match="already has 'esc_b' for another source"):
+        registry.merge(theirs, OURS)
+
+
+@pytest.mark.parametrize(("content", "message"), [("[]", "no registry"), ("{", "is not JSON")])
+def test_a_file_that_is_no_registry_is_refused_and_kept(run, tmp_path, content, message):
+    path = tmp_path / "dataset_info.json"
+    path.write_text(content)
+    shown = run("-m", "data_builders", "registry", "--into", str(path))
+    assert shown.returncode == 2 and message in shown.stderr
+    assert path.read_text() == content
+
+
+def test_llama_board_lists_the_sets_for_their_stages():
+    from llamafactory.webui.control import list_datasets
+
+    def names(stage):
+        choices = list_datasets(str(paths.ROOT), stage).choices
+        return {choice[0] if isinstance(choice, tuple) else choice for choice in choices}
+
+    assert {paths.sft_dataset(t, s) for t in TASKS for s in paths.SPLITS} == names(
+        "Supervised Fine-Tuning"
+    )
+    assert paths.dpo_dataset("sp", "qwen2.5-7b") in names("DPO")

@@ -1,0 +1,56 @@
+"""The sample corpus is this project's own, and has the quirks that the real one has."""
+
+from collections import Counter
+from itertools import groupby, pairwise
+
+import pytest
+
+from data_builders import esconv as loader
+from data_builders import similar
+from data_builders.turns import turns
+from esc import paths
+from esc.dialogue import Role
+from esc.strategies import Strategy
+
+
+@pytest.fixture(scope="module")
+def sample():
+    layout, dialogues = loader.load([paths.SAMPLE])
+    assert layout == "release"
+    return dialogues
+
+
+def test_it_has_at_least_48_dialogues_of_several_kinds(sample):
+    assert len(sample) >= 48
+    assert len({d.emotion_type for d in sample}) >= 6
+    assert len({d.problem_type for d in sample}) >= 6
+    assert len({d.experience_type for d in sample}) == 2
+
+
+def test_it_has_the_quirks_of_the_real_corpus(sample):
+    runs = [
+        [(role, len(list(g))) for role, g in groupby(d.utterances, lambda u: u.role)]
+        for d in sample
+    ]
+    assert sum(run[0][0] is Role.SUPPORTER for run in runs) >= 5
+    assert sum(run[-1][0] is Role.SEEKER for run in runs) >= 5
+    for role in Role:
+        assert sum((role, n) in run for run in runs for n in (2, 3)) >= 5
+    same = [a.strategy is b.strategy for d in sample for a, b in pairwise(d.utterances)
+            if a.role is b.role is Role.SUPPORTER]  # fmt: skip
+    assert any(same) and not all(same)
+
+
+def test_every_strategy_occurs_often_enough_to_be_in_each_split(sample):
+    counts = Counter(turn.strategy for dialogue in sample for turn in turns(dialogue))
+    assert set(counts) == set(Strategy) and min(counts.values()) >= 12
+
+
+def test_its_situations_are_all_different(sample):
+    assert not list(similar.pairs([dialogue.situation for dialogue in sample]))
+
+
+def test_no_sentence_of_it_is_from_the_real_corpus(sample, esconv):
+    real = {u.text.casefold() for d in loader.load([esconv])[1] for u in d.utterances}
+    longer = [u.text for d in sample for u in d.utterances if len(u.text.split()) > 6]
+    assert longer and not [text for text in longer if text.casefold() in real]

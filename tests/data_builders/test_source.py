@@ -1,0 +1,107 @@
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from corpora import release_row
+
+from data_builders import source
+from esc import paths
+from esc.exceptions import CorpusError
+
+CORPUS = json.dumps([release_row(number) for number in range(12)]).encode()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers by the path: whole, cut short, not JSON, or an error."""
+
+    def do_GET(self):
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        body = b"<html>sign in</html>" if self.path == "/page" else CORPUS
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if self.path == "/cut" else body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_the_download_is_kept_with_its_checksum_shown(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(source.URL_VARIABLE, f"{server}/ESConv.json")
+    found = source.locate(None, tmp_path)
+    assert found.files[0].read_bytes() == CORPUS
+    assert "SHA-256" in capsys.readouterr().out
+    monkeypatch.setenv(source.URL_VARIABLE, f"{server}/missing")
+    assert source.locate(None, tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [("cut", "broke off|download failed"), ("page", "not JSON"), ("missing", "download failed")],
+)
+def test_a_bad_download_is_one_error_and_leaves_no_file(
+    server, tmp_path, monkeypatch, answer, message
+):
+    monkeypatch.setenv(source.URL_VARIABLE, f"{server}/{answer}")
+    with pytest.raises(CorpusError, match=message):
+        source.locate(None, tmp_path)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_without_network_and_path_both_ways_out_are_named(tmp_path, monkeypatch):
+    # A port on which nothing listens.
+    monkeypatch.setenv(source.URL_VARIABLE, "http://127.0.0.1:9/ESConv.json")
+    with pytest.raises(CorpusError, match=r"ESCONV=path .* connect this machine to the network"):
+        source.locate(None, tmp_path)
+
+
+def test_the_hub_layout_loads_through_the_datasets_library(tmp_path, monkeypatch):
+    # A folder stands in for the hub's repository: the library reads its text files the same way.
+    repository = tmp_path / "thu-coai" / "esconv"
+    repository.mkdir(parents=True)
+    for name in ("train", "validation", "test"):
+        (repository / f"{name}.txt").write_text(json.dumps({"name": name}) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    found = source._from_hub("thu-coai/esconv", tmp_path / "work")
+    rows = [json.loads(line) for line in found.files[0].read_text().splitlines()]
+    assert [row["name"] for row in rows] == ["train", "validation", "test"]
+
+
+def test_an_unreachable_hub_is_one_error_with_the_ways_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CorpusError, match="ESCONV=path"):
+        source.locate("nobody/nothing-of-that-name", tmp_path)
+
+
+@pytest.mark.parametrize("names", [("ESConv.json", "hf_train.txt"), ("ESConv.json",)])
+def test_a_folder_with_the_official_file_means_that_file(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_bytes(CORPUS)
+    assert source.locate(str(tmp_path), tmp_path).files == (tmp_path / "ESConv.json",)
+
+
+def test_a_folder_with_the_hub_files_is_read_in_their_order(tmp_path):
+    for name in ("test.txt", "train.txt", "valid.txt"):
+        (tmp_path / name).write_bytes(CORPUS)
+    found = [path.name for path in source.locate(str(tmp_path), tmp_path).files]
+    assert found == ["train.txt", "valid.txt", "test.txt"]
+
+
+def test_keeping_another_corpus_replaces_the_one_before(tmp_path, small_corpus):
+    first = tmp_path / "first.json"
+    first.write_bytes(CORPUS)
+    source.keep(source.locate(str(first), tmp_path), tmp_path)
+    source.keep(source.locate(str(small_corpus), tmp_path), tmp_path)
+    assert {p.name for p in paths.corpus(tmp_path).iterdir()} == {"small.json", "source.json"}

@@ -1,0 +1,69 @@
+import pytest
+
+from data_builders import stats
+from esc import files, paths
+from esc.strategies import Strategy
+
+
+def row(strategy, said, reply, *, dialogue=0, turn=0, turns=1):
+    return {
+        "strategy": strategy,
+        "instruction": said,
+        "output": reply,
+        "provenance": {"dialogue": dialogue, "turn": turn, "turns": turns},
+    }
+
+
+def test_the_supporters_characters_count_the_tag():
+    found = stats.statistics([row("Question", "abcd", "why?")])
+    assert found.table_1["characters per seeker utterance"] == 4
+    assert found.table_1["characters per supporter utterance"] == len("[Question] why?")
+    assert found.table_1["characters per utterance"] == (4 + 15) / 2
+
+
+@pytest.mark.parametrize(
+    ("turn", "turns", "interval"),
+    [(0, 1, 5), (0, 10, 0), (1, 10, 1), (8, 10, 4), (9, 10, 5), (0, 5, 1), (3, 5, 4), (4, 5, 5)],
+)
+def test_the_last_turn_is_an_interval_of_its_own(turn, turns, interval):
+    assert stats.interval(turn, turns) == interval
+
+
+def test_the_shares_of_an_interval_sum_to_one():
+    rows = [row(s, "a", "b", turn=n, turns=8) for n, s in enumerate(Strategy)]
+    for shares in stats.statistics(rows).figure_8:
+        assert sum(shares.values()) == pytest.approx(1) or not any(shares.values())
+
+
+def test_the_real_train_split_has_the_papers_table_6_and_the_measured_table_1(esconv_work):
+    found = stats.statistics(files.read_jsonl(esconv_work / paths.sft_file("rg", "train")))
+    assert found.table_6 == stats.PAPER_TABLE_6
+    assert {name: round(value, 2) for name, value in found.table_1.items()} == {
+        "dialogues": 1040,
+        "utterances": 29526,
+        "supporter utterances": 14763,
+        "seeker utterances": 14763,
+        "utterances per dialogue": 28.39,
+        "turns per dialogue": 14.2,
+        "characters per utterance": 95.82,
+        "characters per supporter utterance": 112.04,
+        "characters per seeker utterance": 79.59,
+    }
+
+
+def test_the_step_writes_json_markdown_and_a_picture_with_the_smoke_mark(run, sample_work):
+    shown = run("-m", "data_builders", "stats", "--work", str(sample_work))
+    assert shown.returncode == 0, shown.stderr
+    folder = paths.data(sample_work) / "stats"
+    assert "SMOKE" in (folder / "stats.md").read_text()
+    written = files.read_json(folder / "stats.json")
+    assert any("SMOKE" in note for note in written["notes"])
+    assert written["paper"]["table_6"]["Question"] == 3060
+    assert (folder / "strategies_by_progress.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_statistics_without_sets_name_the_step_that_builds_them(run, tmp_path):
+    shown = run("-m", "data_builders", "stats", "--work", str(tmp_path))
+    assert (
+        shown.returncode == 2 and "manifest.json does not exist; make data makes it" in shown.stderr
+    )

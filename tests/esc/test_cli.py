@@ -1,0 +1,49 @@
+import errno
+
+import pytest
+
+from esc import cli
+from esc.exceptions import EscError
+
+
+def raising(error):
+    def main(argv):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (EscError("no such thing; make it"), 2, "error: no such thing; make it"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: the disk is full"),
+        (PermissionError(errno.EACCES, "denied", "/x"), 2, "error: no permission to use /x"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_a_user_can_cause_is_one_line_and_an_exit_code(capsys, error, code, line):
+    assert cli.run(raising(error), []) == code
+    shown = capsys.readouterr().err
+    assert shown.startswith(line) and shown.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(raising(ZeroDivisionError()), [])
+
+
+@pytest.mark.parametrize("package", ["data_builders", "training", "experiments"])
+def test_every_step_has_help_with_examples(run, package):
+    listing = run("-m", package, "--help")
+    steps = [line.split()[0] for line in listing.stdout.splitlines() if line.startswith("  ")]
+    assert listing.returncode == 0 and steps
+    for step in steps:
+        shown = run("-m", package, step, "--help")
+        assert shown.returncode == 0 and "examples:" in shown.stdout
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], []])
+def test_an_unknown_step_lists_the_known_ones(run, arguments):
+    shown = run("-m", "data_builders", *arguments)
+    assert shown.returncode == 2 and "build" in shown.stderr

@@ -1,0 +1,31 @@
+import pytest
+
+from esc.psych_errors import PsychError, parse
+
+
+@pytest.mark.parametrize("error", PsychError)
+def test_every_name_parses_in_any_case_and_punctuation(error):
+    assert parse(error.value) is parse(f" {error.upper()}.") is parse(f"**{error}**") is error
+
+
+@pytest.mark.parametrize(
+    ("label", "error"),
+    [
+        ("Mismatched Strategy", PsychError.STRATEGY_MISMATCH),
+        ("Premature Early Emotion Shift", PsychError.EARLY_EMOTION_SHIFT),
+        ("Premature Emotional Shift", PsychError.EARLY_EMOTION_SHIFT),
+        ("Lacking empathy", PsychError.LACK_OF_EMPATHY),
+        ("Templated response", PsychError.TEMPLATE_RESPONSE),
+        ("Misread emotion", PsychError.EMOTION_MISREAD),
+        ("Other Error", PsychError.OTHER),
+        ("N/A", PsychError.NONE),
+        ("No errors", PsychError.NONE),
+    ],
+)
+def test_labels_as_judges_paraphrase_them_parse(label, error):
+    assert parse(label) is error
+
+
+@pytest.mark.parametrize("text", ["", "Rudeness", "Lack of Empathy / Template Response", "empathy"])
+def test_an_unknown_or_a_double_label_is_none(text):
+    assert parse(text) is None

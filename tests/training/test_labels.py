@@ -1,0 +1,74 @@
+"""What LLaMA-Factory really trains on: its own loader, decoded."""
+
+import pytest
+import yaml
+
+from esc import files, paths
+from esc.strategies import parse
+
+IGNORED = -100
+
+
+@pytest.fixture(scope="module")
+def trained_on(model, sample_work, tmp_path_factory):
+    """A function from a task to [(row, list of the decoded spans that carry the loss)]."""
+
+    def of(task):
+        from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+        from llamafactory.hparams import get_train_args
+        from llamafactory.model import load_tokenizer
+
+        scratch = tmp_path_factory.mktemp(task)
+        recipe = yaml.safe_load(paths.recipe("smollm2-135m", task, "sft").read_text())
+        changed = {
+            "model_name_or_path": str(model),
+            "dataset_dir": str(sample_work),
+            "output_dir": str(scratch / "out"),
+            "cache_dir": str(scratch / "cache"),
+        }
+        model_args, data_args, training_args, _, _ = get_train_args(recipe | changed)
+        tokenizer = load_tokenizer(model_args)["tokenizer"]
+        template = get_template_and_fix_tokenizer(tokenizer, data_args)
+        loaded = get_dataset(
+            template, model_args, data_args, training_args, stage="sft", tokenizer=tokenizer
+        )
+        rows = list(files.read_jsonl(sample_work / paths.sft_file(task, "train")))
+        seen = list(loaded["train_dataset"])
+        return [
+            (row, spans(example["labels"], tokenizer))
+            for row, example in zip(rows, seen, strict=True)
+        ]
+
+    return of
+
+
+def spans(labels, tokenizer):
+    """The decoded runs of labels that are not ignored, without the end-of-turn marks."""
+    runs, run = [], []
+    for label in [*labels, IGNORED]:
+        if label != IGNORED:
+            run.append(label)
+        elif run:
+            runs.append(tokenizer.decode(run).removesuffix("\n").removesuffix("<|im_end|>"))
+            run = []
+    return runs
+
+
+def test_the_planner_learns_the_strategy_alone(trained_on):
+    for row, learned in trained_on("sp"):
+        assert learned == [row["output"]]
+        assert parse(learned[0]) is not None
+
+
+def test_the_generator_learns_the_last_reply_alone(trained_on):
+    examples = trained_on("rg")
+    assert any(row["history"] for row, _ in examples)
+    for row, learned in examples:
+        assert learned == [row["output"]]
+
+
+def test_the_entangled_model_learns_every_tagged_reply(trained_on):
+    for row, learned in trained_on("vanilla"):
+        replies = [m["value"] for m in row["conversations"] if m["from"] == "gpt"]
+        assert learned == replies and len(replies) > 1
+        assert all(reply.startswith("[") for reply in replies)

@@ -1,0 +1,77 @@
+"""The kit as a plugin: installed, and used from a folder that is not its repository."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from esc import paths
+from esc.files import read_json
+
+PARTS = ("esc", "data_builders", "training", "experiments", "llamafactory_configs")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, run):
+    """A folder with the kit installed from its own files, as pip does it."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    for name in PARTS:
+        shutil.copytree(paths.ROOT / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(paths.ROOT / name, source)
+    installed = run(
+        *("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"),
+        *("--target", str(target), str(source)),
+    )
+    assert installed.returncode == 0, installed.stderr
+    return target
+
+
+@pytest.fixture
+def elsewhere(site, run, tmp_path):
+    """A function that runs a command with the installed kit, in a folder of its own."""
+
+    def call(*command):
+        return run(*command, cwd=tmp_path, PYTHONPATH=str(site))
+
+    return call
+
+
+def test_the_installed_kit_brings_its_recipes_prompts_manifest_and_sample(site):
+    for name in (
+        "llamafactory_configs/backbones.yaml",
+        "llamafactory_configs/qwen2.5-7b/sp_sft.yaml",
+        "llamafactory_configs/templates/recipe.yaml.j2",
+        "esc/templates/rg_system.j2",
+        "data_builders/esconv_release.json",
+        "data_builders/sample/sample_corpus.json",
+    ):
+        assert (site / name).is_file(), name
+
+
+def test_it_builds_and_registers_from_another_folder(elsewhere, tmp_path, small_corpus):
+    assert elsewhere("-m", "data_builders", "build", "--esconv", str(small_corpus)).returncode == 0
+    checkout = tmp_path / "LLaMA-Factory" / "data"
+    checkout.mkdir(parents=True)
+    (checkout / "dataset_info.json").write_text('{\n  "own": {"file_name": "own.json"}\n}\n')
+    target = str(checkout / "dataset_info.json")
+    shown = elsewhere("-m", "data_builders", "registry", "--into", target)
+    assert shown.returncode == 0, shown.stderr
+    entries = json.loads((checkout / "dataset_info.json").read_text())
+    assert entries["own"] == {"file_name": "own.json"}
+    assert (checkout / entries["esc_sp_sft"]["file_name"]).is_file()
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_from_another_folder(elsewhere, site, model, tmp_path, small_corpus):
+    assert elsewhere("-m", "data_builders", "build", "--esconv", str(small_corpus)).returncode == 0
+    cli = str(Path(sys.executable).with_name("llamafactory-cli"))
+    recipe = site / "llamafactory_configs" / "smollm2-135m" / "sp_sft.yaml"
+    shown = elsewhere(
+        *(cli, "train", str(recipe), "dataset_dir=.", f"model_name_or_path={model}"),
+        *("output_dir=out", "max_steps=1", "gradient_accumulation_steps=1"),
+    )
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert read_json(tmp_path / "out" / "trainer_state.json")["global_step"] == 1

@@ -1,0 +1,113 @@
+from fractions import Fraction
+
+import pytest
+import yaml
+
+from esc import backbones, paths
+from esc.exceptions import EscError
+from esc.forms import TASKS
+from training import render
+
+RECIPES = sorted(paths.RECIPES.glob("*/*.yaml"))
+# Table 7: learning rate and beta of DPO.
+TABLE_7 = {
+    ("qwen2.5-7b", "vanilla"): ("7e-7", "0.2"),
+    ("qwen2.5-7b", "sp"): ("5e-8", "0.5"),
+    ("qwen2.5-7b", "rg"): ("7e-7", "0.2"),
+    ("llama3.1-8b", "vanilla"): ("5e-7", "0.2"),
+    ("llama3.1-8b", "sp"): ("8e-8", "0.5"),
+    ("llama3.1-8b", "rg"): ("3e-7", "0.2"),
+}
+BACKBONES = ["qwen2.5-7b", "llama3.1-8b", "gemma2-9b", "smollm2-135m"]
+
+
+def settings(model, task, stage):
+    return yaml.safe_load(paths.recipe(model, task, stage).read_text())
+
+
+def test_there_are_24_recipes_and_no_other_yaml():
+    assert len(RECIPES) == 24
+    assert set(paths.RECIPES.rglob("*.yaml")) == {*RECIPES, paths.RECIPES / "backbones.yaml"}
+
+
+def test_the_committed_recipes_are_what_the_table_renders():
+    assert {path: path.read_text() for path in RECIPES} == render.recipes()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_llamafactory_parses_it(path, tmp_path):
+    from llamafactory.hparams import get_train_args
+
+    changed = {"use_cpu": True, "output_dir": str(tmp_path / "out")}
+    parsed = get_train_args(yaml.safe_load(path.read_text()) | changed)
+    model_args, data_args, training_args, finetuning_args, _ = parsed
+    assert (finetuning_args.lora_rank, finetuning_args.lora_alpha) == (16, 16)
+    assert finetuning_args.lora_dropout == 0.05
+    assert data_args.cutoff_len == 4096
+    assert finetuning_args.create_new_adapter == (finetuning_args.stage == "dpo")
+    assert (model_args.adapter_name_or_path is None) == (finetuning_args.stage == "sft")
+    assert isinstance(training_args.learning_rate, float)
+
+
+@pytest.mark.parametrize("model", BACKBONES)
+@pytest.mark.parametrize("task", TASKS)
+def test_sft_has_the_papers_rate_and_epochs(model, task):
+    recipe = settings(model, task, "sft")
+    assert (recipe["stage"], recipe["learning_rate"], recipe["num_train_epochs"]) == (
+        "sft",
+        1e-5,
+        3,
+    )
+
+
+@pytest.mark.parametrize(("row", "values"), TABLE_7.items())
+def test_dpo_has_the_values_of_table_7(row, values):
+    recipe = settings(*row, "dpo")
+    expected = tuple(float(Fraction(value)) for value in values)
+    assert (recipe["learning_rate"], recipe["pref_beta"]) == expected
+    assert (recipe["num_train_epochs"], recipe["pref_loss"]) == (1, "sigmoid")
+
+
+@pytest.mark.parametrize("model", BACKBONES)
+@pytest.mark.parametrize("task", TASKS)
+def test_dpo_starts_from_the_output_of_sft_and_logs_every_step(model, task):
+    dpo = settings(model, task, "dpo")
+    assert dpo["adapter_name_or_path"] == settings(model, task, "sft")["output_dir"]
+    assert dpo["logging_steps"] == 1
+
+
+@pytest.mark.parametrize("model", BACKBONES)
+def test_history_is_masked_in_generator_sft_alone(model):
+    masked = {
+        (task, stage)
+        for task in TASKS
+        for stage in render.STAGES
+        if settings(model, task, stage).get("mask_history")
+    }
+    assert masked == {("rg", "sft")}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_batch_is_32_on_the_processes_of_the_header(path):
+    recipe = yaml.safe_load(path.read_text())
+    processes = max(backbones.get(path.parent.name).settings["gpus"], 1)
+    per_step = recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"]
+    assert per_step * processes == 32
+    assert f"Written for {processes} process" in path.read_text()
+
+
+@pytest.mark.parametrize(("per_device", "processes"), [(1, 1), (1, 8), (2, 4), (4, 8), (1, 32)])
+def test_accumulation_keeps_the_batch_at_32(per_device, processes):
+    assert render.accumulation(per_device, processes) * per_device * processes == 32
+
+
+@pytest.mark.parametrize(("per_device", "processes"), [(1, 3), (1, 64), (3, 1)])
+def test_a_batch_that_does_not_divide_is_refused_with_what_fits(per_device, processes):
+    with pytest.raises(EscError, match="do not divide the paper's batch of 32; use NPROC of"):
+        render.accumulation(per_device, processes)
+
+
+def test_the_embedded_model_has_no_validation_pass():
+    for task in TASKS:
+        assert "eval_dataset" not in settings("smollm2-135m", task, "sft")
+        assert settings("qwen2.5-7b", task, "sft")["eval_dataset"] == f"esc_{task}_sft_validation"

@@ -1,0 +1,184 @@
+"""Real, short trainings with LLaMA-Factory, and what guards them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from data_builders import build, options
+from esc import files, paths
+from esc.exceptions import EscError, OptionsDiffer
+from training import train as step
+
+QUICK = ("max_steps=10", "gradient_accumulation_steps=2", "save_steps=1")
+
+
+def training(work, *overrides, task="sp", stage="sft", model="smollm2-135m", processes=1):
+    return step.Training(model, task, stage, work, processes, overrides)
+
+
+@pytest.fixture
+def work(small_corpus, tmp_path):
+    build.build(str(small_corpus), tmp_path, options.BuildOptions())
+    return tmp_path
+
+
+def test_the_recipe_runs_in_work_with_the_batch_for_the_processes(tmp_path):
+    recipe = step.recipe_for(training(tmp_path, task="rg", model="qwen2.5-7b", processes=8))
+    assert recipe["output_dir"] == str(tmp_path / "saves/qwen2.5-7b/rg_sft")
+    assert recipe["dataset_dir"] == str(tmp_path)
+    assert recipe["gradient_accumulation_steps"] == 4
+    assert recipe["mask_history"] is True
+
+
+def test_dpo_in_work_starts_from_the_sft_adapter_of_work(tmp_path):
+    recipe = step.recipe_for(training(tmp_path, stage="dpo"))
+    assert recipe["adapter_name_or_path"] == str(tmp_path / "saves/smollm2-135m/sp_sft")
+
+
+def test_overrides_win_and_keep_their_types(tmp_path):
+    given = ("learning_rate=2.0e-5", "bf16=false", "gradient_accumulation_steps=3")
+    recipe = step.recipe_for(training(tmp_path, *given))
+    assert (recipe["learning_rate"], recipe["bf16"]) == (2e-5, False)
+    assert recipe["gradient_accumulation_steps"] == 3
+
+
+def test_an_override_of_another_form_is_refused(tmp_path):
+    with pytest.raises(EscError, match="'fast' is not key=value"):
+        step.recipe_for(training(tmp_path, "fast"))
+
+
+def test_an_unknown_model_lists_the_known_ones(tmp_path):
+    with pytest.raises(EscError, match="unknown MODEL 'gpt9'; known: qwen2"):
+        step.recipe_for(training(tmp_path, model="gpt9"))
+
+
+def test_a_training_set_that_is_not_there_names_the_target_that_makes_it(work):
+    asked = training(work, stage="dpo", task="rg")
+    with pytest.raises(
+        EscError, match=r"esc_rg_dpo_smollm2-135m\.jsonl is not there; make mine-rg"
+    ):
+        step.train(asked, force=False)
+
+
+def test_a_set_missing_in_the_registry_is_named(work):
+    files.write_json(work / paths.REGISTRY, {})
+    with pytest.raises(EscError, match="'esc_sp_sft' is not in"):
+        step.train(training(work), force=False)
+
+
+def stamped(work, *overrides):
+    asked = training(work, *overrides)
+    return asked.output, step.stamp(asked, step.recipe_for(asked))
+
+
+def begun(work, *overrides):
+    """A folder in which a training with these options has saved a checkpoint."""
+    output, options_of_run = stamped(work, *overrides)
+    step.guard_options(output, options_of_run)
+    (output / "checkpoint-1").mkdir()
+    return output
+
+
+def test_the_same_options_go_on(work):
+    begun(work)
+    step.guard_options(*stamped(work))
+
+
+def test_other_options_stop_with_the_difference_and_both_ways_out(work, small_corpus):
+    begun(work)
+    build.build(None, work, options.BuildOptions(limit=2))
+    with pytest.raises(OptionsDiffer, match=r"\(LIMIT unset -> 2\); use another WORK.* or FORCE=1"):
+        step.guard_options(*stamped(work))
+
+
+def test_another_way_to_spread_the_same_batch_is_the_same_training(work):
+    output = begun(work)
+    asked = training(work, processes=2)
+    step.guard_options(output, step.stamp(asked, step.recipe_for(asked)))
+
+
+def test_a_failed_start_does_not_bind_the_folder(work):
+    step.guard_options(*stamped(work))
+    step.guard_options(*stamped(work, "learning_rate=1.0e-3"))
+
+
+def test_an_adapter_of_unknown_options_is_not_touched(work):
+    output, wanted = stamped(work)
+    output.mkdir(parents=True)
+    (output / "adapter_model.safetensors").write_text("x")
+    with pytest.raises(OptionsDiffer, match="trained without this kit"):
+        step.guard_options(output, wanted)
+    assert (output / "adapter_model.safetensors").exists()
+
+
+def command(work, *overrides, task="sp"):
+    return (
+        *("-m", "training", "train", "--task", task, "--work", str(work)),
+        *("--processes", "1", "--set", *overrides),
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_from_its_checkpoint_and_is_then_done(run, model, work):
+    output = training(work).output
+    begin = [sys.executable, *command(work, *QUICK)]
+    with subprocess.Popen(
+        begin, cwd=paths.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 300
+        while not (output / "checkpoint-1" / "trainer_state.json").is_file():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and not (output / step.DONE).exists()
+    resumed = run(*command(work, *QUICK), LLAMAFACTORY_VERBOSITY="INFO")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert re.search(r"Resuming training from .*checkpoint-\d", resumed.stdout + resumed.stderr)
+    assert (output / "adapter_model.safetensors").is_file() and (output / step.CURVE).is_file()
+    assert files.read_json(output / step.DONE)["steps_logged"] == 10
+    for named in (str(output), step.CURVE, "make sft-rg", "SMOKE"):
+        assert named in resumed.stdout
+    again = run(*command(work, *QUICK))
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+    other = run(*command(work, "max_steps=11"))
+    assert other.returncode == 2 and "TRAIN_ARGS" in other.stderr and other.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_with_llamafactory_cli_itself(run, model, work):
+    recipe = paths.recipe("smollm2-135m", "vanilla", "sft")
+    cli = str(paths.ROOT / ".venv" / "bin" / "llamafactory-cli")
+    output = work / "direct"
+    shown = run(
+        *(cli, "train", str(recipe), f"dataset_dir={work}", f"output_dir={output}"),
+        *("max_steps=1", "gradient_accumulation_steps=1"),
+    )
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert (output / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_cpu(run, model, work):
+    asked = training(work, "max_steps=1", "gradient_accumulation_steps=1", task="rg", processes=2)
+    shown = run(
+        *("-m", "training", "train", "--task", "rg", "--work", str(work), "--processes", "2"),
+        *("--set", *asked.overrides),
+    )
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert yaml.safe_load((asked.output / step.RECIPE).read_text())["ddp_backend"] == "gloo"
+    assert files.read_json(asked.output / "trainer_state.json")["global_step"] == 1
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_says_so_in_one_last_line(run, model, work):
+    shown = run(*command(work, "max_steps=1", "template=nonsense"))
+    assert shown.returncode == 2
+    last = shown.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: LLaMA-Factory stopped with exit code 1")

