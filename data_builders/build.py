@@ -32,13 +32,21 @@ LICENCES = {
 """Kind of corpus to the notice that its files carry."""
 
 
-def build(esconv_option: str | None, work: Path, wanted: options.BuildOptions) -> dict[str, Any]:
-    """The manifest of the nine sets, built or found complete with the same options."""
+def build(
+    esconv_option: str | None, work: Path, wanted: options.BuildOptions
+) -> tuple[dict[str, Any], bool]:
+    """(manifest of the nine sets, whether they were built now).
+
+    Where they are complete and were made with the same options, nothing is written. Raises
+    CorpusError or EscError, with the old sets left whole, where the corpus or an option is wrong.
+    """
     with files.exclusive(paths.data(work)):
         return _build(esconv_option, work, wanted)
 
 
-def _build(esconv_option: str | None, work: Path, wanted: options.BuildOptions) -> dict[str, Any]:
+def _build(
+    esconv_option: str | None, work: Path, wanted: options.BuildOptions
+) -> tuple[dict[str, Any], bool]:
     found = source.locate(esconv_option, work)
     layout, dialogues = esconv.load(found.files)
     released = split.recognise(dialogues)
@@ -47,8 +55,7 @@ def _build(esconv_option: str | None, work: Path, wanted: options.BuildOptions) 
     stamp = wanted.stamp(spec, corpus=split.corpus_fingerprint(dialogues))
     up_to_date = _finished(work, stamp)
     if up_to_date:
-        print(f"{paths.data(work)} is up to date")
-        return up_to_date
+        return up_to_date, False
     splits = split.assign(dialogues, spec)
     chosen = split.subset(dialogues, splits, wanted.limit)
     kind = _kind(found, layout, released is not None)
@@ -74,7 +81,7 @@ def _build(esconv_option: str | None, work: Path, wanted: options.BuildOptions) 
         "sets": sets,
     }
     files.write_json(paths.data_manifest(work), manifest)
-    return manifest
+    return manifest, True
 
 
 def _kind(found: source.Source, layout: str, is_release: bool) -> str:
@@ -179,5 +186,9 @@ def main(argv: list[str]) -> None:
     )
     options.add_arguments(parser)
     arguments = parser.parse_args(argv)
-    manifest = build(arguments.esconv, arguments.work, options.BuildOptions.of(arguments))
-    print(report(manifest, arguments.work))
+    wanted = options.BuildOptions.of(arguments)
+    manifest, built_now = build(arguments.esconv, arguments.work, wanted)
+    if built_now:
+        print(report(manifest, arguments.work))
+    else:
+        print(f"{paths.data(arguments.work)} is up to date ({manifest['corpus']['origin']})")

@@ -63,11 +63,12 @@ def entries() -> dict[str, Entry]:
 
 
 def write_for(work: Path) -> None:
-    """Write the registry of ``work``, where it is not there or not as it should be."""
+    """Write the registry of ``work``; one that is there keeps the entries of others."""
     path = work / paths.REGISTRY
-    text = render()
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        files.write_text(path, text)
+    if path.is_file():
+        _merge_into(path, entries())
+    else:
+        files.write_text(path, render())
 
 
 def render() -> str:
@@ -133,22 +134,30 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _into(path: Path, work: Path) -> None:
+def _merge_into(path: Path, ours: dict[str, Entry]) -> bool:
+    """Whether ``path`` had to be changed to hold ``ours``."""
     if not isinstance(files.read_json(path), dict):
         raise EscError(f"{path} is no registry: not a JSON object")
     text = path.read_bytes().decode()
+    merged = merge(text, ours)
+    if merged == text:
+        return False
+    json.loads(merged)  # raises rather than replace a registry by what is none
+    files.write_text(path, merged)
+    return True
+
+
+def _into(path: Path, work: Path) -> None:
     # Relative names would be looked up beside that registry.
     ours = {
         name: entry | {"file_name": str((work / entry["file_name"]).resolve())}
         for name, entry in entries().items()
     }
-    merged = merge(text, ours)
-    if merged == text:
-        print(f"{path} already has all {len(ours)} entries")
-        return
-    json.loads(merged)
-    files.write_text(path, merged)
-    print(f"{path}: {len(ours)} entries of this kit, for the sets under {paths.data(work)}")
+    changed = _merge_into(path, ours)
+    print(
+        f"{path}: {len(ours)} entries of this kit, for the sets under {paths.data(work)}"
+        + ("" if changed else " (all there already)")
+    )
 
 
 def main(argv: list[str]) -> None:

@@ -24,7 +24,7 @@ STAGES = (
     ("sft-rg", "fine-tune the response generator"),
 )
 # About two dozen turns, one epoch, and a batch small enough for the loss to make a curve.
-LIMIT = "5"
+LIMIT = "4"
 TRAIN_ARGS = "num_train_epochs=1.0 gradient_accumulation_steps=4"
 
 

@@ -204,6 +204,8 @@ def _launch(recipe: Path, training: Training, settings: Row) -> float:
     # LLaMA-Factory looks torchrun up on the PATH, which an environment not activated is not on.
     search = os.pathsep.join([str(program.parent), os.environ.get("PATH", os.defpath)])
     environment = os.environ | {"PATH": search, "PYTHONUNBUFFERED": "1"}
+    # At its default it prints the model's configuration several times over.
+    environment.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     if training.processes > 1:
         environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(training.processes)}
         if settings.get("use_cpu"):

@@ -102,3 +102,10 @@ def test_llama_board_lists_the_sets_for_their_stages():
         "Supervised Fine-Tuning"
     )
     assert paths.dpo_dataset("sp", "qwen2.5-7b") in names("DPO")
+
+
+def test_a_users_own_entry_in_the_registry_of_work_stays(tmp_path):
+    (tmp_path / paths.REGISTRY).write_text('{"own": {"file_name": "own.json"}}')
+    registry.write_for(tmp_path)
+    held = json.loads((tmp_path / paths.REGISTRY).read_text())
+    assert held == {"own": {"file_name": "own.json"}} | registry.entries()

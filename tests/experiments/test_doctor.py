@@ -1,0 +1,30 @@
+import sys
+
+from experiments import doctor
+
+
+def test_a_bare_clone_is_told_to_make_the_environment(tmp_path):
+    found = {finding.name: finding for finding in doctor.findings(tmp_path)}
+    assert found["training"].state == "missing" and "make setup" in found["training"].detail
+    assert "make model" in found["model"].detail and "make data" in found["data"].detail
+
+
+def test_an_environment_that_does_not_import_is_named_with_the_fix(tmp_path):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text("#!/bin/sh\necho 'ImportError: no torchaudio' >&2\nexit 1\n")
+    python.chmod(0o755)
+    found = {finding.name: finding for finding in doctor.findings(tmp_path)}
+    assert found["training"].state == "missing"
+    assert found["training"].detail == "ImportError: no torchaudio; run: rm -r .venv && make setup"
+
+
+def test_this_environment_is_found_to_work(run):
+    shown = run("make", "doctor")
+    assert shown.returncode == 0, shown.stdout
+    assert "LLaMA-Factory imports" in shown.stdout
+
+
+def test_it_needs_nothing_but_the_standard_library(run):
+    shown = run(sys.executable, "-S", "-m", "experiments.doctor", "--help")
+    assert shown.returncode == 0, shown.stderr

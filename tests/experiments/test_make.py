@@ -1,0 +1,69 @@
+"""The Makefile's contract, through make itself."""
+
+import re
+
+import pytest
+
+from esc import files, paths
+
+QUICK = "TRAIN_ARGS=max_steps=1 gradient_accumulation_steps=1"
+MAKEFILE = (paths.ROOT / "Makefile").read_text()
+
+
+def test_help_lists_every_target(run):
+    shown = run("make", "help").stdout
+    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", MAKEFILE, re.MULTILINE))
+    assert {name for names in targets for name in names.split()} >= {"data", "sft-sp", "demo"}
+    for names in targets:
+        assert f"make {names} " in shown
+
+
+def test_the_makefile_stays_short():
+    assert MAKEFILE.count("\n") <= 260
+
+
+def test_an_unknown_model_stops_before_anything_is_made(run, tmp_path):
+    shown = run("make", "sft-sp", "MODEL=gpt9", f"WORK={tmp_path / 'w'}")
+    assert shown.returncode != 0 and "unknown MODEL 'gpt9'; known: " in shown.stderr
+    assert not (tmp_path / "w").exists()
+
+
+def test_data_without_network_or_path_names_both_ways_out(run, tmp_path):
+    shown = run("make", "data", f"WORK={tmp_path}", ESCONV_URL="http://127.0.0.1:9/ESConv.json")
+    assert shown.returncode != 0
+    assert "ESCONV=path" in shown.stderr and "network" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.slow
+def test_training_again_does_nothing_and_with_other_options_says_what_to_do(
+    run, model, tmp_path, small_corpus
+):
+    common = (f"ESCONV={small_corpus}", f"WORK={tmp_path}", QUICK)
+    first = run("make", "sft-sp", "LIMIT=2", *common)
+    assert first.returncode == 0, first.stderr[-2000:]
+    assert "make sft-rg" in first.stdout
+    adapter = tmp_path / "saves" / "smollm2-135m" / "sp_sft" / "adapter_model.safetensors"
+    trained = adapter.stat().st_mtime_ns
+    second = run("make", "sft-sp", "LIMIT=2", *common)
+    assert second.returncode == 0 and "nothing to do" in second.stdout
+    other = run("make", "sft-sp", *common)
+    assert other.returncode != 0
+    (line,) = [text for text in other.stderr.splitlines() if text.startswith("error: ")]
+    assert "LIMIT 2 -> unset" in line and "WORK=" in line and "FORCE=1" in line
+    assert adapter.stat().st_mtime_ns == trained
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_two_adapters_and_touches_nothing_else(run, model):
+    kept = [paths.ROOT / name for name in ("data", "saves", "runs")]
+    before = [(folder.exists(), folder.exists() and folder.stat().st_mtime_ns) for folder in kept]
+    shown = run("make", "demo")
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    for task in ("sp", "rg"):
+        folder = paths.ROOT / "demo" / "saves" / "smollm2-135m" / f"{task}_sft"
+        assert (folder / "adapter_model.safetensors").is_file()
+        assert files.read_json(folder / "run.json")["smoke"] is True
+    assert "=== done" in shown.stdout and "SMOKE" in shown.stdout
+    after = [(folder.exists(), folder.exists() and folder.stat().st_mtime_ns) for folder in kept]
+    assert after == before

@@ -1,0 +1,52 @@
+"""What must hold of the repository as a whole."""
+
+import re
+import subprocess
+
+import pytest
+
+from data_builders import esconv as loader
+from esc import paths
+
+TRACKED = subprocess.run(
+    ["git", "ls-files"], cwd=paths.ROOT, capture_output=True, text=True, check=True
+).stdout.split()
+
+
+def test_the_strategy_list_stands_in_one_place():
+    naming = [
+        name
+        for name in TRACKED
+        if name.endswith((".py", ".j2", "Makefile"))
+        and not name.startswith("tests/")
+        and "Affirmation and Reassurance" in (paths.ROOT / name).read_text()
+    ]
+    assert naming == ["esc/strategies.py"]
+
+
+def test_every_make_target_and_file_of_the_docs_exists():
+    makefile = (paths.ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", makefile, re.MULTILINE))
+    known = {name for names in targets for name in names.split()}
+    for name in ("README.md", "llamafactory_configs/README.md"):
+        text = (paths.ROOT / name).read_text()
+        commands = re.findall(r"(?:^|`)(?:\S+=\S+ )*make ((?:[a-z]+(?:-[a-z]+)* ?)+)", text, re.M)
+        named = {target for command in commands for target in command.split()}
+        assert named and named <= known, f"{name}: {named - known}"
+        for path in re.findall(r"llamafactory_configs/[\w.-]+/\w+\.yaml", text):
+            assert (paths.ROOT / path).is_file(), path
+
+
+def test_nothing_of_the_real_corpus_is_in_the_repository(esconv):
+    sentences = {u.text for d in loader.load([esconv])[1] for u in d.utterances if len(u.text) > 60}
+    for name in TRACKED:
+        if name.endswith((".py", ".md", ".j2", ".json", ".yaml", ".txt")):
+            text = (paths.ROOT / name).read_text()
+            assert not [sentence for sentence in sentences if sentence in text], name
+
+
+@pytest.mark.parametrize("word", ["/work/", "/root/", "/home/"])
+def test_no_absolute_path_of_a_machine_is_in_the_repository(word):
+    for name in TRACKED:
+        if not name.startswith("tests/"):
+            assert word not in (paths.ROOT / name).read_text(errors="ignore"), name
