@@ -130,7 +130,10 @@ def judge_for(recipe: Path, name: str, work: Path) -> Judge:
     special = [token for token in tokenizer.all_special_tokens if token]
 
     def judge(row: Row) -> Verdict:
-        aligned = converter(row)
+        try:
+            aligned = converter(row)
+        except KeyError as error:
+            raise EscError(f"{name}, row {row.get('id')}: no column or tag {error}") from error
         texts = [m["content"] for m in aligned["_prompt"] + aligned["_response"]]
         if any(token in text for text in [*texts, aligned["_system"]] for token in special):
             return Verdict(row["id"], 0, "forged")

@@ -16,7 +16,7 @@ from pathlib import Path
 from esc import cli
 
 DISK_GB = 12
-MEMORY_GB = 6
+MEMORY_GB = 12
 IMPORTS = "import torch, torchaudio, llamafactory, gguf; print(torch.__version__)"
 
 
@@ -57,7 +57,7 @@ def _memory() -> Finding:
     detail = f"{os.cpu_count()} cores, {gigabytes:.0f} GB of memory"
     if gigabytes < MEMORY_GB:
         return Finding(
-            "machine", "note", f"{detail}; training the embedded model takes {MEMORY_GB}"
+            "machine", "note", f"{detail}; the longest rows of ESConv take {MEMORY_GB} in training"
         )
     return Finding("machine", "ok", detail)
 

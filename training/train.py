@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from esc import backbones, cli, files, paths
 from esc.exceptions import EscError, OptionsDiffer
@@ -30,6 +32,9 @@ DONE = "run.json"
 RECIPE = "recipe.yaml"
 STATE = "trainer_state.json"
 CURVE = "training_loss.png"
+WEIGHTS = "adapter_model.safetensors"
+
+_SET_BY_WORK = {"adapter_name_or_path", "dataset_dir", "output_dir"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Training:
     stage: str
     work: Path
     processes: int
-    """Per node; 0 for as many as the recipe is written for."""
+    """Training processes, each with a GPU of its own where there are any."""
     overrides: tuple[str, ...]
     """Extra ``key=value`` for LLaMA-Factory; they win over everything."""
 
@@ -64,9 +69,14 @@ def recipe_for(training: Training) -> Row:
     if training.stage == "dpo":
         settings["adapter_name_or_path"] = str(training.work / settings["adapter_name_or_path"])
     extra = _parsed(training.overrides)
+    if fixed := _SET_BY_WORK & extra.keys():
+        raise EscError(f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}; use WORK=folder")
     if settings.get("use_cpu") and _cpu_has_bf16():
         settings["bf16"] = True
     settings |= extra
+    for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if not isinstance(settings[key], int) or settings[key] < 1:
+            raise EscError(f"TRAIN_ARGS: {key}={settings[key]} is not a whole number of at least 1")
     if "gradient_accumulation_steps" not in extra:
         per_device = settings["per_device_train_batch_size"]
         settings["gradient_accumulation_steps"] = accumulation(per_device, training.processes)
@@ -79,10 +89,13 @@ def _parsed(overrides: tuple[str, ...]) -> Row:
     for override in overrides:
         if "=" not in override:
             raise EscError(f"TRAIN_ARGS: {override!r} is not key=value")
-    return {
-        key: yaml.safe_load(value)
-        for key, value in (override.split("=", 1) for override in overrides)
-    }
+    try:
+        # LLaMA-Factory's own way with them, to which 2e-5 is a number.
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise EscError(f"TRAIN_ARGS: {str(error).splitlines()[0]}") from error
+    assert isinstance(parsed, dict)
+    return {str(key): value for key, value in parsed.items()}
 
 
 def _cpu_has_bf16() -> bool:
@@ -94,7 +107,7 @@ def _cpu_has_bf16() -> bool:
 def stamp(training: Training, settings: Row) -> Row:
     """Everything that decides the adapter, under the names a user knows.
 
-    Raises EscError where the training set is missing.
+    Raises EscError where the training set, or for DPO the SFT adapter, is missing.
     """
     name = settings["dataset"]
     registry = files.read_json(training.work / paths.REGISTRY, made_by="make data")
@@ -107,17 +120,21 @@ def stamp(training: Training, settings: Row) -> Row:
     if not data.is_file():
         step = "make data" if training.stage == "sft" else f"make mine-{training.task}"
         raise EscError(f"{data} is not there; {step} makes it")
-    built = (
-        files.read_json(paths.data_manifest(training.work), made_by="make data")["options"]
-        if training.stage == "sft"
-        else {}
-    )
+    made_from: Row = {}
+    if training.stage == "sft":
+        manifest = files.read_json(paths.data_manifest(training.work), made_by="make data")
+        made_from = manifest["options"]
+    else:
+        weights = Path(settings["adapter_name_or_path"]) / WEIGHTS
+        if not weights.is_file():
+            raise EscError(f"{weights} is not there; make sft-{training.task} trains it")
+        made_from = {"SFT adapter": files.sha256(weights)}
     batch = (
         settings["per_device_train_batch_size"]
         * settings["gradient_accumulation_steps"]
         * training.processes
     )
-    return built | {
+    return made_from | {
         "TRAIN_ARGS": " ".join(training.overrides) or None,
         "training set": files.sha256(data),
         "batch": batch,
@@ -206,8 +223,10 @@ def _launch(recipe: Path, training: Training, settings: Row) -> float:
     environment = os.environ | {"PATH": search, "PYTHONUNBUFFERED": "1"}
     # At its default it prints the model's configuration several times over.
     environment.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
+    # Set for one process too: LLaMA-Factory would start one on each GPU, with another batch.
+    environment["NPROC_PER_NODE"] = str(training.processes)
     if training.processes > 1:
-        environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(training.processes)}
+        environment["FORCE_TORCHRUN"] = "1"
         if settings.get("use_cpu"):
             cores = (os.cpu_count() or 1) // training.processes
             environment["OMP_NUM_THREADS"] = str(max(cores, 1))
@@ -282,12 +301,18 @@ def main(argv: list[str]) -> None:
         task=arguments.task,
         stage=arguments.stage,
         work=arguments.work,
-        processes=arguments.processes or _gpus() or 1,
+        processes=arguments.processes or _default_processes(arguments.model),
         overrides=tuple(arguments.set),
     )
     facts = train(training, force=arguments.force)
     print(report(training, facts))
 
 
-def _gpus() -> int:
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+def _default_processes(model: str) -> int:
+    """One for each GPU that may be used; one where there is none, or the recipe is for a CPU."""
+    if not backbones.get(model).settings["gpus"]:
+        return 1
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip()]) or 1
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1

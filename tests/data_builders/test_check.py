@@ -92,6 +92,12 @@ def test_a_lost_row_fails_the_check_and_is_named(run, model, sample_work, tmp_pa
     assert "esc_rg_sft_test: 1 dropped by LLaMA-Factory as malformed: 9-9" in shown.stdout
 
 
+def test_a_row_without_a_column_is_named(judge):
+    row = {key: value for key, value in RG.items() if key != "history"}
+    with pytest.raises(EscError, match="esc_rg_sft, row 0-0: no column or tag 'history'"):
+        judge("esc_rg_sft", recipe(), row)
+
+
 def test_an_unknown_model_lists_the_known_ones(tmp_path):
     with pytest.raises(EscError, match=r"unknown MODEL 'gpt9'; known: qwen2\.5-7b, .*smollm2-135m"):
         check.check("gpt9", tmp_path, 1)

@@ -64,6 +64,24 @@ def test_it_builds_and_registers_from_another_folder(elsewhere, tmp_path, small_
     assert (checkout / entries["esc_sp_sft"]["file_name"]).is_file()
 
 
+LIST_DATASETS = """
+import data_builders, sys
+from llamafactory.webui.control import list_datasets
+print(data_builders.__file__)
+print(list_datasets(sys.argv[1], "Supervised Fine-Tuning").choices)
+"""
+
+
+@pytest.mark.slow
+def test_llama_board_sees_the_sets_in_another_checkout(elsewhere, site, tmp_path):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    target = str(tmp_path / "dataset_info.json")
+    assert elsewhere("-m", "data_builders", "registry", "--into", target).returncode == 0
+    shown = elsewhere(sys.executable, "-c", LIST_DATASETS, str(tmp_path))
+    assert shown.returncode == 0, shown.stderr
+    assert str(site) in shown.stdout and "esc_vanilla_sft_validation" in shown.stdout
+
+
 @pytest.mark.slow
 def test_a_recipe_trains_from_another_folder(elsewhere, site, model, tmp_path, small_corpus):
     assert elsewhere("-m", "data_builders", "build", "--esconv", str(small_corpus)).returncode == 0

@@ -48,6 +48,31 @@ def test_overrides_win_and_keep_their_types(tmp_path):
     assert recipe["gradient_accumulation_steps"] == 3
 
 
+def test_an_exponent_without_a_point_is_a_number_as_it_is_to_llamafactory(tmp_path):
+    assert step.recipe_for(training(tmp_path, "learning_rate=2e-5"))["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["output_dir=x", "per_device_train_batch_size=many", "gradient_accumulation_steps=0", "a=[1"],
+)
+def test_an_override_that_cannot_be_is_one_line(tmp_path, given):
+    with pytest.raises(EscError, match=r"^TRAIN_ARGS[^\n]*$"):
+        step.recipe_for(training(tmp_path, given))
+
+
+def test_a_machine_with_gpus_gives_the_embedded_model_one_process(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,3")
+    assert step._default_processes("smollm2-135m") == 1
+    assert step._default_processes("qwen2.5-7b") == 3
+
+
+def test_dpo_without_the_sft_adapter_names_the_target_that_trains_it(work):
+    (work / paths.dpo_file("sp", "smollm2-135m")).write_text("{}\n")
+    with pytest.raises(EscError, match=r"adapter_model\.safetensors is not there; make sft-sp"):
+        step.train(training(work, stage="dpo"), force=False)
+
+
 def test_an_override_of_another_form_is_refused(tmp_path):
     with pytest.raises(EscError, match="'fast' is not key=value"):
         step.recipe_for(training(tmp_path, "fast"))
