@@ -85,7 +85,8 @@ def _build(
 
 
 def _kind(found: source.Source, layout: str, is_release: bool) -> str:
-    if found.is_sample:
+    # By content: given by its path, or kept from before, it is still the sample corpus.
+    if files.sha256(found.files[0]) == files.sha256(paths.SAMPLE):
         return "sample"
     if is_release:
         return "esconv"
@@ -97,7 +98,7 @@ def _finished(work: Path, stamp: files.Row) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     manifest: dict[str, Any] = files.read_json(path)
-    whole = manifest["options"] == stamp and all(
+    whole = manifest.get("options") == stamp and all(
         (work / name).is_file() and files.sha256(work / name) == facts["sha256"]
         for name, facts in manifest["sets"].items()
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
+from data_builders import esconv
 from esc import files, paths
 from esc.exceptions import CorpusError
 
@@ -38,29 +39,24 @@ class Source:
     origin: str
     """What a manifest says of where they came from: a file name, a hub name or an address."""
 
-    @property
-    def is_sample(self) -> bool:
-        """Whether this is the embedded sample corpus."""
-        return self.origin == SAMPLE
 
-
-def locate(esconv: str | None, work: Path) -> Source:
+def locate(named: str | None, work: Path) -> Source:
     """The corpus that ESCONV names; without it, the one kept from before, else the official one.
 
     Raises CorpusError with one line that says what to do.
     """
-    if esconv is None:
+    if named is None:
         return _kept(work) or _download(work)
-    if esconv == SAMPLE:
+    if named == SAMPLE:
         return Source((paths.SAMPLE,), SAMPLE)
-    path = Path(esconv)
+    path = Path(named)
     if path.is_file():
         return Source((path,), path.name)
     if path.is_dir():
         return Source(_in_folder(path), path.resolve().name)
-    if esconv.count("/") == 1 and not esconv.startswith((".", "/")):
-        return _from_hub(esconv, work)
-    raise CorpusError(f"ESCONV={esconv}: no such file or folder; {WAYS_OUT}")
+    if named.count("/") == 1 and not named.startswith((".", "/")):
+        return _from_hub(named, work)
+    raise CorpusError(f"ESCONV={named}: no such file or folder; {WAYS_OUT}")
 
 
 def keep(source: Source, work: Path) -> None:
@@ -90,7 +86,8 @@ def _kept(work: Path) -> Source | None:
     if not (folder / "source.json").is_file():
         return None
     note = files.read_json(folder / "source.json")
-    return Source(tuple(folder / name for name in note["files"]), note["origin"])
+    kept = Source(tuple(folder / name for name in note["files"]), note["origin"])
+    return kept if all(path.is_file() for path in kept.files) else None
 
 
 def _in_folder(folder: Path) -> tuple[Path, ...]:
@@ -113,23 +110,19 @@ def _from_hub(name: str, work: Path) -> Source:
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         reason = str(error).splitlines()[0]
         raise CorpusError(f"ESCONV={name} could not be loaded ({reason}); {WAYS_OUT}") from error
-    folder = paths.corpus(work)
-    target = folder / f"{name.replace('/', '_')}.jsonl"
+    target = paths.corpus(work) / f"{name.replace('/', '_')}.jsonl"
     with files.atomic_writer(target) as stream:
         for part in splits.values():
             for row in part:
                 # The hub's files are read as plain text, one JSON object a line.
                 stream.write(row["text"].encode() if "text" in row else json.dumps(row).encode())
                 stream.write(b"\n")
-    source = Source((target,), name)
-    _note(folder, source)
-    return source
+    return _keep_fetched(target, name)
 
 
 def _download(work: Path) -> Source:
     url = os.environ.get(URL_VARIABLE, OFFICIAL_URL)
-    folder = paths.corpus(work)
-    target = folder / "ESConv.json"
+    target = paths.corpus(work) / "ESConv.json"
     try:
         with requests.get(url, stream=True, timeout=TIMEOUT_SECONDS) as response:
             response.raise_for_status()
@@ -137,14 +130,19 @@ def _download(work: Path) -> Source:
     except requests.RequestException as error:
         reason = type(error).__name__
         raise CorpusError(f"no corpus, and the download failed ({reason}); {WAYS_OUT}") from error
-    try:
-        json.loads(target.read_bytes())
-    except ValueError as error:
-        target.unlink()
-        raise CorpusError(f"what {url} answered is not JSON; {WAYS_OUT}") from error
     print(f"downloaded {target.name}: SHA-256 {files.sha256(target)}")
-    source = Source((target,), url)
-    _note(folder, source)
+    return _keep_fetched(target, url)
+
+
+def _keep_fetched(target: Path, origin: str) -> Source:
+    """The fetched file as the kept corpus; it is deleted again if it is none."""
+    try:
+        esconv.load([target])
+    except CorpusError as error:
+        target.unlink()
+        raise CorpusError(f"what {origin} answered is no corpus ({error}); {WAYS_OUT}") from error
+    source = Source((target,), origin)
+    _note(target.parent, source)
     return source
 
 

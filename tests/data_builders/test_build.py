@@ -116,6 +116,11 @@ def test_the_sample_corpus_is_marked_as_smoke(sample_work):
     assert "SMOKE" in build.report(manifest, sample_work)
 
 
+def test_the_sample_corpus_given_by_its_path_is_marked_as_smoke_too(tmp_path):
+    manifest = made(paths.SAMPLE, tmp_path)
+    assert manifest["smoke"] is True and manifest["corpus"]["kind"] == "sample"
+
+
 def test_the_built_esconv_carries_its_licence(esconv_work):
     assert "CC BY-NC 4.0" in files.read_json(paths.data_manifest(esconv_work))["licence"]
 

@@ -9,6 +9,7 @@ from data_builders import source
 from esc import paths
 from esc.exceptions import CorpusError
 
+REPLY = {"text": "hello", "speaker": "sys", "strategy": "Others"}
 CORPUS = json.dumps([release_row(number) for number in range(12)]).encode()
 
 
@@ -19,7 +20,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.send_error(404)
             return
-        body = b"<html>sign in</html>" if self.path == "/page" else CORPUS
+        body = {"/page": b"<html>sign in</html>", "/other": b'{"a": 1}'}.get(self.path, CORPUS)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -48,7 +49,12 @@ def test_the_download_is_kept_with_its_checksum_shown(server, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     ("answer", "message"),
-    [("cut", "broke off|download failed"), ("page", "not JSON"), ("missing", "download failed")],
+    [
+        ("cut", "broke off|download failed"),
+        ("page", "no corpus"),
+        ("other", "no corpus"),
+        ("missing", "download failed"),
+    ],
 )
 def test_a_bad_download_is_one_error_and_leaves_no_file(
     server, tmp_path, monkeypatch, answer, message
@@ -71,12 +77,13 @@ def test_the_hub_layout_loads_through_the_datasets_library(tmp_path, monkeypatch
     repository = tmp_path / "thu-coai" / "esconv"
     repository.mkdir(parents=True)
     for name in ("train", "validation", "test"):
-        (repository / f"{name}.txt").write_text(json.dumps({"name": name}) + "\n")
+        row = {"situation": name, "dialog": [{"text": "hi", "speaker": "usr"}, REPLY]}
+        (repository / f"{name}.txt").write_text(json.dumps(row) + "\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     found = source._from_hub("thu-coai/esconv", tmp_path / "work")
     rows = [json.loads(line) for line in found.files[0].read_text().splitlines()]
-    assert [row["name"] for row in rows] == ["train", "validation", "test"]
+    assert [row["situation"] for row in rows] == ["train", "validation", "test"]
 
 
 def test_an_unreachable_hub_is_one_error_with_the_ways_out(tmp_path, monkeypatch):
@@ -105,3 +112,12 @@ def test_keeping_another_corpus_replaces_the_one_before(tmp_path, small_corpus):
     source.keep(source.locate(str(first), tmp_path), tmp_path)
     source.keep(source.locate(str(small_corpus), tmp_path), tmp_path)
     assert {p.name for p in paths.corpus(tmp_path).iterdir()} == {"small.json", "source.json"}
+
+
+def test_a_kept_corpus_that_lost_a_file_is_fetched_anew(
+    server, tmp_path, small_corpus, monkeypatch
+):
+    source.keep(source.locate(str(small_corpus), tmp_path), tmp_path)
+    (paths.corpus(tmp_path) / "small.json").unlink()
+    monkeypatch.setenv(source.URL_VARIABLE, f"{server}/ESConv.json")
+    assert source.locate(None, tmp_path).files[0].read_bytes() == CORPUS
