@@ -108,7 +108,7 @@ def _from_hub(name: str, work: Path) -> Source:
     try:
         splits = datasets.load_dataset(name)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-        reason = str(error).splitlines()[0]
+        reason = type(error).__name__
         raise CorpusError(f"ESCONV={name} could not be loaded ({reason}); {WAYS_OUT}") from error
     target = paths.corpus(work) / f"{name.replace('/', '_')}.jsonl"
     with files.atomic_writer(target) as stream:

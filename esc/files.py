@@ -51,9 +51,14 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 def exclusive(folder: Path) -> Iterator[None]:
     """The only process that writes in ``folder`` through this kit while the block runs.
 
-    Removes what a killed writer left half-written there. EscError if another process is at work.
+    Removes what a killed writer left half-written there. Raises EscError if another process is at
+    work, or the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        reason = error.strerror
+        raise EscError(f"{folder} cannot be made ({reason}); choose another WORK") from error
     with (folder / ".lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -57,6 +57,15 @@ def test_a_second_writer_of_a_folder_is_refused(tmp_path):
         pass
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(EscError, match="cannot be made .* choose another WORK"),
+        files.exclusive(tmp_path / "file" / "data"),
+    ):
+        pass
+
+
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     (tmp_path / ".sets.jsonl.abc.tmp").write_text("half")
     with files.exclusive(tmp_path):
