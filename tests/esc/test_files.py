@@ -60,7 +60,7 @@ def test_a_second_writer_of_a_folder_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
     with (
-        pytest.raises(EscError, match="cannot be made .* choose another WORK"),
+        pytest.raises(EscError, match=r"cannot be made .* choose another WORK"),
         files.exclusive(tmp_path / "file" / "data"),
     ):
         pass
