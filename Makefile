@@ -61,13 +61,13 @@ stats: data  ## Table 1, Table 6 and Figure 8 beside the paper, in data/stats
 
 sft-sp sft-rg sft-vanilla: sft-%: model data  ## LoRA SFT of planner, generator, entangled model
 	@$(PY) -m training train $(WHERE) --model "$(MODEL)" --task $* --stage sft \
-	  --processes "$(NPROC)" $(if $(FORCE),--force) --set $(TRAIN_ARGS)
+	  --processes "$(NPROC)" $(if $(filter 1,$(FORCE)),--force) --set $(TRAIN_ARGS)
 
 recipes: $(READY)  ## render llamafactory_configs/<model>/*.yaml from the table of backbones
 	@$(PY) -m training render
 
 demo: $(READY)  ## sample corpus -> check -> planner and generator SFT of the embedded model, in demo/
-	@$(PY) -m experiments demo
+	@$(PY) -m experiments demo --esconv "$(ESCONV)"
 
 test: $(READY)  ## all tests, the slow ones too
 	@$(MAKE) --no-print-directory model MODEL=smollm2-135m
@@ -82,7 +82,8 @@ lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(READY)  ## speed figures as JSON (ESCONV=path for the full corpus)
+bench:  ## speed figures as JSON (ESCONV=path for the full corpus)
+	@$(MAKE) --no-print-directory --silent model MODEL=smollm2-135m >&2
 	@$(PY) -m experiments bench --esconv "$(ESCONV)"
 
 clean:  ## delete demo/ and caches; data/, saves/, runs/, models/ and .venv stay

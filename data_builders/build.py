@@ -20,7 +20,7 @@ from data_builders.sft import ROWS
 from data_builders.turns import turns
 from esc import cli, files, paths
 from esc.dialogue import Dialogue
-from esc.exceptions import CorpusError
+from esc.exceptions import CorpusError, EscError
 
 _ESCONV_LICENCE = "{}: CC BY-NC 4.0, academic use; so are these files, which are built from it"
 LICENCES = {
@@ -53,6 +53,8 @@ def _build(
     dialogues = released or dialogues
     spec = split.resolve(wanted.split, is_release=released is not None)
     stamp = wanted.stamp(spec, corpus=split.corpus_fingerprint(dialogues))
+    # Before any set is replaced, so that a clash there leaves all as it was.
+    registry.write_for(work)
     up_to_date = _finished(work, stamp)
     if up_to_date:
         return up_to_date, False
@@ -61,7 +63,6 @@ def _build(
     kind = _kind(found, layout, released is not None)
     sets = _write(chosen, splits, work, wanted.consecutive, kind)
     source.keep(found, work)
-    registry.write_for(work)
     manifest = {
         "corpus": {
             "kind": kind,
@@ -97,10 +98,17 @@ def _finished(work: Path, stamp: files.Row) -> dict[str, Any] | None:
     path = paths.data_manifest(work)
     if not path.is_file():
         return None
-    manifest: dict[str, Any] = files.read_json(path)
-    whole = manifest.get("options") == stamp and all(
-        (work / name).is_file() and files.sha256(work / name) == facts["sha256"]
-        for name, facts in manifest["sets"].items()
+    try:
+        manifest = files.read_json(path)
+    except EscError:
+        return None  # not finished: it is built anew
+    whole = (
+        isinstance(manifest, dict)
+        and manifest.get("options") == stamp
+        and all(
+            (work / name).is_file() and files.sha256(work / name) == facts["sha256"]
+            for name, facts in manifest["sets"].items()
+        )
     )
     return manifest if whole else None
 
@@ -130,8 +138,8 @@ def _write(
         for name in paths.SPLITS:
             if not writers[paths.sft_file("vanilla", name)].facts().rows:
                 raise CorpusError(
-                    f"the {name} split has no dialogue (the corpus has {len(splits)}); "
-                    "a corpus of at least 10 dialogues fills all three"
+                    f"the {name} split has no dialogue (the corpus has {len(splits)}); it takes at "
+                    "least 10, of situations that differ"
                 )
         for writer in writers.values():
             writer.flush()
@@ -160,8 +168,8 @@ def report(manifest: dict[str, Any], work: Path) -> str:
     lines.append(
         "leaks    "
         + (
-            f"{len(leaked)} (train and held-out dialogues with nearly the same situation): "
-            + ", ".join("/".join(leak["ids"]) for leak in leaked[:5])
+            f"{len(leaked)} pairs on two sides of the split: "
+            + ", ".join(f"{leak['what']} {'/'.join(leak['ids'])}" for leak in leaked[:5])
             + (", …" if len(leaked) > 5 else "")
             if leaked
             else "none: no dialogue and no near-identical situation on two sides"

@@ -60,8 +60,9 @@ def check(model: str, work: Path, processes: int) -> list[Row]:
             f"'python -m data_builders registry --work {work}' writes it anew"
         )
     present = [name for name in wanted if (work / registered[name]["file_name"]).is_file()]
-    if not present:
-        raise EscError(f"no set is built under {paths.data(work)}; run 'make data' first")
+    unbuilt = [name for name in wanted if name not in present and "_dpo_" not in name]
+    if unbuilt:
+        raise EscError(f"{', '.join(unbuilt)} not built under {paths.data(work)}; run 'make data'")
     recipes = {name: _recipe(name, model) for name in present}
     # Spawned, not forked: the tokenizers hold threads. One pool, since LLaMA-Factory loads slowly.
     with get_context("spawn").Pool(processes, _start_worker, (recipes, work)) as pool:
@@ -130,18 +131,19 @@ def judge_for(recipe: Path, name: str, work: Path) -> Judge:
     special = [token for token in tokenizer.all_special_tokens if token]
 
     def judge(row: Row) -> Verdict:
+        row_id = str(row.get("id"))
         try:
             aligned = converter(row)
         except KeyError as error:
-            raise EscError(f"{name}, row {row.get('id')}: no column or tag {error}") from error
+            raise EscError(f"{name}, row {row_id}: no column or tag {error}") from error
         texts = [m["content"] for m in aligned["_prompt"] + aligned["_response"]]
-        if any(token in text for text in [*texts, aligned["_system"]] for token in special):
-            return Verdict(row["id"], 0, "forged")
+        if any(token in text for text in [*texts, aligned["_system"] or ""] for token in special):
+            return Verdict(row_id, 0, "forged")
         encoded = processor.preprocess_dataset({key: [value] for key, value in aligned.items()})
         lengths = [len(ids) for key, (ids,) in encoded.items() if key.endswith("input_ids")]
         if not lengths:
-            return Verdict(row["id"], 0, "dropped")
-        return Verdict(row["id"], max(lengths), "cut" if max(lengths) > cutoff else "kept")
+            return Verdict(row_id, 0, "dropped")
+        return Verdict(row_id, max(lengths), "cut" if max(lengths) > cutoff else "kept")
 
     return judge
 
@@ -163,7 +165,7 @@ def _tokenizer(path: str) -> Any:
 def _summary(name: str, verdicts: list[Verdict]) -> Row:
     if not verdicts:
         raise EscError(f"set {name} is there but has no rows; build it again")
-    lengths = sorted(verdict.tokens for verdict in verdicts)
+    lengths = sorted(verdict.tokens for verdict in verdicts if verdict.tokens) or [0]
     lost: dict[str, list[str]] = {fate: [] for fate in ("dropped", "cut", "forged")}
     for verdict in verdicts:
         if verdict.fate != "kept":
@@ -177,10 +179,16 @@ def _summary(name: str, verdicts: list[Verdict]) -> Row:
     }
 
 
+def model_or_corpus_is_smoke(model: str, work: Path) -> bool:
+    """Whether the numbers are of the embedded model or of the sample corpus."""
+    manifest = files.read_json(paths.data_manifest(work), made_by="make data")
+    return model == backbones.EMBEDDED or bool(manifest["smoke"])
+
+
 def report(summaries: list[Row], model: str) -> Iterator[str]:
     """The lines one should see: a table, then the ids of what was lost."""
     yield f"{model}: rows kept / dropped / cut, and length in tokens"
-    yield f"  {'set':<32}{'rows':>8}{'kept':>8}{'dropped':>9}{'cut':>6}" + "".join(
+    yield f"  {'set':<32}{'rows':>8}{'kept':>8}{'dropped':>9}{'cut':>6}{'forged':>8}" + "".join(
         f"{'max' if q == 1 else f'p{q * 100:.0f}':>8}" for q in QUANTILES
     )
     for summary in summaries:
@@ -189,6 +197,7 @@ def report(summaries: list[Row], model: str) -> Iterator[str]:
             continue
         counts = f"{summary['rows']:>8,}{summary['kept']:>8,}"
         counts += f"{len(summary['dropped']):>9,}{len(summary['cut']):>6,}"
+        counts += f"{len(summary['forged']):>8,}"
         lengths = "".join(f"{summary['tokens'][q]:>8,}" for q in QUANTILES)
         yield f"  {summary['set']:<32}{counts}{lengths}"
     for summary in summaries:
@@ -219,12 +228,13 @@ def main(argv: list[str]) -> int:
         "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
     )
     parser.add_argument("--work", type=Path, default=Path(), help="root of the built sets")
-    parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help="default: one for each core"
-    )
+    parser.add_argument("--processes", type=cli.optional_count, help="default: one for each core")
     arguments = parser.parse_args(argv)
-    summaries = check(arguments.model, arguments.work, arguments.processes)
+    processes = arguments.processes or os.cpu_count() or 1
+    summaries = check(arguments.model, arguments.work, processes)
     print("\n".join(report(summaries, arguments.model)))
     lossless = all(s["kept"] == s["rows"] for s in summaries if "absent" not in s)
+    if model_or_corpus_is_smoke(arguments.model, arguments.work):
+        print("SMOKE: embedded model or sample corpus; the lengths are of no real training")
     print("ok: nothing dropped, nothing cut" if lossless else "FAILED: rows are lost (see above)")
     return 0 if lossless else 1

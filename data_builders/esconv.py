@@ -72,6 +72,8 @@ def _rows(path: Path) -> Iterator[Any]:
 def _parse(text: str, path: Path, line: int = 1) -> Any:
     try:
         return json.loads(text)
+    except RecursionError:
+        raise CorpusError(f"{path} is nested too deeply to be a corpus") from None
     except json.JSONDecodeError as error:
         raise CorpusError(
             f"{path} is neither a JSON array nor JSON lines, or is incomplete "
@@ -80,18 +82,17 @@ def _parse(text: str, path: Path, line: int = 1) -> Any:
 
 
 def _detect(path: Path, number: int, row: Any) -> Layout:
-    try:
-        first = row["dialog"][0]
-        return next(
-            layout
-            for layout in LAYOUTS
-            if layout.text in first and first["speaker"] in layout.roles
-        )
-    except (KeyError, IndexError, TypeError, StopIteration):
-        known = "; ".join(f"{x.name}: {'/'.join(x.roles)}, {x.text!r}" for x in LAYOUTS)
-        raise CorpusError(
-            f"{path.name}, dialogue {number}: not a layout of ESConv (known: {known})"
-        ) from None
+    said = row.get("dialog") if isinstance(row, dict) else None
+    utterances = [item for item in said if isinstance(item, dict)] if isinstance(said, list) else []
+    # The first utterance that is whole tells: what is wrong with another is reported as its fault.
+    for item in utterances:
+        for layout in LAYOUTS:
+            if layout.text in item and str(item.get("speaker")) in layout.roles:
+                return layout
+    if said == []:
+        raise CorpusError(f"{path.name}, dialogue {number}: the dialogue is empty")
+    known = "; ".join(f"{x.name}: {'/'.join(x.roles)}, {x.text!r}" for x in LAYOUTS)
+    raise CorpusError(f"{path.name}, dialogue {number}: not a layout of ESConv (known: {known})")
 
 
 def _dialogue(row: Any, layout: Layout, position: int, where: str) -> Dialogue:
@@ -131,9 +132,12 @@ def _utterance(item: Any, layout: Layout, where: str) -> Utterance:
     text = " ".join(item[layout.text].split())
     if not text:
         raise CorpusError(f"{where}: the utterance is empty")
+    if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise CorpusError(f"{where}: half of a surrogate pair, which is no text")
     if role is Role.SEEKER:
         return Utterance(role, text)
-    label = item.get("strategy") or (item.get("annotation") or {}).get("strategy")
+    annotation = item.get("annotation")
+    label = annotation.get("strategy") if isinstance(annotation, dict) else item.get("strategy")
     strategy = parse(label) if isinstance(label, str) else None
     if strategy is None:
         raise CorpusError(f"{where}: unknown strategy {label!r}")

@@ -9,6 +9,9 @@ from data_builders.turns import CONSECUTIVE
 from esc import cli, forms, prompts
 from esc.files import Row, sha256
 
+FORMAT = 1
+"""Raised with every change of the rules, so that sets built before it are built anew."""
+
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
@@ -29,6 +32,7 @@ class BuildOptions:
         """Everything that decides the bytes of the sets, under the names a user knows."""
         texts = [sha256(prompts.source(forms.TEMPLATES, name)) for name in forms.PROMPTS]
         return {
+            "format": FORMAT,
             "ESCONV": corpus,
             "SPLIT": split,
             "LIMIT": self.limit,

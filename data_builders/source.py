@@ -5,6 +5,7 @@ Whatever it is, its files are kept in ``data/corpus``, so that a later build nee
 
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ WAYS_OUT = (
     "files, or FailedESConv.json), or connect this machine to the network so that it can be "
     "downloaded"
 )
+# Not a file name: a path that was mistyped must not be looked up on the hub.
+_HUB_NAME = re.compile(r"[\w-]+/[\w-]+")
 # The order in which the Hugging Face files follow one another.
 _HF_ORDER = ("train", "valid", "test")
 
@@ -54,7 +57,7 @@ def locate(named: str | None, work: Path) -> Source:
         return Source((path,), path.name)
     if path.is_dir():
         return Source(_in_folder(path), path.resolve().name)
-    if named.count("/") == 1 and not named.startswith((".", "/")):
+    if _HUB_NAME.fullmatch(named):
         return _from_hub(named, work)
     raise CorpusError(f"ESCONV={named}: no such file or folder; {WAYS_OUT}")
 
@@ -64,7 +67,7 @@ def keep(source: Source, work: Path) -> None:
     folder = paths.corpus(work)
     if all(path.parent == folder for path in source.files):
         return
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    fresh = folder.with_name(f".{folder.name}{files.TEMPORARY}")
     fresh.mkdir(parents=True)
     try:
         for path in source.files:
@@ -87,18 +90,25 @@ def _kept(work: Path) -> Source | None:
         return None
     note = files.read_json(folder / "source.json")
     kept = Source(tuple(folder / name for name in note["files"]), note["origin"])
-    return kept if all(path.is_file() for path in kept.files) else None
+    lost = [path for path in kept.files if not path.is_file()]
+    if lost and not kept.origin.startswith("http"):
+        raise CorpusError(f"{lost[0]}, kept from {kept.origin}, is gone; {WAYS_OUT}")
+    return None if lost else kept
 
 
 def _in_folder(folder: Path) -> tuple[Path, ...]:
     official = folder / "ESConv.json"
     if official.is_file():
         return (official,)
-    lines = [p for p in sorted(folder.iterdir()) if p.suffix in (".txt", ".jsonl", ".json")]
-    ordered = [p for part in _HF_ORDER for p in lines if part in p.stem]
-    if not ordered:
-        raise CorpusError(f"{folder} holds neither ESConv.json nor the train/valid/test files")
-    return tuple(ordered)
+    lines = [p for p in sorted(folder.iterdir()) if p.suffix in (".txt", ".jsonl")]
+    parts = [[p for p in lines if part in p.stem] for part in _HF_ORDER]
+    if any(len(found) != 1 for found in parts):
+        names = ", ".join(p.name for found in parts for p in found) or "none"
+        raise CorpusError(
+            f"{folder} holds neither ESConv.json nor one file each for train, valid and test, "
+            f".txt or .jsonl (found: {names})"
+        )
+    return tuple(found[0] for found in parts)
 
 
 def _from_hub(name: str, work: Path) -> Source:

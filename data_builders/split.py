@@ -100,9 +100,12 @@ def assign(dialogues: Sequence[Dialogue], spec: str) -> dict[str, str]:
 
 
 def _seeded(dialogues: Sequence[Dialogue], seed: int) -> dict[str, str]:
-    """A seeded 8:1:1 split; dialogues with nearly the same situation stay on one side."""
+    """A seeded 8:1:1 split; one dialogue or nearly one situation stays on one side."""
     groups: dict[int, list[int]] = {index: [index] for index in range(len(dialogues))}
-    for first, second, _ in similar.pairs([dialogue.situation for dialogue in dialogues]):
+    seen: dict[str, int] = {}
+    twins = [(seen.setdefault(fingerprint(d), index), index) for index, d in enumerate(dialogues)]
+    alike = [(one, other) for one, other, _ in similar.pairs([d.situation for d in dialogues])]
+    for first, second in twins + alike:
         if groups[first] is not groups[second]:
             groups[first] += groups[second]
             for index in groups[second]:

@@ -1,5 +1,7 @@
 """Running a step from the command line: one clear line for a mistake, a fixed exit code."""
 
+from __future__ import annotations
+
 import argparse
 import errno
 import sys
@@ -49,6 +51,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         return INTERRUPTED
     except PermissionError as error:
         message = f"no permission to use {error.filename}; choose another WORK or change its owner"
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        message = f"{error.filename}: {(error.strerror or 'cannot be used').lower()}"
     except OSError as error:
         # A full disk can meet any write; every other OSError here is a bug and keeps its traceback.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from esc.exceptions import EscError
 
 Row = dict[str, Any]
 
-_TEMPORARY = ".tmp"
+TEMPORARY = ".tmp"
+"""Ending of what is half-written; `exclusive` removes what a killed writer left of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +33,38 @@ class FileFacts:
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under ``path`` only when the block ends without an error."""
+    """A binary file that appears under ``path`` only when the block ends without an error.
+
+    A file that was there keeps its mode; a link keeps pointing at what is replaced.
+    """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
+    descriptor, name = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink()
         raise
 
 
+def _umask() -> int:
+    """The process's mask of file modes, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[int]:
     """The only process that writes in ``folder`` through this kit while the block runs.
 
+    Yields the lock's descriptor: a child that inherits it holds the lock beyond our own death.
     Removes what a killed writer left half-written there. Raises EscError if another process is at
     work, or the folder cannot be made.
     """
@@ -64,9 +78,12 @@ def exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise EscError(f"another process is writing in {folder}; wait for it to end") from None
-        for path in folder.glob(f".*{_TEMPORARY}"):
-            path.unlink()
-        yield
+        for path in list(folder.rglob(f".*{TEMPORARY}")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        yield lock.fileno()
 
 
 def write_text(path: Path, text: str) -> None:

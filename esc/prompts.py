@@ -10,8 +10,13 @@ from esc.exceptions import EscError
 
 
 def source(folder: Path, name: str) -> Path:
-    """The file behind prompt ``name``: ``$PROMPTS_DIR/name`` if it exists, else ``folder/name``."""
+    """The file behind prompt ``name``: ``$PROMPTS_DIR/name`` if it exists, else ``folder/name``.
+
+    Raises EscError where PROMPTS_DIR is set and no folder.
+    """
     override = os.environ.get("PROMPTS_DIR")
+    if override and not Path(override).is_dir():
+        raise EscError(f"PROMPTS_DIR={override} is no folder")
     if override and (Path(override) / name).is_file():
         return Path(override) / name
     return folder / name
@@ -20,7 +25,7 @@ def source(folder: Path, name: str) -> Path:
 @cache
 def _compile(path: Path) -> Template:
     environment = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
-    return environment.from_string(path.read_text(encoding="utf-8").strip())
+    return environment.from_string(path.read_text(encoding="utf-8"))
 
 
 def render(folder: Path, name: str, **variables: object) -> str:
@@ -30,6 +35,6 @@ def render(folder: Path, name: str, **variables: object) -> str:
     """
     path = source(folder, name)
     try:
-        return _compile(path).render(**variables)
-    except (OSError, TemplateError) as error:
+        return _compile(path).render(**variables).strip()
+    except (OSError, UnicodeDecodeError, TemplateError) as error:
         raise EscError(f"prompt {path.name}: {error}") from error

@@ -43,6 +43,8 @@ _STEMS: dict[PsychError, re.Pattern[str]] = {
     PsychError.TEMPLATE_RESPONSE: re.compile(r"\btemplate"),
     PsychError.EMOTION_MISREAD: re.compile(r"\bmis(read|interpret)\w*|\bemotion\w* .*\bmisread"),
 }
+# "No lack of empathy" names an error only to deny it; "no empathy" is the error itself.
+_DENIED = re.compile(r"^(no|not|without|never)\b(?! empath)")
 _WHOLE: dict[str, PsychError] = {
     "other": PsychError.OTHER,
     "others": PsychError.OTHER,
@@ -50,6 +52,8 @@ _WHOLE: dict[str, PsychError] = {
     "none": PsychError.NONE,
     "no error": PsychError.NONE,
     "no errors": PsychError.NONE,
+    "no psychological error": PsychError.NONE,
+    "no empathy error": PsychError.NONE,
     "n a": PsychError.NONE,
     "na": PsychError.NONE,
     "not applicable": PsychError.NONE,
@@ -57,12 +61,14 @@ _WHOLE: dict[str, PsychError] = {
 
 
 def parse(text: str) -> PsychError | None:
-    """The error that ``text`` names, or None where it names none or more than one.
+    """The error that ``text`` names, or None where it names none, denies one, or names several.
 
     Case, punctuation, word order and additions do not matter (``Mismatched Strategy``).
     """
     key = " ".join(re.findall(r"[a-z]+", text.casefold()))
     if key in _WHOLE:
         return _WHOLE[key]
+    if _DENIED.match(key):
+        return None
     found = [error for error, stems in _STEMS.items() if stems.search(key)]
     return found[0] if len(found) == 1 else None

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from esc import cli, files, paths
+from esc.exceptions import EscError
+from esc.forms import TASKS
 
 REPEATS = 3
 BARE_COST = """
@@ -37,7 +39,7 @@ print(time.perf_counter() - begin)
 
 def build(corpus: Path, work: Path) -> dict[str, Any]:
     """Seconds, ratio, rows a second and peak memory of a full build of ``corpus``."""
-    sets = [str(work / paths.sft_file(t, s)) for t in ("sp", "rg", "vanilla") for s in paths.SPLITS]
+    sets = [str(work / paths.sft_file(t, s)) for t in TASKS for s in paths.SPLITS]
     command = [sys.executable, "-m", "data_builders", "build", "--esconv", str(corpus)]
     built: list[float] = []
     bare: list[float] = []
@@ -80,7 +82,11 @@ def check(work: Path, rows: int) -> dict[str, Any]:
 
 
 def _run(command: list[str]) -> str:
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise EscError(f"{' '.join(command[1:4])} failed: {reason.removeprefix('error: ')}")
+    return done.stdout
 
 
 def main(argv: list[str]) -> None:
@@ -92,6 +98,8 @@ def main(argv: list[str]) -> None:
         "--esconv", type=cli.optional, help="corpus file; default: the sample corpus"
     )
     esconv = parser.parse_args(argv).esconv
+    if esconv and not Path(esconv).is_file():
+        raise EscError(f"ESCONV={esconv}: no such file; the bench takes ESConv.json itself")
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         measured = build(Path(esconv) if esconv else paths.SAMPLE, work)

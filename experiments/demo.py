@@ -6,16 +6,14 @@ Runs the same make targets a user runs, with the embedded model and the sample c
 Each stage does nothing where it is done, so the same command goes on after an interruption.
 """
 
-import os
 import subprocess
 import time
 from pathlib import Path
 
-from esc import cli, files
+from esc import cli, files, paths
+from esc.backbones import EMBEDDED
 from esc.exceptions import EscError
 
-MODEL = "smollm2-135m"
-WORK = Path("demo")
 STAGES = (
     ("model", "the embedded model, SmolLM2-135M"),
     ("data", "turn-level sets for planner, generator and entangled model"),
@@ -28,9 +26,9 @@ LIMIT = "4"
 TRAIN_ARGS = "num_train_epochs=1.0 gradient_accumulation_steps=4"
 
 
-def run(esconv: str) -> None:
-    """Run all stages; EscError names the one that failed and its command."""
-    variables = [f"MODEL={MODEL}", f"WORK={WORK}", f"ESCONV={esconv}", f"LIMIT={LIMIT}"]
+def run(esconv: str, work: Path) -> None:
+    """Run all stages in ``work``; EscError names the one that failed and its command."""
+    variables = [f"MODEL={EMBEDDED}", f"WORK={work}", f"ESCONV={esconv}", f"LIMIT={LIMIT}"]
     times: list[tuple[str, str, float]] = []
     for number, (target, what) in enumerate(STAGES, start=1):
         print(f"\n=== {number}/{len(STAGES)} {target}: {what}", flush=True)
@@ -41,15 +39,15 @@ def run(esconv: str) -> None:
                 f"stage {target} failed (its output is above); 'make demo' goes on there"
             )
         times.append((target, what, time.monotonic() - begin))
-    print("\n".join(summary(times)))
+    print("\n".join(summary(times, work)))
 
 
-def summary(times: list[tuple[str, str, float]]) -> list[str]:
+def summary(times: list[tuple[str, str, float]], work: Path) -> list[str]:
     """The closing lines: stages with their seconds, adapters with their losses, what to do next."""
     lines = ["", "=== done"]
     lines += [f"  {target:<11} {seconds:6.0f} s  {what}" for target, what, seconds in times]
     for task in ("sp", "rg"):
-        folder = WORK / "saves" / MODEL / f"{task}_sft"
+        folder = work / paths.adapter(EMBEDDED, task, "sft")
         facts = files.read_json(folder / "run.json")
         first, last = facts["first_loss"], facts["last_loss"]
         lines.append(f"  adapter     {folder}  (SMOKE: loss {first:.2f} -> {last:.2f})")
@@ -62,7 +60,10 @@ def summary(times: list[tuple[str, str, float]]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """Command line of the step."""
-    cli.parser(
+    parser = cli.parser(
         prog="python -m experiments demo", description=__doc__, examples="  make demo"
-    ).parse_args(argv)
-    run(os.environ.get("ESCONV") or "sample")
+    )
+    parser.add_argument("--work", type=Path, default=Path("demo"), help="root of what is generated")
+    parser.add_argument("--esconv", type=cli.optional, help="corpus; default: the sample corpus")
+    arguments = parser.parse_args(argv)
+    run(arguments.esconv or "sample", arguments.work)

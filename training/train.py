@@ -9,6 +9,7 @@ other options. The recipes also run without this step, with ``llamafactory-cli t
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,10 +32,12 @@ OPTIONS = "options.json"
 DONE = "run.json"
 RECIPE = "recipe.yaml"
 STATE = "trainer_state.json"
+LOG = "trainer_log.jsonl"
 CURVE = "training_loss.png"
 WEIGHTS = "adapter_model.safetensors"
 
-_SET_BY_WORK = {"adapter_name_or_path", "dataset_dir", "output_dir"}
+_LEFT_BY_A_FAILED_START = {OPTIONS, RECIPE, LOG}
+_SET_BY_MAKE = {"adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "stage"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Training:
     stage: str
     work: Path
     processes: int
-    """Training processes, each with a GPU of its own where there are any."""
+    """Training processes of this node, each with a GPU of its own where there are any."""
     overrides: tuple[str, ...]
     """Extra ``key=value`` for LLaMA-Factory; they win over everything."""
 
@@ -69,8 +72,11 @@ def recipe_for(training: Training) -> Row:
     if training.stage == "dpo":
         settings["adapter_name_or_path"] = str(training.work / settings["adapter_name_or_path"])
     extra = _parsed(training.overrides)
-    if fixed := _SET_BY_WORK & extra.keys():
-        raise EscError(f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}; use WORK=folder")
+    if fixed := _SET_BY_MAKE & extra.keys():
+        raise EscError(
+            f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the target and WORK=folder do; "
+            "llamafactory-cli train takes any"
+        )
     if settings.get("use_cpu") and _cpu_has_bf16():
         settings["bf16"] = True
     settings |= extra
@@ -79,10 +85,20 @@ def recipe_for(training: Training) -> Row:
             raise EscError(f"TRAIN_ARGS: {key}={settings[key]} is not a whole number of at least 1")
     if "gradient_accumulation_steps" not in extra:
         per_device = settings["per_device_train_batch_size"]
-        settings["gradient_accumulation_steps"] = accumulation(per_device, training.processes)
+        settings["gradient_accumulation_steps"] = accumulation(per_device, _world(training))
+    if training.processes > 1 and any(letter.isspace() for letter in str(training.work)):
+        raise EscError(
+            f"WORK={str(training.work)!r} holds a blank, at which LLaMA-Factory splits torchrun's "
+            "command; choose another WORK or NPROC=1"
+        )
     if settings.get("use_cpu") and training.processes > 1:
         settings["ddp_backend"] = "gloo"
     return settings
+
+
+def _world(training: Training) -> int:
+    """Training processes on all nodes; NNODES is the launcher's own variable."""
+    return training.processes * int(os.environ.get("NNODES", "1"))
 
 
 def _parsed(overrides: tuple[str, ...]) -> Row:
@@ -132,26 +148,32 @@ def stamp(training: Training, settings: Row) -> Row:
     batch = (
         settings["per_device_train_batch_size"]
         * settings["gradient_accumulation_steps"]
-        * training.processes
+        * _world(training)
     )
     return made_from | {
-        "TRAIN_ARGS": " ".join(training.overrides) or None,
         "training set": files.sha256(data),
         "batch": batch,
         "recipe": {key: value for key, value in settings.items() if key not in _NOT_DECISIVE},
     }
 
 
-# Where things lie, how a run is logged and spread: with the same batch, the same adapter.
+# Where things lie, how a run is logged, computed and spread. The batch is stamped by itself.
 _NOT_DECISIVE = {
     "adapter_name_or_path",
-    "bf16",
+    "bf16",  # set by what the machine can do
+    "dataloader_num_workers",
     "dataset_dir",
     "ddp_backend",
+    "ddp_timeout",
+    "disable_gradient_checkpointing",
     "gradient_accumulation_steps",
     "logging_steps",
     "output_dir",
+    "overwrite_cache",
     "per_device_train_batch_size",
+    "plot_loss",
+    "preprocessing_num_workers",
+    "report_to",
     "save_steps",
     "save_total_limit",
 }
@@ -165,16 +187,16 @@ def _flat(options: Row) -> Row:
 def guard_options(output: Path, options: Row) -> None:
     """Raise OptionsDiffer where ``output`` was begun with other options; else leave the stamp.
 
-    A folder without adapter or checkpoint is what a failed start left, and is emptied.
+    A folder that holds only what a failed start leaves takes the new options.
     """
     path = output / OPTIONS
-    if not (any(output.glob("checkpoint-*")) or any(output.glob("adapter_*"))):
-        shutil.rmtree(output, ignore_errors=True)
+    if {item.name for item in output.glob("*")} <= _LEFT_BY_A_FAILED_START:
+        (output / LOG).unlink(missing_ok=True)
         files.write_json(path, options)
         return
     ways_out = "use another WORK=folder, or FORCE=1 to delete it and train anew"
     if not path.is_file():
-        raise OptionsDiffer(f"{output} holds an adapter trained without this kit; {ways_out}")
+        raise OptionsDiffer(f"{output} holds files that this kit did not make; {ways_out}")
     changed = files.differences(_flat(files.read_json(path)), _flat(options))
     if changed:
         raise OptionsDiffer(
@@ -195,13 +217,13 @@ def train(training: Training, *, force: bool) -> Row:
     """
     settings = recipe_for(training)
     options = stamp(training, settings)
-    with files.exclusive(training.output.with_name(f".{training.output.name}")):
+    with files.exclusive(training.output.with_name(f".{training.output.name}")) as lock:
         if force:
             shutil.rmtree(training.output, ignore_errors=True)
-        return _train(training, settings, options)
+        return _train(training, settings, options, lock)
 
 
-def _train(training: Training, settings: Row, options: Row) -> Row:
+def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
     guard_options(training.output, options)
     done = training.output / DONE
     if done.is_file():
@@ -210,13 +232,26 @@ def _train(training: Training, settings: Row, options: Row) -> Row:
         return facts
     recipe = training.output / RECIPE
     files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    seconds = _launch(recipe, training, settings)
+    drop_torn_checkpoints(training.output)
+    seconds = _launch(recipe, training, settings, lock)
     facts = {"seconds": round(seconds, 1), "smoke": _is_smoke(training)} | _losses(training.output)
     files.write_json(done, facts)
     return facts
 
 
-def _launch(recipe: Path, training: Training, settings: Row) -> float:
+def drop_torn_checkpoints(output: Path) -> None:
+    """Delete checkpoints that a kill left half-written: LLaMA-Factory would choose the newest.
+
+    The trainer writes a checkpoint's state last.
+    """
+    for checkpoint in output.glob("checkpoint-*"):
+        try:
+            files.read_json(checkpoint / STATE)
+        except EscError:
+            shutil.rmtree(checkpoint)
+
+
+def _launch(recipe: Path, training: Training, settings: Row, lock: int) -> float:
     program = Path(sys.executable).with_name("llamafactory-cli")
     # LLaMA-Factory looks torchrun up on the PATH, which an environment not activated is not on.
     search = os.pathsep.join([str(program.parent), os.environ.get("PATH", os.defpath)])
@@ -233,11 +268,12 @@ def _launch(recipe: Path, training: Training, settings: Row) -> float:
     command = [str(program), "train", str(recipe)]
     print("running: " + " ".join([program.name, *command[1:]]), flush=True)
     begin = time.monotonic()
-    result = subprocess.run(command, env=environment, check=False)
+    # The training holds the lock too: it outlives this process when only this one is killed.
+    result = subprocess.run(command, env=environment, check=False, pass_fds=[lock])
     if result.returncode:
         raise EscError(
             f"LLaMA-Factory stopped with exit code {result.returncode} (its output is above); "
-            "the same command goes on from the newest checkpoint"
+            "the same command goes on from the newest checkpoint, if there is one"
         )
     return time.monotonic() - begin
 
@@ -248,27 +284,51 @@ def _is_smoke(training: Training) -> bool:
 
 
 def _losses(output: Path) -> dict[str, Any]:
-    history = files.read_json(output / STATE)["log_history"]
-    losses = [row["loss"] for row in history if "loss" in row]
+    state = files.read_json(output / STATE)
+    history = state["log_history"]
+    # A run shorter than its logging interval has the mean loss alone.
+    losses = [row["loss"] for row in history if "loss" in row] or [
+        row["train_loss"] for row in history if "train_loss" in row
+    ]
     if not losses:
         raise EscError(f"{output / STATE} shows no training step; is the training set empty?")
-    return {"steps_logged": len(losses), "first_loss": losses[0], "last_loss": losses[-1]}
+    return {"steps": state["global_step"], "first_loss": losses[0], "last_loss": losses[-1]}
 
 
 def report(training: Training, facts: Row) -> str:
     """The adapter, the loss curve and the next command."""
-    work = "" if training.work == Path() else f" WORK={training.work}"
-    following = {"sp": "sft-rg", "rg": "sft-vanilla", "vanilla": "check-data"}[training.task]
     lines = [
         f"adapter     {training.output}",
         f"loss        {facts['first_loss']:.4f} -> {facts['last_loss']:.4f} "
-        f"in {facts['steps_logged']} logged steps, {facts['seconds']:,.0f} s",
+        f"in {facts['steps']} steps, {facts['seconds']:,.0f} s",
         f"loss curve  {training.output / CURVE}",
-        f"next        make {following} MODEL={training.model}{work}",
+        f"next        {_next(training)}",
     ]
     if facts["smoke"]:
         lines.append("SMOKE       embedded model or sample corpus: it runs, it is no result")
     return "\n".join(lines)
+
+
+def _next(training: Training) -> str:
+    """The command a user most likely wants now, with the same options."""
+    if training.task == "vanilla" or training.stage == "dpo":
+        backbone = backbones.get(training.model)
+        return (
+            f"llamafactory-cli chat model_name_or_path={backbone.path} "
+            f"adapter_name_or_path={training.output} template={backbone.template}"
+        )
+    options = files.read_json(training.output / OPTIONS)
+    variables = {
+        "MODEL": training.model,
+        "WORK": None if training.work == Path() else training.work,
+        "SPLIT": options.get("SPLIT"),
+        "LIMIT": options.get("LIMIT"),
+        "CONSECUTIVE": options.get("CONSECUTIVE"),
+        "TRAIN_ARGS": " ".join(training.overrides) or None,
+    }
+    target = {"sp": "sft-rg", "rg": "sft-vanilla"}[training.task]
+    given = [shlex.quote(f"{k}={v}") for k, v in variables.items() if v is not None]
+    return " ".join(["make", target, *given])
 
 
 def main(argv: list[str]) -> None:

@@ -11,8 +11,8 @@ from corpora import release_row
 
 from data_builders import build, options
 from data_builders.sft import ROWS
-from esc import files, paths
-from esc.exceptions import CorpusError
+from esc import files, forms, paths
+from esc.exceptions import CorpusError, EscError
 
 DEFAULT = options.BuildOptions()
 
@@ -141,6 +141,40 @@ def test_a_faulty_corpus_leaves_the_old_sets_whole(small_corpus, tmp_path):
     with pytest.raises(CorpusError):
         made(bad, tmp_path)
     assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
+
+
+def test_a_clash_in_the_registry_leaves_the_old_sets_whole(small_corpus, tmp_path):
+    made(small_corpus, tmp_path, options.BuildOptions(limit=1))
+    before = contents(tmp_path)
+    files.write_json(tmp_path / paths.REGISTRY, {"esc_sp_sft": {"file_name": "mine.json"}})
+    with pytest.raises(EscError, match="nothing was changed"):
+        made(small_corpus, tmp_path, options.BuildOptions(limit=2))
+    assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
+
+
+def test_a_deleted_registry_comes_back(small_corpus, tmp_path):
+    made(small_corpus, tmp_path)
+    (tmp_path / paths.REGISTRY).unlink()
+    made(small_corpus, tmp_path)
+    assert (tmp_path / paths.REGISTRY).is_file()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_broken_manifest_counts_as_not_built(small_corpus, tmp_path, content):
+    manifest = made(small_corpus, tmp_path)
+    paths.data_manifest(tmp_path).write_text(content)
+    assert made(small_corpus, tmp_path) == manifest
+
+
+def test_other_prompts_rebuild_the_sets(small_corpus, tmp_path, monkeypatch):
+    before = made(small_corpus, tmp_path)["options"]["prompts"]
+    (tmp_path / "sp_system.j2").write_text("plan")
+    monkeypatch.setenv("PROMPTS_DIR", str(tmp_path))
+    forms.sp_system.cache_clear()
+    after = made(small_corpus, tmp_path)["options"]["prompts"]
+    row = next(files.read_jsonl(tmp_path / paths.sft_file("sp", "train")))
+    forms.sp_system.cache_clear()
+    assert before != after and row["system"] == "plan"
 
 
 def test_a_full_disk_leaves_the_old_sets_whole(small_corpus, tmp_path):

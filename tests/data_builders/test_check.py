@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from data_builders import check, registry
+from data_builders import build, check, options, registry
 from esc import backbones, files, paths
 from esc.exceptions import EscError
 
@@ -80,11 +80,11 @@ def test_the_sample_corpus_passes_whole(run, model, sample_work):
     shown = run("-m", "data_builders", "check", "--work", str(sample_work), "--processes", "1")
     assert shown.returncode == 0, shown.stderr
     assert "ok: nothing dropped, nothing cut" in shown.stdout
-    assert shown.stdout.count("absent") == 3
+    assert shown.stdout.count("absent") == 3 and "SMOKE" in shown.stdout
 
 
-def test_a_lost_row_fails_the_check_and_is_named(run, model, sample_work, tmp_path):
-    registry.write_for(tmp_path)
+def test_a_lost_row_fails_the_check_and_is_named(run, model, small_corpus, tmp_path):
+    build.build(str(small_corpus), tmp_path, options.BuildOptions(limit=1))
     with files.atomic_writer(tmp_path / paths.sft_file("rg", "test")) as stream:
         stream.write(json.dumps(RG | {"output": None, "id": "9-9"}).encode() + b"\n")
     shown = run("-m", "data_builders", "check", "--work", str(tmp_path), "--processes", "1")
@@ -110,9 +110,16 @@ def test_a_registry_that_lacks_a_set_is_refused(tmp_path):
         check.check(backbones.EMBEDDED, tmp_path, 1)
 
 
+def test_a_missing_sft_set_fails_the_check(small_corpus, tmp_path):
+    build.build(str(small_corpus), tmp_path, options.BuildOptions(limit=1))
+    (tmp_path / paths.sft_file("sp", "test")).unlink()
+    with pytest.raises(EscError, match="esc_sp_sft_test not built"):
+        check.check(backbones.EMBEDDED, tmp_path, 1)
+
+
 def test_nothing_built_is_said_so(tmp_path):
     registry.write_for(tmp_path)
-    with pytest.raises(EscError, match="run 'make data' first"):
+    with pytest.raises(EscError, match=r"not built .* run 'make data'"):
         check.check(backbones.EMBEDDED, tmp_path, 1)
 
 

@@ -78,6 +78,14 @@ def broken(change):
             lambda row: row["dialog"][2].pop("content"),
             "bad.json, dialogue 1, utterance 2: no 'content' text",
         ),
+        (
+            lambda row: row["dialog"][1].update(annotation="Question"),
+            "bad.json, dialogue 1, utterance 1: unknown strategy None",
+        ),
+        (
+            lambda row: row["dialog"][2].update(content="a \ud83d"),
+            "bad.json, dialogue 1, utterance 2: half of a surrogate pair",
+        ),
         (lambda row: row["dialog"].clear(), "bad.json, dialogue 1: the dialogue is empty"),
         (lambda row: row.pop("dialog"), "bad.json, dialogue 1: no 'dialog' list"),
         (
@@ -88,8 +96,12 @@ def broken(change):
 )
 def test_a_fault_is_named_by_file_dialogue_and_utterance(tmp_path, change, message):
     path = tmp_path / "bad.json"
-    path.write_text(json.dumps(broken(change)))
+    good, bad = broken(change)
+    path.write_text(json.dumps([good, bad]))
     with pytest.raises(CorpusError, match=message):
+        esconv.load([path])
+    path.write_text(json.dumps([bad, good]))
+    with pytest.raises(CorpusError, match=r"bad\.json, dialogue 0"):
         esconv.load([path])
 
 
@@ -97,6 +109,7 @@ def test_a_fault_is_named_by_file_dialogue_and_utterance(tmp_path, change, messa
     ("content", "message"),
     [
         ("", "no dialogues"),
+        ("[" * 100_000, "nested too deeply"),
         ("[]", "no dialogues"),
         ('[{"dialog": [', r"incomplete \(line 1"),
         ("hello", "neither a JSON array nor JSON lines"),

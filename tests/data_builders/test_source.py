@@ -114,10 +114,20 @@ def test_keeping_another_corpus_replaces_the_one_before(tmp_path, small_corpus):
     assert {p.name for p in paths.corpus(tmp_path).iterdir()} == {"small.json", "source.json"}
 
 
-def test_a_kept_corpus_that_lost_a_file_is_fetched_anew(
-    server, tmp_path, small_corpus, monkeypatch
-):
+def test_a_kept_corpus_of_the_user_that_lost_its_file_is_not_replaced(tmp_path, small_corpus):
     source.keep(source.locate(str(small_corpus), tmp_path), tmp_path)
     (paths.corpus(tmp_path) / "small.json").unlink()
-    monkeypatch.setenv(source.URL_VARIABLE, f"{server}/ESConv.json")
-    assert source.locate(None, tmp_path).files[0].read_bytes() == CORPUS
+    with pytest.raises(CorpusError, match=r"kept from small\.json, is gone; give the corpus"):
+        source.locate(None, tmp_path)
+
+
+def test_a_mistyped_path_is_not_looked_up_on_the_hub(tmp_path):
+    with pytest.raises(CorpusError, match="no such file or folder"):
+        source.locate("corpora/ESConv.json", tmp_path)
+
+
+def test_a_folder_with_two_files_for_one_part_is_refused(tmp_path):
+    for name in ("test.txt", "train.txt", "train.jsonl", "valid.txt"):
+        (tmp_path / name).write_bytes(CORPUS)
+    with pytest.raises(CorpusError, match="one file each for train, valid and test"):
+        source.locate(str(tmp_path), tmp_path)

@@ -41,6 +41,12 @@ def test_a_seeded_split_keeps_near_identical_situations_on_one_side():
     assert set(splits.values()) == set(SPLITS)
 
 
+def test_a_seeded_split_keeps_identical_dialogues_on_one_side():
+    pairs = zip(corpus(60), corpus(30) * 2, strict=True)
+    dialogues = [replace(one, utterances=twin.utterances) for one, twin in pairs]
+    assert not list(split.leaks(dialogues, split.assign(dialogues, "seed:42")))
+
+
 def test_the_leak_check_finds_a_dialogue_and_a_situation_on_two_sides():
     one, other, third = corpus(3)
     twin = replace(other, utterances=one.utterances)

@@ -17,6 +17,7 @@ def test_every_name_parses_in_any_case_and_punctuation(error):
         ("Lacking empathy", PsychError.LACK_OF_EMPATHY),
         ("Templated response", PsychError.TEMPLATE_RESPONSE),
         ("Misread emotion", PsychError.EMOTION_MISREAD),
+        ("No empathy", PsychError.LACK_OF_EMPATHY),
         ("Other Error", PsychError.OTHER),
         ("N/A", PsychError.NONE),
         ("No errors", PsychError.NONE),
@@ -26,6 +27,16 @@ def test_labels_as_judges_paraphrase_them_parse(label, error):
     assert parse(label) is error
 
 
-@pytest.mark.parametrize("text", ["", "Rudeness", "Lack of Empathy / Template Response", "empathy"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Rudeness",
+        "Lack of Empathy / Template Response",
+        "empathy",
+        "No lack of empathy",
+        "Not a template response",
+    ],
+)
 def test_an_unknown_or_a_double_label_is_none(text):
     assert parse(text) is None

@@ -43,13 +43,15 @@ def trained_on(model, sample_work, tmp_path_factory):
 
 
 def spans(labels, tokenizer):
-    """The decoded runs of labels that are not ignored, without the end-of-turn marks."""
+    """The decoded runs of labels that are not ignored; each ends with the end of its turn."""
     runs, run = [], []
     for label in [*labels, IGNORED]:
         if label != IGNORED:
             run.append(label)
         elif run:
-            runs.append(tokenizer.decode(run).removesuffix("\n").removesuffix("<|im_end|>"))
+            text = tokenizer.decode(run).removesuffix("\n")
+            assert text.endswith("<|im_end|>")
+            runs.append(text.removesuffix("<|im_end|>"))
             run = []
     return runs
 

@@ -128,18 +128,59 @@ def test_another_way_to_spread_the_same_batch_is_the_same_training(work):
     step.guard_options(output, step.stamp(asked, step.recipe_for(asked)))
 
 
+def test_how_a_run_is_logged_and_saved_does_not_bind_it(work):
+    begun(work, "seed=1", "max_steps=2")
+    given = ("max_steps=2", "seed=1", "save_steps=7", "disable_gradient_checkpointing=false")
+    step.guard_options(*stamped(work, *given))
+
+
 def test_a_failed_start_does_not_bind_the_folder(work):
     step.guard_options(*stamped(work))
     step.guard_options(*stamped(work, "learning_rate=1.0e-3"))
 
 
-def test_an_adapter_of_unknown_options_is_not_touched(work):
+def test_files_of_others_in_the_folder_are_not_touched(work):
     output, wanted = stamped(work)
     output.mkdir(parents=True)
-    (output / "adapter_model.safetensors").write_text("x")
-    with pytest.raises(OptionsDiffer, match="trained without this kit"):
+    (output / "notes.txt").write_text("x")
+    with pytest.raises(OptionsDiffer, match="this kit did not make"):
         step.guard_options(output, wanted)
-    assert (output / "adapter_model.safetensors").exists()
+    assert (output / "notes.txt").exists()
+
+
+def test_a_half_written_checkpoint_is_dropped_before_resuming(tmp_path):
+    for name, state in (("checkpoint-5", "{}"), ("checkpoint-10", None), ("checkpoint-15", "{")):
+        (tmp_path / name).mkdir()
+        if state is not None:
+            (tmp_path / name / "trainer_state.json").write_text(state)
+    step.drop_torn_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+def test_a_run_shorter_than_its_logging_interval_counts_as_trained(tmp_path):
+    state = {"global_step": 3, "log_history": [{"train_loss": 2.5, "step": 3}]}
+    files.write_json(tmp_path / "trainer_state.json", state)
+    assert step._losses(tmp_path) == {"steps": 3, "first_loss": 2.5, "last_loss": 2.5}
+
+
+def test_the_batch_counts_all_nodes(tmp_path, monkeypatch):
+    monkeypatch.setenv("NNODES", "2")
+    recipe = step.recipe_for(training(tmp_path, model="qwen2.5-7b", processes=4))
+    assert recipe["gradient_accumulation_steps"] == 4
+
+
+def test_a_blank_in_work_is_refused_for_several_processes(tmp_path):
+    with pytest.raises(EscError, match="holds a blank"):
+        step.recipe_for(training(tmp_path / "my work", processes=2))
+
+
+def test_the_next_command_carries_the_options(work):
+    build.build(None, work, options.BuildOptions(limit=2))
+    asked = training(work, "max_steps=1", "seed=2")
+    step.guard_options(*stamped(work, "max_steps=1", "seed=2"))
+    shown = step._next(asked)
+    assert shown.startswith(f"make sft-rg MODEL=smollm2-135m WORK={work} SPLIT=seed:42 LIMIT=2 ")
+    assert shown.endswith("'TRAIN_ARGS=max_steps=1 seed=2'")
 
 
 def command(work, *overrides, task="sp"):
@@ -167,13 +208,27 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_is_then_done(run, mod
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert re.search(r"Resuming training from .*checkpoint-\d", resumed.stdout + resumed.stderr)
     assert (output / "adapter_model.safetensors").is_file() and (output / step.CURVE).is_file()
-    assert files.read_json(output / step.DONE)["steps_logged"] == 10
+    assert files.read_json(output / step.DONE)["steps"] == 10
     for named in (str(output), step.CURVE, "make sft-rg", "SMOKE"):
         assert named in resumed.stdout
     again = run(*command(work, *QUICK))
     assert again.returncode == 0 and "nothing to do" in again.stdout
     other = run(*command(work, "max_steps=11"))
-    assert other.returncode == 2 and "TRAIN_ARGS" in other.stderr and other.stderr.count("\n") == 1
+    assert (
+        other.returncode == 2
+        and "recipe.max_steps 10 -> 11" in other.stderr
+        and other.stderr.count("\n") == 1
+    )
+
+
+@pytest.mark.slow
+def test_force_deletes_an_adapter_of_other_options_and_trains_anew(run, model, work):
+    quick = ("gradient_accumulation_steps=1", "max_steps=1")
+    output = begun(work, *quick, "seed=1")
+    forced = run(*command(work, *quick), "--force")
+    assert forced.returncode == 0, forced.stderr[-2000:]
+    assert files.read_json(output / step.DONE)["steps"] == 1
+    assert files.read_json(output / step.OPTIONS)["recipe"].get("seed") is None
 
 
 @pytest.mark.slow
