@@ -14,200 +14,22 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from esc import backbones, cli, files, paths
-from esc.exceptions import EscError, OptionsDiffer
+from esc.exceptions import EscError
 from esc.files import Row
 from esc.forms import TASKS
-from training.render import STAGES, accumulation
+from training.recipe import Training, recipe_for
+from training.render import STAGES
+from training.stamp import OPTIONS, RECIPE, guard_options, stamp
 
-OPTIONS = "options.json"
 DONE = "run.json"
-RECIPE = "recipe.yaml"
 STATE = "trainer_state.json"
-LOG = "trainer_log.jsonl"
 CURVE = "training_loss.png"
-WEIGHTS = "adapter_model.safetensors"
-
-_LEFT_BY_A_FAILED_START = {OPTIONS, RECIPE, LOG}
-_SET_BY_MAKE = {"adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "stage"}
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """One training that a user asks for."""
-
-    model: str
-    task: str
-    stage: str
-    work: Path
-    processes: int
-    """Training processes of this node, each with a GPU of its own where there are any."""
-    overrides: tuple[str, ...]
-    """Extra ``key=value`` for LLaMA-Factory; they win over everything."""
-
-    @property
-    def output(self) -> Path:
-        """The folder of the adapter."""
-        return self.work / paths.adapter(self.model, self.task, self.stage)
-
-
-def recipe_for(training: Training) -> Row:
-    """The recipe as it will run: WORK's paths, the batch for the processes, the overrides.
-
-    Raises EscError for an unknown model, an override of another form, or a batch that does not fit.
-    """
-    backbones.get(training.model)
-    path = paths.recipe(training.model, training.task, training.stage)
-    settings: Row = yaml.safe_load(path.read_text(encoding="utf-8"))
-    settings["dataset_dir"] = str(training.work)
-    settings["output_dir"] = str(training.output)
-    if training.stage == "dpo":
-        settings["adapter_name_or_path"] = str(training.work / settings["adapter_name_or_path"])
-    extra = _parsed(training.overrides)
-    if fixed := _SET_BY_MAKE & extra.keys():
-        raise EscError(
-            f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the target and WORK=folder do; "
-            "llamafactory-cli train takes any"
-        )
-    if settings.get("use_cpu") and _cpu_has_bf16():
-        settings["bf16"] = True
-    settings |= extra
-    for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-        if not isinstance(settings[key], int) or settings[key] < 1:
-            raise EscError(f"TRAIN_ARGS: {key}={settings[key]} is not a whole number of at least 1")
-    if "gradient_accumulation_steps" not in extra:
-        per_device = settings["per_device_train_batch_size"]
-        settings["gradient_accumulation_steps"] = accumulation(per_device, _world(training))
-    if training.processes > 1 and any(letter.isspace() for letter in str(training.work)):
-        raise EscError(
-            f"WORK={str(training.work)!r} holds a blank, at which LLaMA-Factory splits torchrun's "
-            "command; choose another WORK or NPROC=1"
-        )
-    if settings.get("use_cpu") and training.processes > 1:
-        settings["ddp_backend"] = "gloo"
-    return settings
-
-
-def _world(training: Training) -> int:
-    """Training processes on all nodes; NNODES is the launcher's own variable."""
-    return training.processes * int(os.environ.get("NNODES", "1"))
-
-
-def _parsed(overrides: tuple[str, ...]) -> Row:
-    for override in overrides:
-        if "=" not in override:
-            raise EscError(f"TRAIN_ARGS: {override!r} is not key=value")
-    try:
-        # LLaMA-Factory's own way with them, to which 2e-5 is a number.
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise EscError(f"TRAIN_ARGS: {str(error).splitlines()[0]}") from error
-    assert isinstance(parsed, dict)
-    return {str(key): value for key, value in parsed.items()}
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies in bfloat16 itself; emulated, it is slower than float32."""
-    info = Path("/proc/cpuinfo")
-    return info.is_file() and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
-
-
-def stamp(training: Training, settings: Row) -> Row:
-    """Everything that decides the adapter, under the names a user knows.
-
-    Raises EscError where the training set, or for DPO the SFT adapter, is missing.
-    """
-    name = settings["dataset"]
-    registry = files.read_json(training.work / paths.REGISTRY, made_by="make data")
-    if name not in registry:
-        raise EscError(
-            f"set {name!r} is not in {training.work / paths.REGISTRY}; "
-            f"'python -m data_builders registry --work {training.work}' writes it anew"
-        )
-    data = training.work / registry[name]["file_name"]
-    if not data.is_file():
-        step = "make data" if training.stage == "sft" else f"make mine-{training.task}"
-        raise EscError(f"{data} is not there; {step} makes it")
-    made_from: Row = {}
-    if training.stage == "sft":
-        manifest = files.read_json(paths.data_manifest(training.work), made_by="make data")
-        made_from = manifest["options"]
-    else:
-        weights = Path(settings["adapter_name_or_path"]) / WEIGHTS
-        if not weights.is_file():
-            raise EscError(f"{weights} is not there; make sft-{training.task} trains it")
-        made_from = {"SFT adapter": files.sha256(weights)}
-    batch = (
-        settings["per_device_train_batch_size"]
-        * settings["gradient_accumulation_steps"]
-        * _world(training)
-    )
-    return made_from | {
-        "training set": files.sha256(data),
-        "batch": batch,
-        "recipe": {key: value for key, value in settings.items() if key not in _NOT_DECISIVE},
-    }
-
-
-# Where things lie, how a run is logged, computed and spread. The batch is stamped by itself.
-_NOT_DECISIVE = {
-    "adapter_name_or_path",
-    "bf16",  # set by what the machine can do
-    "dataloader_num_workers",
-    "dataset_dir",
-    "ddp_backend",
-    "ddp_timeout",
-    "disable_gradient_checkpointing",
-    "gradient_accumulation_steps",
-    "logging_steps",
-    "output_dir",
-    "overwrite_cache",
-    "per_device_train_batch_size",
-    "plot_loss",
-    "preprocessing_num_workers",
-    "report_to",
-    "save_steps",
-    "save_total_limit",
-}
-
-
-def _flat(options: Row) -> Row:
-    recipe = {f"recipe.{key}": value for key, value in options["recipe"].items()}
-    return {key: value for key, value in options.items() if key != "recipe"} | recipe
-
-
-def guard_options(output: Path, options: Row) -> None:
-    """Raise OptionsDiffer where ``output`` was begun with other options; else leave the stamp.
-
-    A folder that holds only what a failed start leaves takes the new options.
-    """
-    path = output / OPTIONS
-    if {item.name for item in output.glob("*")} <= _LEFT_BY_A_FAILED_START:
-        (output / LOG).unlink(missing_ok=True)
-        files.write_json(path, options)
-        return
-    ways_out = "use another WORK=folder, or FORCE=1 to delete it and train anew"
-    if not path.is_file():
-        raise OptionsDiffer(f"{output} holds files that this kit did not make; {ways_out}")
-    changed = files.differences(_flat(files.read_json(path)), _flat(options))
-    if changed:
-        raise OptionsDiffer(
-            f"{output} was made with other options ({'; '.join(_telling(changed))}); {ways_out}"
-        )
-
-
-def _telling(changed: list[str]) -> list[str]:
-    """Without the hash of the training set, where an option already explains it."""
-    named = [change for change in changed if not change.startswith("training set ")]
-    return named or changed
 
 
 def train(training: Training, *, force: bool) -> Row:

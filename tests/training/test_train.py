@@ -13,13 +13,14 @@ import yaml
 from data_builders import build, options
 from esc import files, paths
 from esc.exceptions import EscError, OptionsDiffer
+from training import recipe, stamp
 from training import train as step
 
 QUICK = ("max_steps=10", "gradient_accumulation_steps=2", "save_steps=1")
 
 
 def training(work, *overrides, task="sp", stage="sft", model="smollm2-135m", processes=1):
-    return step.Training(model, task, stage, work, processes, overrides)
+    return recipe.Training(model, task, stage, work, processes, overrides)
 
 
 @pytest.fixture
@@ -29,27 +30,27 @@ def work(small_corpus, tmp_path):
 
 
 def test_the_recipe_runs_in_work_with_the_batch_for_the_processes(tmp_path):
-    recipe = step.recipe_for(training(tmp_path, task="rg", model="qwen2.5-7b", processes=8))
-    assert recipe["output_dir"] == str(tmp_path / "saves/qwen2.5-7b/rg_sft")
-    assert recipe["dataset_dir"] == str(tmp_path)
-    assert recipe["gradient_accumulation_steps"] == 4
-    assert recipe["mask_history"] is True
+    made = recipe.recipe_for(training(tmp_path, task="rg", model="qwen2.5-7b", processes=8))
+    assert made["output_dir"] == str(tmp_path / "saves/qwen2.5-7b/rg_sft")
+    assert made["dataset_dir"] == str(tmp_path)
+    assert made["gradient_accumulation_steps"] == 4
+    assert made["mask_history"] is True
 
 
 def test_dpo_in_work_starts_from_the_sft_adapter_of_work(tmp_path):
-    recipe = step.recipe_for(training(tmp_path, stage="dpo"))
-    assert recipe["adapter_name_or_path"] == str(tmp_path / "saves/smollm2-135m/sp_sft")
+    made = recipe.recipe_for(training(tmp_path, stage="dpo"))
+    assert made["adapter_name_or_path"] == str(tmp_path / "saves/smollm2-135m/sp_sft")
 
 
 def test_overrides_win_and_keep_their_types(tmp_path):
     given = ("learning_rate=2.0e-5", "bf16=false", "gradient_accumulation_steps=3")
-    recipe = step.recipe_for(training(tmp_path, *given))
-    assert (recipe["learning_rate"], recipe["bf16"]) == (2e-5, False)
-    assert recipe["gradient_accumulation_steps"] == 3
+    made = recipe.recipe_for(training(tmp_path, *given))
+    assert (made["learning_rate"], made["bf16"]) == (2e-5, False)
+    assert made["gradient_accumulation_steps"] == 3
 
 
 def test_an_exponent_without_a_point_is_a_number_as_it_is_to_llamafactory(tmp_path):
-    assert step.recipe_for(training(tmp_path, "learning_rate=2e-5"))["learning_rate"] == 2e-5
+    assert recipe.recipe_for(training(tmp_path, "learning_rate=2e-5"))["learning_rate"] == 2e-5
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_an_exponent_without_a_point_is_a_number_as_it_is_to_llamafactory(tmp_pa
 )
 def test_an_override_that_cannot_be_is_one_line(tmp_path, given):
     with pytest.raises(EscError, match=r"^TRAIN_ARGS[^\n]*$"):
-        step.recipe_for(training(tmp_path, given))
+        recipe.recipe_for(training(tmp_path, given))
 
 
 def test_a_machine_with_gpus_gives_the_embedded_model_one_process(monkeypatch):
@@ -75,12 +76,12 @@ def test_dpo_without_the_sft_adapter_names_the_target_that_trains_it(work):
 
 def test_an_override_of_another_form_is_refused(tmp_path):
     with pytest.raises(EscError, match="'fast' is not key=value"):
-        step.recipe_for(training(tmp_path, "fast"))
+        recipe.recipe_for(training(tmp_path, "fast"))
 
 
 def test_an_unknown_model_lists_the_known_ones(tmp_path):
     with pytest.raises(EscError, match="unknown MODEL 'gpt9'; known: qwen2"):
-        step.recipe_for(training(tmp_path, model="gpt9"))
+        recipe.recipe_for(training(tmp_path, model="gpt9"))
 
 
 def test_a_training_set_that_is_not_there_names_the_target_that_makes_it(work):
@@ -99,44 +100,44 @@ def test_a_set_missing_in_the_registry_is_named(work):
 
 def stamped(work, *overrides):
     asked = training(work, *overrides)
-    return asked.output, step.stamp(asked, step.recipe_for(asked))
+    return asked.output, stamp.stamp(asked, recipe.recipe_for(asked))
 
 
 def begun(work, *overrides):
     """A folder in which a training with these options has saved a checkpoint."""
     output, options_of_run = stamped(work, *overrides)
-    step.guard_options(output, options_of_run)
+    stamp.guard_options(output, options_of_run)
     (output / "checkpoint-1").mkdir()
     return output
 
 
 def test_the_same_options_go_on(work):
     begun(work)
-    step.guard_options(*stamped(work))
+    stamp.guard_options(*stamped(work))
 
 
 def test_other_options_stop_with_the_difference_and_both_ways_out(work, small_corpus):
     begun(work)
     build.build(None, work, options.BuildOptions(limit=2))
     with pytest.raises(OptionsDiffer, match=r"\(LIMIT unset -> 2\); use another WORK.* or FORCE=1"):
-        step.guard_options(*stamped(work))
+        stamp.guard_options(*stamped(work))
 
 
 def test_another_way_to_spread_the_same_batch_is_the_same_training(work):
     output = begun(work)
     asked = training(work, processes=2)
-    step.guard_options(output, step.stamp(asked, step.recipe_for(asked)))
+    stamp.guard_options(output, stamp.stamp(asked, recipe.recipe_for(asked)))
 
 
 def test_how_a_run_is_logged_and_saved_does_not_bind_it(work):
     begun(work, "seed=1", "max_steps=2")
     given = ("max_steps=2", "seed=1", "save_steps=7", "disable_gradient_checkpointing=false")
-    step.guard_options(*stamped(work, *given))
+    stamp.guard_options(*stamped(work, *given))
 
 
 def test_a_failed_start_does_not_bind_the_folder(work):
-    step.guard_options(*stamped(work))
-    step.guard_options(*stamped(work, "learning_rate=1.0e-3"))
+    stamp.guard_options(*stamped(work))
+    stamp.guard_options(*stamped(work, "learning_rate=1.0e-3"))
 
 
 def test_files_of_others_in_the_folder_are_not_touched(work):
@@ -144,7 +145,7 @@ def test_files_of_others_in_the_folder_are_not_touched(work):
     output.mkdir(parents=True)
     (output / "notes.txt").write_text("x")
     with pytest.raises(OptionsDiffer, match="this kit did not make"):
-        step.guard_options(output, wanted)
+        stamp.guard_options(output, wanted)
     assert (output / "notes.txt").exists()
 
 
@@ -165,19 +166,19 @@ def test_a_run_shorter_than_its_logging_interval_counts_as_trained(tmp_path):
 
 def test_the_batch_counts_all_nodes(tmp_path, monkeypatch):
     monkeypatch.setenv("NNODES", "2")
-    recipe = step.recipe_for(training(tmp_path, model="qwen2.5-7b", processes=4))
-    assert recipe["gradient_accumulation_steps"] == 4
+    made = recipe.recipe_for(training(tmp_path, model="qwen2.5-7b", processes=4))
+    assert made["gradient_accumulation_steps"] == 4
 
 
 def test_a_blank_in_work_is_refused_for_several_processes(tmp_path):
     with pytest.raises(EscError, match="holds a blank"):
-        step.recipe_for(training(tmp_path / "my work", processes=2))
+        recipe.recipe_for(training(tmp_path / "my work", processes=2))
 
 
 def test_the_next_command_carries_the_options(work):
     build.build(None, work, options.BuildOptions(limit=2))
     asked = training(work, "max_steps=1", "seed=2")
-    step.guard_options(*stamped(work, "max_steps=1", "seed=2"))
+    stamp.guard_options(*stamped(work, "max_steps=1", "seed=2"))
     shown = step._next(asked)
     assert shown.startswith(f"make sft-rg MODEL=smollm2-135m WORK={work} SPLIT=seed:42 LIMIT=2 ")
     assert shown.endswith("'TRAIN_ARGS=max_steps=1 seed=2'")
@@ -228,16 +229,16 @@ def test_force_deletes_an_adapter_of_other_options_and_trains_anew(run, model, w
     forced = run(*command(work, *quick), "--force")
     assert forced.returncode == 0, forced.stderr[-2000:]
     assert files.read_json(output / step.DONE)["steps"] == 1
-    assert files.read_json(output / step.OPTIONS)["recipe"].get("seed") is None
+    assert files.read_json(output / stamp.OPTIONS)["recipe"].get("seed") is None
 
 
 @pytest.mark.slow
 def test_a_recipe_trains_with_llamafactory_cli_itself(run, model, work):
-    recipe = paths.recipe("smollm2-135m", "vanilla", "sft")
+    source = paths.recipe("smollm2-135m", "vanilla", "sft")
     cli = str(paths.ROOT / ".venv" / "bin" / "llamafactory-cli")
     output = work / "direct"
     shown = run(
-        *(cli, "train", str(recipe), f"dataset_dir={work}", f"output_dir={output}"),
+        *(cli, "train", str(source), f"dataset_dir={work}", f"output_dir={output}"),
         *("max_steps=1", "gradient_accumulation_steps=1"),
     )
     assert shown.returncode == 0, shown.stderr[-2000:]
@@ -252,7 +253,7 @@ def test_two_processes_train_on_the_cpu(run, model, work):
         *("--set", *asked.overrides),
     )
     assert shown.returncode == 0, shown.stderr[-2000:]
-    assert yaml.safe_load((asked.output / step.RECIPE).read_text())["ddp_backend"] == "gloo"
+    assert yaml.safe_load((asked.output / stamp.RECIPE).read_text())["ddp_backend"] == "gloo"
     assert files.read_json(asked.output / "trainer_state.json")["global_step"] == 1
 
 

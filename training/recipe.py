@@ -1,0 +1,96 @@
+"""The recipe as one training will run it: WORK's paths, the batch, the user's own settings."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from esc import backbones, paths
+from esc.exceptions import EscError
+from esc.files import Row
+from training.render import accumulation
+
+_SET_BY_MAKE = {"adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "stage"}
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training that a user asks for."""
+
+    model: str
+    task: str
+    stage: str
+    work: Path
+    processes: int
+    """Training processes of this node, each with a GPU of its own where there are any."""
+    overrides: tuple[str, ...]
+    """Extra ``key=value`` for LLaMA-Factory; they win over everything."""
+
+    @property
+    def output(self) -> Path:
+        """The folder of the adapter."""
+        return self.work / paths.adapter(self.model, self.task, self.stage)
+
+
+def recipe_for(training: Training) -> Row:
+    """The recipe as it will run: WORK's paths, the batch for the processes, the overrides.
+
+    Raises EscError for an unknown model, an override of another form, or a batch that does not fit.
+    """
+    backbones.get(training.model)
+    path = paths.recipe(training.model, training.task, training.stage)
+    settings: Row = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings["dataset_dir"] = str(training.work)
+    settings["output_dir"] = str(training.output)
+    if training.stage == "dpo":
+        settings["adapter_name_or_path"] = str(training.work / settings["adapter_name_or_path"])
+    extra = _parsed(training.overrides)
+    if fixed := _SET_BY_MAKE & extra.keys():
+        raise EscError(
+            f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the target and WORK=folder do; "
+            "llamafactory-cli train takes any"
+        )
+    if settings.get("use_cpu") and _cpu_has_bf16():
+        settings["bf16"] = True
+    settings |= extra
+    for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if not isinstance(settings[key], int) or settings[key] < 1:
+            raise EscError(f"TRAIN_ARGS: {key}={settings[key]} is not a whole number of at least 1")
+    if "gradient_accumulation_steps" not in extra:
+        per_device = settings["per_device_train_batch_size"]
+        settings["gradient_accumulation_steps"] = accumulation(per_device, world(training))
+    if training.processes > 1 and any(letter.isspace() for letter in str(training.work)):
+        raise EscError(
+            f"WORK={str(training.work)!r} holds a blank, at which LLaMA-Factory splits torchrun's "
+            "command; choose another WORK or NPROC=1"
+        )
+    if settings.get("use_cpu") and training.processes > 1:
+        settings["ddp_backend"] = "gloo"
+    return settings
+
+
+def world(training: Training) -> int:
+    """Training processes on all nodes; NNODES is the launcher's own variable."""
+    return training.processes * int(os.environ.get("NNODES", "1"))
+
+
+def _parsed(overrides: tuple[str, ...]) -> Row:
+    for override in overrides:
+        if "=" not in override:
+            raise EscError(f"TRAIN_ARGS: {override!r} is not key=value")
+    try:
+        # LLaMA-Factory's own way with them, to which 2e-5 is a number.
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise EscError(f"TRAIN_ARGS: {str(error).splitlines()[0]}") from error
+    assert isinstance(parsed, dict)
+    return {str(key): value for key, value in parsed.items()}
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies in bfloat16 itself; emulated, it is slower than float32."""
+    info = Path("/proc/cpuinfo")
+    return info.is_file() and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
