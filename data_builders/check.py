@@ -23,6 +23,7 @@ from data_builders.registry import entries
 from esc import backbones, cli, files, paths
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.smoke import is_smoke
 
 # Long enough for any row, so that LLaMA-Factory itself shows a row's full length.
 UNCUT = 10**7
@@ -179,12 +180,6 @@ def _summary(name: str, verdicts: list[Verdict]) -> Row:
     }
 
 
-def model_or_corpus_is_smoke(model: str, work: Path) -> bool:
-    """Whether the numbers are of the embedded model or of the sample corpus."""
-    manifest = files.read_json(paths.data_manifest(work), made_by="make data")
-    return model == backbones.EMBEDDED or bool(manifest["smoke"])
-
-
 def report(summaries: list[Row], model: str) -> Iterator[str]:
     """The lines one should see: a table, then the ids of what was lost."""
     yield f"{model}: rows kept / dropped / cut, and length in tokens"
@@ -234,7 +229,7 @@ def main(argv: list[str]) -> int:
     summaries = check(arguments.model, arguments.work, processes)
     print("\n".join(report(summaries, arguments.model)))
     lossless = all(s["kept"] == s["rows"] for s in summaries if "absent" not in s)
-    if model_or_corpus_is_smoke(arguments.model, arguments.work):
+    if is_smoke(arguments.model, arguments.work):
         print("SMOKE: embedded model or sample corpus; the lengths are of no real training")
     print("ok: nothing dropped, nothing cut" if lossless else "FAILED: rows are lost (see above)")
     return 0 if lossless else 1

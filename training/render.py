@@ -75,8 +75,6 @@ def render(backbone: Backbone, task: str, stage: str) -> str:
             eval_dataset=paths.sft_dataset(task, "validation") if validated else None,
             output=paths.adapter(backbone.name, task, stage),
             sft_output=paths.adapter(backbone.name, task, "sft"),
-            # The reference guard reads a DPO's first step, and a short run has few to show at all.
-            logging_steps=1,
             save_steps=100 if on_gpu else 5,
         )
         + "\n"

@@ -19,10 +19,11 @@ from typing import Any
 
 import yaml
 
-from esc import backbones, cli, files, paths
+from esc import backbones, cli, files
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.forms import TASKS
+from esc.smoke import is_smoke
 from training.recipe import Training, recipe_for
 from training.render import STAGES
 from training.stamp import OPTIONS, RECIPE, guard_options, stamp
@@ -56,7 +57,10 @@ def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
     files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     drop_torn_checkpoints(training.output)
     seconds = _launch(recipe, training, settings, lock)
-    facts = {"seconds": round(seconds, 1), "smoke": _is_smoke(training)} | _losses(training.output)
+    facts = {
+        "seconds": round(seconds, 1),
+        "smoke": is_smoke(training.model, training.work),
+    } | _losses(training.output)
     files.write_json(done, facts)
     return facts
 
@@ -98,11 +102,6 @@ def _launch(recipe: Path, training: Training, settings: Row, lock: int) -> float
             "the same command goes on from the newest checkpoint, if there is one"
         )
     return time.monotonic() - begin
-
-
-def _is_smoke(training: Training) -> bool:
-    manifest = files.read_json(paths.data_manifest(training.work), made_by="make data")
-    return training.model == backbones.EMBEDDED or bool(manifest["smoke"])
 
 
 def _losses(output: Path) -> dict[str, Any]:
