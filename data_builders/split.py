@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from data_builders import similar
+from esc import draw
 from esc.dialogue import Dialogue
 from esc.exceptions import CorpusError, EscError
 from esc.files import read_json
@@ -153,8 +154,8 @@ def subset(
     """
     if limit is None:
         return list(dialogues)
-    drawn = sorted(dialogues, key=lambda dialogue: hashlib.sha256(dialogue.id.encode()).digest())
+    drawn = draw.order(dialogue.id for dialogue in dialogues)
     chosen: set[str] = set()
     for name in SPLITS:
-        chosen |= set([d.id for d in drawn if splits[d.id] == name][:limit])
+        chosen |= set([one for one in drawn if splits[one] == name][:limit])
     return [dialogue for dialogue in dialogues if dialogue.id in chosen]

@@ -12,6 +12,9 @@ from esc.exceptions import EscError
 EMBEDDED = "smollm2-135m"
 """The default model: small, openly licensed, and runnable without a GPU or a model hub."""
 
+DECODE = ("free", "choice")
+"""How a strategy is drawn: freely, or among the eight names alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
@@ -22,8 +25,15 @@ class Backbone:
     """Hub id, or for the embedded model the folder that ``make model`` fills."""
     template: str
     """Name of LLaMA-Factory's chat template."""
+    decode: str
+    """``free``, or ``choice`` where the model would not keep to the form by itself."""
     settings: dict[str, Any]
     """What the recipes take: hardware, batch, DPO rates."""
+
+    @property
+    def location(self) -> str:
+        """Where its weights are: the hub id, or the embedded model's folder from any directory."""
+        return str(paths.ROOT / self.path) if self.name == EMBEDDED else self.path
 
 
 @cache
@@ -31,7 +41,7 @@ def table() -> dict[str, Backbone]:
     """All backbones by name, in the table's order."""
     rows = yaml.safe_load((paths.RECIPES / "backbones.yaml").read_text(encoding="utf-8"))
     return {
-        name: Backbone(name, row.pop("path"), row.pop("template"), row)
+        name: Backbone(name, row.pop("path"), row.pop("template"), row.pop("decode"), row)
         for name, row in rows.items()
     }
 

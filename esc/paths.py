@@ -54,3 +54,18 @@ def recipe(model: str, task: str, stage: str) -> Path:
 def adapter(model: str, task: str, stage: str) -> Path:
     """The output folder of one training, relative to ``work``."""
     return Path("saves") / model / f"{task}_{stage}"
+
+
+def run(model: str, system: str, stage: str) -> Path:
+    """The folder of one system's predictions, relative to ``work``."""
+    return Path("runs") / model / f"{system}_{stage}"
+
+
+def adapters(model: str) -> Path:
+    """The folder of all of a model's adapters, relative to ``work``."""
+    return Path("saves") / model
+
+
+def server(model: str) -> Path:
+    """The folder of the model's server: its state, log and chat template, relative to ``work``."""
+    return Path("runs") / model / "server"

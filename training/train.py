@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from esc import backbones, cli, files
+from esc import backbones, chat_template, cli, files, policy_server
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.forms import TASKS
@@ -56,7 +56,12 @@ def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
     recipe = training.output / RECIPE
     files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     drop_torn_checkpoints(training.output)
+    if settings.get("use_cpu"):
+        policy_server.refuse_beside_training()
     seconds = _launch(recipe, training, settings, lock)
+    # Over the tokenizer's own: whoever loads the adapter's tokenizer gets the training's ids.
+    text = chat_template.of(settings["model_name_or_path"], settings["template"])
+    files.write_text(training.output / chat_template.FILE, text)
     facts = {
         "seconds": round(seconds, 1),
         "smoke": is_smoke(training.model, training.work),

@@ -1,0 +1,221 @@
+"""From a request to an answer that is not lost: cache, bounded retries, concurrency, budget.
+
+A task awaits ``Chat.ask`` and knows nothing of it. All records of a run are in flight at once; what
+limits them is the number of requests at a time.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from esc.chat.budget import CHARACTERS_PER_TOKEN, Budget
+from esc.chat.cache import Cache
+from esc.chat.failures import AttemptFailed, CallFailed, Failure, RunStopped
+from esc.chat.meter import Meter
+from esc.chat.request import Payload, key_of
+from esc.chat.transport import Endpoint, Pool
+
+Answer = TypeVar("Answer", covariant=True)
+Record = TypeVar("Record")
+Result = TypeVar("Result")
+
+
+class Call(Protocol[Answer]):
+    """A kind of request: a generation, or the score of given answers."""
+
+    @property
+    def model(self) -> str:
+        """The served name."""
+
+    def identity(self) -> Payload:
+        """Everything that decides the answer."""
+
+    def audit(self) -> Payload:
+        """What the stored line says besides the key."""
+
+    def size(self) -> tuple[int, int]:
+        """(characters of the prompt, largest number of answer tokens)."""
+
+    async def send(self, endpoint: Endpoint) -> Payload:
+        """The answer as it is stored."""
+
+    def read(self, payload: Payload) -> Answer:
+        """The stored answer as the task sees it."""
+
+    def rehearse(self) -> Answer:
+        """The answer a dry run goes on with."""
+
+
+class Asks(Protocol):
+    """What a task needs: somebody to ask."""
+
+    async def ask(self, call: Call[Answer]) -> Answer:
+        """The answer to one call; CallFailed where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How hard to try."""
+
+    in_flight: int = 32
+    """Requests at a time, over all endpoints."""
+    attempts: int = 6
+    """Of one request, the first included."""
+    first_wait: float = 0.5
+    """Seconds before the second attempt; doubled with each one after, with jitter."""
+    longest_wait: float = 60.0
+    """Seconds; also the most a Retry-After is followed."""
+
+    def wait(self, attempt: int, retry_after: float | None) -> float:
+        """Seconds to wait after the given attempt (1-based)."""
+        if retry_after is not None:
+            return min(retry_after, self.longest_wait)
+        longest: float = min(self.first_wait * 2.0 ** (attempt - 1), self.longest_wait)
+        return longest * random.uniform(0.5, 1.0)
+
+
+class Chat:
+    """Asks models, each thing once."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        cache: Cache,
+        *,
+        weights: Mapping[str, str],
+        policy: Policy,
+        budget: Budget,
+    ) -> None:
+        """``weights`` maps a served name to a hash of what answers under it."""
+        self._pool, self._cache, self._weights = pool, cache, weights
+        self._policy, self._budget = policy, budget
+        self._slots = asyncio.Semaphore(policy.in_flight)
+        self._stopped: RunStopped | None = None
+        self.meter = Meter(budget)
+
+    async def ask(self, call: Call[Answer]) -> Answer:
+        """The answer to one call, from the cache where it is there.
+
+        Raises CallFailed where it has none for good, RunStopped where no call of the run would.
+        """
+        key = key_of(call.identity(), self._weights.get(call.model))
+        stored = self._cache.get(key)
+        if stored is None:
+            async with self._slots:
+                stored = await self._answer(call)
+                self._cache.put(key, call.audit(), stored)
+        else:
+            self.meter.cached += 1
+        if stored.get("finish") == "length":
+            self.meter.truncated += 1
+        self.meter.tick()
+        return call.read(stored)
+
+    async def run(
+        self,
+        records: Sequence[Record],
+        work: Callable[[Asks, Record], Awaitable[Result]],
+        what: str,
+    ) -> list[Result | Failure]:
+        """The result of ``work`` for every record, in order, or its final failure.
+
+        Raises RunStopped, after the requests already sent have been answered and kept.
+        """
+        self.meter.begin(len(records), what)
+
+        async def one(record: Record) -> Result | Failure | None:
+            try:
+                return await work(self, record)
+            except CallFailed as failed:
+                return failed.failure
+            except RunStopped:
+                return None  # the first one is raised below, when nothing is in flight any more
+            finally:
+                self.meter.tick(records=1)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(record)) for record in records]
+        finally:
+            self.meter.end()
+            self._cache.close()
+        if self._stopped is not None:
+            raise self._stopped
+        return [result for task in tasks if (result := task.result()) is not None]
+
+    async def _answer(self, call: Call[Any]) -> Payload:
+        characters, max_tokens = call.size()
+        reserved = 0.0
+        answer: Payload = {}
+        try:
+            if self._stopped is not None:
+                raise self._stopped
+            reserved = self._budget.reserve(characters, max_tokens)
+            answer = await self._attempts(call)
+        except RunStopped as stopped:
+            self._stopped = self._stopped or stopped
+            raise
+        except CallFailed:
+            self.meter.failed += 1
+            raise
+        finally:
+            used = answer.get("prompt_tokens", 0), answer.get("completion_tokens", 0)
+            self._budget.settle(reserved, *used)
+        self.meter.answered += 1
+        self.meter.prompt_tokens += used[0]
+        self.meter.completion_tokens += used[1]
+        return answer
+
+    async def _attempts(self, call: Call[Any]) -> Payload:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                async with self._pool.endpoint() as endpoint:
+                    constraint = getattr(call, "constraint", None)
+                    if constraint is not None:
+                        await self._pool.verify(endpoint, type(constraint), call.model)
+                    return await call.send(endpoint)
+            except AttemptFailed as failed:
+                if self._stopped is not None:
+                    raise self._stopped from failed
+                if not failed.transient or attempt >= self._policy.attempts:
+                    failure = Failure(failed.kind, failed.message, attempt)
+                    raise CallFailed(failure) from failed
+                self.meter.retries += 1
+                await asyncio.sleep(self._policy.wait(attempt, failed.retry_after))
+
+
+class Rehearsal:
+    """Asks nobody: counts what a run would send, for ``--dry-run``."""
+
+    def __init__(self, cache: Cache, weights: Mapping[str, str]) -> None:
+        self._cache, self._weights = cache, weights
+        self.requests = self.cached = 0
+        self.prompt_tokens = self.completion_tokens = 0
+
+    async def ask(self, call: Call[Answer]) -> Answer:
+        """The stored answer, or one of the usual kind."""
+        stored = self._cache.get(key_of(call.identity(), self._weights.get(call.model)))
+        if stored is not None:
+            self.cached += 1
+            return call.read(stored)
+        characters, max_tokens = call.size()
+        self.requests += 1
+        self.prompt_tokens += characters // CHARACTERS_PER_TOKEN
+        self.completion_tokens += max_tokens
+        return call.rehearse()
+
+    def report(self, budget: Budget) -> str:
+        """What would be sent, and at most paid."""
+        lines = [
+            f"dry run: {self.requests:,} requests to send, {self.cached:,} answered already",
+            f"about {self.prompt_tokens:,} prompt tokens (4 characters each), at most "
+            f"{self.completion_tokens:,} answer tokens",
+        ]
+        if budget.price is not None:
+            most = budget.price.of(self.prompt_tokens, self.completion_tokens)
+            lines.append(f"about {most:,.4f} at most, at the given price")
+        return "\n".join(lines)

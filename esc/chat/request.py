@@ -1,0 +1,156 @@
+"""One generation: a chat, how to sample, and a constraint; and what comes back."""
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from esc.chat.constraint import Constraint
+from esc.chat.failures import AttemptFailed, FailureKind
+
+if TYPE_CHECKING:
+    from esc.chat.transport import Endpoint
+
+Payload = dict[str, Any]
+
+# What looks like a model's own control token: in a text it would end the turn it stands in.
+_CONTROL = re.compile(r"<(?=\|[^|<>\n]{1,40}\|>|/?[a-z]+(?:_of_[a-z]+)?>)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat."""
+
+    role: str
+    """``system``, ``user`` or ``assistant``."""
+    content: str
+
+    def wire(self) -> dict[str, str]:
+        """The message as it is sent: words of people and models cannot pose as control tokens."""
+        text = self.content if self.role == "system" else _CONTROL.sub("< ", self.content)
+        return {"role": self.role, "content": text}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an answer is drawn."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A model's answer."""
+
+    text: str
+    truncated: bool
+    """Whether ``max_tokens`` cut it; such an answer is kept, and counted."""
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def derived_seed(record: str, sample: int) -> int:
+    """The seed of one sample of one record: the same in every run and in every order."""
+    digest = hashlib.sha256(f"{record}\n{sample}".encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A request for one answer."""
+
+    record: str
+    """Id of the record it is for; the seed comes from it and ``sample``."""
+    step: str
+    """What it is for, such as ``plan``; for the audit trail."""
+    model: str
+    """The served name."""
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    constraint: Constraint | None = None
+    sample: int = 0
+    """0-based index among several samples of the same record."""
+    expected: str = ""
+    """An answer of the usual kind, for a dry run; decides nothing else."""
+
+    @property
+    def seed(self) -> int:
+        """The seed sent with the request."""
+        return derived_seed(self.record, self.sample)
+
+    def identity(self) -> Payload:
+        """Everything that decides the answer."""
+        return {
+            "model": self.model,
+            "messages": [message.wire() for message in self.messages],
+            "sampling": asdict(self.sampling),
+            "constraint": self.constraint.body() if self.constraint else None,
+            "seed": self.seed,
+            "sample": self.sample,
+        }
+
+    def audit(self) -> Payload:
+        """What the stored line says of the request besides its key."""
+        return {"record": self.record, "step": self.step} | self.identity()
+
+    def size(self) -> tuple[int, int]:
+        """(characters of the prompt, largest number of answer tokens)."""
+        return sum(len(m.content) for m in self.messages), self.sampling.max_tokens
+
+    async def send(self, endpoint: "Endpoint") -> Payload:
+        """The answer as it is stored; AttemptFailed where the endpoint gives none."""
+        body = {
+            "model": self.model,
+            "messages": [message.wire() for message in self.messages],
+            **asdict(self.sampling),
+            "seed": self.seed,
+        }
+        if self.constraint:
+            body |= self.constraint.body()
+        answer = await endpoint.post("chat/completions", body)
+        return read_completion(answer)
+
+    def read(self, payload: Payload) -> Reply:
+        """The stored answer as a record."""
+        return Reply(
+            text=payload["text"],
+            truncated=payload["finish"] == "length",
+            prompt_tokens=payload["prompt_tokens"],
+            completion_tokens=payload["completion_tokens"],
+        )
+
+    def rehearse(self) -> Reply:
+        """The answer a dry run goes on with."""
+        return Reply(self.expected, False, 0, 0)
+
+
+def read_completion(answer: Any) -> Payload:
+    """Text, finish reason and token counts of a completion; AttemptFailed for another shape."""
+    try:
+        choices = answer["choices"]
+        if not choices:
+            raise AttemptFailed(FailureKind.EMPTY, "the answer has no choices", transient=True)
+        text, finish = choices[0]["message"]["content"], choices[0]["finish_reason"]
+        usage = answer.get("usage") or {}
+        payload = {
+            "text": text,
+            "finish": finish,
+            "prompt_tokens": int(usage.get("prompt_tokens", 0)),
+            "completion_tokens": int(usage.get("completion_tokens", 0)),
+        }
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        reason = f"no chat completion: {type(error).__name__} {error}"
+        raise AttemptFailed(FailureKind.BAD_ANSWER, reason, transient=True) from error
+    if not isinstance(text, str):
+        raise AttemptFailed(FailureKind.EMPTY, "the answer has no text", transient=True)
+    return payload
+
+
+def key_of(identity: Payload, weights: str | None) -> str:
+    """The cache key: SHA-256 over what decides the answer, the model's weights included."""
+    text = orjson.dumps([identity, weights], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).hexdigest()

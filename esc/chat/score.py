@@ -1,0 +1,154 @@
+"""The probability a model gives to each of a few whole answers, from token log-probabilities.
+
+The answers' tokens form a tree of prefixes. One request holds a prompt for every inner node, with
+one token to generate, and asks for the log-probabilities of the tokens that go on from there; an
+answer's score is the sum along its path, the token that ends the turn included. The prompts share
+their beginning, so a server with a prefix cache computes little more than the tree. Needs vLLM's
+``/tokenize`` and ``logprob_token_ids``; elsewhere the score is None.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from esc.chat.failures import AttemptFailed, FailureKind
+from esc.chat.request import Message, Payload
+from esc.chat.transport import Endpoint
+
+Scores = tuple[float, ...]
+"""Natural log-probabilities, one for each answer, each at most 0."""
+_Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """A request for the log-probability of each of ``answers`` after a chat."""
+
+    record: str
+    step: str
+    model: str
+    messages: tuple[Message, ...]
+    answers: tuple[str, ...]
+
+    def identity(self) -> Payload:
+        """Everything that decides the scores."""
+        return {
+            "model": self.model,
+            "messages": [message.wire() for message in self.messages],
+            "answers": list(self.answers),
+        }
+
+    def audit(self) -> Payload:
+        """The record and the step; the chat stands with the generation it goes with."""
+        return {"record": self.record, "step": self.step, "model": self.model}
+
+    def size(self) -> tuple[int, int]:
+        """(characters of the prompt, largest number of answer tokens)."""
+        return sum(len(message.content) for message in self.messages), 0
+
+    async def send(self, endpoint: Endpoint) -> Payload:
+        """The log-probabilities, or None where the endpoint does not give them."""
+        try:
+            paths = await _paths(endpoint, self.model, self.answers)
+            prompt = await _tokens(endpoint, self.model, self.messages)
+            return await _walk(endpoint, self.model, prompt, paths)
+        except AttemptFailed as failed:
+            if failed.kind is not FailureKind.NOT_OFFERED:
+                raise
+            return {"logprobs": None, "prompt_tokens": 0, "completion_tokens": 0}
+
+    def read(self, payload: Payload) -> Scores | None:
+        """The stored log-probabilities."""
+        logprobs = payload["logprobs"]
+        return None if logprobs is None else tuple(logprobs)
+
+    def rehearse(self) -> None:
+        """Nothing: a dry run knows no probability."""
+        return
+
+
+def normalised(scores: Scores) -> list[float]:
+    """The scores as probabilities over these answers alone; they sum to 1."""
+    top = max(scores)
+    weights = [math.exp(score - top) for score in scores]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+async def _tokens(endpoint: Endpoint, model: str, chat: Sequence[Message]) -> _Tokens:
+    """The ids the server makes of a chat, with the head of the answer to come."""
+    body: Payload = {"model": model, "messages": [message.wire() for message in chat]}
+    if chat[-1].role == "assistant":
+        body["add_generation_prompt"] = False
+    return _ids(await endpoint.post(f"{endpoint.root}/tokenize", body))
+
+
+def _ids(answer: Any) -> _Tokens:
+    try:
+        return tuple(int(token) for token in answer["tokens"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise AttemptFailed(
+            FailureKind.NOT_OFFERED, "its /tokenize gives no tokens", transient=False
+        ) from error
+
+
+async def _paths(endpoint: Endpoint, model: str, answers: Sequence[str]) -> list[_Tokens]:
+    """The tokens of every answer, each with the token that ends the turn; asked once."""
+    key = (model, tuple(answers))
+    async with endpoint.learning:
+        if key not in endpoint.known:
+            asked = Message("user", "?")
+            head = await _tokens(endpoint, model, [asked])
+            paths = []
+            for answer in answers:
+                whole = await _tokens(endpoint, model, [asked, Message("assistant", answer)])
+                alone = {"model": model, "prompt": answer, "add_special_tokens": False}
+                count = len(_ids(await endpoint.post(f"{endpoint.root}/tokenize", alone)))
+                path = whole[len(head) : len(head) + count + 1]
+                if whole[: len(head)] != head or len(path) != count + 1:
+                    raise AttemptFailed(
+                        FailureKind.NOT_OFFERED,
+                        "the server's chat template does not continue a prompt",
+                        transient=False,
+                    )
+                paths.append(path)
+            endpoint.known[key] = paths
+        found: list[_Tokens] = endpoint.known[key]
+        return found
+
+
+async def _walk(
+    endpoint: Endpoint, model: str, prompt: _Tokens, paths: Sequence[_Tokens]
+) -> Payload:
+    nodes = sorted({path[:depth] for path in paths for depth in range(len(path))})
+    body = {
+        "model": model,
+        "prompt": [[*prompt, *node] for node in nodes],
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": 1,
+        "logprob_token_ids": sorted({token for path in paths for token in path}),
+        "return_tokens_as_token_ids": True,
+    }
+    answer = await endpoint.post("completions", body)
+    try:
+        choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+        after = {
+            node: choice["logprobs"]["top_logprobs"][0]
+            for node, choice in zip(nodes, choices, strict=True)
+        }
+        scores = [
+            sum(after[path[:depth]][f"token_id:{token}"] for depth, token in enumerate(path))
+            for path in paths
+        ]
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise AttemptFailed(
+            FailureKind.NOT_OFFERED, "no log-probabilities of given tokens", transient=False
+        ) from error
+    usage = answer.get("usage") or {}
+    return {
+        "logprobs": scores,
+        "prompt_tokens": int(usage.get("prompt_tokens", 0)),
+        "completion_tokens": 0,
+    }

@@ -1,0 +1,233 @@
+"""Requests to one or several OpenAI-compatible base URLs, by the openai client.
+
+One attempt is one attempt: retrying is the policy's. Keys come from the environment and are taken
+out of every message.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+import openai
+import orjson
+
+from esc.chat import constraint
+from esc.chat.failures import AttemptFailed, FailureKind, RunStopped
+from esc.exceptions import EscError
+
+_DOWN_SECONDS = 15.0
+
+
+def api_key(*, own_server: bool) -> str:
+    """The key from the environment: VLLM_API_KEY for this kit's server, else OPENAI_API_KEY."""
+    return os.environ.get("VLLM_API_KEY" if own_server else "OPENAI_API_KEY") or "none"
+
+
+class Endpoint:
+    """One base URL."""
+
+    def __init__(self, url: str, *, key: str, timeout: float, connections: int) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise EscError(f"BASE_URL={url!r} is no URL, such as http://127.0.0.1:8000/v1")
+        self.url = url.rstrip("/")
+        self.root = self.url.removesuffix("/v1")
+        """Where vLLM's own routes lie, such as ``/tokenize``."""
+        self.running = 0
+        self.down_until = 0.0
+        self.known: dict[Any, Any] = {}
+        """What a kind of call has learnt of this endpoint, such as token ids."""
+        self.learning = asyncio.Lock()
+        self._key = key
+        self._obeys: set[type] = set()
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = openai.AsyncOpenAI(
+            base_url=self.url,
+            api_key=key,
+            max_retries=0,
+            timeout=timeout,
+            http_client=openai.DefaultAsyncHttpxClient(limits=limits, timeout=timeout),
+        )
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The JSON of the answer; AttemptFailed or RunStopped says why there is none."""
+        return await self._ask("post", path, body=body)
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What the endpoint serves, as its ``/models`` lists it."""
+        listed = await self._ask("get", "models")
+        try:
+            return [dict(entry) for entry in listed["data"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise AttemptFailed(
+                FailureKind.BAD_ANSWER, "its /models is no list", transient=False
+            ) from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def verify(self, kind: type, model: str) -> None:
+        """RunStopped where the endpoint answers, but not within a constraint of ``kind``."""
+        if kind in self._obeys:
+            return
+        body = {"model": model, "temperature": 0, "max_tokens": 40} | constraint.canary(kind)
+        try:
+            answer = await self.post("chat/completions", body)
+            text = answer["choices"][0]["message"]["content"] or ""
+        except (KeyError, TypeError, IndexError) as error:
+            raise AttemptFailed(FailureKind.BAD_ANSWER, str(error), transient=True) from error
+        if not constraint.obeyed(text):
+            raise RunStopped(
+                f"{self.url} answers, but ignores the constraint ({kind.__name__}); "
+                "use DECODE=free, or a server with structured outputs, such as vLLM"
+            )
+        self._obeys.add(kind)
+
+    async def _ask(self, method: str, path: str, **options: Any) -> Any:
+        send = self._client.post if method == "post" else self._client.get
+        try:
+            answer = await send(path, cast_to=httpx2.Response, **options)
+            return orjson.loads(answer.content)
+        except openai.APITimeoutError as error:
+            raise AttemptFailed(
+                FailureKind.TIMEOUT, f"{self.url} did not answer in time", transient=True
+            ) from error
+        except openai.APIConnectionError as error:
+            reason = str(error.__cause__ or error) or type(error.__cause__).__name__
+            raise AttemptFailed(
+                FailureKind.CONNECTION, f"{self.url}: {reason}", transient=True
+            ) from error
+        except openai.APIStatusError as error:
+            raise self._failure(error, path) from error
+        except ValueError as error:
+            raise AttemptFailed(
+                FailureKind.BAD_ANSWER, f"{self.url} answered no JSON", transient=True
+            ) from error
+
+    def _failure(self, error: openai.APIStatusError, path: str) -> AttemptFailed | RunStopped:
+        status = error.status_code
+        message = self._clean(error)
+        if path.startswith("http") and status in (404, 405, 501):
+            # One of vLLM's own routes, which other servers do not have.
+            return AttemptFailed(FailureKind.NOT_OFFERED, message, transient=False)
+        if status == 429:
+            return AttemptFailed(
+                FailureKind.RATE_LIMITED,
+                message,
+                transient=True,
+                retry_after=retry_after(error.response.headers),
+            )
+        if status in (408, 409) or status >= 500:
+            wait = retry_after(error.response.headers)
+            return AttemptFailed(
+                FailureKind.SERVER_ERROR, message, transient=True, retry_after=wait
+            )
+        if status in (401, 403):
+            return RunStopped(
+                f"{self.url} refuses the key ({status}); set OPENAI_API_KEY, or VLLM_API_KEY for "
+                "a server of this kit, in the environment"
+            )
+        if status == 404:
+            return RunStopped(f"{self.url}: {message}")
+        too_long = "context length" in message or "maximum model length" in message
+        kind = FailureKind.TOO_LONG if too_long else FailureKind.REFUSED
+        return AttemptFailed(kind, message, transient=False)
+
+    def _clean(self, error: openai.APIStatusError) -> str:
+        """One short line of the server's message, without the key."""
+        body = error.body if isinstance(error.body, dict) else {}
+        inner = body.get("error", body)
+        told = inner.get("message") if isinstance(inner, dict) else None
+        text = " ".join(str(told or f"HTTP {error.status_code}").split())[:300]
+        return text.replace(self._key, "***") if self._key != "none" else text
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a Retry-After header asks for, given as a number or a date, or None."""
+    text = headers.get("retry-after", "")
+    try:
+        return max(float(text), 0.0)
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(text)
+        return max((until - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, TypeError):
+        return None
+
+
+class Pool:
+    """Several endpoints that serve the same models; a dead one is left out for a while."""
+
+    def __init__(
+        self, urls: Sequence[str], *, own_server: bool, timeout: float, connections: int
+    ) -> None:
+        if not urls:
+            raise EscError("BASE_URL is empty; give one or several URLs, or 'make serve'")
+        key = api_key(own_server=own_server)
+        self._endpoints = [
+            Endpoint(url, key=key, timeout=timeout, connections=connections)
+            for url in dict.fromkeys(urls)
+        ]
+        self._verifying = asyncio.Lock()
+
+    async def connect(self, models: Sequence[str]) -> None:
+        """Check that a server answers and that every one that does serves ``models``.
+
+        Raises EscError where none answers, or one lacks a model (it lists what is there).
+        """
+        reasons = []
+        for endpoint in self._endpoints:
+            try:
+                served = [str(entry.get("id")) for entry in await endpoint.models()]
+            except AttemptFailed as failed:
+                self._mark_down(endpoint)
+                reasons.append(failed.message)
+                continue
+            missing = [name for name in models if name not in served]
+            if missing:
+                raise EscError(
+                    f"{endpoint.url} does not serve {', '.join(missing)}; it has "
+                    f"{', '.join(sorted(served)[:20]) or 'nothing'} (train what is missing, then "
+                    "make stop serve, or choose another STAGE)"
+                )
+        if len(reasons) == len(self._endpoints):
+            raise EscError(
+                f"no server answers ({'; '.join(reasons)}); 'make serve' starts one, or give "
+                "BASE_URL=http://host:port/v1"
+            )
+
+    @asynccontextmanager
+    async def endpoint(self) -> AsyncIterator[Endpoint]:
+        """The endpoint with the least to do; it is left out for a while when it drops a request."""
+        now = time.monotonic()
+        alive = [one for one in self._endpoints if one.down_until <= now] or self._endpoints
+        chosen = min(alive, key=lambda one: one.running)
+        chosen.running += 1
+        try:
+            yield chosen
+        except AttemptFailed as failed:
+            if failed.kind is FailureKind.CONNECTION:
+                self._mark_down(chosen)
+            raise
+        finally:
+            chosen.running -= 1
+
+    async def verify(self, endpoint: Endpoint, kind: type, model: str) -> None:
+        """Send the canary of a constraint once to each endpoint that is used."""
+        async with self._verifying:
+            await endpoint.verify(kind, model)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for endpoint in self._endpoints:
+            await endpoint.close()
+
+    def _mark_down(self, endpoint: Endpoint) -> None:
+        endpoint.down_until = time.monotonic() + _DOWN_SECONDS

@@ -1,0 +1,140 @@
+"""The server that answers for a model's policies: the one that runs, or one for this run alone.
+
+``serving`` starts and stops it; this is what the other packages need to know of it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from esc import files, paths
+from esc.exceptions import EscError
+
+PROGRAM = "vllm.entrypoints.openai.api_server"
+STATE = "server.json"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is known of a server this kit started."""
+
+    pid: int
+    begun: int
+    """The process's start in clock ticks since boot: tells it from a later one with its pid."""
+    url: str
+    """Base URL, with ``/v1``."""
+    adapters: dict[str, str]
+    """Served name to the SHA-256 of the weights it was started with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where requests go."""
+
+    urls: list[str]
+    own: bool
+    """Whether it is this kit's own server, with this WORK's adapters."""
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Leave the state of a server in its folder."""
+    files.write_json(folder / STATE, asdict(state))
+
+
+def running(model: str, work: Path) -> State | None:
+    """The server of a model that ``make serve`` started, or None where it does not run."""
+    path = work / paths.server(model) / STATE
+    if not path.is_file():
+        return None
+    state = State(**files.read_json(path))
+    return state if begin_of(state.pid) == state.begun else None
+
+
+def begin_of(pid: int) -> int | None:
+    """The start of a process in clock ticks since boot, or None where it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The program's name, in brackets, may hold anything.
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def on_this_machine() -> list[int]:
+    """The pids of all vLLM servers that this user can see."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue  # ended meanwhile, or another user's
+        if PROGRAM.encode() in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+@contextmanager
+def servers(model: str, work: Path, given: str | None) -> Iterator[Servers]:
+    """Where to send requests: the URLs given, else the running server, else one for this block.
+
+    ``given`` holds URLs separated by commas or blanks. A server started here ends with the block,
+    or with this process, however it dies.
+    """
+    if given:
+        yield Servers(given.replace(",", " ").split(), own=False)
+    elif state := running(model, work):
+        yield Servers([state.url], own=True)
+    else:
+        with _own_server(model, work) as url:
+            yield Servers([url], own=True)
+
+
+@contextmanager
+def _own_server(model: str, work: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "serving", "hold", "--model", model, "--work", str(work)]
+    # It stops the server when its input ends: so also when this process is killed.
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        try:
+            line = holder.stdout.readline()
+            if not line:
+                holder.wait()
+                raise EscError("no server could be started (see above); 'make doctor' helps")
+            yield json.loads(line)["url"]
+        finally:
+            holder.stdin.close()
+
+
+def check_fresh(model: str, work: Path, wanted: dict[str, str]) -> None:
+    """Raise EscError where this kit's running server holds other weights than ``wanted``.
+
+    ``wanted`` maps a served name to the SHA-256 of its weights.
+    """
+    state = running(model, work)
+    if state is None:
+        return
+    stale = [name for name, sha in wanted.items() if state.adapters.get(name, sha) != sha]
+    if stale:
+        raise EscError(
+            f"the server at {state.url} was started with older weights of {', '.join(stale)}; "
+            f"make stop serve MODEL={model}"
+        )
+
+
+def refuse_beside_training() -> None:
+    """Raise EscError where a server runs on this machine, which has no GPU to train on."""
+    pids = [pid for pid in on_this_machine() if pid != os.getpid()]
+    if pids:
+        raise EscError(
+            f"a vLLM server runs on this machine (process {pids[0]}), and training on the CPU "
+            "beside it would take its memory and time; make stop ends it"
+        )

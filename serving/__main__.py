@@ -1,0 +1,18 @@
+"""``python -m serving STEP``: install, start, stop, hold, check-template, compose."""
+
+import sys
+
+from esc import cli
+from serving import compose, install, server, template
+
+STEPS = {
+    "install": (install.main, "the serving environment, .venv-serve"),
+    "start": (server.main, "one server with the base and every adapter, in the background"),
+    "stop": (server.stop_main, "end that server"),
+    "hold": (server.hold_main, "a server for as long as the input stays open"),
+    "check-template": (template.main, "compare the server's token ids with LLaMA-Factory's"),
+    "compose": (compose.main, "SFT and DPO adapter into the one that is served"),
+}
+
+if __name__ == "__main__":
+    sys.exit(cli.dispatch("serving", STEPS))

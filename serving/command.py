@@ -1,0 +1,89 @@
+"""The command line and the environment of the one vLLM server."""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from esc.adapters import BASE
+from esc.exceptions import EscError
+from esc.policy_server import PROGRAM
+from esc.serving_environment import PYTHON
+
+MAX_MODEL_LEN = 8192
+"""Tokens: the longest dialogue of ESConv, a draft and its critique, and the reply fit."""
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_SET_BY_MAKE = {
+    "--model", "--served-model-name", "--host", "--port", "--chat-template", "--enable-lora",
+    "--lora-modules",
+}  # fmt: skip
+# vLLM reads LoRA weights anew for every token on a CPU: short steps keep that in its caches. Small
+# blocks let more of a prompt be found in the prefix cache.
+_CPU_FLAGS = (
+    "--max-num-batched-tokens", "256", "--max-num-seqs", "64", "--block-size", "32",
+)  # fmt: skip
+
+
+def build(
+    *,
+    root: Path,
+    model_path: str,
+    adapters: Mapping[str, Path],
+    template: Path,
+    host: str,
+    port: int,
+    kind: str,
+    extra: str,
+) -> list[str]:
+    """The command that serves a base model with its adapters.
+
+    ``extra`` is the user's own flags for vLLM, such as ``--tensor-parallel-size 4``. Raises
+    EscError for a flag that this kit sets, or a key on the command line.
+    """
+    given = shlex.split(extra)
+    flags = {flag.partition("=")[0] for flag in given if flag.startswith("--")}
+    if "--api-key" in flags:
+        raise EscError("SERVE_ARGS cannot hold --api-key, which every user here could read; set "
+                       "VLLM_API_KEY in the environment")  # fmt: skip
+    if fixed := flags & _SET_BY_MAKE:
+        raise EscError(
+            f"SERVE_ARGS cannot set {', '.join(sorted(fixed))}: MODEL, HOST, PORT and WORK do"
+        )
+    command = [
+        str(root / PYTHON), "-m", PROGRAM,
+        "--model", model_path, "--served-model-name", BASE,
+        "--host", host, "--port", str(port),
+        "--chat-template", str(template),
+        "--max-model-len", str(MAX_MODEL_LEN),
+        # Sampling is what a request says: no defaults of the model's authors, who differ.
+        "--generation-config", "vllm",
+    ]  # fmt: skip
+    if adapters:
+        command += [
+            "--enable-lora", "--max-lora-rank", str(rank(adapters)),
+            "--max-loras", str(min(len(adapters), 8)),
+            "--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items()),
+        ]  # fmt: skip
+    if kind == "cpu":
+        command += _CPU_FLAGS
+    return command + given
+
+
+def rank(adapters: Mapping[str, Path]) -> int:
+    """The smallest rank vLLM knows that holds every adapter."""
+    largest = max(
+        int(json.loads((folder / "adapter_config.json").read_text())["r"])
+        for folder in adapters.values()
+    )
+    return next(rank for rank in _RANKS if rank >= largest)
+
+
+def environment(kind: str) -> dict[str, str]:
+    """The environment of the server; what the user has set stays."""
+    defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if kind == "cpu":
+        # GiB of memory for what has been read; and every core works (vLLM would keep one idle).
+        defaults |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+    return defaults | os.environ
