@@ -1,13 +1,12 @@
 """The options of a build, and the stamp that tells a later call what ``data/`` was made with."""
 
 import argparse
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_builders.turns import CONSECUTIVE
 from esc import cli, forms, prompts
-from esc.files import Row, sha256
+from esc.files import Row, sha256_of
 
 FORMAT = 1
 """Raised with every change of the rules, so that sets built before it are built anew."""
@@ -30,14 +29,14 @@ class BuildOptions:
 
     def stamp(self, split: str, *, corpus: str) -> Row:
         """Everything that decides the bytes of the sets, under the names a user knows."""
-        texts = [sha256(prompts.source(forms.TEMPLATES, name)) for name in forms.PROMPTS]
+        texts = [prompts.source(forms.TEMPLATES, name) for name in forms.PROMPTS]
         return {
             "format": FORMAT,
             "ESCONV": corpus,
             "SPLIT": split,
             "LIMIT": self.limit,
             "CONSECUTIVE": self.consecutive,
-            "prompts": hashlib.sha256("".join(texts).encode()).hexdigest(),
+            "prompts": sha256_of(texts),
         }
 
 

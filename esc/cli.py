@@ -40,6 +40,17 @@ def optional_count(text: str) -> int | None:
     return int(text) if text else None
 
 
+def optional_amount(text: str) -> float | None:
+    """An option's amount above 0, or None where make passes an unset variable."""
+    try:
+        amount = float(text) if text else None
+    except ValueError:
+        amount = 0.0
+    if amount is not None and not amount > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return amount
+
+
 def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Exit code of ``main(argv)``: 0, or 2 for a mistake (one line on stderr), 130 for Ctrl-C."""
     try:

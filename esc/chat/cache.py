@@ -19,8 +19,8 @@ _HEADER = "calls of"
 class Cache:
     """Stored answers by key, and the file new ones go to."""
 
-    def __init__(self, path: Path, run: Payload) -> None:
-        """Read ``path`` where it exists.
+    def __init__(self, path: Path | None, run: Payload) -> None:
+        """Read ``path`` where it exists; without one, answers are kept in memory alone.
 
         Raises EscError where it is of another run or a line is not JSON.
         """
@@ -29,8 +29,8 @@ class Cache:
         self._answers: dict[str, Payload] = {}
         self.repaired = False
         """Whether a torn last line was cut off."""
-        if path.exists():
-            self._read()
+        if path is not None and path.exists():
+            self._read(path)
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -41,11 +41,13 @@ class Cache:
 
     def put(self, key: str, audit: Payload, answer: Payload) -> None:
         """Store one answer, at once and for good."""
+        self._answers[key] = answer
+        if self._path is None:
+            return
         if self._stream is None:
-            self._stream = self._open()
+            self._stream = self._open(self._path)
         line = {"key": key} | audit | {"answer": answer}
         self._stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-        self._answers[key] = answer
 
     def close(self) -> None:
         """Hand everything to the disk."""
@@ -54,41 +56,41 @@ class Cache:
             self._stream.close()
             self._stream = None
 
-    def _open(self) -> BinaryIO:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+    def _open(self, path: Path) -> BinaryIO:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: one line is one write.
-        stream: BinaryIO = self._path.open("ab", buffering=0)
+        stream: BinaryIO = path.open("ab", buffering=0)
         if stream.tell() == 0:
             stream.write(orjson.dumps({_HEADER: self._run}, option=orjson.OPT_APPEND_NEWLINE))
         return stream
 
-    def _read(self) -> None:
-        self._cut_torn_line()
-        with self._path.open("rb") as stream:
+    def _read(self, path: Path) -> None:
+        self._cut_torn_line(path)
+        with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 try:
                     row = orjson.loads(line)
                     if number == 1:
-                        self._check_header(row)
+                        self._check_header(path, row)
                     else:
                         self._answers[row["key"]] = row["answer"]
                 except (ValueError, KeyError, TypeError) as error:
                     raise EscError(
-                        f"{self._path}, line {number}: no stored answer; delete that line, "
+                        f"{path}, line {number}: no stored answer; delete that line, "
                         "the answer is asked for again"
                     ) from error
 
-    def _check_header(self, row: Any) -> None:
+    def _check_header(self, path: Path, row: Any) -> None:
         of = row.get(_HEADER) if isinstance(row, dict) else None
         if of != self._run:
             told = "; ".join(f"{k} {v}" for k, v in of.items()) if of else "no run"
             raise EscError(
-                f"{self._path} holds answers of another run ({told}); move it away, or use "
+                f"{path} holds answers of another run ({told}); move it away, or use "
                 "another WORK=folder"
             )
 
-    def _cut_torn_line(self) -> None:
-        with self._path.open("rb+") as stream:
+    def _cut_torn_line(self, path: Path) -> None:
+        with path.open("rb+") as stream:
             end = stream.seek(0, os.SEEK_END)
             kept = end
             while kept:

@@ -146,9 +146,4 @@ async def _walk(
         raise AttemptFailed(
             FailureKind.NOT_OFFERED, "no log-probabilities of given tokens", transient=False
         ) from error
-    usage = answer.get("usage") or {}
-    return {
-        "logprobs": scores,
-        "prompt_tokens": int(usage.get("prompt_tokens", 0)),
-        "completion_tokens": 0,
-    }
+    return {"logprobs": scores, "prompt_tokens": len(prompt), "completion_tokens": 0}

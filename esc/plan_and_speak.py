@@ -1,0 +1,186 @@
+"""The two-stage pipeline: a planner chooses a strategy, a generator writes the reply under it.
+
+    from esc.plan_and_speak import PlanAndSpeak
+
+    with PlanAndSpeak(["http://127.0.0.1:8000/v1"], stage="sft") as pipeline:
+        answer = pipeline.reply([], "I lost my job last week.")
+        print(answer.plan.strategy, answer.plan.probability, answer.response)
+
+Research software: what it says is no counselling.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from esc import adapters, forms
+from esc.chat.budget import Budget
+from esc.chat.cache import Cache
+from esc.chat.constraint import Choice, Constraint, Regex
+from esc.chat.policy import Asks, Chat, Policy
+from esc.chat.request import Generation, Message, Reply, Sampling
+from esc.chat.score import Scoring, normalised
+from esc.chat.transport import Pool
+from esc.dialogue import Exchange
+from esc.strategies import Strategy, parse, tag
+
+NAMES = tuple(strategy.value for strategy in Strategy)
+PLAN_TOKENS, REPLY_TOKENS = 24, 256
+"""Room for the answer: the longest name has 8 tokens, and ESConv's longest reply is below 256."""
+TIMEOUT = 600.0
+"""Seconds for one answer, waiting behind other requests included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the planner says of one turn."""
+
+    raw: str
+    strategy: Strategy | None
+    """None where the raw answer names no strategy."""
+    distribution: dict[Strategy, float] | None
+    """Probability of each strategy, over the eight; None where the server gives no such figures."""
+
+    @property
+    def probability(self) -> float | None:
+        """Of the chosen strategy."""
+        if self.strategy is None or self.distribution is None:
+            return None
+        return self.distribution[self.strategy]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A plan, and the reply that follows it."""
+
+    plan: Plan
+    response: str | None
+    """None where the plan names no strategy: then the generator is not asked."""
+
+
+def sp_chat(history: Sequence[Exchange], seeker: str) -> tuple[Message, ...]:
+    """The planner's chat: one message with the whole transcript."""
+    transcript = forms.sp_transcript(history, seeker)
+    return Message("system", forms.sp_system()), Message("user", transcript)
+
+
+def rg_chat(history: Sequence[Exchange], seeker: str, strategy: Strategy) -> tuple[Message, ...]:
+    """The generator's chat: the strategy in the system prompt, then the real turns."""
+    return _turns(forms.rg_system(strategy), history, seeker)
+
+
+def vanilla_chat(history: Sequence[tuple[str, Strategy, str]], seeker: str) -> tuple[Message, ...]:
+    """The entangled model's chat: earlier replies carry their strategy in brackets.
+
+    ``history`` holds (seeker's words, strategy, reply).
+    """
+    tagged = [(said, tag(strategy, reply)) for said, strategy, reply in history]
+    return _turns(forms.vanilla_system(), tagged, seeker)
+
+
+def _turns(system: str, history: Sequence[Exchange], seeker: str) -> tuple[Message, ...]:
+    chat = [Message("system", system)]
+    for said, reply in history:
+        chat += [Message("user", said), Message("assistant", reply)]
+    return (*chat, Message("user", seeker))
+
+
+def strategy_constraint(decode: str) -> Constraint | None:
+    """What the planner's answer is held to under DECODE."""
+    return Choice(NAMES) if decode == "choice" else None
+
+
+def tagged_constraint(decode: str) -> Constraint | None:
+    """What an entangled answer is held to under DECODE: ``[Strategy] reply``."""
+    if decode != "choice":
+        return None
+    # The names hold letters, blanks and hyphens: nothing that means more in an expression.
+    return Regex(rf"\[({'|'.join(NAMES)})\] .+")
+
+
+async def plan(
+    asks: Asks,
+    *,
+    record: str,
+    model: str,
+    chat: tuple[Message, ...],
+    decode: str,
+    temperature: float = 0.0,
+    expected: str = NAMES[0],
+) -> tuple[Plan, Reply]:
+    """(the plan of one turn with the distribution over the strategies, the planner's answer)."""
+    sampling = Sampling(PLAN_TOKENS, temperature)
+    constraint = strategy_constraint(decode)
+    answer = await asks.ask(
+        Generation(record, "plan", model, chat, sampling, constraint, expected=expected)
+    )
+    scores = await asks.ask(Scoring(record, "distribution", model, chat, NAMES))
+    distribution = (
+        dict(zip(Strategy, normalised(scores), strict=True)) if scores is not None else None
+    )
+    return Plan(answer.text, parse(answer.text), distribution), answer
+
+
+class PlanAndSpeak:
+    """Plans and speaks through the policies that a server has; a context manager."""
+
+    def __init__(
+        self,
+        base_urls: Sequence[str],
+        *,
+        stage: str,
+        decode: str = "free",
+        temperature: float = 0.0,
+        own_server: bool = True,
+    ) -> None:
+        """``stage`` is ``base``, ``sft`` or ``dpo``; ``decode`` as in the table of backbones."""
+        self._planner = adapters.served_name("sp", stage)
+        self._generator = adapters.served_name("rg", stage)
+        self._decode, self._temperature = decode, temperature
+        self._runner = asyncio.Runner()
+        self._pool = Pool(base_urls, own_server=own_server, timeout=TIMEOUT, connections=4)
+        # What a person says here is not kept.
+        self._chat = Chat(self._pool, Cache(None, {}), weights={}, policy=Policy(), budget=Budget())
+
+    def __enter__(self) -> Self:
+        self._runner.run(self._pool.connect(sorted({self._planner, self._generator})))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._runner.run(self._pool.close())
+        self._runner.close()
+
+    def plan(self, history: Sequence[Exchange], seeker: str) -> Plan:
+        """The strategy for the next reply; CallFailed where the server gives no answer."""
+        planned, _ = self._runner.run(
+            plan(
+                self._chat,
+                record=str(len(history)),
+                model=self._planner,
+                chat=sp_chat(history, seeker),
+                decode=self._decode,
+                temperature=self._temperature,
+            )
+        )
+        return planned
+
+    def speak(self, history: Sequence[Exchange], seeker: str, strategy: Strategy) -> str:
+        """The reply under a strategy; CallFailed where the server gives no answer."""
+        sampling = Sampling(REPLY_TOKENS, self._temperature)
+        chat = rg_chat(history, seeker, strategy)
+        call = Generation(str(len(history)), "speak", self._generator, chat, sampling)
+        return self._runner.run(self._chat.ask(call)).text.strip()
+
+    def reply(self, history: Sequence[Exchange], seeker: str) -> Answer:
+        """Plan, then speak."""
+        planned = self.plan(history, seeker)
+        if planned.strategy is None:
+            return Answer(planned, None)
+        return Answer(planned, self.speak(history, seeker, planned.strategy))

@@ -1,0 +1,196 @@
+"""The systems of the paper's Tables 3 and 4: how each one comes to a strategy and a reply.
+
+A system is a coroutine from a turn to an outcome; every intermediate answer is kept. It asks and
+knows nothing of servers, retries or files.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from esc import adapters, plan_and_speak, prompts
+from esc.chat.policy import Asks
+from esc.chat.request import Generation, Message, Reply, Sampling
+from esc.files import Row
+from esc.plan_and_speak import PLAN_TOKENS, REPLY_TOKENS
+from esc.strategies import Strategy, strip_tag, tag
+from eval.turns import GoldTurn
+
+TEMPLATES = Path(__file__).parent / "prompts"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a system is run."""
+
+    stage: str
+    """``base``, ``sft`` or ``dpo``."""
+    decode: str
+    temperature: float = 0.0
+
+    def model(self, task: str) -> str:
+        """The served name of the policy of a task."""
+        return adapters.served_name(task, self.stage)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a system says to one turn."""
+
+    strategy: Strategy | None
+    """None where the raw text names none."""
+    raw_strategy: str
+    response: str | None
+    """None where no strategy could be read and so no reply was asked for."""
+    distribution: dict[Strategy, float] | None = None
+    """Of the planner; entangled systems have none."""
+    steps: list[Row] = field(default_factory=list)
+    """Every answer on the way, in order: step, model, text, truncated."""
+
+
+System = Callable[[Asks, GoldTurn, Setting], Awaitable[Outcome]]
+
+
+async def decoupled(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+    """Planner, then generator under the planned strategy."""
+    model = setting.model("sp")
+    chat = plan_and_speak.sp_chat(turn.history, turn.seeker)
+    plan, answer = await plan_and_speak.plan(
+        asks,
+        record=turn.id,
+        model=model,
+        chat=chat,
+        decode=setting.decode,
+        temperature=setting.temperature,
+        expected=turn.strategy.value,
+    )
+    outcome = Outcome(plan.strategy, plan.raw, None, plan.distribution)
+    outcome.steps.append(_step("plan", model, answer))
+    if plan.strategy is not None:
+        outcome.response = await _speak(asks, turn, setting, plan.strategy, outcome)
+    return outcome
+
+
+async def decoupled_gold(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+    """The generator under the gold strategy (Table 4)."""
+    outcome = Outcome(turn.strategy, turn.strategy.value, None)
+    outcome.response = await _speak(asks, turn, setting, turn.strategy, outcome)
+    return outcome
+
+
+async def vanilla(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+    """The entangled model: strategy and reply in one answer."""
+    return await _tagged(asks, turn, setting, "respond", _vanilla_chat(turn), [])
+
+
+async def direct_refine(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+    """A first reply, then its revision without any further input (appendix D.2)."""
+    draft = await vanilla(asks, turn, setting)
+    request = prompts.render(TEMPLATES, "direct_refine.j2")
+    return await _tagged(asks, turn, setting, "refine", _after(turn, draft, request), draft.steps)
+
+
+async def self_refine(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+    """A first reply, feedback on it, then the revision (Madaan et al., appendix D.2)."""
+    draft = await vanilla(asks, turn, setting)
+    request = prompts.render(TEMPLATES, "self_refine_feedback.j2")
+    chat = _after(turn, draft, request)
+    model = setting.model("vanilla")
+    feedback = await asks.ask(_generation(turn, "feedback", model, chat, setting))
+    steps = [*draft.steps, _step("feedback", model, feedback)]
+    revise = prompts.render(TEMPLATES, "self_refine_revise.j2")
+    chat = (*chat, Message("assistant", feedback.text), Message("user", revise))
+    return await _tagged(asks, turn, setting, "refine", chat, steps)
+
+
+async def emotional_cot(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+    """The seeker's emotional state first, then strategy and reply from it (appendix D.2)."""
+    chat = _vanilla_chat(turn)
+    request = prompts.render(TEMPLATES, "emotional_cot_state.j2")
+    asked = (*chat[:-1], Message("user", f"{turn.seeker}\n\n{request}"))
+    model = setting.model("vanilla")
+    state = await asks.ask(_generation(turn, "emotional state", model, asked, setting))
+    steps = [_step("emotional state", model, state)]
+    respond = prompts.render(TEMPLATES, "emotional_cot_respond.j2")
+    chat = (*asked, Message("assistant", state.text), Message("user", respond))
+    return await _tagged(asks, turn, setting, "respond", chat, steps)
+
+
+SYSTEMS: dict[str, System] = {
+    "decoupled": decoupled,
+    "decoupled-gold": decoupled_gold,
+    "vanilla": vanilla,
+    "direct-refine": direct_refine,
+    "self-refine": self_refine,
+    "emotional-cot": emotional_cot,
+}
+"""Name to system."""
+
+PROMPT_BASELINES = ("direct-refine", "self-refine", "emotional-cot")
+"""Systems that are prompts alone, and so are run on the base model only."""
+
+TASKS: dict[str, tuple[str, ...]] = {"decoupled": ("sp", "rg"), "decoupled-gold": ("rg",)}
+"""Tasks whose policies a system asks; ``vanilla`` for all others."""
+
+
+def _vanilla_chat(turn: GoldTurn) -> tuple[Message, ...]:
+    past = zip(turn.history, turn.history_strategies, strict=True)
+    return plan_and_speak.vanilla_chat(
+        [(said, strategy, reply) for (said, reply), strategy in past], turn.seeker
+    )
+
+
+def _after(turn: GoldTurn, draft: Outcome, request: str) -> tuple[Message, ...]:
+    said = Message("assistant", draft.steps[-1]["text"])
+    return (*_vanilla_chat(turn), said, Message("user", request))
+
+
+def _generation(
+    turn: GoldTurn, step: str, model: str, chat: tuple[Message, ...], setting: Setting
+) -> Generation:
+    sampling = Sampling(REPLY_TOKENS, setting.temperature)
+    return Generation(turn.id, step, model, chat, sampling, expected=turn.response)
+
+
+async def _speak(
+    asks: Asks, turn: GoldTurn, setting: Setting, strategy: Strategy, outcome: Outcome
+) -> str:
+    model = setting.model("rg")
+    chat = plan_and_speak.rg_chat(turn.history, turn.seeker, strategy)
+    answer = await asks.ask(_generation(turn, "speak", model, chat, setting))
+    outcome.steps.append(_step("speak", model, answer))
+    return answer.text.strip()
+
+
+async def _tagged(
+    asks: Asks,
+    turn: GoldTurn,
+    setting: Setting,
+    step: str,
+    chat: tuple[Message, ...],
+    steps: list[Row],
+) -> Outcome:
+    """The outcome of a last step whose answer is ``[Strategy] reply``."""
+    model = setting.model("vanilla")
+    call = Generation(
+        turn.id,
+        step,
+        model,
+        chat,
+        Sampling(PLAN_TOKENS + REPLY_TOKENS, setting.temperature),
+        plan_and_speak.tagged_constraint(setting.decode),
+        expected=tag(turn.strategy, turn.response),
+    )
+    answer = await asks.ask(call)
+    strategy, response = strip_tag(answer.text)
+    head = answer.text.lstrip().partition("]")[0].removeprefix("[")
+    return Outcome(
+        strategy=strategy,
+        raw_strategy=strategy.value if strategy else head[:80],
+        response=response.strip(),
+        steps=[*steps, _step(step, model, answer)],
+    )
+
+
+def _step(name: str, model: str, answer: Reply) -> Row:
+    return {"step": name, "model": model, "text": answer.text, "truncated": answer.truncated}

@@ -1,0 +1,61 @@
+"""The turns of a built split, as a system meets them: gold history, then the seeker's words."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from esc import draw, files, paths
+from esc.dialogue import Exchange
+from esc.exceptions import EscError
+from esc.strategies import Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class GoldTurn:
+    """One turn with everything said before it."""
+
+    id: str
+    history: tuple[Exchange, ...]
+    history_strategies: tuple[Strategy, ...]
+    """Of the replies in ``history``."""
+    seeker: str
+    strategy: Strategy
+    response: str
+
+
+def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
+    """All turns of ``limit`` dialogues of a split, in the order of the set.
+
+    Raises EscError where the sets are not built, or hold fewer dialogues than ``limit``.
+    """
+    path = work / paths.sft_file("rg", split)
+    if not path.is_file():
+        raise EscError(f"{path} does not exist; make data builds it")
+    turns: list[GoldTurn] = []
+    for row in files.read_jsonl(path):
+        # The set holds a dialogue's turns one after the other.
+        before = turns[-1] if row["history"] else None
+        strategies = (*before.history_strategies, before.strategy) if before else ()
+        turns.append(
+            GoldTurn(
+                id=row["id"],
+                history=tuple((said, reply) for said, reply in row["history"]),
+                history_strategies=strategies,
+                seeker=row["instruction"],
+                strategy=Strategy(row["strategy"]),
+                response=row["output"],
+            )
+        )
+    dialogues = list(dict.fromkeys(_dialogue(turn) for turn in turns))
+    if limit is None:
+        return turns
+    if limit > len(dialogues):
+        raise EscError(
+            f"LIMIT={limit}, but the {split} set in {paths.data(work)} has {len(dialogues)} "
+            f"dialogues; a LIMIT of at most {len(dialogues)}, or make data LIMIT={limit} first"
+        )
+    chosen = set(draw.order(dialogues)[:limit])
+    return [turn for turn in turns if _dialogue(turn) in chosen]
+
+
+def _dialogue(turn: GoldTurn) -> str:
+    return turn.id.rpartition("-")[0]
