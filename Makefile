@@ -8,6 +8,18 @@ LIMIT ?=
 CONSECUTIVE ?= separate
 NPROC ?=
 TRAIN_ARGS ?=
+SYSTEM ?= decoupled
+STAGE ?=
+SET ?= test
+DECODE ?=
+BASE_URL ?=
+HOST ?= 127.0.0.1
+PORT ?= 8000
+SERVE_ARGS ?=
+IN_FLIGHT ?=
+PRICE ?=
+MAX_COST ?=
+DRY_RUN ?=
 FORCE ?=
 PYTHON ?= python3
 
@@ -18,8 +30,8 @@ SERVE_READY := .venv-serve/.ready
 WHERE := --work "$(WORK)"
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup model data check-data stats sft-sp sft-rg sft-vanilla \
-        recipes demo test test-unit lint bench clean
+.PHONY: help doctor setup setup-serve model data check-data stats sft-sp sft-rg sft-vanilla \
+        serve stop check-template predict chat recipes demo test test-unit lint bench clean
 
 help:  ## this list
 	@echo "DecoupledESC kit: plan-then-speak emotional support models with LLaMA-Factory."
@@ -29,11 +41,17 @@ help:  ## this list
 	@echo
 	@echo "Variables: MODEL=$(MODEL) (a folder of llamafactory_configs), ESCONV=path, SPLIT=paper|seed:N,"
 	@echo "  LIMIT=dialogues per split, CONSECUTIVE=separate|merge-same|merge, NPROC=processes,"
-	@echo "  TRAIN_ARGS=\"key=value ...\" for LLaMA-Factory, WORK=folder for data/ and saves/, FORCE=1"
+	@echo "  TRAIN_ARGS=\"key=value ...\" for LLaMA-Factory, WORK=folder for all that is made, FORCE=1"
+	@echo "  serve:    HOST, PORT, SERVE_ARGS=\"flags for vLLM\""
+	@echo "  predict:  SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot,"
+	@echo "            STAGE=base|sft|dpo, SET=test|validation|train, DECODE=free|choice, BASE_URL=url,url,"
+	@echo "            IN_FLIGHT=requests at a time, PRICE=in/out per million tokens, MAX_COST, DRY_RUN=1"
 	@echo "Examples:"
 	@echo "  make demo"
 	@echo "  make sft-sp sft-rg ESCONV=ESConv.json MODEL=qwen2.5-7b NPROC=4"
 	@echo "  make sft-sp LIMIT=2 WORK=try TRAIN_ARGS=\"num_train_epochs=1.0\""
+	@echo "  make serve MODEL=qwen2.5-7b SERVE_ARGS=\"--tensor-parallel-size 4\""
+	@echo "  make predict MODEL=qwen2.5-7b SYSTEM=decoupled STAGE=sft"
 
 doctor:  ## what this machine has and lacks, with the fix
 	@$(PYTHON) -m experiments.doctor
@@ -69,13 +87,36 @@ sft-sp sft-rg sft-vanilla: sft-%: model data  ## LoRA SFT of planner, generator,
 	@$(PY) -m training train $(WHERE) --model "$(MODEL)" --task $* --stage sft \
 	  --processes "$(NPROC)" $(if $(filter 1,$(FORCE)),--force) --set $(TRAIN_ARGS)
 
+serve: model $(SERVE_READY)  ## one OpenAI-compatible server with the base and every adapter
+	@$(PY) -m serving start $(WHERE) --model "$(MODEL)" --host "$(HOST)" --port "$(PORT)" \
+	  --args="$(SERVE_ARGS)"
+
+stop: $(READY)  ## end that server
+	@$(PY) -m serving stop $(WHERE) --model "$(MODEL)"
+
+check-template: $(READY)  ## the server's token ids against LLaMA-Factory's, on real rows
+	@$(PY) -m serving check-template $(WHERE) --model "$(MODEL)" --base-url "$(BASE_URL)"
+
+# A BASE_URL needs no server of our own, and sets that are built are taken as they are.
+ASKS := $(if $(BASE_URL),,$(SERVE_READY)) $(if $(wildcard $(WORK)/data/manifest.json),,data)
+
+predict: model $(ASKS)  ## a system's strategy and reply for every turn of a split
+	@$(PY) -m eval predict $(WHERE) --model "$(MODEL)" --system "$(SYSTEM)" --stage "$(STAGE)" \
+	  --set "$(SET)" --limit "$(LIMIT)" --decode "$(DECODE)" --base-url "$(BASE_URL)" \
+	  --in-flight "$(IN_FLIGHT)" --price "$(PRICE)" --max-cost "$(MAX_COST)" \
+	  $(if $(filter 1,$(DRY_RUN)),--dry-run) $(if $(filter 1,$(FORCE)),--force)
+
+chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generator in the terminal
+	@$(PY) -m eval chat $(WHERE) --model "$(MODEL)" $(if $(STAGE),--stage "$(STAGE)") \
+	  --base-url "$(BASE_URL)"
+
 recipes: $(READY)  ## render llamafactory_configs/<model>/*.yaml from the table of backbones
 	@$(PY) -m training render
 
 demo: $(READY)  ## sample corpus -> check -> planner and generator SFT of the embedded model, in demo/
 	@$(PY) -m experiments demo --esconv "$(ESCONV)"
 
-test: $(READY)  ## all tests, the slow ones too
+test: $(READY) $(SERVE_READY)  ## all tests, the slow ones too
 	@$(MAKE) --no-print-directory model MODEL=smollm2-135m
 	$(PY) -m pytest
 
@@ -88,10 +129,10 @@ lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench:  ## speed figures as JSON (ESCONV=path for the full corpus)
+bench: $(SERVE_READY)  ## speed figures as JSON (ESCONV=path for the full corpus)
 	@$(MAKE) --no-print-directory --silent model MODEL=smollm2-135m >&2
 	@$(PY) -m experiments bench --esconv "$(ESCONV)"
 
-clean:  ## delete demo/ and caches; data/, saves/, runs/, models/ and .venv stay
+clean:  ## delete demo/ and caches; data/, saves/, runs/, models/ and environments stay
 	rm -rf demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path "./.venv*" -prune -exec rm -rf {} +

@@ -2,7 +2,7 @@
 
     python3 -m experiments.doctor
 
-Imports LLaMA-Factory in the training environment to see that it really loads. Exit code 1 where
+Imports LLaMA-Factory and vLLM in their environments to see that they really load. Exit code 1 where
 something that the kit cannot do without is missing.
 """
 
@@ -15,9 +15,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from esc import cli
+from esc import cli, serving_environment
 
-DISK_GB = 12
+DISK_GB = 16
 MEMORY_GB = 12
 IMPORTS = "import torch, torchaudio, llamafactory, gguf; print(torch.__version__)"
 
@@ -40,6 +40,7 @@ def findings(root: Path) -> list[Finding]:
         _disk(root),
         _gpu(),
         _environment(root / ".venv"),
+        _serving(root),
         _model(root / "models" / "smollm2-135m"),
         _corpus(root / "data"),
     ]
@@ -74,12 +75,9 @@ def _disk(root: Path) -> Finding:
 
 
 def _gpu() -> Finding:
-    program = shutil.which("nvidia-smi")
-    if program:
-        query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, text=True, check=False)
-        if answer.returncode == 0:
-            return Finding("gpu", "ok", "; ".join(answer.stdout.split("\n")).strip("; "))
+    found = serving_environment.gpus()
+    if found:
+        return Finding("gpu", "ok", "; ".join(found))
     return Finding("gpu", "note", "none: the embedded model trains on the CPU, the 7B ones do not")
 
 
@@ -92,6 +90,30 @@ def _environment(folder: Path) -> Finding:
         reason = (answer.stderr.strip().splitlines() or ["no output"])[-1]
         return Finding("training", "missing", f"{reason}; run: rm -r {folder.name} && make setup")
     return Finding("training", "ok", f"LLaMA-Factory imports, torch {answer.stdout.strip()}")
+
+
+def _serving(root: Path) -> Finding:
+    python = root / serving_environment.PYTHON
+    fix = "run: make setup-serve"
+    if not python.exists():
+        return Finding("serving", "note", f"no {serving_environment.FOLDER}; {fix}")
+    command = [
+        python,
+        "-c",
+        "import vllm.entrypoints.openai.api_server, vllm; print(vllm.__version__)",
+    ]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        reason = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+        fix = f"run: rm -r {serving_environment.FOLDER} && make setup-serve"
+        return Finding("serving", "missing", f"{reason}; {fix}")
+    ready = root / serving_environment.READY
+    kind = ready.read_text().strip() if ready.is_file() else None
+    here = serving_environment.kind_here()
+    if kind != here:
+        return Finding("serving", "note", f"made for {kind}, this machine needs {here}; {fix}")
+    version = answer.stdout.strip().splitlines()[-1]
+    return Finding("serving", "ok", f"vLLM {version} imports ({kind})")
 
 
 def _model(folder: Path) -> Finding:

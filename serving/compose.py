@@ -56,17 +56,18 @@ def concatenate(base: str, sft: Path, dpo: Path, output: Path) -> int:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with init_empty_weights():
-        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-    model = PeftModel.from_pretrained(
-        empty, str(sft), "sft", torch_device="cpu", low_cpu_mem_usage=True
-    )
-    model.load_adapter(str(dpo), "dpo", torch_device="cpu", low_cpu_mem_usage=True)
+        config = AutoConfig.from_pretrained(base)
+        # In the base's own bfloat16 the sum would lose the smaller part, which is DPO's.
+        empty = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # Memory that is never written takes none: the base is a shape to hang the adapters on.
+    empty.to_empty(device="cpu")
+    model = PeftModel.from_pretrained(empty, str(sft), "sft")
+    model.load_adapter(str(dpo), "dpo")
     model.add_weighted_adapter(["sft", "dpo"], [1.0, 1.0], "served", combination_type="cat")
     rank = int(model.peft_config["served"].r)
     model.peft_config["served"].base_model_name_or_path = base
     scratch = output.with_name(f"{output.name}.parts{files.TEMPORARY}")
-    with torch.no_grad():
-        model.save_pretrained(str(scratch), selected_adapters=["served"])
+    model.save_pretrained(str(scratch), selected_adapters=["served"])
     shutil.rmtree(output, ignore_errors=True)
     (scratch / "served").rename(output)
     shutil.rmtree(scratch)

@@ -1,0 +1,131 @@
+"""SFT and DPO adapter as one: equal to merging one after the other."""
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from esc import adapters, paths
+from esc.exceptions import EscError
+from serving.compose import MANIFEST, compose, concatenate
+
+LARGEST = 1e-4
+MODEL = "smollm2-135m"
+
+
+def fresh(model):
+    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+
+
+def random_adapter(model, folder, *, seed, alpha, rank=16):
+    """An adapter that moves the model well beyond rounding, as the paper's recipe shapes it."""
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=0.05, target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    tuned = get_peft_model(fresh(model), config)
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.02)
+    tuned.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, model):
+    """A WORK folder with an SFT and a DPO adapter of the planner."""
+    root = tmp_path_factory.mktemp("compose")
+    random_adapter(model, root / paths.adapter(MODEL, "sp", "sft"), seed=1, alpha=16)
+    random_adapter(model, root / paths.adapter(MODEL, "sp", "dpo"), seed=2, alpha=16)
+    return root
+
+
+def logits(model):
+    ids = torch.arange(100, 180).reshape(2, 40)
+    with torch.no_grad():
+        return model(ids).logits
+
+
+def merged_in_order(model, *folders):
+    tuned = fresh(model)
+    for folder in folders:
+        tuned = PeftModel.from_pretrained(tuned, folder).merge_and_unload()
+    return logits(tuned)
+
+
+@pytest.mark.slow
+def test_the_composed_adapter_gives_the_logits_of_the_sequential_merge(work, model):
+    sft, dpo = (work / paths.adapter(MODEL, "sp", stage) for stage in ("sft", "dpo"))
+    served, made = compose(work, MODEL, "sp")
+    assert made
+    composed = logits(PeftModel.from_pretrained(fresh(model), served).eval())
+    merged = merged_in_order(model, sft, dpo)
+    assert (composed - merged).abs().max() < LARGEST
+    # Both parts are in it: neither alone comes near.
+    assert (composed - merged_in_order(model, sft)).abs().max() > 100 * LARGEST
+    assert (composed - merged_in_order(model, dpo)).abs().max() > 100 * LARGEST
+
+
+@pytest.mark.slow
+def test_adapters_of_other_ranks_and_scales_compose_too(tmp_path, model):
+    random_adapter(model, tmp_path / "one", seed=3, alpha=32, rank=8)
+    random_adapter(model, tmp_path / "two", seed=4, alpha=8, rank=16)
+    assert concatenate(str(model), tmp_path / "one", tmp_path / "two", tmp_path / "served") == 24
+    composed = logits(PeftModel.from_pretrained(fresh(model), tmp_path / "served").eval())
+    merged = merged_in_order(model, tmp_path / "one", tmp_path / "two")
+    assert (composed - merged).abs().max() < LARGEST
+
+
+@pytest.mark.slow
+def test_it_is_renewed_exactly_when_a_part_has_changed(work, model):
+    served, _ = compose(work, MODEL, "sp")
+    before = (served / MANIFEST).read_text()
+    assert compose(work, MODEL, "sp") == (served, False)
+    random_adapter(model, work / paths.adapter(MODEL, "sp", "dpo"), seed=5, alpha=16)
+    assert compose(work, MODEL, "sp") == (served, True)
+    assert (served / MANIFEST).read_text() != before
+    assert adapters.found(work, MODEL)["sp-dpo"] == served
+
+
+def touch_adapter(folder):
+    folder.mkdir(parents=True)
+    (folder / adapters.WEIGHTS).write_bytes(b"weights")
+    (folder / "adapter_config.json").write_text('{"r": 16}')
+    return folder
+
+
+def test_a_part_that_is_not_trained_is_named_with_its_command(tmp_path):
+    touch_adapter(tmp_path / paths.adapter(MODEL, "rg", "sft"))
+    with pytest.raises(EscError, match="make dpo-rg trains it"):
+        compose(tmp_path, MODEL, "rg")
+
+
+def test_a_bare_dpo_adapter_is_refused_with_the_reason(tmp_path):
+    touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "dpo"))
+    with pytest.raises(EscError, match=r"difference to base \+ SFT.*serving compose .*--task sp"):
+        adapters.found(tmp_path, MODEL)
+
+
+def test_every_adapter_is_served_under_its_own_name(tmp_path):
+    saves = tmp_path / paths.adapters(MODEL)
+    for name in ("sp_sft", "vanilla_sft"):
+        touch_adapter(saves / name)
+    touch_adapter(saves / "rg_dpo_mix_r2" / adapters.SERVED)
+    (saves / "rg_dpo_mix_r2" / adapters.WEIGHTS).write_bytes(b"delta")
+    touch_adapter(saves / "notes")
+    (saves / "rg_sft").mkdir()
+    assert adapters.found(tmp_path, MODEL) == {
+        "rg-dpo-mix-r2": saves / "rg_dpo_mix_r2" / "served",
+        "sp-sft": saves / "sp_sft",
+        "vanilla-sft": saves / "vanilla_sft",
+    }
+
+
+def test_the_folder_of_a_served_name_is_found_again(tmp_path):
+    touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "sft"))
+    assert adapters.folder(tmp_path, MODEL, "sp-sft") == tmp_path / paths.adapter(
+        MODEL, "sp", "sft"
+    )
+    with pytest.raises(EscError, match="make sft-rg MODEL=smollm2-135m trains it"):
+        adapters.folder(tmp_path, MODEL, "rg-sft")
