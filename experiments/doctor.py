@@ -19,7 +19,8 @@ from esc import cli, serving_environment
 
 DISK_GB = 16
 MEMORY_GB = 12
-IMPORTS = "import torch, torchaudio, llamafactory, gguf; print(torch.__version__)"
+TRAINING = "import torch, torchaudio, llamafactory, gguf; print(torch.__version__)"
+SERVING = "import vllm.entrypoints.openai.api_server, vllm; print(vllm.__version__)"
 
 
 @dataclass(frozen=True)
@@ -85,35 +86,38 @@ def _environment(folder: Path) -> Finding:
     python = folder / "bin" / "python"
     if not python.exists():
         return Finding("training", "missing", f"no {folder.name}; run: make setup")
-    answer = subprocess.run([python, "-c", IMPORTS], capture_output=True, text=True, check=False)
-    if answer.returncode:
-        reason = (answer.stderr.strip().splitlines() or ["no output"])[-1]
-        return Finding("training", "missing", f"{reason}; run: rm -r {folder.name} && make setup")
-    return Finding("training", "ok", f"LLaMA-Factory imports, torch {answer.stdout.strip()}")
+    works, said = _imports(python, TRAINING)
+    if not works:
+        return Finding("training", "missing", f"{said}; run: rm -r {folder.name} && make setup")
+    return Finding("training", "ok", f"LLaMA-Factory imports, torch {said}")
 
 
 def _serving(root: Path) -> Finding:
     python = root / serving_environment.PYTHON
-    fix = "run: make setup-serve"
+    folder, fix = serving_environment.FOLDER, "run: make setup-serve"
     if not python.exists():
-        return Finding("serving", "note", f"no {serving_environment.FOLDER}; {fix}")
-    command = [
-        python,
-        "-c",
-        "import vllm.entrypoints.openai.api_server, vllm; print(vllm.__version__)",
-    ]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        reason = (answer.stderr.strip().splitlines() or ["no output"])[-1]
-        fix = f"run: rm -r {serving_environment.FOLDER} && make setup-serve"
-        return Finding("serving", "missing", f"{reason}; {fix}")
+        return Finding("serving", "note", f"no {folder}, which predictions need; {fix}")
+    works, said = _imports(python, SERVING)
+    if not works:
+        return Finding("serving", "missing", f"{said}; run: rm -r {folder} && make setup-serve")
     ready = root / serving_environment.READY
-    kind = ready.read_text().strip() if ready.is_file() else None
+    kind = ready.read_text().strip() if ready.is_file() else "unfinished"
     here = serving_environment.kind_here()
     if kind != here:
-        return Finding("serving", "note", f"made for {kind}, this machine needs {here}; {fix}")
-    version = answer.stdout.strip().splitlines()[-1]
-    return Finding("serving", "ok", f"vLLM {version} imports ({kind})")
+        return Finding(
+            "serving",
+            "note",
+            f"{kind}, this machine needs {here}; run: rm -r {folder} && {fix[5:]}",
+        )
+    return Finding("serving", "ok", f"vLLM {said} imports ({kind})")
+
+
+def _imports(python: Path, program: str) -> tuple[bool, str]:
+    """(whether ``program`` runs, the last line of what it says)."""
+    answer = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)
+    works = answer.returncode == 0
+    lines = (answer.stdout if works else answer.stderr).strip().splitlines()
+    return works, (lines or ["no output"])[-1]
 
 
 def _model(folder: Path) -> Finding:

@@ -36,11 +36,13 @@ CURVE = "training_loss.png"
 def train(training: Training, *, force: bool) -> Row:
     """What ``run.json`` says of the finished training.
 
-    Raises EscError where LLaMA-Factory fails, OptionsDiffer where the folder is of another run.
+    Raises EscError where LLaMA-Factory fails or a server runs on a CPU, OptionsDiffer where the folder is of another run.
     """
     settings = recipe_for(training)
     options = stamp(training, settings)
     with files.exclusive(training.output.with_name(f".{training.output.name}")) as lock:
+        if settings.get("use_cpu") and (force or not (training.output / DONE).is_file()):
+            policy_server.refuse_beside_training()
         if force:
             shutil.rmtree(training.output, ignore_errors=True)
         return _train(training, settings, options, lock)
@@ -56,8 +58,6 @@ def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
     recipe = training.output / RECIPE
     files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     drop_torn_checkpoints(training.output)
-    if settings.get("use_cpu"):
-        policy_server.refuse_beside_training()
     seconds = _launch(recipe, training, settings, lock)
     # Over the tokenizer's own: whoever loads the adapter's tokenizer gets the training's ids.
     text = chat_template.of(settings["model_name_or_path"], settings["template"])

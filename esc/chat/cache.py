@@ -83,7 +83,8 @@ class Cache:
     def _check_header(self, path: Path, row: Any) -> None:
         of = row.get(_HEADER) if isinstance(row, dict) else None
         if of != self._run:
-            told = "; ".join(f"{k} {v}" for k, v in of.items()) if of else "no run"
+            known = of.items() if isinstance(of, dict) else ()
+            told = "; ".join(f"{k} {v}" for k, v in known) or "no run"
             raise EscError(
                 f"{path} holds answers of another run ({told}); move it away, or use "
                 "another WORK=folder"

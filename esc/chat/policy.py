@@ -6,13 +6,14 @@ limits them is the number of requests at a time.
 
 import asyncio
 import random
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from esc.chat.budget import CHARACTERS_PER_TOKEN, Budget
 from esc.chat.cache import Cache
-from esc.chat.failures import AttemptFailed, CallFailed, Failure, RunStopped
+from esc.chat.failures import AttemptFailed, CallFailed, Failure, FailureKind, RunStopped
 from esc.chat.meter import Meter
 from esc.chat.request import Payload, key_of
 from esc.chat.transport import Endpoint, Pool
@@ -92,6 +93,7 @@ class Chat:
         self._pool, self._cache, self._weights = pool, cache, weights
         self._policy, self._budget = policy, budget
         self._slots = asyncio.Semaphore(policy.in_flight)
+        self._asking: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._stopped: RunStopped | None = None
         self.meter = Meter(budget)
 
@@ -101,13 +103,15 @@ class Chat:
         Raises CallFailed where it has none for good, RunStopped where no call of the run would.
         """
         key = key_of(call.identity(), self._weights.get(call.model))
-        stored = self._cache.get(key)
-        if stored is None:
-            async with self._slots:
-                stored = await self._answer(call)
-                self._cache.put(key, call.audit(), stored)
-        else:
-            self.meter.cached += 1
+        # A second call of the same key waits for the first one's answer.
+        async with self._asking.setdefault(key, asyncio.Lock()):
+            stored = self._cache.get(key)
+            if stored is None:
+                async with self._slots:
+                    stored = await self._answer(call)
+                    self._cache.put(key, call.audit(), stored)
+            else:
+                self.meter.cached += 1
         if stored.get("finish") == "length":
             self.meter.truncated += 1
         self.meter.tick()
@@ -125,13 +129,15 @@ class Chat:
         """
         self.meter.begin(len(records), what)
 
-        async def one(record: Record) -> Result | Failure | None:
+        async def one(record: Record) -> Result | Failure:
             try:
                 return await work(self, record)
             except CallFailed as failed:
                 return failed.failure
-            except RunStopped:
-                return None  # the first one is raised below, when nothing is in flight any more
+            except RunStopped as stopped:
+                # Raised below, when nothing is in flight any more.
+                self._stopped = self._stopped or stopped
+                return Failure(FailureKind.REFUSED, str(stopped), 0)
             finally:
                 self.meter.tick(records=1)
 
@@ -143,20 +149,15 @@ class Chat:
             self._cache.close()
         if self._stopped is not None:
             raise self._stopped
-        return [result for task in tasks if (result := task.result()) is not None]
+        return [task.result() for task in tasks]
 
     async def _answer(self, call: Call[Any]) -> Payload:
         characters, max_tokens = call.size()
         reserved = 0.0
         answer: Payload = {}
         try:
-            if self._stopped is not None:
-                raise self._stopped
             reserved = self._budget.reserve(characters, max_tokens)
             answer = await self._attempts(call)
-        except RunStopped as stopped:
-            self._stopped = self._stopped or stopped
-            raise
         except CallFailed:
             self.meter.failed += 1
             raise
@@ -172,6 +173,8 @@ class Chat:
         attempt = 0
         while True:
             attempt += 1
+            if self._stopped is not None:
+                raise self._stopped
             try:
                 async with self._pool.endpoint() as endpoint:
                     constraint = getattr(call, "constraint", None)

@@ -25,8 +25,17 @@ _DOWN_SECONDS = 15.0
 
 
 def api_key(*, own_server: bool) -> str:
-    """The key from the environment: VLLM_API_KEY for this kit's server, else OPENAI_API_KEY."""
-    return os.environ.get("VLLM_API_KEY" if own_server else "OPENAI_API_KEY") or "none"
+    """The key from the environment: VLLM_API_KEY for this kit's server, else OPENAI_API_KEY.
+
+    EscError, without the key, where it cannot stand in a header.
+    """
+    name = "VLLM_API_KEY" if own_server else "OPENAI_API_KEY"
+    key = os.environ.get(name, "").strip() or "none"
+    if not (key.isascii() and key.isprintable()):
+        raise EscError(
+            f"{name} holds characters that no key has, such as a line break; set it anew"
+        )
+    return key
 
 
 class Endpoint:
@@ -101,7 +110,7 @@ class Endpoint:
         except openai.APIConnectionError as error:
             reason = str(error.__cause__ or error) or type(error.__cause__).__name__
             raise AttemptFailed(
-                FailureKind.CONNECTION, f"{self.url}: {reason}", transient=True
+                FailureKind.CONNECTION, f"{self.url}: {self._clean(reason)}", transient=True
             ) from error
         except openai.APIStatusError as error:
             raise self._failure(error, path) from error
@@ -112,7 +121,7 @@ class Endpoint:
 
     def _failure(self, error: openai.APIStatusError, path: str) -> AttemptFailed | RunStopped:
         status = error.status_code
-        message = self._clean(error)
+        message = self._clean(_told(error))
         if path.startswith("http") and status in (404, 405, 501):
             # One of vLLM's own routes, which other servers do not have.
             return AttemptFailed(FailureKind.NOT_OFFERED, message, transient=False)
@@ -139,13 +148,19 @@ class Endpoint:
         kind = FailureKind.TOO_LONG if too_long else FailureKind.REFUSED
         return AttemptFailed(kind, message, transient=False)
 
-    def _clean(self, error: openai.APIStatusError) -> str:
-        """One short line of the server's message, without the key."""
-        body = error.body if isinstance(error.body, dict) else {}
-        inner = body.get("error", body)
-        told = inner.get("message") if isinstance(inner, dict) else None
-        text = " ".join(str(told or f"HTTP {error.status_code}").split())[:300]
-        return text.replace(self._key, "***") if self._key != "none" else text
+    def _clean(self, text: str) -> str:
+        """The text as one short line, without the key."""
+        if self._key != "none":
+            text = text.replace(self._key, "***")
+        return " ".join(text.split())[:300]
+
+
+def _told(error: openai.APIStatusError) -> str:
+    """What the server says of a refusal."""
+    body = error.body if isinstance(error.body, dict) else {}
+    inner = body.get("error", body)
+    told = inner.get("message") if isinstance(inner, dict) else None
+    return str(told or f"HTTP {error.status_code}")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -175,7 +190,6 @@ class Pool:
             Endpoint(url, key=key, timeout=timeout, connections=connections)
             for url in dict.fromkeys(urls)
         ]
-        self._verifying = asyncio.Lock()
 
     async def connect(self, models: Sequence[str]) -> None:
         """Check that a server answers and that every one that does serves ``models``.
@@ -221,7 +235,7 @@ class Pool:
 
     async def verify(self, endpoint: Endpoint, kind: type, model: str) -> None:
         """Send the canary of a constraint once to each endpoint that is used."""
-        async with self._verifying:
+        async with endpoint.learning:
             await endpoint.verify(kind, model)
 
     async def close(self) -> None:

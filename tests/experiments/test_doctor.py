@@ -28,3 +28,20 @@ def test_this_environment_is_found_to_work(run):
 def test_it_needs_nothing_but_the_standard_library(run):
     shown = run(sys.executable, "-S", "-m", "experiments.doctor", "--help")
     assert shown.returncode == 0, shown.stderr
+
+
+def test_a_serving_environment_that_does_not_import_is_named_with_the_fix(tmp_path):
+    (tmp_path / ".venv-serve" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv-serve" / "bin" / "python"
+    python.write_text("#!/bin/sh\necho 'ImportError: no vllm' >&2\nexit 1\n")
+    python.chmod(0o755)
+    found = {finding.name: finding for finding in doctor.findings(tmp_path)}
+    assert found["serving"].state == "missing"
+    assert found["serving"].detail == (
+        "ImportError: no vllm; run: rm -r .venv-serve && make setup-serve"
+    )
+
+
+def test_a_missing_serving_environment_is_a_note_with_the_command(tmp_path):
+    found = {finding.name: finding for finding in doctor.findings(tmp_path)}
+    assert found["serving"].state == "note" and "make setup-serve" in found["serving"].detail

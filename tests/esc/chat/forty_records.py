@@ -1,0 +1,31 @@
+"""A run over forty records, to be killed: ``forty_records.py URL CACHE``."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from esc.chat.budget import Budget
+from esc.chat.cache import Cache
+from esc.chat.policy import Asks, Chat, Policy
+from esc.chat.request import Generation, Message, Reply, Sampling
+from esc.chat.transport import Pool
+
+IN_FLIGHT = 4
+RECORDS = [f"r{number:02}" for number in range(40)]
+
+
+async def work(asks: Asks, record: str) -> Reply:
+    call = Generation(record, "reply", "m", (Message("user", record),), Sampling(5))
+    return await asks.ask(call)
+
+
+async def main(url: str, path: Path) -> None:
+    pool = Pool([url], own_server=False, timeout=5.0, connections=IN_FLIGHT)
+    policy = Policy(in_flight=IN_FLIGHT)
+    chat = Chat(pool, Cache(path, {"system": "forty"}), weights={}, policy=policy, budget=Budget())
+    await chat.run(RECORDS, work, "forty")
+    await pool.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

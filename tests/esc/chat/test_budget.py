@@ -1,0 +1,111 @@
+import asyncio
+
+import pytest
+from faulty_server import TOO_LONG
+
+from esc.chat.budget import Budget, Price
+from esc.chat.cache import Cache
+from esc.chat.failures import RunStopped
+from esc.chat.policy import Rehearsal
+from esc.chat.score import Scoring
+from esc.exceptions import EscError
+
+PER_ANSWER_TOKEN = Price(0.0, 1e6)
+"""One unit of money for each token of an answer; every call here asks for at most five."""
+RECORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
+
+
+def stored(path):
+    return len(path.read_text().splitlines()) - 1
+
+
+def test_the_run_stops_before_the_limit_is_passed_and_keeps_its_answers(server, ask_all, tmp_path):
+    budget = Budget(PER_ANSWER_TOKEN, 12.0)
+    with pytest.raises(RunStopped, match=r"MAX_COST=12 \(10\.0000 spent\)"):
+        ask_all(server.url, RECORDS, cache=tmp_path / "calls", budget=budget, in_flight=1)
+    assert len(server.chats()) == stored(tmp_path / "calls") == 2
+    assert budget.spent == 10.0
+
+
+def test_what_is_in_flight_when_the_limit_is_met_is_kept(server, ask_all, tmp_path):
+    budget = Budget(PER_ANSWER_TOKEN, 12.0)
+    server.delay = 0.1
+    with pytest.raises(RunStopped, match=r"\(0\.0000 spent\)"):
+        ask_all(server.url, RECORDS, cache=tmp_path / "calls", budget=budget)
+    assert len(server.chats()) == stored(tmp_path / "calls") == 2
+    assert budget.spent == 10.0
+
+
+def test_what_an_answer_did_not_use_is_there_for_the_next_one(server, ask_all):
+    budget = Budget(PER_ANSWER_TOKEN, 12.0)
+    server.tokens = 10, 2
+    with pytest.raises(RunStopped):
+        ask_all(server.url, RECORDS, budget=budget, in_flight=1)
+    assert (len(server.chats()), budget.spent) == (4, 8.0)  # 8 and 5 more would be 13
+
+
+def test_the_same_command_with_a_larger_limit_goes_on(server, ask_all, tmp_path):
+    path = tmp_path / "calls"
+    with pytest.raises(RunStopped):
+        ask_all(server.url, RECORDS, cache=path, budget=Budget(PER_ANSWER_TOKEN, 12.0))
+    outcome = ask_all(server.url, RECORDS, cache=path, budget=Budget(PER_ANSWER_TOKEN, 99.0))
+    assert len(server.chats()) == len(outcome.results) == len(RECORDS)
+    assert outcome.meter.budget.spent == 30.0
+
+
+def test_a_failed_request_gives_its_reserve_back(server, ask_all):
+    budget = Budget(PER_ANSWER_TOKEN, 6.0)
+    server.always = {"a": TOO_LONG}
+    failed, answered = ask_all(server.url, ["a", "b"], budget=budget, in_flight=1).results
+    assert failed.attempts == 1 and answered.text == "re: b"
+    assert budget.spent == 5.0
+
+
+def test_a_limit_without_a_price_is_refused():
+    with pytest.raises(EscError, match="MAX_COST needs PRICE"):
+        Budget(None, 1.0)
+
+
+def test_a_price_is_per_million_tokens():
+    assert Price.parse("0.40/1.60") == Price(0.4, 1.6)
+    assert Price(0.4, 1.6).of(1_000_000, 500_000) == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("text", ["", "0.4", "0.4/1.6/2", "a/b"])
+def test_another_form_of_price_is_refused(text):
+    with pytest.raises(EscError, match="PROMPT/COMPLETION"):
+        Price.parse(text)
+
+
+def test_tokens_and_cost_are_in_the_closing_line(server, ask_all):
+    server.always = {"b": TOO_LONG}
+    outcome = ask_all(server.url, ["a", "b", "c"], budget=Budget(Price(1e5, 1e5)))
+    assert outcome.meter.line() == "2 ok, 1 failed, 0 cached, 0.0k tokens, cost 3.0000"
+    assert (outcome.meter.prompt_tokens, outcome.meter.completion_tokens) == (20, 10)
+
+
+def test_a_rehearsal_counts_and_sends_nothing(server, ask_all, tmp_path, make_call):
+    path = tmp_path / "calls"
+    ask_all(server.url, ["a" * 32], cache=path)
+    sent = len(server.log)
+    rehearsal = Rehearsal(Cache(path, {"system": "test"}), {"m": "w1"})
+
+    async def rehearse():
+        calls = [make_call(letter * 32, expected="usual") for letter in "abc"]
+        return [await rehearsal.ask(call) for call in calls]
+
+    replies = asyncio.run(rehearse())
+    assert [reply.text for reply in replies] == ["re: " + "a" * 32, "usual", "usual"]
+    assert (rehearsal.requests, rehearsal.cached) == (2, 1)
+    # "Be kind." and 32 characters make 10 tokens of four characters; five more at most come back.
+    assert (rehearsal.prompt_tokens, rehearsal.completion_tokens) == (20, 10)
+    assert "about 1.2000 at most" in rehearsal.report(Budget(Price(1e4, 1e5)))
+    assert "at the given price" not in rehearsal.report(Budget())
+    assert len(server.log) == sent
+
+
+def test_a_rehearsed_score_is_none(make_call):
+    rehearsal = Rehearsal(Cache(None, {}), {})
+    scoring = Scoring("a", "distribution", "m", make_call("a").messages, ("x", "y"))
+    assert asyncio.run(rehearsal.ask(scoring)) is None
+    assert rehearsal.requests == 1

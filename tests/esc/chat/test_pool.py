@@ -1,0 +1,81 @@
+import asyncio
+import socket
+
+import faulty_server as fs
+import pytest
+
+from esc.chat.transport import Pool
+from esc.exceptions import EscError
+
+
+@pytest.fixture
+def dead_url():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        yield f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+
+
+def connect(urls, models):
+    async def call():
+        pool = Pool(urls, own_server=True, timeout=0.5, connections=4)
+        try:
+            await pool.connect(models)
+        finally:
+            await pool.close()
+
+    asyncio.run(call())
+
+
+def test_a_missing_model_is_named_with_what_there_is(server):
+    server.models = ("base", "sp-sft")
+    connect([server.url], ["sp-sft"])
+    with pytest.raises(EscError, match=r"does not serve rg-dpo; it has base, sp-sft"):
+        connect([server.url], ["sp-sft", "rg-dpo"])
+
+
+def test_no_server_at_all_names_make_serve(dead_url):
+    with pytest.raises(EscError, match=r"no server answers \(.+\); 'make serve' starts one"):
+        connect([dead_url], ["m"])
+
+
+def test_what_is_no_url_is_said():
+    with pytest.raises(EscError, match="BASE_URL='localhost:8000' is no URL"):
+        connect(["localhost:8000"], ["m"])
+
+
+def test_the_records_of_a_dead_server_go_to_the_living_one(server, ask_all, dead_url):
+    records = [f"r{number}" for number in range(12)]
+    outcome = ask_all([dead_url, server.url], records, connect=True)
+    assert outcome.texts == [f"re: {record}" for record in records]
+    # connect() has found it dead: no attempt is lost on it.
+    assert (outcome.meter.failed, outcome.meter.retries) == (0, 0)
+
+
+def test_without_connect_a_dead_server_costs_attempts_only(server, ask_all, dead_url):
+    records = [f"r{number}" for number in range(12)]
+    outcome = ask_all([dead_url, server.url], records, in_flight=4)
+    assert outcome.texts == [f"re: {record}" for record in records]
+    assert 1 <= outcome.meter.retries <= 4
+
+
+def test_the_records_of_a_server_that_dies_go_to_the_other_one(server, second_server, ask_all):
+    records = [f"r{number:02}" for number in range(20)]
+    second_server.script = [fs.OK, fs.OK, fs.DIES]
+    server.delay = second_server.delay = 0.02
+    outcome = ask_all([server.url, second_server.url], records, connect=True, in_flight=4)
+    assert outcome.texts == [f"re: {record}" for record in records]
+    assert outcome.meter.failed == 0 and outcome.meter.retries >= 1
+    assert len(second_server.chats()) >= 3
+
+
+def test_two_servers_share_the_work(server, second_server, ask_all):
+    server.delay = second_server.delay = 0.02
+    urls = [server.url, second_server.url]
+    ask_all(urls, [f"r{number}" for number in range(16)], in_flight=4)
+    assert len(server.chats()) == len(second_server.chats()) == 8
+
+
+def test_no_more_requests_run_at_a_time_than_in_flight(server, ask_all):
+    server.delay = 0.02
+    ask_all(server.url, [f"r{number}" for number in range(16)], in_flight=3)
+    assert server.most_running == 3

@@ -1,0 +1,207 @@
+"""The server's command, and what stops it from starting."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from esc import adapters, paths, policy_server
+from esc.chat_template import FILE
+from esc.exceptions import EscError
+from esc.policy_server import State
+from serving import command, server
+from serving.server import Options
+
+MODEL = "smollm2-135m"
+
+
+def adapter(folder, rank):
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    (folder / adapters.WEIGHTS).write_bytes(b"weights")
+    return folder
+
+
+def built(**changes):
+    settings = {
+        "root": Path("/kit"), "model_path": "org/model", "template": Path("t.jinja"),
+        "adapters": {}, "host": "127.0.0.1", "port": 8000, "kind": "gpu", "extra": "",
+    }  # fmt: skip
+    return command.build(**settings | changes)
+
+
+def value(words, flag):
+    return words[words.index(flag) + 1]
+
+
+def test_every_adapter_is_in_the_command_with_room_for_the_largest(tmp_path):
+    found = {"sp-sft": adapter(tmp_path / "a", 16), "sp-dpo": adapter(tmp_path / "b", 32)}
+    words = built(adapters=found)
+    assert value(words, "--max-lora-rank") == "32" and value(words, "--max-loras") == "2"
+    at = words.index("--lora-modules")
+    assert words[at + 1 : at + 3] == [f"sp-sft={tmp_path / 'a'}", f"sp-dpo={tmp_path / 'b'}"]
+
+
+def test_without_adapters_the_base_is_served_alone():
+    words = built()
+    assert "--enable-lora" not in words and value(words, "--served-model-name") == "base"
+    assert value(words, "--host") == "127.0.0.1"
+
+
+def test_parallel_flags_pass_through_after_the_kits_own():
+    words = built(extra="--tensor-parallel-size 4 --data-parallel-size 2")
+    assert words[-4:] == ["--tensor-parallel-size", "4", "--data-parallel-size", "2"]
+
+
+@pytest.mark.parametrize("flag", ["--port 9", "--model=x", "--lora-modules a=b"])
+def test_flags_the_kit_sets_are_refused(flag):
+    with pytest.raises(EscError, match="SERVE_ARGS cannot set"):
+        built(extra=flag)
+
+
+def test_a_key_on_the_command_line_is_refused_and_not_repeated():
+    with pytest.raises(EscError, match="VLLM_API_KEY") as caught:
+        built(extra="--api-key hunter2")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_no_key_is_in_the_command(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "hunter2")
+    assert "hunter2" not in " ".join(built(kind="cpu"))
+    assert command.environment("cpu")["VLLM_API_KEY"] == "hunter2"
+
+
+def test_what_the_user_set_for_vllm_stays(monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
+    assert command.environment("cpu")["VLLM_CPU_KVCACHE_SPACE"] == "40"
+    assert command.environment("cpu")["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
+
+
+@pytest.mark.skipif(
+    not (paths.ROOT / ".venv-serve" / ".ready").is_file(), reason="needs make setup-serve"
+)
+@pytest.mark.slow
+def test_vllm_itself_parses_the_gpu_command(tmp_path):
+    words = built(
+        adapters={"sp-sft": adapter(tmp_path / "a", 16)},
+        extra="--tensor-parallel-size 2 --data-parallel-size 2 --gpu-memory-utilization 0.8",
+    )
+    program = (
+        "import sys\n"
+        "from vllm.entrypoints.launchers.cli_args import make_arg_parser\n"
+        "from vllm.utils.argparse_utils import FlexibleArgumentParser\n"
+        "given = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:])\n"
+        "print(given.tensor_parallel_size, given.data_parallel_size, given.max_lora_rank,\n"
+        "      [(one.name, one.path) for one in given.lora_modules])\n"
+    )
+    python = paths.ROOT / ".venv-serve" / "bin" / "python"
+    shown = subprocess.run(
+        [python, "-c", program, *words[3:]], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert shown.stdout.splitlines()[-1] == f"2 2 16 [('sp-sft', '{tmp_path / 'a'}')]"
+
+
+def environment_at(root):
+    """A serving environment whose python is this one: enough to get as far as the start."""
+    (root / ".venv-serve" / "bin").mkdir(parents=True)
+    (root / ".venv-serve" / "bin" / "python").symlink_to(sys.executable)
+    (root / ".venv-serve" / ".ready").write_text("cpu\n")
+    return root
+
+
+def test_without_the_environment_it_names_the_command(tmp_path):
+    with pytest.raises(EscError, match="make setup-serve"):
+        server.start(Options(MODEL, tmp_path), root=tmp_path)
+
+
+def test_a_port_in_use_is_one_line_with_the_fix(tmp_path, model):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        options = Options(MODEL, tmp_path / "work", port=port)
+        with pytest.raises(EscError, match=rf"127.0.0.1:{port}: .*PORT=N"):
+            server.start(options, root=environment_at(tmp_path))
+
+
+def test_a_server_that_dies_says_why_and_leaves_no_state(tmp_path, model):
+    # This environment has no vLLM.
+    options = Options(MODEL, tmp_path / "work", port=0)
+    with pytest.raises(EscError, match=r"vLLM stopped: .*ModuleNotFoundError.*log: .*server.log"):
+        server.start(options, root=environment_at(tmp_path))
+    assert policy_server.running(MODEL, tmp_path / "work") is None
+    assert not (options.folder / policy_server.STATE).exists()
+
+
+def test_an_adapter_trained_with_another_template_is_refused(tmp_path, model):
+    folder = adapter(tmp_path / "work" / paths.adapter(MODEL, "sp", "sft"), 16)
+    (folder / "run.json").write_text("{}")
+    (folder / FILE).write_text("{{ messages }}")
+    with pytest.raises(EscError, match="sp_sft was trained with another chat template"):
+        server.start(Options(MODEL, tmp_path / "work", port=0), root=environment_at(tmp_path))
+
+
+def wait_until(true, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def sleeper():
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+
+def test_stop_ends_that_process_only(tmp_path):
+    folder = tmp_path / paths.server(MODEL)
+    folder.mkdir(parents=True)
+    with sleeper() as ours, sleeper() as other:
+        begun = policy_server.begin_of(ours.pid)
+        policy_server.write_state(folder, State(ours.pid, begun, "http://127.0.0.1:1/v1", {}))
+        assert server.stop(MODEL, tmp_path).pid == ours.pid
+        assert ours.wait(5) != 0 and other.poll() is None
+        other.kill()
+    assert server.stop(MODEL, tmp_path) is None
+
+
+def test_a_pid_that_now_belongs_to_another_process_is_left_alone(tmp_path):
+    folder = tmp_path / paths.server(MODEL)
+    folder.mkdir(parents=True)
+    with sleeper() as other:
+        begun = policy_server.begin_of(other.pid)
+        policy_server.write_state(folder, State(other.pid, begun - 1, "http://127.0.0.1:1/v1", {}))
+        assert policy_server.running(MODEL, tmp_path) is None
+        assert server.stop(MODEL, tmp_path) is None
+        assert other.poll() is None
+        other.kill()
+
+
+def test_weights_newer_than_the_running_server_are_noticed(tmp_path):
+    folder = tmp_path / paths.server(MODEL)
+    folder.mkdir(parents=True)
+    state = State(
+        os.getpid(), policy_server.begin_of(os.getpid()), "http://127.0.0.1:1/v1", {"sp-sft": "old"}
+    )
+    policy_server.write_state(folder, state)
+    policy_server.check_fresh(MODEL, tmp_path, {"sp-sft": "old"})
+    with pytest.raises(EscError, match="older weights of sp-sft; make stop serve"):
+        policy_server.check_fresh(MODEL, tmp_path, {"sp-sft": "new"})
+
+
+def test_training_is_refused_beside_a_server(tmp_path):
+    program = "import time, sys; time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "-m", policy_server.PROGRAM]
+    ) as pretended:
+        wait_until(lambda: pretended.pid in policy_server.on_this_machine())
+        try:
+            with pytest.raises(EscError, match="make stop ends it"):
+                policy_server.refuse_beside_training()
+        finally:
+            pretended.kill()

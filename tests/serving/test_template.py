@@ -1,0 +1,130 @@
+"""Training and serving see the same tokens: the check, against a real HTTP server."""
+
+import asyncio
+import json
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+from transformers import AutoTokenizer
+
+from esc import chat_template
+from esc.chat.transport import Endpoint
+from esc.exceptions import EscError
+from esc.forms import TASKS
+from serving.template import compare, difference, samples
+
+# The form of Llama-3.1's own template: two lines with dates before every system prompt.
+LLAMA31 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{% if message['role'] == 'system' %}"
+    "{{ 'Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n' }}{% endif %}"
+    "{{ message['content'] + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+
+
+@contextmanager
+def tokenizing_server(tokenizer, template):
+    """A server whose ``/tokenize`` renders chats with ``template``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            text = tokenizer.apply_chat_template(
+                asked["messages"],
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=asked.get("add_generation_prompt", True),
+            )
+            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+            body = json.dumps({"tokens": tokens}).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1"
+        finally:
+            server.shutdown()
+
+
+def compared(url, tokenizer, template, chats):
+    async def ask():
+        endpoint = Endpoint(url, key="none", timeout=30, connections=1)
+        try:
+            return await compare(endpoint, "base", tokenizer, template, chats)
+        finally:
+            await endpoint.close()
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def chats(sample_work):
+    return [one for task in TASKS for one in samples(sample_work, task, 4)]
+
+
+@pytest.fixture(scope="module")
+def plans(sample_work):
+    """Chats without an earlier reply: before one, Llama's tokenizer parts line breaks from words,
+    and the one that stands in for it does not."""
+    return list(samples(sample_work, "sp", 12))
+
+
+# The templates of all backbones; the smallest tokenizer stands in for those not on this machine,
+# to which the others' control tokens are ordinary text: so the shape is compared, not the ids.
+@pytest.mark.parametrize("name", ["smollm2", "qwen", "llama3", "gemma2"])
+def test_the_exported_template_gives_the_ids_of_training(name, model, chats, plans):
+    chats = plans if name == "llama3" else chats
+    tokenizer, template = chat_template.load(str(model), name)
+    with tokenizing_server(tokenizer, chat_template.of(str(model), name)) as url:
+        assert compared(url, tokenizer, template, chats) > 2000
+
+
+def test_llama31s_date_lines_are_caught_and_shown(model, plans):
+    tokenizer, template = chat_template.load(str(model), "llama3")
+    with tokenizing_server(tokenizer, LLAMA31) as url, pytest.raises(EscError) as caught:
+        compared(url, tokenizer, template, plans)
+    assert "Cutting Knowledge Date" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    without = LLAMA31.replace(
+        "{{ 'Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n' }}", ""
+    )
+    with tokenizing_server(tokenizer, without) as url:
+        assert compared(url, tokenizer, template, plans) > 2000
+
+
+def test_a_difference_says_where_and_what(model):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    trained = tokenizer("one two three four five six seven")["input_ids"]
+    served = tokenizer("one two three four five 6 seven")["input_ids"]
+    told = difference(tokenizer, trained, served)
+    assert told and told.startswith("token 5: ") and "' six seven'" in told and "6 seven" in told
+    assert difference(tokenizer, trained, trained) is None
+    assert "token 6" in difference(tokenizer, trained, trained[:-1])
+
+
+def test_the_longest_chat_is_among_the_samples(sample_work):
+    for task in TASKS:
+        drawn = list(samples(sample_work, task, 3))
+        everything = list(samples(sample_work, task, 10_000))
+        size = {one.id: sum(len(m.content) for m in one.chat) for one in everything}
+        assert len(drawn) == 3 and drawn[0].id == max(size, key=size.get)
+        assert all(one.chat[0].role == "system" and one.chat[-1].role == "user" for one in drawn)
+
+
+def test_without_a_server_it_says_how_to_start_one(run, sample_work):
+    shown = run("-m", "serving", "check-template", "--work", str(sample_work))
+    assert shown.returncode == 2
+    assert shown.stderr.strip().count("\n") == 0 and "make serve" in shown.stderr
