@@ -5,8 +5,9 @@
 ``build``: every SFT set from the corpus, the whole command, against the bare cost of
 ``json.loads`` on the input and ``json.dumps`` of the same rows (median of three alternated runs,
 target at most 2).
-``check``: rows a second of the token check on all nine sets. Without ESCONV it measures the sample
-corpus, whose few rows mostly show how long Python takes to start.
+``check``: rows a second of the token check on all nine sets. ``chat``: the LLM layer and the server
+(see ``bench_chat``; it trains one step and serves, some ten minutes on two cores). Without ESCONV
+it measures the sample corpus, whose few rows mostly show how long Python takes to start.
 """
 
 import json
@@ -22,6 +23,7 @@ from typing import Any
 from esc import cli, files, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
+from experiments import bench_chat
 
 REPEATS = 3
 BARE_COST = """
@@ -108,5 +110,6 @@ def main(argv: list[str]) -> None:
             "cores": os.cpu_count(),
             "build": measured,
             "check": check(work, measured["rows"]),
+            "chat": bench_chat.measure(work, esconv or "sample"),
         }
     print(json.dumps(result, indent=2))

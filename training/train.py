@@ -36,7 +36,8 @@ CURVE = "training_loss.png"
 def train(training: Training, *, force: bool) -> Row:
     """What ``run.json`` says of the finished training.
 
-    Raises EscError where LLaMA-Factory fails or a server runs on a CPU, OptionsDiffer where the folder is of another run.
+    Raises EscError where LLaMA-Factory fails, or would train on a CPU beside a server,
+    OptionsDiffer where the folder is of another run.
     """
     settings = recipe_for(training)
     options = stamp(training, settings)

@@ -1,0 +1,216 @@
+"""Speed of the LLM layer: against no server at all, against a full one, and against one by one.
+
+``layer``: requests a second through ``esc.chat`` to a stub that answers at once (target 300).
+``cached``: a prediction run that finds every answer stored: requests sent (target 0) and seconds
+beyond start-up (target 2 for the 1,792 turns of ESConv's test split).
+``strategies``: planner requests a second on a real vLLM server, for the base and for a LoRA
+adapter: through the layer, one after another (target ratio 5), and as an open-loop load that sends
+everything at once (target 0.9 of it here; median of alternated runs, each with prompts of its own
+so that no run profits from another's prefix cache).
+"""
+
+import asyncio
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from esc import files, paths, policy_server
+from esc.backbones import EMBEDDED
+from esc.chat.budget import Budget
+from esc.chat.cache import Cache
+from esc.chat.policy import Asks, Chat, Policy
+from esc.chat.request import Generation, Message, Sampling
+from esc.chat.transport import Pool
+from esc.exceptions import EscError
+from esc.plan_and_speak import PLAN_TOKENS, strategy_constraint
+
+ALTERNATIONS = 5
+PROMPTS = 96
+_PROMPT = "word " * 500
+
+
+def measure(work: Path, esconv: str) -> dict[str, Any]:
+    """All three figures; builds, trains one step and serves in ``work``."""
+    _run("-m", "data_builders", "build", "--esconv", esconv, "--work", str(work))
+    return {"layer": layer(), "cached": cached(work), "strategies": strategies(work)}
+
+
+def layer(requests: int = 2000) -> dict[str, Any]:
+    """Requests a second to a stub that answers at once, and the share of one core that takes."""
+    calls = [_call(str(number), "base", _PROMPT) for number in range(requests)]
+    with _stub() as url, tempfile.TemporaryDirectory() as scratch:
+        begin, cpu = time.perf_counter(), time.process_time()
+        _ask(url, calls, in_flight=32, cache=Cache(Path(scratch) / "calls.jsonl", {}))
+        seconds, busy = time.perf_counter() - begin, time.process_time() - cpu
+    return {
+        "requests": requests,
+        "requests_per_second": round(requests / seconds),
+        "cpu_ms_per_request": round(1000 * busy / requests, 2),
+    }
+
+
+def cached(work: Path) -> dict[str, Any]:
+    """Seconds of a run in which every answer is stored, start-up apart, and requests it sent."""
+    command = ("-m", "eval", "predict", "--work", str(work), "--system", "decoupled",
+               "--stage", "base", "--decode", "free", "--base-url")  # fmt: skip
+    folder = work / paths.run(EMBEDDED, "decoupled", "base")
+    with _stub() as url:
+        _run(*command, url)
+        before = _count(url)
+        facts = files.read_json(folder / "run.json")
+        (folder / "run.json").unlink()
+        begin = time.perf_counter()
+        _run(*command, url)
+        seconds = time.perf_counter() - begin
+        sent = _count(url) - before
+    begin = time.perf_counter()
+    _run("-m", "eval", "predict", "--help")
+    start_up = time.perf_counter() - begin
+    return {
+        "turns": facts["records"],
+        "requests_sent": sent,
+        "seconds": round(seconds, 2),
+        "start_up_seconds": round(start_up, 2),
+        "seconds_beyond_start_up": round(seconds - start_up, 2),
+    }
+
+
+def strategies(work: Path) -> dict[str, Any]:
+    """Planner requests a second: layer, one by one, open loop; for base and adapter."""
+    _run("-m", "training", "train", "--task", "sp", "--work", str(work),
+         "--set", "max_steps=1", "gradient_accumulation_steps=1")  # fmt: skip
+    rows = list(files.read_jsonl(work / paths.sft_file("sp", "train")))[:PROMPTS]
+    with policy_server.servers(EMBEDDED, work, None) as where:
+        url = where.urls[0]
+        return {name: _strategies(url, name, rows) for name in ("base", "sp-sft")}
+
+
+def _strategies(url: str, model: str, rows: Sequence[files.Row]) -> dict[str, Any]:
+    nonces = iter(f"{model} {number}" for number in range(10_000))
+
+    def calls() -> list[Generation]:
+        nonce = next(nonces)
+        return [_call(row["id"], model, row["instruction"], nonce, row["system"]) for row in rows]
+
+    _ask(url, calls(), in_flight=32)  # the first run compiles
+    through, all_at_once = [], []
+    for _ in range(ALTERNATIONS):
+        through.append(_rate(_ask, url, calls(), in_flight=32))
+        all_at_once.append(_rate(_open_loop, url, calls()))
+    one_by_one = _rate(_ask, url, calls(), in_flight=1)
+    rate = statistics.median(through)
+    return {
+        "prompts": len(rows),
+        "per_second": round(rate, 2),
+        "one_by_one_per_second": round(one_by_one, 2),
+        "ratio_to_one_by_one": round(rate / one_by_one, 2),
+        "open_loop_per_second": round(statistics.median(all_at_once), 2),
+        "ratio_to_open_loop": round(rate / statistics.median(all_at_once), 3),
+    }
+
+
+def _call(
+    record: str, model: str, text: str, nonce: str = "", system: str = "Answer."
+) -> Generation:
+    chat = (Message("system", f"{nonce}\n{system}"), Message("user", text))
+    constraint = strategy_constraint("choice") if nonce else None
+    return Generation(record, "plan", model, chat, Sampling(PLAN_TOKENS), constraint)
+
+
+def _rate(ask: Any, url: str, calls: Sequence[Generation], **options: Any) -> float:
+    begin = time.perf_counter()
+    ask(url, calls, **options)
+    return len(calls) / (time.perf_counter() - begin)
+
+
+def _ask(
+    url: str, calls: Sequence[Generation], *, in_flight: int, cache: Cache | None = None
+) -> None:
+    async def work(asks: Asks, call: Generation) -> None:
+        await asks.ask(call)
+
+    async def go() -> None:
+        pool = Pool([url], own_server=True, timeout=600, connections=in_flight)
+        chat = Chat(
+            pool,
+            cache or Cache(None, {}),
+            weights={},
+            policy=Policy(in_flight=in_flight),
+            budget=Budget(),
+        )
+        try:
+            results = await chat.run(calls, work, "bench")
+        finally:
+            await pool.close()
+        if len(results) != len(calls) or chat.meter.failed:
+            raise EscError("requests of the bench failed")
+
+    asyncio.run(go())
+
+
+def _open_loop(url: str, calls: Sequence[Generation]) -> None:
+    """The server's own limit: everything sent at once, by a bare HTTP client."""
+
+    async def go() -> None:
+        async with httpx2.AsyncClient(timeout=600, limits=httpx2.Limits()) as client:
+            bodies = [
+                {
+                    "model": call.model,
+                    "messages": [message.wire() for message in call.messages],
+                    "max_tokens": call.sampling.max_tokens,
+                    "temperature": 0,
+                }
+                | (call.constraint.body() if call.constraint else {})
+                for call in calls
+            ]
+            answers = await asyncio.gather(
+                *(client.post(f"{url}/chat/completions", json=body) for body in bodies)
+            )
+        if any(answer.status_code != 200 for answer in answers):
+            raise EscError("requests of the bench's open loop failed")
+
+    asyncio.run(go())
+
+
+@contextmanager
+def _stub() -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/v1"
+    command = [sys.executable, "-m", "experiments.stub_server", str(port)]
+    with subprocess.Popen(command) as server:
+        try:
+            for _ in range(200):
+                try:
+                    _count(url)
+                    break
+                except httpx2.ConnectError:
+                    time.sleep(0.05)
+            yield url
+        finally:
+            server.kill()
+
+
+def _count(url: str) -> int:
+    return int(httpx2.get(f"{url.removesuffix('/v1')}/count").json())
+
+
+def _run(*arguments: str) -> None:
+    kept = {key: value for key, value in os.environ.items() if key != "ESCONV"}
+    done = subprocess.run(
+        [sys.executable, *arguments], check=False, capture_output=True, text=True, env=kept
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise EscError(f"{' '.join(arguments[1:3])} failed: {reason.removeprefix('error: ')}")

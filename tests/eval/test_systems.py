@@ -1,0 +1,149 @@
+"""What each system asks, and what it makes of the answers."""
+
+import asyncio
+import re
+
+import pytest
+
+from esc import prompts
+from esc.chat.constraint import Choice, Regex
+from esc.chat.request import Generation, Reply
+from esc.plan_and_speak import NAMES, tagged_constraint
+from esc.strategies import Strategy
+from eval.systems import PROMPT_BASELINES, SYSTEMS, TEMPLATES, Setting
+from eval.turns import GoldTurn
+
+TURN = GoldTurn(
+    id="7-1",
+    history=(("Hi", "Hello."),),
+    history_strategies=(Strategy.OTHERS,),
+    seeker="I failed.",
+    strategy=Strategy.QUESTION,
+    response="What happened?",
+)
+
+
+class Model:
+    """Answers from a table of step to text, and remembers what it was asked."""
+
+    def __init__(self, scores=None, **texts):
+        self.texts, self.scores, self.asked = texts, scores, []
+
+    async def ask(self, call):
+        self.asked.append(call)
+        if not isinstance(call, Generation):
+            return self.scores
+        return Reply(self.texts[call.step.replace(" ", "_")], False, 1, 1)
+
+
+def run(name, model, *, stage="sft", decode="free"):
+    return asyncio.run(SYSTEMS[name](model, TURN, Setting(stage, decode)))
+
+
+def asked(model, step):
+    return next(call for call in model.asked if call.step == step)
+
+
+def test_the_decoupled_generator_speaks_under_the_planned_strategy():
+    model = Model(plan="suggestions", speak=" Try again. ", scores=(-1.0,) * 8)
+    outcome = run("decoupled", model)
+    assert (outcome.strategy, outcome.raw_strategy) == (Strategy.SUGGESTIONS, "suggestions")
+    assert outcome.response == "Try again."
+    system = asked(model, "speak").messages[0].content
+    assert "Strategy of this reply: Providing Suggestions." in system
+    assert (asked(model, "plan").model, asked(model, "speak").model) == ("sp-sft", "rg-sft")
+    assert outcome.distribution == dict.fromkeys(Strategy, 0.125)
+
+
+def test_an_unparsable_plan_is_kept_raw_and_not_spoken():
+    model = Model(plan="Hug them", scores=None)
+    outcome = run("decoupled", model)
+    assert (outcome.strategy, outcome.raw_strategy, outcome.response) == (None, "Hug them", None)
+    assert outcome.distribution is None
+    assert [call.step for call in model.asked] == ["plan", "distribution"]
+
+
+def test_under_the_gold_strategy_no_plan_is_asked_for():
+    model = Model(speak="What happened then?")
+    outcome = run("decoupled-gold", model, stage="dpo")
+    assert outcome.strategy is Strategy.QUESTION
+    assert [(call.step, call.model) for call in model.asked] == [("speak", "rg-dpo")]
+    assert "Strategy of this reply: Question." in model.asked[0].messages[0].content
+
+
+def test_the_entangled_answer_is_taken_apart_and_its_history_is_tagged():
+    model = Model(respond="[Reflection of feelings] That hurts.")
+    outcome = run("vanilla", model)
+    assert (outcome.strategy, outcome.response) == (Strategy.REFLECTION, "That hurts.")
+    assert [message.content for message in model.asked[0].messages[1:]] == [
+        "Hi", "[Others] Hello.", "I failed.",
+    ]  # fmt: skip
+
+
+def test_an_entangled_answer_without_a_known_strategy_keeps_its_words():
+    outcome = run("vanilla", Model(respond="[Hug] Come here."))
+    assert (outcome.strategy, outcome.raw_strategy) == (None, "Hug")
+    assert outcome.response == "[Hug] Come here."
+
+
+def test_direct_refine_revises_its_own_draft_without_feedback():
+    model = Model(respond="[Question] Why?", refine="[Others] I see.")
+    outcome = run("direct-refine", model, stage="base")
+    last = model.asked[-1].messages
+    assert [message.role for message in last[-3:]] == ["user", "assistant", "user"]
+    assert last[-2].content == "[Question] Why?"
+    assert (outcome.strategy, outcome.response) == (Strategy.OTHERS, "I see.")
+    assert [step["text"] for step in outcome.steps] == ["[Question] Why?", "[Others] I see."]
+
+
+def test_self_refine_revises_after_its_own_feedback():
+    model = Model(respond="[Question] Why?", feedback="Too cold.", refine="[Others] I see.")
+    outcome = run("self-refine", model, stage="base")
+    last = [message.content for message in model.asked[-1].messages]
+    assert last.index("[Question] Why?") < last.index("Too cold.")
+    assert [step["step"] for step in outcome.steps] == ["respond", "feedback", "refine"]
+
+
+def test_emotional_cot_answers_from_the_state_it_found():
+    model = Model(emotional_state="Ashamed.", respond="[Others] I am here.")
+    outcome = run("emotional-cot", model, stage="base")
+    last = [message.content for message in model.asked[-1].messages]
+    assert "Ashamed." in last and any(text.startswith("I failed.\n\n") for text in last)
+    assert outcome.response == "I am here."
+
+
+def test_prompt_baselines_ask_the_base_alone():
+    answers = {"respond": "[Question] a", "feedback": "b", "refine": "[Others] c",
+               "emotional_state": "d"}  # fmt: skip
+    for name in PROMPT_BASELINES:
+        model = Model(**answers)
+        run(name, model, stage="base")
+        assert {call.model for call in model.asked} == {"base"}
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_only_answers_that_hold_a_strategy_are_constrained(name):
+    answers = {"respond": "[Question] a", "feedback": "b", "refine": "[Others] c", "speak": "d",
+               "emotional_state": "d", "plan": "Question"}  # fmt: skip
+    model = Model(**answers, scores=(-1.0,) * 8)
+    run(name, model, decode="choice")
+    kinds = {
+        call.step: type(call.constraint) for call in model.asked if isinstance(call, Generation)
+    }
+    expected = {"plan": Choice, "respond": Regex, "refine": Regex}
+    assert kinds == {step: expected.get(step, type(None)) for step in kinds}
+    free = Model(**answers, scores=(-1.0,) * 8)
+    run(name, free, decode="free")
+    assert not [c for c in free.asked if isinstance(c, Generation) and c.constraint]
+
+
+def test_the_expression_of_an_entangled_answer_admits_the_eight_names_and_no_other():
+    expression = re.compile(tagged_constraint("choice").pattern)
+    assert all(expression.fullmatch(f"[{name}] words") for name in NAMES)
+    assert not expression.fullmatch("[Hug] words") and not expression.fullmatch("words")
+
+
+def test_every_prompt_of_a_baseline_renders_without_variables():
+    found = sorted(path.name for path in TEMPLATES.glob("*.j2"))
+    assert len(found) == 5
+    assert all(prompts.render(TEMPLATES, name) for name in found)

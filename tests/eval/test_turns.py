@@ -1,0 +1,67 @@
+import pytest
+
+from esc import files, forms, paths
+from esc.exceptions import EscError
+from esc.plan_and_speak import rg_chat, sp_chat, vanilla_chat
+from eval.turns import gold_turns
+
+
+@pytest.fixture(scope="module")
+def rows(sample_work):
+    return {
+        task: {
+            row["id"]: row for row in files.read_jsonl(sample_work / paths.sft_file(task, "test"))
+        }
+        for task in forms.TASKS
+    }
+
+
+def test_the_planner_is_asked_in_the_words_it_was_trained_on(sample_work, rows):
+    for turn in gold_turns(sample_work, "test", None):
+        system, asked = sp_chat(turn.history, turn.seeker)
+        trained = rows["sp"][turn.id]
+        assert (system.content, asked.content) == (trained["system"], trained["instruction"])
+
+
+def test_the_generator_is_asked_in_the_words_it_was_trained_on(sample_work, rows):
+    for turn in gold_turns(sample_work, "test", None):
+        chat = rg_chat(turn.history, turn.seeker, turn.strategy)
+        trained = rows["rg"][turn.id]
+        assert chat[0].content == trained["system"]
+        assert chat[-1].content == trained["instruction"]
+        said = [message.content for message in chat[1:-1]]
+        assert said == [text for exchange in trained["history"] for text in exchange]
+
+
+def test_the_entangled_model_is_asked_in_the_words_it_was_trained_on(sample_work, rows):
+    for turn in gold_turns(sample_work, "test", None):
+        dialogue, _, number = turn.id.rpartition("-")
+        trained = rows["vanilla"][dialogue]
+        past = [
+            (said, strategy, reply)
+            for (said, reply), strategy in zip(turn.history, turn.history_strategies, strict=True)
+        ]
+        chat = vanilla_chat(past, turn.seeker)
+        assert chat[0].content == trained["system"]
+        before = trained["conversations"][: 2 * int(number) + 1]
+        assert [message.content for message in chat[1:]] == [one["value"] for one in before]
+
+
+def test_every_turn_of_the_real_test_split_is_met(esconv_work):
+    assert len(gold_turns(esconv_work, "test", None)) == 1792
+
+
+def test_a_smaller_limit_is_contained_in_a_larger_one(sample_work):
+    few, more = (gold_turns(sample_work, "test", limit) for limit in (2, 4))
+    assert {turn.id for turn in few} < {turn.id for turn in more}
+    assert len({turn.id.partition("-")[0] for turn in few}) == 2
+
+
+def test_a_limit_beyond_the_split_says_how_many_there_are(sample_work):
+    with pytest.raises(EscError, match=r"LIMIT=9999, but the test set .* has \d+ dialogues"):
+        gold_turns(sample_work, "test", 9999)
+
+
+def test_sets_that_are_not_built_are_named_with_the_command(tmp_path):
+    with pytest.raises(EscError, match="make data builds it"):
+        gold_turns(tmp_path, "test", None)
