@@ -7,6 +7,7 @@ from esc.exceptions import EscError
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text, for estimates only."""
+_TEMPLATE_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ class Budget:
         """Set aside the most that a request can cost; RunStopped where the limit forbids it."""
         if self.price is None:
             return 0.0
-        # One token has rarely fewer than two characters: an upper bound, not an estimate.
-        most = self.price.of(characters / 2, max_tokens)
+        # One token has rarely fewer than two characters, and a chat template adds some dozens: an
+        # upper bound, not an estimate.
+        most = self.price.of(characters / 2 + _TEMPLATE_TOKENS, max_tokens)
         if self.limit is not None and self.spent + self._reserved + most > self.limit:
             raise RunStopped(
                 f"the next request could pass MAX_COST={self.limit:g} ({self.spent:.4f} spent); "

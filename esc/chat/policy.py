@@ -8,15 +8,17 @@ import asyncio
 import random
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from esc.chat.budget import CHARACTERS_PER_TOKEN, Budget
 from esc.chat.cache import Cache
-from esc.chat.failures import AttemptFailed, CallFailed, Failure, FailureKind, RunStopped
+from esc.chat.failures import AttemptFailed, CallFailed, Failure, FailureKind
 from esc.chat.meter import Meter
 from esc.chat.request import Payload, key_of
 from esc.chat.transport import Endpoint, Pool
+from esc.exceptions import EscError
 
 Answer = TypeVar("Answer", covariant=True)
 Record = TypeVar("Record")
@@ -94,7 +96,8 @@ class Chat:
         self._policy, self._budget = policy, budget
         self._slots = asyncio.Semaphore(policy.in_flight)
         self._asking: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._stopped: RunStopped | None = None
+        self._stopped: EscError | None = None
+        self._stop = asyncio.Event()
         self.meter = Meter(budget)
 
     async def ask(self, call: Call[Answer]) -> Answer:
@@ -125,7 +128,8 @@ class Chat:
     ) -> list[Result | Failure]:
         """The result of ``work`` for every record, in order, or its final failure.
 
-        Raises RunStopped, after the requests already sent have been answered and kept.
+        Raises RunStopped, or another EscError of ``work``, after the requests already sent have
+        been answered and kept.
         """
         self.meter.begin(len(records), what)
 
@@ -134,9 +138,11 @@ class Chat:
                 return await work(self, record)
             except CallFailed as failed:
                 return failed.failure
-            except RunStopped as stopped:
-                # Raised below, when nothing is in flight any more.
+            except EscError as stopped:
+                # RunStopped, or a mistake that every record meets, such as a prompt that does not
+                # render: raised below, when nothing is in flight any more.
                 self._stopped = self._stopped or stopped
+                self._stop.set()
                 return Failure(FailureKind.REFUSED, str(stopped), 0)
             finally:
                 self.meter.tick(records=1)
@@ -188,7 +194,12 @@ class Chat:
                     failure = Failure(failed.kind, failed.message, attempt)
                     raise CallFailed(failure) from failed
                 self.meter.retries += 1
-                await asyncio.sleep(self._policy.wait(attempt, failed.retry_after))
+                await self._pause(self._policy.wait(attempt, failed.retry_after))
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, or until the run is stopped."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
 
 
 class Rehearsal:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Payload = dict[str, Any]
 
 # What looks like a model's own control token: in a text it would end the turn it stands in.
-_CONTROL = re.compile(r"<(?=\|[^|<>\n]{1,40}\|>|/?[a-z]+(?:_of_[a-z]+)?>)", re.IGNORECASE)
+_CONTROL = re.compile(r"<(?=[|｜][^<>\n]{1,40}[|｜]>|/?[a-z][a-z_]{0,40}>)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,9 +122,11 @@ class Endpoint:
     def _failure(self, error: openai.APIStatusError, path: str) -> AttemptFailed | RunStopped:
         status = error.status_code
         message = self._clean(_told(error))
-        if path.startswith("http") and status in (404, 405, 501):
-            # One of vLLM's own routes, which other servers do not have.
+        if status in (404, 405, 501) and (path.startswith("http") or path == "completions"):
+            # vLLM's own routes and the old completions are not what every server has.
             return AttemptFailed(FailureKind.NOT_OFFERED, message, transient=False)
+        if status == 402 or error.code == "insufficient_quota":
+            return RunStopped(f"{self.url}: {message}")
         if status == 429:
             return AttemptFailed(
                 FailureKind.RATE_LIMITED,

@@ -1,6 +1,7 @@
 """A run over forty records, to be killed: ``forty_records.py URL CACHE``."""
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -28,4 +29,6 @@ async def main(url: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
+    # A shell's background job inherits that it ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

@@ -130,11 +130,11 @@ def test_a_stopped_run_keeps_what_was_answered_and_what_was_in_flight(server, as
 
 def test_a_stopped_run_does_not_try_again_what_was_waiting(server, ask_all):
     server.always = {
-        "a": fs.refusal(503, "overloaded", Retry_After="0.25"),
+        "a": fs.refusal(503, "overloaded", Retry_After="1"),
         "b": fs.Fault(404, fs.NO_MODEL.body, delay=0.1),
     }
     with pytest.raises(RunStopped):
-        ask_all(server.url, ["a", "b"])
+        ask_all(server.url, ["a", "b"], longest_wait=1.0)
     assert sorted(request.asked for request in server.chats()) == ["a", "b"]
 
 
