@@ -19,8 +19,9 @@ from esc import adapters, forms
 from esc.chat.budget import Budget
 from esc.chat.cache import Cache
 from esc.chat.constraint import Choice, Constraint, Regex
+from esc.chat.message import Message
 from esc.chat.policy import Asks, Chat, Policy
-from esc.chat.request import Generation, Message, Reply, Sampling
+from esc.chat.request import Generation, Reply, Sampling
 from esc.chat.score import Scoring, normalised
 from esc.chat.transport import Pool
 from esc.dialogue import Exchange

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from esc import adapters, plan_and_speak, prompts
+from esc.chat.message import Message
 from esc.chat.policy import Asks
-from esc.chat.request import Generation, Message, Reply, Sampling
+from esc.chat.request import Generation, Reply, Sampling
 from esc.files import Row
 from esc.plan_and_speak import PLAN_TOKENS, REPLY_TOKENS
 from esc.strategies import Strategy, strip_tag, tag

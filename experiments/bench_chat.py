@@ -28,8 +28,9 @@ from esc import files, paths, policy_server
 from esc.backbones import EMBEDDED
 from esc.chat.budget import Budget
 from esc.chat.cache import Cache
+from esc.chat.message import Message
 from esc.chat.policy import Asks, Chat, Policy
-from esc.chat.request import Generation, Message, Sampling
+from esc.chat.request import Generation, Sampling
 from esc.chat.transport import Pool
 from esc.exceptions import EscError
 from esc.plan_and_speak import PLAN_TOKENS, strategy_constraint

@@ -15,7 +15,7 @@ from typing import Any
 
 from esc import adapters, backbones, chat_template, cli, draw, files, paths, policy_server
 from esc.chat.failures import AttemptFailed
-from esc.chat.request import Message
+from esc.chat.message import Message
 from esc.chat.transport import Endpoint, api_key
 from esc.exceptions import EscError
 from esc.files import Row

@@ -1,36 +1,18 @@
 """One generation: a chat, how to sample, and a constraint; and what comes back."""
 
 import hashlib
-import re
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
-from esc.chat.constraint import Constraint
+from esc.chat.constraint import Choice, Constraint
 from esc.chat.failures import AttemptFailed, FailureKind
-
-if TYPE_CHECKING:
-    from esc.chat.transport import Endpoint
+from esc.chat.message import Message
+from esc.chat.tokens import choice_tokens
+from esc.chat.transport import Endpoint
 
 Payload = dict[str, Any]
-
-# What looks like a model's own control token: in a text it would end the turn it stands in.
-_CONTROL = re.compile(r"<(?=[|｜][^<>\n]{1,40}[|｜]>|/?[a-z][a-z_]{0,40}>)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message of a chat."""
-
-    role: str
-    """``system``, ``user`` or ``assistant``."""
-    content: str
-
-    def wire(self) -> dict[str, str]:
-        """The message as it is sent: words of people and models cannot pose as control tokens."""
-        text = self.content if self.role == "system" else _CONTROL.sub("< ", self.content)
-        return {"role": self.role, "content": text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +83,7 @@ class Generation:
         """(characters of the prompt, largest number of answer tokens)."""
         return sum(len(m.content) for m in self.messages), self.sampling.max_tokens
 
-    async def send(self, endpoint: "Endpoint") -> Payload:
+    async def send(self, endpoint: Endpoint) -> Payload:
         """The answer as it is stored; AttemptFailed where the endpoint gives none."""
         body = {
             "model": self.model,
@@ -111,6 +93,8 @@ class Generation:
         }
         if self.constraint:
             body |= self.constraint.body()
+        if isinstance(self.constraint, Choice):
+            body |= await choice_tokens(endpoint, self.model, self.constraint.options)
         answer = await endpoint.post("chat/completions", body)
         return read_completion(answer)
 

@@ -10,15 +10,15 @@ their beginning, so a server with a prefix cache computes little more than the t
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from esc.chat.failures import AttemptFailed, FailureKind
-from esc.chat.request import Message, Payload
+from esc.chat.message import Message
+from esc.chat.request import Payload
+from esc.chat.tokens import Tokens, paths_of, tokens_of
 from esc.chat.transport import Endpoint
 
 Scores = tuple[float, ...]
 """Natural log-probabilities, one for each answer, each at most 0."""
-_Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class Scoring:
     async def send(self, endpoint: Endpoint) -> Payload:
         """The log-probabilities, or None where the endpoint does not give them."""
         try:
-            paths = await _paths(endpoint, self.model, self.answers)
-            prompt = await _tokens(endpoint, self.model, self.messages)
+            paths = await paths_of(endpoint, self.model, self.answers)
+            prompt = await tokens_of(endpoint, self.model, self.messages)
             return await _walk(endpoint, self.model, prompt, paths)
         except AttemptFailed as failed:
             if failed.kind is not FailureKind.NOT_OFFERED:
@@ -76,51 +76,7 @@ def normalised(scores: Scores) -> list[float]:
     return [weight / total for weight in weights]
 
 
-async def _tokens(endpoint: Endpoint, model: str, chat: Sequence[Message]) -> _Tokens:
-    """The ids the server makes of a chat, with the head of the answer to come."""
-    body: Payload = {"model": model, "messages": [message.wire() for message in chat]}
-    if chat[-1].role == "assistant":
-        body["add_generation_prompt"] = False
-    return _ids(await endpoint.post(f"{endpoint.root}/tokenize", body))
-
-
-def _ids(answer: Any) -> _Tokens:
-    try:
-        return tuple(int(token) for token in answer["tokens"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise AttemptFailed(
-            FailureKind.NOT_OFFERED, "its /tokenize gives no tokens", transient=False
-        ) from error
-
-
-async def _paths(endpoint: Endpoint, model: str, answers: Sequence[str]) -> list[_Tokens]:
-    """The tokens of every answer, each with the token that ends the turn; asked once."""
-    key = (model, tuple(answers))
-    async with endpoint.learning:
-        if key not in endpoint.known:
-            asked = Message("user", "?")
-            head = await _tokens(endpoint, model, [asked])
-            paths = []
-            for answer in answers:
-                whole = await _tokens(endpoint, model, [asked, Message("assistant", answer)])
-                alone = {"model": model, "prompt": answer, "add_special_tokens": False}
-                count = len(_ids(await endpoint.post(f"{endpoint.root}/tokenize", alone)))
-                path = whole[len(head) : len(head) + count + 1]
-                if whole[: len(head)] != head or len(path) != count + 1:
-                    raise AttemptFailed(
-                        FailureKind.NOT_OFFERED,
-                        "the server's chat template does not continue a prompt",
-                        transient=False,
-                    )
-                paths.append(path)
-            endpoint.known[key] = paths
-        found: list[_Tokens] = endpoint.known[key]
-        return found
-
-
-async def _walk(
-    endpoint: Endpoint, model: str, prompt: _Tokens, paths: Sequence[_Tokens]
-) -> Payload:
+async def _walk(endpoint: Endpoint, model: str, prompt: Tokens, paths: Sequence[Tokens]) -> Payload:
     nodes = sorted({path[:depth] for path in paths for depth in range(len(path))})
     body = {
         "model": model,

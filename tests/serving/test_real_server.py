@@ -15,12 +15,14 @@ from transformers import AutoModelForCausalLM
 from esc import adapters, chat_template, files, paths, policy_server
 from esc.chat.budget import Budget
 from esc.chat.cache import Cache
+from esc.chat.constraint import Choice
 from esc.chat.failures import Failure, FailureKind
+from esc.chat.message import Message
 from esc.chat.policy import Chat, Policy
-from esc.chat.request import Generation, Message, Sampling
+from esc.chat.request import Generation, Sampling
 from esc.chat.score import Scoring, normalised
 from esc.chat.transport import Pool
-from esc.plan_and_speak import NAMES, PlanAndSpeak, sp_chat
+from esc.plan_and_speak import NAMES, PLAN_TOKENS, PlanAndSpeak, sp_chat
 from esc.strategies import Strategy
 from eval.turns import gold_turns
 
@@ -164,6 +166,20 @@ def test_base_sft_and_dpo_are_three_policies_of_one_server(url, work):
     assert all(sum(one) == pytest.approx(1) for one in scores)
     for one, other in ((0, 1), (1, 2)):
         assert max(abs(a - b) for a, b in zip(scores[one], scores[other], strict=True)) > 0.01
+
+
+def test_a_choice_is_made_among_the_usual_spellings(url, work):
+    """A constraint on text alone lets a model begin a name with a token it never begins with."""
+    turn = gold_turns(work, "test", 1)[0]
+    chat = sp_chat(turn.history, turn.seeker)
+    calls = [
+        Generation(turn.id, "plan", "sp-sft", chat, Sampling(PLAN_TOKENS), Choice(NAMES)),
+        Scoring(turn.id, "distribution", "sp-sft", chat, NAMES),
+    ]
+    chosen, scores = ask(url, calls)
+    probability = dict(zip(NAMES, normalised(scores), strict=True))[chosen.text]
+    # Greedy by token need not find the likeliest name, but it finds a likely one.
+    assert probability > 0.05
 
 
 def predict(run, work, *options):

@@ -11,9 +11,10 @@ from faulty_server import FaultyServer
 
 from esc.chat.budget import Budget
 from esc.chat.cache import Cache
+from esc.chat.message import Message
 from esc.chat.meter import Meter
 from esc.chat.policy import Chat, Policy
-from esc.chat.request import Generation, Message, Sampling
+from esc.chat.request import Generation, Sampling
 from esc.chat.transport import Pool
 
 RUN = {"system": "test"}

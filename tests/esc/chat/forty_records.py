@@ -7,8 +7,9 @@ from pathlib import Path
 
 from esc.chat.budget import Budget
 from esc.chat.cache import Cache
+from esc.chat.message import Message
 from esc.chat.policy import Asks, Chat, Policy
-from esc.chat.request import Generation, Message, Reply, Sampling
+from esc.chat.request import Generation, Reply, Sampling
 from esc.chat.transport import Pool
 
 IN_FLIGHT = 4

@@ -5,7 +5,8 @@ import pytest
 
 from esc.chat.cache import Cache
 from esc.chat.constraint import Choice
-from esc.chat.request import Message, Sampling, key_of
+from esc.chat.message import Message
+from esc.chat.request import Sampling, key_of
 from esc.exceptions import EscError
 
 RUN = {"system": "test"}

@@ -1,7 +1,8 @@
 import pytest
 
 from esc.chat.failures import AttemptFailed, FailureKind
-from esc.chat.request import Message, derived_seed, read_completion
+from esc.chat.message import Message
+from esc.chat.request import derived_seed, read_completion
 
 
 def test_a_seed_depends_on_record_and_sample_alone():

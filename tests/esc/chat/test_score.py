@@ -3,7 +3,7 @@ import math
 import faulty_server as fs
 import pytest
 
-from esc.chat.request import Message
+from esc.chat.message import Message
 from esc.chat.score import Scoring, normalised
 
 ANSWERS = ("Question", "Providing Suggestions", "Providing Information")
