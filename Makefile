@@ -113,7 +113,7 @@ chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generato
 recipes: $(READY)  ## render llamafactory_configs/<model>/*.yaml from the table of backbones
 	@$(PY) -m training render
 
-demo: $(READY)  ## sample corpus -> check -> planner and generator SFT of the embedded model, in demo/
+demo: $(READY)  ## sample corpus -> check -> planner and generator SFT -> replies, embedded model, in demo/
 	@$(PY) -m experiments demo --esconv "$(ESCONV)"
 
 test: $(READY) $(SERVE_READY)  ## all tests, the slow ones too
@@ -129,8 +129,8 @@ lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(SERVE_READY)  ## speed figures as JSON (ESCONV=path for the full corpus)
-	@$(MAKE) --no-print-directory --silent model MODEL=smollm2-135m >&2
+bench:  ## speed figures as JSON (ESCONV=path for the full corpus)
+	@$(MAKE) --no-print-directory --silent model setup-serve MODEL=smollm2-135m >&2
 	@$(PY) -m experiments bench --esconv "$(ESCONV)"
 
 clean:  ## delete demo/ and caches; data/, saves/, runs/, models/ and environments stay

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -32,8 +33,8 @@ class Backbone:
 
     @property
     def location(self) -> str:
-        """Where its weights are: the hub id, or the embedded model's folder from any directory."""
-        return str(paths.ROOT / self.path) if self.name == EMBEDDED else self.path
+        """Where its weights are: the hub id, or the embedded model's folder as an absolute path."""
+        return str(Path(self.path).resolve()) if self.name == EMBEDDED else self.path
 
 
 @cache

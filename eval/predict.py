@@ -169,11 +169,12 @@ def predict(asked: Asked, *, force: bool, dry_run: bool) -> int:
     )
     of = {"model": asked.model, "system": asked.system, "stage": asked.setting.stage}
     with files.exclusive(folder.path):
-        folder.claim(force=force)
-        if not dry_run and (facts := folder.finished()):
-            print(f"{folder.path} is complete with these options; nothing to do")
-            print(_report(facts, folder.path))
-            return 0
+        if not dry_run:
+            folder.claim(force=force)
+            if facts := folder.finished():
+                print(f"{folder.path} is complete with these options; nothing to do")
+                print(_report(facts, folder.path))
+                return 0
         cache = folder.cache(of)
         if cache.repaired:
             print("the last stored answer was torn and is asked for again", file=sys.stderr)

@@ -35,14 +35,13 @@ class RunFolder:
         """Leave the options in the folder.
 
         With ``force``, other options' records are deleted; stored answers never are, since an
-        answer is found by what was asked. Raises OptionsDiffer where it was begun with others.
+        answer is found by what was asked. Raises OptionsDiffer where there are records of others.
         """
         path = self.path / OPTIONS
         changed = []
-        if path.is_file():
-            changed = files.differences(_flat(files.read_json(path)), _flat(self.options))
-        elif (self.path / PREDICTIONS).is_file():
-            changed = [f"{PREDICTIONS} of unknown options"]
+        if (self.path / PREDICTIONS).is_file():
+            made_with = files.read_json(path) if path.is_file() else {"options": "unknown"}
+            changed = files.differences(_flat(made_with), _flat(self.options))
         if changed and not force:
             raise OptionsDiffer(
                 f"{self.path} was made with other options ({'; '.join(changed)}); use another "
@@ -51,8 +50,7 @@ class RunFolder:
         if changed:
             for name in (DONE, PREDICTIONS):
                 (self.path / name).unlink(missing_ok=True)
-        if changed or not path.is_file():
-            files.write_json(path, self.options)
+        files.write_json(path, self.options)
 
     def cache(self, run: Row) -> Cache:
         """The stored answers."""

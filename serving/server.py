@@ -53,7 +53,7 @@ class Options:
         return self.work / paths.server(self.model)
 
 
-def start(options: Options, *, root: Path = paths.ROOT) -> State:
+def start(options: Options, *, root: Path = Path()) -> State:
     """The state of the server, healthy now.
 
     Raises EscError where it cannot start; the log is then in its folder.

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from esc import files, paths
+from esc import files, paths, policy_server
 
 QUICK = "TRAIN_ARGS=max_steps=1 gradient_accumulation_steps=1"
 MAKEFILE = (paths.ROOT / "Makefile").read_text()
@@ -61,7 +61,7 @@ def listing():
 
 
 @pytest.mark.slow
-def test_the_demo_ends_with_two_adapters_and_touches_nothing_else(run, model, tmp_path):
+def test_the_demo_ends_with_adapters_and_replies_and_touches_nothing_else(run, model, tmp_path):
     before = listing()
     shown = run("-m", "experiments", "demo", "--work", str(tmp_path))
     assert shown.returncode == 0, shown.stderr[-2000:]
@@ -69,5 +69,8 @@ def test_the_demo_ends_with_two_adapters_and_touches_nothing_else(run, model, tm
         folder = tmp_path / paths.adapter("smollm2-135m", task, "sft")
         assert (folder / "adapter_model.safetensors").is_file()
         assert files.read_json(folder / "run.json")["smoke"] is True
+    predicted = tmp_path / paths.run("smollm2-135m", "decoupled", "sft")
+    assert files.read_json(predicted / "run.json")["failed"] == 0
     assert "=== done" in shown.stdout and "SMOKE" in shown.stdout
+    assert "no counsellor" in shown.stdout and policy_server.on_this_machine() == []
     assert listing() == before

@@ -114,7 +114,7 @@ def ask(url, calls, cache=None):
     return asyncio.run(go())
 
 
-def scorings(work, model, count=4):
+def scorings(work, model, count=2):
     turns = gold_turns(work, "test", None)[:: max(len(gold_turns(work, "test", None)) // count, 1)]
     return [
         Scoring(turn.id, "score", model, sp_chat(turn.history, turn.seeker), NAMES)

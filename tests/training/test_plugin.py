@@ -10,7 +10,10 @@ import pytest
 from esc import paths
 from esc.files import read_json
 
-PARTS = ("esc", "data_builders", "training", "experiments", "llamafactory_configs")
+PARTS = (
+    *("esc", "data_builders", "training", "serving", "eval", "experiments"),
+    "llamafactory_configs",
+)
 
 
 @pytest.fixture(scope="module")

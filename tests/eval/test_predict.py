@@ -1,0 +1,248 @@
+"""Predictions over HTTP, with what can go wrong: every mistake is one line, and nothing is lost."""
+
+import json
+import shutil
+
+import pytest
+from faulty_server import NO_MODEL, SERVER_ERROR, TOO_LONG, TRUNCATED, FaultyServer
+
+from esc import cli, files, paths
+from eval import predict
+from eval.turns import gold_turns
+
+MODEL = "smollm2-135m"
+
+
+@pytest.fixture
+def work(sample_work, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("esc.chat.policy.Policy.wait", lambda *_: 0.01)
+    shutil.copytree(sample_work / "data", tmp_path / "data")
+    return tmp_path
+
+
+@pytest.fixture
+def server():
+    with FaultyServer(models=("base",)) as server:
+        yield server
+
+
+@pytest.fixture
+def run_predict(work, server, capsys, model):
+    """Exit code, stdout and stderr of a run on the base model."""
+
+    def call(*options, system="decoupled", url=None):
+        argv = ["--work", str(work), "--stage", "base", "--system", system, "--limit", "2"]
+        code = cli.run(predict.main, [*argv, "--base-url", url or server.url, *options])
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return call
+
+
+def folder(work, system="decoupled"):
+    return work / paths.run(MODEL, system, "base")
+
+
+def records(work, system="decoupled"):
+    return list(files.read_jsonl(folder(work, system) / "predictions.jsonl"))
+
+
+def error(err):
+    (line,) = [text for text in err.splitlines() if text.startswith("error: ")]
+    return line
+
+
+def test_every_turn_has_a_record_in_the_order_of_the_set(run_predict, work, server):
+    code, out, _ = run_predict()
+    turns = gold_turns(work, "test", 2)
+    assert code == 0 and "SMOKE" in out
+    assert [record["id"] for record in records(work)] == [turn.id for turn in turns]
+    facts = files.read_json(folder(work) / "run.json")
+    assert (facts["records"], facts["ok"], facts["failed"]) == (len(turns), len(turns), 0)
+
+
+def test_the_same_command_again_does_nothing(run_predict, work, server):
+    run_predict()
+    before, asked = (folder(work) / "predictions.jsonl").read_bytes(), len(server.log)
+    code, out, _ = run_predict()
+    assert code == 0 and "nothing to do" in out
+    assert len(server.log) == asked
+    assert (folder(work) / "predictions.jsonl").read_bytes() == before
+
+
+def test_a_turn_that_fails_is_counted_and_made_up_for_by_the_same_command(
+    run_predict, work, server
+):
+    turn = gold_turns(work, "test", 2)[0]
+    server.always = {turn.seeker: SERVER_ERROR}
+    code, out, _ = run_predict(system="decoupled-gold")
+    failed = [record for record in records(work, "decoupled-gold") if record["status"] == "failed"]
+    assert code == 1 and turn.id in [record["id"] for record in failed]
+    assert failed[0]["failure"]["kind"] == "server error" and failed[0]["failure"]["attempts"] == 6
+    assert f"{len(failed)} server error; the same command asks again" in out
+    assert not (folder(work, "decoupled-gold") / "run.json").exists()
+    server.always, before = {}, len(server.chats())
+    code, out, _ = run_predict(system="decoupled-gold")
+    assert code == 0 and len(server.chats()) == before + len(failed)
+    assert {record["status"] for record in records(work, "decoupled-gold")} == {"ok"}
+
+
+def test_a_torn_last_line_is_asked_again_and_nothing_else(run_predict, work, server):
+    run_predict(system="decoupled-gold")
+    calls = folder(work, "decoupled-gold") / "calls.jsonl"
+    calls.write_bytes(calls.read_bytes()[:-20])
+    (folder(work, "decoupled-gold") / "run.json").unlink()
+    before = len(server.chats())
+    code, _, err = run_predict(system="decoupled-gold")
+    assert code == 0 and "torn" in err
+    assert len(server.chats()) == before + 1
+
+
+def test_answers_of_another_run_are_refused_and_kept(run_predict, work):
+    run_predict(system="decoupled-gold")
+    foreign = folder(work, "vanilla") / "calls.jsonl"
+    foreign.parent.mkdir(parents=True)
+    shutil.copy(folder(work, "decoupled-gold") / "calls.jsonl", foreign)
+    before = foreign.read_bytes()
+    code, _, err = run_predict(system="vanilla")
+    assert code == 2 and "another run" in error(err) and "move it away" in error(err)
+    assert foreign.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--set", "validation"), "SET test -> validation"),
+        (("--decode", "free"), "DECODE choice -> free"),
+        (("--temperature", "0.7"), "TEMPERATURE 0.0 -> 0.7"),
+        (("--limit", "1"), "LIMIT 2 -> 1"),
+    ],
+)
+def test_predictions_of_other_options_are_kept_and_named(run_predict, work, options, told):
+    run_predict()
+    before = (folder(work) / "predictions.jsonl").read_bytes()
+    code, _, err = run_predict(*options)
+    assert code == 2 and told in error(err)
+    assert "WORK=" in error(err) and "FORCE=1" in error(err)
+    assert (folder(work) / "predictions.jsonl").read_bytes() == before
+
+
+def test_a_run_that_made_nothing_yet_takes_other_options(run_predict, work):
+    assert run_predict(url="http://127.0.0.1:9/v1")[0] == 2
+    code, _, _ = run_predict("--limit", "1")
+    assert code == 0 and len(records(work)) == len(gold_turns(work, "test", 1))
+
+
+def test_force_makes_records_anew_from_the_answers_that_are_stored(run_predict, work, server):
+    run_predict()
+    before = len(server.chats())
+    code, _, _ = run_predict("--limit", "1", "--force")
+    assert code == 0 and len(server.chats()) == before
+    assert len(records(work)) == len(gold_turns(work, "test", 1))
+    code, _, _ = run_predict("--force")
+    assert code == 0 and len(server.chats()) == before
+    assert len(records(work)) == len(gold_turns(work, "test", 2))
+
+
+def test_a_limit_beyond_the_split_is_one_line(run_predict, work):
+    code, _, err = run_predict("--limit", "9999")
+    assert code == 2 and "LIMIT=9999" in error(err) and "make data LIMIT=9999" in error(err)
+
+
+def test_a_server_that_is_not_there_is_one_line(run_predict, work):
+    code, _, err = run_predict(url="http://127.0.0.1:9/v1")
+    assert code == 2 and "no server answers" in error(err) and "make serve" in error(err)
+
+
+def test_a_base_url_that_is_none_is_one_line(run_predict, work):
+    code, _, err = run_predict(url="localhost:8000")
+    assert code == 2 and "BASE_URL='localhost:8000' is no URL" in error(err)
+
+
+def test_a_model_the_server_lacks_is_one_line_without_a_request(run_predict, work, server):
+    server.models = ("gpt-x", "gpt-y")
+    code, _, err = run_predict()
+    assert code == 2 and "does not serve base; it has gpt-x, gpt-y" in error(err)
+    assert server.chats() == []
+
+
+def test_a_model_that_vanishes_is_one_line_and_what_was_answered_is_kept(run_predict, work, server):
+    server.always = {turn.seeker: NO_MODEL for turn in gold_turns(work, "test", 2)[3:4]}
+    code, _, err = run_predict("--in-flight", "1", system="decoupled-gold")
+    assert code == 2 and "does not exist" in error(err)
+    stored = list(files.read_jsonl(folder(work, "decoupled-gold") / "calls.jsonl"))
+    assert len(stored) == 1 + 3
+
+
+def test_a_context_too_long_fails_alone(run_predict, work, server):
+    server.always = {gold_turns(work, "test", 2)[-1].seeker: TOO_LONG}
+    code, out, _ = run_predict(system="decoupled-gold")
+    assert code == 1 and "context too long" in out
+    assert [record["status"] for record in records(work, "decoupled-gold")].count("ok") > 0
+
+
+def test_a_truncated_reply_is_kept_and_counted(run_predict, work, server):
+    server.always = {gold_turns(work, "test", 2)[-1].seeker: TRUNCATED}
+    code, out, _ = run_predict(system="decoupled-gold")
+    assert code == 0 and " with an answer cut at its length limit" in out
+    assert records(work, "decoupled-gold")[-1]["predicted_response"] == "half an ans"
+
+
+def test_the_distribution_is_null_where_the_server_gives_no_figures(run_predict, work, server):
+    server.tokenizes = False
+    assert run_predict()[0] == 0
+    assert {record["distribution"] for record in records(work)} == {None}
+
+
+def test_an_endpoint_that_ignores_the_choice_stops_the_run(run_predict, work, server):
+    server.obeys = False
+    code, _, err = run_predict()
+    assert code == 2 and "ignores the constraint" in error(err) and "DECODE=free" in error(err)
+
+
+def test_a_dry_run_sends_nothing_and_says_how_much(run_predict, work, server):
+    code, out, _ = run_predict("--dry-run", "--price", "1/2")
+    turns = len(gold_turns(work, "test", 2))
+    # A plan, a distribution and a reply for each turn.
+    assert code == 0 and f"dry run: {3 * turns} requests to send" in out and "at most" in out
+    assert server.log == [] and not list(folder(work).glob("*.json*"))
+
+
+def test_a_prompt_baseline_on_a_trained_stage_is_one_line(run_predict, work):
+    code, _, err = run_predict("--stage", "sft", system="self-refine")
+    assert code == 2 and "STAGE=base" in error(err)
+
+
+def test_an_adapter_that_is_not_trained_is_named_with_its_command(work, capsys, model):
+    code = cli.run(predict.main, ["--work", str(work), "--stage", "sft", "--limit", "1"])
+    assert code == 2 and "make sft-rg MODEL=smollm2-135m trains it" in capsys.readouterr().err
+
+
+def test_a_key_is_in_no_file_and_no_message(run_predict, work, server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-seen")
+    server.always = {gold_turns(work, "test", 2)[0].seeker: SERVER_ERROR}
+    _, out, err = run_predict(system="decoupled-gold")
+    assert any("sk-not-to-be-seen" in request.headers["authorization"] for request in server.log)
+    written = [path.read_text() for path in folder(work, "decoupled-gold").glob("*")]
+    assert not [text for text in [out, err, *written] if "sk-not-to-be-seen" in text]
+
+
+def test_another_prompt_of_a_baseline_is_another_run(run_predict, work, tmp_path, monkeypatch):
+    run_predict(system="direct-refine")
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "direct_refine.j2").write_text("Once more.")
+    monkeypatch.setenv("PROMPTS_DIR", str(tmp_path / "prompts"))
+    code, _, err = run_predict(system="direct-refine")
+    assert code == 2 and "prompts " in error(err)
+
+
+def test_the_stored_answers_tell_what_was_asked(run_predict, work, server):
+    run_predict(system="decoupled-gold")
+    header, *rows = (folder(work, "decoupled-gold") / "calls.jsonl").read_text().splitlines()
+    assert json.loads(header) == {
+        "calls of": {"model": MODEL, "system": "decoupled-gold", "stage": "base"}
+    }
+    first = json.loads(rows[0])
+    assert first["messages"][0]["role"] == "system" and first["answer"]["text"]
+    assert first["record"] in [turn.id for turn in gold_turns(work, "test", 2)]
