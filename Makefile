@@ -23,6 +23,9 @@ DRY_RUN ?=
 FORCE ?=
 PYTHON ?= python3
 
+# Through the environment: a shell would take the quotes in it.
+export SERVE_ARGS
+
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -88,8 +91,7 @@ sft-sp sft-rg sft-vanilla: sft-%: model data  ## LoRA SFT of planner, generator,
 	  --processes "$(NPROC)" $(if $(filter 1,$(FORCE)),--force) --set $(TRAIN_ARGS)
 
 serve: model $(SERVE_READY)  ## one OpenAI-compatible server with the base and every adapter
-	@$(PY) -m serving start $(WHERE) --model "$(MODEL)" --host "$(HOST)" --port "$(PORT)" \
-	  --args="$(SERVE_ARGS)"
+	@$(PY) -m serving start $(WHERE) --model "$(MODEL)" --host "$(HOST)" --port "$(PORT)"
 
 stop: $(READY)  ## end that server
 	@$(PY) -m serving stop $(WHERE) --model "$(MODEL)"
@@ -97,8 +99,10 @@ stop: $(READY)  ## end that server
 check-template: $(READY)  ## the server's token ids against LLaMA-Factory's, on real rows
 	@$(PY) -m serving check-template $(WHERE) --model "$(MODEL)" --base-url "$(BASE_URL)"
 
-# A BASE_URL needs no server of our own, and sets that are built are taken as they are.
-ASKS := $(if $(BASE_URL),,$(SERVE_READY)) $(if $(wildcard $(WORK)/data/manifest.json),,data)
+# A BASE_URL needs no server of our own. Sets that are built are taken as they are: here LIMIT is of
+# the prediction, and must not cut them down.
+BUILT := $(shell test -f "$(WORK)/data/manifest.json" && echo yes)
+ASKS := $(if $(BASE_URL),,$(SERVE_READY)) $(if $(BUILT),,data)
 
 predict: model $(ASKS)  ## a system's strategy and reply for every turn of a split
 	@$(PY) -m eval predict $(WHERE) --model "$(MODEL)" --system "$(SYSTEM)" --stage "$(STAGE)" \
@@ -108,7 +112,7 @@ predict: model $(ASKS)  ## a system's strategy and reply for every turn of a spl
 
 chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generator in the terminal
 	@$(PY) -m eval chat $(WHERE) --model "$(MODEL)" $(if $(STAGE),--stage "$(STAGE)") \
-	  --base-url "$(BASE_URL)"
+	  --base-url "$(BASE_URL)" --decode "$(DECODE)"
 
 recipes: $(READY)  ## render llamafactory_configs/<model>/*.yaml from the table of backbones
 	@$(PY) -m training render

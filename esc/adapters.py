@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from esc import files, paths
+from esc import commands, files, paths
 from esc.exceptions import EscError
 
 BASE = "base"
@@ -27,9 +27,9 @@ def folder(work: Path, model: str, name: str) -> Path:
     task, _, rest = name.partition("-")
     trained = work / paths.adapters(model) / f"{task}_{rest.replace('-', '_')}"
     if not (trained / WEIGHTS).is_file():
-        stage = rest.partition("-")[0]
-        raise EscError(f"{trained} holds no adapter; make {stage}-{task} MODEL={model} trains it")
-    return _to_serve(trained, model)
+        step = commands.make(f"{rest.partition('-')[0]}-{task}", work=work, model=model)
+        raise EscError(f"{trained} holds no adapter; {step} trains it")
+    return _to_serve(trained, work, model)
 
 
 def found(work: Path, model: str) -> dict[str, Path]:
@@ -38,7 +38,7 @@ def found(work: Path, model: str) -> dict[str, Path]:
     Raises EscError where a DPO adapter was not composed with its SFT adapter.
     """
     return {
-        trained.name.replace("_", "-"): _to_serve(trained, model)
+        trained.name.replace("_", "-"): _to_serve(trained, work, model)
         for trained in sorted((work / paths.adapters(model)).glob("*"))
         if _FOLDER.fullmatch(trained.name) and (trained / WEIGHTS).is_file()
     }
@@ -49,7 +49,7 @@ def fingerprint(path: Path) -> str:
     return files.sha256(path / WEIGHTS)
 
 
-def _to_serve(trained: Path, model: str) -> Path:
+def _to_serve(trained: Path, work: Path, model: str) -> Path:
     task, stage = trained.name.split("_")[:2]
     if stage != "dpo":
         return trained
@@ -57,7 +57,7 @@ def _to_serve(trained: Path, model: str) -> Path:
     if not (composed / WEIGHTS).is_file():
         raise EscError(
             f"{trained} is a difference to base + SFT, though its configuration names the base: "
-            "served alone it would silently be wrong. 'python -m serving compose "
-            f"--model {model} --task {task}' makes what can be served"
+            "served alone it would silently be wrong. '.venv/bin/python -m serving compose "
+            f"--model {model} --task {task} --work {work}' makes what can be served"
         )
     return composed

@@ -2,7 +2,7 @@
 
     from esc.plan_and_speak import PlanAndSpeak
 
-    with PlanAndSpeak(["http://127.0.0.1:8000/v1"], stage="sft") as pipeline:
+    with PlanAndSpeak(["http://127.0.0.1:8000/v1"], stage="sft", decode="choice") as pipeline:
         answer = pipeline.reply([], "I lost my job last week.")
         print(answer.plan.strategy, answer.plan.probability, answer.response)
 
@@ -134,14 +134,13 @@ class PlanAndSpeak:
         stage: str,
         decode: str = "free",
         temperature: float = 0.0,
-        own_server: bool = True,
     ) -> None:
         """``stage`` is ``base``, ``sft`` or ``dpo``; ``decode`` as in the table of backbones."""
         self._planner = adapters.served_name("sp", stage)
         self._generator = adapters.served_name("rg", stage)
         self._decode, self._temperature = decode, temperature
         self._runner = asyncio.Runner()
-        self._pool = Pool(base_urls, own_server=own_server, timeout=TIMEOUT, connections=4)
+        self._pool = Pool(base_urls, timeout=TIMEOUT, connections=4)
         # What a person says here is not kept.
         self._chat = Chat(self._pool, Cache(None, {}), weights={}, policy=Policy(), budget=Budget())
 

@@ -7,12 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from esc import files, paths
+from esc import commands, files, paths
 from esc.exceptions import EscError
 
 PROGRAM = "vllm.entrypoints.openai.api_server"
@@ -30,6 +30,10 @@ class State:
     """Base URL, with ``/v1``."""
     adapters: dict[str, str]
     """Served name to the SHA-256 of the weights it was started with."""
+    asked: str
+    """Host, port and flags it was asked for."""
+    ready: bool
+    """Whether it has been healthy; before, it loads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Servers:
 
     urls: list[str]
     own: bool
-    """Whether it is this kit's own server, with this WORK's adapters."""
+    """Whether it is a server of this kit, known to hold this WORK's adapters."""
 
 
 def write_state(folder: Path, state: State) -> None:
@@ -80,15 +84,20 @@ def on_this_machine() -> list[int]:
 
 
 @contextmanager
-def servers(model: str, work: Path, given: str | None) -> Iterator[Servers]:
+def servers(
+    model: str, work: Path, given: str | None, weights: Mapping[str, str]
+) -> Iterator[Servers]:
     """Where to send requests: the URLs given, else the running server, else one for this block.
 
-    ``given`` holds URLs separated by commas or blanks. A server started here ends with the block,
-    or with this process, however it dies.
+    ``given`` holds URLs separated by commas or blanks; ``weights`` maps the served names that will
+    be asked to the SHA-256 of their weights. A server started here ends with the block, or with
+    this process, however it dies. Raises EscError where the running server still loads, or holds
+    other weights.
     """
     if given:
-        yield Servers(given.replace(",", " ").split(), own=False)
+        yield Servers(split_urls(given), own=False)
     elif state := running(model, work):
+        _check_fresh(state, model, work, weights)
         yield Servers([state.url], own=True)
     else:
         with _own_server(model, work) as url:
@@ -114,19 +123,20 @@ def _own_server(model: str, work: Path) -> Iterator[str]:
             holder.stdin.close()
 
 
-def check_fresh(model: str, work: Path, wanted: dict[str, str]) -> None:
-    """Raise EscError where this kit's running server holds other weights than ``wanted``.
+def split_urls(given: str) -> list[str]:
+    """The URLs of a BASE_URL, which commas or blanks separate."""
+    return given.replace(",", " ").split()
 
-    ``wanted`` maps a served name to the SHA-256 of its weights.
-    """
-    state = running(model, work)
-    if state is None:
-        return
-    stale = [name for name, sha in wanted.items() if state.adapters.get(name, sha) != sha]
+
+def _check_fresh(state: State, model: str, work: Path, weights: Mapping[str, str]) -> None:
+    if not state.ready:
+        raise EscError(f"the server at {state.url} is still loading; try again when it is up")
+    stale = [name for name, sha in weights.items() if state.adapters.get(name, sha) != sha]
     if stale:
+        anew = commands.make("stop", "serve", work=work, model=model)
         raise EscError(
             f"the server at {state.url} was started with older weights of {', '.join(stale)}; "
-            f"make stop serve MODEL={model}"
+            f"{anew}"
         )
 
 
@@ -136,5 +146,6 @@ def refuse_beside_training() -> None:
     if pids:
         raise EscError(
             f"a vLLM server runs on this machine (process {pids[0]}), and training on the CPU "
-            "beside it would take its memory and time; make stop ends it"
+            "beside it would take its memory and time; 'make stop', with the MODEL and WORK it was "
+            "started with, ends it"
         )

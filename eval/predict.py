@@ -3,9 +3,9 @@
     python -m eval predict --model smollm2-135m --system decoupled --stage sft --limit 2
 
 Reads the built sets, asks the running server (or one started for this run, or BASE_URL), writes
-``runs/<model>/<system>_<stage>/``: ``calls.jsonl``, every answer as it comes, and when all have
-come ``predictions.jsonl`` and ``run.json``. The same command goes on after an interruption and asks
-nothing twice. The prompt baselines run on the base model.
+``runs/<model>/<system>_<stage>/``: ``calls.jsonl``, every answer as it comes, at the end
+``predictions.jsonl``, and ``run.json`` where no record failed. The same command goes on after an
+interruption and asks nothing twice. The prompt baselines run on the base model.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from esc import adapters, backbones, cli, files, forms, paths, policy_server, pr
 from esc.backbones import DECODE
 from esc.chat.budget import Budget, Price
 from esc.chat.cache import Cache
-from esc.chat.failures import Failure
+from esc.chat.failures import Failure, FailureKind
 from esc.chat.meter import Meter
 from esc.chat.policy import Asks, Chat, Policy, Rehearsal
 from esc.chat.request import derived_seed
@@ -100,6 +100,11 @@ def options_of(asked: Asked, weights: dict[str, str], turns: Sequence[GoldTurn])
     """Everything that decides the records, under the names a user knows."""
     manifest = files.read_json(paths.data_manifest(asked.work), made_by="make data")
     texts = [prompts.source(forms.TEMPLATES, name) for name in forms.PROMPTS]
+    if files.sha256_of(texts) != manifest["options"]["prompts"]:
+        raise EscError(
+            f"the sets in {paths.data(asked.work)} were built with other system prompts; set "
+            "PROMPTS_DIR as it was then, or build and train again"
+        )
     if asked.system in PROMPT_BASELINES:
         stem = asked.system.replace("-", "_")
         names = sorted(path.name for path in systems.TEMPLATES.glob(f"{stem}*.j2"))
@@ -117,6 +122,7 @@ def options_of(asked: Asked, weights: dict[str, str], turns: Sequence[GoldTurn])
         "weights": weights,
         "prompts": files.sha256_of(texts),
         "data": manifest["sets"][paths.sft_file("rg", asked.split)]["sha256"],
+        "smoke": smoke.is_smoke(asked.model, asked.work),
     }
 
 
@@ -187,8 +193,7 @@ def predict(asked: Asked, *, force: bool, dry_run: bool) -> int:
         begin = time.monotonic()
         meter = Meter(asked.budget, cached=rehearsal.cached)
         if rehearsal.requests:
-            policy_server.check_fresh(asked.model, asked.work, weights)
-            with policy_server.servers(asked.model, asked.work, asked.base_urls) as where:
+            with policy_server.servers(asked.model, asked.work, asked.base_urls, weights) as where:
                 records, meter = asyncio.run(_ask(asked, where, cache, weights, turns, work))
         facts = _write(folder, asked, turns, records, meter, time.monotonic() - begin)
     print(_report(facts, folder.path))
@@ -209,7 +214,6 @@ async def _ask(
 ) -> tuple[list[Row | Failure], Meter]:
     pool = Pool(
         where.urls,
-        own_server=where.own,
         timeout=asked.timeout,
         connections=asked.policy.in_flight,
     )
@@ -236,7 +240,10 @@ def _write(
     ]
     count = Counter(record["status"] for record in records)
     answered = count["ok"] + count["invalid"]
+    built = files.read_json(paths.data_manifest(asked.work))
+    corpus, spec = built["corpus"]["origin"], built["options"]["SPLIT"]
     facts: Row = {
+        "set": f"{asked.split} of {corpus}, SPLIT={spec}",
         "records": len(records),
         "ok": count["ok"],
         "invalid": count["invalid"],
@@ -248,6 +255,8 @@ def _write(
         "decode": asked.setting.decode,
         "requests": {"answered": meter.answered, "cached": meter.cached, "failed": meter.failed},
         "seconds": round(seconds, 1),
+        # With BASE_URL, the weights named are this WORK's; what the server holds is its own matter.
+        "asked": "BASE_URL" if asked.base_urls else "the server of this WORK",
         "smoke": smoke.is_smoke(asked.model, asked.work),
     }
     folder.write(records, facts, complete=not count["failed"])
@@ -261,6 +270,7 @@ def _report(facts: Row, folder: Path) -> str:
     requests = facts["requests"]
     lines = [
         f"predictions {folder / 'predictions.jsonl'}",
+        f"set         {facts['set']}",
         f"records     {facts['records']:,}: {facts['ok']:,} ok, {facts['invalid']:,} invalid "
         f"(unparsable strategy, DECODE={facts['decode']}), {facts['failed']:,} failed; "
         f"{facts['truncated']:,} with an answer cut at its length limit",
@@ -270,6 +280,11 @@ def _report(facts: Row, folder: Path) -> str:
     if facts["failed"]:
         told = ", ".join(f"{count} {reason}" for reason, count in facts["reasons"].items())
         lines.append(f"incomplete  {told}; the same command asks again for what is missing")
+        if FailureKind.TOO_LONG.value in facts["reasons"]:
+            lines.append(
+                "too long    asking again does not help: it takes a server with a longer context "
+                "(SERVE_ARGS='--max-model-len N'), or a model that has one"
+            )
     if facts["smoke"]:
         lines.append("SMOKE       embedded model or sample corpus: it runs, it is no result")
     return "\n".join(lines)
@@ -333,7 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for an answer")
     parser.add_argument("--price", type=cli.optional, help="money per million tokens: IN/OUT")
     parser.add_argument(
-        "--max-cost", type=cli.optional_amount, help="stop before this call costs more"
+        "--max-cost", type=cli.optional_amount, help="stop before this very call costs more"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
     parser.add_argument("--force", action="store_true", help="replace other options' predictions")

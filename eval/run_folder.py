@@ -24,12 +24,12 @@ class RunFolder:
     options: Row
 
     def finished(self) -> Row | None:
-        """What ``run.json`` says where these options are done, or None."""
-        done = self.path / DONE
-        if not done.is_file():
+        """What ``run.json`` says where these options are done and its records whole, or None."""
+        done, predictions = self.path / DONE, self.path / PREDICTIONS
+        if not done.is_file() or not predictions.is_file():
             return None
         facts: Row = files.read_json(done)
-        return facts
+        return facts if facts[PREDICTIONS]["sha256"] == files.sha256(predictions) else None
 
     def claim(self, *, force: bool) -> None:
         """Leave the options in the folder.
@@ -39,7 +39,7 @@ class RunFolder:
         """
         path = self.path / OPTIONS
         changed = []
-        if (self.path / PREDICTIONS).is_file():
+        if (self.path / PREDICTIONS).is_file() or (self.path / DONE).is_file():
             made_with = files.read_json(path) if path.is_file() else {"options": "unknown"}
             changed = files.differences(_flat(made_with), _flat(self.options))
         if changed and not force:

@@ -184,10 +184,11 @@ async def _tagged(
     )
     answer = await asks.ask(call)
     strategy, response = strip_tag(answer.text)
+    # What stands in the brackets, or how an answer without any begins.
     head = answer.text.lstrip().partition("]")[0].removeprefix("[")
     return Outcome(
         strategy=strategy,
-        raw_strategy=strategy.value if strategy else head[:80],
+        raw_strategy=head[:80],
         response=response.strip(),
         steps=[*steps, _step(step, model, answer)],
     )

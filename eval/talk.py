@@ -58,20 +58,24 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
     parser.add_argument("--stage", choices=adapters.STAGES, default="sft")
-    parser.add_argument("--decode", choices=DECODE, help="default: as the table of backbones says")
+    parser.add_argument(
+        "--decode",
+        type=cli.optional,
+        choices=(*DECODE, None),
+        help="default: as the table of backbones says",
+    )
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--base-url", type=cli.optional, help="one or several, separated by commas")
     given = parser.parse_args(argv)
     backbone = backbones.get(given.model)
     print(NOTICE)
     with (
-        policy_server.servers(given.model, given.work, given.base_url) as where,
+        policy_server.servers(given.model, given.work, given.base_url, {}) as where,
         PlanAndSpeak(
             where.urls,
             stage=given.stage,
             decode=given.decode or backbone.decode,
             temperature=given.temperature,
-            own_server=where.own,
         ) as pipeline,
     ):
         talk(pipeline)

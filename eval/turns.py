@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from esc import draw, files, paths
+from esc import commands, draw, files, paths
 from esc.dialogue import Exchange
 from esc.exceptions import EscError
 from esc.strategies import Strategy
@@ -29,7 +29,7 @@ def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
     """
     path = work / paths.sft_file("rg", split)
     if not path.is_file():
-        raise EscError(f"{path} does not exist; make data builds it")
+        raise EscError(f"{path} does not exist; {commands.make('data', work=work)} builds it")
     turns: list[GoldTurn] = []
     for row in files.read_jsonl(path):
         # The set holds a dialogue's turns one after the other.
@@ -51,10 +51,18 @@ def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
     if limit > len(dialogues):
         raise EscError(
             f"LIMIT={limit}, but the {split} set in {paths.data(work)} has {len(dialogues)} "
-            f"dialogues; a LIMIT of at most {len(dialogues)}, or make data LIMIT={limit} first"
+            f"dialogues; use a LIMIT of at most {len(dialogues)}{_larger(work, limit)}"
         )
     chosen = set(draw.order(dialogues)[:limit])
     return [turn for turn in turns if _dialogue(turn) in chosen]
+
+
+def _larger(work: Path, limit: int) -> str:
+    """How to have more, where the sets were built with a LIMIT."""
+    built = files.read_json(paths.data_manifest(work), made_by="make data")
+    if built["options"]["LIMIT"] is None:
+        return ""
+    return f", or first {commands.make('data', work=work, LIMIT=limit)}"
 
 
 def _dialogue(turn: GoldTurn) -> str:

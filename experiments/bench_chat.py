@@ -91,7 +91,7 @@ def strategies(work: Path) -> dict[str, Any]:
     _run("-m", "training", "train", "--task", "sp", "--work", str(work),
          "--set", "max_steps=1", "gradient_accumulation_steps=1")  # fmt: skip
     rows = list(files.read_jsonl(work / paths.sft_file("sp", "train")))[:PROMPTS]
-    with policy_server.servers(EMBEDDED, work, None) as where:
+    with policy_server.servers(EMBEDDED, work, None, {}) as where:
         url = where.urls[0]
         return {name: _strategies(url, name, rows) for name in ("base", "sp-sft")}
 
@@ -141,7 +141,7 @@ def _ask(
         await asks.ask(call)
 
     async def go() -> None:
-        pool = Pool([url], own_server=True, timeout=600, connections=in_flight)
+        pool = Pool([url], timeout=600, connections=in_flight)
         chat = Chat(
             pool,
             cache or Cache(None, {}),

@@ -42,8 +42,12 @@ def build(
     ``extra`` is the user's own flags for vLLM, such as ``--tensor-parallel-size 4``. Raises
     EscError for a flag that this kit sets, or a key on the command line.
     """
-    given = shlex.split(extra)
-    flags = {flag.partition("=")[0] for flag in given if flag.startswith("--")}
+    try:
+        given = shlex.split(extra)
+    except ValueError as error:
+        raise EscError(f"SERVE_ARGS: {str(error).lower()}") from error
+    # vLLM takes either spelling.
+    flags = {flag.partition("=")[0].replace("_", "-") for flag in given if flag.startswith("--")}
     if "--api-key" in flags:
         raise EscError("SERVE_ARGS cannot hold --api-key, which every user here could read; set "
                        "VLLM_API_KEY in the environment")  # fmt: skip

@@ -10,7 +10,7 @@ are one adapter of the summed rank, equal to merging them one after the other. W
 import shutil
 from pathlib import Path
 
-from esc import adapters, backbones, cli, files, paths
+from esc import adapters, backbones, cli, commands, files, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
 
@@ -20,16 +20,23 @@ MANIFEST = "composed.json"
 def compose(work: Path, model: str, task: str) -> tuple[Path, bool]:
     """(folder of the composed adapter, whether it was made now).
 
-    Raises EscError where one of the two is not trained.
+    Raises EscError where one of the two is not trained, or the DPO adapter on another SFT adapter.
     """
     parts = {}
     for stage in ("sft", "dpo"):
         folder = work / paths.adapter(model, task, stage)
         if not (folder / adapters.WEIGHTS).is_file():
-            raise EscError(f"{folder} holds no adapter; make {stage}-{task} trains it")
+            step = commands.make(f"{stage}-{task}", work=work, model=model)
+            raise EscError(f"{folder} holds no adapter; {step} trains it")
         parts[stage] = folder
     output = parts["dpo"] / adapters.SERVED
     made_from = {stage: adapters.fingerprint(folder) for stage, folder in parts.items()}
+    options = parts["dpo"] / "options.json"
+    if options.is_file() and files.read_json(options)["SFT adapter"] != made_from["sft"]:
+        raise EscError(
+            f"{parts['dpo']} was trained on another SFT adapter than {parts['sft']} holds now; "
+            "train the DPO adapter again, with FORCE=1"
+        )
     with files.exclusive(parts["dpo"]):
         manifest = output / MANIFEST
         if manifest.is_file() and files.read_json(manifest)["made_from"] == made_from:

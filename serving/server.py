@@ -5,12 +5,14 @@
 
 Writes ``runs/<model>/server/``: the log, the chat template, and while it runs ``server.json``. The
 served names are ``base`` and ``<task>-<stage>``, such as ``sp-sft``. A key for the server comes
-from VLLM_API_KEY in the environment. ``hold`` is ``start`` for as long as its input stays open.
+from VLLM_API_KEY in the environment. ``hold`` is ``start`` for as long as its input stays open, on
+any free port and in a folder of its own.
 """
 
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,10 +22,10 @@ import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from esc import adapters, backbones, chat_template, cli, files, paths, policy_server
+from esc import adapters, backbones, chat_template, cli, commands, files, paths, policy_server
 from esc.exceptions import EscError
 from esc.policy_server import State
 from esc.serving_environment import PYTHON, READY
@@ -46,11 +48,18 @@ class Options:
     """0 for any free one."""
     extra: str = ""
     """Flags for vLLM."""
+    private: str = ""
+    """A name, for a server that others are not to find; its folder is its own."""
 
     @property
     def folder(self) -> Path:
         """The server's folder."""
-        return self.work / paths.server(self.model)
+        return self.work / paths.server(self.model) / self.private
+
+    @property
+    def asked(self) -> str:
+        """What tells this request from one for another server."""
+        return f"{self.host}:{self.port} {self.extra}".strip()
 
 
 def start(options: Options, *, root: Path = Path()) -> State:
@@ -63,8 +72,9 @@ def start(options: Options, *, root: Path = Path()) -> State:
     with files.exclusive(options.folder):
         found = adapters.found(options.work, options.model)
         weights = {name: adapters.fingerprint(folder) for name, folder in found.items()}
-        if state := policy_server.running(options.model, options.work):
-            return _already(state, weights, options.model)
+        state = policy_server.running(options.model, options.work)
+        if state and not options.private:
+            return _already(state, weights, options)
         template = options.folder / chat_template.FILE
         text = chat_template.of(backbone.location, backbone.template)
         _check_templates(found, text)
@@ -91,13 +101,15 @@ def start(options: Options, *, root: Path = Path()) -> State:
                 start_new_session=True,
             )
         begun = policy_server.begin_of(process.pid)
-        state = State(process.pid, begun or 0, f"{url}/v1", weights)
+        state = State(process.pid, begun or 0, f"{url}/v1", weights, options.asked, ready=False)
         policy_server.write_state(options.folder, state)
         try:
             _wait(process, url, options.folder / LOG)
         except BaseException:
             _end(state, options.folder)
             raise
+        state = replace(state, ready=True)
+        policy_server.write_state(options.folder, state)
     return state
 
 
@@ -115,11 +127,12 @@ def _kind(root: Path) -> str:
     return (root / READY).read_text().strip()
 
 
-def _already(state: State, weights: Mapping[str, str], model: str) -> State:
+def _already(state: State, weights: Mapping[str, str], options: Options) -> State:
+    anew = commands.make("stop", "serve", work=options.work, model=options.model)
     if state.adapters != weights:
-        raise EscError(
-            f"a server with other adapters runs at {state.url}; make stop serve MODEL={model}"
-        )
+        raise EscError(f"a server with other adapters runs at {state.url}; {anew}")
+    if state.asked != options.asked:
+        raise EscError(f"a server for {state.asked} runs already; {anew}, with your HOST and PORT")
     return state
 
 
@@ -135,18 +148,28 @@ def _check_templates(found: Mapping[str, Path], text: str) -> None:
 
 
 def _port(host: str, port: int) -> int:
-    with socket.socket() as probe:
+    if not 0 <= port < 65536:
+        raise EscError(f"PORT={port} is no port; choose one below 65536")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        reason = (error.strerror or "cannot be used").lower()
+        raise EscError(f"HOST={host}: {reason}; an address of this machine is needed") from error
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind(address)
         except OSError as error:
             reason = (error.strerror or "cannot be used").lower()
-            raise EscError(f"{host}:{port}: {reason}; choose another with PORT=N") from error
+            raise EscError(f"{host}:{port}: {reason}; choose another HOST or PORT=N") from error
         return int(probe.getsockname()[1])
 
 
 def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+    """How this machine itself reaches a server that listens at ``host``."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104
+        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"  # noqa: S104
+    return f"[{host}]" if ":" in host else host
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
@@ -218,11 +241,14 @@ def _session(leader: int) -> list[int]:
 
 def _report(state: State, options: Options) -> str:
     names = ", ".join([adapters.BASE, *state.adapters])
+    work, model = options.work, options.model
+    check = commands.make("check-template", work=work, model=model)
+    predict = commands.make("predict", work=work, model=model, SYSTEM="decoupled", STAGE="sft")
+    stop_it = commands.make("stop", work=work, model=model)
     return (
         f"serving     {names}\n"
         f"at          {state.url}  (process {state.pid}, log {options.folder / LOG})\n"
-        f"next        make check-template MODEL={options.model}; "
-        f"make predict MODEL={options.model} SYSTEM=decoupled STAGE=sft; make stop\n"
+        f"next        {check}; {predict}; {stop_it}\n"
         "These models are research software and no counsellors."
     )
 
@@ -243,14 +269,22 @@ def main(argv: list[str]) -> None:
         "  python -m serving start\n"
         "  python -m serving start --model qwen2.5-7b --args='--tensor-parallel-size 4'",
     )
-    parser.add_argument("--host", default=DEFAULT_HOST, help="default: this machine alone")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
-    parser.add_argument("--args", default="", help="flags for vLLM, in one text")
+    parser.add_argument("--host", type=cli.optional, help="default: this machine alone")
+    parser.add_argument("--port", type=cli.optional_count, help=f"default: {DEFAULT_PORT}")
+    parser.add_argument(
+        "--args", default=_flags(), help="flags for vLLM, in one text (default: $SERVE_ARGS)"
+    )
     given = parser.parse_args(argv)
-    options = Options(given.model, given.work, given.host, given.port, given.args)
-    if options.host != DEFAULT_HOST:
+    host, port = given.host or DEFAULT_HOST, given.port or DEFAULT_PORT
+    options = Options(given.model, given.work, host, port, given.args)
+    if host not in (DEFAULT_HOST, "localhost", "::1"):
         print(f"note: {options.host} lets other machines in; set VLLM_API_KEY", file=sys.stderr)
     print(_report(start(options), options))
+
+
+def _flags() -> str:
+    """The user's flags for vLLM: from the environment, where no shell takes their quotes."""
+    return os.environ.get("SERVE_ARGS", "")
 
 
 def stop_main(argv: list[str]) -> None:
@@ -264,9 +298,12 @@ def hold_main(argv: list[str]) -> None:
     """Command line of ``hold``: one JSON line when healthy; ends the server at end of input."""
     given = _parser("hold", "  python -m serving hold < /dev/null").parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    state = start(Options(given.model, given.work, port=0))
+    private = f"of-{os.getpid()}"
+    options = Options(given.model, given.work, port=0, extra=_flags(), private=private)
+    state = start(options)
     try:
         print(json.dumps({"url": state.url}), flush=True)
         sys.stdin.read()
     finally:
-        stop(given.model, given.work)
+        _end(state, options.folder)
+        shutil.rmtree(options.folder)

@@ -13,10 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esc import adapters, backbones, chat_template, cli, draw, files, paths, policy_server
+from esc import (
+    adapters,
+    backbones,
+    chat_template,
+    cli,
+    commands,
+    draw,
+    files,
+    paths,
+    policy_server,
+)
 from esc.chat.failures import AttemptFailed
 from esc.chat.message import Message
-from esc.chat.transport import Endpoint, api_key
+from esc.chat.tokens import tokens_of
+from esc.chat.transport import Endpoint
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.forms import TASKS
@@ -90,13 +101,12 @@ async def compare(
     """The number of ids compared; EscError shows the first difference."""
     compared = 0
     for sample in chats:
-        body = {"model": model, "messages": [message.wire() for message in sample.chat]}
         try:
-            answer = await endpoint.post(f"{endpoint.root}/tokenize", body)
+            served = await tokens_of(endpoint, model, sample.chat)
         except AttemptFailed as failed:
             raise EscError(f"{endpoint.url} gives no token ids: {failed}") from failed
         trained = trained_ids(tokenizer, template, sample.chat)
-        told = difference(tokenizer, trained, list(answer["tokens"]))
+        told = difference(tokenizer, trained, list(served))
         if told:
             raise EscError(
                 f"{sample.task} row {sample.id}: the server's chat template is not the training's: "
@@ -107,11 +117,11 @@ async def compare(
     return compared
 
 
-async def _check(url: str, *, own: bool, model: str, work: Path) -> list[str]:
+async def _check(url: str, *, model: str, work: Path) -> list[str]:
     backbone = backbones.get(model)
     tokenizer, template = chat_template.load(backbone.location, backbone.template)
-    endpoint = Endpoint(url, key=api_key(own_server=own), timeout=60, connections=1)
-    lines = []
+    endpoint = Endpoint(url, timeout=60, connections=1)
+    lines = [endpoint.url]
     try:
         served = {str(entry.get("id")) for entry in await endpoint.models()}
         for task in TASKS:
@@ -145,8 +155,12 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     files.read_json(paths.data_manifest(given.work), made_by="make data")
     state = policy_server.running(given.model, given.work)
-    url = given.base_url or (state.url if state else None)
-    if url is None:
-        raise EscError(f"no server of {given.model} runs; make serve starts one, or give BASE_URL")
-    lines = asyncio.run(_check(url, own=given.base_url is None, model=given.model, work=given.work))
-    print("\n".join(lines))
+    if given.base_url:
+        urls = policy_server.split_urls(given.base_url)
+    elif state:
+        urls = [state.url]
+    else:
+        start = commands.make("serve", work=given.work, model=given.model)
+        raise EscError(f"no server runs; {start} starts one, or give BASE_URL")
+    for url in urls:
+        print("\n".join(asyncio.run(_check(url, model=given.model, work=given.work))))

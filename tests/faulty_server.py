@@ -149,6 +149,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.begun(Request(self.path, {}, lowered(self.headers)))
+        if self.path != "/v1/models":
+            self.send(refusal(404, "Not Found"), b'{"detail": "Not Found"}')
+            return
         listed = [{"id": name} for name in self.server.models]
         self.send(OK, json.dumps({"object": "list", "data": listed}).encode())
 

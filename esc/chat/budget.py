@@ -47,18 +47,23 @@ class Budget:
         if self.limit is not None and self.price is None:
             raise EscError("MAX_COST needs PRICE=PROMPT/COMPLETION, money per million tokens")
 
-    def reserve(self, characters: int, max_tokens: int) -> float:
-        """Set aside the most that a request can cost; RunStopped where the limit forbids it."""
+    def reserve(self, characters: int, max_tokens: int) -> float | None:
+        """Set aside the most that a request can cost, or None while others' reserves forbid it.
+
+        RunStopped where it would not fit if nothing else ran.
+        """
         if self.price is None:
             return 0.0
         # One token has rarely fewer than two characters, and a chat template adds some dozens: an
         # upper bound, not an estimate.
         most = self.price.of(characters / 2 + _TEMPLATE_TOKENS, max_tokens)
-        if self.limit is not None and self.spent + self._reserved + most > self.limit:
+        if self.limit is not None and self.spent + most > self.limit:
             raise RunStopped(
-                f"the next request could pass MAX_COST={self.limit:g} ({self.spent:.4f} spent); "
-                "all answers are kept: the same command with a larger one goes on"
+                f"the next request could pass MAX_COST={self.limit:g} ({self.spent:.4f} spent by "
+                "this call); all answers are kept: the same command goes on, with its own MAX_COST"
             )
+        if self.limit is not None and self.spent + self._reserved + most > self.limit:
+            return None
         self._reserved += most
         return most
 

@@ -4,6 +4,7 @@ Its first line names the run it belongs to. Failures are never stored. One line 
 kill loses at most what was in flight; a last line torn by it is cut off.
 """
 
+import errno
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,8 +47,12 @@ class Cache:
             return
         if self._stream is None:
             self._stream = self._open(self._path)
-        line = {"key": key} | audit | {"answer": answer}
-        self._stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        row = {"key": key} | audit | {"answer": answer}
+        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+        begin = self._stream.tell()
+        if self._stream.write(line) != len(line):
+            self._stream.truncate(begin)
+            raise OSError(errno.ENOSPC, "no space left on device", str(self._path))
 
     def close(self) -> None:
         """Hand everything to the disk."""

@@ -44,6 +44,9 @@ class Call(Protocol[Answer]):
     async def send(self, endpoint: Endpoint) -> Payload:
         """The answer as it is stored."""
 
+    def lasting(self, payload: Payload) -> bool:
+        """Whether the answer is to be stored."""
+
     def read(self, payload: Payload) -> Answer:
         """The stored answer as the task sees it."""
 
@@ -96,7 +99,7 @@ class Chat:
         self._policy, self._budget = policy, budget
         self._slots = asyncio.Semaphore(policy.in_flight)
         self._asking: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._stopped: EscError | None = None
+        self._stopped: EscError | OSError | None = None
         self._stop = asyncio.Event()
         self.meter = Meter(budget)
 
@@ -112,7 +115,8 @@ class Chat:
             if stored is None:
                 async with self._slots:
                     stored = await self._answer(call)
-                    self._cache.put(key, call.audit(), stored)
+                    if call.lasting(stored):
+                        self._cache.put(key, call.audit(), stored)
             else:
                 self.meter.cached += 1
         if stored.get("finish") == "length":
@@ -138,9 +142,9 @@ class Chat:
                 return await work(self, record)
             except CallFailed as failed:
                 return failed.failure
-            except EscError as stopped:
-                # RunStopped, or a mistake that every record meets, such as a prompt that does not
-                # render: raised below, when nothing is in flight any more.
+            except (EscError, OSError) as stopped:
+                # RunStopped, or what every record meets, such as a prompt that does not render or
+                # a full disk: raised below, when nothing is in flight any more.
                 self._stopped = self._stopped or stopped
                 self._stop.set()
                 return Failure(FailureKind.REFUSED, str(stopped), 0)
@@ -162,7 +166,12 @@ class Chat:
         reserved = 0.0
         answer: Payload = {}
         try:
-            reserved = self._budget.reserve(characters, max_tokens)
+            while (most := self._budget.reserve(characters, max_tokens)) is None:
+                # What runs may turn out cheaper than it can be at most.
+                await asyncio.sleep(0.1)
+                if self._stopped is not None:
+                    raise self._stopped
+            reserved = most
             answer = await self._attempts(call)
         except CallFailed:
             self.meter.failed += 1

@@ -98,6 +98,10 @@ class Generation:
         answer = await endpoint.post("chat/completions", body)
         return read_completion(answer)
 
+    def lasting(self, payload: Payload) -> bool:
+        """Whether the answer is to be stored: always."""
+        return True
+
     def read(self, payload: Payload) -> Reply:
         """The stored answer as a record."""
         return Reply(

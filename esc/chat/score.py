@@ -58,6 +58,10 @@ class Scoring:
                 raise
             return {"logprobs": None, "prompt_tokens": 0, "completion_tokens": 0}
 
+    def lasting(self, payload: Payload) -> bool:
+        """Whether the answer is to be stored: not where this endpoint gives none."""
+        return payload["logprobs"] is not None
+
     def read(self, payload: Payload) -> Scores | None:
         """The stored log-probabilities."""
         logprobs = payload["logprobs"]

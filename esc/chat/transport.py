@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -24,12 +25,12 @@ from esc.exceptions import EscError
 _DOWN_SECONDS = 15.0
 
 
-def api_key(*, own_server: bool) -> str:
-    """The key from the environment: VLLM_API_KEY for this kit's server, else OPENAI_API_KEY.
+def api_key(url: str) -> str:
+    """The key for a URL, from the environment; EscError, without the key, where it is none.
 
-    EscError, without the key, where it cannot stand in a header.
+    OPENAI_API_KEY goes to https alone; a server of one's own, on plain http, is sent VLLM_API_KEY.
     """
-    name = "VLLM_API_KEY" if own_server else "OPENAI_API_KEY"
+    name = _key_name(url)
     key = os.environ.get(name, "").strip() or "none"
     if not (key.isascii() and key.isprintable()):
         raise EscError(
@@ -38,13 +39,32 @@ def api_key(*, own_server: bool) -> str:
     return key
 
 
+def _key_name(url: str) -> str:
+    return "OPENAI_API_KEY" if url.startswith("https://") else "VLLM_API_KEY"
+
+
+def _checked(url: str) -> str:
+    """The URL without a slash at its end; EscError where it is none, or holds a password."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if usable and "@" in parts.netloc:
+        raise EscError(
+            f"BASE_URL holds a name or password; set {_key_name(url)} in the environment instead"
+        )
+    if not usable:
+        raise EscError(f"BASE_URL={url!r} is no URL, such as http://127.0.0.1:8000/v1")
+    return url.rstrip("/")
+
+
 class Endpoint:
     """One base URL."""
 
-    def __init__(self, url: str, *, key: str, timeout: float, connections: int) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise EscError(f"BASE_URL={url!r} is no URL, such as http://127.0.0.1:8000/v1")
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, *, timeout: float, connections: int) -> None:
+        self.url = _checked(url)
+        key = api_key(self.url)
         self.root = self.url.removesuffix("/v1")
         """Where vLLM's own routes lie, such as ``/tokenize``."""
         self.running = 0
@@ -91,12 +111,19 @@ class Endpoint:
             text = answer["choices"][0]["message"]["content"] or ""
         except (KeyError, TypeError, IndexError) as error:
             raise AttemptFailed(FailureKind.BAD_ANSWER, str(error), transient=True) from error
+        except AttemptFailed as failed:
+            if failed.kind is not FailureKind.REFUSED:
+                raise
+            raise self._without(kind, "refuses") from failed
         if not constraint.obeyed(text):
-            raise RunStopped(
-                f"{self.url} answers, but ignores the constraint ({kind.__name__}); "
-                "use DECODE=free, or a server with structured outputs, such as vLLM"
-            )
+            raise self._without(kind, "answers, but ignores")
         self._obeys.add(kind)
+
+    def _without(self, kind: type, does: str) -> RunStopped:
+        return RunStopped(
+            f"{self.url} {does} the constraint ({kind.__name__}); "
+            "use DECODE=free, or a server with structured outputs, such as vLLM"
+        )
 
     async def _ask(self, method: str, path: str, **options: Any) -> Any:
         send = self._client.post if method == "post" else self._client.get
@@ -141,9 +168,12 @@ class Endpoint:
             )
         if status in (401, 403):
             return RunStopped(
-                f"{self.url} refuses the key ({status}); set OPENAI_API_KEY, or VLLM_API_KEY for "
-                "a server of this kit, in the environment"
+                f"{self.url} refuses the key ({status}); set {_key_name(self.url)} in the "
+                "environment"
             )
+        if status == 404 and path == "models":
+            reason = f"{self.url} has no /models; a base URL usually ends in /v1"
+            return AttemptFailed(FailureKind.NOT_OFFERED, reason, transient=False)
         if status == 404:
             return RunStopped(f"{self.url}: {message}")
         too_long = "context length" in message or "maximum model length" in message
@@ -182,15 +212,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 class Pool:
     """Several endpoints that serve the same models; a dead one is left out for a while."""
 
-    def __init__(
-        self, urls: Sequence[str], *, own_server: bool, timeout: float, connections: int
-    ) -> None:
+    def __init__(self, urls: Sequence[str], *, timeout: float, connections: int) -> None:
         if not urls:
             raise EscError("BASE_URL is empty; give one or several URLs, or 'make serve'")
-        key = api_key(own_server=own_server)
         self._endpoints = [
-            Endpoint(url, key=key, timeout=timeout, connections=connections)
-            for url in dict.fromkeys(urls)
+            Endpoint(url, timeout=timeout, connections=connections) for url in dict.fromkeys(urls)
         ]
 
     async def connect(self, models: Sequence[str]) -> None:

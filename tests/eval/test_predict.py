@@ -15,7 +15,7 @@ MODEL = "smollm2-135m"
 
 @pytest.fixture
 def work(sample_work, tmp_path, monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
     monkeypatch.setattr("esc.chat.policy.Policy.wait", lambda *_: 0.01)
     shutil.copytree(sample_work / "data", tmp_path / "data")
     return tmp_path
@@ -110,6 +110,45 @@ def test_answers_of_another_run_are_refused_and_kept(run_predict, work):
     assert foreign.read_bytes() == before
 
 
+def test_records_that_are_gone_or_not_this_runs_are_made_again(run_predict, work, server):
+    run_predict()
+    mine = (folder(work) / "predictions.jsonl").read_bytes()
+    for other in (None, b'{"id": "another split"}\n'):
+        (folder(work) / "predictions.jsonl").unlink()
+        if other:
+            (folder(work) / "predictions.jsonl").write_bytes(other)
+        before = len(server.log)
+        code, out, _ = run_predict()
+        assert code == 0 and "0 answered" in out and len(server.log) == before
+        assert (folder(work) / "predictions.jsonl").read_bytes() == mine
+
+
+def test_other_system_prompts_than_the_sets_were_built_with_are_one_line(
+    run_predict, work, tmp_path, monkeypatch
+):
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "sp_system.j2").write_text("Choose.")
+    monkeypatch.setenv("PROMPTS_DIR", str(tmp_path / "prompts"))
+    code, _, err = run_predict()
+    assert code == 2 and "other system prompts" in error(err) and "PROMPTS_DIR" in error(err)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/v1", "http://127.0.0.1:80o0/v1", "host"])
+def test_a_base_url_with_no_such_port_is_one_line(run_predict, work, url):
+    code, _, err = run_predict(url=url)
+    assert code == 2 and f"BASE_URL='{url}' is no URL" in error(err)
+
+
+def test_a_password_in_a_base_url_is_refused_and_not_shown(run_predict, work):
+    code, _, err = run_predict(url="http://me:hunter2@127.0.0.1:9/v1")
+    assert code == 2 and "VLLM_API_KEY" in error(err) and "hunter2" not in err
+
+
+def test_a_base_url_without_its_path_is_told_so(run_predict, work, server):
+    code, _, err = run_predict(url=server.url.removesuffix("/v1"))
+    assert code == 2 and "usually ends in /v1" in error(err)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -147,7 +186,8 @@ def test_force_makes_records_anew_from_the_answers_that_are_stored(run_predict, 
 
 def test_a_limit_beyond_the_split_is_one_line(run_predict, work):
     code, _, err = run_predict("--limit", "9999")
-    assert code == 2 and "LIMIT=9999" in error(err) and "make data LIMIT=9999" in error(err)
+    assert code == 2 and "LIMIT=9999" in error(err) and "use a LIMIT of at most" in error(err)
+    assert "make data" not in error(err), "the set is whole: building anew would not help"
 
 
 def test_a_server_that_is_not_there_is_one_line(run_predict, work):
@@ -178,7 +218,7 @@ def test_a_model_that_vanishes_is_one_line_and_what_was_answered_is_kept(run_pre
 def test_a_context_too_long_fails_alone(run_predict, work, server):
     server.always = {gold_turns(work, "test", 2)[-1].seeker: TOO_LONG}
     code, out, _ = run_predict(system="decoupled-gold")
-    assert code == 1 and "context too long" in out
+    assert code == 1 and "context too long" in out and "--max-model-len" in out
     assert [record["status"] for record in records(work, "decoupled-gold")].count("ok") > 0
 
 
@@ -216,11 +256,11 @@ def test_a_prompt_baseline_on_a_trained_stage_is_one_line(run_predict, work):
 
 def test_an_adapter_that_is_not_trained_is_named_with_its_command(work, capsys, model):
     code = cli.run(predict.main, ["--work", str(work), "--stage", "sft", "--limit", "1"])
-    assert code == 2 and "make sft-rg MODEL=smollm2-135m trains it" in capsys.readouterr().err
+    assert code == 2 and f"make sft-rg WORK={work} trains it" in capsys.readouterr().err
 
 
 def test_a_key_is_in_no_file_and_no_message(run_predict, work, server, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-seen")
+    monkeypatch.setenv("VLLM_API_KEY", "sk-not-to-be-seen")
     server.always = {gold_turns(work, "test", 2)[0].seeker: SERVER_ERROR}
     _, out, err = run_predict(system="decoupled-gold")
     assert any("sk-not-to-be-seen" in request.headers["authorization"] for request in server.log)

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from esc import files, forms, paths
@@ -62,6 +64,15 @@ def test_a_limit_beyond_the_split_says_how_many_there_are(sample_work):
         gold_turns(sample_work, "test", 9999)
 
 
+def test_sets_built_with_a_limit_say_how_to_have_more(sample_work, tmp_path):
+    shutil.copytree(sample_work / "data", tmp_path / "data")
+    manifest = files.read_json(paths.data_manifest(tmp_path))
+    manifest["options"]["LIMIT"] = 5
+    files.write_json(paths.data_manifest(tmp_path), manifest)
+    with pytest.raises(EscError, match=r"or first make data WORK=.* LIMIT=9999"):
+        gold_turns(tmp_path, "test", 9999)
+
+
 def test_sets_that_are_not_built_are_named_with_the_command(tmp_path):
-    with pytest.raises(EscError, match="make data builds it"):
+    with pytest.raises(EscError, match=r"make data WORK=.* builds it"):
         gold_turns(tmp_path, "test", None)

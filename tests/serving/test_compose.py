@@ -97,8 +97,16 @@ def touch_adapter(folder):
 
 def test_a_part_that_is_not_trained_is_named_with_its_command(tmp_path):
     touch_adapter(tmp_path / paths.adapter(MODEL, "rg", "sft"))
-    with pytest.raises(EscError, match="make dpo-rg trains it"):
+    with pytest.raises(EscError, match=r"make dpo-rg WORK=.* trains it"):
         compose(tmp_path, MODEL, "rg")
+
+
+def test_a_delta_on_another_sft_adapter_is_refused(tmp_path):
+    touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "sft"))
+    dpo = touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "dpo"))
+    (dpo / "options.json").write_text('{"SFT adapter": "of before"}')
+    with pytest.raises(EscError, match="trained on another SFT adapter"):
+        compose(tmp_path, MODEL, "sp")
 
 
 def test_a_bare_dpo_adapter_is_refused_with_the_reason(tmp_path):
@@ -127,5 +135,5 @@ def test_the_folder_of_a_served_name_is_found_again(tmp_path):
     assert adapters.folder(tmp_path, MODEL, "sp-sft") == tmp_path / paths.adapter(
         MODEL, "sp", "sft"
     )
-    with pytest.raises(EscError, match="make sft-rg MODEL=smollm2-135m trains it"):
+    with pytest.raises(EscError, match=r"make sft-rg WORK=.* trains it"):
         adapters.folder(tmp_path, MODEL, "rg-sft")

@@ -102,7 +102,7 @@ def ask(url, calls, cache=None):
         return await asks.ask(call)
 
     async def go():
-        pool = Pool([url], own_server=True, timeout=300, connections=8)
+        pool = Pool([url], timeout=300, connections=8)
         chat = Chat(
             pool, cache or Cache(None, {}), weights={}, policy=Policy(attempts=2), budget=Budget()
         )
@@ -289,7 +289,7 @@ def test_a_chat_longer_than_the_model_fails_alone(url):
 
 def test_words_cannot_pose_as_control_tokens(url):
     async def ids(text):
-        pool = Pool([url], own_server=True, timeout=60, connections=1)
+        pool = Pool([url], timeout=60, connections=1)
         message = Message("user", text).wire()
         try:
             async with pool.endpoint() as endpoint:
@@ -310,7 +310,7 @@ def test_training_is_refused_beside_the_server(url, work, run):
         "--set", "max_steps=1", "gradient_accumulation_steps=2",
     )  # fmt: skip
     # Before --force has deleted anything.
-    assert trained.returncode == 2 and "make stop ends it" in trained.stderr
+    assert trained.returncode == 2 and "'make stop', with the MODEL" in trained.stderr
     assert (work / paths.adapter(MODEL, "sp", "sft") / adapters.WEIGHTS).is_file()
 
 
@@ -359,12 +359,13 @@ def test_predict_alone_starts_and_stops_the_server_it_needs(apart, run):
     assert " ok, 0 failed" in shown.stderr
     wait_until(lambda: policy_server.on_this_machine() == others)
     assert policy_server.running(MODEL, apart) is None
+    assert not list((apart / paths.server(MODEL)).glob("of-*"))
 
 
 def test_a_server_started_for_a_run_ends_when_that_run_is_killed(apart):
     others = policy_server.on_this_machine()
     command = [sys.executable, "-m", "eval", "predict", "--work", str(apart), "--limit", "1"]
     with subprocess.Popen([*command, *ALONE], stderr=subprocess.DEVNULL) as killed:
-        wait_until(lambda: policy_server.running(MODEL, apart))
+        wait_until(lambda: policy_server.on_this_machine() != others)
         killed.kill()
     wait_until(lambda: policy_server.on_this_machine() == others)

@@ -58,15 +58,18 @@ def test_parallel_flags_pass_through_after_the_kits_own():
     assert words[-4:] == ["--tensor-parallel-size", "4", "--data-parallel-size", "2"]
 
 
-@pytest.mark.parametrize("flag", ["--port 9", "--model=x", "--lora-modules a=b"])
+@pytest.mark.parametrize(
+    "flag", ["--port 9", "--model=x", "--lora-modules a=b", "--served_model_name x"]
+)
 def test_flags_the_kit_sets_are_refused(flag):
     with pytest.raises(EscError, match="SERVE_ARGS cannot set"):
         built(extra=flag)
 
 
-def test_a_key_on_the_command_line_is_refused_and_not_repeated():
+@pytest.mark.parametrize("flag", ["--api-key", "--api_key"])
+def test_a_key_on_the_command_line_is_refused_and_not_repeated(flag):
     with pytest.raises(EscError, match="VLLM_API_KEY") as caught:
-        built(extra="--api-key hunter2")
+        built(extra=f"{flag} hunter2")
     assert "hunter2" not in str(caught.value)
 
 
@@ -154,6 +157,10 @@ def wait_until(true, seconds=10):
         time.sleep(0.05)
 
 
+def state(pid, begun, adapters=None, *, ready=True):
+    return State(pid, begun, "http://127.0.0.1:1/v1", adapters or {}, "127.0.0.1:8000", ready)
+
+
 def sleeper():
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 
@@ -163,7 +170,7 @@ def test_stop_ends_that_process_only(tmp_path):
     folder.mkdir(parents=True)
     with sleeper() as ours, sleeper() as other:
         begun = policy_server.begin_of(ours.pid)
-        policy_server.write_state(folder, State(ours.pid, begun, "http://127.0.0.1:1/v1", {}))
+        policy_server.write_state(folder, state(ours.pid, begun))
         assert server.stop(MODEL, tmp_path).pid == ours.pid
         assert ours.wait(5) != 0 and other.poll() is None
         other.kill()
@@ -175,7 +182,7 @@ def test_a_pid_that_now_belongs_to_another_process_is_left_alone(tmp_path):
     folder.mkdir(parents=True)
     with sleeper() as other:
         begun = policy_server.begin_of(other.pid)
-        policy_server.write_state(folder, State(other.pid, begun - 1, "http://127.0.0.1:1/v1", {}))
+        policy_server.write_state(folder, state(other.pid, begun - 1))
         assert policy_server.running(MODEL, tmp_path) is None
         assert server.stop(MODEL, tmp_path) is None
         assert other.poll() is None
@@ -185,13 +192,62 @@ def test_a_pid_that_now_belongs_to_another_process_is_left_alone(tmp_path):
 def test_weights_newer_than_the_running_server_are_noticed(tmp_path):
     folder = tmp_path / paths.server(MODEL)
     folder.mkdir(parents=True)
-    state = State(
-        os.getpid(), policy_server.begin_of(os.getpid()), "http://127.0.0.1:1/v1", {"sp-sft": "old"}
+    ours = state(os.getpid(), policy_server.begin_of(os.getpid()), {"sp-sft": "old"})
+    policy_server.write_state(folder, ours)
+    with policy_server.servers(MODEL, tmp_path, None, {"sp-sft": "old"}) as where:
+        assert where.urls == [ours.url]
+    asked = policy_server.servers(MODEL, tmp_path, None, {"sp-sft": "new"})
+    with pytest.raises(EscError, match="older weights of sp-sft; make stop serve WORK="), asked:
+        pass
+
+
+def test_other_servers_are_asked_whatever_runs_here(tmp_path):
+    folder = tmp_path / paths.server(MODEL)
+    folder.mkdir(parents=True)
+    ours = state(os.getpid(), policy_server.begin_of(os.getpid()), {"sp-sft": "old"})
+    policy_server.write_state(folder, ours)
+    given = "http://a:1/v1,http://b:2/v1"
+    with policy_server.servers(MODEL, tmp_path, given, {"sp-sft": "new"}) as where:
+        assert where.urls == ["http://a:1/v1", "http://b:2/v1"] and not where.own
+
+
+def test_a_server_that_still_loads_is_not_asked(tmp_path):
+    folder = tmp_path / paths.server(MODEL)
+    folder.mkdir(parents=True)
+    loading = state(os.getpid(), policy_server.begin_of(os.getpid()), ready=False)
+    policy_server.write_state(folder, loading)
+    asked = policy_server.servers(MODEL, tmp_path, None, {})
+    with pytest.raises(EscError, match="still loading"), asked:
+        pass
+
+
+def test_serving_again_with_another_port_is_one_line(tmp_path, model):
+    options = Options(MODEL, tmp_path / "work", port=9001)
+    options.folder.mkdir(parents=True)
+    policy_server.write_state(
+        options.folder, state(os.getpid(), policy_server.begin_of(os.getpid()))
     )
-    policy_server.write_state(folder, state)
-    policy_server.check_fresh(MODEL, tmp_path, {"sp-sft": "old"})
-    with pytest.raises(EscError, match="older weights of sp-sft; make stop serve"):
-        policy_server.check_fresh(MODEL, tmp_path, {"sp-sft": "new"})
+    with pytest.raises(EscError, match="runs already; make stop serve"):
+        server.start(options, root=environment_at(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "told"),
+    [
+        ("127.0.0.1", 99999, "PORT=99999 is no port"),
+        ("no-such-host.invalid", 0, "HOST=no-such-host.invalid: "),
+        ("192.0.2.1", 0, "choose another HOST or PORT"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_one_line(tmp_path, model, host, port, told):
+    options = Options(MODEL, tmp_path / "work", host=host, port=port)
+    with pytest.raises(EscError, match=told):
+        server.start(options, root=environment_at(tmp_path))
+
+
+def test_flags_that_no_shell_could_read_are_one_line():
+    with pytest.raises(EscError, match="SERVE_ARGS: no closing quotation"):
+        built(extra="--hf-overrides '{")
 
 
 def test_training_is_refused_beside_a_server(tmp_path):
@@ -201,7 +257,7 @@ def test_training_is_refused_beside_a_server(tmp_path):
     ) as pretended:
         wait_until(lambda: pretended.pid in policy_server.on_this_machine())
         try:
-            with pytest.raises(EscError, match="make stop ends it"):
+            with pytest.raises(EscError, match="'make stop', with the MODEL and WORK"):
                 policy_server.refuse_beside_training()
         finally:
             pretended.kill()

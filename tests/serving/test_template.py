@@ -61,7 +61,7 @@ def tokenizing_server(tokenizer, template):
 
 def compared(url, tokenizer, template, chats):
     async def ask():
-        endpoint = Endpoint(url, key="none", timeout=30, connections=1)
+        endpoint = Endpoint(url, timeout=30, connections=1)
         try:
             return await compare(endpoint, "base", tokenizer, template, chats)
         finally:

@@ -78,7 +78,7 @@ def ask_all() -> Callable[..., Outcome]:
         urls = [urls] if isinstance(urls, str) else urls
 
         async def everything() -> Outcome:
-            pool = Pool(urls, own_server=False, timeout=timeout, connections=64)
+            pool = Pool(urls, timeout=timeout, connections=64)
             chat = Chat(
                 pool,
                 Cache(cache, RUN),

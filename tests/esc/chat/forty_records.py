@@ -22,7 +22,7 @@ async def work(asks: Asks, record: str) -> Reply:
 
 
 async def main(url: str, path: Path) -> None:
-    pool = Pool([url], own_server=False, timeout=5.0, connections=IN_FLIGHT)
+    pool = Pool([url], timeout=5.0, connections=IN_FLIGHT)
     policy = Policy(in_flight=IN_FLIGHT)
     chat = Chat(pool, Cache(path, {"system": "forty"}), weights={}, policy=policy, budget=Budget())
     await chat.run(RECORDS, work, "forty")

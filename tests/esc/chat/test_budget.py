@@ -21,16 +21,16 @@ def stored(path):
 
 def test_the_run_stops_before_the_limit_is_passed_and_keeps_its_answers(server, ask_all, tmp_path):
     budget = Budget(PER_ANSWER_TOKEN, 12.0)
-    with pytest.raises(RunStopped, match=r"MAX_COST=12 \(10\.0000 spent\)"):
+    with pytest.raises(RunStopped, match=r"MAX_COST=12 \(10\.0000 spent by this call\)"):
         ask_all(server.url, RECORDS, cache=tmp_path / "calls", budget=budget, in_flight=1)
     assert len(server.chats()) == stored(tmp_path / "calls") == 2
     assert budget.spent == 10.0
 
 
-def test_what_is_in_flight_when_the_limit_is_met_is_kept(server, ask_all, tmp_path):
+def test_a_request_that_might_pass_the_limit_waits_for_those_in_flight(server, ask_all, tmp_path):
     budget = Budget(PER_ANSWER_TOKEN, 12.0)
     server.delay = 0.1
-    with pytest.raises(RunStopped, match=r"\(0\.0000 spent\)"):
+    with pytest.raises(RunStopped, match=r"\(10\.0000 spent by this call\)"):
         ask_all(server.url, RECORDS, cache=tmp_path / "calls", budget=budget)
     assert len(server.chats()) == stored(tmp_path / "calls") == 2
     assert budget.spent == 10.0

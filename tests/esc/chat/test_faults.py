@@ -150,10 +150,10 @@ def test_a_stopped_run_does_not_wait_for_what_fails_after_it(server, ask_all):
 
 
 def test_a_refused_key_stops_the_run_and_is_shown_nowhere(server, ask_all, tmp_path, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
     cache = tmp_path / "calls.jsonl"
     server.script = [fs.OK, fs.refusal(401, f"Incorrect API key provided: {KEY}.")]
-    with pytest.raises(RunStopped, match="set OPENAI_API_KEY") as caught:
+    with pytest.raises(RunStopped, match="set VLLM_API_KEY") as caught:
         ask_all(server.url, ["a", "b", "c"], cache=cache, in_flight=1)
     assert {request.headers["authorization"] for request in server.chats()} == {f"Bearer {KEY}"}
     assert len(server.chats()) == 2
@@ -165,7 +165,7 @@ def test_a_refused_key_stops_the_run_and_is_shown_nowhere(server, ask_all, tmp_p
 def test_a_server_that_repeats_the_key_does_not_get_it_into_a_failure(
     server, ask_all, monkeypatch, padding
 ):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
     server.script = [fs.refusal(400, f"{'x' * padding} no funds for {KEY}")]
     (failed,) = ask_all(server.url, ["a"]).results
     assert "x" * padding in failed.message
@@ -174,23 +174,23 @@ def test_a_server_that_repeats_the_key_does_not_get_it_into_a_failure(
 
 @pytest.mark.parametrize("key", [f"{KEY}é", f"{KEY}\n{KEY}"])
 def test_a_key_that_cannot_be_sent_is_shown_nowhere(server, ask_all, monkeypatch, key):
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(EscError, match="OPENAI_API_KEY holds characters") as caught:
+    monkeypatch.setenv("VLLM_API_KEY", key)
+    with pytest.raises(EscError, match="VLLM_API_KEY holds characters") as caught:
         ask_all(server.url, ["a"])
     assert "sk-" not in str(caught.value)
 
 
 def test_a_line_break_after_a_key_does_not_belong_to_it(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
-    assert api_key(own_server=False) == KEY
+    monkeypatch.setenv("VLLM_API_KEY", f"{KEY}\n")
+    assert api_key("http://a/v1") == KEY
 
 
 def test_a_server_of_the_kit_never_sees_another_ones_key(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    assert api_key(own_server=False) == KEY
-    assert api_key(own_server=True) == "none"
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    assert api_key("http://a/v1") == KEY
+    assert api_key("https://a/v1") == "none"
 
 
 def test_no_url_is_said():
     with pytest.raises(EscError, match="BASE_URL is empty"):
-        Pool([], own_server=False, timeout=1, connections=1)
+        Pool([], timeout=1, connections=1)

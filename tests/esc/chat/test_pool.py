@@ -17,7 +17,7 @@ def dead_url():
 
 def connect(urls, models):
     async def call():
-        pool = Pool(urls, own_server=True, timeout=0.5, connections=4)
+        pool = Pool(urls, timeout=0.5, connections=4)
         try:
             await pool.connect(models)
         finally:
