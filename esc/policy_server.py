@@ -115,9 +115,14 @@ def _own_server(model: str, work: Path) -> Iterator[str]:
         assert holder.stdout is not None
         try:
             line = holder.stdout.readline()
-            if not line:
-                holder.wait()
-                raise EscError("no server could be started (see above); 'make doctor' helps")
+        except BaseException:
+            # While a server loads, its holder does not look at its input.
+            holder.terminate()
+            raise
+        if not line:
+            holder.wait()
+            raise EscError("no server could be started (see above); 'make doctor' helps")
+        try:
             yield json.loads(line)["url"]
         finally:
             holder.stdin.close()

@@ -20,6 +20,11 @@ NOTICE = (
 )
 
 
+def printable(text: str) -> str:
+    """A model's words without the characters that would steer a terminal."""
+    return "".join(one if one.isprintable() or one == "\n" else " " for one in text)
+
+
 def talk(pipeline: PlanAndSpeak) -> None:
     """Read lines and answer them until the input ends."""
     history: list[Exchange] = []
@@ -42,7 +47,7 @@ def talk(pipeline: PlanAndSpeak) -> None:
         except CallFailed as failed:
             print(f"(no answer: {failed})")
             continue
-        print(f"bot> {reply}")
+        print(f"bot> {printable(reply)}")
         history.append((said, reply))
 
 
