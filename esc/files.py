@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ Row = dict[str, Any]
 
 TEMPORARY = ".tmp"
 """Ending of what is half-written; `exclusive` removes what a killed writer left of it."""
+_GRACE = 3.0
+"""Seconds: a killed process with gigabytes of memory holds its lock a moment longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +77,25 @@ def exclusive(folder: Path) -> Iterator[int]:
         reason = error.strerror
         raise EscError(f"{folder} cannot be made ({reason}); choose another WORK") from error
     with (folder / ".lock").open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EscError(f"another process is writing in {folder}; wait for it to end") from None
+        patience = time.monotonic() + _GRACE
+        while not _locked(lock):
+            if time.monotonic() > patience:
+                raise EscError(f"another process is writing in {folder}; wait for it to end")
+            time.sleep(0.05)
         for path in list(folder.rglob(f".*{TEMPORARY}")):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
         yield lock.fileno()
+
+
+def _locked(lock: BinaryIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

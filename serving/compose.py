@@ -32,7 +32,7 @@ def compose(work: Path, model: str, task: str) -> tuple[Path, bool]:
     output = parts["dpo"] / adapters.SERVED
     made_from = {stage: adapters.fingerprint(folder) for stage, folder in parts.items()}
     options = parts["dpo"] / "options.json"
-    if options.is_file() and files.read_json(options)["SFT adapter"] != made_from["sft"]:
+    if options.is_file() and files.read_json(options).get("SFT adapter") != made_from["sft"]:
         raise EscError(
             f"{parts['dpo']} was trained on another SFT adapter than {parts['sft']} holds now; "
             "train the DPO adapter again, with FORCE=1"

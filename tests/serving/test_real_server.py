@@ -56,6 +56,7 @@ def work(tmp_path_factory, run, model):
         assert trained.returncode == 0, trained.stderr[-2000:]
     saves = work / paths.adapters(MODEL)
     subprocess.run(["cp", "-r", saves / "sp_sft", saves / "sp_dpo"], check=True)
+    (saves / "sp_dpo" / "options.json").unlink()  # of the SFT
     move(saves / "sp_sft", 0.002, 1)
     move(saves / "sp_dpo", 0.002, 2)
     composed = run("-m", "serving", "compose", "--task", "sp", "--work", str(work))
