@@ -270,16 +270,24 @@ def main(argv: list[str]) -> None:
         "  python -m serving start --model qwen2.5-7b --args='--tensor-parallel-size 4'",
     )
     parser.add_argument("--host", type=cli.optional, help="default: this machine alone")
-    parser.add_argument("--port", type=cli.optional_count, help=f"default: {DEFAULT_PORT}")
+    parser.add_argument("--port", type=_number, help=f"default: {DEFAULT_PORT}; 0: any free one")
     parser.add_argument(
         "--args", default=_flags(), help="flags for vLLM, in one text (default: $SERVE_ARGS)"
     )
     given = parser.parse_args(argv)
-    host, port = given.host or DEFAULT_HOST, given.port or DEFAULT_PORT
+    host = given.host or DEFAULT_HOST
+    port = DEFAULT_PORT if given.port is None else given.port
     options = Options(given.model, given.work, host, port, given.args)
     if host not in (DEFAULT_HOST, "localhost", "::1"):
         print(f"note: {options.host} lets other machines in; set VLLM_API_KEY", file=sys.stderr)
     print(_report(start(options), options))
+
+
+def _number(text: str) -> int | None:
+    """A port, or None where make passes a variable that is not set."""
+    if text and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text) if text else None
 
 
 def _flags() -> str:
