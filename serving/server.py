@@ -14,13 +14,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,12 +24,10 @@ from esc import adapters, backbones, chat_template, cli, commands, files, paths,
 from esc.exceptions import EscError
 from esc.policy_server import State
 from esc.serving_environment import PYTHON, READY
-from serving import command
+from serving import command, process
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 LOG = "server.log"
-_PATIENCE = 900.0
-"""Seconds until a server must be healthy; a large model takes minutes to load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +72,7 @@ def start(options: Options, *, root: Path = Path()) -> State:
         text = chat_template.of(backbone.location, backbone.template)
         _check_templates(found, text)
         files.write_text(template, text)
-        port = _port(options.host, options.port)
+        port = process.free_port(options.host, options.port)
         program = command.build(
             root=root.resolve(),
             model_path=backbone.location,
@@ -90,9 +83,9 @@ def start(options: Options, *, root: Path = Path()) -> State:
             kind=kind,
             extra=options.extra,
         )
-        url = f"http://{_reachable(options.host)}:{port}"
+        url = f"http://{process.reachable(options.host)}:{port}"
         with (options.folder / LOG).open("wb") as log:
-            process = subprocess.Popen(
+            started = subprocess.Popen(
                 program,
                 env=command.environment(kind),
                 stdin=subprocess.DEVNULL,
@@ -100,13 +93,13 @@ def start(options: Options, *, root: Path = Path()) -> State:
                 stderr=log,
                 start_new_session=True,
             )
-        begun = policy_server.begin_of(process.pid)
-        state = State(process.pid, begun or 0, f"{url}/v1", weights, options.asked, ready=False)
+        begun = policy_server.begin_of(started.pid)
+        state = State(started.pid, begun or 0, f"{url}/v1", weights, options.asked, ready=False)
         policy_server.write_state(options.folder, state)
         try:
-            _wait(process, url, options.folder / LOG)
+            process.wait_healthy(started, url, options.folder / LOG)
         except BaseException:
-            _end(state, options.folder)
+            process.end(state, options.folder)
             raise
         state = replace(state, ready=True)
         policy_server.write_state(options.folder, state)
@@ -117,7 +110,7 @@ def stop(model: str, work: Path) -> State | None:
     """The state of the server that was ended, or None where none ran."""
     state = policy_server.running(model, work)
     if state:
-        _end(state, work / paths.server(model))
+        process.end(state, work / paths.server(model))
     return state
 
 
@@ -145,98 +138,6 @@ def _check_templates(found: Mapping[str, Path], text: str) -> None:
                 f"{folder} was trained with another chat template than the backbone has now "
                 f"({beside.name} there differs); train it again, or undo the change"
             )
-
-
-def _port(host: str, port: int) -> int:
-    if not 0 <= port < 65536:
-        raise EscError(f"PORT={port} is no port; choose one below 65536")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        reason = (error.strerror or "cannot be used").lower()
-        raise EscError(f"HOST={host}: {reason}; an address of this machine is needed") from error
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            reason = (error.strerror or "cannot be used").lower()
-            raise EscError(f"{host}:{port}: {reason}; choose another HOST or PORT=N") from error
-        return int(probe.getsockname()[1])
-
-
-def _reachable(host: str) -> str:
-    """How this machine itself reaches a server that listens at ``host``."""
-    if host in ("0.0.0.0", "::"):  # noqa: S104
-        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"  # noqa: S104
-    return f"[{host}]" if ":" in host else host
-
-
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    begin = time.monotonic()
-    print(f"starting vLLM (log: {log}) ", end="", file=sys.stderr, flush=True)
-    while time.monotonic() - begin < _PATIENCE:
-        if process.poll() is not None:
-            print(file=sys.stderr)
-            raise EscError(f"vLLM stopped: {_reason(log)} (log: {log})")
-        if _healthy(url):
-            print(f" {time.monotonic() - begin:.0f} s", file=sys.stderr)
-            return
-        print(".", end="", file=sys.stderr, flush=True)
-        time.sleep(1)
-    raise EscError(f"vLLM was not healthy after {_PATIENCE:.0f} s (log: {log})")
-
-
-def _healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
-
-
-def _reason(log: Path) -> str:
-    """The line of the log that most likely says why."""
-    with log.open(encoding="utf-8", errors="replace") as stream:
-        last = deque((line.strip() for line in stream), maxlen=200)
-    told = [line for line in last if "Error" in line and "Traceback" not in line]
-    return (told or list(last) or ["no output"])[-1][:300]
-
-
-def _end(state: State, folder: Path) -> None:
-    """End the server and the engine processes of its session; nothing else."""
-    deadline = time.monotonic() + 30
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        if policy_server.begin_of(state.pid) == state.begun:
-            os.kill(state.pid, sent)
-        while policy_server.begin_of(state.pid) == state.begun and time.monotonic() < deadline:
-            _reap(state.pid)
-            time.sleep(0.1)
-        deadline += 10
-    for survivor in _session(state.pid):
-        os.kill(survivor, signal.SIGKILL)
-    (folder / policy_server.STATE).unlink(missing_ok=True)
-
-
-def _reap(pid: int) -> None:
-    """Where the server is our own child, let it go once it has ended."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
-
-
-def _session(leader: int) -> list[int]:
-    """Processes of the server's own session that outlived it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # ended meanwhile
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
 
 
 def _report(state: State, options: Options) -> str:
@@ -313,5 +214,5 @@ def hold_main(argv: list[str]) -> None:
         print(json.dumps({"url": state.url}), flush=True)
         sys.stdin.read()
     finally:
-        _end(state, options.folder)
+        process.end(state, options.folder)
         shutil.rmtree(options.folder)

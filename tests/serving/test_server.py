@@ -85,9 +85,6 @@ def test_what_the_user_set_for_vllm_stays(monkeypatch):
     assert command.environment("cpu")["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
 
 
-@pytest.mark.skipif(
-    not (paths.ROOT / ".venv-serve" / ".ready").is_file(), reason="needs make setup-serve"
-)
 @pytest.mark.slow
 def test_vllm_itself_parses_the_gpu_command(tmp_path):
     words = built(
