@@ -53,7 +53,9 @@ def check(model: str, work: Path, processes: int) -> list[Row]:
     backbones.get(model)
     registry_path = work / paths.REGISTRY
     registered = files.read_json(registry_path, made_by="make data")
-    wanted = [name for name in entries() if not _is_of_another_model(name, model)]
+    # Later rounds are registered as they are mined.
+    later = (name for name in registered if name not in entries() and paths.preference_of(name))
+    wanted = [name for name in (*entries(), *later) if not _is_of_another_model(name, model)]
     missing = [name for name in wanted if name not in registered]
     if missing:
         raise EscError(
@@ -61,7 +63,7 @@ def check(model: str, work: Path, processes: int) -> list[Row]:
             f"'python -m data_builders registry --work {work}' writes it anew"
         )
     present = [name for name in wanted if (work / registered[name]["file_name"]).is_file()]
-    unbuilt = [name for name in wanted if name not in present and "_dpo_" not in name]
+    unbuilt = [n for n in wanted if n not in present and not paths.preference_of(n)]
     if unbuilt:
         raise EscError(f"{', '.join(unbuilt)} not built under {paths.data(work)}; run 'make data'")
     recipes = {name: _recipe(name, model) for name in present}
@@ -76,12 +78,13 @@ def check(model: str, work: Path, processes: int) -> list[Row]:
 
 
 def _is_of_another_model(name: str, model: str) -> bool:
-    return "_dpo_" in name and not name.endswith(f"_dpo_{model}")
+    mined = paths.preference_of(name)
+    return mined is not None and mined[1] != model
 
 
 def _recipe(name: str, model: str) -> Path:
-    _, task, stage, *_ = name.split("_")
-    return paths.recipe(model, task, stage)
+    task = name.split("_")[1]
+    return paths.recipe(model, task, "dpo" if paths.preference_of(name) else "sft")
 
 
 def _verdicts(pool: Pool, name: str, path: Path) -> Iterator[Verdict]:
@@ -112,7 +115,11 @@ def judge_for(recipe: Path, name: str, work: Path) -> Judge:
     # LLaMA-Factory takes seconds to import, and only this step of the package needs it.
     from llamafactory.data.converter import get_dataset_converter
     from llamafactory.data.parser import get_dataset_list
-    from llamafactory.data.processor import PairwiseDatasetProcessor, SupervisedDatasetProcessor
+    from llamafactory.data.processor import (
+        FeedbackDatasetProcessor,
+        PairwiseDatasetProcessor,
+        SupervisedDatasetProcessor,
+    )
     from llamafactory.data.template import get_template_and_fix_tokenizer
     from llamafactory.hparams import DataArguments
 
@@ -127,7 +134,9 @@ def judge_for(recipe: Path, name: str, work: Path) -> Judge:
     template = get_template_and_fix_tokenizer(tokenizer, arguments)
     (attributes,) = get_dataset_list([name], str(work))
     converter = get_dataset_converter(attributes.formatting, attributes, arguments)
-    kind = PairwiseDatasetProcessor if attributes.ranking else SupervisedDatasetProcessor
+    kind = SupervisedDatasetProcessor
+    if attributes.ranking or attributes.kto_tag:
+        kind = PairwiseDatasetProcessor if attributes.ranking else FeedbackDatasetProcessor
     processor = kind(template=template, tokenizer=tokenizer, processor=None, data_args=arguments)
     special = [token for token in tokenizer.all_special_tokens if token]
 

@@ -14,6 +14,7 @@ from typing import Any
 from data_builders.sft import ROWS
 from esc import backbones, cli, files, paths
 from esc.exceptions import EscError
+from esc.lineage import MIXES, Lineage
 
 Entry = dict[str, Any]
 
@@ -45,21 +46,43 @@ _DPO: Entry = {
     "columns": _SHAREGPT | {"chosen": "chosen", "rejected": "rejected"},
     "tags": _TAGS,
 }
+_KTO: Entry = {
+    "formatting": "sharegpt",
+    "columns": _SHAREGPT | {"kto_tag": "label"},
+    "tags": _TAGS,
+}
 
 
 def entries() -> dict[str, Entry]:
-    """Registered name to entry for every set of the kit; file names relative to the registry."""
+    """Registered name to entry for every set of the kit; file names relative to the registry.
+
+    Of the mined sets those of round 1, for every backbone; `preference` adds those of later rounds.
+    """
     sft = {
         paths.sft_dataset(task, split): {"file_name": paths.sft_file(task, split)} | _SFT[task]
         for task in ROWS
         for split in paths.SPLITS
     }
-    dpo = {
-        paths.dpo_dataset(task, model): {"file_name": paths.dpo_file(task, model)} | _DPO
+    mined = [
+        preference_entry(task, model, Lineage(variant))
         for model in backbones.table()
         for task in ROWS
-    }
-    return sft | dpo
+        for variant in (None, "kto", *(MIXES if task == "vanilla" else ()))
+    ]
+    return sft | dict(mined)
+
+
+def preference_entry(task: str, model: str, lineage: Lineage) -> tuple[str, Entry]:
+    """(registered name, entry) of a mined set."""
+    name = paths.preference_dataset(task, model, lineage)
+    kind = _KTO if lineage.kind == "kto" else _DPO
+    return name, {"file_name": paths.preference_file(name)} | kind
+
+
+def register(work: Path, ours: dict[str, Entry]) -> None:
+    """Add entries to the registry of ``work``; everything else there stays as it is."""
+    write_for(work)
+    _merge_into(work / paths.REGISTRY, ours)
 
 
 def write_for(work: Path) -> None:

@@ -1,10 +1,12 @@
 """The trained adapters of a model, under the names a server gives them."""
 
+import json
 import re
 from pathlib import Path
 
 from esc import commands, files, paths
 from esc.exceptions import EscError
+from esc.lineage import Lineage, of_suffix
 
 BASE = "base"
 """The served name of the backbone itself."""
@@ -17,19 +19,53 @@ SERVED = "served"
 _FOLDER = re.compile(r"(sp|rg|vanilla)_(sft|dpo)(_[A-Za-z0-9_.-]+)?")
 
 
-def served_name(task: str, stage: str) -> str:
-    """The served name of the policy of a task: ``base``, ``sp-sft``, ``rg-dpo`` …"""
-    return BASE if stage == BASE else f"{task}-{stage}"
+def served_name(task: str, stage: str, lineage: Lineage = paths.PAPER) -> str:
+    """The served name of the policy of a task: ``base``, ``sp-sft``, ``rg-dpo-ipo-r2`` …"""
+    if stage == BASE:
+        return BASE
+    suffix = lineage.suffix if stage == "dpo" else ""
+    return f"{task}-{stage}{suffix}".replace("_", "-")
 
 
 def folder(work: Path, model: str, name: str) -> Path:
     """The folder to serve under ``name``; EscError where it is not trained, or a bare delta."""
     task, _, rest = name.partition("-")
     trained = work / paths.adapters(model) / f"{task}_{rest.replace('-', '_')}"
-    if not (trained / WEIGHTS).is_file():
-        step = commands.make(f"{rest.partition('-')[0]}-{task}", work=work, model=model)
-        raise EscError(f"{trained} holds no adapter; {step} trains it")
+    check(trained, work, model)
     return _to_serve(trained, work, model)
+
+
+def check(trained: Path, work: Path, model: str) -> None:
+    """Raise EscError where a training's folder holds no adapter, or an empty or torn one."""
+    task, stage, lineage = _parts(trained.name)
+    step = commands.make(f"{stage}-{task}", work=work, model=model, **lineage.variables)
+    weights = trained / WEIGHTS
+    if not weights.is_file():
+        raise EscError(f"{trained} holds no adapter; {step} trains it")
+    if not _is_whole(weights):
+        raise EscError(
+            f"{weights} holds no weights (empty, or cut off); delete {trained}, {step} trains it"
+        )
+
+
+def _is_whole(weights: Path) -> bool:
+    """Whether the file has a safetensors header that names tensors, and all their bytes."""
+    with weights.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        begin = stream.read(size) if size < weights.stat().st_size else b""
+    try:
+        header = json.loads(begin)
+    except ValueError:
+        return False
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    return bool(ends) and weights.stat().st_size == 8 + size + max(ends)
+
+
+def _parts(folder_name: str) -> tuple[str, str, Lineage]:
+    """(task, stage, lineage) of a training's folder."""
+    task, stage, *rest = folder_name.split("_")
+    lineage = of_suffix("".join(f"_{part}" for part in rest))
+    return task, stage, lineage or Lineage()
 
 
 def found(work: Path, model: str) -> dict[str, Path]:
@@ -50,14 +86,15 @@ def fingerprint(path: Path) -> str:
 
 
 def _to_serve(trained: Path, work: Path, model: str) -> Path:
-    task, stage = trained.name.split("_")[:2]
+    task, stage, lineage = _parts(trained.name)
     if stage != "dpo":
         return trained
     composed = trained / SERVED
     if not (composed / WEIGHTS).is_file():
+        of = "".join(f" --{k.lower()} {v}" for k, v in lineage.variables.items() if v is not None)
         raise EscError(
             f"{trained} is a difference to base + SFT, though its configuration names the base: "
             "served alone it would silently be wrong. '.venv/bin/python -m serving compose "
-            f"--model {model} --task {task} --work {work}' makes what can be served"
+            f"--model {model} --task {task}{of} --work {work}' makes what can be served"
         )
     return composed

@@ -28,6 +28,8 @@ class Backbone:
     """Name of LLaMA-Factory's chat template."""
     decode: str
     """``free``, or ``choice`` where the model would not keep to the form by itself."""
+    judge: str
+    """Who judges mined replies unless JUDGE says otherwise."""
     settings: dict[str, Any]
     """What the recipes take: hardware, batch, DPO rates."""
 
@@ -42,7 +44,14 @@ def table() -> dict[str, Backbone]:
     """All backbones by name, in the table's order."""
     rows = yaml.safe_load((paths.RECIPES / "backbones.yaml").read_text(encoding="utf-8"))
     return {
-        name: Backbone(name, row.pop("path"), row.pop("template"), row.pop("decode"), row)
+        name: Backbone(
+            name,
+            path=row.pop("path"),
+            template=row.pop("template"),
+            decode=row.pop("decode"),
+            judge=row.pop("judge"),
+            settings=row,
+        )
         for name, row in rows.items()
     }
 

@@ -134,7 +134,7 @@ def read_jsonl(path: Path) -> Iterator[Row]:
     with stream:
         for number, line in enumerate(stream, start=1):
             try:
-                row = json.loads(line)
+                row = orjson.loads(line)
             except ValueError as error:
                 raise EscError(f"{path}, line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):

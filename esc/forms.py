@@ -51,8 +51,12 @@ def transcript_line(role: Role, text: str) -> str:
 
 def sp_transcript(history: Iterable[tuple[str, str]], seeker: str) -> str:
     """The planner's one user message: all exchanges so far and the seeker's latest words."""
-    lines = [
+    return exchanges(history) + transcript_line(Role.SEEKER, seeker)
+
+
+def exchanges(history: Iterable[tuple[str, str]]) -> str:
+    """The transcript of all exchanges so far."""
+    return "".join(
         transcript_line(Role.SEEKER, said) + transcript_line(Role.SUPPORTER, reply)
         for said, reply in history
-    ]
-    return "".join(lines) + transcript_line(Role.SEEKER, seeker)
+    )

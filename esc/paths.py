@@ -1,6 +1,9 @@
 """Where everything lies. ``work`` is the root of what is generated (WORK, default ``.``)."""
 
+import re
 from pathlib import Path
+
+from esc.lineage import Lineage, of_suffix
 
 # Parent of the packages: the repository root, or site-packages in an installed kit.
 ROOT = Path(__file__).resolve().parent.parent
@@ -9,6 +12,12 @@ SAMPLE = ROOT / "data_builders" / "sample" / "sample_corpus.json"
 
 REGISTRY = "dataset_info.json"
 SPLITS = ("train", "validation", "test")
+PAPER = Lineage()
+"""The paper's own preference training."""
+# No backbone's name holds an underscore.
+_PREFERENCE = re.compile(
+    r"esc_(?P<task>[a-z]+)_(?P<kind>dpo|kto)_(?P<model>[^_]+)(?P<suffix>(?:_.+)?)"
+)
 
 
 def data(work: Path) -> Path:
@@ -31,34 +40,57 @@ def sft_file(task: str, split: str) -> str:
     return f"data/{task}_sft_{split}.jsonl"
 
 
-def dpo_file(task: str, model: str) -> str:
-    """The name of a mined preference set, relative to the folder of the registry."""
-    return f"data/esc_{task}_dpo_{model}.jsonl"
-
-
 def sft_dataset(task: str, split: str = "train") -> str:
     """The registered name of a built SFT set."""
     return f"esc_{task}_sft" + ("" if split == "train" else f"_{split}")
 
 
-def dpo_dataset(task: str, model: str) -> str:
-    """The registered name of a mined preference set."""
-    return f"esc_{task}_dpo_{model}"
+def preference_dataset(task: str, model: str, lineage: Lineage = PAPER) -> str:
+    """The registered name of a mined set: pairs, or for KTO single replies."""
+    return f"esc_{task}_{lineage.kind}_{model}{lineage.data_suffix}"
 
 
-def recipe(model: str, task: str, stage: str) -> Path:
+def preference_file(dataset: str) -> str:
+    """The name of a mined set's file, relative to the folder of the registry."""
+    return f"data/{dataset}.jsonl"
+
+
+def preference_of(dataset: str) -> tuple[str, str, Lineage] | None:
+    """(task, model, lineage) of a mined set's registered name, or None for another name."""
+    match = _PREFERENCE.fullmatch(dataset)
+    if match is None:
+        return None
+    lineage = of_suffix(match["suffix"])
+    if lineage is None:
+        return None
+    if match["kind"] == "kto":
+        lineage = Lineage("kto", lineage.round)
+    return match["task"], match["model"], lineage
+
+
+def preference_manifest(task: str, model: str, mining: Lineage) -> str:
+    """The manifest of the sets of one mining, relative to the folder of the registry."""
+    return f"data/esc_{task}_dpo_{model}{mining.suffix}.manifest.json"
+
+
+def recipe(model: str, task: str, stage: str, variant: str | None = None) -> Path:
     """The LLaMA-Factory YAML of one training."""
-    return RECIPES / model / f"{task}_{stage}.yaml"
+    return RECIPES / model / f"{task}_{stage}{Lineage(variant).suffix}.yaml"
 
 
-def adapter(model: str, task: str, stage: str) -> Path:
+def adapter(model: str, task: str, stage: str, lineage: Lineage = PAPER) -> Path:
     """The output folder of one training, relative to ``work``."""
-    return Path("saves") / model / f"{task}_{stage}"
+    return adapters(model) / f"{task}_{stage}{lineage.suffix}"
 
 
-def run(model: str, system: str, stage: str) -> Path:
+def run(model: str, system: str, stage: str, lineage: Lineage = PAPER) -> Path:
     """The folder of one system's predictions, relative to ``work``."""
-    return Path("runs") / model / f"{system}_{stage}"
+    return Path("runs") / model / f"{system}_{stage}{lineage.suffix}"
+
+
+def mining(model: str, lineage: Lineage = PAPER) -> Path:
+    """The folder of one mining, relative to ``work``."""
+    return Path("runs") / model / f"mining{lineage.mining.suffix}"
 
 
 def adapters(model: str) -> Path:

@@ -9,9 +9,9 @@ from esc.chat.budget import Budget
 from esc.chat.policy import Policy
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.turns import GoldTurn
 from eval import systems
 from eval.systems import PROMPT_BASELINES, Setting
-from eval.turns import GoldTurn
 
 FORMAT = 1
 """Raised with every change of a record's meaning."""

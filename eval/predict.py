@@ -31,10 +31,10 @@ from esc.chat.transport import Pool
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.plan_and_speak import TIMEOUT
+from esc.run_folder import RunFolder
+from esc.turns import GoldTurn, gold_turns
 from eval.asked import Asked, options_of, weights_of
-from eval.run_folder import RunFolder
 from eval.systems import PROMPT_BASELINES, SYSTEMS, Outcome, Setting
-from eval.turns import GoldTurn, gold_turns
 
 IN_FLIGHT = {"gpu": 256, "cpu": 32}
 """Requests at a time that keep an engine full, by where the backbone runs."""

@@ -15,7 +15,7 @@ from esc.chat.request import Generation, Reply, Sampling
 from esc.files import Row
 from esc.plan_and_speak import PLAN_TOKENS, REPLY_TOKENS
 from esc.strategies import Strategy, strip_tag, tag
-from eval.turns import GoldTurn
+from esc.turns import GoldTurn
 
 TEMPLATES = Path(__file__).parent / "prompts"
 

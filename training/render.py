@@ -71,7 +71,9 @@ def render(backbone: Backbone, task: str, stage: str) -> str:
             learning_rate=f"{rates['learning_rate']:.1e}",
             beta=rates.get("beta"),
             epochs=rates["epochs"],
-            dataset=(paths.sft_dataset(task) if sft else paths.dpo_dataset(task, backbone.name)),
+            dataset=(
+                paths.sft_dataset(task) if sft else paths.preference_dataset(task, backbone.name)
+            ),
             eval_dataset=paths.sft_dataset(task, "validation") if validated else None,
             output=paths.adapter(backbone.name, task, stage),
             sft_output=paths.adapter(backbone.name, task, "sft"),

@@ -39,6 +39,8 @@ class JsonSchema:
     name: str
     schema: str
     """The JSON schema, as JSON text (so that a request stays hashable)."""
+    hint: bool = False
+    """Whether the answer is checked in any case, so that an endpoint may ignore the schema."""
 
     def body(self) -> dict[str, Any]:
         """The fields of a chat completion request."""

@@ -219,18 +219,23 @@ class Pool:
             Endpoint(url, timeout=timeout, connections=connections) for url in dict.fromkeys(urls)
         ]
 
-    async def connect(self, models: Sequence[str]) -> None:
+    async def connect(self, models: Sequence[str], *, listed: bool = True) -> None:
         """Check that a server answers and that every one that does serves ``models``.
 
-        Raises EscError where none answers, or one lacks a model (it lists what is there).
+        Where they need not be ``listed`` (a hosted endpoint may list some, or none), an answer is
+        enough. Raises EscError where none answers, or one lacks a model (it lists what is there).
         """
         reasons = []
         for endpoint in self._endpoints:
             try:
                 served = [str(entry.get("id")) for entry in await endpoint.models()]
             except AttemptFailed as failed:
+                if not listed and failed.kind is not FailureKind.CONNECTION:
+                    continue
                 self._mark_down(endpoint)
                 reasons.append(failed.message)
+                continue
+            if not listed:
                 continue
             missing = [name for name in models if name not in served]
             if missing:

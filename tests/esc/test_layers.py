@@ -4,7 +4,7 @@ import pytest
 
 from esc.paths import ROOT
 
-SIBLINGS = ("data_builders", "training", "serving", "eval", "experiments")
+SIBLINGS = ("data_builders", "training", "serving", "mining", "eval", "experiments")
 ALLOWED = {"esc": {"esc"}} | {name: {"esc", name} for name in SIBLINGS}
 
 

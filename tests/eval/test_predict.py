@@ -7,8 +7,8 @@ import pytest
 from faulty_server import NO_MODEL, SERVER_ERROR, TOO_LONG, TRUNCATED, FaultyServer
 
 from esc import cli, files, paths
+from esc.turns import gold_turns
 from eval import predict
-from eval.turns import gold_turns
 
 MODEL = "smollm2-135m"
 

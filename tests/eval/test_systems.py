@@ -10,8 +10,8 @@ from esc.chat.constraint import Choice, Regex
 from esc.chat.request import Generation, Reply
 from esc.plan_and_speak import NAMES, tagged_constraint
 from esc.strategies import Strategy
+from esc.turns import GoldTurn
 from eval.systems import PROMPT_BASELINES, SYSTEMS, TEMPLATES, Setting
-from eval.turns import GoldTurn
 
 TURN = GoldTurn(
     id="7-1",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from esc import adapters, paths
@@ -90,7 +91,7 @@ def test_it_is_renewed_exactly_when_a_part_has_changed(work, model):
 
 def touch_adapter(folder):
     folder.mkdir(parents=True)
-    (folder / adapters.WEIGHTS).write_bytes(b"weights")
+    save_file({"weight": torch.zeros(1)}, folder / adapters.WEIGHTS)
     (folder / "adapter_config.json").write_text('{"r": 16}')
     return folder
 

@@ -24,7 +24,7 @@ from esc.chat.score import Scoring, normalised
 from esc.chat.transport import Pool
 from esc.plan_and_speak import NAMES, PLAN_TOKENS, PlanAndSpeak, sp_chat
 from esc.strategies import Strategy
-from eval.turns import gold_turns
+from esc.turns import gold_turns
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,8 @@ from esc import paths
 from esc.files import read_json
 
 PARTS = (
-    *("esc", "data_builders", "training", "serving", "eval", "experiments"),
+    *("esc", "data_builders", "training", "serving", "mining"),
+    *("eval", "experiments"),
     "llamafactory_configs",
 )
 

@@ -69,7 +69,9 @@ def test_a_machine_with_gpus_gives_the_embedded_model_one_process(monkeypatch):
 
 
 def test_dpo_without_the_sft_adapter_names_the_target_that_trains_it(work):
-    (work / paths.dpo_file("sp", "smollm2-135m")).write_text("{}\n")
+    (work / paths.preference_file(paths.preference_dataset("sp", "smollm2-135m"))).write_text(
+        "{}\n"
+    )
     with pytest.raises(EscError, match=r"adapter_model\.safetensors is not there; make sft-sp"):
         step.train(training(work, stage="dpo"), force=False)
 

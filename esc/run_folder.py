@@ -1,9 +1,10 @@
-"""The folder of one system's predictions: what it was made with, its answers, its records.
+"""The folder of one run over many records: what it was made with, its answers, its records.
 
-``options.json`` first, ``calls.jsonl`` while it runs, ``predictions.jsonl``, and ``run.json`` last,
-which exists exactly when no record is missing.
+``options.json`` first, ``calls.jsonl`` while it runs, the records (``predictions.jsonl`` for a
+prediction), and ``run.json`` last, which exists exactly when no record is missing.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from esc.chat.cache import Cache
 from esc.exceptions import OptionsDiffer
 from esc.files import JsonlWriter, Row
 
-OPTIONS, CALLS, PREDICTIONS, DONE = "options.json", "calls.jsonl", "predictions.jsonl", "run.json"
+OPTIONS, CALLS, DONE = "options.json", "calls.jsonl", "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +23,16 @@ class RunFolder:
 
     path: Path
     options: Row
+    records: str = "predictions.jsonl"
+    """The name of the file of records."""
 
     def finished(self) -> Row | None:
         """What ``run.json`` says where these options are done and its records whole, or None."""
-        done, predictions = self.path / DONE, self.path / PREDICTIONS
-        if not done.is_file() or not predictions.is_file():
+        done, records = self.path / DONE, self.path / self.records
+        if not done.is_file() or not records.is_file():
             return None
         facts: Row = files.read_json(done)
-        return facts if facts[PREDICTIONS]["sha256"] == files.sha256(predictions) else None
+        return facts if facts[self.records]["sha256"] == files.sha256(records) else None
 
     def claim(self, *, force: bool) -> None:
         """Leave the options in the folder.
@@ -39,16 +42,17 @@ class RunFolder:
         """
         path = self.path / OPTIONS
         changed = []
-        if (self.path / PREDICTIONS).is_file() or (self.path / DONE).is_file():
+        if (self.path / self.records).is_file() or (self.path / DONE).is_file():
             made_with = files.read_json(path) if path.is_file() else {"options": "unknown"}
             changed = files.differences(_flat(made_with), _flat(self.options))
         if changed and not force:
             raise OptionsDiffer(
                 f"{self.path} was made with other options ({'; '.join(changed)}); use another "
-                "WORK=folder, or FORCE=1 to make its predictions anew (stored answers are kept)"
+                f"WORK=folder, or FORCE=1 to make its {Path(self.records).stem} anew (stored "
+                "answers are kept)"
             )
         if changed:
-            for name in (DONE, PREDICTIONS):
+            for name in (DONE, self.records):
                 (self.path / name).unlink(missing_ok=True)
         files.write_json(path, self.options)
 
@@ -56,10 +60,10 @@ class RunFolder:
         """The stored answers."""
         return Cache(self.path / CALLS, run)
 
-    def write(self, records: list[Row], facts: Row, *, complete: bool) -> None:
+    def write(self, records: Iterable[Row], facts: Row, *, complete: bool) -> None:
         """Write the records, and ``run.json`` where none is missing."""
         (self.path / DONE).unlink(missing_ok=True)
-        with files.atomic_writer(self.path / PREDICTIONS) as stream:
+        with files.atomic_writer(self.path / self.records) as stream:
             writer = JsonlWriter(stream)
             for record in records:
                 writer.write(record)
@@ -67,7 +71,7 @@ class RunFolder:
             written = writer.facts()
             files.write_json(
                 self.path / DONE,
-                facts | {PREDICTIONS: {"rows": written.rows, "sha256": written.sha256}},
+                facts | {self.records: {"rows": written.rows, "sha256": written.sha256}},
             )
 
 

@@ -5,7 +5,7 @@ import pytest
 from esc import files, forms, paths
 from esc.exceptions import EscError
 from esc.plan_and_speak import rg_chat, sp_chat, vanilla_chat
-from eval.turns import gold_turns
+from esc.turns import gold_turns
 
 
 @pytest.fixture(scope="module")

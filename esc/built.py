@@ -1,0 +1,26 @@
+"""The built sets that a step reads: are they there, and rendered with the prompts of now?"""
+
+from pathlib import Path
+from typing import Any
+
+from esc import files, forms, paths, prompts
+from esc.exceptions import EscError
+
+
+def manifest(work: Path) -> dict[str, Any]:
+    """The manifest of the built sets.
+
+    Raises EscError where there is none, or the system prompts have changed since.
+    """
+    found: dict[str, Any] = files.read_json(paths.data_manifest(work), made_by="make data")
+    if files.sha256_of(system_prompts()) != found["options"]["prompts"]:
+        raise EscError(
+            f"the sets in {paths.data(work)} were built with other system prompts; set "
+            "PROMPTS_DIR as it was then, or build and train again"
+        )
+    return found
+
+
+def system_prompts() -> list[Path]:
+    """The files of the three system prompts."""
+    return [prompts.source(forms.TEMPLATES, name) for name in forms.PROMPTS]

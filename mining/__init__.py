@@ -1,0 +1,1 @@
+"""Inferential Preference Mining: a model's own errors become pairs (paper, section 4)."""

@@ -1,0 +1,54 @@
+"""Where a mining keeps what: the folder listing tells the pipeline.
+
+``runs/<model>/mining[_variant][_rN]/<task>/`` holds ``samples.jsonl``, under ``judges/<judge>/``
+each judge's ``verdicts.jsonl``, and under ``routed/`` what became of every sample.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from esc import adapters, commands, paths
+from esc.lineage import Lineage
+
+
+@dataclass(frozen=True, slots=True)
+class Mining:
+    """One mining of one task."""
+
+    work: Path
+    model: str
+    task: str
+    lineage: Lineage
+    """As `Lineage.mining`."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the samples."""
+        return self.work / paths.mining(self.model, self.lineage) / self.task
+
+    def judged(self, slug: str) -> Path:
+        """Of one judge's verdicts."""
+        return self.folder / "judges" / slug
+
+    @property
+    def routed(self) -> Path:
+        """Of the routes and pairs."""
+        return self.folder / "routed"
+
+    @property
+    def sampler(self) -> str:
+        """The served name of the policy that is sampled: SFT, or what the round before trained."""
+        before = self.lineage.before
+        if not before:
+            return adapters.served_name(self.task, "sft")
+        return adapters.served_name(self.task, "dpo", before[-1])
+
+    def make(self, target: str, **variables: object) -> str:
+        """The make command of a step of this mining."""
+        return commands.make(
+            f"{target}-{self.task}",
+            work=self.work,
+            model=self.model,
+            **self.lineage.variables,
+            **variables,
+        )

@@ -1,0 +1,63 @@
+"""The options by which the mining steps are told which mining is meant."""
+
+import argparse
+import os
+from pathlib import Path
+
+from esc import backbones, cli
+from esc.forms import TASKS
+from esc.lineage import Lineage
+from mining.folders import Mining
+
+
+def add_mining(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name one or several minings."""
+    parser.add_argument(
+        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
+    )
+    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    parser.add_argument("--task", choices=TASKS, nargs="+", required=True)
+    add_lineage(parser)
+
+
+def add_lineage(parser: argparse.ArgumentParser) -> None:
+    """Add variant and round."""
+    parser.add_argument(
+        "--variant",
+        type=cli.optional,
+        help="whose models a later round samples (default: the paper's own training)",
+    )
+    parser.add_argument("--round", type=cli.optional_count, help="default: 1, from the SFT models")
+
+
+def add_judge(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a judge; the environment's JUDGE and JUDGE_BASE_URL are theirs."""
+    parser.add_argument(
+        "--judge",
+        type=cli.optional,
+        default=os.environ.get("JUDGE") or None,
+        help="model at the endpoint, or 'random' (default: $JUDGE, or as the table says)",
+    )
+    parser.add_argument(
+        "--judge-base-url",
+        type=cli.optional,
+        default=os.environ.get("JUDGE_BASE_URL") or None,
+        help="one or several, separated by commas (default: $JUDGE_BASE_URL, or the hosted one)",
+    )
+    parser.add_argument(
+        "--blind",
+        action="store_true",
+        help="do not tell which reply is the gold one; sides are shuffled by the record",
+    )
+
+
+def minings_of(given: argparse.Namespace) -> list[Mining]:
+    """The minings that parsed arguments name.
+
+    Raises EscError for an unknown model, or a variant that a task does not have.
+    """
+    backbones.get(given.model)
+    asked = Lineage(given.variant, given.round or 1)
+    return [
+        Mining(given.work, given.model, task, asked.checked(task).mining) for task in given.task
+    ]

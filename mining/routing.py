@@ -1,0 +1,195 @@
+"""Which training phase an error is for, and what becomes of every sampled answer.
+
+All of it is pure: from candidates and verdicts to fates. The one table is `STAGE_OF`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from esc.lineage import Quadrant
+from esc.psych_errors import PsychError
+from mining.candidates import Candidate, Key
+from mining.verdicts import FilterVerdict, Unscored
+
+STAGE_OF: dict[PsychError, str | None] = {
+    PsychError.STRATEGY_MISMATCH: "sp",
+    PsychError.LACK_OF_EMPATHY: "rg",
+    PsychError.EARLY_EMOTION_SHIFT: "rg",
+    PsychError.TEMPLATE_RESPONSE: "rg",
+    PsychError.EMOTION_MISREAD: None,
+    PsychError.OTHER: None,
+    PsychError.NONE: None,
+}
+"""Error of the rejected side to the phase that can mend it (paper, section 4.1)."""
+
+
+class Fate(StrEnum):
+    """What becomes of a sampled answer; all but the first are reasons for dropping it."""
+
+    PAIR = "pair"
+    SAMPLING_FAILED = "sampling failed"
+    UNPARSABLE = "unparsable strategy"
+    SAME_STRATEGY = "same strategy as gold"
+    EMPTY = "empty reply"
+    SAME_REPLY = "same reply as gold"
+    DUPLICATE = "duplicate of an earlier sample"
+    UNSCORED = "unscored by the judge"
+    GOLD_ERROR = "error in the gold reply"
+    NO_ERROR = "no error in the sampled reply"
+    NO_STAGE = "error that feeds no pair"
+    NOT_RETAINED = "not retained by the judge"
+    TURN_HAS_PAIR = "its turn has a pair already"
+
+
+class StrategyFit(StrEnum):
+    """A sampled strategy beside the gold one."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNPARSABLE = "unparsable"
+
+
+Judgement = FilterVerdict | Unscored | None
+"""What the judge said of a pair; None where it was not asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way of one candidate."""
+
+    fate: Fate
+    error: PsychError | None = None
+    """Of the sampled answer, where it is known."""
+    quadrant: Quadrant | None = None
+    """Of an entangled answer, where it is known."""
+
+
+def strategy_fit(candidate: Candidate) -> StrategyFit:
+    """Whether the sampled strategy is the gold one."""
+    if candidate.strategy is None:
+        return StrategyFit.UNPARSABLE
+    same = candidate.strategy is candidate.gold_strategy
+    return StrategyFit.RIGHT if same else StrategyFit.WRONG
+
+
+def route_strategy(fit: StrategyFit) -> Route:
+    """The way of a planner's answer: only a wrong strategy is a mismatch, and so a pair."""
+    if fit is StrategyFit.UNPARSABLE:
+        return Route(Fate.UNPARSABLE)
+    if fit is StrategyFit.RIGHT:
+        return Route(Fate.SAME_STRATEGY, PsychError.NONE)
+    return Route(Fate.PAIR, PsychError.STRATEGY_MISMATCH)
+
+
+def route_reply(verdict: Judgement) -> Route:
+    """The way of a generator's reply: a clean gold reply, an error of its phase, and retained."""
+    if not isinstance(verdict, FilterVerdict):
+        return Route(Fate.UNSCORED)
+    error = verdict.rejected_error
+    if verdict.chosen_error is not PsychError.NONE:
+        return Route(Fate.GOLD_ERROR, error)
+    if error is PsychError.NONE:
+        return Route(Fate.NO_ERROR, error)
+    if STAGE_OF[error] != "rg":
+        return Route(Fate.NO_STAGE, error)
+    return Route(Fate.PAIR if verdict.retain else Fate.NOT_RETAINED, error)
+
+
+def route_entangled(fit: StrategyFit, verdict: Judgement) -> Route:
+    """The way of an entangled answer: its quadrant decides which sets of Table 5 it is in.
+
+    The judge's own word on retaining is of the response alone, and does not count here.
+    """
+    if fit is StrategyFit.UNPARSABLE:
+        return Route(Fate.UNPARSABLE)
+    if not isinstance(verdict, FilterVerdict):
+        return Route(Fate.UNSCORED)
+    error = verdict.rejected_error
+    clean = error is PsychError.NONE
+    quadrant = {
+        (StrategyFit.RIGHT, True): Quadrant.PSPR,
+        (StrategyFit.RIGHT, False): Quadrant.PSNR,
+        (StrategyFit.WRONG, True): Quadrant.NSPR,
+        (StrategyFit.WRONG, False): Quadrant.NSNR,
+    }[fit, clean]
+    if verdict.chosen_error is not PsychError.NONE:
+        return Route(Fate.GOLD_ERROR, error, quadrant)
+    fate = Fate.NO_ERROR if quadrant is Quadrant.PSPR else Fate.PAIR
+    return Route(fate, error, quadrant)
+
+
+def screen(task: str, turn: Iterable[Candidate]) -> dict[Key, Fate | None]:
+    """Why a candidate of one turn is dropped without a verdict; None where it goes on.
+
+    For the planner that is all there is before `route_strategy`.
+    """
+    fates: dict[Key, Fate | None] = {}
+    seen: set[tuple[object, str]] = set()
+    for candidate in seeded(turn):
+        # Two answers that differ in blanks or case alone would teach a model nothing else.
+        said = _normal(candidate.response or "")
+        twin = (candidate.strategy, said)
+        fates[candidate.key] = _screened(task, candidate, said) or (
+            Fate.DUPLICATE if twin in seen else None
+        )
+        if candidate.strategy is not None and not candidate.failed:
+            seen.add(twin)
+    return fates
+
+
+def _screened(task: str, candidate: Candidate, said: str) -> Fate | None:
+    if candidate.failed:
+        return Fate.SAMPLING_FAILED
+    if candidate.strategy is None:
+        return Fate.UNPARSABLE
+    if task == "sp":
+        return None
+    if not said:
+        return Fate.EMPTY
+    same = said == _normal(candidate.gold_response)
+    if same and candidate.strategy is candidate.gold_strategy:
+        return Fate.SAME_REPLY
+    return None
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def seeded(turn: Iterable[Candidate]) -> list[Candidate]:
+    """The candidates of a turn in seeded order."""
+    return sorted(turn, key=lambda candidate: (candidate.seed, candidate.sample))
+
+
+def route_turn(
+    task: str, turn: list[Candidate], verdicts: Mapping[Key, Judgement]
+) -> dict[Key, Route]:
+    """The way of every candidate of one turn, by key.
+
+    At most one pair a turn for the generator, and one a turn and quadrant for the entangled model:
+    the first in seeded order.
+    """
+    screened = screen(task, turn)
+    routes: dict[Key, Route] = {}
+    taken: set[Quadrant | None] = set()
+    for candidate in seeded(turn):
+        dropped = screened[candidate.key]
+        if dropped is not None:
+            routes[candidate.key] = Route(dropped)
+            continue
+        if task == "sp":
+            routes[candidate.key] = route_strategy(strategy_fit(candidate))
+            continue
+        verdict = verdicts.get(candidate.key)
+        route = (
+            route_reply(verdict)
+            if task == "rg"
+            else route_entangled(strategy_fit(candidate), verdict)
+        )
+        if route.fate is Fate.PAIR and route.quadrant in taken:
+            route = Route(Fate.TURN_HAS_PAIR, route.error, route.quadrant)
+        elif route.fate is Fate.PAIR:
+            taken.add(route.quadrant)
+        routes[candidate.key] = route
+    return routes

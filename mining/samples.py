@@ -1,0 +1,39 @@
+"""The finished samples of a mining, as the later steps find them: whole, and of the sets of now."""
+
+from esc import built, files, paths
+from esc.exceptions import EscError
+from esc.files import Row
+from esc.run_folder import DONE, OPTIONS
+from mining.candidates import SAMPLES
+from mining.folders import Mining
+
+
+def finished_samples(mining: Mining) -> tuple[Row, Row]:
+    """(options the samples were drawn with, facts in their ``run.json``).
+
+    Raises EscError where they are not there, not complete, changed since, or drawn from the turns
+    of another corpus or split than the built sets hold now.
+    """
+    folder, again = mining.folder, mining.make("mine")
+    done = folder / DONE
+    if not (folder / SAMPLES).is_file():
+        raise EscError(f"{folder / SAMPLES} does not exist; {again} samples it")
+    if not done.is_file():
+        raise EscError(f"{folder / SAMPLES} is not complete; {again} asks for what is missing")
+    facts: Row = files.read_json(done)
+    options: Row = files.read_json(folder / OPTIONS)
+    if facts[SAMPLES]["sha256"] != files.sha256(folder / SAMPLES):
+        raise EscError(f"{folder / SAMPLES} was changed since it was written; {again} renews it")
+    changed = files.differences(options["data"], train_set(built.manifest(mining.work)))
+    if changed:
+        raise EscError(
+            f"the samples in {folder} are of other train turns ({'; '.join(changed)}); build those "
+            f"sets again, or {mining.make('mine', FORCE=1)}"
+        )
+    return options, facts
+
+
+def train_set(manifest: Row) -> Row:
+    """What names the train turns: corpus, split, how turns were made, and the set's own hash."""
+    options = {name: manifest["options"][name] for name in ("ESCONV", "SPLIT", "CONSECUTIVE")}
+    return options | {"train set": manifest["sets"][paths.sft_file("rg", "train")]["sha256"]}
