@@ -10,8 +10,13 @@ NPROC ?=
 TRAIN_ARGS ?=
 SYSTEM ?= decoupled
 STAGE ?=
+VARIANT ?=
+ROUND ?=
 SET ?= test
 DECODE ?=
+SAMPLES ?=
+BLIND ?=
+JUDGE2 ?=
 BASE_URL ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -23,7 +28,8 @@ DRY_RUN ?=
 FORCE ?=
 PYTHON ?= python3
 
-# Through the environment: a shell would take the quotes in it.
+# Through the environment: a shell would take the quotes in it. JUDGE and JUDGE_BASE_URL are read
+# there too.
 export SERVE_ARGS
 
 VENV := .venv
@@ -34,6 +40,7 @@ WHERE := --work "$(WORK)"
 
 .DEFAULT_GOAL := help
 .PHONY: help doctor setup setup-serve model data check-data stats sft-sp sft-rg sft-vanilla \
+        mine-sp mine-rg mine-vanilla mine dpo-sp dpo-rg dpo-vanilla \
         serve stop check-template predict chat recipes demo test test-unit lint bench clean
 
 help:  ## this list
@@ -45,6 +52,9 @@ help:  ## this list
 	@echo "Variables: MODEL=$(MODEL) (a folder of llamafactory_configs), ESCONV=path, SPLIT=paper|seed:N,"
 	@echo "  LIMIT=dialogues per split, CONSECUTIVE=separate|merge-same|merge, NPROC=processes,"
 	@echo "  TRAIN_ARGS=\"key=value ...\" for LLaMA-Factory, WORK=folder for all that is made, FORCE=1"
+	@echo "  mine:     SAMPLES=of each turn, JUDGE=model|random, JUDGE_BASE_URL=url, BLIND=1, JUDGE2=model"
+	@echo "  dpo:      VARIANT=practical|ipo|simpo|orpo|kto, vanilla also nsnr|nsnr_psnr|nsnr_nspr|psnr;"
+	@echo "  mine, dpo, predict:  ROUND=2 (with VARIANT) goes on from the models of the round before"
 	@echo "  serve:    HOST, PORT, SERVE_ARGS=\"flags for vLLM\""
 	@echo "  predict:  SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot,"
 	@echo "            STAGE=base|sft|dpo, SET=test|validation|train, DECODE=free|choice, BASE_URL=url,url,"
@@ -53,6 +63,7 @@ help:  ## this list
 	@echo "  make demo"
 	@echo "  make sft-sp sft-rg ESCONV=ESConv.json MODEL=qwen2.5-7b NPROC=4"
 	@echo "  make sft-sp LIMIT=2 WORK=try TRAIN_ARGS=\"num_train_epochs=1.0\""
+	@echo "  make mine-sp dpo-sp LIMIT=8"
 	@echo "  make serve MODEL=qwen2.5-7b SERVE_ARGS=\"--tensor-parallel-size 4\""
 	@echo "  make predict MODEL=qwen2.5-7b SYSTEM=decoupled STAGE=sft"
 
@@ -88,7 +99,45 @@ stats: data  ## Table 1, Table 6 and Figure 8 beside the paper, in data/stats
 
 sft-sp sft-rg sft-vanilla: sft-%: model data  ## LoRA SFT of planner, generator, entangled model
 	@$(PY) -m training train $(WHERE) --model "$(MODEL)" --task $* --stage sft \
-	  --processes "$(NPROC)" $(if $(filter 1,$(FORCE)),--force) --set $(TRAIN_ARGS)
+	  --processes "$(NPROC)" $(AGAIN) --set $(TRAIN_ARGS)
+
+# A BASE_URL needs no server of our own. Sets that are built are taken as they are: here LIMIT is of
+# the prediction, and must not cut them down.
+BUILT := $(shell test -f "$(WORK)/data/manifest.json" && echo yes)
+ASKS := $(if $(BASE_URL),,$(SERVE_READY)) $(if $(BUILT),,data)
+
+LINEAGE := --model "$(MODEL)" --variant "$(VARIANT)" --round "$(ROUND)"
+SENDING := --in-flight "$(IN_FLIGHT)" $(if $(filter 1,$(DRY_RUN)),--dry-run)
+SPENDING := $(SENDING) --price "$(PRICE)" --max-cost "$(MAX_COST)"
+AGAIN := $(if $(filter 1,$(FORCE)),--force)
+BLINDLY := $(if $(filter 1,$(BLIND)),--blind)
+
+mine-sp: TASKS := sp
+mine-rg: TASKS := rg
+mine-vanilla: TASKS := vanilla
+mine: TASKS := sp rg vanilla
+# The planner's errors are found by comparing names; the others' need a judge.
+JUDGED = $(filter-out sp,$(TASKS))
+
+mine-sp mine-rg mine-vanilla mine: model $(ASKS)  ## errors of the SFT models on train turns, as preference sets
+	@$(PY) -m mining sample $(WHERE) $(LINEAGE) --task $(TASKS) --limit "$(LIMIT)" \
+	  --samples "$(SAMPLES)" --decode "$(DECODE)" --base-url "$(BASE_URL)" $(SENDING) $(AGAIN)
+	$(if $(JUDGED),@$(PY) -m mining judge $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) $(SPENDING) $(AGAIN))
+	$(if $(and $(JUDGED),$(JUDGE2)),@$(PY) -m mining judge $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) \
+	  --judge "$(JUDGE2)" $(SPENDING) $(AGAIN))
+ifneq ($(DRY_RUN),1)
+	$(if $(and $(JUDGED),$(JUDGE2)),@$(PY) -m mining agreement $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) \
+	  --judge2 "$(JUDGE2)")
+	@$(PY) -m mining route $(WHERE) $(LINEAGE) --task $(TASKS) $(BLINDLY)
+	@$(PY) -m data_builders preference $(WHERE) $(LINEAGE) --task $(TASKS)
+	@$(PY) -m mining stats $(WHERE) $(LINEAGE)
+endif
+
+dpo-sp dpo-rg dpo-vanilla: dpo-%: model $(SERVE_READY)  ## preference training on what was mined
+	@$(PY) -m training train $(WHERE) $(LINEAGE) --task $* --stage dpo \
+	  --processes "$(NPROC)" $(AGAIN) --set $(TRAIN_ARGS)
+	@$(PY) -m serving compose $(WHERE) $(LINEAGE) --task $*
+	@$(PY) -m training drift $(WHERE) $(LINEAGE) --task $* --limit "$(LIMIT)"
 
 serve: model $(SERVE_READY)  ## one OpenAI-compatible server with the base and every adapter
 	@$(PY) -m serving start $(WHERE) --model "$(MODEL)" --host "$(HOST)" --port "$(PORT)"
@@ -99,16 +148,10 @@ stop: $(READY)  ## end that server
 check-template: $(READY)  ## the server's token ids against LLaMA-Factory's, on real rows
 	@$(PY) -m serving check-template $(WHERE) --model "$(MODEL)" --base-url "$(BASE_URL)"
 
-# A BASE_URL needs no server of our own. Sets that are built are taken as they are: here LIMIT is of
-# the prediction, and must not cut them down.
-BUILT := $(shell test -f "$(WORK)/data/manifest.json" && echo yes)
-ASKS := $(if $(BASE_URL),,$(SERVE_READY)) $(if $(BUILT),,data)
-
 predict: model $(ASKS)  ## a system's strategy and reply for every turn of a split
-	@$(PY) -m eval predict $(WHERE) --model "$(MODEL)" --system "$(SYSTEM)" --stage "$(STAGE)" \
+	@$(PY) -m eval predict $(WHERE) $(LINEAGE) --system "$(SYSTEM)" --stage "$(STAGE)" \
 	  --set "$(SET)" --limit "$(LIMIT)" --decode "$(DECODE)" --base-url "$(BASE_URL)" \
-	  --in-flight "$(IN_FLIGHT)" --price "$(PRICE)" --max-cost "$(MAX_COST)" \
-	  $(if $(filter 1,$(DRY_RUN)),--dry-run) $(if $(filter 1,$(FORCE)),--force)
+	  $(SPENDING) $(AGAIN)
 
 chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generator in the terminal
 	@$(PY) -m eval chat $(WHERE) --model "$(MODEL)" $(if $(STAGE),--stage "$(STAGE)") \

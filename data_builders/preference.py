@@ -91,9 +91,12 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
     routed: Row = files.read_json(source / "route.json", made_by=again)
     if (routed["model"], routed["task"]) != (model, task):
         raise EscError(f"{source} is of {routed['model']} {routed['task']}; {again} mines it anew")
-    train = built.manifest(work)["sets"][paths.sft_file("rg", "train")]["sha256"]
-    if routed["provenance"]["data"]["train set"] != train:
-        raise EscError(f"{source} is of other train turns than are built now; {again} FORCE=1")
+    changed = files.differences(routed["provenance"]["data"], built.train_set(built.manifest(work)))
+    if changed:
+        raise EscError(
+            f"{source} is of other train turns than are built now ({'; '.join(changed)}); build "
+            f"those again, or {again} FORCE=1"
+        )
     for name in ("pairs.jsonl", "singles.jsonl"):
         if files.sha256(source / name) != routed[name]["sha256"]:
             raise EscError(f"{source / name} was changed since it was written; {again}")

@@ -27,6 +27,13 @@ def served_name(task: str, stage: str, lineage: Lineage = paths.PAPER) -> str:
     return f"{task}-{stage}{suffix}".replace("_", "-")
 
 
+def start(task: str, lineage: Lineage) -> str:
+    """The served name of the policy that a preference training starts from, and is mined from."""
+    if not lineage.before:
+        return served_name(task, "sft")
+    return served_name(task, "dpo", lineage.before[-1])
+
+
 def folder(work: Path, model: str, name: str) -> Path:
     """The folder to serve under ``name``; EscError where it is not trained, or a bare delta."""
     task, _, rest = name.partition("-")

@@ -24,3 +24,9 @@ def manifest(work: Path) -> dict[str, Any]:
 def system_prompts() -> list[Path]:
     """The files of the three system prompts."""
     return [prompts.source(forms.TEMPLATES, name) for name in forms.PROMPTS]
+
+
+def train_set(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What names the train turns: corpus, split, how turns were made, and the set's own hash."""
+    options = {name: manifest["options"][name] for name in ("ESCONV", "SPLIT", "CONSECUTIVE")}
+    return options | {"train set": manifest["sets"][paths.sft_file("rg", "train")]["sha256"]}

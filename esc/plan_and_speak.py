@@ -26,6 +26,7 @@ from esc.chat.score import Scoring, normalised
 from esc.chat.transport import Pool
 from esc.dialogue import Exchange
 from esc.strategies import Strategy, parse, tag
+from esc.turns import GoldTurn
 
 NAMES = tuple(strategy.value for strategy in Strategy)
 PLAN_TOKENS, REPLY_TOKENS = 24, 256
@@ -86,6 +87,15 @@ def _turns(system: str, history: Sequence[Exchange], seeker: str) -> tuple[Messa
     for said, reply in history:
         chat += [Message("user", said), Message("assistant", reply)]
     return (*chat, Message("user", seeker))
+
+
+def chat_and_gold(task: str, turn: GoldTurn) -> tuple[tuple[Message, ...], str]:
+    """(the chat that a task's model meets at a gold turn, the gold answer in its form)."""
+    if task == "sp":
+        return sp_chat(turn.history, turn.seeker), turn.strategy.value
+    if task == "rg":
+        return rg_chat(turn.history, turn.seeker, turn.strategy), turn.response
+    return vanilla_chat(turn.entangled_history, turn.seeker), tag(turn.strategy, turn.response)
 
 
 def strategy_constraint(decode: str) -> Constraint | None:

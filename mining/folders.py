@@ -38,10 +38,7 @@ class Mining:
     @property
     def sampler(self) -> str:
         """The served name of the policy that is sampled: SFT, or what the round before trained."""
-        before = self.lineage.before
-        if not before:
-            return adapters.served_name(self.task, "sft")
-        return adapters.served_name(self.task, "dpo", before[-1])
+        return adapters.start(self.task, self.lineage)
 
     def make(self, target: str, **variables: object) -> str:
         """The make command of a step of this mining."""

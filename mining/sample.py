@@ -12,7 +12,7 @@ that the round before trained. The same command goes on after an interruption, a
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,13 +28,12 @@ from esc.chat.request import Generation, Sampling, derived_seed
 from esc.files import Row
 from esc.plan_and_speak import PLAN_TOKENS, REPLY_TOKENS
 from esc.run_folder import RunFolder
-from esc.strategies import parse, strip_tag, tag
+from esc.strategies import parse, strip_tag
 from esc.turns import GoldTurn, gold_turns
 from esc.weights import weights_of
 from mining.candidates import SAMPLES
 from mining.folders import Mining
 from mining.options import add_mining, minings_of
-from mining.samples import train_set
 
 FORMAT = 1
 TEMPERATURE, TOP_P = 0.7, 0.95
@@ -59,9 +58,8 @@ Draw = tuple[GoldTurn, int]
 
 async def one_sample(asks: Asks, draw: Draw, *, asked: Asked) -> Row:
     """The row of one sample; CallFailed where its request has no answer."""
-    turn, index = draw
-    mining = asked.mining
-    answer = await asks.ask(_CALLS[mining.task](turn, index, mining.sampler, asked.decode))
+    turn, mining = draw[0], asked.mining
+    answer = await asks.ask(_call(draw, asked))
     row = _gold(draw) | {"status": "ok"}
     said = {"text": answer.text, "truncated": answer.truncated}
     if mining.task == "sp":
@@ -90,50 +88,25 @@ def _failed(draw: Draw, failure: Failure) -> Row:
     return _gold(draw) | {"status": "failed", "failure": asdict(failure)} | nothing
 
 
-def _sp_call(turn: GoldTurn, index: int, model: str, decode: str) -> Generation:
+def _call(draw: Draw, asked: Asked) -> Generation:
+    """The request for one sample."""
+    (turn, index), task = draw, asked.mining.task
+    chat, gold = plan_and_speak.chat_and_gold(task, turn)
+    constraint, tokens = {
+        "sp": (plan_and_speak.strategy_constraint(asked.decode), PLAN_TOKENS),
+        "rg": (None, REPLY_TOKENS),
+        "vanilla": (plan_and_speak.tagged_constraint(asked.decode), PLAN_TOKENS + REPLY_TOKENS),
+    }[task]
     return Generation(
         turn.id,
         "sample",
-        model,
-        plan_and_speak.sp_chat(turn.history, turn.seeker),
-        Sampling(PLAN_TOKENS, TEMPERATURE, TOP_P),
-        plan_and_speak.strategy_constraint(decode),
+        asked.mining.sampler,
+        chat,
+        Sampling(tokens, TEMPERATURE, TOP_P),
+        constraint,
         index,
-        expected=turn.strategy.value,
+        expected=gold,
     )
-
-
-def _rg_call(turn: GoldTurn, index: int, model: str, decode: str) -> Generation:
-    return Generation(
-        turn.id,
-        "sample",
-        model,
-        plan_and_speak.rg_chat(turn.history, turn.seeker, turn.strategy),
-        Sampling(REPLY_TOKENS, TEMPERATURE, TOP_P),
-        None,
-        index,
-        expected=turn.response,
-    )
-
-
-def _vanilla_call(turn: GoldTurn, index: int, model: str, decode: str) -> Generation:
-    return Generation(
-        turn.id,
-        "sample",
-        model,
-        plan_and_speak.vanilla_chat(turn.entangled_history, turn.seeker),
-        Sampling(PLAN_TOKENS + REPLY_TOKENS, TEMPERATURE, TOP_P),
-        plan_and_speak.tagged_constraint(decode),
-        index,
-        expected=tag(turn.strategy, turn.response),
-    )
-
-
-_CALLS: dict[str, Callable[[GoldTurn, int, str, str], Generation]] = {
-    "sp": _sp_call,
-    "rg": _rg_call,
-    "vanilla": _vanilla_call,
-}
 
 
 def options_of(asked: Asked, weights: dict[str, str], turns: Sequence[GoldTurn]) -> Row:
@@ -155,7 +128,7 @@ def options_of(asked: Asked, weights: dict[str, str], turns: Sequence[GoldTurn])
         "sampler": mining.sampler,
         "weights": weights[mining.sampler],
         "prompts": manifest["options"]["prompts"],
-        "data": train_set(manifest),
+        "data": built.train_set(manifest),
         "smoke": smoke.is_smoke(mining.model, mining.work),
     }
 

@@ -1,6 +1,6 @@
 """The finished samples of a mining, as the later steps find them: whole, and of the sets of now."""
 
-from esc import built, files, paths
+from esc import built, files
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.run_folder import DONE, OPTIONS
@@ -22,18 +22,23 @@ def finished_samples(mining: Mining) -> tuple[Row, Row]:
         raise EscError(f"{folder / SAMPLES} is not complete; {again} asks for what is missing")
     facts: Row = files.read_json(done)
     options: Row = files.read_json(folder / OPTIONS)
+    asked = {
+        "MODEL": mining.model,
+        "task": mining.task,
+        "VARIANT": mining.lineage.variant,
+        "ROUND": mining.lineage.round,
+    }
+    if other := files.differences({name: options.get(name) for name in asked}, asked):
+        raise EscError(
+            f"{folder} holds the samples of another mining ({'; '.join(other)}); move it away, "
+            f"{again} samples its own"
+        )
     if facts[SAMPLES]["sha256"] != files.sha256(folder / SAMPLES):
         raise EscError(f"{folder / SAMPLES} was changed since it was written; {again} renews it")
-    changed = files.differences(options["data"], train_set(built.manifest(mining.work)))
+    changed = files.differences(options["data"], built.train_set(built.manifest(mining.work)))
     if changed:
         raise EscError(
             f"the samples in {folder} are of other train turns ({'; '.join(changed)}); build those "
             f"sets again, or {mining.make('mine', FORCE=1)}"
         )
     return options, facts
-
-
-def train_set(manifest: Row) -> Row:
-    """What names the train turns: corpus, split, how turns were made, and the set's own hash."""
-    options = {name: manifest["options"][name] for name in ("ESCONV", "SPLIT", "CONSECUTIVE")}
-    return options | {"train set": manifest["sets"][paths.sft_file("rg", "train")]["sha256"]}

@@ -1,60 +1,65 @@
-"""SFT and DPO adapter of a task into one LoRA, which is what a server can serve.
+"""The adapters of a preference training, SFT's first, as one LoRA: what a server can serve.
 
     python -m serving compose --model smollm2-135m --task sp
 
-A DPO adapter is a difference to base + SFT, and a request takes one adapter. Concatenated, the two
-are one adapter of the summed rank, equal to merging them one after the other. Writes
-``saves/<model>/<task>_dpo/served/``; a rerun renews it where either has changed.
+A DPO adapter is a difference to base + SFT (+ the rounds before it), and a request takes one
+adapter. Concatenated, they are one adapter of the summed rank, equal to merging them one after the
+other. Writes ``saves/<model>/<task>_dpo[_variant][_rN]/served/``; a rerun renews it where a part
+has changed.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from esc import adapters, backbones, cli, commands, files, paths
+from esc import adapters, backbones, cli, files, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
+from esc.lineage import Lineage
 
 MANIFEST = "composed.json"
 
 
-def compose(work: Path, model: str, task: str) -> tuple[Path, bool]:
+def compose(work: Path, model: str, task: str, lineage: Lineage = paths.PAPER) -> tuple[Path, bool]:
     """(folder of the composed adapter, whether it was made now).
 
-    Raises EscError where one of the two is not trained, or the DPO adapter on another SFT adapter.
+    Raises EscError where a part is not trained, or the last one not on the others as they are.
     """
-    parts = {}
-    for stage in ("sft", "dpo"):
-        folder = work / paths.adapter(model, task, stage)
-        if not (folder / adapters.WEIGHTS).is_file():
-            step = commands.make(f"{stage}-{task}", work=work, model=model)
-            raise EscError(f"{folder} holds no adapter; {step} trains it")
-        parts[stage] = folder
-    output = parts["dpo"] / adapters.SERVED
-    made_from = {stage: adapters.fingerprint(folder) for stage, folder in parts.items()}
-    options = parts["dpo"] / "options.json"
-    if options.is_file() and files.read_json(options).get("SFT adapter") != made_from["sft"]:
-        raise EscError(
-            f"{parts['dpo']} was trained on another SFT adapter than {parts['sft']} holds now; "
-            "train the DPO adapter again, with FORCE=1"
-        )
-    with files.exclusive(parts["dpo"]):
+    parts = [
+        work / paths.adapter(model, task, "sft"),
+        *(work / paths.adapter(model, task, "dpo", one) for one in (*lineage.before, lineage)),
+    ]
+    for folder in parts:
+        adapters.check(folder, work, model)
+    last = parts[-1]
+    output = last / adapters.SERVED
+    made_from = {folder.name: adapters.fingerprint(folder) for folder in parts}
+    options = last / "options.json"
+    trained_on = files.read_json(options) if options.is_file() else {}
+    for folder in parts[:-1]:
+        # Trained by llamafactory-cli itself, it has no options to hold against.
+        if trained_on and trained_on.get(f"adapter {folder.name}") != made_from[folder.name]:
+            raise EscError(
+                f"{last} was trained on another adapter than {folder} holds now; train it again, "
+                "with FORCE=1"
+            )
+    with files.exclusive(last):
         manifest = output / MANIFEST
         if manifest.is_file() and files.read_json(manifest)["made_from"] == made_from:
             return output, False
-        fresh = parts["dpo"] / f".{adapters.SERVED}{files.TEMPORARY}"
-        backbone = backbones.get(model)
-        rank = concatenate(backbone.location, parts["sft"], parts["dpo"], fresh)
+        fresh = last / f".{adapters.SERVED}{files.TEMPORARY}"
+        rank = concatenate(backbones.get(model).location, parts, fresh)
         files.write_json(fresh / MANIFEST, {"made_from": made_from, "rank": rank})
         shutil.rmtree(output, ignore_errors=True)
         fresh.rename(output)
     return output, True
 
 
-def concatenate(base: str, sft: Path, dpo: Path, output: Path) -> int:
-    """Write the one adapter equal to ``sft`` followed by ``dpo``; returns its rank.
+def concatenate(base: str, parts: Sequence[Path], output: Path) -> int:
+    """Write the one adapter equal to all ``parts`` one after the other; returns its rank.
 
     PEFT's ``cat``: A stacked over A, B beside B, each scaled as it was, so that the product is the
-    sum of the two. The base's weights are not needed, only its shape.
+    sum of all. The base's weights are not needed, only its shape.
     """
     # Heavy, and needed for this one step only.
     import torch
@@ -68,9 +73,11 @@ def concatenate(base: str, sft: Path, dpo: Path, output: Path) -> int:
         empty = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     # Memory that is never written takes none: the base is a shape to hang the adapters on.
     empty.to_empty(device="cpu")
-    model = PeftModel.from_pretrained(empty, str(sft), "sft")
-    model.load_adapter(str(dpo), "dpo")
-    model.add_weighted_adapter(["sft", "dpo"], [1.0, 1.0], "served", combination_type="cat")
+    first, *others = names = [str(number) for number in range(len(parts))]
+    model = PeftModel.from_pretrained(empty, str(parts[0]), first)
+    for name, part in zip(others, parts[1:], strict=True):
+        model.load_adapter(str(part), name)
+    model.add_weighted_adapter(names, [1.0] * len(names), "served", combination_type="cat")
     rank = int(model.peft_config["served"].r)
     model.peft_config["served"].base_model_name_or_path = base
     scratch = output.with_name(f"{output.name}.parts{files.TEMPORARY}")
@@ -87,13 +94,16 @@ def main(argv: list[str]) -> None:
         prog="python -m serving compose",
         description=__doc__,
         examples="  python -m serving compose --task sp\n"
-        "  python -m serving compose --model qwen2.5-7b --task rg",
+        "  python -m serving compose --model qwen2.5-7b --task rg --variant practical",
     )
     parser.add_argument(
         "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
     )
     parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--variant", type=cli.optional, help="of the preference training")
+    parser.add_argument("--round", type=cli.optional_count, help="default: 1")
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
     given = parser.parse_args(argv)
-    output, made = compose(given.work, given.model, given.task)
+    lineage = Lineage(given.variant, given.round or 1).checked(given.task)
+    output, made = compose(given.work, given.model, given.task, lineage)
     print(f"{output} is {'composed' if made else 'up to date'}")

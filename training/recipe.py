@@ -11,9 +11,16 @@ from omegaconf.errors import OmegaConfBaseException
 from esc import backbones, paths
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.lineage import Lineage
 from training.render import accumulation
 
 _SET_BY_MAKE = {"adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "stage"}
+# What decides the loss or the reference is the variant's; another interval would hide the first.
+_SET_BY_VARIANT = {
+    "dpo_label_smoothing", "ld_alpha", "logging_first_step", "logging_steps", "logging_strategy",
+    "pref_bco_weight", "pref_ftx", "pref_loss", "ref_model", "ref_model_adapters",
+    "ref_model_quantization_bit",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +35,61 @@ class Training:
     """Training processes of this node, each with a GPU of its own where there are any."""
     overrides: tuple[str, ...]
     """Extra ``key=value`` for LLaMA-Factory; they win over everything."""
+    lineage: Lineage = paths.PAPER
+    """Of a preference training."""
 
     @property
     def output(self) -> Path:
         """The folder of the adapter."""
-        return self.work / paths.adapter(self.model, self.task, self.stage)
+        return self.work / paths.adapter(self.model, self.task, self.stage, self.lineage)
+
+    @property
+    def starts_from(self) -> list[Path]:
+        """The folders of the adapters that are merged before it, oldest first; none for SFT."""
+        if self.stage == "sft":
+            return []
+        return [
+            self.work / paths.adapter(self.model, self.task, "sft"),
+            *(
+                self.work / paths.adapter(self.model, self.task, "dpo", before)
+                for before in self.lineage.before
+            ),
+        ]
 
 
 def recipe_for(training: Training) -> Row:
     """The recipe as it will run: WORK's paths, the batch for the processes, the overrides.
 
-    Raises EscError for an unknown model, an override of another form, or a batch that does not fit.
+    Raises EscError for an unknown model or variant, an override of another form, or a batch that
+    does not fit.
     """
     backbones.get(training.model)
-    path = paths.recipe(training.model, training.task, training.stage)
+    variant = training.lineage.checked(training.task).variant
+    path = paths.recipe(training.model, training.task, training.stage, variant)
     settings: Row = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings["dataset_dir"] = str(training.work)
     settings["output_dir"] = str(training.output)
-    if training.stage == "dpo":
-        settings["adapter_name_or_path"] = str(training.work / settings["adapter_name_or_path"])
+    if training.starts_from:
+        # LLaMA-Factory splits at commas, and merges one after the other.
+        settings["adapter_name_or_path"] = ",".join(map(str, training.starts_from))
+        settings["dataset"] = paths.preference_dataset(
+            training.task, training.model, training.lineage
+        )
+        if "," in str(training.work):
+            raise EscError(
+                f"WORK={str(training.work)!r} holds a comma, at which LLaMA-Factory splits the "
+                "adapters' paths; choose another WORK"
+            )
     extra = _parsed(training.overrides)
     if fixed := _SET_BY_MAKE & extra.keys():
         raise EscError(
             f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the target and WORK=folder do; "
             "llamafactory-cli train takes any"
+        )
+    if training.stage == "dpo" and (fixed := _SET_BY_VARIANT & extra.keys()):
+        raise EscError(
+            f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the loss is the VARIANT's, and the "
+            "check of the reference reads its first step"
         )
     if settings.get("use_cpu") and _cpu_has_bf16():
         settings["bf16"] = True

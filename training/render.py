@@ -1,16 +1,20 @@
 """Render the LLaMA-Factory recipes from the one table of backbones.
 
-    python -m training render            # write llamafactory_configs/<model>/<task>_<stage>.yaml
+    python -m training render       # llamafactory_configs/<model>/<task>_<stage>[_variant].yaml
 
 The rendered files are committed; a test renders again and compares.
 """
 
 from pathlib import Path
+from typing import Any
 
 from esc import backbones, cli, files, paths, prompts
 from esc.backbones import Backbone
 from esc.exceptions import EscError
 from esc.forms import TASKS
+from esc.lineage import MIXES, Lineage, variants
+from training import losses
+from training.losses import Loss
 
 STAGES = ("sft", "dpo")
 BATCH = 32  # section 6.1, for SFT and DPO
@@ -20,10 +24,6 @@ _NAMES = {
     "sp": "strategy planner",
     "rg": "response generator",
     "vanilla": "entangled model",
-}
-_PURPOSE = {
-    "sft": "LoRA supervised fine-tuning on ESConv.",
-    "dpo": "preference optimisation from the SFT adapter, on its own mined errors.",
 }
 
 
@@ -42,26 +42,30 @@ def accumulation(per_device: int, processes: int) -> int:
     return steps
 
 
-def render(backbone: Backbone, task: str, stage: str) -> str:
+def render(backbone: Backbone, task: str, stage: str, variant: str | None = None) -> str:
     """The text of one recipe."""
-    settings = backbone.settings
+    settings, lineage = backbone.settings, Lineage(variant)
     world = max(settings["gpus"], 1)
-    rates = _SFT if stage == "sft" else _dpo_rates(settings["dpo"][task])
+    loss = None if stage == "sft" else losses.of(lineage)
+    rates = _rates(settings, task, loss)
     on_gpu = settings["gpus"] > 0
-    sft = stage == "sft"
     # A pass over the validation turns takes tens of minutes on a CPU.
-    validated = sft and on_gpu
+    validated = loss is None and on_gpu
+    preferred = paths.preference_dataset(task, backbone.name, lineage)
     return (
         prompts.render(
             paths.RECIPES / "templates",
             "recipe.yaml.j2",
-            what=f"{stage.upper()} of the {_NAMES[task]},",
-            purpose=_PURPOSE[stage],
+            what=f"{stage.upper()} of the {_NAMES[task]}{f' ({variant})' if variant else ''},",
+            purpose=_purpose(loss, variant),
+            make=_make(backbone.name, task, stage, variant),
+            file=paths.recipe(backbone.name, task, stage, variant).name,
             model=backbone.name,
             path=backbone.path,
             template=backbone.template,
             task=task,
-            stage=stage,
+            stage=loss.stage if loss else stage,
+            loss=loss,
             hardware=settings["hardware"],
             gpus=settings["gpus"],
             world=world,
@@ -71,11 +75,9 @@ def render(backbone: Backbone, task: str, stage: str) -> str:
             learning_rate=f"{rates['learning_rate']:.1e}",
             beta=rates.get("beta"),
             epochs=rates["epochs"],
-            dataset=(
-                paths.sft_dataset(task) if sft else paths.preference_dataset(task, backbone.name)
-            ),
+            dataset=paths.sft_dataset(task) if loss is None else preferred,
             eval_dataset=paths.sft_dataset(task, "validation") if validated else None,
-            output=paths.adapter(backbone.name, task, stage),
+            output=paths.adapter(backbone.name, task, stage, lineage),
             sft_output=paths.adapter(backbone.name, task, "sft"),
             save_steps=100 if on_gpu else 5,
         )
@@ -83,17 +85,43 @@ def render(backbone: Backbone, task: str, stage: str) -> str:
     )
 
 
-def _dpo_rates(row: dict[str, float]) -> dict[str, float]:
-    return row | {"epochs": _DPO_EPOCHS}
+def _rates(settings: dict[str, Any], task: str, loss: Loss | None) -> dict[str, float]:
+    if loss is None:
+        return _SFT
+    rates: dict[str, float] = settings["dpo"][task] | {"epochs": _DPO_EPOCHS}
+    if not loss.papers_rate:
+        rates["learning_rate"] = settings["practical"]
+    if loss.beta is not None:
+        rates["beta"] = loss.beta
+    return rates
+
+
+def _purpose(loss: Loss | None, variant: str | None) -> str:
+    if loss is None:
+        return "LoRA supervised fine-tuning on ESConv."
+    on = "its own mined errors"
+    if variant in MIXES:
+        on = f"PsPr against {' and '.join(sorted(MIXES[variant]))} alone"
+    if not loss.papers_rate:
+        on += ", at a rate that moves a LoRA"
+    return f"preference optimisation from the SFT adapter, on {on}."
+
+
+def _make(model: str, task: str, stage: str, variant: str | None) -> str:
+    """The make command of a recipe."""
+    return " ".join(
+        ["make", f"{stage}-{task}", f"MODEL={model}", *([f"VARIANT={variant}"] if variant else [])]
+    )
 
 
 def recipes() -> dict[Path, str]:
     """Path to text of every recipe the table gives."""
     return {
-        paths.recipe(name, task, stage): render(backbone, task, stage)
+        paths.recipe(name, task, stage, variant): render(backbone, task, stage, variant)
         for name, backbone in backbones.table().items()
-        for stage in STAGES
         for task in TASKS
+        for stage in STAGES
+        for variant in (None, *(variants(task) if stage == "dpo" else ()))
     }
 
 

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from esc import files, paths
+from esc import adapters, built, commands, files, paths
 from esc.exceptions import EscError, OptionsDiffer
 from esc.files import Row
+from esc.weights import ELSEWHERE
 from training.recipe import Training, world
 
 OPTIONS = "options.json"
 RECIPE = "recipe.yaml"
 LOG = "trainer_log.jsonl"
-WEIGHTS = "adapter_model.safetensors"
 
 _LEFT_BY_A_FAILED_START = {OPTIONS, RECIPE, LOG}
 
@@ -18,7 +18,8 @@ _LEFT_BY_A_FAILED_START = {OPTIONS, RECIPE, LOG}
 def stamp(training: Training, settings: Row) -> Row:
     """Everything that decides the adapter, under the names a user knows.
 
-    Raises EscError where the training set, or for DPO the SFT adapter, is missing.
+    Raises EscError where the training set is missing, or for a preference training an adapter it
+    starts from is, or the set was not mined from just that.
     """
     name = settings["dataset"]
     registry = files.read_json(training.work / paths.REGISTRY, made_by="make data")
@@ -29,17 +30,19 @@ def stamp(training: Training, settings: Row) -> Row:
         )
     data = training.work / registry[name]["file_name"]
     if not data.is_file():
-        step = "make data" if training.stage == "sft" else f"make mine-{training.task}"
-        raise EscError(f"{data} is not there; {step} makes it")
+        raise EscError(f"{data} is not there; {_maker(training)} makes it")
     made_from: Row = {}
     if training.stage == "sft":
         manifest = files.read_json(paths.data_manifest(training.work), made_by="make data")
         made_from = manifest["options"]
     else:
-        weights = Path(settings["adapter_name_or_path"]) / WEIGHTS
-        if not weights.is_file():
-            raise EscError(f"{weights} is not there; make sft-{training.task} trains it")
-        made_from = {"SFT adapter": files.sha256(weights)}
+        for folder in training.starts_from:
+            adapters.check(folder, training.work, training.model)
+        _check_provenance(training, provenance(training, data))
+        made_from = {
+            f"adapter {folder.name}": adapters.fingerprint(folder)
+            for folder in training.starts_from
+        }
     batch = (
         settings["per_device_train_batch_size"]
         * settings["gradient_accumulation_steps"]
@@ -50,6 +53,51 @@ def stamp(training: Training, settings: Row) -> Row:
         "batch": batch,
         "recipe": {key: value for key, value in settings.items() if key not in _NOT_DECISIVE},
     }
+
+
+def _maker(training: Training) -> str:
+    if training.stage == "sft":
+        return "make data"
+    mining = training.lineage.mining
+    return commands.make(
+        f"mine-{training.task}", work=training.work, model=training.model, **mining.variables
+    )
+
+
+def provenance(training: Training, data: Path) -> Row:
+    """What a mined set says it comes from; EscError where it is empty, or says nothing."""
+    first = next(files.read_jsonl(data), None)
+    if first is None:
+        raise EscError(f"{data} is empty; {_maker(training)} makes it")
+    found: Row | None = first.get("provenance")
+    if not isinstance(found, dict) or not {"model", "weights", "data", "smoke"} <= found.keys():
+        raise EscError(
+            f"{data} does not say which model its pairs are of (no provenance); "
+            f"{_maker(training)} makes one that does, llamafactory-cli train takes any"
+        )
+    return found
+
+
+def _check_provenance(training: Training, mined: Row) -> None:
+    """Raise EscError where pairs are of another model, adapter or train set than are here now."""
+    if mined["model"] != training.model:
+        raise EscError(
+            f"the pairs of {training.task} were mined from MODEL={mined['model']}, not "
+            f"{training.model}; {_maker(training)} mines that one's own errors"
+        )
+    start = adapters.start(training.task, training.lineage)
+    present = adapters.fingerprint(adapters.folder(training.work, training.model, start))
+    if mined["weights"] not in (present, ELSEWHERE):
+        raise EscError(
+            f"the pairs of {training.task} were mined from another {start} than is there now; "
+            f"{_maker(training)} FORCE=1 mines this one's own errors"
+        )
+    changed = files.differences(mined["data"], built.train_set(built.manifest(training.work)))
+    if changed:
+        raise EscError(
+            f"the pairs of {training.task} are of other train turns than are built now "
+            f"({'; '.join(changed)}); build those again, or {_maker(training)} FORCE=1"
+        )
 
 
 # Where things lie, how a run is logged, computed and spread. The batch is stamped by itself.

@@ -5,7 +5,9 @@
 Reads the recipe and the built sets, writes ``saves/<model>/<task>_<stage>/``: ``recipe.yaml`` (the
 recipe as it ran), the adapter, the loss curve, and ``run.json`` last. Goes on from the newest
 checkpoint after an interruption, does nothing when done, and stops when the folder was made with
-other options. The recipes also run without this step, with ``llamafactory-cli train`` itself.
+other options. The recipes also run without this step, with ``llamafactory-cli train`` itself. A
+preference training (``--stage dpo``, of any ``--variant`` and ``--round``) is stopped at its first
+step where the reference is not the model it starts from.
 """
 
 import os
@@ -19,25 +21,27 @@ from typing import Any
 
 import yaml
 
-from esc import backbones, chat_template, cli, files, policy_server
+from esc import backbones, chat_template, cli, commands, files, paths, policy_server
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.forms import TASKS
+from esc.lineage import Lineage
 from esc.smoke import is_smoke
+from training import losses, reference
 from training.recipe import Training, recipe_for
+from training.reference import STATE
 from training.render import STAGES
-from training.stamp import OPTIONS, RECIPE, guard_options, stamp
+from training.stamp import OPTIONS, RECIPE, guard_options, provenance, stamp
 
 DONE = "run.json"
-STATE = "trainer_state.json"
 CURVE = "training_loss.png"
 
 
 def train(training: Training, *, force: bool) -> Row:
     """What ``run.json`` says of the finished training.
 
-    Raises EscError where LLaMA-Factory fails, or would train on a CPU beside a server,
-    OptionsDiffer where the folder is of another run.
+    Raises EscError where LLaMA-Factory fails, the reference is wrong, or a CPU would train beside
+    a server, OptionsDiffer where the folder is of another run.
     """
     settings = recipe_for(training)
     options = stamp(training, settings)
@@ -59,16 +63,28 @@ def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
     recipe = training.output / RECIPE
     files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     drop_torn_checkpoints(training.output)
+    if training.stage == "dpo":
+        # Of a training that was begun before this call, perhaps not by this kit.
+        reference.check_loss(training.output, losses.of(training.lineage), settings)
     seconds = _launch(recipe, training, settings, lock)
+    if training.stage == "dpo":
+        reference.check_rewards(training.output, losses.of(training.lineage), settings)
     # Over the tokenizer's own: whoever loads the adapter's tokenizer gets the training's ids.
     text = chat_template.of(settings["model_name_or_path"], settings["template"])
     files.write_text(training.output / chat_template.FILE, text)
     facts = {
         "seconds": round(seconds, 1),
-        "smoke": is_smoke(training.model, training.work),
+        "smoke": _is_smoke(training, settings),
     } | _losses(training.output)
     files.write_json(done, facts)
     return facts
+
+
+def _is_smoke(training: Training, settings: Row) -> bool:
+    if training.stage == "sft":
+        return is_smoke(training.model, training.work)
+    mined = provenance(training, training.work / paths.preference_file(settings["dataset"]))
+    return bool(mined["smoke"])
 
 
 def drop_torn_checkpoints(output: Path) -> None:
@@ -101,13 +117,28 @@ def _launch(recipe: Path, training: Training, settings: Row, lock: int) -> float
     print("running: " + " ".join([program.name, *command[1:]]), flush=True)
     begin = time.monotonic()
     # The training holds the lock too: it outlives this process when only this one is killed.
-    result = subprocess.run(command, env=environment, check=False, pass_fds=[lock])
-    if result.returncode:
+    with subprocess.Popen(command, env=environment, pass_fds=[lock]) as process:
+        code = _watched(process, training, settings)
+    if code:
         raise EscError(
-            f"LLaMA-Factory stopped with exit code {result.returncode} (its output is above); "
+            f"LLaMA-Factory stopped with exit code {code} (its output is above); "
             "the same command goes on from the newest checkpoint, if there is one"
         )
     return time.monotonic() - begin
+
+
+def _watched(process: subprocess.Popen[bytes], training: Training, settings: Row) -> int:
+    """Exit code of the training, watched for its reference where it has one to watch."""
+    if training.stage == "sft":
+        return process.wait()
+    begun_here = not list(training.output.glob("checkpoint-*"))
+    try:
+        return reference.watched(process, training.output, losses.of(training.lineage), settings)
+    except EscError:
+        # Steps against a wrong reference are worth nothing: the corrected command begins anew.
+        if begun_here:
+            shutil.rmtree(training.output)
+        raise
 
 
 def _losses(output: Path) -> dict[str, Any]:
@@ -138,7 +169,17 @@ def report(training: Training, facts: Row) -> str:
 
 def _next(training: Training) -> str:
     """The command a user most likely wants now, with the same options."""
-    if training.task == "vanilla" or training.stage == "dpo":
+    if training.stage == "dpo":
+        system = "vanilla" if training.task == "vanilla" else "decoupled"
+        return commands.make(
+            "predict",
+            work=training.work,
+            model=training.model,
+            SYSTEM=system,
+            STAGE="dpo",
+            **training.lineage.variables,
+        )
+    if training.task == "vanilla":
         backbone = backbones.get(training.model)
         return (
             f"llamafactory-cli chat model_name_or_path={backbone.path} "
@@ -166,7 +207,8 @@ def main(argv: list[str]) -> None:
         examples=(
             "  python -m training train --task sp\n"
             "  python -m training train --model qwen2.5-7b --task rg --processes 4\n"
-            "  python -m training train --task sp --work demo --set num_train_epochs=1.0"
+            "  python -m training train --task sp --work demo --set num_train_epochs=1.0\n"
+            "  python -m training train --task vanilla --stage dpo --variant nsnr_psnr"
         ),
     )
     parser.add_argument(
@@ -174,6 +216,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--stage", choices=STAGES, default="sft")
+    parser.add_argument("--variant", type=cli.optional, help="of a preference training")
+    parser.add_argument("--round", type=cli.optional_count, help="of mining (default: 1)")
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
     parser.add_argument(
         "--processes", type=cli.optional_count, help="training processes (default: all GPUs, or 1)"
@@ -183,6 +227,9 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--force", action="store_true", help="delete an adapter of other options")
     arguments = parser.parse_args(argv)
+    lineage = Lineage(arguments.variant, arguments.round or 1)
+    if arguments.stage == "sft" and lineage != paths.PAPER:
+        raise EscError("VARIANT and ROUND name a preference training; SFT has none (--stage dpo)")
     training = Training(
         model=arguments.model,
         task=arguments.task,
@@ -190,6 +237,7 @@ def main(argv: list[str]) -> None:
         work=arguments.work,
         processes=arguments.processes or _default_processes(arguments.model),
         overrides=tuple(arguments.set),
+        lineage=lineage,
     )
     facts = train(training, force=arguments.force)
     print(report(training, facts))

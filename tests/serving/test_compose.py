@@ -6,8 +6,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from esc import adapters, paths
+from esc import adapters, files, paths
 from esc.exceptions import EscError
+from esc.lineage import Lineage
 from serving.compose import MANIFEST, compose, concatenate
 
 LARGEST = 1e-4
@@ -72,7 +73,7 @@ def test_the_composed_adapter_gives_the_logits_of_the_sequential_merge(work, mod
 def test_adapters_of_other_ranks_and_scales_compose_too(tmp_path, model):
     random_adapter(model, tmp_path / "one", seed=3, alpha=32, rank=8)
     random_adapter(model, tmp_path / "two", seed=4, alpha=8, rank=16)
-    assert concatenate(str(model), tmp_path / "one", tmp_path / "two", tmp_path / "served") == 24
+    assert concatenate(str(model), [tmp_path / "one", tmp_path / "two"], tmp_path / "served") == 24
     composed = logits(PeftModel.from_pretrained(fresh(model), tmp_path / "served").eval())
     merged = merged_in_order(model, tmp_path / "one", tmp_path / "two")
     assert (composed - merged).abs().max() < LARGEST
@@ -87,6 +88,18 @@ def test_it_is_renewed_exactly_when_a_part_has_changed(work, model):
     assert compose(work, MODEL, "sp") == (served, True)
     assert (served / MANIFEST).read_text() != before
     assert adapters.found(work, MODEL)["sp-dpo"] == served
+
+
+@pytest.mark.slow
+def test_a_second_round_is_composed_with_both_before_it(tmp_path, model):
+    sft = tmp_path / paths.adapter(MODEL, "sp", "sft")
+    rounds = [tmp_path / paths.adapter(MODEL, "sp", "dpo", Lineage("ipo", n)) for n in (1, 2)]
+    for seed, folder in enumerate([sft, *rounds]):
+        random_adapter(model, folder, seed=seed, alpha=16)
+    served, _ = compose(tmp_path, MODEL, "sp", Lineage("ipo", 2))
+    composed = logits(PeftModel.from_pretrained(fresh(model), served).eval())
+    assert (composed - merged_in_order(model, sft, *rounds)).abs().max() < LARGEST
+    assert files.read_json(served / MANIFEST)["rank"] == 48
 
 
 def touch_adapter(folder):
@@ -105,8 +118,8 @@ def test_a_part_that_is_not_trained_is_named_with_its_command(tmp_path):
 def test_a_delta_on_another_sft_adapter_is_refused(tmp_path):
     touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "sft"))
     dpo = touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "dpo"))
-    (dpo / "options.json").write_text('{"SFT adapter": "of before"}')
-    with pytest.raises(EscError, match="trained on another SFT adapter"):
+    (dpo / "options.json").write_text('{"adapter sp_sft": "of before"}')
+    with pytest.raises(EscError, match=r"sp_dpo was trained on another adapter than .*sp_sft"):
         compose(tmp_path, MODEL, "sp")
 
 
@@ -120,12 +133,12 @@ def test_every_adapter_is_served_under_its_own_name(tmp_path):
     saves = tmp_path / paths.adapters(MODEL)
     for name in ("sp_sft", "vanilla_sft"):
         touch_adapter(saves / name)
-    touch_adapter(saves / "rg_dpo_mix_r2" / adapters.SERVED)
-    (saves / "rg_dpo_mix_r2" / adapters.WEIGHTS).write_bytes(b"delta")
+    touch_adapter(saves / "rg_dpo_ipo_r2" / adapters.SERVED)
+    (saves / "rg_dpo_ipo_r2" / adapters.WEIGHTS).write_bytes(b"delta")
     touch_adapter(saves / "notes")
     (saves / "rg_sft").mkdir()
     assert adapters.found(tmp_path, MODEL) == {
-        "rg-dpo-mix-r2": saves / "rg_dpo_mix_r2" / "served",
+        "rg-dpo-ipo-r2": saves / "rg_dpo_ipo_r2" / "served",
         "sp-sft": saves / "sp_sft",
         "vanilla-sft": saves / "vanilla_sft",
     }

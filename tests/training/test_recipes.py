@@ -6,7 +6,8 @@ import yaml
 from esc import backbones, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
-from training import render
+from esc.lineage import LOSSES, MIXES, Lineage, variants
+from training import losses, render
 
 RECIPES = sorted(paths.RECIPES.glob("*/*.yaml"))
 # Table 7: learning rate and beta of DPO.
@@ -21,12 +22,15 @@ TABLE_7 = {
 BACKBONES = ["qwen2.5-7b", "llama3.1-8b", "gemma2-9b", "smollm2-135m"]
 
 
-def settings(model, task, stage):
-    return yaml.safe_load(paths.recipe(model, task, stage).read_text())
+PREFERENCES = [(task, variant) for task in TASKS for variant in (None, *variants(task))]
 
 
-def test_there_are_24_recipes_and_no_other_yaml():
-    assert len(RECIPES) == 24
+def settings(model, task, stage, variant=None):
+    return yaml.safe_load(paths.recipe(model, task, stage, variant).read_text())
+
+
+def test_there_are_100_recipes_and_no_other_yaml():
+    assert len(RECIPES) == 100
     assert set(paths.RECIPES.rglob("*.yaml")) == {*RECIPES, paths.RECIPES / "backbones.yaml"}
 
 
@@ -44,9 +48,21 @@ def test_llamafactory_parses_it(path, tmp_path):
     assert (finetuning_args.lora_rank, finetuning_args.lora_alpha) == (16, 16)
     assert finetuning_args.lora_dropout == 0.05
     assert data_args.cutoff_len == 4096
-    assert finetuning_args.create_new_adapter == (finetuning_args.stage == "dpo")
+    assert finetuning_args.create_new_adapter == (finetuning_args.stage != "sft")
     assert (model_args.adapter_name_or_path is None) == (finetuning_args.stage == "sft")
     assert isinstance(training_args.learning_rate, float)
+
+
+def test_llamafactory_trains_without_a_reference_exactly_where_the_table_expects_no_start():
+    from llamafactory.hparams import FinetuningArguments
+
+    for variant in (None, *LOSSES):
+        loss = losses.of(Lineage(variant))
+        kind = {} if loss.stage == "kto" else {"pref_loss": loss.name}
+        arguments = FinetuningArguments(stage=loss.stage, **kind)
+        # In KTO's stage the reference needs no switch.
+        referenced = arguments.use_ref_model or loss.stage == "kto"
+        assert referenced == (loss.start is not None)
 
 
 @pytest.mark.parametrize("model", BACKBONES)
@@ -68,11 +84,36 @@ def test_dpo_has_the_values_of_table_7(row, values):
     assert (recipe["num_train_epochs"], recipe["pref_loss"]) == (1, "sigmoid")
 
 
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_mix_differs_from_the_papers_training_in_its_pairs_alone(mix):
+    whole, part = (settings("qwen2.5-7b", "vanilla", "dpo", one) for one in (None, mix))
+    changed = {key for key in whole | part if whole.get(key) != part.get(key)}
+    assert changed == {"dataset", "output_dir"}
+    assert part["dataset"] == f"esc_vanilla_dpo_qwen2.5-7b_{mix}"
+
+
 @pytest.mark.parametrize("model", BACKBONES)
 @pytest.mark.parametrize("task", TASKS)
-def test_dpo_starts_from_the_output_of_sft_and_logs_every_step(model, task):
-    dpo = settings(model, task, "dpo")
+def test_practical_differs_from_the_papers_training_in_its_rate_alone(model, task):
+    papers, practical = (settings(model, task, "dpo", one) for one in (None, "practical"))
+    changed = {key for key in papers | practical if papers.get(key) != practical.get(key)}
+    assert changed == {"learning_rate", "output_dir"}
+    assert practical["learning_rate"] >= 5 * papers["learning_rate"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_loss_is_trained_on_the_same_mined_pairs_but_kto(task):
+    sets = {loss: settings("llama3.1-8b", task, "dpo", loss)["dataset"] for loss in LOSSES}
+    assert sets.pop("kto") == f"esc_{task}_kto_llama3.1-8b"
+    assert set(sets.values()) == {f"esc_{task}_dpo_llama3.1-8b"}
+
+
+@pytest.mark.parametrize("model", BACKBONES)
+@pytest.mark.parametrize(("task", "variant"), PREFERENCES)
+def test_dpo_starts_from_the_output_of_sft_and_logs_every_step(model, task, variant):
+    dpo = settings(model, task, "dpo", variant)
     assert dpo["adapter_name_or_path"] == settings(model, task, "sft")["output_dir"]
+    assert dpo["create_new_adapter"] is True
     assert dpo["logging_steps"] == 1
 
 

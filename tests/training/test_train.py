@@ -19,8 +19,10 @@ from training import train as step
 QUICK = ("max_steps=10", "gradient_accumulation_steps=2", "save_steps=1")
 
 
-def training(work, *overrides, task="sp", stage="sft", model="smollm2-135m", processes=1):
-    return recipe.Training(model, task, stage, work, processes, overrides)
+def training(
+    work, *overrides, task="sp", stage="sft", model="smollm2-135m", processes=1, lineage=paths.PAPER
+):
+    return recipe.Training(model, task, stage, work, processes, overrides, lineage)
 
 
 @pytest.fixture
@@ -66,14 +68,6 @@ def test_a_machine_with_gpus_gives_the_embedded_model_one_process(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,3")
     assert step._default_processes("smollm2-135m") == 1
     assert step._default_processes("qwen2.5-7b") == 3
-
-
-def test_dpo_without_the_sft_adapter_names_the_target_that_trains_it(work):
-    (work / paths.preference_file(paths.preference_dataset("sp", "smollm2-135m"))).write_text(
-        "{}\n"
-    )
-    with pytest.raises(EscError, match=r"adapter_model\.safetensors is not there; make sft-sp"):
-        step.train(training(work, stage="dpo"), force=False)
 
 
 def test_an_override_of_another_form_is_refused(tmp_path):

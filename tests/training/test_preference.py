@@ -1,0 +1,206 @@
+"""Preference trainings: what they start from, what they may be trained on, and their reference."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from data_builders import build, options
+from esc import adapters, built, files, paths
+from esc.exceptions import EscError
+from esc.lineage import Lineage
+from training import losses, recipe, reference, stamp
+
+MODEL = "smollm2-135m"
+
+
+def training(work, *overrides, task="sp", lineage=paths.PAPER):
+    return recipe.Training(MODEL, task, "dpo", work, 1, overrides, lineage)
+
+
+def adapter(folder):
+    folder.mkdir(parents=True)
+    save_file({"weight": torch.zeros(1)}, folder / adapters.WEIGHTS)
+    return folder
+
+
+def pairs(work, task="sp", lineage=paths.PAPER, **changed):
+    """A mined set of two pairs, made from the adapter that is there."""
+    train = list(files.read_jsonl(work / paths.sft_file("sp", "train")))[:2]
+    start = adapters.folder(work, MODEL, adapters.start(task, lineage))
+    provenance = {
+        "model": MODEL,
+        "weights": adapters.fingerprint(start),
+        "data": built.train_set(built.manifest(work)),
+        "smoke": True,
+    } | changed
+    path = work / paths.preference_file(paths.preference_dataset(task, MODEL, lineage))
+    rows = [
+        {
+            "id": row["id"],
+            "system": row["system"],
+            "conversations": [{"from": "human", "value": row["instruction"]}],
+            "chosen": {"from": "gpt", "value": row["output"]},
+            "rejected": {"from": "gpt", "value": "Information"},
+            "provenance": provenance,
+        }
+        for row in train
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def work(small_corpus, tmp_path):
+    """Built sets and an SFT adapter of the planner, which holds nothing a model could load."""
+    build.build(str(small_corpus), tmp_path, options.BuildOptions())
+    adapter(tmp_path / paths.adapter(MODEL, "sp", "sft"))
+    return tmp_path
+
+
+def stamped(asked):
+    return stamp.stamp(asked, recipe.recipe_for(asked))
+
+
+def test_the_stamp_holds_the_adapter_it_starts_from(work):
+    pairs(work)
+    sft = adapters.fingerprint(work / paths.adapter(MODEL, "sp", "sft"))
+    assert stamped(training(work))["adapter sp_sft"] == sft
+
+
+def test_a_second_round_is_merged_after_sft_and_the_first_and_has_its_own_set(work):
+    made = recipe.recipe_for(training(work, lineage=Lineage("ipo", 2)))
+    saves = work / paths.adapters(MODEL)
+    assert made["adapter_name_or_path"] == f"{saves}/sp_sft,{saves}/sp_dpo_ipo"
+    assert made["dataset"] == f"esc_sp_dpo_{MODEL}_ipo_r2"
+    assert made["output_dir"] == f"{saves}/sp_dpo_ipo_r2"
+
+
+def test_a_comma_in_work_is_refused(tmp_path):
+    with pytest.raises(EscError, match="holds a comma"):
+        recipe.recipe_for(training(tmp_path / "a,b"))
+
+
+def test_a_variant_that_the_task_does_not_have_lists_those_it_has(work):
+    with pytest.raises(EscError, match="VARIANT=psnr is none of sp's: practical, ipo"):
+        recipe.recipe_for(training(work, lineage=Lineage("psnr")))
+
+
+@pytest.mark.parametrize("given", ["pref_loss=hinge", "pref_ftx=1.0", "logging_steps=10"])
+def test_what_would_change_the_first_loss_or_hide_it_is_the_variants(work, given):
+    with pytest.raises(EscError, match=r"^TRAIN_ARGS cannot set [a-z_]+: the loss is the VARIANT"):
+        recipe.recipe_for(training(work, given))
+
+
+def test_a_missing_sft_adapter_names_the_target_that_trains_it(work):
+    pairs(work)
+    shutil.rmtree(work / paths.adapter(MODEL, "sp", "sft"))
+    with pytest.raises(EscError, match=r"sp_sft holds no adapter; make sft-sp WORK=.* trains it"):
+        stamped(training(work))
+
+
+@pytest.mark.parametrize("left", [b"", b"torn"])
+def test_an_empty_or_torn_sft_adapter_is_one_line(work, left):
+    pairs(work)
+    (work / paths.adapter(MODEL, "sp", "sft") / adapters.WEIGHTS).write_bytes(left)
+    with pytest.raises(EscError, match=r"holds no weights \(empty, or cut off\); delete"):
+        stamped(training(work))
+
+
+def test_a_set_that_is_not_mined_names_the_target_that_mines_it(work):
+    with pytest.raises(EscError, match=r"esc_sp_dpo_.* is not there; make mine-sp WORK=.* makes"):
+        stamped(training(work))
+
+
+def test_an_empty_set_is_refused(work):
+    pairs(work).write_text("")
+    with pytest.raises(EscError, match=r"is empty; make mine-sp"):
+        stamped(training(work))
+
+
+def test_a_set_without_provenance_is_refused(work):
+    pairs(work).write_text('{"id": "0-0"}\n')
+    with pytest.raises(EscError, match=r"no provenance"):
+        stamped(training(work))
+
+
+def test_a_set_mined_from_another_model_is_refused(work):
+    pairs(work, model="qwen2.5-7b")
+    with pytest.raises(EscError, match=r"mined from MODEL=qwen2\.5-7b, not smollm2-135m; make"):
+        stamped(training(work))
+
+
+def test_a_set_mined_from_another_adapter_is_refused(work):
+    pairs(work, weights="0" * 64)
+    with pytest.raises(EscError, match=r"mined from another sp-sft than is there now; .* FORCE=1"):
+        stamped(training(work))
+
+
+def test_a_set_of_other_train_turns_is_refused(work):
+    pairs(work)
+    build.build(None, work, options.BuildOptions(limit=2))
+    with pytest.raises(EscError, match=r"of other train turns than are built now \(.*\); build"):
+        stamped(training(work))
+
+
+def logged(folder, *rows):
+    folder.mkdir(exist_ok=True)
+    (folder / reference.LOG).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+SETTINGS = {"pref_beta": 0.5, "create_new_adapter": True}
+
+
+@pytest.mark.parametrize(
+    ("variant", "start"),
+    [(None, 0.6931), ("practical", 0.6931), ("ipo", 1.0), ("kto", 0.5), ("psnr", 0.6931)],
+)
+def test_the_expected_first_loss(tmp_path, variant, start):
+    loss = losses.of(Lineage(variant))
+    assert reference.check_loss(logged(tmp_path, {"loss": start}), loss, SETTINGS)
+    with pytest.raises(EscError, match="the reference is not the model it starts from"):
+        reference.check_loss(logged(tmp_path, {"loss": start + 0.002}), loss, SETTINGS)
+
+
+@pytest.mark.parametrize("variant", ["orpo", "simpo"])
+def test_a_loss_without_a_reference_may_start_anywhere(tmp_path, variant):
+    loss = losses.of(Lineage(variant))
+    assert reference.check_loss(logged(tmp_path, {"loss": 17.0}), loss, SETTINGS)
+
+
+def test_a_first_loss_that_is_no_number_is_wrong(tmp_path):
+    with pytest.raises(EscError, match=r"loss in .* is nan"):
+        reference.check_loss(logged(tmp_path, {"loss": float("nan")}), losses.SIGMOID, SETTINGS)
+
+
+def test_only_the_first_step_is_held_to_it_and_half_a_line_is_none(tmp_path):
+    folder = logged(tmp_path, {"loss": 0.6931}, {"loss": 0.5})
+    assert reference.check_loss(folder, losses.SIGMOID, SETTINGS)
+    (folder / reference.LOG).write_text('{"loss": 0.1')
+    assert not reference.check_loss(folder, losses.SIGMOID, SETTINGS)
+
+
+def test_without_create_new_adapter_the_message_says_so(tmp_path):
+    folder = logged(tmp_path, {"loss": 0.6})
+    with pytest.raises(EscError, match="create_new_adapter is not true"):
+        reference.check_loss(folder, losses.SIGMOID, {"pref_beta": 0.5})
+
+
+def state(folder, **rewards):
+    first = {f"rewards/{side}": value for side, value in rewards.items()}
+    files.write_json(folder / reference.STATE, {"log_history": [{"loss": 0.69} | first]})
+
+
+@pytest.mark.parametrize("rewards", [{"chosen": 0.01, "rejected": 0.01}, {}])
+def test_first_rewards_other_than_zero_are_refused(tmp_path, rewards):
+    state(tmp_path, **rewards)
+    with pytest.raises(EscError, match="first rewards in"):
+        reference.check_rewards(tmp_path, losses.SIGMOID, SETTINGS)
+
+
+def test_first_rewards_of_zero_pass(tmp_path):
+    state(tmp_path, chosen=0.0, rejected=-0.0)
+    reference.check_rewards(tmp_path, losses.SIGMOID, SETTINGS)
