@@ -23,7 +23,7 @@ class RunFolder:
 
     path: Path
     options: Row
-    records: str = "predictions.jsonl"
+    records: str
     """The name of the file of records."""
 
     def finished(self) -> Row | None:

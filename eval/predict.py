@@ -5,43 +5,37 @@
 Reads the built sets, asks the running server (or one started for this run, or BASE_URL), writes
 ``runs/<model>/<system>_<stage>/``: ``calls.jsonl``, every answer as it comes, at the end
 ``predictions.jsonl``, and ``run.json`` where no record failed. The same command goes on after an
-interruption and asks nothing twice. The prompt baselines run on the base model.
+interruption and asks nothing twice. The prompt baselines run on the base model; VARIANT and ROUND
+say which DPO adapters predict, and add to the folder's name.
 """
 
 import argparse
-import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from esc import adapters, backbones, cli, files, paths, policy_server, smoke
 from esc.backbones import DECODE
-from esc.chat.budget import Budget, Price
-from esc.chat.cache import Cache
 from esc.chat.failures import Failure, FailureKind
+from esc.chat.job import Job, Sending
+from esc.chat.job import add_arguments as add_sending
 from esc.chat.meter import Meter
-from esc.chat.policy import Asks, Chat, Policy, Rehearsal
+from esc.chat.policy import Asks
 from esc.chat.request import derived_seed
-from esc.chat.transport import Pool
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.plan_and_speak import TIMEOUT
+from esc.lineage import Lineage
 from esc.run_folder import RunFolder
 from esc.turns import GoldTurn, gold_turns
-from eval.asked import Asked, options_of, weights_of
-from eval.systems import PROMPT_BASELINES, SYSTEMS, Outcome, Setting
+from esc.weights import weights_of
+from eval.asked import Asked, options_of
+from eval.systems import PROMPT_BASELINES, SYSTEMS, Outcome, Setting, tasks_of
 
-IN_FLIGHT = {"gpu": 256, "cpu": 32}
-"""Requests at a time that keep an engine full, by where the backbone runs."""
-
-
-Work = partial[Coroutine[Any, Any, Row]]
-"""From somebody to ask and a turn to the turn's record."""
+PREDICTIONS = "predictions.jsonl"
 
 
 async def one_record(asks: Asks, turn: GoldTurn, *, asked: Asked, weights: dict[str, str]) -> Row:
@@ -78,70 +72,51 @@ def _failed(turn: GoldTurn, failure: Failure) -> Row:
     return _gold(turn) | {"status": "failed", "failure": asdict(failure)}
 
 
-def predict(asked: Asked, *, force: bool, dry_run: bool) -> int:
+def predict(asked: Asked, sending: Sending, *, force: bool) -> int:
     """Exit code: 0 where every record is there, 1 where some failed.
 
     Raises EscError for whatever a user can mend.
     """
-    if asked.system in PROMPT_BASELINES and asked.setting.stage != adapters.BASE:
-        raise EscError(f"SYSTEM={asked.system} is a prompt on the base model; use STAGE=base")
-    weights = weights_of(asked)
+    weights = weights_of(asked.work, asked.model, asked.models, elsewhere=bool(asked.base_urls))
     turns = gold_turns(asked.work, asked.split, asked.limit)
-    folder = RunFolder(
-        asked.work / paths.run(asked.model, asked.system, asked.setting.stage),
-        options_of(asked, weights, turns),
-    )
-    of = {"model": asked.model, "system": asked.system, "stage": asked.setting.stage}
+    folder = RunFolder(asked.folder, options_of(asked, weights, turns), PREDICTIONS)
     with files.exclusive(folder.path):
-        if not dry_run:
+        if not sending.dry_run:
             folder.claim(force=force)
             if facts := folder.finished():
                 print(f"{folder.path} is complete with these options; nothing to do")
                 print(_report(facts, folder.path))
                 return 0
-        cache = folder.cache(of)
-        if cache.repaired:
+        job = _job(asked, folder, turns, weights)
+        if job.cache.repaired:
             print("the last stored answer was torn and is asked for again", file=sys.stderr)
-        work = partial(one_record, asked=asked, weights=weights)
-        rehearsal = Rehearsal(cache, weights)
-        records: list[Row | Failure] = list(asyncio.run(_rehearse(rehearsal, turns, work)))
-        if dry_run:
-            print(rehearsal.report(asked.budget))
+        rehearsal, rows = job.rehearse()
+        if sending.dry_run:
+            print(rehearsal.report(sending.budget))
             return 0
+        records: list[Row | Failure] = list(rows)
         begin = time.monotonic()
-        meter = Meter(asked.budget, cached=rehearsal.cached)
+        meter = Meter(sending.budget, cached=rehearsal.cached)
         if rehearsal.requests:
             with policy_server.servers(asked.model, asked.work, asked.base_urls, weights) as where:
-                records, meter = asyncio.run(_ask(asked, where, cache, weights, turns, work))
+                records, meter = job.ask(where.urls, sending)
         facts = _write(folder, asked, turns, records, meter, time.monotonic() - begin)
     print(_report(facts, folder.path))
     return 1 if facts["failed"] else 0
 
 
-async def _rehearse(rehearsal: Rehearsal, turns: Sequence[GoldTurn], work: Work) -> list[Row]:
-    return [await work(rehearsal, turn) for turn in turns]
-
-
-async def _ask(
-    asked: Asked,
-    where: policy_server.Servers,
-    cache: Cache,
-    weights: dict[str, str],
-    turns: Sequence[GoldTurn],
-    work: Work,
-) -> tuple[list[Row | Failure], Meter]:
-    pool = Pool(
-        where.urls,
-        timeout=asked.timeout,
-        connections=asked.policy.in_flight,
+def _job(
+    asked: Asked, folder: RunFolder, turns: Sequence[GoldTurn], weights: dict[str, str]
+) -> Job[GoldTurn]:
+    trained = asked.setting.trained
+    return Job(
+        what=f"{asked.system} {trained}",
+        records=turns,
+        work=partial(one_record, asked=asked, weights=weights),
+        cache=folder.cache({"model": asked.model, "system": asked.system, "stage": trained}),
+        models=asked.models,
+        weights=weights,
     )
-    chat = Chat(pool, cache, weights=weights, policy=asked.policy, budget=asked.budget)
-    try:
-        await pool.connect(asked.models)
-        records = await chat.run(turns, work, f"{asked.system} {asked.setting.stage}")
-    finally:
-        await pool.close()
-    return records, chat.meter
 
 
 def _write(
@@ -187,7 +162,7 @@ def _write(
 def _report(facts: Row, folder: Path) -> str:
     requests = facts["requests"]
     lines = [
-        f"predictions {folder / 'predictions.jsonl'}",
+        f"predictions {folder / PREDICTIONS}",
         f"set         {facts['set']}",
         f"records     {facts['records']:,}: {facts['ok']:,} ok, {facts['invalid']:,} invalid "
         f"(unparsable strategy, DECODE={facts['decode']}), {facts['failed']:,} failed; "
@@ -211,23 +186,34 @@ def _report(facts: Row, folder: Path) -> str:
 def main(argv: list[str]) -> int:
     """Command line of the step."""
     given = _parser().parse_args(argv)
-    backbone = backbones.get(given.model)
-    stage = given.stage or (adapters.BASE if given.system in PROMPT_BASELINES else "sft")
-    decode = given.decode or backbone.decode
-    where = "gpu" if backbone.settings["gpus"] else "cpu"
     asked = Asked(
         model=given.model,
         work=given.work,
         system=given.system,
-        setting=Setting(stage, decode, given.temperature),
+        setting=_setting(given),
         split=given.set,
         limit=given.limit,
         base_urls=given.base_url,
-        budget=Budget(Price.parse(given.price) if given.price else None, given.max_cost),
-        policy=Policy(in_flight=given.in_flight or IN_FLIGHT[where]),
-        timeout=given.timeout,
     )
-    return predict(asked, force=given.force, dry_run=given.dry_run)
+    return predict(asked, Sending.of(given), force=given.force)
+
+
+def _setting(given: argparse.Namespace) -> Setting:
+    """How the system is run; EscError where that cannot be, whatever is trained."""
+    decode = given.decode or backbones.get(given.model).decode
+    is_prompt, names_training = given.system in PROMPT_BASELINES, given.variant or given.round
+    stage = given.stage or (adapters.BASE if is_prompt else "sft")
+    if is_prompt and (stage != adapters.BASE or names_training):
+        raise EscError(
+            f"SYSTEM={given.system} is a prompt on the base model; use STAGE=base"
+            + (" without VARIANT and ROUND" if names_training else "")
+        )
+    if names_training and stage != "dpo":
+        raise EscError("VARIANT and ROUND name a DPO training; use STAGE=dpo")
+    lineage = Lineage(given.variant, given.round or 1)
+    for task in tasks_of(given.system):
+        lineage.checked(task)
+    return Setting(stage, decode, given.temperature, lineage)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -237,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         examples=(
             "  python -m eval predict --system decoupled --stage sft --limit 2\n"
             "  python -m eval predict --system self-refine --limit 2 --dry-run\n"
+            "  python -m eval predict --system decoupled --stage dpo --variant ipo --round 2\n"
             "  python -m eval predict --model qwen2.5-7b --system vanilla --stage sft "
             "--base-url http://gpu1:8000/v1,http://gpu2:8000/v1"
         ),
@@ -252,6 +239,10 @@ def _parser() -> argparse.ArgumentParser:
         choices=(*adapters.STAGES, None),
         help="base, sft or dpo (default: sft; base for the prompt baselines)",
     )
+    parser.add_argument(
+        "--variant", type=cli.optional, help="of the DPO training (default: the paper's own)"
+    )
+    parser.add_argument("--round", type=cli.optional_count, help="of that training; default: 1")
     parser.add_argument("--set", choices=paths.SPLITS, default="test", help="default: test")
     parser.add_argument("--limit", type=cli.optional_count, help="dialogues, drawn by their id")
     parser.add_argument(
@@ -262,12 +253,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
     parser.add_argument("--base-url", type=cli.optional, help="one or several, separated by commas")
-    parser.add_argument("--in-flight", type=cli.optional_count, help="requests at a time")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for an answer")
-    parser.add_argument("--price", type=cli.optional, help="money per million tokens: IN/OUT")
-    parser.add_argument(
-        "--max-cost", type=cli.optional_amount, help="stop before this very call costs more"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
+    add_sending(parser)
     parser.add_argument("--force", action="store_true", help="replace other options' predictions")
     return parser

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from esc import adapters, plan_and_speak, prompts
+from esc import adapters, paths, plan_and_speak, prompts
 from esc.chat.message import Message
 from esc.chat.policy import Asks
 from esc.chat.request import Generation, Reply, Sampling
 from esc.files import Row
+from esc.lineage import Lineage
 from esc.plan_and_speak import PLAN_TOKENS, REPLY_TOKENS
 from esc.strategies import Strategy, strip_tag, tag
 from esc.turns import GoldTurn
@@ -28,10 +29,17 @@ class Setting:
     """``base``, ``sft`` or ``dpo``."""
     decode: str
     temperature: float = 0.0
+    lineage: Lineage = paths.PAPER
+    """Which preference training, at stage ``dpo``."""
+
+    @property
+    def trained(self) -> str:
+        """Stage and lineage in one word: ``sft``, ``dpo_ipo_r2`` …"""
+        return f"{self.stage}{self.lineage.suffix}"
 
     def model(self, task: str) -> str:
         """The served name of the policy of a task."""
-        return adapters.served_name(task, self.stage)
+        return adapters.served_name(task, self.stage, self.lineage)
 
 
 @dataclass(slots=True)
@@ -130,15 +138,16 @@ SYSTEMS: dict[str, System] = {
 PROMPT_BASELINES = ("direct-refine", "self-refine", "emotional-cot")
 """Systems that are prompts alone, and so are run on the base model only."""
 
-TASKS: dict[str, tuple[str, ...]] = {"decoupled": ("sp", "rg"), "decoupled-gold": ("rg",)}
-"""Tasks whose policies a system asks; ``vanilla`` for all others."""
+_TASKS: dict[str, tuple[str, ...]] = {"decoupled": ("sp", "rg"), "decoupled-gold": ("rg",)}
+
+
+def tasks_of(system: str) -> tuple[str, ...]:
+    """The tasks whose policies a system asks."""
+    return _TASKS.get(system, ("vanilla",))
 
 
 def _vanilla_chat(turn: GoldTurn) -> tuple[Message, ...]:
-    past = zip(turn.history, turn.history_strategies, strict=True)
-    return plan_and_speak.vanilla_chat(
-        [(said, strategy, reply) for (said, reply), strategy in past], turn.seeker
-    )
+    return plan_and_speak.vanilla_chat(turn.entangled_history, turn.seeker)
 
 
 def _after(turn: GoldTurn, draft: Outcome, request: str) -> tuple[Message, ...]:

@@ -7,6 +7,7 @@ import pytest
 from faulty_server import NO_MODEL, SERVER_ERROR, TOO_LONG, TRUNCATED, FaultyServer
 
 from esc import cli, files, paths
+from esc.lineage import Lineage
 from esc.turns import gold_turns
 from eval import predict
 
@@ -257,6 +258,80 @@ def test_a_prompt_baseline_on_a_trained_stage_is_one_line(run_predict, work):
 def test_an_adapter_that_is_not_trained_is_named_with_its_command(work, capsys, model):
     code = cli.run(predict.main, ["--work", str(work), "--stage", "sft", "--limit", "1"])
     assert code == 2 and f"make sft-rg WORK={work} trains it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["base", "sft"])
+@pytest.mark.parametrize("named", [("--variant", "ipo"), ("--round", "2"), ("--round", "1")])
+def test_a_dpo_training_named_at_another_stage_is_one_line(run_predict, server, stage, named):
+    code, _, err = run_predict("--stage", stage, *named)
+    assert code == 2
+    assert error(err) == "error: VARIANT and ROUND name a DPO training; use STAGE=dpo"
+    assert server.log == []
+
+
+def test_a_dpo_training_named_for_a_prompt_baseline_is_one_line(run_predict):
+    code, _, err = run_predict("--stage", "dpo", "--variant", "ipo", system="self-refine")
+    assert code == 2 and "use STAGE=base without VARIANT and ROUND" in error(err)
+
+
+@pytest.mark.parametrize(
+    ("system", "variant", "told"),
+    [
+        ("decoupled", "psnr", "VARIANT=psnr is none of sp's: practical, ipo"),
+        ("decoupled-gold", "nsnr", "VARIANT=nsnr is none of rg's: practical, ipo"),
+        ("vanilla", "typo", "VARIANT=typo is none of vanilla's: practical, ipo"),
+    ],
+)
+def test_a_variant_that_a_task_lacks_is_one_line(run_predict, server, system, variant, told):
+    code, _, err = run_predict("--stage", "dpo", "--variant", variant, system=system)
+    assert code == 2 and told in error(err) and server.log == []
+
+
+@pytest.mark.parametrize(
+    ("system", "named", "lineage", "models"),
+    [
+        ("decoupled", (), Lineage(), {"sp-dpo", "rg-dpo"}),
+        (
+            "decoupled",
+            ("--variant", "ipo", "--round", "2"),
+            Lineage("ipo", 2),
+            {"sp-dpo-ipo-r2", "rg-dpo-ipo-r2"},
+        ),
+        ("decoupled-gold", ("--round", "3"), Lineage(None, 3), {"rg-dpo-r3"}),
+        ("vanilla", ("--variant", "nsnr_psnr"), Lineage("nsnr_psnr"), {"vanilla-dpo-nsnr-psnr"}),
+    ],
+)
+def test_a_dpo_training_has_its_own_folder_and_served_names(
+    run_predict, work, server, system, named, lineage, models
+):
+    server.models = tuple(models)
+    code, _, err = run_predict("--stage", "dpo", *named, system=system)
+    assert code == 0, err
+    made = work / paths.run(MODEL, system, "dpo", lineage)
+    assert [path.parent for path in (work / "runs").rglob("predictions.jsonl")] == [made]
+    assert {request.body["model"] for request in server.log if request.body} == models
+    options = files.read_json(made / "options.json")
+    assert (options["STAGE"], options["VARIANT"], options["ROUND"]) == (
+        "dpo", lineage.variant, lineage.round,
+    )  # fmt: skip
+    assert set(options["weights"]) == models
+
+
+def test_the_folder_of_a_variants_second_round_is_named_after_both(run_predict, work, server):
+    server.models = ("rg-dpo-ipo-r2",)
+    options = ("--stage", "dpo", "--variant", "ipo", "--round", "2")
+    assert run_predict(*options, system="decoupled-gold")[0] == 0
+    made = work / "runs" / MODEL / "decoupled-gold_dpo_ipo_r2"
+    header = json.loads((made / "calls.jsonl").read_text().splitlines()[0])
+    assert header["calls of"]["stage"] == "dpo_ipo_r2"
+
+
+def test_a_dpo_training_that_is_missing_is_named_with_its_command(work, capsys, model):
+    argv = ["--work", str(work), "--system", "decoupled-gold", "--stage", "dpo"]
+    code = cli.run(predict.main, [*argv, "--variant", "ipo", "--round", "2"])
+    told = capsys.readouterr().err
+    assert code == 2 and "rg_dpo_ipo_r2 holds no adapter" in told
+    assert "make dpo-rg" in told and "VARIANT=ipo" in told and "ROUND=2" in told
 
 
 def test_a_key_is_in_no_file_and_no_message(run_predict, work, server, monkeypatch):
