@@ -54,7 +54,7 @@ help:  ## this list
 	@echo "  TRAIN_ARGS=\"key=value ...\" for LLaMA-Factory, WORK=folder for all that is made, FORCE=1"
 	@echo "  mine:     SAMPLES=of each turn, JUDGE=model|random, JUDGE_BASE_URL=url, BLIND=1, JUDGE2=model"
 	@echo "  dpo:      VARIANT=practical|ipo|simpo|orpo|kto, vanilla also nsnr|nsnr_psnr|nsnr_nspr|psnr;"
-	@echo "  mine, dpo, predict:  ROUND=2 (with VARIANT) goes on from the models of the round before"
+	@echo "  mine, dpo, predict, chat:  ROUND=2 (with VARIANT) goes on from the models of the round before"
 	@echo "  serve:    HOST, PORT, SERVE_ARGS=\"flags for vLLM\""
 	@echo "  predict:  SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot,"
 	@echo "            STAGE=base|sft|dpo, SET=test|validation|train, DECODE=free|choice, BASE_URL=url,url,"
@@ -154,7 +154,7 @@ predict: model $(ASKS)  ## a system's strategy and reply for every turn of a spl
 	  $(SPENDING) $(AGAIN)
 
 chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generator in the terminal
-	@$(PY) -m eval chat $(WHERE) --model "$(MODEL)" $(if $(STAGE),--stage "$(STAGE)") \
+	@$(PY) -m eval chat $(WHERE) $(LINEAGE) $(if $(STAGE),--stage "$(STAGE)") \
 	  --base-url "$(BASE_URL)" --decode "$(DECODE)"
 
 recipes: $(READY)  ## render llamafactory_configs/<model>/*.yaml from the table of backbones

@@ -102,6 +102,13 @@ class Lineage:
         return self
 
 
+def at_stage(stage: str, variant: str | None, number: int | None) -> Lineage:
+    """The lineage that VARIANT and ROUND name; EscError where they are given for another stage."""
+    if stage != "dpo" and (variant or number):
+        raise EscError("VARIANT and ROUND name a DPO training; use STAGE=dpo")
+    return Lineage(variant, number or 1)
+
+
 def of_suffix(suffix: str) -> Lineage | None:
     """The lineage that a folder's or set's suffix names, or None where it names none."""
     match = _SUFFIX.fullmatch(suffix)

@@ -25,6 +25,8 @@ from esc.chat.request import Generation, Reply, Sampling
 from esc.chat.score import Scoring, normalised
 from esc.chat.transport import Pool
 from esc.dialogue import Exchange
+from esc.lineage import Lineage
+from esc.paths import PAPER
 from esc.strategies import Strategy, parse, tag
 from esc.turns import GoldTurn
 
@@ -142,12 +144,13 @@ class PlanAndSpeak:
         base_urls: Sequence[str],
         *,
         stage: str,
+        lineage: Lineage = PAPER,
         decode: str = "free",
         temperature: float = 0.0,
     ) -> None:
         """``stage`` is ``base``, ``sft`` or ``dpo``; ``decode`` as in the table of backbones."""
-        self._planner = adapters.served_name("sp", stage)
-        self._generator = adapters.served_name("rg", stage)
+        self._planner = adapters.served_name("sp", stage, lineage)
+        self._generator = adapters.served_name("rg", stage, lineage)
         self._decode, self._temperature = decode, temperature
         self._runner = asyncio.Runner()
         self._pool = Pool(base_urls, timeout=TIMEOUT, connections=4)

@@ -28,7 +28,7 @@ from esc.chat.policy import Asks
 from esc.chat.request import derived_seed
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.lineage import Lineage
+from esc.lineage import at_stage
 from esc.run_folder import RunFolder
 from esc.turns import GoldTurn, gold_turns
 from esc.weights import weights_of
@@ -208,9 +208,7 @@ def _setting(given: argparse.Namespace) -> Setting:
             f"SYSTEM={given.system} is a prompt on the base model; use STAGE=base"
             + (" without VARIANT and ROUND" if names_training else "")
         )
-    if names_training and stage != "dpo":
-        raise EscError("VARIANT and ROUND name a DPO training; use STAGE=dpo")
-    lineage = Lineage(given.variant, given.round or 1)
+    lineage = at_stage(stage, given.variant, given.round)
     for task in tasks_of(given.system):
         lineage.checked(task)
     return Setting(stage, decode, given.temperature, lineage)

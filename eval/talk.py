@@ -12,6 +12,7 @@ from esc import adapters, backbones, cli, policy_server
 from esc.backbones import DECODE
 from esc.chat.failures import CallFailed
 from esc.dialogue import Exchange
+from esc.lineage import at_stage
 from esc.plan_and_speak import PlanAndSpeak
 
 NOTICE = (
@@ -63,6 +64,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
     parser.add_argument("--stage", choices=adapters.STAGES, default="sft")
+    parser.add_argument("--variant", type=cli.optional, help="of the DPO training")
+    parser.add_argument("--round", type=cli.optional_count, help="of the DPO training")
     parser.add_argument(
         "--decode",
         type=cli.optional,
@@ -73,12 +76,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--base-url", type=cli.optional, help="one or several, separated by commas")
     given = parser.parse_args(argv)
     backbone = backbones.get(given.model)
+    lineage = at_stage(given.stage, given.variant, given.round)
     print(NOTICE)
     with (
         policy_server.servers(given.model, given.work, given.base_url, {}) as where,
         PlanAndSpeak(
             where.urls,
             stage=given.stage,
+            lineage=lineage,
             decode=given.decode or backbone.decode,
             temperature=given.temperature,
         ) as pipeline,

@@ -6,14 +6,14 @@
 ``json.loads`` on the input and ``json.dumps`` of the same rows (median of three alternated runs,
 target at most 2).
 ``check``: rows a second of the token check on all nine sets. ``chat``: the LLM layer and the server
-(see ``bench_chat``; it trains one step and serves, some ten minutes on two cores). Without ESCONV
-it measures the sample corpus, whose few rows mostly show how long Python takes to start.
+(see ``bench_chat``; it trains one step and serves, some ten minutes on two cores). ``mining``:
+routing and file writing of 100,000 stored candidates (see ``bench_mining``). Without ESCONV it
+measures the sample corpus, whose few rows mostly show how long Python takes to start.
 """
 
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +23,8 @@ from typing import Any
 from esc import cli, files, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
-from experiments import bench_chat
+from experiments import bench_chat, bench_mining
+from experiments.step import python
 
 REPEATS = 3
 BARE_COST = """
@@ -42,15 +43,15 @@ print(time.perf_counter() - begin)
 def build(corpus: Path, work: Path) -> dict[str, Any]:
     """Seconds, ratio, rows a second and peak memory of a full build of ``corpus``."""
     sets = [str(work / paths.sft_file(t, s)) for t in TASKS for s in paths.SPLITS]
-    command = [sys.executable, "-m", "data_builders", "build", "--esconv", str(corpus)]
+    command = ["-m", "data_builders", "build", "--esconv", str(corpus)]
     built: list[float] = []
     bare: list[float] = []
     for _ in range(REPEATS):
         paths.data_manifest(work).unlink(missing_ok=True)
         begin = time.perf_counter()
-        _run([*command, "--work", str(work)])
+        python(*command, "--work", str(work))
         built.append(time.perf_counter() - begin)
-        bare.append(float(_run([sys.executable, "-c", BARE_COST, str(corpus), *sets])))
+        bare.append(float(python("-c", BARE_COST, str(corpus), *sets)))
     manifest = files.read_json(paths.data_manifest(work))
     rows = sum(facts["rows"] for facts in manifest["sets"].values())
     seconds = statistics.median(built)
@@ -72,23 +73,15 @@ def _peak_memory(command: list[str], work: Path) -> float:
         "capture_output=True); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    return float(_run([sys.executable, "-c", program, *command])) / 1024
+    return float(python("-c", program, sys.executable, *command)) / 1024
 
 
 def check(work: Path, rows: int) -> dict[str, Any]:
     """Seconds and rows a second of the token check, the start of LLaMA-Factory included."""
     begin = time.perf_counter()
-    _run([sys.executable, "-m", "data_builders", "check", "--work", str(work)])
+    python("-m", "data_builders", "check", "--work", str(work))
     seconds = time.perf_counter() - begin
     return {"rows": rows, "seconds": round(seconds, 1), "rows_per_second": round(rows / seconds)}
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise EscError(f"{' '.join(command[1:4])} failed: {reason.removeprefix('error: ')}")
-    return done.stdout
 
 
 def main(argv: list[str]) -> None:
@@ -110,6 +103,7 @@ def main(argv: list[str]) -> None:
             "cores": os.cpu_count(),
             "build": measured,
             "check": check(work, measured["rows"]),
+            "mining": bench_mining.measure(work / "mining", bench_chat.stub),
             "chat": bench_chat.measure(work, esconv or "sample"),
         }
     print(json.dumps(result, indent=2))

@@ -10,7 +10,6 @@ so that no run profits from another's prefix cache).
 """
 
 import asyncio
-import os
 import socket
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from esc.chat.request import Generation, Sampling
 from esc.chat.transport import Pool
 from esc.exceptions import EscError
 from esc.plan_and_speak import PLAN_TOKENS, strategy_constraint
+from experiments.step import python
 
 ALTERNATIONS = 5
 PROMPTS = 96
@@ -42,14 +42,14 @@ _PROMPT = "word " * 500
 
 def measure(work: Path, esconv: str) -> dict[str, Any]:
     """All three figures; builds, trains one step and serves in ``work``."""
-    _run("-m", "data_builders", "build", "--esconv", esconv, "--work", str(work))
+    python("-m", "data_builders", "build", "--esconv", esconv, "--work", str(work))
     return {"layer": layer(), "cached": cached(work), "strategies": strategies(work)}
 
 
 def layer(requests: int = 2000) -> dict[str, Any]:
     """Requests a second to a stub that answers at once, and the share of one core that takes."""
     calls = [_call(str(number), "base", _PROMPT) for number in range(requests)]
-    with _stub() as url, tempfile.TemporaryDirectory() as scratch:
+    with stub() as url, tempfile.TemporaryDirectory() as scratch:
         begin, cpu = time.perf_counter(), time.process_time()
         _ask(url, calls, in_flight=32, cache=Cache(Path(scratch) / "calls.jsonl", {}))
         seconds, busy = time.perf_counter() - begin, time.process_time() - cpu
@@ -65,17 +65,17 @@ def cached(work: Path) -> dict[str, Any]:
     command = ("-m", "eval", "predict", "--work", str(work), "--system", "decoupled",
                "--stage", "base", "--decode", "free", "--base-url")  # fmt: skip
     folder = work / paths.run(EMBEDDED, "decoupled", "base")
-    with _stub() as url:
-        _run(*command, url)
+    with stub() as url:
+        python(*command, url)
         before = _count(url)
         facts = files.read_json(folder / "run.json")
         (folder / "run.json").unlink()
         begin = time.perf_counter()
-        _run(*command, url)
+        python(*command, url)
         seconds = time.perf_counter() - begin
         sent = _count(url) - before
     begin = time.perf_counter()
-    _run("-m", "eval", "predict", "--help")
+    python("-m", "eval", "predict", "--help")
     start_up = time.perf_counter() - begin
     return {
         "turns": facts["records"],
@@ -88,7 +88,7 @@ def cached(work: Path) -> dict[str, Any]:
 
 def strategies(work: Path) -> dict[str, Any]:
     """Planner requests a second: layer, one by one, open loop; for base and adapter."""
-    _run("-m", "training", "train", "--task", "sp", "--work", str(work),
+    python("-m", "training", "train", "--task", "sp", "--work", str(work),
          "--set", "max_steps=1", "gradient_accumulation_steps=1")  # fmt: skip
     rows = list(files.read_jsonl(work / paths.sft_file("sp", "train")))[:PROMPTS]
     with policy_server.servers(EMBEDDED, work, None, {}) as where:
@@ -184,7 +184,8 @@ def _open_loop(url: str, calls: Sequence[Generation]) -> None:
 
 
 @contextmanager
-def _stub() -> Iterator[str]:
+def stub() -> Iterator[str]:
+    """The address of a server that answers at once, while the block runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -205,13 +206,3 @@ def _stub() -> Iterator[str]:
 
 def _count(url: str) -> int:
     return int(httpx2.get(f"{url.removesuffix('/v1')}/count").json())
-
-
-def _run(*arguments: str) -> None:
-    kept = {key: value for key, value in os.environ.items() if key != "ESCONV"}
-    done = subprocess.run(
-        [sys.executable, *arguments], check=False, capture_output=True, text=True, env=kept
-    )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise EscError(f"{' '.join(arguments[1:3])} failed: {reason.removeprefix('error: ')}")

@@ -11,34 +11,47 @@ from typing import Any
 import orjson
 import uvicorn
 
-_COMPLETION = {
-    "choices": [
-        {"index": 0, "message": {"role": "assistant", "content": "Question"},
-         "finish_reason": "stop"}
-    ],
-    "usage": {"prompt_tokens": 500, "completion_tokens": 2},
-}  # fmt: skip
+_COMPLETIONS = "/v1/chat/completions"
 _MODELS = {"data": [{"id": name} for name in ("base", "sp-sft", "rg-sft", "vanilla-sft")]}
-_ANSWERS = {"/v1/chat/completions": _COMPLETION, "/v1/models": _MODELS}
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
+def completion(text: str) -> dict[str, Any]:
+    """What a server answers that says ``text``."""
+    message = {"role": "assistant", "content": text}
+    return {
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 500, "completion_tokens": 2},
+    }
+
+
 class Stub:
-    """The application: counts completions, answers the count under ``/count``."""
+    """The application: counts completions, answers the count under ``/count``.
+
+    A sampled answer differs from all others, a greedy one is a strategy.
+    """
 
     def __init__(self) -> None:
         self.completions = 0
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """One HTTP exchange."""
-        while (await receive()).get("more_body"):
-            pass
+        body = b""
+        while part := await receive():
+            body += part.get("body", b"")
+            if not part.get("more_body"):
+                break
         path = scope["path"]
-        self.completions += path == "/v1/chat/completions"
-        known = path in _ANSWERS or path == "/count"
-        body = orjson.dumps(_ANSWERS.get(path, self.completions if known else {}))
+        self.completions += path == _COMPLETIONS
+        said = f"This is reply {self.completions}." if b'"seed"' in body else "Question"
+        answers = {
+            _COMPLETIONS: completion(said),
+            "/v1/models": _MODELS,
+            "/count": self.completions,
+        }
+        known = path in answers
         await send(
             {
                 "type": "http.response.start",
@@ -46,7 +59,7 @@ class Stub:
                 "headers": [(b"content-type", b"application/json")],
             }
         )
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": orjson.dumps(answers.get(path, {}))})
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from esc import backbones, chat_template, cli, commands, files, paths, policy_se
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.forms import TASKS
-from esc.lineage import Lineage
+from esc.lineage import at_stage
 from esc.smoke import is_smoke
 from training import losses, reference
 from training.recipe import Training, recipe_for
@@ -227,9 +227,6 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--force", action="store_true", help="delete an adapter of other options")
     arguments = parser.parse_args(argv)
-    lineage = Lineage(arguments.variant, arguments.round or 1)
-    if arguments.stage == "sft" and lineage != paths.PAPER:
-        raise EscError("VARIANT and ROUND name a preference training; SFT has none (--stage dpo)")
     training = Training(
         model=arguments.model,
         task=arguments.task,
@@ -237,7 +234,7 @@ def main(argv: list[str]) -> None:
         work=arguments.work,
         processes=arguments.processes or _default_processes(arguments.model),
         overrides=tuple(arguments.set),
-        lineage=lineage,
+        lineage=at_stage(arguments.stage, arguments.variant, arguments.round),
     )
     facts = train(training, force=arguments.force)
     print(report(training, facts))
