@@ -97,6 +97,9 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
             f"{source} is of other train turns than are built now ({'; '.join(changed)}); build "
             f"those again, or {again} FORCE=1"
         )
+    if not routed["pairs.jsonl"]["rows"]:
+        told = ", ".join(f"{count:,} {fate}" for fate, count in routed["fates"].items())
+        raise EscError(f"{source} holds no pairs ({told}), so there is no set to build")
     for name in ("pairs.jsonl", "singles.jsonl"):
         if files.sha256(source / name) != routed[name]["sha256"]:
             raise EscError(f"{source / name} was changed since it was written; {again}")

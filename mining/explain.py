@@ -1,6 +1,5 @@
 """One turn's whole way through a mining, for a person to read."""
 
-import json
 import textwrap
 from collections.abc import Iterator
 
@@ -31,6 +30,8 @@ def explain(mining: Mining, asked: Asked | None, turn_id: str) -> str:
         said = judged.take(to_judge) if judged else {}
         if candidates[0].id == turn_id:
             found, verdicts = candidates, said
+    if judged:
+        judged.finish()
     if found is None:
         raise EscError(
             f"turn {turn_id} was not sampled in {mining.folder}; ids are those of its {SAMPLES}"
@@ -79,5 +80,5 @@ def _fate(mining: Mining, way: Route) -> str:
 
 def _shown(text: str) -> str:
     """One line of it, with nothing in it that could steer a terminal."""
-    plain = json.dumps(" ".join(text.split()), ensure_ascii=False)[1:-1]
+    plain = "".join(one if one.isprintable() else " " for one in text)
     return textwrap.shorten(plain, 160, placeholder=" …")

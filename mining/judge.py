@@ -167,6 +167,7 @@ def judge(asked: Asked, sending: Sending, *, force: bool) -> int:
             weights={},
         )
         rehearsal, rows = job.rehearse()
+        spent_before = sending.budget.spent
         if sending.dry_run:
             print(f"{mining.task}: {rehearsal.report(sending.budget)}")
             return 0
@@ -174,9 +175,24 @@ def judge(asked: Asked, sending: Sending, *, force: bool) -> int:
         meter = Meter(sending.budget, cached=rehearsal.cached)
         if rehearsal.requests:
             results, meter = job.ask(asked.judge.urls, sending, listed=False)
-        done = _write(folder, asked, to_ask, results, meter)
+            _check_not_all_refused(asked, results)
+        done = _write(folder, asked, to_ask, results, meter, spent_before)
     print(_report(asked, done))
     return 1 if done["failed"] else 0
+
+
+def _check_not_all_refused(asked: Asked, results: Sequence[Row | Failure]) -> None:
+    """Raise EscError where it is the request that is refused, not what a question quotes."""
+    refusals = [
+        result.message
+        for result in results
+        if isinstance(result, Failure) and result.kind is FailureKind.REFUSED
+    ]
+    if len(refusals) == len(results):
+        raise EscError(
+            f"{', '.join(asked.judge.urls)} refuses every question ({refusals[0]}); no verdict is "
+            "written: take another judge (JUDGE, JUDGE_BASE_URL)"
+        )
 
 
 def _write(
@@ -185,6 +201,7 @@ def _write(
     to_ask: Sequence[Question],
     results: Sequence[Row | Failure],
     meter: Meter,
+    spent_before: float,
 ) -> Row:
     rows = [
         _without_answer(asked, candidate, result) if isinstance(result, Failure) else result
@@ -206,7 +223,7 @@ def _write(
             "cached": meter.cached,
             "failed": meter.failed,
         },
-        "cost": round(meter.budget.spent, 4) if meter.budget.price else None,
+        "cost": round(meter.budget.spent - spent_before, 4) if meter.budget.price else None,
         "smoke": folder.options["smoke"],
     }
     folder.write(rows, facts, complete=not count["failed"])
@@ -237,15 +254,15 @@ def main(argv: list[str]) -> int:
     """Command line of the step."""
     given = _parser().parse_args(argv)
     backbones.get(given.model)
-    codes = []
+    if "sp" in given.task:
+        raise EscError("the planner's errors are found by comparing names; judge rg or vanilla")
+    codes, sending = [], Sending.of(given)
     for mining in minings_of(given):
-        if mining.task == "sp":
-            raise EscError("the planner's errors are found by comparing names; judge rg or vanilla")
         asked_judge = judge_for(
             given.model, given.judge, given.judge_base_url, keyless=given.dry_run
         )
         asked = Asked(mining, asked_judge, given.blind)
-        codes.append(judge(asked, Sending.of(given), force=given.force))
+        codes.append(judge(asked, sending, force=given.force))
     return max(codes)
 
 

@@ -45,7 +45,6 @@ def route(mining: Mining, asked: Asked | None) -> Row:
     provenance = _provenance(options, judged)
     smoke = options["smoke"] or bool(judged and judged.options["smoke"])
     with files.exclusive(mining.routed):
-        (mining.routed / DONE).unlink(missing_ok=True)
         with ExitStack() as stack:
             routes, pairs, singles = (
                 JsonlWriter(stack.enter_context(files.atomic_writer(mining.routed / name)))
@@ -66,10 +65,14 @@ def route(mining: Mining, asked: Asked | None) -> Row:
                         pairs.write(pair | {"provenance": provenance | _verdict_facts(verdict)})
                 for single in _singles(mining.task, turn, verdicts, ways):
                     singles.write(single | {"provenance": provenance})
+            for writer in (routes, pairs, singles):
+                writer.flush()
             written = {
                 name: asdict(writer.facts())
                 for name, writer in ((ROUTES, routes), (PAIRS, pairs), (SINGLES, singles))
             }
+            # From the first renaming on, the files are no longer those it describes.
+            (mining.routed / DONE).unlink(missing_ok=True)
         done: Row = {
             "task": mining.task,
             "model": mining.model,
@@ -255,6 +258,7 @@ def no_pairs(mining: Mining, done: Row) -> str:
 def main(argv: list[str]) -> None:
     """Command line of the step."""
     given = _parser().parse_args(argv)
+    without = []
     for mining in minings_of(given):
         judged_by = None
         if mining.task != "sp":
@@ -266,7 +270,9 @@ def main(argv: list[str]) -> None:
         done = route(mining, judged_by)
         print(report(mining, done))
         if not done[PAIRS]["rows"]:
-            raise EscError(no_pairs(mining, done))
+            without.append(no_pairs(mining, done))
+    if without:
+        raise EscError("; ".join(without))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -113,6 +113,9 @@ def route_entangled(fit: StrategyFit, verdict: Judgement) -> Route:
         (StrategyFit.WRONG, True): Quadrant.NSPR,
         (StrategyFit.WRONG, False): Quadrant.NSNR,
     }[fit, clean]
+    if quadrant is Quadrant.NSPR:
+        # The response is sound: what is wrong with the answer is its strategy.
+        error = PsychError.STRATEGY_MISMATCH
     if verdict.chosen_error is not PsychError.NONE:
         return Route(Fate.GOLD_ERROR, error, quadrant)
     fate = Fate.NO_ERROR if quadrant is Quadrant.PSPR else Fate.PAIR

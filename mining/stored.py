@@ -18,7 +18,9 @@ SHOWN = 3
 class StoredVerdicts:
     """The verdicts of one file, taken turn by turn in the order of the samples."""
 
-    def __init__(self, asked: Asked, options: Row) -> None:
+    def __init__(self, asked: Asked, options: Row, written: str) -> None:
+        """``written`` is the SHA-256 of the file as it was written."""
+        self._written = written
         self.options = options
         """What they were judged with."""
         self._asked = asked
@@ -44,7 +46,7 @@ class StoredVerdicts:
         return found
 
     def finish(self) -> None:
-        """Raise EscError where samples lack a verdict, or verdicts are left over."""
+        """Raise EscError where samples lack a verdict, verdicts are left over, or were changed."""
         again = self._asked.mining.make("mine")
         if self._lacking:
             shown = ", ".join(f"{turn} sample {index}" for turn, index in self._lacking[:SHOWN])
@@ -57,6 +59,11 @@ class StoredVerdicts:
             raise EscError(
                 f"{self._path} holds a verdict on turn {self._next['id']}, which was not sampled, "
                 f"or is in another order; {again} FORCE=1 writes it anew (stored answers are kept)"
+            )
+        if files.sha256(self._path) != self._written:
+            raise EscError(
+                f"{self._path} was changed since it was written; {again} writes it anew from the "
+                "stored answers"
             )
 
 
@@ -79,7 +86,8 @@ def finished_verdicts(asked: Asked, samples: str) -> StoredVerdicts:
             f"{folder / VERDICTS} are on other samples than are there now; {again} FORCE=1 judges "
             "these (stored answers are kept)"
         )
-    return StoredVerdicts(asked, options)
+    written: str = files.read_json(folder / DONE)[VERDICTS]["sha256"]
+    return StoredVerdicts(asked, options, written)
 
 
 def _checked(path: Path, judge: str) -> Iterator[Row]:

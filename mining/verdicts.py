@@ -150,22 +150,30 @@ Verdict = FilterVerdict | BlindVerdict | ErrorVerdict
 
 
 V = TypeVar("V", FilterVerdict, BlindVerdict, ErrorVerdict)
+_OPENED = re.compile(r'\{\s*"([^"\n]{1,80})"\s*:')
+"""The beginning of an object, with its first key."""
 
 
 def read(kind: type[V], text: str, *, truncated: bool = False) -> V | Unscored:
     """The verdict of ``kind`` in a judge's answer, or why there is none.
 
     A judge may think aloud before it: objects that are not whole do not count. Two whole verdicts
-    that differ are none, since one of them may be quoted from the text that was judged.
+    that differ are none, since one of them may be quoted from the text that was judged; nor is one
+    that stands in a broken verdict, for the same reason.
     """
     if not text.strip():
         return Unscored(Reason.EMPTY)
-    objects = [_fields(kind, found) for found in _objects(text)]
+    objects, broken = [], False
+    for found in _objects(text):
+        if isinstance(found, str):
+            broken = broken or _key(found) in _names(kind)
+        elif not broken:
+            objects.append(_fields(kind, found))
     labels = _labels(kind)
     whole = [fields for fields in objects if labels <= fields.keys()]
     if not whole:
-        named = any(labels & fields.keys() for fields in objects)
-        reason = Reason.INCOMPLETE if named else Reason.CUT if truncated else Reason.PROSE
+        named = broken or any(labels & fields.keys() for fields in objects)
+        reason = Reason.CUT if truncated else Reason.INCOMPLETE if named else Reason.PROSE
         return Unscored(reason, _short(text))
     read_all = [_validated(kind, fields) for fields in whole]
     said = {_essence(kind, one) for one in read_all}
@@ -203,13 +211,20 @@ def _labels(kind: type[Verdict]) -> set[str]:
 
 def _fields(kind: type[Verdict], found: Mapping[str, Any]) -> dict[str, object]:
     """The object's values by the verdict's own field names."""
-    names = {_key(name): name for name in kind.model_fields} | {
-        _key(field.title or name): name for name, field in kind.model_fields.items()
-    }
+    names = _names(kind)
     fields = {names[_key(key)]: value for key, value in found.items() if _key(key) in names}
-    return {
-        name: value if _is_label(name) else " ".join(str(value or "").split())
-        for name, value in fields.items()
+    return {name: value if _is_label(name) else _said(value) for name, value in fields.items()}
+
+
+def _said(value: object) -> str:
+    """An explanation as one line; half a character, which JSON can name, cannot be written."""
+    return " ".join(str(value or "").split()).encode(errors="replace").decode()
+
+
+def _names(kind: type[Verdict]) -> dict[str, str]:
+    """Key of a name that a judge may use to the verdict's own field name."""
+    return {_key(name): name for name in kind.model_fields} | {
+        _key(field.title or name): name for name, field in kind.model_fields.items()
     }
 
 
@@ -217,8 +232,8 @@ def _key(name: str) -> str:
     return "".join(re.findall(r"[a-z]+", name.casefold()))
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Every JSON object in the text, outermost ones alone, in order."""
+def _objects(text: str) -> Iterator[dict[str, Any] | str]:
+    """Every JSON object in the text, outermost ones alone, in order; of a broken one its key."""
     decoder = json.JSONDecoder()
     position = text.find("{")
     while position >= 0:
@@ -226,6 +241,8 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
             found, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError):
             end = position + 1
+            if opened := _OPENED.match(text, position):
+                yield opened[1]
         else:
             if isinstance(found, dict):
                 yield found

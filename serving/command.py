@@ -23,7 +23,10 @@ _SET_BY_MAKE = {
 # blocks let more of a prompt be found in the prefix cache.
 _CPU_FLAGS = (
     "--max-num-batched-tokens", "256", "--max-num-seqs", "64", "--block-size", "32",
+    "--worker-extension-cls", "seeded_on_cpu.Extension",
 )  # fmt: skip
+IN_VLLM = Path(__file__).parent / "in_vllm"
+"""Folder of the one module that runs inside vLLM."""
 
 
 def build(
@@ -90,4 +93,9 @@ def environment(kind: str) -> dict[str, str]:
     if kind == "cpu":
         # GiB of memory for what has been read; and every core works (vLLM would keep one idle).
         defaults |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
-    return defaults | os.environ
+    given = defaults | os.environ
+    if kind == "cpu":
+        # Where the workers find what _CPU_FLAGS names.
+        paths = [str(IN_VLLM), *filter(None, [given.get("PYTHONPATH")])]
+        given |= {"PYTHONPATH": os.pathsep.join(paths)}
+    return given

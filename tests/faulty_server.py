@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -72,6 +73,8 @@ class FaultyServer(ThreadingHTTPServer):
     def __init__(self, script: tuple[Fault, ...] = (), *, models: tuple[str, ...] = ("m",)) -> None:
         self.script, self.models = list(script), models
         self.always: dict[str, Fault] = {}
+        self.answer: Callable[[Request], str | Fault] | None = None
+        """What is said to a chat that neither the script nor ``always`` takes."""
         self.delay = 0.0
         self.tokens = 10, 5
         self.obeys = self.tokenizes = True
@@ -129,7 +132,11 @@ class FaultyServer(ThreadingHTTPServer):
 
     def next_fault(self, request: Request) -> Fault:
         with self.lock:
-            return self.always.get(request.asked) or (self.script.pop(0) if self.script else OK)
+            fault = self.always.get(request.asked) or (self.script.pop(0) if self.script else OK)
+        if fault is not OK or self.answer is None:
+            return fault
+        said = self.answer(request)
+        return said if isinstance(said, Fault) else Fault(body=completion(said, tokens=self.tokens))
 
     def ids(self, text: str) -> list[int]:
         with self.lock:

@@ -1,0 +1,275 @@
+"""From routed files to the sets that LLaMA-Factory trains on: form, mixes, and whose turns."""
+
+import random
+import shutil
+
+import pytest
+
+from data_builders import check
+from esc import files, paths
+from esc.backbones import EMBEDDED
+from esc.lineage import Lineage
+from esc.psych_errors import PsychError
+from esc.strategies import Strategy, tag
+
+TASKS = ("sp", "rg", "vanilla")
+NONE, EMPATHY, TEMPLATE = (
+    PsychError.NONE,
+    PsychError.LACK_OF_EMPATHY,
+    PsychError.TEMPLATE_RESPONSE,
+)
+MIXES = {
+    "": {"PsNr", "NsPr", "NsNr"},
+    "_nsnr": {"NsNr"},
+    "_nsnr_psnr": {"NsNr", "PsNr"},
+    "_nsnr_nspr": {"NsNr", "NsPr"},
+    "_psnr": {"PsNr"},
+}
+
+
+def reply(turn, index):
+    return f"reply {turn.id} number {index}"
+
+
+def wrong(strategy):
+    return Strategy.OTHERS if strategy is not Strategy.OTHERS else Strategy.QUESTION
+
+
+def entangled(turn, index):
+    strategy = turn.strategy if index % 2 else wrong(turn.strategy)
+    return tag(strategy, reply(turn, index))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where `mined` keeps its folder for the next test."""
+    return tmp_path_factory.mktemp("kept") / "work"
+
+
+@pytest.fixture
+def mined(kept, bench, server, planted):
+    """All three tasks, mined, routed and built."""
+    if kept.exists():
+        shutil.copytree(kept, bench.work, dirs_exist_ok=True)
+        return bench
+    turns = bench.turns()
+    bench.sample("sp", lambda turn, _: wrong(turn.strategy).value)
+    bench.sample("rg", reply, 2)
+    bench.sample("vanilla", entangled, 4)
+    # Only reply 0 is clean. Entangled, 0 and 2 are under a wrong strategy: NsPr, PsNr, NsNr, PsNr.
+    planted.plan = {reply(turn, index): EMPATHY for turn in turns for index in (1, 2, 3)}
+    assert bench.judge("rg", "--task", "rg", "vanilla", url=server.url)[0] == 0
+    assert bench.route("sp", "--task", *TASKS)[0] == 0
+    assert bench.preference(*TASKS)[0] == 0
+    shutil.copytree(bench.work, kept)
+    return bench
+
+
+def sets(work):
+    return sorted((work / "data").glob("esc_*.jsonl"))
+
+
+def prompts_of_train(work, task):
+    """From the id of a train turn to (system, messages before the answer, answer)."""
+    found = {}
+    for row in files.read_jsonl(work / paths.sft_file(task, "train")):
+        if task == "vanilla":
+            said = row["conversations"]
+            for turn in range(len(said) // 2):
+                before, answer = said[: 2 * turn + 1], said[2 * turn + 1]["value"]
+                found[f"{row['id']}-{turn}"] = row["system"], before, answer
+            continue
+        before = []
+        for seeker, supporter in row.get("history", ()):
+            before += [{"from": "human", "value": seeker}, {"from": "gpt", "value": supporter}]
+        before.append({"from": "human", "value": row["instruction"]})
+        found[row["id"]] = row["system"], before, row["output"]
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_pair_is_a_sharegpt_ranking_row(mined, task):
+    rows = mined.set_rows(f"esc_{task}_dpo_{EMBEDDED}")
+    assert rows
+    for row in rows:
+        roles = [message["from"] for message in row["conversations"]]
+        assert len(roles) % 2 == 1 and roles == (["human", "gpt"] * len(roles))[: len(roles)]
+        assert set(row["chosen"]) == set(row["rejected"]) == {"from", "value"}
+        assert row["chosen"]["from"] == row["rejected"]["from"] == "gpt"
+        assert row["chosen"]["value"] != row["rejected"]["value"] and row["system"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_prompt_and_chosen_answer_are_the_train_rows_own(mined, task):
+    train = prompts_of_train(mined.work, task)
+    rows = mined.set_rows(f"esc_{task}_dpo_{EMBEDDED}")
+    assert {row["id"] for row in rows} == set(train)
+    for row in rows:
+        assert (row["system"], row["conversations"], row["chosen"]["value"]) == train[row["id"]]
+
+
+def test_the_rejected_answer_is_in_the_form_of_its_task(mined):
+    first = mined.turns()[0]
+    rejected = {
+        task: mined.set_rows(f"esc_{task}_dpo_{EMBEDDED}")[0]["rejected"]["value"] for task in TASKS
+    }
+    assert rejected["sp"] == wrong(first.strategy) and rejected["rg"] == reply(first, 1)
+    assert rejected["vanilla"].startswith("[") and first.id in rejected["vanilla"]
+
+
+@pytest.mark.parametrize("suffix", MIXES)
+def test_a_mix_holds_exactly_its_quadrants(mined, suffix):
+    rows = mined.set_rows(f"esc_vanilla_dpo_{EMBEDDED}{suffix}")
+    assert sorted((row["id"], row["quadrant"]) for row in rows) == sorted(
+        (turn.id, quadrant) for turn in mined.turns() for quadrant in MIXES[suffix]
+    )
+
+
+def test_a_quadrant_is_what_strategy_and_reply_say(mined):
+    golds = {turn.id: turn.strategy for turn in mined.turns()}
+    for row in mined.set_rows(f"esc_vanilla_dpo_{EMBEDDED}"):
+        right = row["rejected"]["value"].startswith(f"[{golds[row['id']]}]")
+        clean = row["rejected"]["value"].endswith("number 0")
+        assert row["quadrant"] == ("Ps" if right else "Ns") + ("Pr" if clean else "Nr")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_single_replies_are_labelled_by_whether_they_are_wanted(mined, task):
+    rows = mined.set_rows(f"esc_{task}_kto_{EMBEDDED}")
+    train = prompts_of_train(mined.work, task)
+    wanted = {row["id"] for row in rows if row["label"] is True}
+    assert wanted == {row["id"] for row in rows if row["label"] is False} == set(train)
+    for row in rows:
+        *before, answer = row["conversations"]
+        system, prompt, gold = train[row["id"]]
+        assert (row["system"], before) == (system, prompt) and answer["from"] == "gpt"
+        assert (answer["value"] == gold) is row["label"]
+
+
+def test_a_gold_reply_with_an_error_is_no_wanted_reply(bench, server, planted):
+    first, *others = bench.turns()
+    bench.sample("rg", reply)
+    planted.plan = {reply(turn, 0): TEMPLATE for turn in bench.turns()}
+    planted.plan[first.response] = EMPATHY
+    bench.judge("rg", url=server.url)
+    bench.route("rg")
+    bench.preference("rg")
+    rows = bench.set_rows(f"esc_rg_kto_{EMBEDDED}")
+    assert [row["label"] for row in rows if row["id"] == first.id] == [False]
+    assert [row["label"] for row in rows].count(True) == len(others)
+
+
+def test_a_reply_without_an_error_is_no_unwanted_reply(mined):
+    said = [row["conversations"][-1]["value"] for row in mined.set_rows(f"esc_rg_kto_{EMBEDDED}")]
+    assert {text[-8:] for text in said if text.startswith("reply")} == {"number 1"}
+
+
+def only(bench, server, planted, quadrant):
+    """An entangled mining with pairs of one quadrant alone."""
+    index = {"NsPr": 0, "PsPr": 1, "NsNr": 2, "PsNr": 3}[quadrant]
+    bench.sample("vanilla", lambda turn, _: entangled(turn, index))
+    planted.plan = {reply(turn, i): EMPATHY for turn in bench.turns() for i in (2, 3)}
+    bench.judge("vanilla", "--force", url=server.url)
+    bench.route("vanilla")
+    return bench.preference("vanilla")
+
+
+def test_a_mix_without_a_pair_leaves_no_file_and_says_so(bench, server, planted):
+    code, out, _ = only(bench, server, planted, "NsPr")
+    assert code == 0
+    names = {path.stem.removeprefix(f"esc_vanilla_dpo_{EMBEDDED}") for path in sets(bench.work)}
+    assert names == {"", "_nsnr_nspr", f"esc_vanilla_kto_{EMBEDDED}"}
+    assert f"esc_vanilla_dpo_{EMBEDDED}_psnr: 0 rows, so no file" in out
+
+
+def test_a_mix_that_has_no_pair_any_more_goes(bench, server, planted):
+    only(bench, server, planted, "PsNr")
+    assert (bench.work / "data" / f"esc_vanilla_dpo_{EMBEDDED}_psnr.jsonl").is_file()
+    only(bench, server, planted, "NsPr")
+    assert not (bench.work / "data" / f"esc_vanilla_dpo_{EMBEDDED}_psnr.jsonl").exists()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_manifest_describes_every_set(mined, task):
+    manifest = files.read_json(mined.work / paths.preference_manifest(task, EMBEDDED, Lineage()))
+    registry = files.read_json(mined.work / "dataset_info.json")
+    assert len(manifest["sets"]) == (6 if task == "vanilla" else 2)
+    for name, facts in manifest["sets"].items():
+        path = mined.work / registry[name]["file_name"]
+        assert facts["sha256"] == files.sha256(path)
+        assert facts["rows"] == path.read_bytes().count(b"\n")
+    assert manifest["smoke"] is True and manifest["licence"]
+
+
+def test_the_manifest_is_written_last(mined, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("data_builders.preference.files.write_json", killed)
+        assert mined.preference("rg")[0] == 130
+    path = mined.work / paths.preference_manifest("rg", EMBEDDED, Lineage())
+    assert not path.exists()
+    assert mined.preference("rg")[0] == 0 and path.is_file()
+
+
+def test_building_again_makes_the_same_bytes(mined, hashes):
+    before = hashes(mined.work)
+    assert mined.preference(*TASKS)[0] == 0
+    assert hashes(mined.work) == before
+
+
+def test_a_later_round_makes_and_registers_its_own_set_alone(bench, server, planted):
+    bench.lineage = Lineage("nsnr", 2)
+    bench.sample("vanilla", entangled, 4)
+    planted.plan = {reply(turn, index): EMPATHY for turn in bench.turns() for index in (2, 3)}
+    later = ("--variant", "nsnr", "--round", "2")
+    assert bench.judge("vanilla", *later, url=server.url)[0] == 0
+    assert bench.route("vanilla", *later)[0] == 0
+    assert bench.preference("vanilla", options=later)[0] == 0
+    name = f"esc_vanilla_dpo_{EMBEDDED}_nsnr_r2"
+    assert [path.stem for path in sets(bench.work)] == [name]
+    assert {row["quadrant"] for row in bench.set_rows(name)} == {"NsNr"}
+    assert files.read_json(bench.work / "dataset_info.json")[name]["ranking"] is True
+
+
+def test_llamafactory_keeps_every_row_of_every_set(mined, model):
+    summaries = {one["set"]: one for one in check.check(EMBEDDED, mined.work, 1)}
+    for path in sets(mined.work):
+        summary = summaries[path.stem]
+        assert summary["kept"] == summary["rows"] == path.read_bytes().count(b"\n") > 0
+
+
+def test_no_turn_outside_the_train_split_is_learned_from(bench, esconv_work, tmp_path):
+    bench.work = tmp_path / "real"
+    (bench.work / "data").mkdir(parents=True)
+    for path in (esconv_work / "data").iterdir():
+        (bench.work / "data" / path.name).symlink_to(path)
+    rng = random.Random(11)
+    replies = ["fine", "oh no", "I see", "that is hard", "do this", "cheer up"]
+
+    def anything(turn, _):
+        return tag(rng.choice(list(Strategy)), rng.choice(replies))
+
+    bench.sample("sp", lambda *_: rng.choice(list(Strategy)).value)
+    bench.sample("rg", lambda *_: rng.choice(replies))
+    bench.sample("vanilla", anything)
+    assert bench.judge("rg", "--task", "rg", "vanilla", judge_name="random")[0] == 0
+    assert bench.route("sp", "--task", *TASKS, judge_name="random")[0] == 0
+    assert bench.preference(*TASKS)[0] == 0
+    held_out = {
+        row["id"]
+        for split in ("validation", "test")
+        for row in files.read_jsonl(bench.work / paths.sft_file("vanilla", split))
+    }
+    assert len(held_out) == 260
+    for task in TASKS:
+        train = prompts_of_train(bench.work, task)
+        for path in (p for p in sets(bench.work) if p.name.startswith(f"esc_{task}_")):
+            count = 0
+            for row in files.read_jsonl(path):
+                count += 1
+                said = row["conversations"][:-1] if "label" in row else row["conversations"]
+                assert (row["system"], said) == train[row["id"]][:2], (path.name, row["id"])
+                assert row["id"].partition("-")[0] not in held_out
+            assert count > 100
