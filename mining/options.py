@@ -12,12 +12,17 @@ from mining.folders import Mining
 
 def add_mining(parser: argparse.ArgumentParser) -> None:
     """Add the options that name one or several minings."""
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
+    add_model(parser)
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
     parser.add_argument("--task", choices=TASKS, nargs="+", required=True)
     add_lineage(parser)
+
+
+def add_model(
+    parser: argparse.ArgumentParser, what: str = "folder of llamafactory_configs"
+) -> None:
+    """Add the option that names a backbone."""
+    parser.add_argument("--model", default=backbones.EMBEDDED, help=what)
 
 
 def add_lineage(parser: argparse.ArgumentParser) -> None:
@@ -31,23 +36,38 @@ def add_lineage(parser: argparse.ArgumentParser) -> None:
 
 
 def add_judge(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a judge; the environment's JUDGE and JUDGE_BASE_URL are theirs."""
+    """Add the options that name a judge of pairs, and how it is asked."""
+    add_judge_name(parser)
+    add_judge_url(parser)
+    add_blind(parser)
+
+
+def add_blind(parser: argparse.ArgumentParser) -> None:
+    """Add the option that hides from the judge which reply is the gold one."""
+    parser.add_argument(
+        "--blind",
+        action="store_true",
+        help="do not tell which reply is the gold one; sides are shuffled by the record",
+    )
+
+
+def add_judge_name(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names a judge; its default is the environment's JUDGE."""
     parser.add_argument(
         "--judge",
         type=cli.optional,
         default=os.environ.get("JUDGE") or None,
         help="model at the endpoint, or 'random' (default: $JUDGE, or as the table says)",
     )
+
+
+def add_judge_url(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where the judge is; its default is the environment's."""
     parser.add_argument(
         "--judge-base-url",
         type=cli.optional,
         default=os.environ.get("JUDGE_BASE_URL") or None,
         help="one or several, separated by commas (default: $JUDGE_BASE_URL, or the hosted one)",
-    )
-    parser.add_argument(
-        "--blind",
-        action="store_true",
-        help="do not tell which reply is the gold one; sides are shuffled by the record",
     )
 
 

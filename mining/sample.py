@@ -236,7 +236,7 @@ def _finish(one: _Prepared, meter: Meter | None, sending: Sending) -> int:
 def _report(asked: Asked, facts: Row) -> str:
     requests = facts["requests"]
     lines = [
-        f"samples     {asked.mining.folder / SAMPLES}: {facts['samples']:,} of "
+        f"samples     {asked.mining.folder / SAMPLES}: {facts['samples']:,} samples of "
         f"{facts['turns']:,} train turns, by {asked.mining.sampler}",
         f"            {facts['unparsable']:,} without a strategy that parses "
         f"(DECODE={facts['decode']}), {facts['truncated']:,} cut at the length limit, "

@@ -6,7 +6,7 @@ Reads the composed adapter and the start's, goes through the gold answers of up 
 turns, and writes ``drift.json`` beside the adapter: KL divergence per token, and at how many tokens
 another one is now the most probable. A rate as small as those of Table 7 can leave a bfloat16 model
 as it was; then it says so. Both policies run as vLLM runs them, a LoRA on a base in the base's own
-precision; a start with an added LoRA of zeros shows what rounding alone does.
+precision. The start with its ranks in another order, equal but for rounding, shows what that does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -111,8 +111,8 @@ def measure(
     as_served = {"autocast_adapter_dtype": False}
     policy = PeftModel.from_pretrained(base, str(start), "start", **as_served)
     policy.load_adapter(str(moved), "moved", **as_served)
-    policy.load_adapter(str(moved), "zeros", **as_served)
-    _clear_after(policy, "zeros", policy.peft_config["start"].r)
+    policy.load_adapter(str(start), "rounded", **as_served)
+    _reverse_ranks(policy, "rounded")
     policy.eval()
     samples = list(_encoded(backbone, task, turns))
     far = _Sum()
@@ -122,16 +122,17 @@ def measure(
             before = _logits(policy, "start", prompt, answer)
             far.add(before, _logits(policy, "moved", prompt, answer))
             if number < ROUNDING_TURNS:
-                near.add(before, _logits(policy, "zeros", prompt, answer))
+                near.add(before, _logits(policy, "rounded", prompt, answer))
     precision = str(base.dtype).removeprefix("torch.")
     return precision, far.movement(), near.movement()
 
 
-def _clear_after(policy: Any, name: str, rank: int) -> None:
-    """Leave of a composed adapter what stands in its first ``rank`` ranks."""
+def _reverse_ranks(policy: Any, name: str) -> None:
+    """Turn the order round in which an adapter's ranks are summed up."""
     for module in policy.modules():
         if name in getattr(module, "lora_B", {}):
-            module.lora_B[name].weight.data[:, rank:] = 0
+            for weight, ranks in ((module.lora_A[name].weight, 0), (module.lora_B[name].weight, 1)):
+                weight.data = weight.data.flip(ranks).contiguous()
 
 
 def _encoded(

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from corpora import release_row
 from safetensors.torch import save_file
 
 from data_builders import build, options
@@ -204,3 +205,71 @@ def test_first_rewards_other_than_zero_are_refused(tmp_path, rewards):
 def test_first_rewards_of_zero_pass(tmp_path):
     state(tmp_path, chosen=0.0, rejected=-0.0)
     reference.check_rewards(tmp_path, losses.SIGMOID, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, run, model):
+    """A WORK folder whose planner has learned enough for its loss to tell it from the base."""
+    work = tmp_path_factory.mktemp("preference")
+    corpus = work / "small.json"
+    corpus.write_text(json.dumps([release_row(number) for number in range(20)]))
+    build.build(str(corpus), work, options.BuildOptions())
+    quick = ("max_steps=2", "gradient_accumulation_steps=1")
+    moved = ("learning_rate=1.0e-3", "warmup_steps=0")
+    shown = run(
+        *("-m", "training", "train", "--task", "sp", "--work", str(work), "--processes", "1"),
+        *("--set", *quick, *moved),
+    )
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    rows = list(files.read_jsonl(pairs(work)))
+    singles = work / paths.preference_file(paths.preference_dataset("sp", MODEL, Lineage("kto")))
+    singles.write_text(
+        "".join(
+            json.dumps(row | {"conversations": [*row["conversations"], row[side]], "label": wanted})
+            + "\n"
+            for row in rows
+            for side, wanted in (("chosen", True), ("rejected", False))
+        )
+    )
+    return work
+
+
+def prefer(run, work, *overrides, variant=None):
+    """What a training of two steps prints."""
+    named = ("--variant", variant) if variant else ()
+    return run(
+        *("-m", "training", "train", "--task", "sp", "--stage", "dpo", "--work", str(work)),
+        *("--processes", "1", *named, "--set", "max_steps=2", "gradient_accumulation_steps=1"),
+        *overrides,
+    )
+
+
+@pytest.mark.slow
+def test_without_create_new_adapter_it_is_stopped_and_the_corrected_command_just_works(
+    run, trained
+):
+    output = training(trained).output
+    stopped = prefer(run, trained, "create_new_adapter=false")
+    assert stopped.returncode == 2
+    last = stopped.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: the first sigmoid loss in ") and "not 0.6931" in last
+    assert "create_new_adapter is not true" in last
+    assert not output.exists()
+    right = prefer(run, trained)
+    assert right.returncode == 0, right.stderr[-2000:]
+    assert files.read_json(output / "run.json")["first_loss"] == pytest.approx(0.6931, abs=1e-3)
+    first = files.read_json(output / "trainer_state.json")["log_history"][0]
+    assert (first["rewards/chosen"], first["rewards/rejected"]) == (0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["practical", "ipo", "simpo", "orpo", "kto"])
+def test_every_loss_trains_and_starts_as_the_table_says(run, trained, variant):
+    shown = prefer(run, trained, variant=variant)
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    output = training(trained, lineage=Lineage(variant)).output
+    facts, loss = files.read_json(output / "run.json"), losses.of(Lineage(variant))
+    assert facts["smoke"] is True and "SMOKE" in shown.stdout
+    if loss.start:
+        expected = loss.start(loss.beta or 0.5)
+        assert facts["first_loss"] == pytest.approx(expected, abs=1e-3)

@@ -1,0 +1,311 @@
+"""Which psychological error has each predicted reply, and how often is each (Figures 2 and 7)?
+
+    python -m mining classify --predictions runs/smollm2-135m/decoupled_sft/predictions.jsonl \
+        --out runs/smollm2-135m/decoupled_sft/errors
+
+FILE is JSONL or a JSON array: predictions of this kit, foreign ones (``GT_strategy``,
+``predict_strategy``, ``GT_content``, ``predict_content``), or verdicts that are already there, and
+then nobody is asked. Writes to FOLDER ``calls.jsonl``, every answer as it comes, ``errors.jsonl``,
+the error of every record, ``proportions.json``, and last ``run.json``. An answer that is no verdict
+is *unscored*, kept with its reason; a record without a reply is *not judged*.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from esc import backbones, cli, files
+from esc.chat.failures import Failure, FailureKind
+from esc.chat.job import Job, Sending
+from esc.chat.job import add_arguments as add_sending
+from esc.chat.meter import Meter
+from esc.chat.policy import Asks
+from esc.exceptions import EscError
+from esc.files import Row
+from esc.intervals import wilson
+from esc.psych_errors import PsychError
+from esc.run_folder import OPTIONS, RunFolder
+from mining import questions
+from mining.classified import NOT_JUDGED, STORED, Prediction, Source, StoredVerdict, read_source
+from mining.judges import RANDOM, Judge, draw_error, judge_for
+from mining.options import add_judge_name, add_judge_url, add_model
+from mining.verdicts import ErrorVerdict, Reason, Unscored, read
+
+FORMAT = 1
+ERRORS, PROPORTIONS = "errors.jsonl", "proportions.json"
+_FOR_GOOD = {
+    FailureKind.EMPTY: Reason.EMPTY,
+    FailureKind.TOO_LONG: Reason.REFUSED,
+    FailureKind.REFUSED: Reason.REFUSED,
+}
+"""Failures that another run would meet again: the record stays without a verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a user asks of a classification."""
+
+    path: Path
+    """The file of predictions or verdicts."""
+    source: Source
+    judge: Judge | None
+    """None where the verdicts are there already."""
+
+    @property
+    def judge_name(self) -> str:
+        """Of the judge, or of those that judged."""
+        if self.judge:
+            return self.judge.name
+        return ", ".join(dict.fromkeys(one.judge for one in self.source.verdicts))
+
+    @property
+    def is_smoke(self) -> bool:
+        """Whether a random judge, the embedded model or the sample corpus is in it."""
+        beside = self.path.parent / OPTIONS
+        made_with = files.read_json(beside) if beside.is_file() else None
+        marked = isinstance(made_with, dict) and bool(made_with.get("smoke"))
+        judges = set(self.judge_name.split(", "))
+        return marked or bool(judges & {RANDOM, backbones.EMBEDDED})
+
+
+async def one_error(asks: Asks, record: Prediction, *, judge: Judge) -> Row:
+    """The row of one reply; CallFailed where its request has no answer."""
+    if judge.is_random:
+        return error_row(record.id, judge.name, draw_error(record.id))
+    assert record.reply is not None
+    chat = questions.classify(record.history, record.seeker, record.strategy, record.reply)
+    answer = await asks.ask(
+        questions.call(record.id, judge.name, ErrorVerdict, chat, expected="{}")
+    )
+    verdict = read(ErrorVerdict, answer.text, truncated=answer.truncated)
+    return error_row(record.id, judge.name, verdict)
+
+
+def error_row(record: str, judge: str, verdict: ErrorVerdict | Unscored) -> Row:
+    """The row of ``errors.jsonl`` of a verdict."""
+    if isinstance(verdict, Unscored):
+        return _without(record, judge, "unscored", verdict.reason, verdict.detail)
+    return {
+        "id": record,
+        "error": verdict.error.value,
+        "status": "scored",
+        "reason": None,
+        "detail": None,
+        "explanation": verdict.explanation,
+        "suggestion": verdict.suggestion,
+        "judge": judge,
+    }
+
+
+def _without(record: str, judge: str, status: str, reason: str, detail: str = "") -> Row:
+    told = {"status": status, "reason": str(reason), "detail": detail or None}
+    nothing = {"explanation": None, "suggestion": None}
+    return {"id": record, "error": None, **told, **nothing, "judge": judge}
+
+
+def _failed(record: str, judge: str, failure: Failure) -> Row:
+    reason = _FOR_GOOD.get(failure.kind)
+    if reason is not None:
+        return _without(record, judge, "unscored", reason, failure.message)
+    return _without(record, judge, "failed", failure.kind, failure.message)
+
+
+def _stored_row(one: StoredVerdict) -> Row:
+    if one.verdict is not None:
+        return error_row(one.id, one.judge, one.verdict)
+    return _without(one.id, one.judge, one.status, one.reason, one.detail)
+
+
+def proportions(rows: Iterable[Row]) -> Row:
+    """Per error its count, share of the scored records and 95 % Wilson interval; the rest counted.
+
+    Shares are 0 to 1, and None where nothing is scored.
+    """
+    status: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for row in rows:
+        status[row["status"]] += 1
+        if row["status"] == "scored":
+            errors[row["error"]] += 1
+        else:
+            reasons[f"{row['status']}: {row['reason']}"] += 1
+    n = status["scored"]
+    table = {}
+    for error in PsychError:
+        low, high = wilson(errors[error], n) or (None, None)
+        share = errors[error] / n if n else None
+        table[error.value] = {"count": errors[error], "share": share, "low": low, "high": high}
+
+    def by_reason(of: str) -> dict[str, int]:
+        found = {name.partition(": ")[2]: k for name, k in reasons.most_common() if _is(of, name)}
+        return {"total": status[of], **found}
+
+    return {
+        "records": status.total(),
+        "n": n,
+        "errors": table,
+        "unscored": by_reason("unscored"),
+        "failed": by_reason("failed"),
+        "not_judged": by_reason(NOT_JUDGED),
+    }
+
+
+def _is(status: str, name: str) -> bool:
+    return name.startswith(f"{status}: ")
+
+
+def classify(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
+    """Exit code: 0 where every record has a row for good, 1 where requests failed.
+
+    Raises EscError for whatever a user can mend.
+    """
+    if asked.path.resolve().parent == out.resolve():
+        raise EscError(f"--out {out} holds the file that is read; name a folder of its own")
+    folder = RunFolder(out, options_of(asked), ERRORS)
+    with files.exclusive(folder.path):
+        if not sending.dry_run:
+            folder.claim(force=force)
+            done = folder.finished()
+            if done and (out / PROPORTIONS).is_file():
+                print(f"{out / ERRORS} is complete with these options; nothing to do")
+                print(report(out, done["proportions"]))
+                return 0
+            (out / PROPORTIONS).unlink(missing_ok=True)
+        if asked.judge:
+            rows, meter = _judged(asked, asked.judge, folder, sending)
+        else:
+            rows, meter = [_stored_row(one) for one in asked.source.verdicts], None
+        if sending.dry_run:
+            if not asked.judge:
+                print(f"{len(rows):,} stored verdicts: nobody is to be asked")
+            return 0
+        found = proportions(rows) | {
+            "judge": asked.judge_name,
+            "numbered": asked.source.numbered,
+            "smoke": folder.options["smoke"],
+        }
+        files.write_json(out / PROPORTIONS, found)
+        facts = {"proportions": found} | (_sent(meter) if meter else {})
+        folder.write(rows, facts, complete=not found["failed"]["total"])
+    print(report(out, found))
+    return 1 if found["failed"]["total"] else 0
+
+
+def options_of(asked: Asked) -> Row:
+    """Everything that decides the errors, under the names a user knows."""
+    asks = asked.judge is not None and not asked.judge.is_random
+    return {
+        "format": FORMAT,
+        "predictions": files.sha256(asked.path),
+        "JUDGE": asked.judge.name if asked.judge else STORED,
+        "prompts": files.sha256_of(questions.files_of(ErrorVerdict)) if asks else None,
+        "smoke": asked.is_smoke,
+    }
+
+
+def _judged(
+    asked: Asked, judge: Judge, folder: RunFolder, sending: Sending
+) -> tuple[list[Row], Meter]:
+    """(a row for every record in order, what was sent)."""
+    cache = folder.cache({"judge": judge.name, "question": "error of a reply"})
+    if cache.repaired:
+        print("the last stored answer was torn and is asked for again", file=sys.stderr)
+    to_ask = [record for record in asked.source.predictions if record.reply is not None]
+    job = Job(
+        what="classifying",
+        records=to_ask,
+        work=partial(one_error, judge=judge),
+        cache=cache,
+        models=[judge.name],
+        weights={},
+    )
+    rehearsal, rehearsed = job.rehearse()
+    meter = Meter(sending.budget, cached=rehearsal.cached)
+    if sending.dry_run:
+        print(rehearsal.report(sending.budget))
+        return [], meter
+    results: Sequence[Row | Failure] = rehearsed
+    if rehearsal.requests:
+        results, meter = job.ask(judge.urls, sending, listed=False)
+    found = dict(zip((record.id for record in to_ask), results, strict=True))
+    rows = []
+    for record in asked.source.predictions:
+        result = found.get(record.id)
+        if result is None:
+            rows.append(_without(record.id, judge.name, NOT_JUDGED, record.lacking))
+        elif isinstance(result, Failure):
+            rows.append(_failed(record.id, judge.name, result))
+        else:
+            rows.append(result)
+    return rows, meter
+
+
+def _sent(meter: Meter) -> Row:
+    sent = {"answered": meter.answered, "cached": meter.cached, "failed": meter.failed}
+    cost = round(meter.budget.spent, 4) if meter.budget.price else None
+    return {"requests": sent, "cost": cost}
+
+
+def report(out: Path, found: Row) -> str:
+    """The numbers one should see: every record once, every error with its interval."""
+    lines = [
+        f"errors      {out / ERRORS}: {found['records']:,} records = {found['n']:,} scored "
+        f"+ {found['unscored']['total']:,} unscored + {found['failed']['total']:,} failed "
+        f"+ {found['not_judged']['total']:,} not judged; judge {found['judge']}"
+    ]
+    if found["numbered"]:
+        lines.append(
+            f"ids         {found['numbered']:,} records have none; theirs is their row, from 0"
+        )
+    for name, one in found["errors"].items():
+        share = "" if one["share"] is None else f"{one['share']:>8.1%}"
+        interval = "" if one["low"] is None else f"   [{one['low']:.1%}, {one['high']:.1%}]"
+        lines.append(f"            {name:<20}{one['count']:>7,}{share}{interval}")
+    for what in ("unscored", "failed", "not_judged"):
+        told = [f"{count:,} {why}" for why, count in found[what].items() if why != "total"]
+        if told:
+            lines.append(f"{what.replace('_', ' '):<12}{', '.join(told)}")
+    if found["failed"]["total"]:
+        lines.append("incomplete  the same command asks again for what is missing")
+    if found["smoke"]:
+        lines.append("SMOKE       embedded model, sample corpus or random judge: no result")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Command line of the step."""
+    given = _parser().parse_args(argv)
+    sending = Sending.of(given)
+    source = read_source(given.predictions)
+    judge = None
+    if not source.verdicts:
+        judge = judge_for(given.model, given.judge, given.judge_base_url, keyless=given.dry_run)
+    asked = Asked(given.predictions, source, judge)
+    return classify(asked, given.out, sending, force=given.force)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        prog="python -m mining classify",
+        description=__doc__,
+        examples=(
+            "  python -m mining classify --predictions predictions.jsonl --out errors "
+            "--judge random\n"
+            "  python -m mining classify --predictions theirs.json --out errors "
+            "--model qwen2.5-7b --price 0.40/1.60 --dry-run\n"
+            "  python -m mining classify --predictions verdicts.jsonl --out errors"
+        ),
+    )
+    parser.add_argument("--predictions", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    add_model(parser, "whose judge is asked unless one is named")
+    add_judge_name(parser)
+    add_judge_url(parser)
+    add_sending(parser)
+    parser.add_argument("--force", action="store_true", help="replace other options' errors")
+    return parser
