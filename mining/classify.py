@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from esc import backbones, cli, files
-from esc.chat.failures import Failure, FailureKind
+from esc.chat.failures import Failure
 from esc.chat.job import Job, Sending
 from esc.chat.job import add_arguments as add_sending
 from esc.chat.meter import Meter
@@ -31,18 +31,13 @@ from esc.psych_errors import PsychError
 from esc.run_folder import OPTIONS, RunFolder
 from mining import questions
 from mining.classified import NOT_JUDGED, STORED, Prediction, Source, StoredVerdict, read_source
+from mining.judge import FOR_GOOD
 from mining.judges import RANDOM, Judge, draw_error, judge_for
 from mining.options import add_judge_name, add_judge_url, add_model
-from mining.verdicts import ErrorVerdict, Reason, Unscored, read
+from mining.verdicts import ErrorVerdict, Unscored, read
 
 FORMAT = 1
 ERRORS, PROPORTIONS = "errors.jsonl", "proportions.json"
-_FOR_GOOD = {
-    FailureKind.EMPTY: Reason.EMPTY,
-    FailureKind.TOO_LONG: Reason.REFUSED,
-    FailureKind.REFUSED: Reason.REFUSED,
-}
-"""Failures that another run would meet again: the record stays without a verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +103,7 @@ def _without(record: str, judge: str, status: str, reason: str, detail: str = ""
 
 
 def _failed(record: str, judge: str, failure: Failure) -> Row:
-    reason = _FOR_GOOD.get(failure.kind)
+    reason = FOR_GOOD.get(failure.kind)
     if reason is not None:
         return _without(record, judge, "unscored", reason, failure.message)
     return _without(record, judge, "failed", failure.kind, failure.message)

@@ -39,7 +39,7 @@ from mining.verdicts import BlindVerdict, FilterVerdict, Reason, Unscored, read
 
 FORMAT = 1
 VERDICTS = "verdicts.jsonl"
-_FOR_GOOD = {
+FOR_GOOD = {
     FailureKind.EMPTY: Reason.EMPTY,
     FailureKind.TOO_LONG: Reason.REFUSED,
     FailureKind.REFUSED: Reason.REFUSED,
@@ -104,7 +104,7 @@ def verdict_row(asked: Asked, candidate: Candidate, verdict: FilterVerdict | Uns
 
 
 def _without_answer(asked: Asked, candidate: Candidate, failure: Failure) -> Row:
-    reason = _FOR_GOOD.get(failure.kind)
+    reason = FOR_GOOD.get(failure.kind)
     if reason is not None:
         return verdict_row(asked, candidate, Unscored(reason, failure.message))
     told = {"kind": failure.kind.value, "message": failure.message}

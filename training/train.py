@@ -162,6 +162,11 @@ def report(training: Training, facts: Row) -> str:
         f"loss curve  {training.output / CURVE}",
         f"next        {_next(training)}",
     ]
+    if facts["steps"] == 1:
+        lines.append(
+            "NOTE        one step alone is all warm-up, at rate 0: take more rows (LIMIT), or "
+            "TRAIN_ARGS=gradient_accumulation_steps=1"
+        )
     if facts["smoke"]:
         lines.append("SMOKE       embedded model or sample corpus: it runs, it is no result")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from esc import cli, files
 from esc.chat.message import Message
 from esc.exceptions import EscError
 from esc.psych_errors import PsychError
-from mining import audit
+from mining import audit, sheet
 
 EMPATHY, SHIFT = PsychError.LACK_OF_EMPATHY, PsychError.EARLY_EMOTION_SHIFT
 
@@ -241,7 +241,7 @@ def test_a_bad_sheet_is_one_line_with_the_row(tmp_path, content, told):
     path = tmp_path / "sheet.csv"
     path.write_bytes(content)
     with pytest.raises(EscError) as raised:
-        audit.precision(audit.answers(path), {"A": EMPATHY.value, "B": EMPATHY.value})
+        audit.precision(sheet.answers(path), {"A": EMPATHY.value, "B": EMPATHY.value})
     assert told in str(raised.value) and "\n" not in str(raised.value)
 
 

@@ -13,9 +13,9 @@ from esc import built, cli, files, paths
 from esc.chat.message import Message
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
-from mining import stats
+from mining import examples, found, stats
 
-ERRORS = [PsychError(name) for name in stats.RG_ERRORS]
+ERRORS = [PsychError(name) for name in found.RG_ERRORS]
 
 
 @pytest.fixture
@@ -70,15 +70,15 @@ def test_table_1_counts_the_pairs_and_their_characters(mined, run, folder):
     assert here["mean characters of rejected"] == pytest.approx(
         sum(len(f"sampled {turn.id}") for turn in pairs) / len(pairs)
     )
-    assert sum(here[error] for error in stats.RG_ERRORS) == len(pairs)
+    assert sum(here[error] for error in found.RG_ERRORS) == len(pairs)
 
 
 def test_the_papers_two_backbones_add_up_to_its_totals():
-    for name, (total, qwen, llama) in stats.PAPER_TABLE_1.items():
+    for name, (total, qwen, llama) in found.PAPER_TABLE_1.items():
         if "mean" not in name:
             assert total == qwen + llama
-    sums = [sum(stats.PAPER_TABLE_1[error][k] for error in stats.RG_ERRORS) for k in range(3)]
-    assert tuple(sums) == stats.PAPER_TABLE_1["response pairs"]
+    sums = [sum(found.PAPER_TABLE_1[error][k] for error in found.RG_ERRORS) for k in range(3)]
+    assert tuple(sums) == found.PAPER_TABLE_1["response pairs"]
 
 
 def test_keep_rates_are_of_all_samples_with_an_interval(mined, run, folder):
@@ -104,14 +104,14 @@ def test_strategies_of_both_sides_are_counted(mined, run, folder):
 def test_mean_and_median_are_those_of_the_list(seed):
     rng = random.Random(seed)
     lengths = [rng.randint(0, 900) for _ in range(rng.randint(1, 60))]
-    found = stats.spread(Counter(lengths))
-    assert found["mean"] == pytest.approx(statistics.mean(lengths))
-    assert found["median"] == statistics.median(lengths)
-    assert sum(found["bins"]) == len(lengths)
+    shown = found.spread(Counter(lengths))
+    assert shown["mean"] == pytest.approx(statistics.mean(lengths))
+    assert shown["median"] == statistics.median(lengths)
+    assert sum(shown["bins"]) == len(lengths)
 
 
 def test_nothing_has_neither_mean_nor_median():
-    assert stats.spread(Counter())["mean"] is stats.spread(Counter())["median"] is None
+    assert found.spread(Counter())["mean"] is found.spread(Counter())["median"] is None
 
 
 def test_every_table_page_and_figure_carries_the_mark(mined, run, folder, monkeypatch):
@@ -157,14 +157,14 @@ def test_every_error_has_an_example_with_its_situation(mined, run, folder):
 
 def test_a_situation_is_not_guessed_where_two_dialogues_say_the_same(bench):
     said = ["what about 1?", "try 1"]
-    assert stats.situation_of(bench.work, said) == "case 1 with matter 7 and worry 13"
+    assert examples.situation_of(bench.work, said) == "case 1 with matter 7 and worry 13"
     (name,) = built.manifest(bench.work)["corpus"]["files"]
     path = paths.corpus(bench.work) / name
     rows = json.loads(path.read_text())
     path.write_text(json.dumps([*rows, rows[1]]))
-    assert stats.situation_of(bench.work, said) is None
+    assert examples.situation_of(bench.work, said) is None
     path.unlink()
-    assert stats.situation_of(bench.work, said) is None
+    assert examples.situation_of(bench.work, said) is None
 
 
 def test_the_hub_layout_gives_the_situation_too(bench):
@@ -174,7 +174,7 @@ def test_the_hub_layout_gives_the_situation_too(bench):
         "dialog": [{"speaker": "usr", "text": "hi"}, {"speaker": "sys", "text": "oh  no"}],
     }
     (paths.corpus(bench.work) / name).write_text(f"{json.dumps(row)}\n\n")
-    assert stats.situation_of(bench.work, ["oh no"]) == "far away"
+    assert examples.situation_of(bench.work, ["oh no"]) == "far away"
 
 
 def test_text_of_a_model_is_no_markdown(bench, server, planted, run, folder):
@@ -195,7 +195,7 @@ def test_a_task_that_is_not_mined_is_named_and_its_cells_are_empty(bench, run, f
     bench.route("sp")
     code, out, _ = run()
     assert code == 0 and "rg: not mined" in out
-    assert "| response pairs | — | 11,887 | 6,041 | 5,846 |" in out
+    assert "| response pairs | — | 11,887 | 6,041 | 5,846 |" in (folder / "stats.md").read_text()
     assert "No pair of it was mined." in (folder / "examples.md").read_text()
 
 
