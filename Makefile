@@ -17,6 +17,7 @@ DECODE ?=
 SAMPLES ?=
 BLIND ?=
 JUDGE2 ?=
+JUDGE2_BASE_URL ?=
 BASE_URL ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -47,12 +48,13 @@ help:  ## this list
 	@echo "DecoupledESC kit: plan-then-speak emotional support models with LLaMA-Factory."
 	@echo "Research software, no counselling."
 	@echo
-	@grep -hE '^[a-z-]+( [a-z-]+)*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+( [a-z-]+)*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-42s %s\n", $$1, $$2}'
 	@echo
 	@echo "Variables: MODEL=$(MODEL) (a folder of llamafactory_configs), ESCONV=path, SPLIT=paper|seed:N,"
 	@echo "  LIMIT=dialogues per split, CONSECUTIVE=separate|merge-same|merge, NPROC=processes,"
 	@echo "  TRAIN_ARGS=\"key=value ...\" for LLaMA-Factory, WORK=folder for all that is made, FORCE=1"
-	@echo "  mine:     SAMPLES=of each turn, JUDGE=model|random, JUDGE_BASE_URL=url, BLIND=1, JUDGE2=model"
+	@echo "  mine:     SAMPLES=of each turn, JUDGE=model|random, JUDGE_BASE_URL=url, BLIND=1,"
+	@echo "            JUDGE2=model and JUDGE2_BASE_URL for a second judge and their agreement"
 	@echo "  dpo:      VARIANT=practical|ipo|simpo|orpo|kto, vanilla also nsnr|nsnr_psnr|nsnr_nspr|psnr;"
 	@echo "  mine, dpo, predict, chat:  ROUND=2 (with VARIANT) goes on from the models of the round before"
 	@echo "  serve:    HOST, PORT, SERVE_ARGS=\"flags for vLLM\""
@@ -112,19 +114,16 @@ SPENDING := $(SENDING) --price "$(PRICE)" --max-cost "$(MAX_COST)"
 AGAIN := $(if $(filter 1,$(FORCE)),--force)
 BLINDLY := $(if $(filter 1,$(BLIND)),--blind)
 
-mine-sp: TASKS := sp
-mine-rg: TASKS := rg
-mine-vanilla: TASKS := vanilla
-mine: TASKS := sp rg vanilla
+TASKS = $(if $(filter mine,$@),sp rg vanilla,$(patsubst mine-%,%,$@))
 # The planner's errors are found by comparing names; the others' need a judge.
 JUDGED = $(filter-out sp,$(TASKS))
 
-mine-sp mine-rg mine-vanilla mine: model $(ASKS)  ## errors of the SFT models on train turns, as preference sets
+mine mine-sp mine-rg mine-vanilla: model $(ASKS)  ## errors of the SFT models on train turns, as preference sets
 	@$(PY) -m mining sample $(WHERE) $(LINEAGE) --task $(TASKS) --limit "$(LIMIT)" \
 	  --samples "$(SAMPLES)" --decode "$(DECODE)" --base-url "$(BASE_URL)" $(SENDING) $(AGAIN)
 	$(if $(JUDGED),@$(PY) -m mining judge $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) $(SPENDING) $(AGAIN))
 	$(if $(and $(JUDGED),$(JUDGE2)),@$(PY) -m mining judge $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) \
-	  --judge "$(JUDGE2)" $(SPENDING) $(AGAIN))
+	  --judge "$(JUDGE2)" --judge-base-url "$(JUDGE2_BASE_URL)" $(SPENDING) $(AGAIN))
 ifneq ($(DRY_RUN),1)
 	$(if $(and $(JUDGED),$(JUDGE2)),@$(PY) -m mining agreement $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) \
 	  --judge2 "$(JUDGE2)")

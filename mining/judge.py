@@ -145,6 +145,9 @@ def judge(asked: Asked, sending: Sending, *, force: bool) -> int:
     Raises EscError for whatever a user can mend.
     """
     mining = asked.mining
+    if sending.dry_run and not (mining.folder / SAMPLES).is_file():
+        print(f"{mining.task}: not sampled yet; what the judge is asked is known once it is")
+        return 0
     options, facts = finished_samples(mining)
     folder = RunFolder(mining.judged(asked.slug), options_of(asked, facts), VERDICTS)
     with files.exclusive(folder.path):

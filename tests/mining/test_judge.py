@@ -459,3 +459,8 @@ def test_a_verdict_with_half_a_character_is_stored(bench, server, planted, sampl
     planted.odd = {sampled[2]: FORGED.replace('"Error Type in rejected', explained)}
     assert bench.judge("rg", url=server.url)[0] == 0
     assert by_text(bench)[sampled[2]]["status"] == "scored"
+
+
+def test_a_dry_run_before_sampling_says_that_there_is_nothing_to_judge_yet(bench):
+    code, out, _ = bench.judge("rg", "--dry-run", url="http://127.0.0.1:9/v1")
+    assert code == 0 and "not sampled yet" in out and not bench.judged("rg").exists()

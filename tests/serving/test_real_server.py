@@ -370,3 +370,41 @@ def test_a_server_started_for_a_run_ends_when_that_run_is_killed(apart):
         wait_until(lambda: policy_server.on_this_machine() != others)
         killed.kill()
     wait_until(lambda: policy_server.on_this_machine() == others)
+
+
+def long_chat(text="How did that feel?"):
+    """A chat that a CPU reads in several parts."""
+    return (Message("system", "Answer in a few words. " * 80), Message("user", text))
+
+
+def test_a_prompt_read_in_parts_is_sampled_with_its_seed(url):
+    def draw(index):
+        sampling = Sampling(12, 0.7, 0.95)
+        call = Generation("0-0", "sample", "sp-sft", long_chat(), sampling, sample=index)
+        (answer,) = ask(url, [call])
+        return answer.text
+
+    ask(url, [Generation("0-0", "warm", "sp-sft", long_chat(), Sampling(1))])
+    first = [draw(index) for index in range(3)]
+    assert [draw(index) for index in range(3)] == first
+    assert len(set(first)) > 1
+
+
+def test_samples_of_train_turns_are_judged_by_a_model_under_the_verdicts_schema(url, work, run):
+    mining = work / paths.mining(MODEL) / "rg"
+    of = ("--work", str(work), "--task", "rg")
+    sampled = run("-m", "mining", "sample", *of, "--limit", "1", "--samples", "1")
+    assert sampled.returncode == 0, sampled.stderr[-2000:]
+    count = len(list(files.read_jsonl(mining / "samples.jsonl")))
+    judged = run("-m", "mining", "judge", *of, "--judge", "base", "--judge-base-url", url)
+    assert judged.returncode == 0, judged.stdout + judged.stderr[-2000:]
+    facts = files.read_json(mining / "judges" / "base" / "run.json")
+    assert facts["asked"] == facts["scored"] + facts["unscored"] and facts["failed"] == 0
+    assert 0 < facts["asked"] <= count
+    # Under its schema even this model says nothing but whole verdicts, cut ones apart.
+    assert facts["reasons"].keys() <= {"answer cut at its length limit"}
+    assert facts["scored"] > 0
+    routed = run("-m", "mining", "route", *of, "--judge", "base")
+    assert routed.returncode == 0 or "0 pairs of" in routed.stderr
+    ways = list(files.read_jsonl(mining / "routed" / "routes.jsonl"))
+    assert len(ways) == count
