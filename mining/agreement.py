@@ -19,10 +19,10 @@ from pathlib import Path
 from esc import cli, files
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.judge import judge_for
 from mining.candidates import SAMPLES, Key, read_turns
 from mining.folders import Mining
 from mining.judge import Asked
-from mining.judges import judge_for
 from mining.options import add_blind, add_judge_name, add_mining, minings_of
 from mining.routing import Judgement, screen
 from mining.samples import finished_samples

@@ -27,12 +27,13 @@ from esc.chat.policy import Asks
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.intervals import wilson
+from esc.judge import RANDOM, Judge, judge_for
 from esc.psych_errors import PsychError
 from esc.run_folder import OPTIONS, RunFolder
 from mining import questions
 from mining.classified import NOT_JUDGED, STORED, Prediction, Source, StoredVerdict, read_source
+from mining.draws import draw_error
 from mining.judge import FOR_GOOD
-from mining.judges import RANDOM, Judge, draw_error, judge_for
 from mining.options import add_judge_name, add_judge_url, add_model
 from mining.verdicts import ErrorVerdict, Unscored, read
 

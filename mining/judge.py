@@ -26,12 +26,13 @@ from esc.chat.meter import Meter
 from esc.chat.policy import Asks
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.judge import Judge, judge_for
 from esc.run_folder import RunFolder
 from esc.turns import GoldTurn, gold_turns
 from mining import questions
 from mining.candidates import SAMPLES, Candidate, read_turns
+from mining.draws import draw_filter
 from mining.folders import Mining
-from mining.judges import Judge, draw_filter, judge_for
 from mining.options import add_judge, add_mining, minings_of
 from mining.routing import screen
 from mining.samples import finished_samples

@@ -19,12 +19,12 @@ from typing import Any
 from esc import cli, files
 from esc.exceptions import EscError
 from esc.files import JsonlWriter, Row
+from esc.judge import judge_for
 from esc.psych_errors import PsychError
 from mining.candidates import SAMPLES, Candidate, Key, read_turns
 from mining.explain import explain
 from mining.folders import Mining
 from mining.judge import Asked
-from mining.judges import judge_for
 from mining.options import add_judge, add_mining, minings_of
 from mining.routing import STAGE_OF, Fate, Judgement, Route, route_turn, screen
 from mining.samples import finished_samples
