@@ -35,6 +35,8 @@ from training.stamp import OPTIONS, RECIPE, guard_options, provenance, stamp
 
 DONE = "run.json"
 CURVE = "training_loss.png"
+IN_LLAMAFACTORY = Path(__file__).parent / "in_llamafactory"
+"""Folder of the one module that runs inside LLaMA-Factory, for the loss it would not use."""
 
 
 def train(training: Training, *, force: bool) -> Row:
@@ -104,6 +106,9 @@ def _launch(recipe: Path, training: Training, settings: Row, lock: int) -> float
     # LLaMA-Factory looks torchrun up on the PATH, which an environment not activated is not on.
     search = os.pathsep.join([str(program.parent), os.environ.get("PATH", os.defpath)])
     environment = os.environ | {"PATH": search, "PYTHONUNBUFFERED": "1"}
+    if settings.get("pref_loss") == "ipo":
+        found = [str(IN_LLAMAFACTORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(found)
     # At its default it prints the model's configuration several times over.
     environment.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     # Set for one process too: LLaMA-Factory would start one on each GPU, with another batch.
