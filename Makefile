@@ -17,7 +17,9 @@ DECODE ?=
 SAMPLES ?=
 BLIND ?=
 JUDGE2 ?=
-JUDGE2_BASE_URL ?=
+JUDGE2_BASE_URL ?= $(JUDGE_BASE_URL)
+FAILED_ESCONV ?=
+MODELS ?=
 BASE_URL ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -42,7 +44,7 @@ WHERE := --work "$(WORK)"
 .DEFAULT_GOAL := help
 .PHONY: help doctor setup setup-serve model data check-data stats sft-sp sft-rg sft-vanilla \
         mine-sp mine-rg mine-vanilla mine dpo-sp dpo-rg dpo-vanilla \
-        serve stop check-template predict chat recipes demo test test-unit lint bench clean
+        serve stop check-template predict eval report chat recipes demo test test-unit lint bench clean
 
 help:  ## this list
 	@echo "DecoupledESC kit: plan-then-speak emotional support models with LLaMA-Factory."
@@ -61,6 +63,7 @@ help:  ## this list
 	@echo "  predict:  SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot,"
 	@echo "            STAGE=base|sft|dpo, SET=test|validation|train, DECODE=free|choice, BASE_URL=url,url,"
 	@echo "            IN_FLIGHT=requests at a time, PRICE=in/out per million tokens, MAX_COST, DRY_RUN=1"
+	@echo "  eval:     JUDGE, JUDGE_BASE_URL, JUDGE_N=turns judged, FAILED_ESCONV=FailedESConv.json for Figure 2"
 	@echo "Examples:"
 	@echo "  make demo"
 	@echo "  make sft-sp sft-rg ESCONV=ESConv.json MODEL=qwen2.5-7b NPROC=4"
@@ -127,9 +130,10 @@ mine mine-sp mine-rg mine-vanilla: model $(ASKS)  ## errors of the SFT models on
 ifneq ($(DRY_RUN),1)
 	$(if $(and $(JUDGED),$(JUDGE2)),@$(PY) -m mining agreement $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) \
 	  --judge2 "$(JUDGE2)")
-	@$(PY) -m mining route $(WHERE) $(LINEAGE) --task $(TASKS) $(BLINDLY)
-	@$(PY) -m data_builders preference $(WHERE) $(LINEAGE) --task $(TASKS)
-	@$(PY) -m mining stats $(WHERE) $(LINEAGE)
+	@# A task without pairs is an error of its own: the others' sets are made all the same.
+	@$(PY) -m mining route $(WHERE) $(LINEAGE) --task $(TASKS) $(BLINDLY) $(AGAIN); routed=$$?; \
+	$(PY) -m data_builders preference $(WHERE) $(LINEAGE) --task $(TASKS); made=$$?; \
+	$(PY) -m mining stats $(WHERE) $(LINEAGE) && exit $$((routed ? routed : made))
 endif
 
 dpo-sp dpo-rg dpo-vanilla: dpo-%: model $(SERVE_READY)  ## preference training on what was mined
@@ -155,6 +159,12 @@ predict: model $(ASKS)  ## a system's strategy and reply for every turn of a spl
 chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generator in the terminal
 	@$(PY) -m eval chat $(WHERE) $(LINEAGE) $(if $(STAGE),--stage "$(STAGE)") \
 	  --base-url "$(BASE_URL)" --decode "$(DECODE)"
+
+eval: model $(SERVE_READY)  ## metrics, judge and errors of every system that has predictions
+	@$(PY) -m experiments evaluate $(WHERE) --model "$(MODEL)" --failed-esconv "$(FAILED_ESCONV)" $(AGAIN)
+
+report: $(READY)  ## one page beside the paper: runs/$$MODEL/report.html (MODELS="a b" side by side)
+	@$(PY) -m eval report $(WHERE) --models $(or $(MODELS),"$(MODEL)")
 
 recipes: $(READY)  ## render llamafactory_configs/<model>/*.yaml from the table of backbones
 	@$(PY) -m training render

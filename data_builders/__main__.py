@@ -1,8 +1,8 @@
-"""``python -m data_builders STEP``: build, preference, check, stats, registry."""
+"""``python -m data_builders STEP``: build, preference, check, stats, replies, registry."""
 
 import sys
 
-from data_builders import build, check, preference, registry, stats
+from data_builders import build, check, preference, registry, replies, stats
 from esc import cli
 
 STEPS = {
@@ -10,6 +10,7 @@ STEPS = {
     "preference": (preference.main, "mined pairs as DPO and KTO sets, registered"),
     "check": (check.main, "every row through LLaMA-Factory's converter, template and tokenizer"),
     "stats": (stats.main, "Table 1, Table 6 and Figure 8 beside the paper's numbers"),
+    "replies": (replies.main, "a corpus's own replies in the form of predictions"),
     "registry": (registry.main, "dataset_info.json, here or added to another checkout's"),
 }
 

@@ -103,10 +103,6 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
     for name in ("pairs.jsonl", "singles.jsonl"):
         if files.sha256(source / name) != routed[name]["sha256"]:
             raise EscError(f"{source / name} was changed since it was written; {again}")
-    registry.register(
-        work,
-        dict(registry.preference_entry(task, model, one) for one in _lineages(task, lineage)),
-    )
     with files.exclusive(paths.data(work)):
         manifest_path = work / paths.preference_manifest(task, model, lineage)
         with ExitStack() as stack:
@@ -128,6 +124,10 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
             # LLaMA-Factory takes an empty set for a broken one.
             if not facts["rows"]:
                 (work / paths.preference_file(name)).unlink()
+        registry.register(
+            work,
+            dict(registry.preference_entry(task, model, one) for one in _lineages(task, lineage)),
+        )
         return _manifest(manifest_path, work, routed, written)
 
 
@@ -241,7 +241,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--variant", type=cli.optional, help="of a later round")
     parser.add_argument("--round", type=cli.optional_count, help="default: 1")
     given = parser.parse_args(argv)
+    failed = []
     for task in given.task:
         lineage = Lineage(given.variant, given.round or 1).checked(task).mining
-        manifest = build(given.work, given.model, task, lineage)
+        try:
+            manifest = build(given.work, given.model, task, lineage)
+        except EscError as error:
+            # One task's mining is none of another's.
+            failed.append(str(error))
+            continue
         print("\n".join(report(manifest, given.work)))
+    if failed:
+        raise EscError("; ".join(failed))

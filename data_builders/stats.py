@@ -15,6 +15,7 @@ from typing import Any
 from esc import cli, files, paths
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.progress import INTERVALS, interval, interval_names
 from esc.strategies import Strategy, tag
 
 # Table 1, upper half, and Table 6 of the paper.
@@ -30,9 +31,6 @@ PAPER_TABLE_1 = {
     "characters per seeker utterance": 79.54,
 }
 PAPER_TABLE_6 = dict(zip(Strategy, (3060, 857, 1146, 1387, 2288, 2373, 989, 2663), strict=True))
-INTERVALS = 6
-"""Progress of a turn k of n is k/n: five equal intervals below 1, and 1 itself (the last turn), as
-in the corpus's own paper (Liu et al. 2021). The paper prints no numbers for its Figure 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +86,6 @@ def statistics(rows: Iterable[Row]) -> Statistics:
     )
 
 
-def interval(turn: int, turns: int) -> int:
-    """The interval (0 to 5) of the 0-based supporter turn ``turn`` of ``turns``."""
-    return min((turn + 1) * (INTERVALS - 1) // turns, INTERVALS - 1)
-
-
 def markdown(found: Statistics, notes: list[str]) -> str:
     """Both tables and the figure's numbers, each beside the paper's."""
     total = sum(found.table_6.values())
@@ -117,12 +110,6 @@ def markdown(found: Statistics, notes: list[str]) -> str:
     for name, shares in zip(interval_names(), found.figure_8, strict=True):
         lines.append(f"| {name} | " + " | ".join(f"{shares[s]:.1%}" for s in Strategy) + " |")
     return "\n".join(lines) + "\n"
-
-
-def interval_names() -> list[str]:
-    """Labels of the intervals of progress."""
-    step = 100 // (INTERVALS - 1)
-    return [f"{k * step}–{(k + 1) * step} %" for k in range(INTERVALS - 1)] + ["last turn"]
 
 
 def draw(found: Statistics, notes: list[str], path: Path) -> None:

@@ -61,10 +61,10 @@ def _is_whole(weights: Path) -> bool:
         size = int.from_bytes(stream.read(8), "little")
         begin = stream.read(size) if size < weights.stat().st_size else b""
     try:
-        header = json.loads(begin)
-    except ValueError:
+        tensors = {k: v for k, v in json.loads(begin).items() if k != "__metadata__"}
+        ends = [int(tensor["data_offsets"][1]) for tensor in tensors.values()]
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
         return False
-    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
     return bool(ends) and weights.stat().st_size == 8 + size + max(ends)
 
 
@@ -83,7 +83,9 @@ def found(work: Path, model: str) -> dict[str, Path]:
     return {
         trained.name.replace("_", "-"): _to_serve(trained, work, model)
         for trained in sorted((work / paths.adapters(model)).glob("*"))
-        if _FOLDER.fullmatch(trained.name) and (trained / WEIGHTS).is_file()
+        if (match := _FOLDER.fullmatch(trained.name))
+        and of_suffix(match[3] or "") is not None
+        and (trained / WEIGHTS).is_file()
     }
 
 

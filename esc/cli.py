@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -46,7 +47,7 @@ def optional_amount(text: str) -> float | None:
         amount = float(text) if text else None
     except ValueError:
         amount = 0.0
-    if amount is not None and not amount > 0:
+    if amount is not None and not 0 < amount < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return amount
 

@@ -1,4 +1,4 @@
-"""The make command that a message tells a user to run, with the variables that make it theirs."""
+"""The command that a message tells a user to run, with the variables that make it theirs."""
 
 import shlex
 from pathlib import Path
@@ -16,3 +16,15 @@ def make(*targets: str, work: Path, model: str = EMBEDDED, **variables: object) 
         shlex.quote(f"{name}={value}") for name, value in given.items() if value is not None
     ]
     return " ".join(["make", *targets, *set_here])
+
+
+def step(*words: str, work: Path, model: str = EMBEDDED, **options: object) -> str:
+    """``python -m WORDS --model … --work … …``, without what is the default."""
+    given = options | {
+        "model": None if model == EMBEDDED else model,
+        "work": None if work == Path() else work,
+    }
+    told = [
+        f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None
+    ]
+    return " ".join(["python -m", *words, *told])

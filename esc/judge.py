@@ -1,10 +1,13 @@
 """Who judges: a model behind an OpenAI-compatible endpoint, or random draws for a smoke run."""
 
+import argparse
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from esc import backbones, policy_server
+from esc import backbones, cli, policy_server
+from esc.chat.failures import Failure, FailureKind
 from esc.exceptions import EscError
 
 RANDOM = "random"
@@ -51,3 +54,39 @@ def judge_for(model: str, name: str | None, urls: str | None, *, keyless: bool =
             "is a smoke run"
         )
     return Judge(name, (HOSTED,))
+
+
+def check_not_all_refused(who: str, results: Iterable[object]) -> None:
+    """Raise EscError where it is the request that is refused, not what a question quotes.
+
+    ``results`` holds a final `Failure`, or whatever else became of it, for every question.
+    """
+    kept = list(results)
+    refusals = [
+        one.message for one in kept if isinstance(one, Failure) and one.kind is FailureKind.REFUSED
+    ]
+    if refusals and len(refusals) == len(kept):
+        raise EscError(
+            f"{who} refuses every question ({refusals[0]}); nothing is written: take another judge "
+            "(JUDGE, JUDGE_BASE_URL)"
+        )
+
+
+def add_judge_name(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names a judge; its default is the environment's JUDGE."""
+    parser.add_argument(
+        "--judge",
+        type=cli.optional,
+        default=os.environ.get("JUDGE") or None,
+        help="model at the endpoint, or 'random' (default: $JUDGE, or as the table says)",
+    )
+
+
+def add_judge_url(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where the judge is; its default is the environment's."""
+    parser.add_argument(
+        "--judge-base-url",
+        type=cli.optional,
+        default=os.environ.get("JUDGE_BASE_URL") or None,
+        help="one or several, separated by commas (default: $JUDGE_BASE_URL, or the hosted one)",
+    )

@@ -129,7 +129,7 @@ def _own_server(model: str, work: Path) -> Iterator[str]:
 
 
 def split_urls(given: str) -> list[str]:
-    """The URLs of a BASE_URL, which commas or blanks separate."""
+    """The URLs of a BASE_URL or JUDGE_BASE_URL, which commas or blanks separate."""
     return given.replace(",", " ").split()
 
 

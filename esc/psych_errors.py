@@ -59,15 +59,28 @@ _WHOLE: dict[str, PsychError] = {
     "not applicable": PsychError.NONE,
 }
 
+_CLAUSE = re.compile(r"[^\w\s'-]+|\s-+\s|\b(?:but|though|although|however|except)\b")
+
+
+def _names_error(clause: str) -> bool:
+    """Whether a part of a label that begins with none names an error, and not to deny it."""
+    key = " ".join(re.findall(r"[a-z]+", clause)).removeprefix("none").strip()
+    if _DENIED.match(key):
+        return False
+    return _WHOLE.get(key) is PsychError.OTHER or any(s.search(key) for s in _STEMS.values())
+
 
 def parse(text: str) -> PsychError | None:
     """The error that ``text`` names, or None where it names none, denies one, or names several.
 
-    Case, punctuation, word order and additions do not matter (``Mismatched Strategy``).
+    Case, punctuation, word order and additions do not matter (``Mismatched Strategy``). What begins
+    with none is none, unless an error is named all the same.
     """
     key = " ".join(re.findall(r"[a-z]+", text.casefold()))
     if key in _WHOLE:
         return _WHOLE[key]
+    if key.startswith("none "):
+        return None if any(map(_names_error, _CLAUSE.split(text.casefold()))) else PsychError.NONE
     if _DENIED.match(key):
         return None
     found = [error for error, stems in _STEMS.items() if stems.search(key)]

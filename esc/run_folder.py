@@ -25,6 +25,8 @@ class RunFolder:
     options: Row
     records: str
     """The name of the file of records."""
+    ways_out: str = "use another WORK=folder, or FORCE=1"
+    """What a user can do where there are records of other options."""
 
     def finished(self) -> Row | None:
         """What ``run.json`` says where these options are done and its records whole, or None."""
@@ -37,8 +39,9 @@ class RunFolder:
     def claim(self, *, force: bool) -> None:
         """Leave the options in the folder.
 
-        With ``force``, other options' records are deleted; stored answers never are, since an
-        answer is found by what was asked. Raises OptionsDiffer where there are records of others.
+        With ``force``, records are deleted and made anew, so that what was refused is asked again;
+        stored answers never are, since an answer is found by what was asked. Raises OptionsDiffer
+        where there are records of others.
         """
         path = self.path / OPTIONS
         changed = []
@@ -47,11 +50,11 @@ class RunFolder:
             changed = files.differences(_flat(made_with), _flat(self.options))
         if changed and not force:
             raise OptionsDiffer(
-                f"{self.path} was made with other options ({'; '.join(changed)}); use another "
-                f"WORK=folder, or FORCE=1 to make its {Path(self.records).stem} anew (stored "
+                f"{self.path} was made with other options ({'; '.join(changed)}); "
+                f"{self.ways_out} to make its {Path(self.records).stem} anew (stored "
                 "answers are kept)"
             )
-        if changed:
+        if force:
             for name in (DONE, self.records):
                 (self.path / name).unlink(missing_ok=True)
         files.write_json(path, self.options)

@@ -1,12 +1,19 @@
-"""``python -m eval STEP``: predict, chat."""
+"""``python -m eval STEP``: predict, align, metrics, judge, pairwise, human, report, chat."""
 
 import sys
 
 from esc import cli
-from eval import predict, talk
+from eval import align, human, judge, metrics, pairwise, predict, talk
+from eval.report import step
 
 STEPS = {
     "predict": (predict.main, "a system's strategy and reply for every turn of a split"),
+    "align": (align.main, "another system's predictions, by gold turn, in this kit's form"),
+    "metrics": (metrics.main, "all automatic metrics with intervals, beside what chance gives"),
+    "judge": (judge.main, "a judge's scores of replies on four dimensions (Tables 2 and 3)"),
+    "pairwise": (pairwise.main, "which of two systems replies better, asked in both orders"),
+    "human": (human.main, "a blinded sheet for people, and what their votes say (Figure 6)"),
+    "report": (step.main, "everything that was run, on one page beside the paper"),
     "chat": (talk.main, "talk with planner and generator in the terminal"),
 }
 

@@ -7,8 +7,9 @@
 target at most 2).
 ``check``: rows a second of the token check on all nine sets. ``chat``: the LLM layer and the server
 (see ``bench_chat``; it trains one step and serves, some ten minutes on two cores). ``mining``:
-routing and file writing of 100,000 stored candidates (see ``bench_mining``). Without ESCONV it
-measures the sample corpus, whose few rows mostly show how long Python takes to start.
+routing and file writing of 100,000 stored candidates (see ``bench_mining``). ``metrics``:
+all automatic metrics of nine systems with their intervals (see ``bench_metrics``). Without ESCONV
+it measures the sample corpus, whose few rows mostly show how long Python takes to start.
 """
 
 import json
@@ -23,7 +24,7 @@ from typing import Any
 from esc import cli, files, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
-from experiments import bench_chat, bench_mining
+from experiments import bench_chat, bench_metrics, bench_mining
 from experiments.step import python
 
 REPEATS = 3
@@ -104,6 +105,7 @@ def main(argv: list[str]) -> None:
             "build": measured,
             "check": check(work, measured["rows"]),
             "mining": bench_mining.measure(work / "mining", bench_chat.stub),
+            "metrics": bench_metrics.measure(work / "metrics"),
             "chat": bench_chat.measure(work, esconv or "sample"),
         }
     print(json.dumps(result, indent=2))

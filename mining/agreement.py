@@ -4,32 +4,33 @@
     python -m mining agreement --task rg --judge A --judge2 B
 
 Reads the verdicts that both left on one mining, matched by turn and sample, writes
-``judges/agreement.json`` beside the judges' folders: kappa for retaining a pair and for the error
-in the rejected reply, with its confusion matrix, and how many pairs both, one or none scored. It
-asks nobody. With ``--blind`` both are the verdicts of judges that did not know the gold reply.
+``judges/agreement_<judge>_<judge>.json`` beside the judges' folders: kappa for retaining a pair and
+for the error in the rejected reply, with its confusion matrix, and how many pairs both, one or none
+scored. It asks nobody. With ``--blind`` both are the verdicts of judges that did not know the gold
+reply.
 """
 
 import argparse
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from esc import cli, files
+from esc.agreement import kappa
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.judge import judge_for
+from esc.judge import add_judge_name, judge_for
 from mining.candidates import SAMPLES, Key, read_turns
 from mining.folders import Mining
 from mining.judge import Asked
-from mining.options import add_blind, add_judge_name, add_mining, minings_of
+from mining.options import add_blind, add_mining, minings_of
 from mining.routing import Judgement, screen
 from mining.samples import finished_samples
 from mining.stored import finished_verdicts
 from mining.verdicts import FILTER_MENU, FilterVerdict
 
-FILE = "agreement.json"
 RESAMPLES = 1000
 SEED = 0
 Cells = Counter[tuple[str, str]]
@@ -54,20 +55,6 @@ class Agreement:
     n: int
     said: str
     """Why there is no kappa or no interval, in words."""
-
-
-def kappa(cells: Mapping[tuple[str, str], int]) -> float | None:
-    """Cohen's kappa (1960), or None where both sides are constant, which tells nothing."""
-    n = sum(cells.values())
-    first, second = Counter[str](), Counter[str]()
-    for (one, other), count in cells.items():
-        first[one] += count
-        second[other] += count
-    if len(+first) < 2 and len(+second) < 2:
-        return None
-    observed = sum(count for (one, other), count in cells.items() if one == other) / n
-    chance = sum(first[label] * second[label] for label in first) / n**2
-    return (observed - chance) / (1 - chance)
 
 
 def agreement(by_dialogue: Sequence[Cells]) -> Agreement:
@@ -102,7 +89,7 @@ def _resampled(by_dialogue: Sequence[Cells], rng: random.Random) -> float | None
 
 
 def compare(verdicts: Iterable[tuple[Key, Judgement, Judgement]]) -> Row:
-    """What ``agreement.json`` says of the verdicts of two judges."""
+    """What the written file says of the verdicts of two judges."""
     scored: Counter[str] = Counter()
     cells: dict[str, dict[str, Cells]] = {what: defaultdict(Counter) for what in LABELS}
     for (turn, _), one, other in verdicts:
@@ -168,20 +155,22 @@ def agree(first: Asked, second: Asked) -> Row:
     smoke = options["smoke"] or any(verdicts.options["smoke"] for verdicts in judged)
     done = {"task": mining.task, "model": mining.model, "judges": [first.slug, second.slug]}
     done |= compare(found) | {"samples": facts[SAMPLES]["sha256"], "smoke": bool(smoke)}
-    files.write_json(path_of(mining), done)
+    path = path_of(mining, done)
+    with files.exclusive(path.parent):
+        files.write_json(path, done)
     return done
 
 
-def path_of(mining: Mining) -> Path:
-    """Of the result: beside the judges' folders."""
-    return mining.judged(FILE)
+def path_of(mining: Mining, done: Row) -> Path:
+    """Of the result: beside the judges' folders, one file for two judges."""
+    return mining.judged(f"agreement_{'_'.join(done['judges'])}.json")
 
 
 def report(mining: Mining, done: Row) -> str:
     """The numbers one should see."""
     pairs = done["pairs"]
     lines = [
-        f"agreement   {path_of(mining)}: {' and '.join(done['judges'])}",
+        f"agreement   {path_of(mining, done)}: {' and '.join(done['judges'])}",
         f"pairs       {sum(pairs.values()):,}: {pairs['both']:,} scored by both, "
         f"{pairs['first only']:,} by {done['judges'][0]} only, "
         f"{pairs['second only']:,} by {done['judges'][1]} only, {pairs['none']:,} by none",

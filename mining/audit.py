@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from pathlib import Path
 
-from esc import cli, files
+from esc import cli, files, sheets
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.intervals import wilson
@@ -28,7 +28,7 @@ from mining.folders import Mining
 from mining.found import finished_route
 from mining.options import add_mining, minings_of
 from mining.route import PAIRS
-from mining.sheet import ANSWERS, answers, csv_text, html, record_of, sheet_row
+from mining.sheet import ANSWERS, COLUMNS, answers, html, record_of, sheet_of, sheet_row
 
 CSV, HTML, DONE, PRECISION = "sheet.csv", "sheet.html", "audit.json", "precision.json"
 
@@ -49,15 +49,23 @@ def draw(pairs: Iterable[Row], n: int) -> list[Row]:
     return [pair for _, pair in sorted((x for y in drawn.values() for x in y), key=itemgetter(0))]
 
 
-def precision(found: Iterable[tuple[int, dict[str, str]]], errors: Mapping[str, str]) -> Row:
+def precision(
+    found: Iterable[tuple[int, dict[str, str]]], errors: Mapping[str, str], sheet: str
+) -> Row:
     """Per error type and over all: yes, no, unsure, blank, and the share of yes with its interval.
 
     ``errors`` maps a record of the sheet to its error; one that has no row counts as blank. Raises
-    EscError, naming the row, for an unknown record, one given twice, and another word.
+    EscError, naming the row, for one of another sheet than ``sheet``, an unknown record, one given
+    twice, and another word.
     """
     said: dict[str, str] = {}
     for number, row in found:
         record, answer = row["record"], row["answer"].casefold()
+        if row["sheet"] != sheet:
+            raise EscError(
+                f"row {number}: it is of another sheet than this audit's (column 'sheet'); name "
+                "the model, round and variant that it was made for"
+            )
         if record not in errors:
             raise EscError(f"row {number}: record {record!r} is not on the sheet")
         if record in said:
@@ -121,9 +129,10 @@ def make(mining: Mining, n: int) -> Row:
             "smoke": routed["smoke"],
             "records": {record_of(pair): pair["error"] for pair in drawn},
         }
-        rows = [sheet_row(mining.task, pair, turns[pair["id"]]) for pair in drawn]
-        files.write_text(folder / CSV, csv_text(rows))
-        files.write_text(folder / HTML, html(rows, [turns[pair["id"]] for pair in drawn], done))
+        rows = [sheet_row(done, pair, turns[pair["id"]]) for pair in drawn]
+        files.write_text(folder / CSV, sheets.csv_text(COLUMNS, rows))
+        shown = html(rows, [turns[pair["id"]] for pair in drawn], done, mining.step("audit"))
+        files.write_text(folder / HTML, shown)
         files.write_json(folder / DONE, done)
     return done
 
@@ -134,10 +143,9 @@ def read(mining: Mining, path: Path) -> Row:
     Raises EscError where no sheet was made, or as `answers` and `precision`.
     """
     folder = folder_of(mining)
-    again = f"python -m mining audit --task {mining.task}"
-    made: Row = files.read_json(folder / DONE, made_by=again)
+    made: Row = files.read_json(folder / DONE, made_by=mining.step("audit"))
     try:
-        found = precision(answers(path), made["records"])
+        found = precision(answers(path), made["records"], sheet_of(made))
     except EscError as error:
         raise EscError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     kept = {name: made[name] for name in ("task", "model", "sampler", "judge", "pairs", "smoke")}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from esc import backbones, cli, files
+from esc import backbones, cli, files, smoke
 from esc.chat.failures import Failure
 from esc.chat.job import Job, Sending
 from esc.chat.job import add_arguments as add_sending
@@ -27,17 +27,26 @@ from esc.chat.policy import Asks
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.intervals import wilson
-from esc.judge import RANDOM, Judge, judge_for
+from esc.judge import (
+    RANDOM,
+    Judge,
+    add_judge_name,
+    add_judge_url,
+    check_not_all_refused,
+    judge_for,
+)
+from esc.predictions import Prediction
 from esc.psych_errors import PsychError
 from esc.run_folder import OPTIONS, RunFolder
+from esc.verdicts import FOR_GOOD, Unscored, read
 from mining import questions
-from mining.classified import NOT_JUDGED, STORED, Prediction, Source, StoredVerdict, read_source
+from mining.classified import NOT_JUDGED, STORED, Source, StoredVerdict, read_source
 from mining.draws import draw_error
-from mining.judge import FOR_GOOD
-from mining.options import add_judge_name, add_judge_url, add_model
-from mining.verdicts import ErrorVerdict, Unscored, read
+from mining.options import add_model
+from mining.verdicts import ErrorVerdict
 
 FORMAT = 1
+STEP = "classify"
 ERRORS, PROPORTIONS = "errors.jsonl", "proportions.json"
 
 
@@ -61,11 +70,9 @@ class Asked:
     @property
     def is_smoke(self) -> bool:
         """Whether a random judge, the embedded model or the sample corpus is in it."""
-        beside = self.path.parent / OPTIONS
-        made_with = files.read_json(beside) if beside.is_file() else None
-        marked = isinstance(made_with, dict) and bool(made_with.get("smoke"))
         judges = set(self.judge_name.split(", "))
-        return marked or bool(judges & {RANDOM, backbones.EMBEDDED})
+        by_nobody = bool(judges & {RANDOM, backbones.EMBEDDED})
+        return self.source.smoke or smoke.made_beside(self.path) or by_nobody
 
 
 async def one_error(asks: Asks, record: Prediction, *, judge: Judge) -> Row:
@@ -162,8 +169,9 @@ def classify(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
     """
     if asked.path.resolve().parent == out.resolve():
         raise EscError(f"--out {out} holds the file that is read; name a folder of its own")
-    folder = RunFolder(out, options_of(asked), ERRORS)
+    folder = RunFolder(out, options_of(asked), ERRORS, "use another --out, or --force")
     with files.exclusive(folder.path):
+        _check_own(out)
         if not sending.dry_run:
             folder.claim(force=force)
             done = folder.finished()
@@ -192,11 +200,23 @@ def classify(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
     return 1 if found["failed"]["total"] else 0
 
 
+def _check_own(out: Path) -> None:
+    """Raise EscError where another step left its options: they are never replaced."""
+    path = out / OPTIONS
+    made_with = files.read_json(path) if path.is_file() else None
+    if path.is_file() and not (isinstance(made_with, dict) and made_with.get("step") == STEP):
+        raise EscError(
+            f"--out {out} is the folder of another step ({path} is not of classify), which --force "
+            "does not replace either; name a folder of its own"
+        )
+
+
 def options_of(asked: Asked) -> Row:
     """Everything that decides the errors, under the names a user knows."""
     asks = asked.judge is not None and not asked.judge.is_random
     return {
         "format": FORMAT,
+        "step": STEP,
         "predictions": files.sha256(asked.path),
         "JUDGE": asked.judge.name if asked.judge else STORED,
         "prompts": files.sha256_of(questions.files_of(ErrorVerdict)) if asks else None,
@@ -228,6 +248,7 @@ def _judged(
     results: Sequence[Row | Failure] = rehearsed
     if rehearsal.requests:
         results, meter = job.ask(judge.urls, sending, listed=False)
+        check_not_all_refused(", ".join(judge.urls), results)
     found = dict(zip((record.id for record in to_ask), results, strict=True))
     rows = []
     for record in asked.source.predictions:
@@ -303,5 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     add_judge_name(parser)
     add_judge_url(parser)
     add_sending(parser)
-    parser.add_argument("--force", action="store_true", help="replace other options' errors")
+    parser.add_argument(
+        "--force", action="store_true", help="make the errors anew; stored answers are kept"
+    )
     return parser

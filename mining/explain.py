@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from esc import files
 from esc.exceptions import EscError
 from esc.turns import gold_turns
+from esc.verdicts import Unscored
 from mining.candidates import SAMPLES, Candidate, read_turns
 from mining.folders import Mining
 from mining.judge import Asked
 from mining.routing import Fate, Judgement, Route, route_turn, screen, seeded
 from mining.samples import finished_samples
 from mining.stored import finished_verdicts
-from mining.verdicts import FilterVerdict, Unscored
+from mining.verdicts import FilterVerdict
 
 
 def explain(mining: Mining, asked: Asked | None, turn_id: str) -> str:

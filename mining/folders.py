@@ -7,8 +7,9 @@ each judge's ``verdicts.jsonl``, and under ``routed/`` what became of every samp
 from dataclasses import dataclass
 from pathlib import Path
 
-from esc import adapters, commands, paths
+from esc import adapters, backbones, commands, files, paths
 from esc.lineage import Lineage
+from esc.run_folder import OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,23 @@ class Mining:
     def sampler(self) -> str:
         """The served name of the policy that is sampled: SFT, or what the round before trained."""
         return adapters.start(self.task, self.lineage)
+
+    def again(self, **variables: object) -> str:
+        """The make command that goes on with this mining as it was begun."""
+        path = self.folder / OPTIONS
+        begun = files.read_json(path) if path.is_file() else {}
+        options = begun if isinstance(begun, dict) else {}
+        as_begun = {name: options.get(name) for name in ("LIMIT", "SAMPLES")}
+        if options.get("DECODE") != backbones.get(self.model).decode:
+            as_begun["DECODE"] = options.get("DECODE")
+        return self.make("mine", **as_begun, **variables)
+
+    def step(self, name: str) -> str:
+        """The command of a step of this mining that make does not have."""
+        own = {key.lower(): value for key, value in self.lineage.variables.items()}
+        return commands.step(
+            "mining", name, work=self.work, model=self.model, task=self.task, **own
+        )
 
     def make(self, target: str, **variables: object) -> str:
         """The make command of a step of this mining."""

@@ -146,7 +146,7 @@ def finished_route(mining: Mining) -> Row:
     Raises EscError where it is not there, its files were changed, or it is of the turns of another
     corpus or split than the built sets hold now.
     """
-    again = mining.make("mine")
+    again = mining.again()
     routed: Row = files.read_json(mining.routed / DONE, made_by=again)
     for name in (PAIRS, ROUTES):
         if files.sha256(mining.routed / name) != routed[name]["sha256"]:
@@ -160,16 +160,21 @@ def finished_route(mining: Mining) -> Row:
     return routed
 
 
-def collect(minings: Sequence[Mining]) -> dict[str, Found]:
-    """What every task that is mined holds, by task, read row by row.
+def collect(minings: Sequence[Mining]) -> tuple[dict[str, Found], list[str]]:
+    """(what every task that is mined holds, by task; why a mined one is left out).
 
-    Raises EscError where none is mined, and as `finished_route`.
+    Raises EscError where none is left.
     """
     found: dict[str, Found] = {}
+    left_out = []
     for mining in minings:
         if not (mining.routed / DONE).is_file():
             continue
-        routed = finished_route(mining)
+        try:
+            routed = finished_route(mining)
+        except EscError as error:
+            left_out.append(f"{mining.task}: left out, {error}")
+            continue
         one = found[mining.task] = Found(mining.task, routed)
         for pair in files.read_jsonl(mining.routed / PAIRS):
             one.take_pair(pair)
@@ -177,8 +182,9 @@ def collect(minings: Sequence[Mining]) -> dict[str, Found]:
             one.take_route(way)
     if not found:
         first = minings[0]
-        raise EscError(f"nothing is mined in {first.folder.parent}; {first.make('mine')} begins")
-    return found
+        why = "; ".join(left_out) or f"{first.make('mine')} begins"
+        raise EscError(f"nothing is mined in {first.folder.parent}; {why}")
+    return found, left_out
 
 
 def table_1(found: dict[str, Found]) -> dict[str, float | None]:

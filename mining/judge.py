@@ -19,16 +19,17 @@ from functools import partial
 from typing import Any
 
 from esc import backbones, cli, files, smoke
-from esc.chat.failures import Failure, FailureKind
+from esc.chat.failures import Failure
 from esc.chat.job import Job, Sending
 from esc.chat.job import add_arguments as add_sending
 from esc.chat.meter import Meter
 from esc.chat.policy import Asks
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.judge import Judge, judge_for
+from esc.judge import Judge, check_not_all_refused, judge_for
 from esc.run_folder import RunFolder
 from esc.turns import GoldTurn, gold_turns
+from esc.verdicts import FOR_GOOD, Unscored, read
 from mining import questions
 from mining.candidates import SAMPLES, Candidate, read_turns
 from mining.draws import draw_filter
@@ -36,16 +37,10 @@ from mining.folders import Mining
 from mining.options import add_judge, add_mining, minings_of
 from mining.routing import screen
 from mining.samples import finished_samples
-from mining.verdicts import BlindVerdict, FilterVerdict, Reason, Unscored, read
+from mining.verdicts import BlindVerdict, FilterVerdict
 
 FORMAT = 1
 VERDICTS = "verdicts.jsonl"
-FOR_GOOD = {
-    FailureKind.EMPTY: Reason.EMPTY,
-    FailureKind.TOO_LONG: Reason.REFUSED,
-    FailureKind.REFUSED: Reason.REFUSED,
-}
-"""Failures that another run would meet again: the pair stays without a verdict."""
 
 Question = tuple[GoldTurn, Candidate]
 
@@ -62,6 +57,11 @@ class Asked:
     def slug(self) -> str:
         """The name of the folder of its verdicts."""
         return self.judge.slug + ("_blind" if self.blind else "")
+
+    def again(self, **variables: object) -> str:
+        """The make command that goes on with this judging as it was begun."""
+        blind = 1 if self.blind else None
+        return self.mining.again(JUDGE=self.judge.name, BLIND=blind, **variables)
 
 
 async def one_verdict(asks: Asks, question: Question, *, asked: Asked) -> Row:
@@ -179,24 +179,10 @@ def judge(asked: Asked, sending: Sending, *, force: bool) -> int:
         meter = Meter(sending.budget, cached=rehearsal.cached)
         if rehearsal.requests:
             results, meter = job.ask(asked.judge.urls, sending, listed=False)
-            _check_not_all_refused(asked, results)
+            check_not_all_refused(", ".join(asked.judge.urls), results)
         done = _write(folder, asked, to_ask, results, meter, spent_before)
     print(_report(asked, done))
     return 1 if done["failed"] else 0
-
-
-def _check_not_all_refused(asked: Asked, results: Sequence[Row | Failure]) -> None:
-    """Raise EscError where it is the request that is refused, not what a question quotes."""
-    refusals = [
-        result.message
-        for result in results
-        if isinstance(result, Failure) and result.kind is FailureKind.REFUSED
-    ]
-    if len(refusals) == len(results):
-        raise EscError(
-            f"{', '.join(asked.judge.urls)} refuses every question ({refusals[0]}); no verdict is "
-            "written: take another judge (JUDGE, JUDGE_BASE_URL)"
-        )
 
 
 def _write(
@@ -284,5 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     add_mining(parser)
     add_judge(parser)
     add_sending(parser)
-    parser.add_argument("--force", action="store_true", help="replace other options' verdicts")
+    parser.add_argument(
+        "--force", action="store_true", help="make the verdicts anew; stored answers are kept"
+    )
     return parser

@@ -1,11 +1,11 @@
 """The options by which the mining steps are told which mining is meant."""
 
 import argparse
-import os
 from pathlib import Path
 
 from esc import backbones, cli
 from esc.forms import TASKS
+from esc.judge import add_judge_name, add_judge_url
 from esc.lineage import Lineage
 from mining.folders import Mining
 
@@ -48,26 +48,6 @@ def add_blind(parser: argparse.ArgumentParser) -> None:
         "--blind",
         action="store_true",
         help="do not tell which reply is the gold one; sides are shuffled by the record",
-    )
-
-
-def add_judge_name(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names a judge; its default is the environment's JUDGE."""
-    parser.add_argument(
-        "--judge",
-        type=cli.optional,
-        default=os.environ.get("JUDGE") or None,
-        help="model at the endpoint, or 'random' (default: $JUDGE, or as the table says)",
-    )
-
-
-def add_judge_url(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says where the judge is; its default is the environment's."""
-    parser.add_argument(
-        "--judge-base-url",
-        type=cli.optional,
-        default=os.environ.get("JUDGE_BASE_URL") or None,
-        help="one or several, separated by commas (default: $JUDGE_BASE_URL, or the hosted one)",
     )
 
 

@@ -1,7 +1,7 @@
 """The judge's two questions as chats: is a pair fit for training, and which error has a reply.
 
-Judged text is fenced by a mark made from all the text of the question: no text can hold it, since
-no text holds its own hash. A model's control tokens in it are broken by `Message`.
+Judged text is fenced by a mark that it cannot hold. A model's control tokens in it are broken by
+`Message`.
 """
 
 import hashlib
@@ -14,8 +14,10 @@ from esc.chat.constraint import JsonSchema
 from esc.chat.message import Message
 from esc.chat.request import Generation, Sampling
 from esc.dialogue import Exchange
+from esc.fence import mark
 from esc.psych_errors import PsychError
-from mining.verdicts import FILTER_MENU, BlindVerdict, ErrorVerdict, FilterVerdict, Verdict, schema
+from esc.verdicts import Verdict
+from mining.verdicts import FILTER_MENU, BlindVerdict, ErrorVerdict, FilterVerdict, schema
 
 TEMPLATES = Path(__file__).parent / "prompts"
 PROMPTS = {
@@ -26,11 +28,6 @@ PROMPTS = {
 """Kind of verdict to the files of its system and user message."""
 ANSWER_TOKENS = 512
 NOTHING = "(nothing yet)"
-
-
-def mark(*texts: str) -> str:
-    """The mark that fences quotations of these texts."""
-    return "=== " + hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def filter_pair(

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from esc import cli, files
-from esc.exceptions import EscError
+from esc.exceptions import EscError, OptionsDiffer
 from esc.files import JsonlWriter, Row
 from esc.judge import judge_for
 from esc.psych_errors import PsychError
@@ -34,17 +34,20 @@ from mining.verdicts import FilterVerdict
 ROUTES, PAIRS, SINGLES, DONE = "routes.jsonl", "pairs.jsonl", "singles.jsonl", "route.json"
 
 
-def route(mining: Mining, asked: Asked | None) -> Row:
+def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
     """What ``route.json`` says: counts of every fate, error and quadrant, and of what was written.
 
-    ``asked`` names the judge, None for the planner. Raises EscError, with nothing overwritten,
-    where samples or verdicts are not whole, or do not belong together.
+    ``asked`` names the judge, None for the planner. Raises, with nothing overwritten, EscError
+    where samples or verdicts are not whole or do not belong together, or no pair is left, and
+    without ``force`` OptionsDiffer where another judge's routing is there.
     """
     options, facts = finished_samples(mining)
     judged = finished_verdicts(asked, facts[SAMPLES]["sha256"]) if asked else None
     provenance = _provenance(options, judged)
     smoke = options["smoke"] or bool(judged and judged.options["smoke"])
     with files.exclusive(mining.routed):
+        if not force:
+            _check_same_judge(mining, provenance)
         with ExitStack() as stack:
             routes, pairs, singles = (
                 JsonlWriter(stack.enter_context(files.atomic_writer(mining.routed / name)))
@@ -52,6 +55,7 @@ def route(mining: Mining, asked: Asked | None) -> Row:
             )
             count: Counter[str] = Counter()
             errors: Counter[str] = Counter()
+            truncated = 0
             for turn, verdicts, ways in _ways(mining, judged):
                 for candidate in turn:
                     way = ways[candidate.key]
@@ -61,10 +65,14 @@ def route(mining: Mining, asked: Asked | None) -> Row:
                     if way.fate is Fate.PAIR:
                         assert way.error is not None
                         errors[way.error.value] += 1
+                        truncated += candidate.truncated
                         pair = _pair(mining.task, candidate, way, verdict)
                         pairs.write(pair | {"provenance": provenance | _verdict_facts(verdict)})
                 for single in _singles(mining.task, turn, verdicts, ways):
                     singles.write(single | {"provenance": provenance})
+            fates = {fate.value: count[fate.value] for fate in Fate if count[fate.value]}
+            if not fates.get(Fate.PAIR):
+                raise EscError(no_pairs(mining, fates))
             for writer in (routes, pairs, singles):
                 writer.flush()
             written = {
@@ -77,7 +85,8 @@ def route(mining: Mining, asked: Asked | None) -> Row:
             "task": mining.task,
             "model": mining.model,
             "samples": count.total(),
-            "fates": {fate.value: count[fate.value] for fate in Fate if count[fate.value]},
+            "fates": fates,
+            "truncated": truncated,
             "errors": dict(errors),
             "provenance": provenance,
             "smoke": smoke,
@@ -85,6 +94,23 @@ def route(mining: Mining, asked: Asked | None) -> Row:
         }
         files.write_json(mining.routed / DONE, done)
     return done
+
+
+def _check_same_judge(mining: Mining, provenance: Row) -> None:
+    """Raise OptionsDiffer where the pairs that are there were judged by another."""
+    path = mining.routed / DONE
+    if not path.is_file():
+        return
+    there: Row = files.read_json(path)["provenance"]
+    names = ("judge", "blind")
+    changed = files.differences(
+        {name: there.get(name) for name in names}, {name: provenance.get(name) for name in names}
+    )
+    if changed:
+        raise OptionsDiffer(
+            f"{mining.routed} holds what another judge's verdicts gave ({'; '.join(changed)}); use "
+            "another WORK=folder, or FORCE=1 to route anew (verdicts of both are kept)"
+        )
 
 
 def _ways(
@@ -234,6 +260,8 @@ def report(mining: Mining, done: Row) -> str:
         f"+ {sum(dropped.values()):,} dropped"
     ]
     lines += [f"            {n:>9,}  {fate}" for fate, n in _most_first(dropped)]
+    if done["truncated"]:
+        lines.append(f"            {done['truncated']:,} of the pairs with a rejected answer cut")
     if done["errors"]:
         told = ", ".join(f"{n:,} {error}" for error, n in _most_first(done["errors"]))
         lines.append(f"errors      {told}")
@@ -246,12 +274,12 @@ def _most_first(counts: dict[str, Any]) -> list[tuple[str, Any]]:
     return sorted(counts.items(), key=lambda item: -item[1])
 
 
-def no_pairs(mining: Mining, done: Row) -> str:
+def no_pairs(mining: Mining, fates: dict[str, int]) -> str:
     """What a user is told where nothing is left: which filters took it all."""
-    told = ", ".join(f"{n:,} {fate}" for fate, n in _most_first(done["fates"]))
+    told = ", ".join(f"{n:,} {fate}" for fate, n in _most_first(fates))
     return (
-        f"0 pairs of {done['samples']:,} samples for {mining.task}: {told}; take more dialogues "
-        "(LIMIT), more samples of a turn (SAMPLES) or another judge (JUDGE), with FORCE=1"
+        f"0 pairs of {sum(fates.values()):,} samples for {mining.task}: {told}; take more "
+        "dialogues (LIMIT), more samples of a turn (SAMPLES) or another judge (JUDGE), with FORCE=1"
     )
 
 
@@ -267,10 +295,13 @@ def main(argv: list[str]) -> None:
         if given.explain:
             print(explain(mining, judged_by, given.explain))
             continue
-        done = route(mining, judged_by)
-        print(report(mining, done))
-        if not done[PAIRS]["rows"]:
-            without.append(no_pairs(mining, done))
+        try:
+            print(report(mining, route(mining, judged_by, force=given.force)))
+        except OptionsDiffer:
+            raise
+        except EscError as error:
+            # One task's mining is none of another's.
+            without.append(str(error))
     if without:
         raise EscError("; ".join(without))
 
@@ -287,5 +318,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_mining(parser)
     add_judge(parser)
+    parser.add_argument("--force", action="store_true", help="replace another judge's pairs")
     parser.add_argument("--explain", metavar="ID", help="show one turn's whole way, such as 231-7")
     return parser

@@ -9,8 +9,9 @@ from enum import StrEnum
 
 from esc.lineage import Quadrant
 from esc.psych_errors import PsychError
+from esc.verdicts import Unscored
 from mining.candidates import Candidate, Key
-from mining.verdicts import FilterVerdict, Unscored
+from mining.verdicts import FilterVerdict
 
 STAGE_OF: dict[PsychError, str | None] = {
     PsychError.STRATEGY_MISMATCH: "sp",

@@ -30,6 +30,7 @@ from esc.plan_and_speak import PLAN_TOKENS, REPLY_TOKENS
 from esc.run_folder import RunFolder
 from esc.strategies import parse, strip_tag
 from esc.turns import GoldTurn, gold_turns
+from esc.verdicts import FOR_GOOD
 from esc.weights import weights_of
 from mining.candidates import SAMPLES
 from mining.folders import Mining
@@ -204,13 +205,16 @@ def _prepare(asked: Asked, sending: Sending, force: bool, stack: ExitStack) -> _
 
 
 def _finish(one: _Prepared, meter: Meter | None, sending: Sending) -> int:
-    """Write the samples; the number of those that failed."""
+    """Write the samples; the number of those to ask for again."""
     rows = [
         _failed(draw, result) if isinstance(result, Failure) else result
         for draw, result in zip(one.job.records, one.records, strict=True)
     ]
     meter = meter or Meter(sending.budget, cached=one.cached)
     failed = Counter(str(row["failure"]["kind"]) for row in rows if row["status"] == "failed")
+    # Another run would meet these again; where all are refused, it is the request that is at fault.
+    for_good = {kind.value for kind in FOR_GOOD} if failed.total() < len(rows) else set()
+    missing = Counter({kind: n for kind, n in failed.items() if kind not in for_good})
     facts: Row = {
         "samples": len(rows),
         "turns": len({row["id"] for row in rows}),
@@ -225,12 +229,12 @@ def _finish(one: _Prepared, meter: Meter | None, sending: Sending) -> int:
         },
         "smoke": one.folder.options["smoke"],
     }
-    one.folder.write(rows, facts, complete=not failed)
+    one.folder.write(rows, facts, complete=not missing)
     print(_report(one.asked, facts))
-    if failed:
-        told = ", ".join(f"{count} {reason}" for reason, count in failed.most_common())
+    if missing:
+        told = ", ".join(f"{count} {reason}" for reason, count in missing.most_common())
         print(f"incomplete  {told}; the same command asks again for what is missing")
-    return failed.total()
+    return missing.total()
 
 
 def _report(asked: Asked, facts: Row) -> str:

@@ -14,7 +14,7 @@ def finished_samples(mining: Mining) -> tuple[Row, Row]:
     Raises EscError where they are not there, not complete, changed since, or drawn from the turns
     of another corpus or split than the built sets hold now.
     """
-    folder, again = mining.folder, mining.make("mine")
+    folder, again = mining.folder, mining.again()
     done = folder / DONE
     if not (folder / SAMPLES).is_file():
         raise EscError(f"{folder / SAMPLES} does not exist; {again} samples it")
@@ -22,6 +22,10 @@ def finished_samples(mining: Mining) -> tuple[Row, Row]:
         raise EscError(f"{folder / SAMPLES} is not complete; {again} asks for what is missing")
     facts: Row = files.read_json(done)
     options: Row = files.read_json(folder / OPTIONS)
+    if not (_holds(options, "data", "LIMIT") and _holds(facts, SAMPLES)):
+        raise EscError(
+            f"{folder / OPTIONS} or {DONE} there is not of this step; move {folder} away, {again}"
+        )
     asked = {
         "MODEL": mining.model,
         "task": mining.task,
@@ -39,6 +43,10 @@ def finished_samples(mining: Mining) -> tuple[Row, Row]:
     if changed:
         raise EscError(
             f"the samples in {folder} are of other train turns ({'; '.join(changed)}); build those "
-            f"sets again, or {mining.make('mine', FORCE=1)}"
+            f"sets again, or {mining.again(FORCE=1)}"
         )
     return options, facts
+
+
+def _holds(found: object, *names: str) -> bool:
+    return isinstance(found, dict) and found.keys() >= set(names)

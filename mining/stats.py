@@ -112,8 +112,8 @@ def main(argv: list[str]) -> None:
     given = _parser().parse_args(argv)
     # Of all tasks the entangled one has the most variants.
     lineage = Lineage(given.variant, given.round or 1).checked("vanilla").mining
-    found = collect([Mining(given.work, given.model, task, lineage) for task in TASKS])
-    notes = notes_on(found)
+    found, left_out = collect([Mining(given.work, given.model, task, lineage) for task in TASKS])
+    notes = [*notes_on(found), *left_out]
     folder = given.work / paths.mining(given.model, lineage) / "stats"
     text = markdown(found, notes)
     with files.exclusive(folder):

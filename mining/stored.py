@@ -7,10 +7,11 @@ from esc import files
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.run_folder import DONE, OPTIONS
+from esc.verdicts import Reason, Unscored
 from mining.candidates import Key
 from mining.judge import VERDICTS, Asked
 from mining.routing import Judgement
-from mining.verdicts import FilterVerdict, Reason, Unscored
+from mining.verdicts import FilterVerdict
 
 SHOWN = 3
 
@@ -47,7 +48,7 @@ class StoredVerdicts:
 
     def finish(self) -> None:
         """Raise EscError where samples lack a verdict, verdicts are left over, or were changed."""
-        again = self._asked.mining.make("mine")
+        again = self._asked.again()
         if self._lacking:
             shown = ", ".join(f"{turn} sample {index}" for turn, index in self._lacking[:SHOWN])
             more = ", …" if len(self._lacking) > SHOWN else ""
@@ -73,7 +74,7 @@ def finished_verdicts(asked: Asked, samples: str) -> StoredVerdicts:
     Raises EscError where they are not there, not complete, or on other samples.
     """
     folder = asked.mining.judged(asked.slug)
-    again = asked.mining.make("mine")
+    again = asked.again()
     if not (folder / VERDICTS).is_file():
         others = sorted(path.parent.name for path in folder.parent.glob(f"*/{VERDICTS}"))
         have = f" (there are some by {', '.join(others)})" if others else ""
@@ -81,13 +82,22 @@ def finished_verdicts(asked: Asked, samples: str) -> StoredVerdicts:
     if not (folder / DONE).is_file():
         raise EscError(f"{folder / VERDICTS} is not complete; {again} asks for what is missing")
     options: Row = files.read_json(folder / OPTIONS)
+    done: Row = files.read_json(folder / DONE)
+    if not (
+        isinstance(options, dict)
+        and isinstance(done, dict)
+        and options.keys() >= {"samples", "JUDGE", "BLIND", "prompts", "smoke"}
+        and VERDICTS in done
+    ):
+        raise EscError(
+            f"{folder / OPTIONS} or {DONE} there is not of this step; move {folder} away, {again}"
+        )
     if options["samples"] != samples:
         raise EscError(
             f"{folder / VERDICTS} are on other samples than are there now; {again} FORCE=1 judges "
             "these (stored answers are kept)"
         )
-    written: str = files.read_json(folder / DONE)[VERDICTS]["sha256"]
-    return StoredVerdicts(asked, options, written)
+    return StoredVerdicts(asked, options, done[VERDICTS]["sha256"])
 
 
 def _checked(path: Path, judge: str) -> Iterator[Row]:

@@ -1,19 +1,15 @@
-"""What a judge answers, read strictly: a verdict that is whole and on the menu, or none at all.
+"""The verdicts a judge of replies can give, with the fields of the paper's Figures 15 and 16.
 
-The fields are those of the paper's Figures 15 and 16. Names of fields and of errors are read
-tolerantly, since judges paraphrase them; whatever stays unclear is unscored, with the reason.
+Names of errors are read tolerantly, since judges paraphrase them; `esc.verdicts` reads the answers.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from esc.psych_errors import PsychError, parse
+from esc.verdicts import Verdict, strict_schema
 
 FILTER_MENU = (
     PsychError.NONE,
@@ -24,41 +20,50 @@ FILTER_MENU = (
 """The labels the filter offers for either side (Figure 15)."""
 
 
-class Reason(StrEnum):
-    """Why an answer is no verdict."""
+_YES, _NO = {"yes", "true"}, {"no", "false"}
+_REMARK = r"(?:\W*|(?:\s*[.,:;(]|\s+[-\u2013\u2014]\s).*|\s+(?:{said})\b.*)"
+"""What may follow a side: nothing, a remark set apart, or a word that says the same again."""
+_NAMED = re.compile(
+    r"\W*(?:(?:the\s+)?(?:reply|answer|option|response)\W+)?(?P<side>[ab])"
+    + _REMARK.format(
+        said=r"wins|(?:is|was)\s+(?:(?:\w+ly|much|far|the)\s+)*(?:better|best|preferred|winner)"
+    ),
+    re.IGNORECASE | re.DOTALL,
+)
+_NEITHER = re.compile(
+    r"\W*(?:it(?:'s|\s+is)\s+)?(?:an?\s+)?(?P<side>neither|tie|none|draw|equal)"
+    + _REMARK.format(said=r"of|is|are|reply|answer|option|response"),
+    re.IGNORECASE | re.DOTALL,
+)
+# An "a" before another word is the article.
+_SIDES = re.compile(r"\bA\b|\ba\b(?!\s+[a-z])|\b[Bb]\b")
+_DOUBT = re.compile(
+    r"\?|n['\u2019]t\b|\b(?:no|not|never|nor|or|both|neither|none|tie|draw|equal\w*|less|worse|worst|but|"
+    r"though|although|however|except|second|other)\b",
+    re.IGNORECASE,
+)
+"""What makes a remark after a side more than a remark."""
 
-    EMPTY = "empty answer"
-    PROSE = "no verdict in the answer"
-    CUT = "answer cut at its length limit"
-    INCOMPLETE = "fields missing"
-    OFF_MENU = "label not offered"
-    TWO = "two verdicts that differ"
-    CONTRADICTION = "verdict contradicts itself"
-    REFUSED = "request refused"
 
-
-@dataclass(frozen=True, slots=True)
-class Unscored:
-    """An answer that is no verdict."""
-
-    reason: Reason
-    detail: str = ""
-    """What was said instead, shortened."""
-
-
-class _Verdict(BaseModel):
-    """A field's title is its name in the judge's answer, after the paper's figures."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
+def _side(text: str) -> Literal["A", "B", "neither"] | None:
+    """The side that an answer names at its head, or None where it is not clear which."""
+    found = _NAMED.fullmatch(text) or _NEITHER.fullmatch(text)
+    if found is None or _DOUBT.search(text, found.end("side")):
+        return None
+    said = found["side"].upper()
+    side: Literal["A", "B", "neither"] = "A" if said == "A" else "B" if said == "B" else "neither"
+    others = {one.upper() for one in _SIDES.findall(text, found.end("side"))} - {side}
+    return None if others else side
 
 
 def _yes(value: object) -> bool:
-    """Whether a judge's word is yes; ValueError where it is neither yes nor no."""
+    """Whether a judge's word is yes; ValueError where it is neither yes nor no, or both."""
     words = re.findall(r"[a-z]+", str(value).casefold())
-    if words[:1] in (["yes"], ["true"]):
-        return True
-    if words[:1] in (["no"], ["false"]):
-        return False
+    if words and not (_YES & {*words} and _NO & {*words}):
+        if words[0] in _YES:
+            return True
+        if words[0] in _NO:
+            return False
     raise ValueError(f"{str(value)[:60]!r} is neither Yes nor No")
 
 
@@ -70,7 +75,7 @@ def _label(value: object, menu: tuple[PsychError, ...]) -> PsychError:
     return found
 
 
-class FilterVerdict(_Verdict):
+class FilterVerdict(Verdict):
     """Is this pair fit for training, and what is wrong with either side (Figure 15)?"""
 
     retain: bool = Field(title="Should the sample be retained")
@@ -87,7 +92,7 @@ class FilterVerdict(_Verdict):
         return _label(value, FILTER_MENU)
 
 
-class BlindVerdict(_Verdict):
+class BlindVerdict(Verdict):
     """What is wrong with either of two replies, and which is better, not knowing whose they are."""
 
     better: Literal["A", "B", "neither"] = Field(title="Better reply")
@@ -98,13 +103,11 @@ class BlindVerdict(_Verdict):
 
     @field_validator("better", mode="before")
     @classmethod
-    def _side(cls, value: object) -> str:
-        words = re.findall(r"[a-z]+", str(value).casefold())
-        named = {word for word in words if word in ("a", "b", "neither")}
-        if len(named) != 1:
+    def _offered(cls, value: object) -> str:
+        side = _side(value) if isinstance(value, str) else None
+        if side is None:
             raise ValueError(f"{str(value)[:60]!r} is none of A, B and neither")
-        side: str = named.pop()
-        return side if side == "neither" else side.upper()
+        return side
 
     @field_validator("error_a", "error_b", mode="before")
     @classmethod
@@ -125,7 +128,7 @@ class BlindVerdict(_Verdict):
         )
 
 
-class ErrorVerdict(_Verdict):
+class ErrorVerdict(Verdict):
     """Does this reply hold an error, which, why, and what would be better (Figure 16)?"""
 
     contains_error: bool = Field(title="Contains Empathy Error")
@@ -141,123 +144,14 @@ class ErrorVerdict(_Verdict):
         return _label(value if value != "" else None, tuple(PsychError))
 
     @property
-    def contradicts_itself(self) -> bool:
-        """Whether it names an error it denies, or none where it sees one."""
-        return self.contains_error == (self.error is PsychError.NONE)
-
-
-Verdict = FilterVerdict | BlindVerdict | ErrorVerdict
-
-
-V = TypeVar("V", FilterVerdict, BlindVerdict, ErrorVerdict)
-_OPENED = re.compile(r'\{\s*"([^"\n]{1,80})"\s*:')
-"""The beginning of an object, with its first key."""
-
-
-def read(kind: type[V], text: str, *, truncated: bool = False) -> V | Unscored:
-    """The verdict of ``kind`` in a judge's answer, or why there is none.
-
-    A judge may think aloud before it: objects that are not whole do not count. Two whole verdicts
-    that differ are none, since one of them may be quoted from the text that was judged; nor is one
-    that stands in a broken verdict, for the same reason.
-    """
-    if not text.strip():
-        return Unscored(Reason.EMPTY)
-    objects, broken = [], False
-    for found in _objects(text):
-        if isinstance(found, str):
-            broken = broken or _key(found) in _names(kind)
-        elif not broken:
-            objects.append(_fields(kind, found))
-    labels = _labels(kind)
-    whole = [fields for fields in objects if labels <= fields.keys()]
-    if not whole:
-        named = broken or any(labels & fields.keys() for fields in objects)
-        reason = Reason.CUT if truncated else Reason.INCOMPLETE if named else Reason.PROSE
-        return Unscored(reason, _short(text))
-    read_all = [_validated(kind, fields) for fields in whole]
-    said = {_essence(kind, one) for one in read_all}
-    if len(said) > 1:
-        return Unscored(Reason.TWO, _short(text))
-    return read_all[-1]
-
-
-def _validated(kind: type[V], fields: Mapping[str, object]) -> V | Unscored:
-    try:
-        verdict = kind.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        told = str(first["msg"]).removeprefix("Value error, ")
-        return Unscored(Reason.OFF_MENU, f"{first['loc'][0]}: {told}")
-    if isinstance(verdict, ErrorVerdict) and verdict.contradicts_itself:
-        return Unscored(Reason.CONTRADICTION, f"{verdict.contains_error}, {verdict.error}")
-    return verdict
-
-
-def _essence(kind: type[Verdict], one: Verdict | Unscored) -> object:
-    """What makes two verdicts the same: the labels, not the words around them."""
-    if isinstance(one, Unscored):
-        return one
-    return tuple(getattr(one, name) for name in kind.model_fields if _is_label(name))
-
-
-def _is_label(name: str) -> bool:
-    return not name.startswith(("explanation", "suggestion")) and not name.endswith("explanation")
-
-
-def _labels(kind: type[Verdict]) -> set[str]:
-    return {name for name in kind.model_fields if _is_label(name)}
-
-
-def _fields(kind: type[Verdict], found: Mapping[str, Any]) -> dict[str, object]:
-    """The object's values by the verdict's own field names."""
-    names = _names(kind)
-    fields = {names[_key(key)]: value for key, value in found.items() if _key(key) in names}
-    return {name: value if _is_label(name) else _said(value) for name, value in fields.items()}
-
-
-def _said(value: object) -> str:
-    """An explanation as one line; half a character, which JSON can name, cannot be written."""
-    return " ".join(str(value or "").split()).encode(errors="replace").decode()
-
-
-def _names(kind: type[Verdict]) -> dict[str, str]:
-    """Key of a name that a judge may use to the verdict's own field name."""
-    return {_key(name): name for name in kind.model_fields} | {
-        _key(field.title or name): name for name, field in kind.model_fields.items()
-    }
-
-
-def _key(name: str) -> str:
-    return "".join(re.findall(r"[a-z]+", name.casefold()))
-
-
-def _objects(text: str) -> Iterator[dict[str, Any] | str]:
-    """Every JSON object in the text, outermost ones alone, in order; of a broken one its key."""
-    decoder = json.JSONDecoder()
-    position = text.find("{")
-    while position >= 0:
-        try:
-            found, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            end = position + 1
-            if opened := _OPENED.match(text, position):
-                yield opened[1]
-        else:
-            if isinstance(found, dict):
-                yield found
-        position = text.find("{", end)
-
-
-def _short(text: str) -> str:
-    return " ".join(text.split())[:120]
+    def contradiction(self) -> str:
+        """An error it denies, or none where it sees one."""
+        denied = self.contains_error == (self.error is PsychError.NONE)
+        return f"{self.contains_error}, {self.error}" if denied else ""
 
 
 def schema(kind: type[Verdict]) -> str:
-    """The JSON schema of a verdict under the paper's field names, as JSON text.
-
-    Every field is required and no other allowed, which is what strict endpoints ask for.
-    """
+    """The JSON schema of a verdict under the paper's field names, as JSON text."""
     menu = tuple(PsychError) if kind is ErrorVerdict else FILTER_MENU
     properties: dict[str, Any] = {}
     for name, field in kind.model_fields.items():
@@ -270,11 +164,4 @@ def schema(kind: type[Verdict]) -> str:
         else:
             of = {"type": "string"}
         properties[str(field.title)] = of
-    return json.dumps(
-        {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
-    )
+    return strict_schema(properties)

@@ -38,8 +38,6 @@ from training.losses import of as loss_of
 
 DRIFT = "drift.json"
 TURNS = 200
-LAST_PLACE = 1 + 2**-7
-"""Factor that moves a bfloat16 number to the next one."""
 BEYOND = 2.0
 """How many times the divergence by rounding alone counts as movement."""
 
@@ -64,7 +62,7 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
     """
     start = adapters.folder(work, model, adapters.start(task, lineage))
     moved = adapters.folder(work, model, adapters.served_name(task, "dpo", lineage))
-    turns = _drawn(gold_turns(work, "validation", limit))
+    turns = _drawn(gold_turns(work, "validation", None), limit)
     options: Row = {
         "start": adapters.fingerprint(start),
         "moved": adapters.fingerprint(moved),
@@ -92,9 +90,16 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
     return facts
 
 
-def _drawn(turns: list[GoldTurn]) -> list[GoldTurn]:
-    chosen = set(draw.order(turn.id for turn in turns)[:TURNS])
-    return [turn for turn in turns if turn.id in chosen]
+def _drawn(turns: list[GoldTurn], limit: int | None) -> list[GoldTurn]:
+    """Up to `TURNS` turns of up to ``limit`` dialogues."""
+    dialogues = set(draw.order({_dialogue(turn) for turn in turns})[:limit])
+    some = [turn for turn in turns if _dialogue(turn) in dialogues]
+    chosen = set(draw.order(turn.id for turn in some)[:TURNS])
+    return [turn for turn in some if turn.id in chosen]
+
+
+def _dialogue(turn: GoldTurn) -> str:
+    return turn.id.rpartition("-")[0]
 
 
 def measure(
@@ -115,7 +120,8 @@ def measure(
     policy = PeftModel.from_pretrained(base, str(start), "start", **as_served)
     policy.load_adapter(str(moved), "moved", **as_served)
     policy.load_adapter(str(start), "rounded", **as_served)
-    _scale(policy, "rounded", LAST_PLACE)
+    # To the next number of the precision.
+    _scale(policy, "rounded", 1 + torch.finfo(base.dtype).eps)
     policy.eval()
     samples = list(_encoded(backbone, task, turns))
     far = _Sum()
@@ -211,7 +217,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--variant", type=cli.optional, help="of the preference training")
     parser.add_argument("--round", type=cli.optional_count, help="default: 1")
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
-    parser.add_argument("--limit", type=cli.optional_count, help="dialogues, drawn by their id")
+    parser.add_argument("--limit", type=cli.optional_count, help="of so many dialogues at most")
     given = parser.parse_args(argv)
     lineage = Lineage(given.variant, given.round or 1).checked(given.task)
     facts = drift(given.work, given.model, given.task, lineage, given.limit)

@@ -12,6 +12,7 @@ from esc import backbones, paths
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.lineage import Lineage
+from training import losses
 from training.render import accumulation
 
 _SET_BY_MAKE = {"adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "stage"}
@@ -94,6 +95,8 @@ def recipe_for(training: Training) -> Row:
     if settings.get("use_cpu") and _cpu_has_bf16():
         settings["bf16"] = True
     settings |= extra
+    if training.stage == "dpo" and losses.of(training.lineage).start is None:
+        _check_merge(settings)
     for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if not isinstance(settings[key], int) or settings[key] < 1:
             raise EscError(f"TRAIN_ARGS: {key}={settings[key]} is not a whole number of at least 1")
@@ -108,6 +111,22 @@ def recipe_for(training: Training) -> Row:
     if settings.get("use_cpu") and training.processes > 1:
         settings["ddp_backend"] = "gloo"
     return settings
+
+
+def _check_merge(settings: Row) -> None:
+    """Raise EscError where SFT would not be merged and no first loss could show it."""
+    keys = ("deepspeed", "quantization_bit", "use_unsloth")
+    apart = [key for key in keys if settings.get(key)]
+    if apart or settings.get("create_new_adapter") is not True:
+        what = (
+            f"{apart[0]} may keep"
+            if apart
+            else "without create_new_adapter: true LLaMA-Factory keeps"
+        )
+        raise EscError(
+            f"TRAIN_ARGS: {what} the SFT adapter apart, and {settings['pref_loss']} has no "
+            "reference whose first loss would show it; leave it out, or take another VARIANT"
+        )
 
 
 def world(training: Training) -> int:

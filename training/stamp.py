@@ -23,6 +23,8 @@ def stamp(training: Training, settings: Row) -> Row:
     """
     name = settings["dataset"]
     registry = files.read_json(training.work / paths.REGISTRY, made_by="make data")
+    if name not in registry and training.stage == "dpo":
+        raise EscError(f"set {name!r} is not there; {_maker(training)} makes it")
     if name not in registry:
         raise EscError(
             f"set {name!r} is not in {training.work / paths.REGISTRY}; "
@@ -65,17 +67,34 @@ def _maker(training: Training) -> str:
 
 
 def provenance(training: Training, data: Path) -> Row:
-    """What a mined set says it comes from; EscError where it is empty, or says nothing."""
-    first = next(files.read_jsonl(data), None)
-    if first is None:
+    """What a mined set says it comes from.
+
+    Raises EscError where it is empty, a row says nothing or something else, or a row's chosen
+    answer is its rejected one.
+    """
+    found: Row = {}
+    for number, row in enumerate(files.read_jsonl(data), start=1):
+        said = row.get("provenance")
+        if not isinstance(said, dict) or not said.keys() >= set(_DECISIVE):
+            raise EscError(
+                f"{data}, line {number}: does not say which model its pair is of (no provenance); "
+                f"{_maker(training)} makes a set that does, llamafactory-cli train takes any"
+            )
+        here = {name: said[name] for name in _DECISIVE}
+        if changed := files.differences(found or here, here):
+            raise EscError(
+                f"{data}, line {number}: of another mining than the rows before "
+                f"({'; '.join(changed)}); {_maker(training)} writes one set of one mining"
+            )
+        if "chosen" in row and row["chosen"] == row.get("rejected"):
+            raise EscError(f"{data}, line {number}: chosen equals rejected; {_maker(training)}")
+        found = here
+    if not found:
         raise EscError(f"{data} is empty; {_maker(training)} makes it")
-    found: Row | None = first.get("provenance")
-    if not isinstance(found, dict) or not {"model", "weights", "data", "smoke"} <= found.keys():
-        raise EscError(
-            f"{data} does not say which model its pairs are of (no provenance); "
-            f"{_maker(training)} makes one that does, llamafactory-cli train takes any"
-        )
     return found
+
+
+_DECISIVE = ("model", "weights", "data", "smoke")
 
 
 def _check_provenance(training: Training, mined: Row) -> None:

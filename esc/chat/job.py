@@ -42,7 +42,7 @@ class Sending:
         return cls(
             Budget(Price.parse(given.price) if given.price else None, given.max_cost),
             Policy(in_flight=given.in_flight or IN_FLIGHT[where]),
-            given.timeout,
+            given.timeout or TIMEOUT,
             given.dry_run,
         )
 
@@ -50,7 +50,9 @@ class Sending:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `Sending`."""
     parser.add_argument("--in-flight", type=cli.optional_count, help="requests at a time")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for an answer")
+    parser.add_argument(
+        "--timeout", type=cli.optional_amount, default=TIMEOUT, help="seconds for an answer"
+    )
     parser.add_argument("--price", type=cli.optional, help="money per million tokens: IN/OUT")
     parser.add_argument(
         "--max-cost", type=cli.optional_amount, help="stop before this very call costs more"

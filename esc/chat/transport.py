@@ -55,7 +55,10 @@ def _checked(url: str) -> str:
             f"BASE_URL holds a name or password; set {_key_name(url)} in the environment instead"
         )
     if not usable:
-        raise EscError(f"BASE_URL={url!r} is no URL, such as http://127.0.0.1:8000/v1")
+        raise EscError(
+            f"BASE_URL={url!r} is no URL, such as http://127.0.0.1:8000/v1 "
+            "(a judge's is JUDGE_BASE_URL)"
+        )
     return url.rstrip("/")
 
 
@@ -247,7 +250,7 @@ class Pool:
         if len(reasons) == len(self._endpoints):
             raise EscError(
                 f"no server answers ({'; '.join(reasons)}); 'make serve' starts one, or give "
-                "BASE_URL=http://host:port/v1"
+                "BASE_URL=http://host:port/v1, for a judge JUDGE_BASE_URL"
             )
 
     @asynccontextmanager

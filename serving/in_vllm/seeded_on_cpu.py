@@ -3,7 +3,8 @@
 A prompt that is read in several parts draws a token at the end of each, and all but the last are
 thrown away. vLLM 0.32.0 then winds the request's generator back by an offset that only a GPU's has:
 on a CPU that ends the whole engine ("CPU Generator does not use offset"). Nothing was drawn before
-a prompt was read, so winding back is seeding anew.
+a prompt was read, so winding back is seeding anew. (A request that the engine sets aside and reads
+again draws its numbers anew from the start: its answer is another one, and none of the worse.)
 """
 
 from typing import Any

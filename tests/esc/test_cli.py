@@ -3,6 +3,7 @@ import errno
 import pytest
 
 from esc import cli
+from esc.chat.job import add_arguments as add_sending
 from esc.exceptions import EscError
 
 
@@ -47,3 +48,13 @@ def test_every_step_has_help_with_examples(run, package):
 def test_an_unknown_step_lists_the_known_ones(run, arguments):
     shown = run("-m", "data_builders", *arguments)
     assert shown.returncode == 2 and "build" in shown.stderr
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "0", "soon"])
+def test_seconds_and_money_are_numbers_above_0(text):
+    parser = cli.parser(prog="x", description=None, examples="")
+    add_sending(parser)
+    for option in ("--timeout", "--max-cost"):
+        with pytest.raises(EscError, match="is not a number above 0"):
+            parser.parse_args([f"{option}={text}"])
+    assert parser.parse_args(["--timeout", "1.5"]).timeout == 1.5

@@ -21,6 +21,10 @@ def test_every_name_parses_in_any_case_and_punctuation(error):
         ("Other Error", PsychError.OTHER),
         ("N/A", PsychError.NONE),
         ("No errors", PsychError.NONE),
+        ("None (no lack of empathy)", PsychError.NONE),
+        ("None - no template phrases", PsychError.NONE),
+        ("None of these errors", PsychError.NONE),
+        ("None, though a little short", PsychError.NONE),
     ],
 )
 def test_labels_as_judges_paraphrase_them_parse(label, error):
@@ -36,6 +40,11 @@ def test_labels_as_judges_paraphrase_them_parse(label, error):
         "empathy",
         "No lack of empathy",
         "Not a template response",
+        "None, but lack of empathy",
+        "None / Template Response",
+        "None (no empathy)",
+        "None (no template phrases), lack of empathy",
+        "None, Other",
     ],
 )
 def test_an_unknown_or_a_double_label_is_none(text):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from corpora import release_row
 from faulty_server import Fault, FaultyServer, Request
+from predicted import quoted
 
 from data_builders import build, preference
 from data_builders.options import BuildOptions
@@ -171,16 +171,6 @@ def sampled_row(task: str, turn: GoldTurn, index: int, text: str) -> files.Row:
 def bench(built_once, tmp_path, capsys):
     shutil.copytree(built_once / "work", tmp_path / "work")
     return Bench(tmp_path / "work", built_once / "small.json", capsys=capsys)
-
-
-def quoted(request: Request) -> dict[str, str]:
-    """What a judge's question quotes, by the name its fence gives it."""
-    asked = request.asked
-    mark = re.search(r"^=== [0-9a-f]{16}(?= conversation$)", asked, re.MULTILINE)
-    assert mark, "a question begins with the conversation"
-    fence = re.escape(mark[0])
-    found = re.findall(rf"^{fence} (?!end of)(\w+)\n(.*?)\n{fence} end of", asked, re.M | re.S)
-    return dict(found)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from esc.psych_errors import PsychError
 from mining import agreement
 
 YES, NO = "Yes", "No"
+FILE = "agreement_first_second.json"
 
 
 def cells(yes_yes, yes_no, no_yes, no_no):
@@ -84,7 +85,7 @@ def agree(bench, capsys):
 def test_pairs_are_matched_and_those_one_judge_scored_are_counted_apart(two_judges, agree):
     mining, n = two_judges
     code, out, _ = agree("--judge2", "second")
-    done = files.read_json(mining.folder / "judges" / "agreement.json")
+    done = files.read_json(mining.folder / "judges" / FILE)
     assert code == 0 and "SMOKE" in out
     assert done["pairs"] == {"both": n - 1, "first only": 1, "second only": 0, "none": 0}
     assert done["judges"] == ["first", "second"] and done["retain"]["n"] == n - 1
@@ -93,12 +94,29 @@ def test_pairs_are_matched_and_those_one_judge_scored_are_counted_apart(two_judg
 def test_the_confusion_matrix_has_the_first_judge_in_its_rows(two_judges, agree):
     mining, n = two_judges
     agree("--judge2", "second")
-    found = files.read_json(mining.folder / "judges" / "agreement.json")["rejected_error"]
+    found = files.read_json(mining.folder / "judges" / FILE)["rejected_error"]
     at = {label: place for place, label in enumerate(found["labels"])}
     template, empathy, none = at["Template Response"], at["Lack of Empathy"], at["None"]
     assert found["confusion"][template][empathy] == 1 == found["confusion"][none][empathy]
     assert sum(map(sum, found["confusion"])) == n - 1 and found["agreed"] == n - 3
     assert found["kappa"] is not None and found["low"] <= found["kappa"] <= found["high"]
+
+
+def test_every_two_judges_have_a_file_of_their_own(bench, server, two_judges, agree):
+    mining, _ = two_judges
+    assert bench.judge("rg", judge_name="third", url=server.url)[0] == 0
+    agree("--judge2", "second")
+    code, out, _ = agree("--judge2", "third")
+    names = {path.name for path in (mining.folder / "judges").glob("*.json")}
+    assert code == 0 and names == {FILE, "agreement_first_third.json"}
+    assert "agreement_first_third.json" in out
+
+
+def test_the_judges_folder_is_held_while_the_result_is_written(two_judges, agree, monkeypatch):
+    mining, _ = two_judges
+    held, exclusive = [], files.exclusive
+    monkeypatch.setattr(files, "exclusive", lambda path: held.append(path) or exclusive(path))
+    assert agree("--judge2", "second")[0] == 0 and held == [mining.folder / "judges"]
 
 
 def test_the_same_judge_twice_is_one_line(two_judges, agree, error_line):

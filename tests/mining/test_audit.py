@@ -4,14 +4,17 @@ import csv
 import io
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from esc import cli, files
 from esc.chat.message import Message
 from esc.exceptions import EscError
+from esc.lineage import Lineage
 from esc.psych_errors import PsychError
 from mining import audit, sheet
+from mining.folders import Mining
 
 EMPATHY, SHIFT = PsychError.LACK_OF_EMPATHY, PsychError.EARLY_EMOTION_SHIFT
 
@@ -210,8 +213,10 @@ def test_what_the_page_saves_is_read(routed, run):
     folder = routed()
     run("--n", "1")
     first, second = (row["record"] for row in rows_of(folder))
+    sheet = re.search(r'data-sheet="(\w+)"', (folder / "sheet.html").read_text())[1]
     saved = (
-        f'\ufeffrecord,answer,comment\r\n"{first}","yes",""\r\n"{second}","","\'=1+1, ""x"""\r\n'
+        f'\ufeffrecord,answer,comment,sheet\r\n"{first}","yes","","{sheet}"\r\n'
+        f'"{second}","","\'=1+1, ""x""","{sheet}"\r\n'
     )
     (folder / "saved.csv").write_text(saved, newline="")
     assert run("--read", str(folder / "saved.csv"))[0] == 0
@@ -221,7 +226,45 @@ def test_what_the_page_saves_is_read(routed, run):
     }
 
 
+def test_the_page_saves_the_sheet_it_is_of_in_every_row(routed, run):
+    folder = routed()
+    run("--n", "1")
+    text = (folder / "sheet.html").read_text()
+    assert 'names = ["record", ...columns, "sheet"]' in text
+    assert "sheet: form.dataset.sheet" in text
+    assert {row["sheet"] for row in rows_of(folder)} == {re.search(r'data-sheet="(\w+)"', text)[1]}
+
+
+@pytest.mark.parametrize("other", ["of another audit", "without a mark"])
+def test_a_sheet_of_another_audit_is_refused(routed, run, error_line, other):
+    folder = routed()
+    run("--n", "1")
+    rows = [row | {"answer": "yes"} for row in rows_of(folder)]
+    if other == "of another audit":
+        run("--n", "2")
+    else:
+        rows = [{"record": row["record"], "answer": row["answer"]} for row in rows]
+    save(folder / "other.csv", rows)
+    code, _, err = run("--read", str(folder / "other.csv"))
+    assert code == 2 and "row 2: it is of another sheet" in error_line(err)
+    assert not (folder / "precision.json").exists()
+
+
+def test_a_command_that_is_told_names_the_whole_mining(bench, routed, run):
+    folder = routed()
+    run("--n", "1")
+    shown = f"python -m mining audit --task rg --work {bench.work} --read sheet.csv"
+    assert shown in (folder / "sheet.html").read_text()
+    later = Mining(Path("w"), "qwen2.5-7b", "rg", Lineage("ipo", 2))
+    assert later.step("audit") == (
+        "python -m mining audit --task rg --variant ipo --round 2 --model qwen2.5-7b --work w"
+    )
+
+
 def ticked(*rows, head="record,answer"):
+    head, *rows = (
+        f"{row},{mark}" for row, mark in zip((head, *rows), ("sheet", "S", "S"), strict=False)
+    )
     return "\n".join([head, *rows]).encode()
 
 
@@ -241,24 +284,25 @@ def test_a_bad_sheet_is_one_line_with_the_row(tmp_path, content, told):
     path = tmp_path / "sheet.csv"
     path.write_bytes(content)
     with pytest.raises(EscError) as raised:
-        audit.precision(sheet.answers(path), {"A": EMPATHY.value, "B": EMPATHY.value})
+        audit.precision(sheet.answers(path), {"A": EMPATHY.value, "B": EMPATHY.value}, "S")
     assert told in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_bad_row_is_told_with_its_file_and_writes_nothing(routed, run, error_line):
     folder = routed()
     run("--n", "1")
-    save(folder / "bad.csv", [{"record": "9-9 sample 0", "answer": "yes"}])
+    save(folder / "bad.csv", [rows_of(folder)[0] | {"record": "9-9 sample 0"}])
     code, _, err = run("--read", str(folder / "bad.csv"))
     assert code == 2 and f"{folder / 'bad.csv'}: row 2" in error_line(err)
     assert not (folder / "precision.json").exists()
 
 
-def test_reading_before_a_sheet_is_made_names_the_command(routed, run, tmp_path, error_line):
+def test_reading_before_a_sheet_is_made_names_the_command(bench, routed, run, tmp_path, error_line):
     routed()
     save(tmp_path / "x.csv", [{"record": "1", "answer": ""}])
     code, _, err = run("--read", str(tmp_path / "x.csv"))
-    assert code == 2 and "python -m mining audit --task rg makes it" in error_line(err)
+    again = f"python -m mining audit --task rg --work {bench.work} makes it"
+    assert code == 2 and again in error_line(err)
 
 
 def test_a_mining_without_routes_is_one_line(bench, run, error_line):

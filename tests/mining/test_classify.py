@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from faulty_server import SERVER_ERROR, TOO_LONG, FaultyServer
+from faulty_server import SERVER_ERROR, TOO_LONG, FaultyServer, refusal
 
 from esc import cli, files
 from esc.psych_errors import PsychError
@@ -182,7 +182,8 @@ def test_the_same_command_again_asks_nothing_and_changes_nothing(run, server, ha
 def test_other_predictions_in_the_same_folder_stop_until_forced(run, error_line):
     run([prediction("1", "fine")])
     code, _, err, _ = run([prediction("1", "better")])
-    assert code == 2 and "FORCE=1" in error_line(err)
+    told = error_line(err)
+    assert code == 2 and "use another --out, or --force" in told and "WORK" not in told
     code, _, _, out = run([prediction("1", "better"), prediction("2", "fine")], "--force")
     assert code == 0 and shares(out)["records"] == 2
 
@@ -272,6 +273,72 @@ def test_its_own_errors_read_back_give_the_same_proportions(run, server):
     first, stored = shares(out), (out / "errors.jsonl").read_bytes()
     _, _, _, out = run(stored, "--force")
     assert shares(out) == first and (out / "errors.jsonl").read_bytes() == stored
+
+
+def test_a_judge_that_refuses_every_request_leaves_no_errors(run, server, error_line):
+    server.answer = lambda _: refusal(400, "response_format is not supported")
+    rows = [prediction("1", "fine"), prediction("2", "good")]
+    code, _, err, out = run(rows)
+    assert code == 2 and "response_format is not supported" in error_line(err)
+    assert not [
+        name for name in ("errors.jsonl", "proportions.json", "run.json") if (out / name).exists()
+    ]
+    server.answer = lambda _: said("None")
+    assert run(rows)[0] == 0 and shares(out)["n"] == 2
+
+
+def test_force_asks_again_for_what_was_refused_and_for_nothing_else(run, server):
+    rows = [prediction("1", "fine"), prediction("2", "broken")]
+    answer = server.answer
+    server.answer = lambda r: refusal(400, "filter") if "broken" in r.asked else answer(r)
+    code, _, _, out = run(rows)
+    assert code == 0 and shares(out)["unscored"]["total"] == 1
+    server.answer, before = answer, len(server.chats())
+    assert "nothing to do" in run(rows)[1] and len(server.chats()) == before
+    code, _, _, _ = run(rows, "--force")
+    assert code == 0 and shares(out)["n"] == 2 and len(server.chats()) == before + 1
+
+
+@pytest.mark.parametrize("options", [(), ("--force",)])
+def test_the_folder_of_another_step_is_never_taken(run, tmp_path, error_line, options):
+    theirs = tmp_path / "out" / "options.json"
+    theirs.parent.mkdir()
+    files.write_json(theirs, {"format": 1, "MODEL": "smollm2-135m", "predictions": "x"})
+    before = theirs.read_bytes()
+    code, _, err, out = run([prediction("1", "fine")], *options)
+    assert code == 2 and "folder of another step" in error_line(err) and "WORK" not in err
+    assert theirs.read_bytes() == before and not (out / "errors.jsonl").exists()
+
+
+PAIR = {"id": "1-1", "sample": 0, "rejected": "x", "error": "Lack of Empathy", "explanation": "y"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PAIR | {"provenance": {"judge": "m"}},
+        {"id": "1-1", "sample": 0, "fate": "pair", "error": "Lack of Empathy", "retain": True},
+        {"conversations": [], "chosen": {}, "rejected": {}, "error": "Lack of Empathy"},
+        {"id": "1-1", "sample": 0, "text": "x", "wanted": False, "error": None},
+    ],
+    ids=["pair", "route", "preference set", "single"],
+)
+def test_the_kits_other_files_are_no_verdicts(run, error_line, row):
+    code, _, err, out = run([row])
+    told = error_line(err)
+    assert code == 2 and "row 0 (from 0): neither a prediction" in told
+    assert "nor a stored verdict" in told and not (out / "errors.jsonl").exists()
+
+
+def test_verdicts_may_hold_the_answer_to_the_first_question_alone(run):
+    _, _, _, out = run([{"Contains Empathy Error": "No"}, {"Contains Empathy Error": "Yes"}])
+    assert counts(out) == {"None": 1} and shares(out)["unscored"]["total"] == 1
+
+
+@pytest.mark.parametrize("mark", [{"smoke": True}, {"provenance": {"smoke": True}}])
+def test_a_row_that_says_it_is_of_a_smoke_run_marks_the_result(run, mark):
+    _, shown, _, out = run([{"Error Type": "None"}, {"Error Type": "None", **mark}])
+    assert "SMOKE" in shown and shares(out)["smoke"] is True
 
 
 def test_random_draws_are_by_the_record_and_marked(run, server):

@@ -273,6 +273,18 @@ def test_a_judge_that_refuses_every_request_leaves_no_verdicts(bench, server, sa
     assert not (bench.judged("rg") / "run.json").exists()
 
 
+def test_force_asks_again_for_what_was_refused_and_for_nothing_else(
+    bench, server, planted, sampled
+):
+    planted.odd = {sampled[4]: refusal(400, "content policy")}
+    assert bench.judge("rg", url=server.url)[0] == 0
+    planted.odd, before = {}, len(server.chats())
+    assert "nothing to do" in bench.judge("rg", url=server.url)[1]
+    assert bench.judge("rg", "--force", url=server.url)[0] == 0
+    assert len(server.chats()) == before + 1
+    assert {row["status"] for row in bench.verdicts("rg")} == {"scored"}
+
+
 def test_a_judge_that_is_not_there_is_one_line(bench, server, sampled, error_line):
     server.answer = lambda _: NO_MODEL
     code, _, err = bench.judge("rg", url=server.url)
@@ -401,7 +413,7 @@ def test_a_random_judge_makes_smoke_of_a_real_backbones_pairs(bench, server, pla
     bench.judge("rg", url=server.url)
     bench.judge("rg", judge_name="random")
     assert "SMOKE" not in bench.route("rg")[1]
-    assert "SMOKE" in bench.route("rg", judge_name="random")[1]
+    assert "SMOKE" in bench.route("rg", "--force", judge_name="random")[1]
 
 
 def test_a_key_is_in_no_file_and_no_message(bench, server, planted, sampled, monkeypatch):

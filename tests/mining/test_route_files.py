@@ -242,10 +242,9 @@ def test_the_mining_of_another_task_or_round_is_refused(routed, error_line):
 def test_zero_pairs_name_what_took_them(bench, server, planted, error_line):
     bench.sample("rg", lambda turn, index: [turn.response, "", "fine"][index], 3, limit=LIMIT)
     assert bench.judge("rg", url=server.url)[0] == 0
-    code, out, err = bench.route("rg")
-    turns = 2 * LIMIT
-    assert code == 2 and f"{3 * turns} samples = 0 pairs + {3 * turns} dropped" in out
-    told = error_line(err)
+    code, _, err = bench.route("rg")
+    turns, told = 2 * LIMIT, error_line(err)
+    assert code == 2 and not list(bench.mining("rg").routed.glob("*.json*"))
     assert f"0 pairs of {3 * turns} samples for rg" in told
     for reason in ("same reply as gold", "empty reply", "no error in the sampled reply"):
         assert f"{turns} {reason}" in told
@@ -260,12 +259,28 @@ def test_zero_pairs_of_one_task_do_not_keep_another_from_its_pairs(bench, error_
     assert bench.routed("rg", "pairs.jsonl")
 
 
-def test_old_sets_are_kept_where_there_are_no_pairs_any_more(routed, refused_sets, server, planted):
+def test_a_routing_that_leaves_no_pair_overwrites_nothing(routed, server, planted, hashes):
     planted.plan = {}
     shutil.rmtree(routed.judged("rg"))
     routed.judge("rg", url=server.url)
-    routed.route("rg")
-    assert "no pairs" in refused_sets()
+    before = hashes(routed.mining("rg").routed)
+    assert routed.route("rg")[0] == 2
+    assert before and hashes(routed.mining("rg").routed) == before
+
+
+def test_another_judges_pairs_are_replaced_with_force_alone(routed, hashes, error_line):
+    routed.judge("rg", judge_name="random")
+    before = hashes(routed.mining("rg").routed)
+    code, _, err = routed.route("rg", judge_name="random")
+    assert code == 2 and "another judge's verdicts gave (judge m -> random)" in error_line(err)
+    assert hashes(routed.mining("rg").routed) == before
+    assert routed.route("rg", "--force", judge_name="random")[0] == 0
+
+
+def test_what_is_missing_is_asked_for_by_the_command_that_began_it(bench, error_line):
+    bench.sample("rg", reply, 2, limit=LIMIT, complete=False)
+    line = error_line(bench.route("rg")[2])
+    assert f"LIMIT={LIMIT} SAMPLES=2 asks for what is missing" in line
 
 
 def test_every_sample_is_routed_once_and_counts_add_up(routed):

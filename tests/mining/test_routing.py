@@ -7,9 +7,10 @@ import pytest
 
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy
+from esc.verdicts import Reason, Unscored
 from mining.candidates import Candidate
 from mining.routing import STAGE_OF, Fate, StrategyFit, route_turn, screen, seeded, strategy_fit
-from mining.verdicts import FilterVerdict, Reason, Unscored
+from mining.verdicts import FilterVerdict
 
 RIGHT, WRONG = Strategy.QUESTION, Strategy.INFORMATION
 FITS = {"right": RIGHT, "wrong": WRONG, "unparsable": None}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from faulty_server import SERVER_ERROR, TRUNCATED, FaultyServer
+from faulty_server import SERVER_ERROR, TOO_LONG, TRUNCATED, FaultyServer
 from safetensors.torch import save_file
 
 from esc import adapters, cli, files, paths
@@ -106,6 +106,21 @@ def test_what_failed_is_counted_and_alone_asked_again(draw, bench, server):
     server.always, before = {}, len(server.chats())
     assert draw("rg", "--limit", "2")[0] == 0
     assert len(server.chats()) == before + len(failed)
+
+
+def test_a_turn_that_is_too_long_for_good_does_not_block_the_others(draw, bench, server):
+    turn = bench.turns(2)[0]
+    server.always = {turn.seeker: TOO_LONG}
+    code, out, _ = draw("rg", "--limit", "2")
+    failed = [row for row in samples(bench) if row["status"] == "failed"]
+    assert code == 0 and failed and f"{len(failed)} failed" in out
+    assert (bench.mining("rg").folder / "run.json").is_file()
+
+
+def test_where_every_request_is_refused_nothing_is_complete(draw, bench, server):
+    server.answer = lambda request: TOO_LONG
+    assert draw("rg", "--limit", "1")[0] == 1
+    assert not (bench.mining("rg").folder / "run.json").exists()
 
 
 def test_the_same_command_again_does_nothing(draw, server):

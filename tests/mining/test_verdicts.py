@@ -7,16 +7,15 @@ from dataclasses import dataclass
 import pytest
 from jinja2 import Environment, meta
 
+from esc.fence import mark
 from esc.psych_errors import PsychError
+from esc.verdicts import Reason, Unscored, read
 from mining import questions
 from mining.verdicts import (
     FILTER_MENU,
     BlindVerdict,
     ErrorVerdict,
     FilterVerdict,
-    Reason,
-    Unscored,
-    read,
     schema,
 )
 
@@ -152,6 +151,10 @@ def test_yes_and_no_are_read_in_any_form(word, retain):
         ("error_type_in_chosen_reply", ""),
         ("error_type_in_chosen_reply", 3),
         ("should_the_sample_be_retained", "maybe"),
+        ("should_the_sample_be_retained", "Yes/No"),
+        ("should_the_sample_be_retained", "Yes, but no"),
+        ("should_the_sample_be_retained", "Yes or No"),
+        ("should_the_sample_be_retained", "No (true, false)"),
         ("should_the_sample_be_retained", None),
     ],
 )
@@ -228,13 +231,37 @@ def test_a_classifier_may_leave_the_error_type_empty_where_there_is_none():
 
 @pytest.mark.parametrize(
     ("better", "side"),
-    [("A", "A"), ("b", "B"), ("Reply A", "A"), ("Answer B.", "B"), ("Neither", "neither")],
+    [
+        ("A", "A"),
+        ("b", "B"),
+        ("Reply A", "A"),
+        ("Answer B.", "B"),
+        ("**Option: A**", "A"),
+        ("B (a warmer reply)", "B"),
+        ("B is better", "B"),
+        ("A - it meets the feeling", "A"),
+        ("Response B is clearly the better one.", "B"),
+        ("Neither", "neither"),
+        ("a tie", "neither"),
+        ("It is a draw", "neither"),
+        ("None of them is good", "neither"),
+        ("equal", "neither"),
+    ],
 )
 def test_a_side_is_read_in_any_form(better, side):
     assert read(BlindVerdict, said(BlindVerdict, better_reply=better)).better == side
 
 
-@pytest.mark.parametrize("better", ["both", "A or B", "C", "", None])
+@pytest.mark.parametrize(
+    "better",
+    [
+        *("both", "A or B", "A/B", "A, B", "A and B are equal", "C", "", None, 1, "A?"),
+        *("no clear winner, a close call", "a close call", "not A"),
+        *("A is worse", "A is not better", "A is too cold", "B, not A", "b is worse than a"),
+        *("A, but no clear winner", "B (but a is warmer)", "B (it isn\u2019t better)"),
+        *("neither, though B is warmer", "Neither; A is better", "not equal", "tie-breaker: B"),
+    ],
+)
 def test_a_side_that_is_none_is_off_menu(better):
     assert reason(said(BlindVerdict, better_reply=better), BlindVerdict) is Reason.OFF_MENU
 
@@ -385,8 +412,8 @@ def test_no_text_can_forge_the_mark(kind):
 
 def test_the_mark_depends_on_every_text_and_on_where_it_stands():
     texts = ["a", "b", "c"]
-    marks = {questions.mark(*texts), questions.mark("b", "a", "c"), questions.mark("ab", "", "c")}
-    marks |= {questions.mark(*texts[:i], "x", *texts[i + 1 :]) for i in range(3)}
+    marks = {mark(*texts), mark("b", "a", "c"), mark("ab", "", "c")}
+    marks |= {mark(*texts[:i], "x", *texts[i + 1 :]) for i in range(3)}
     assert len(marks) == 6
 
 

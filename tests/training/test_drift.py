@@ -11,6 +11,7 @@ from data_builders import build, options
 from esc import files, paths
 from esc.exceptions import EscError
 from esc.lineage import Lineage
+from esc.turns import gold_turns
 from serving.compose import compose
 from training import drift
 
@@ -97,3 +98,10 @@ def test_an_update_below_the_precision_is_told_from_one_that_moves(
     assert found["moved"] is has_moved, found
     written = tmp_path / paths.adapter(MODEL, "rg", "dpo") / drift.DRIFT
     assert files.read_json(written) == found
+
+
+def test_a_limit_beyond_the_validation_dialogues_takes_them_all(small_corpus, tmp_path):
+    build.build(str(small_corpus), tmp_path, options.BuildOptions())
+    turns = gold_turns(tmp_path, "validation", None)
+    assert drift._drawn(turns, 500) == turns
+    assert 0 < len(drift._drawn(turns, 1)) < len(turns)

@@ -102,7 +102,47 @@ def test_a_missing_sft_adapter_names_the_target_that_trains_it(work):
         stamped(training(work))
 
 
-@pytest.mark.parametrize("left", [b"", b"torn"])
+def header(text):
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize("loss", ["orpo", "simpo"])
+@pytest.mark.parametrize("given", ["create_new_adapter=false", "use_unsloth=true"])
+def test_without_a_reference_to_show_it_an_unmerged_start_is_refused_before_it_begins(
+    work, loss, given
+):
+    with pytest.raises(EscError, match="the SFT adapter apart"):
+        recipe.recipe_for(training(work, given, lineage=Lineage(loss)))
+
+
+def test_a_second_round_that_is_not_mined_names_the_target_that_mines_it(work):
+    adapter(work / paths.adapter(MODEL, "sp", "dpo"))
+    with pytest.raises(EscError, match=r"make mine-sp WORK=\S+ ROUND=2 makes it"):
+        stamped(training(work, lineage=Lineage(None, 2)))
+
+
+@pytest.mark.parametrize("row", [1, 2])
+def test_every_row_must_be_of_the_same_mining(work, row):
+    path = pairs(work)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[row - 1]["provenance"]["model"] = "qwen2.5-7b"
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    with pytest.raises(EscError, match=r"line 2: of another mining than the rows before"):
+        stamped(training(work))
+
+
+def test_a_pair_whose_sides_are_equal_is_refused(work):
+    path = pairs(work)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[1]["rejected"] = rows[1]["chosen"]
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    with pytest.raises(EscError, match=r"line 2: chosen equals rejected"):
+        stamped(training(work))
+
+
+@pytest.mark.parametrize(
+    "left", [b"", b"torn", header(b"[]"), header(b'{"a": {"b": 1}}'), header(b'{"a": 1}')]
+)
 def test_an_empty_or_torn_sft_adapter_is_one_line(work, left):
     pairs(work)
     (work / paths.adapter(MODEL, "sp", "sft") / adapters.WEIGHTS).write_bytes(left)
@@ -274,3 +314,5 @@ def test_every_loss_trains_and_starts_as_the_table_says(run, trained, variant):
     if loss.start:
         expected = loss.start(loss.beta or 0.5)
         assert facts["first_loss"] == pytest.approx(expected, abs=1e-3)
+    else:
+        assert facts["first_loss"] != pytest.approx(0.6931, abs=1e-3)

@@ -152,3 +152,8 @@ def test_the_embedded_model_has_no_validation_pass():
     for task in TASKS:
         assert "eval_dataset" not in settings("smollm2-135m", task, "sft")
         assert settings("qwen2.5-7b", task, "sft")["eval_dataset"] == f"esc_{task}_sft_validation"
+
+
+def test_what_an_ipo_recipe_says_to_run_trains_ipo():
+    for path in paths.RECIPES.glob("*/*_dpo_ipo.yaml"):
+        assert "PYTHONPATH=training/in_llamafactory llamafactory-cli train" in path.read_text()

@@ -1,0 +1,172 @@
+r"""People's choice between two systems' replies: a blinded sheet, and what the votes on it say.
+
+    python -m eval human --a runs/llama3.1-8b/decoupled_dpo/predictions.jsonl \
+        --b runs/llama3.1-8b/vanilla_dpo/predictions.jsonl --out runs/llama3.1-8b/human --n 20
+    python -m eval human --out runs/llama3.1-8b/human --read votes_anna.csv votes_ben.csv
+
+Draws N turns by their ids and shuffles sides; writes to FOLDER ``sheet.csv`` for a spreadsheet and
+``sheet.html`` for a browser, a phone or paper (with ``--annotators``, one of each per name), and
+last ``key.json``, which says whose reply is where: keep it from the annotators. A sheet with votes
+in it is never overwritten. ``--read`` writes ``human.json``: win, tie and lose per dimension, sign
+test and Fleiss' kappa (Figure 6). Research software: replies on it are no counselling.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from esc import cli, files
+from esc.exceptions import EscError
+from esc.files import Row
+from eval import ballot, votes
+from eval.matched import Matched, matched
+from eval.ratings import Dimension
+from eval.shares import line
+
+KEY, RESULT = "key.json", "human.json"
+
+
+def make(found: Matched, out: Path, n: int, annotators: Sequence[str]) -> Row:
+    """Write a sheet for everybody named, or one without a name; what ``key.json`` says.
+
+    Raises EscError where there is a sheet with votes in it, or no pair of replies to compare.
+    """
+    able = [pair for pair in found.pairs if pair.is_whole and not pair.is_alike]
+    if not able:
+        raise EscError(
+            f"none of the {len(found.pairs)} shared turns has two replies that differ; there is "
+            "nothing to compare"
+        )
+    drawn, stamp = able[:n], ballot.stamp_of(found)
+    with files.exclusive(out):
+        for path in sorted(out.glob("*.csv")):
+            _check_blank(path)
+        if (out / RESULT).is_file():
+            raise EscError(f"{out / RESULT} is of the sheet of this folder; take another --out")
+        for path in [out / KEY, *out.glob("sheet*.csv"), *out.glob("sheet*.html")]:
+            path.unlink(missing_ok=True)
+        for suffix in [f"_{name}" for name in annotators] or [""]:
+            page = ballot.html(drawn, stamp, f"votes{suffix}.csv", smoke=found.smoke)
+            files.write_text(out / f"sheet{suffix}.csv", ballot.csv_text(drawn, stamp))
+            files.write_text(out / f"sheet{suffix}.html", page)
+        key: Row = {
+            **found.source,
+            "n": len(drawn),
+            "left_out": {
+                "no reply": sum(not pair.is_whole for pair in found.pairs),
+                "equal replies": sum(pair.is_alike for pair in found.pairs),
+            },
+            "annotators": list(annotators),
+            "smoke": found.smoke,
+            "records": {ballot.record_of(pair, stamp): ballot.sides_of(pair) for pair in drawn},
+        }
+        files.write_json(out / KEY, key)
+    return key
+
+
+def _check_blank(path: Path) -> None:
+    voted = sum(
+        any(cell for name, cell in row.items() if name != "record")
+        for _, row in ballot.answers(path)
+    )
+    if voted:
+        raise EscError(
+            f"{path} has {voted} rows with votes; read it with --read, and move it away for a new "
+            "sheet"
+        )
+
+
+def read(out: Path, paths: Sequence[Path]) -> Row:
+    """Write ``human.json`` from sheets with votes, one file an annotator; what it says.
+
+    Raises EscError, with file and row, where a vote cannot be read, or there is none at all.
+    """
+    key: Row = files.read_json(out / KEY, made_by="python -m eval human --a FILE --b FILE")
+    cast, names = [], [re.sub(r"^(votes|sheet)_", "", path.stem) for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        if names.count(name) > 1:
+            raise EscError(f"two files are of annotator {name!r}; name one file for each")
+        try:
+            cast.append(votes.votes_of(name, ballot.answers(path), key["records"]))
+        except EscError as error:
+            told = str(error)
+            raise EscError(told if str(path) in told else f"{path}: {told}") from error
+        if not cast[-1].outcomes:
+            raise EscError(f"{path} has no vote in it; leave it out, or have it filled in")
+    kept = {name: key[name] for name in ("a", "b", "n", "left_out", "smoke")}
+    done: Row = kept | {
+        "annotators": {
+            name: {"sha256": files.sha256(path), "votes": len(one.outcomes)}
+            for name, path, one in zip(names, paths, cast, strict=True)
+        },
+        "interval": "95 %, Wilson, over turns; each has the outcome most annotators gave it",
+        "dimensions": votes.result(cast, key["records"]),
+    }
+    with files.exclusive(out):
+        files.write_json(out / RESULT, done)
+    return done
+
+
+def report(out: Path, done: Row) -> str:
+    """The result of the votes, with what was left open."""
+    told = ", ".join(f"{name} {one['votes']}" for name, one in done["annotators"].items())
+    lines = [
+        f"human       {out / RESULT}: {done['a']['name']} against {done['b']['name']}, "
+        f"{done['n']} turns",
+        f"votes       {told}",
+    ]
+    for name in Dimension:
+        one = done["dimensions"][name]
+        kappa = one["kappa"]
+        agreed = kappa["said"] if kappa["value"] is None else f"{kappa['value']:.2f}"
+        lines.append(f"{name:<16} {line(one)}")
+        lines.append(f"{'':<16} Fleiss' kappa: {agreed}; {one['votes']['blank']} votes left blank")
+    if done["smoke"]:
+        lines.append("SMOKE       embedded model or sample corpus: no result")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    """Command line of the step."""
+    given = _parser().parse_args(argv)
+    if given.read:
+        print(report(given.out, read(given.out, given.read)))
+        return
+    if not (given.a and given.b):
+        raise EscError("a sheet takes --a FILE and --b FILE; votes are read with --read")
+    names = list(dict.fromkeys(given.annotators))
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
+            raise EscError(f"annotator {name!r}: letters, digits, dots and dashes make file names")
+    key = make(matched(given.a, given.b), given.out, given.n or 30, names)
+    told = " and ".join(f"{count} with {why}" for why, count in key["left_out"].items())
+    sheets = "sheet.csv and sheet.html" if not names else f"a sheet each for {', '.join(names)}"
+    print(f"sheet       {given.out}: {sheets}, {key['n']} of {key['shared']} shared turns")
+    print(f"left out    {told}")
+    print(f"key         {given.out / KEY}: whose reply is where; not for the annotators")
+    if key["smoke"]:
+        print("SMOKE       embedded model or sample corpus: no result")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        prog="python -m eval human",
+        description=__doc__,
+        examples=(
+            "  python -m eval human --a a.jsonl --b b.jsonl --out human --n 20\n"
+            "  python -m eval human --a a.jsonl --b b.jsonl --out human --annotators anna ben\n"
+            "  python -m eval human --out human --read votes_anna.csv votes_ben.csv"
+        ),
+    )
+    parser.add_argument("--a", type=Path, metavar="FILE", help="predictions of a system")
+    parser.add_argument("--b", type=Path, metavar="FILE", help="predictions of another")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--n", type=cli.optional_count, help="turns on the sheet (default: 30)")
+    parser.add_argument(
+        "--annotators", nargs="+", default=[], metavar="NAME", help="a sheet for each of them"
+    )
+    parser.add_argument(
+        "--read", type=Path, nargs="+", metavar="VOTES", help="sheets with votes, one a person"
+    )
+    return parser

@@ -1,0 +1,235 @@
+r"""Which of two systems replies better to the same turns, by a judge that is asked in both orders.
+
+    python -m eval pairwise --a runs/smollm2-135m/decoupled_dpo/predictions.jsonl \
+        --b runs/smollm2-135m/vanilla_dpo/predictions.jsonl --out runs/smollm2-135m/pairwise
+
+Matches turns by id, asks about each pair twice, with either reply first, and writes to FOLDER
+``calls.jsonl``, ``comparisons.jsonl``, ``pairwise.json`` with win, tie and lose of A, and last
+``run.json``. Two answers that disagree are a tie, counted as order-dependent too; equal replies are
+a tie that nobody is asked about; an answer that is no verdict leaves the pair *unscored*.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from esc import cli, files
+from esc.chat.failures import Failure
+from esc.chat.job import Sending
+from esc.chat.policy import Asks
+from esc.exceptions import EscError
+from esc.files import Row
+from esc.run_folder import RunFolder
+from esc.verdicts import Unscored, read
+from eval import judging, ratings
+from eval.judging import Bench
+from eval.matched import Matched, Pair, matched
+from eval.ratings import Preference
+from eval.scores import NOT_JUDGED, SCORED, UNSCORED, lost, why_without, without_score
+from eval.shares import line, shares
+
+FORMAT = 1
+COMPARISONS, SUMMARY = "comparisons.jsonl", "pairwise.json"
+ORDERS = ("ab", "ba")
+"""Which system's reply is shown first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a user asks of the step."""
+
+    found: Matched
+    pairs: tuple[Pair, ...]
+    """Those drawn."""
+    bench: Bench
+    n: int
+
+    @property
+    def is_smoke(self) -> bool:
+        """Whether the embedded model, a random judge or the sample corpus is in it."""
+        return self.found.smoke or self.bench.is_smoke
+
+
+async def one_pair(asks: Asks, pair: Pair, *, bench: Bench) -> Row:
+    """The row of one pair; CallFailed where a request of it has no answer."""
+    return row_of(pair, bench, [await _answer(asks, pair, order, bench) for order in ORDERS])
+
+
+async def _answer(asks: Asks, pair: Pair, order: str, bench: Bench) -> Preference | Unscored:
+    if bench.judge.is_random:
+        return ratings.draw_preference(pair.id, ORDERS.index(order))
+    replies = str(pair.a), str(pair.b)
+    shown = replies if order == "ab" else replies[::-1]
+    chat = ratings.comparison(pair.history, pair.seeker, shown)
+    answer = await asks.ask(ratings.call(pair.id, bench.judge.name, Preference, chat))
+    return read(Preference, answer.text, truncated=answer.truncated)
+
+
+def row_of(pair: Pair, bench: Bench, said: Sequence[Preference | Unscored]) -> Row:
+    """The row of ``comparisons.jsonl`` of the answers in both orders."""
+    for one in said:
+        if isinstance(one, Unscored):
+            return _without(pair, bench, UNSCORED, one.reason.value, one.detail)
+    answers = [one for one in said if isinstance(one, Preference)]
+    first, second = (
+        "tie" if one.better == "tie" else order["AB".index(one.better)]
+        for order, one in zip(ORDERS, answers, strict=True)
+    )
+    return {
+        "id": pair.id,
+        "status": SCORED,
+        "outcome": outcome_of(first, second),
+        "order_dependent": first != second,
+        "identical": False,
+        "better": dict(zip(ORDERS, (first, second), strict=True)),
+        "reason": None,
+        "explanation": dict(zip(ORDERS, (one.reason for one in answers), strict=True)),
+        "judge": bench.name,
+    }
+
+
+def outcome_of(first: str, second: str) -> str:
+    """Win, tie or lose of A, from the better system in either order: a disagreement is a tie."""
+    if first != second:
+        return "tie"
+    return {"a": "win", "b": "lose"}.get(first, "tie")
+
+
+def _without(
+    pair: Pair, bench: Bench, status: str, reason: str | None, detail: str | None = None
+) -> Row:
+    """The row of a pair without answers; one of equal replies is scored all the same."""
+    return {
+        "id": pair.id,
+        "status": status,
+        "outcome": "tie" if status == SCORED else None,
+        "order_dependent": False,
+        "identical": status == SCORED,
+        "better": None,
+        "reason": reason,
+        "explanation": detail,
+        "judge": bench.name,
+    }
+
+
+def _row(pair: Pair, bench: Bench, said: Row | Failure | None) -> Row:
+    if isinstance(said, dict):
+        return said
+    if said is None and pair.is_whole:
+        return _without(pair, bench, SCORED, None)
+    if said is None:
+        return _without(pair, bench, NOT_JUDGED, pair.lacking)
+    return _without(pair, bench, *lost(said))
+
+
+def summary(asked: Asked, rows: Sequence[Row], prompts: str) -> Row:
+    """What ``pairwise.json`` says of all rows."""
+    outcomes = Counter(row["outcome"] for row in rows if row["status"] == SCORED)
+    return {
+        **asked.found.source,
+        "drawn": len(rows),
+        "judge": asked.bench.name,
+        "signature": f"judge:{asked.bench.name}|prompts:{prompts[:12]}|temperature:0|both orders"
+        f"|turns:{len(rows)} of {asked.found.source['shared']} by hash of id",
+        **shares(outcomes),
+        "order_dependent": sum(row["order_dependent"] for row in rows),
+        "identical": sum(row["identical"] for row in rows),
+        **without_score(rows),
+        "smoke": asked.is_smoke,
+    }
+
+
+def options_of(asked: Asked) -> Row:
+    """Everything that decides the comparisons, under the names a user knows."""
+    is_random = asked.bench.judge.is_random
+    return {
+        "format": FORMAT,
+        "a": asked.found.source["a"]["predictions"],
+        "b": asked.found.source["b"]["predictions"],
+        "JUDGE": asked.bench.name,
+        "JUDGE_N": asked.n,
+        "weights": asked.bench.weights,
+        "prompts": None if is_random else files.sha256_of(ratings.comparison_files()),
+        "smoke": asked.is_smoke,
+    }
+
+
+def compare(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
+    """Exit code: 0 where every pair is there or unscored for good, 1 where requests failed.
+
+    Raises EscError for whatever a user can mend.
+    """
+    folder = RunFolder(out, options_of(asked), COMPARISONS)
+    with files.exclusive(out):
+        if not sending.dry_run:
+            folder.claim(force=force)
+            if folder.finished() and (out / SUMMARY).is_file():
+                print(f"{out / COMPARISONS} is complete with these options; nothing to do")
+                print(report(out, files.read_json(out / SUMMARY)))
+                return 0
+            (out / SUMMARY).unlink(missing_ok=True)
+        to_ask = [pair for pair in asked.pairs if pair.is_whole and not pair.is_alike]
+        work = partial(one_pair, bench=asked.bench)
+        found = judging.ask(asked.bench, folder, "comparisons", to_ask, work, sending)
+        if found is None:
+            return 0
+        said = dict(zip((pair.id for pair in to_ask), found[0], strict=True))
+        rows = [_row(pair, asked.bench, said.get(pair.id)) for pair in asked.pairs]
+        told = summary(asked, rows, folder.options["prompts"] or "none")
+        files.write_json(out / SUMMARY, told)
+        folder.write(rows, found[1], complete=not told["failed"]["total"])
+    print(report(out, told))
+    return 1 if told["failed"]["total"] else 0
+
+
+def report(out: Path, told: Row) -> str:
+    """The numbers one should see: every pair once."""
+    a, b = told["a"], told["b"]
+    lines = [
+        f"comparisons {out / COMPARISONS}: {told['drawn']:,} of {told['shared']:,} shared turns = "
+        f"{told['n']:,} scored + {told['unscored']['total']:,} unscored "
+        f"+ {told['failed']['total']:,} failed + {told['not_judged']['total']:,} not judged",
+        f"A against B {a['name']} against {b['name']}; judge {told['judge']}",
+        f"            {line(told)}",
+        f"ties        {told['order_dependent']:,} order-dependent, {told['identical']:,} of equal "
+        "replies",
+    ]
+    if a["alone"] or b["alone"]:
+        lines.append(f"alone       {a['alone']:,} turns only in A, {b['alone']:,} only in B")
+    lines += [f"            {why}" for why in why_without(told)]
+    if told["failed"]["total"]:
+        lines.append("incomplete  the same command asks again for what is missing")
+    if told["smoke"]:
+        lines.append("SMOKE       embedded model, sample corpus or random judge: no result")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Command line of the step."""
+    given = _parser().parse_args(argv)
+    bench, n = judging.bench_of(given), given.n or 100
+    for path in (given.a, given.b):
+        if path.resolve().parent == given.out.resolve():
+            raise EscError(f"--out {given.out} holds {path}; name a folder of its own")
+    found = matched(given.a, given.b)
+    asked = Asked(found, found.pairs[:n], bench, n)
+    return compare(asked, given.out, Sending.of(given), force=given.force)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        prog="python -m eval pairwise",
+        description=__doc__,
+        examples=(
+            "  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --judge random\n"
+            "  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --model qwen2.5-7b "
+            "--n 200 --dry-run"
+        ),
+    )
+    parser.add_argument("--a", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--b", type=Path, required=True, metavar="FILE")
+    judging.add_arguments(parser)
+    return parser

@@ -1,0 +1,111 @@
+"""How much a system prefers each strategy (Eq. 7), and its bias (Eq. 8), for many counts at once.
+
+``wins[…, i, j]`` is how often strategy i was predicted where j was gold. Eq. 7 is Newman's (2023)
+iteration for the model of Bradley and Terry, in which i wins against j when it is predicted in j's
+place; what is predicted rightly says nothing. Every function takes counts of shape (R, 8, 8).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.text_statistics import Floats
+
+SWEEPS = 20
+"""Of the paper's code."""
+MOST_SWEEPS = 5000
+TOLERANCE = 1e-10
+Mask = NDArray[np.bool_]
+
+
+def preference(wins: Floats) -> Floats:
+    """The preference of each strategy after 20 sweeps of Eq. 7, shape (R, 8), sum 8.
+
+    In place, from 1, over the geometric mean of the positive ones after each sweep. Where Eq. 7
+    divides by nothing it says nothing: a strategy that is confused with no other, in either way,
+    stays at that mean, so that a faultless system prefers none (all 1); one that is never missed
+    keeps its value, so that a constant system's strategy takes all (8).
+    """
+    wins = _off_diagonal(wins)
+    p = np.ones(wins.shape[:2])
+    idle = _idle(wins)
+    for _ in range(SWEEPS):
+        p = _sweep(wins, p, idle)
+    return _of_sum_8(p)
+
+
+def bias(p: Floats) -> Floats:
+    """Population standard deviation of preferences (Eq. 8), shape (R,)."""
+    return np.asarray(p.std(axis=-1))
+
+
+def converged(wins: Floats) -> Floats:
+    """The solution of Eq. 7 that more sweeps tend to, shape (R, 8); NaN where there is none.
+
+    There is one where, among the strategies that are ever predicted wrongly, each is preferred to
+    each other by a chain of confusions (Ford, 1957); the others' preference is 0.
+    """
+    wins = _off_diagonal(wins)
+    idle = _idle(wins)
+    rest = _that_win(wins, ~idle)
+    solvable = _strongly_connected(wins, rest) & (rest.any(axis=1) | idle.all(axis=1))
+    # A lost cause is 0 from the start, so that every sweep is among those that stay.
+    p = np.where(rest | idle, 1.0, 0.0)
+    result = np.full_like(p, np.nan)
+    active = np.flatnonzero(solvable)
+    for _ in range(MOST_SWEEPS):
+        if not len(active):
+            break
+        swept = _sweep(wins[active], p[active], idle[active])
+        still = np.abs(_of_sum_8(swept) - _of_sum_8(p[active])).max(axis=1) > TOLERANCE
+        p[active] = swept
+        result[active[~still]] = _of_sum_8(swept[~still])
+        active = active[still]
+    return result
+
+
+def _off_diagonal(wins: Floats) -> Floats:
+    return wins * (1 - np.eye(wins.shape[-1]))
+
+
+def _idle(wins: Floats) -> Mask:
+    """Which strategies are never confused with another."""
+    return np.asarray(~(wins.any(axis=1) | wins.any(axis=2)))
+
+
+def _sweep(wins: Floats, p: Floats, idle: Mask) -> Floats:
+    p = p.copy()
+    for i in range(p.shape[1]):
+        both = p[:, i, None] + p
+        share = np.divide(1, both, out=np.zeros_like(both), where=both > 0)
+        won = np.einsum("rj,rj,rj->r", wins[:, i], p, share)
+        lost = np.einsum("rj,rj->r", wins[:, :, i], share)
+        np.divide(won, lost, out=p[:, i], where=lost > 0)
+    counted = (p > 0) & ~idle
+    logs = np.log(p, out=np.zeros_like(p), where=counted)
+    mean = np.exp(logs.sum(axis=1) / np.maximum(counted.sum(axis=1), 1))
+    return np.where(idle, 1.0, p / mean[:, None])
+
+
+def _of_sum_8(p: Floats) -> Floats:
+    return np.asarray(p * p.shape[1] / p.sum(axis=1, keepdims=True))
+
+
+def _that_win(wins: Floats, among: Mask) -> Mask:
+    """What is left of ``among`` when those that beat none of the rest are taken out, repeatedly.
+
+    Who is left alone at the end stays.
+    """
+    for _ in range(wins.shape[1]):
+        beats = among & ((wins > 0) & among[:, None, :]).any(axis=2)
+        among = np.where(beats.any(axis=1, keepdims=True), beats, among)
+    return among
+
+
+def _strongly_connected(wins: Floats, among: Mask) -> Mask:
+    """Per counts, whether a chain of wins leads from each of ``among`` to each other."""
+    size = wins.shape[1]
+    inside = among[:, :, None] & among[:, None, :]
+    reach = ((wins > 0) & inside) | np.eye(size, dtype=bool)
+    for _ in range(3):  # 2³ = 8 steps reach whatever can be reached
+        reach = (reach.astype(np.float32) @ reach.astype(np.float32)) > 0
+    return np.asarray((reach | ~inside).all(axis=(1, 2)))

@@ -1,0 +1,1 @@
+"""The report: one object of everything that was run, written as JSON, Markdown and a page."""

@@ -1,0 +1,137 @@
+"""What a training or a paradigm changes, and whether that is more than noise.
+
+Where ``runs/<model>/comparisons.json`` holds two systems' paired comparison, its interval decides;
+else two intervals that overlap count as inside the noise, which the cell says.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval import paper_values
+from eval.report.cells import Paper, judge_cells, not_run, paper_of, strategy_cells, text_cells
+from eval.report.page import NOT_RUN, Cell, Table, TableRow
+from eval.report.runs import Backbone, Run
+from eval.report.shapes import Comparison, Comparisons
+from eval.report.sources import Sources
+from eval.report.system_tables import COLUMNS
+
+NOISE, CLEAR = "inside the noise", "outside the noise"
+OVERLAP = "(overlap)"
+QUESTIONS = (
+    ("RQ1: Vanilla DPO less Vanilla SFT", "vanilla_sft", "vanilla_dpo"),
+    ("RQ2: Decoupled SFT less Vanilla SFT", "vanilla_sft", "decoupled_sft"),
+    ("RQ2: Decoupled DPO less Vanilla DPO", "vanilla_dpo", "decoupled_dpo"),
+    ("RQ3: Decoupled DPO less Decoupled SFT", "decoupled_sft", "decoupled_dpo"),
+    ("Gold strategy: DPO less SFT", "decoupled-gold_sft", "decoupled-gold_dpo"),
+)
+"""The paper's questions of section 6: what is asked, and of which two runs."""
+_PATHS = (
+    *("text.paper.distinct1", "text.paper.bleu1", "text.paper.f1", "text.paper.rouge_l"),
+    *(None,) * 4,  # a judge's scores are compared by their intervals
+    *("strategy.bias", "strategy.weighted_f1", "strategy.macro_f1"),
+)
+
+
+def differences(sources: Sources, backbones: Sequence[Backbone]) -> Table:
+    """Differences between systems in every column of Table 3, beside the paper's own.
+
+    Raises EscError where a file of comparisons has another shape.
+    """
+    rows = []
+    for one in backbones:
+        path = Path("runs") / one.model / "comparisons.json"
+        renew = sources.make("eval", one.model, FORCE=1)
+        stored = sources.known(path, Comparisons, renew)
+        paired = {(pair.a, pair.b): pair for pair in stored.comparisons} if stored else {}
+        for label, a, b in QUESTIONS:
+            cells = _cells(one, a, b, paired.get((a, b)), smoke=bool(stored and stored.smoke))
+            rows.append(TableRow(label, tuple(cells), one.model))
+    return Table(
+        "table-differences",
+        "Differences, and which of them are noise",
+        "question",
+        COLUMNS,
+        tuple(rows),
+        (
+            "A difference is the second system's number less the first's. It is inside the noise "
+            "where the 95 % interval of the paired comparison holds 0; without such a comparison, "
+            f"where the two systems' own intervals overlap, marked {OVERLAP}: a coarser rule "
+            "that calls too much noise.",
+        ),
+    )
+
+
+def _cells(
+    backbone: Backbone, a: str, b: str, paired: Comparison | None, *, smoke: bool
+) -> list[Cell]:
+    first, second = (_row(backbone.runs[name]) for name in (a, b))
+    cells = []
+    for place, (one, other) in enumerate(zip(first, second, strict=True)):
+        paper = _paper(backbone.model, a, b, place)
+        path = _PATHS[place]
+        if one.value is None or other.value is None:
+            gap = one if one.value is None else other
+            cells.append(not_run(paper, gap.missing or NOT_RUN, form="+.2f"))
+        elif paired and path in paired.numbers:
+            found = paired.numbers[path]
+            marked = smoke or one.smoke or other.smoke
+            cells.append(
+                Cell(
+                    found.difference,
+                    found.low,
+                    found.high,
+                    paired.n,
+                    paper,
+                    "+.2f",
+                    smoke=marked,
+                    missing="" if found.difference is not None else "undefined",
+                    note=found.verdict,
+                )
+            )
+        else:
+            cells.append(_apart(one, other, paper))
+    return cells
+
+
+def _apart(one: Cell, other: Cell, paper: Paper) -> Cell:
+    assert one.value is not None
+    assert other.value is not None
+    note = "no interval, so it cannot be told from noise"
+    if None not in (one.low, one.high, other.low, other.high):
+        assert one.low is not None
+        assert one.high is not None
+        assert other.low is not None
+        assert other.high is not None
+        overlap = one.low <= other.high and other.low <= one.high
+        note = f"{NOISE if overlap else CLEAR} {OVERLAP}"
+    return Cell(
+        other.value - one.value,
+        n=min((cell.n for cell in (one, other) if cell.n is not None), default=None),
+        paper=paper,
+        form="+.2f",
+        smoke=one.smoke or other.smoke,
+        note=note,
+    )
+
+
+def _row(run: Run) -> list[Cell]:
+    return [
+        *text_cells(run, [()] * 4),
+        *judge_cells(run, [()] * 4),
+        *strategy_cells(run, [()] * 3),
+    ]
+
+
+def _paper(model: str, a: str, b: str, place: int) -> Paper:
+    """The paper's own difference: of Table 3, or for the gold strategy of Table 4."""
+    found = []
+    if a in paper_values.TABLE_4["Qwen"]:
+        if place not in range(4, 8):
+            return ()
+        sides = [dict(paper_of(paper_values.TABLE_4, model, name, place - 4)) for name in (a, b)]
+    else:
+        sides = [dict(paper_of(paper_values.TABLE_3, model, name, place)) for name in (a, b)]
+    for name in paper_values.columns(model):
+        if name in sides[0] and name in sides[1]:
+            found.append((name, sides[1][name] - sides[0][name]))
+    return tuple(found)

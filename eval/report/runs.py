@@ -1,0 +1,162 @@
+"""The runs of a backbone: which rows of the paper they are, and what was measured of each."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from esc import paths
+from esc.backbones import EMBEDDED
+from esc.lineage import Lineage
+from eval.report.page import NOT_RUN, Todo
+from eval.report.shapes import Judged, Metrics, Proportions
+from eval.report.sources import Sources
+from eval.systems import tasks_of
+
+PREDICTIONS = Path("predictions.jsonl")
+STALE = "out of date"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One row of the paper's tables: a system at a stage of training."""
+
+    system: str
+    stage: str
+    label: str
+    paradigm: str
+    lineage: Lineage = paths.PAPER
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return paths.run("", self.system, self.stage, self.lineage).name
+
+
+TABLE_3 = (
+    Kind("vanilla", "base", "Vanilla Base", "Vanilla"),
+    Kind("direct-refine", "base", "+ Direct-Refine", "Vanilla"),
+    Kind("self-refine", "base", "+ Self-Refine", "Vanilla"),
+    Kind("emotional-cot", "base", "+ Emotional CoT", "Vanilla"),
+    Kind("vanilla", "sft", "Vanilla SFT", "Vanilla"),
+    Kind("vanilla", "dpo", "Vanilla DPO", "Vanilla"),
+    Kind("decoupled", "base", "Decoupled Base", "Decoupled"),
+    Kind("decoupled", "sft", "Decoupled SFT", "Decoupled"),
+    Kind("decoupled", "dpo", "Decoupled DPO", "Decoupled"),
+)
+TABLE_4 = (
+    Kind("decoupled-gold", "sft", "SFT, gold strategy", "Decoupled"),
+    Kind("decoupled-gold", "dpo", "DPO, gold strategy", "Decoupled"),
+)
+TABLE_5 = (
+    Kind("vanilla", "dpo", "PsPr > NsNr", "Vanilla", Lineage("nsnr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr", "Vanilla", Lineage("nsnr_psnr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr, NsPr", "Vanilla", Lineage("nsnr_nspr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr, NsPr", "Vanilla"),
+)
+FIGURE_4 = (
+    Kind("vanilla", "dpo", "PsPr > PsNr", "Vanilla", Lineage("psnr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr", "Vanilla", Lineage("nsnr")),
+)
+KINDS = {kind.name: kind for kind in (*TABLE_5, *FIGURE_4, *TABLE_4, *TABLE_3)}
+"""By the name of the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What there is of one system of one backbone."""
+
+    model: str
+    name: str
+    label: str
+    metrics: Metrics | None
+    judged: Judged | None
+    errors: Proportions | None
+    missing: str
+    """What stands where a measurement is not there: not run, or out of date."""
+    todo: str
+    """The commands that fill what is missing; empty where nothing is."""
+
+    def smoke(self, source: Metrics | Judged | Proportions) -> bool:
+        """Whether a number of this file is marked."""
+        return source.smoke or self.model == EMBEDDED
+
+
+def read_run(sources: Sources, model: str, name: str) -> Run:
+    """The measurements of one folder; EscError where one of its files has another shape."""
+    folder = Path("runs") / model / name
+    kind = KINDS.get(name)
+    renew = sources.make("eval", model, FORCE=1)
+    found = sources.hash_of(folder / PREDICTIONS)
+    sources.options_of(folder)
+    metrics = sources.known(folder / "metrics.json", Metrics, renew)
+    judged = sources.known(folder / "judge" / "judge.json", Judged, renew)
+    errors = sources.known(folder / "errors" / "proportions.json", Proportions, renew)
+    stale = False
+    if found is not None:
+        # Measured of predictions that are there no more: no number of these.
+        of_errors = sources.options_of(folder / "errors").get("predictions", found)
+        if metrics and found not in metrics.made_with.predictions:
+            metrics, stale = None, True
+        if judged and judged.source.get("predictions", found) != found:
+            judged, stale = None, True
+        if errors and of_errors != found:
+            errors, stale = None, True
+    whole = metrics and judged and errors
+    return Run(
+        model=model,
+        name=name,
+        label=kind.label if kind else name,
+        metrics=metrics,
+        judged=judged,
+        errors=errors,
+        missing=STALE if stale else NOT_RUN,
+        todo="" if whole else _commands(sources, model, kind, predicted=found is not None),
+    )
+
+
+def _commands(sources: Sources, model: str, kind: Kind | None, *, predicted: bool) -> str:
+    if kind is None or predicted:
+        return sources.make("eval", model)
+    variables = kind.lineage.variables
+    steps = []
+    for task in tasks_of(kind.system):
+        adapter = paths.adapter(model, task, kind.stage, kind.lineage)
+        if kind.stage != "base" and not (sources.work / adapter).is_dir():
+            steps.append(sources.make(f"{kind.stage}-{task}", model, **variables))
+    steps.append(sources.make("predict", model, SYSTEM=kind.system, STAGE=kind.stage, **variables))
+    return " && ".join([*steps, sources.make("eval", model)])
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A backbone with all its runs."""
+
+    model: str
+    runs: dict[str, Run]
+    """By the name of the folder; every row of the paper is there, run or not."""
+
+    def of(self, kinds: tuple[Kind, ...]) -> list[tuple[Kind, Run]]:
+        """The runs of rows of the paper."""
+        return [(kind, self.runs[kind.name]) for kind in kinds]
+
+    @property
+    def others(self) -> list[Run]:
+        """Runs that are no row of the paper: other losses, rounds, and other systems."""
+        return [run for name, run in self.runs.items() if name not in KINDS]
+
+    @property
+    def measured(self) -> list[tuple[Run, Metrics]]:
+        """All runs with automatic metrics."""
+        return [(run, run.metrics) for run in self.runs.values() if run.metrics]
+
+    def todo(self, kinds: tuple[Kind, ...]) -> tuple[Todo, ...]:
+        """What fills the rows."""
+        runs = [(kind, self.runs[kind.name]) for kind in kinds]
+        return tuple(Todo(f"{self.model} {kind.label}", run.todo) for kind, run in runs if run.todo)
+
+
+def read_backbone(sources: Sources, model: str) -> Backbone:
+    """Every run of a backbone, the paper's rows first."""
+    folder = sources.work / "runs" / model
+    names = [kind.name for kind in (*TABLE_3, *TABLE_4, *TABLE_5, *FIGURE_4)]
+    names += sorted(path.parent.name for path in folder.glob("*/metrics.json"))
+    return Backbone(model, {name: read_run(sources, model, name) for name in dict.fromkeys(names)})

@@ -1,0 +1,285 @@
+"""The step's contract: what is written, what changes nothing, and one line for bad input."""
+
+import json
+import random
+
+import pytest
+from predicted import row, rows, save
+
+from esc import cli, files
+from esc.strategies import Strategy
+from eval import metrics
+
+ALL = [strategy.value for strategy in Strategy]
+SHARES = dict.fromkeys(ALL, 0.125)
+
+
+def records(**changed):
+    """Records whose strategies and replies differ, some of them right."""
+    rng = random.Random(4)
+    return [
+        one
+        | {
+            "gold_strategy": rng.choice(ALL),
+            "predicted_strategy": rng.choice(ALL),
+            "predicted_response": f"{one['gold_response']} {rng.choice('abcde')}",
+            "distribution": SHARES,
+        }
+        | changed
+        for one in rows()
+    ]
+
+
+def foreign(one):
+    return {
+        "GT_strategy": one["gold_strategy"],
+        "predict_strategy": one["predicted_strategy"],
+        "GT_content": one["gold_response"],
+        "predict_content": one["predicted_response"],
+    }
+
+
+@pytest.fixture
+def run_metrics(tmp_path, capsys):
+    """Exit code, what was written, and stdout or the one error line."""
+
+    def call(*sources, out="out", options=()):
+        paths = []
+        for number, source in enumerate(sources):
+            path = tmp_path / f"given{number}.jsonl"
+            if isinstance(source, bytes):
+                path.write_bytes(source)
+            else:
+                save(path, source)
+            paths.append(str(path))
+        argv = ["--predictions", *paths, "--out", str(tmp_path / out), *options]
+        code = cli.run(metrics.main, argv)
+        shown = capsys.readouterr()
+        written = tmp_path / out / "metrics.json"
+        told = files.read_json(written) if code == 0 else None
+        assert code == 0 or shown.err.count("\n") == 1
+        return code, told, shown.out if code == 0 else shown.err
+
+    return call
+
+
+def numbers(told):
+    """All that is said of the turns."""
+    return {key: value for key, value in told.items() if key not in ("made_with", "numbered")}
+
+
+def test_the_contract(run_metrics):
+    code, told, out = run_metrics(records())
+    assert code == 0 and "bias" in out
+    assert (told["n"], told["empty"], told["failed"]) == (40, 0, 0)
+    assert told["resampled_by"] == "dialogue" and told["smoke"] is False
+    strategy, text = told["strategy"], told["text"]
+    assert (strategy["n"], strategy["invalid"]) == (40, 0)
+    assert list(strategy["preference"]) == ALL
+    paper = ["bleu1", "bleu2", "bleu3", "bleu4", "distinct1", "distinct2", "distinct3", "f1"]
+    assert [*text["paper"]] == [*paper, "rouge_l"]
+    assert {"bleu", "bleu1", "distinct1", "distinct2", "ead", "f1", "rouge_l"} == set(
+        text["corpus"]
+    )
+    assert {"value", "low", "high", "signature"} <= strategy["bias_converged"].keys()
+    singles = [strategy[name] for name in ("bias", "weighted_f1", "macro_f1")]
+    for number in [*singles, *strategy["preference"].values(), *text["paper"].values()]:
+        assert {"value", "low", "high", "signature"} <= number.keys()
+        assert number["low"] <= number["value"] <= number["high"]
+    assert set(told["baselines"]) == {"gold", "majority", "uniform", "gold-marginal-random"}
+
+
+def test_every_undefined_number_says_why(run_metrics):
+    _, told, _ = run_metrics(records(distribution=None, predicted_response=""))
+
+    def undefined(part):
+        if isinstance(part, dict) and "signature" in part:
+            yield part
+        elif isinstance(part, dict):
+            for one in part.values():
+                yield from undefined(one)
+
+    found = [number for number in undefined(told) if number["value"] is None]
+    assert told["strategy"]["calibration"]["ece"] in found
+    assert told["text"]["corpus"]["ead"] in found and told["empty"] == 40
+    assert all(number["reason"] for number in found)
+    text = json.dumps(told)
+    assert "NaN" not in text and "Infinity" not in text
+
+
+def test_the_order_of_the_rows_changes_nothing(run_metrics):
+    _, told, _ = run_metrics(records())
+    shuffled = random.Random(1).sample(records(), 40)
+    assert numbers(run_metrics(shuffled, out="other")[1]) == numbers(told)
+
+
+def test_other_names_of_the_dialogues_change_nothing(run_metrics):
+    _, told, _ = run_metrics(records())
+    renamed = [
+        one | {"id": f"talk {97 - int(one['id'].split('-')[0])}-{one['id'].split('-')[1]}"}
+        for one in records()
+    ]
+    assert numbers(run_metrics(renamed, out="other")[1]) == numbers(told)
+
+
+def test_a_file_in_parts_is_the_whole_file(run_metrics):
+    _, told, _ = run_metrics(records())
+    given = records()
+    _, parts, _ = run_metrics(given[23:], given[:23], out="other")
+    assert numbers(parts) == numbers(told)
+
+
+def test_foreign_names_and_an_array_are_read_alike(run_metrics):
+    lines = [foreign(one) for one in records()]
+    _, told, out = run_metrics(lines)
+    assert told["resampled_by"] == "row" and told["numbered"] == 40
+    assert "resampled by row" in out
+    array = json.dumps(lines, indent=2).encode()
+    assert numbers(run_metrics(array, out="other")[1]) == numbers(told)
+
+
+def test_ids_change_intervals_alone(run_metrics):
+    _, ours, _ = run_metrics(records())
+    _, theirs, _ = run_metrics([foreign(one) for one in records()], out="other")
+    for name in ("bias", "weighted_f1", "macro_f1", "bias_converged"):
+        assert ours["strategy"][name]["value"] == theirs["strategy"][name]["value"]
+    for name, number in ours["text"]["paper"].items():
+        assert number["value"] == pytest.approx(theirs["text"]["paper"][name]["value"])
+
+
+def test_ids_of_one_dialogue_resample_rows(run_metrics):
+    given = [one | {"id": f"test-{number}"} for number, one in enumerate(records())]
+    assert run_metrics(given)[1]["resampled_by"] == "row"
+
+
+def test_the_same_command_again_does_nothing(run_metrics, tmp_path):
+    run_metrics(records())
+    before = (tmp_path / "out" / "metrics.json").stat().st_mtime_ns
+    code, _, out = run_metrics(records())
+    assert code == 0 and "nothing to do" in out
+    assert (tmp_path / "out" / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_other_predictions_are_measured_anew(run_metrics):
+    _, told, _ = run_metrics(records())
+    _, other, _ = run_metrics(records(predicted_strategy="Question"))
+    assert other["strategy"]["bias"] != told["strategy"]["bias"]
+
+
+def test_forced_numbers_are_the_same_bytes(run_metrics, tmp_path):
+    run_metrics(records())
+    before = (tmp_path / "out" / "metrics.json").read_bytes()
+    _, _, out = run_metrics(records(), options=["--force"])
+    assert "nothing to do" not in out
+    assert (tmp_path / "out" / "metrics.json").read_bytes() == before
+
+
+def test_failed_records_are_counted_and_left_out_and_said(run_metrics):
+    given = records()
+    _, whole, _ = run_metrics([one for one in given if one["id"] != "0-2"])
+    lost = row(0, 2) | {"status": "failed"}
+    del lost["predicted_strategy"], lost["predicted_response"]
+    _, told, out = run_metrics([lost if one["id"] == "0-2" else one for one in given], out="other")
+    assert (told["n"], told["failed"]) == (39, 1) and "1 failed records are left out" in out
+    assert told["text"] == whole["text"]
+
+
+def test_unreadable_strategies_are_in_the_headline_and_in_a_column_of_their_own(run_metrics):
+    given = records()
+    given[0] |= {"status": "invalid", "predicted_strategy": None, "predicted_response": None}
+    _, told, _ = run_metrics(given)
+    assert told["strategy"]["invalid"] == told["empty"] == 1
+    assert told["strategy"]["invalid_rate"]["value"] == 2.5
+    assert (told["strategy"]["bias"]["n"], told["strategy"]["without_invalid"]["n"]) == (40, 39)
+    assert told["strategy"]["without_invalid"]["bias"]["n"] == 39
+
+
+def test_a_foreign_strategy_that_is_none_is_unreadable(run_metrics):
+    lines = [foreign(one) | {"predict_strategy": "Empathise!"} for one in records()]
+    assert run_metrics(lines)[1]["strategy"]["invalid"] == 40
+
+
+@pytest.mark.parametrize("one", [row(1, 1), row(1, 1, ""), row(1, 1, predicted_strategy="Others")])
+def test_one_record_is_measured(run_metrics, one):
+    code, told, _ = run_metrics([one])
+    assert code == 0 and told["n"] == 1
+    assert told["strategy"]["bias"]["low"] is None
+    assert "one row alone" in told["strategy"]["bias"]["reason"]
+
+
+def test_smoke_beside_the_predictions_marks_the_numbers(run_metrics, tmp_path):
+    files.write_json(tmp_path / "options.json", {"smoke": True})
+    _, told, out = run_metrics(records())
+    assert told["smoke"] is True and "SMOKE" in out
+
+
+@pytest.mark.parametrize("field", list(foreign(row(0, 0))))
+def test_a_missing_field_is_one_line(run_metrics, field):
+    lines = [foreign(one) for one in records()]
+    del lines[7][field]
+    code, _, err = run_metrics(lines)
+    assert code == 2 and f"row 7 (from 0): no '{field}'" in err
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"gold_strategy": "Empathy"}, "unknown gold_strategy 'Empathy'"),
+        ({"gold_strategy": None}, "'gold_strategy' is no text"),
+        ({"predicted_response": 7}, "'predicted_response' is no text"),
+        ({"status": "lost"}, "its status 'lost' is none of"),
+        ({"id": "0-0"}, "id '0-0' is there twice"),
+        ({"distribution": [0.5, 0.5]}, "no object of eight probabilities"),
+        ({"distribution": SHARES | {"Question": 1.5}}, "gives Question 1.5, no probability"),
+        ({"distribution": SHARES | {"Question": None}}, "gives Question None, no probability"),
+        ({"distribution": SHARES | {"Question": 0.5}}, "sum to 1.375"),
+        ({"distribution": {"Question": 1.0}}, "has 1 strategies"),
+        ({"distribution": {"Hope": 1.0}}, "unknown or double strategy 'Hope'"),
+    ],
+)
+def test_a_record_that_is_wrong_is_one_line_that_names_it(run_metrics, changed, told):
+    given = records()
+    given[3] |= changed
+    code, _, err = run_metrics(given)
+    assert code == 2 and "row 3 (from 0)" in err and told in err
+
+
+def test_nan_is_one_line_that_names_its_row(run_metrics):
+    lines = [foreign(one) for one in records()]
+    lines[5]["predict_content"] = float("nan")
+    code, _, err = run_metrics(lines)
+    assert code == 2 and "line 6: not JSON" in err
+    code, _, err = run_metrics(json.dumps(lines).encode())
+    assert code == 2 and "no JSON array, row 5 (from 0)" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is empty"),
+        (b"[]", "is empty"),
+        (b"\n\n", "is empty"),
+        ('{"id": "ü"}\n'.encode("latin-1"), "is not UTF-8 text"),
+        (b'"text"\n', "row 0 (from 0): not a JSON object"),
+        (b'[{"id": "1-0"}', "is no JSON array"),
+    ],
+)
+def test_a_file_that_is_none_is_one_line(run_metrics, content, told):
+    code, _, err = run_metrics(content)
+    assert code == 2 and told in err
+
+
+def test_a_file_that_is_not_there_is_one_line(capsys, tmp_path):
+    argv = ["--predictions", str(tmp_path / "no.jsonl"), "--out", str(tmp_path)]
+    assert cli.run(metrics.main, argv) == 2
+    assert "no.jsonl: no such file" in capsys.readouterr().err
+
+
+def test_nothing_but_failures_is_one_line(run_metrics):
+    code, _, err = run_metrics(records(status="failed"))
+    assert code == 2 and "all 40 records failed" in err
+
+
+def test_a_second_part_with_the_same_id_is_one_line(run_metrics):
+    code, _, err = run_metrics(records(), records()[:1])
+    assert code == 2 and "id '0-0' is there twice" in err

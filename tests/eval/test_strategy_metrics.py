@@ -1,0 +1,205 @@
+"""Strategy metrics: hand-computed cases, planted preferences, and inputs that leave nothing."""
+
+import math
+
+import numpy as np
+import pytest
+
+from esc.strategies import Strategy
+from eval import calibration, preference, strategy_metrics
+from eval.cases import Case
+
+ALL = list(Strategy)
+Q, R, O = Strategy.QUESTION, Strategy.RESTATEMENT, Strategy.OTHERS  # noqa: E741
+
+
+def case(gold, predicted, **other):
+    return Case("x", gold, "", predicted, "", **other)
+
+
+def sums(pairs):
+    cases = [case(gold, predicted) for gold, predicted in pairs]
+    return strategy_metrics.columns(cases).sum(axis=0, keepdims=True)
+
+
+def numbers(pairs, *, with_invalid=True):
+    counts = strategy_metrics.confusion(sums(pairs), with_invalid=with_invalid)
+    return {name: found[0] for name, found in strategy_metrics.numbers(counts).items()}
+
+
+def by_hand(wins, sweeps=20):
+    """Eq. 7 as it is written, where no denominator is 0."""
+    p = [1.0] * 8
+    for _ in range(sweeps):
+        for i in range(8):
+            won = sum(wins[i][j] * p[j] / (p[i] + p[j]) for j in range(8) if j != i)
+            lost = sum(wins[j][i] / (p[i] + p[j]) for j in range(8) if j != i)
+            p[i] = won / lost
+        positive = [x for x in p if x > 0]
+        mean = math.prod(positive) ** (1 / len(positive))
+        p = [x / mean for x in p]
+    return np.array(p) * 8 / sum(p)
+
+
+def test_the_sweeps_are_those_of_the_equation():
+    wins = np.random.default_rng(0).integers(1, 40, size=(8, 8)).astype(float)
+    np.testing.assert_allclose(preference.preference(wins[None])[0], by_hand(wins))
+
+
+def test_the_diagonal_says_nothing():
+    wins = np.random.default_rng(0).integers(1, 40, size=(8, 8)).astype(float)
+    right = wins + 1000 * np.eye(8)
+    np.testing.assert_array_equal(
+        preference.preference(wins[None]), preference.preference(right[None])
+    )
+
+
+def test_many_counts_at_once_are_each_alone():
+    wins = np.random.default_rng(1).integers(0, 9, size=(50, 8, 8)).astype(float)
+    for solve in (preference.preference, preference.converged):
+        together = solve(wins)
+        for place in range(50):
+            np.testing.assert_allclose(together[place], solve(wins[place : place + 1])[0])
+
+
+@pytest.mark.parametrize("solve", [preference.preference, preference.converged])
+def test_planted_preferences_are_recovered(solve):
+    planted = np.array([3.0, 0.2, 0.5, 1.0, 1.6, 0.8, 0.4, 0.5])
+    # Of the confusions of two strategies, each wins its share.
+    wins = 1e6 * planted[:, None] / (planted[:, None] + planted)
+    np.testing.assert_allclose(solve(wins[None])[0], planted * 8 / planted.sum(), rtol=1e-4)
+
+
+def test_two_strategies_have_the_ratio_of_their_wins():
+    # Question stands three times for Restatement, once the other way; the rest is never confused.
+    found = numbers([(R, Q)] * 3 + [(Q, R)] + [(s, s) for s in ALL])
+    assert found["preference"][0] / found["preference"][1] == pytest.approx(3)
+    assert found["preference"][2] == pytest.approx(
+        math.sqrt(found["preference"][0] * found["preference"][1])
+    )
+    assert found["bias"] == pytest.approx(found["bias_converged"])
+
+
+def test_bias_is_the_population_standard_deviation():
+    assert preference.bias(np.array([[2.0, 0, 1, 1, 1, 1, 1, 1]]))[0] == pytest.approx(0.5)
+
+
+def test_a_faultless_system_prefers_nothing():
+    found = numbers([(s, s) for s in ALL])
+    np.testing.assert_array_equal(found["preference"], np.ones(8))
+    assert (found["bias"], found["bias_converged"]) == (0, 0)
+    assert (found["weighted_f1"], found["macro_f1"], found["js_distance"]) == (100, 100, 0)
+
+
+def test_a_constant_system_prefers_one_alone():
+    found = numbers([(s, Q) for s in ALL])
+    np.testing.assert_array_equal(found["preference"], [8, 0, 0, 0, 0, 0, 0, 0])
+    assert found["bias"] == pytest.approx(math.sqrt(7))
+    assert found["bias_converged"] == pytest.approx(math.sqrt(7))
+    # Question: 1 right of 8 predicted and 1 gold, F1 2/9; the seven others 0.
+    assert found["macro_f1"] == pytest.approx(100 * 2 / 9 / 8)
+
+
+def test_a_strategy_that_is_never_predicted_has_no_preference_and_the_rest_has():
+    rng = np.random.default_rng(5)
+    pairs = [(s, ALL[rng.integers(1, 8)]) for s in ALL for _ in range(60)]
+    found = numbers(pairs)
+    assert found["preference"][0] == 0 and found["preference"].sum() == pytest.approx(8)
+    assert found["bias"] == pytest.approx(found["bias_converged"], abs=1e-4)
+
+
+def test_confusions_that_bind_nothing_together_have_no_converged_solution():
+    # Restatement is predicted wrongly but never missed: its preference has no bound.
+    found = numbers([(Q, R), (O, R), (Q, O), (O, Q)])
+    assert not math.isnan(found["bias"]) and math.isnan(found["bias_converged"])
+    # Two pairs of strategies that are confused among themselves alone.
+    apart = numbers([(Q, R), (R, Q), (O, ALL[3]), (ALL[3], O)])
+    assert math.isnan(apart["bias_converged"])
+
+
+def test_nothing_is_undefined_and_never_a_number():
+    found = numbers([])
+    assert all(np.isnan(value).all() for value in found.values())
+
+
+@pytest.mark.parametrize("predicted", [Q, R])
+def test_one_turn_is_enough_for_every_number(predicted):
+    found = numbers([(Q, predicted)])
+    assert all(not math.isnan(found[name]) for name in strategy_metrics.HEADLINE)
+    assert found["accuracy"] == found["macro_f1"] == (100 if predicted is Q else 0)
+
+
+def test_f1_by_hand():
+    # Question: 2 right, 3 gold, 2 predicted: 4/5. Restatement: 1 right, 1 gold, 2 predicted: 2/3.
+    found = numbers([(Q, Q), (Q, Q), (Q, R), (R, R)])
+    assert found["weighted_f1"] == pytest.approx(100 * (3 * 4 / 5 + 2 / 3) / 4)
+    assert found["macro_f1"] == pytest.approx(100 * (4 / 5 + 2 / 3) / 2)
+    assert np.isnan(found["f1"][2:]).all()
+
+
+def test_the_headline_counts_the_unreadable_as_others():
+    pairs = [(Q, None), (O, None), (Q, Q)]
+    found, without = numbers(pairs), numbers(pairs, with_invalid=False)
+    assert found["accuracy"] == pytest.approx(100 * 2 / 3)
+    assert without["accuracy"] == 100 and without["predicted"][0] == 100
+    assert strategy_metrics.invalid_rate(sums(pairs))[0] == pytest.approx(100 * 2 / 3)
+
+
+def test_all_unreadable_leaves_the_second_column_undefined():
+    found = numbers([(Q, None), (R, None)], with_invalid=False)
+    assert all(np.isnan(value).all() for value in found.values())
+
+
+def test_the_distance_of_what_never_meets_is_1():
+    assert numbers([(Q, R)] * 4)["js_distance"] == pytest.approx(1)
+
+
+def test_the_distance_is_scipys():
+    from scipy.spatial.distance import jensenshannon
+
+    pairs = [(ALL[n % 8], ALL[(n * n) % 5]) for n in range(40)]
+    found = numbers(pairs)
+    wanted = jensenshannon(found["predicted"], found["gold"], base=2)
+    assert found["js_distance"] == pytest.approx(wanted)
+
+
+def test_stages_hold_their_shares_and_none_where_empty():
+    told = strategy_metrics.by_stage([case(Q, R, stage=0), case(Q, Q, stage=0)])
+    assert told[0]["n"] == 2 and told[0]["predicted"][R.value] == 50 and told[0]["gold"][Q] == 100
+    assert told[5]["n"] == 0 and set(told[5]["gold"].values()) == {None}
+    assert strategy_metrics.by_stage([case(Q, R)]) is None
+
+
+def calibrated(cases):
+    total = calibration.columns(cases).sum(axis=0, keepdims=True)
+    return {name: float(value[0]) for name, value in calibration.numbers(total).items()}
+
+
+def spread(top, share):
+    return tuple(share if s is top else (1 - share) / 7 for s in ALL)
+
+
+def test_calibration_by_hand():
+    # Both say Question with 0.65, one rightly: the bin's mean is 0.65, its share 0.5.
+    found = calibrated([case(s, Q, spread=spread(Q, 0.65)) for s in (Q, R)])
+    rest = 0.35 / 7
+    right = (1 - 0.65) ** 2 + 7 * rest**2
+    wrong = 0.65**2 + (1 - rest) ** 2 + 6 * rest**2
+    assert found["ece"] == pytest.approx(0.15)
+    assert found["brier"] == pytest.approx((right + wrong) / 2)
+    assert found["nll"] == pytest.approx(-(math.log(0.65) + math.log(rest)) / 2)
+
+
+def test_a_sure_and_wrong_planner_has_a_finite_loss():
+    found = calibrated([case(R, Q, spread=spread(Q, 1.0))])
+    assert (found["ece"], found["brier"]) == (1, 2)
+    assert found["nll"] == pytest.approx(-math.log(calibration.FLOOR))
+
+
+def test_without_distributions_calibration_is_undefined():
+    assert all(math.isnan(value) for value in calibrated([case(Q, Q)]).values())
+
+
+def test_turns_without_a_distribution_are_left_out_of_calibration():
+    one = case(Q, Q, spread=spread(Q, 0.9))
+    assert calibrated([one, case(R, Q)]) == calibrated([one])
