@@ -1,15 +1,16 @@
-"""``python -m eval STEP``: predict, align, metrics, judge, pairwise, human, report, chat."""
+"""``python -m eval STEP``: from predictions to metrics, judges, people and the report."""
 
 import sys
 
 from esc import cli
-from eval import align, human, judge, metrics, pairwise, predict, talk
+from eval import align, comparisons, human, judge, metrics, pairwise, predict, talk
 from eval.report import step
 
 STEPS = {
     "predict": (predict.main, "a system's strategy and reply for every turn of a split"),
     "align": (align.main, "another system's predictions, by gold turn, in this kit's form"),
     "metrics": (metrics.main, "all automatic metrics with intervals, beside what chance gives"),
+    "compare": (comparisons.main, "the paper's questions as paired comparisons of systems"),
     "judge": (judge.main, "a judge's scores of replies on four dimensions (Tables 2 and 3)"),
     "pairwise": (pairwise.main, "which of two systems replies better, asked in both orders"),
     "human": (human.main, "a blinded sheet for people, and what their votes say (Figure 6)"),

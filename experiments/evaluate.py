@@ -54,6 +54,7 @@ def steps(work: Path, model: str, force: bool, failed: Path | None) -> Iterator[
             "errors",
             ("mining", "classify", *of, str(folder / "errors"), "--model", model, *again),
         )
+    yield Step("all systems", "paired comparisons", ("eval", "compare", *whose, *again))
     pairs = work / paths.preference_file(paths.preference_dataset("rg", model))
     if pairs.is_file():
         out = str(work / "runs" / model / "pairs_judge")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval import paper_values
+from eval.comparisons import COMPARISONS, QUESTIONS
 from eval.report.cells import Paper, judge_cells, not_run, paper_of, strategy_cells, text_cells
 from eval.report.page import NOT_RUN, Cell, Table, TableRow
 from eval.report.runs import Backbone, Run
@@ -17,14 +18,6 @@ from eval.report.system_tables import COLUMNS
 
 NOISE, CLEAR = "inside the noise", "outside the noise"
 OVERLAP = "(overlap)"
-QUESTIONS = (
-    ("RQ1: Vanilla DPO less Vanilla SFT", "vanilla_sft", "vanilla_dpo"),
-    ("RQ2: Decoupled SFT less Vanilla SFT", "vanilla_sft", "decoupled_sft"),
-    ("RQ2: Decoupled DPO less Vanilla DPO", "vanilla_dpo", "decoupled_dpo"),
-    ("RQ3: Decoupled DPO less Decoupled SFT", "decoupled_sft", "decoupled_dpo"),
-    ("Gold strategy: DPO less SFT", "decoupled-gold_sft", "decoupled-gold_dpo"),
-)
-"""The paper's questions of section 6: what is asked, and of which two runs."""
 _PATHS = (
     *("text.paper.distinct1", "text.paper.bleu1", "text.paper.f1", "text.paper.rouge_l"),
     *(None,) * 4,  # a judge's scores are compared by their intervals
@@ -39,7 +32,7 @@ def differences(sources: Sources, backbones: Sequence[Backbone]) -> Table:
     """
     rows = []
     for one in backbones:
-        path = Path("runs") / one.model / "comparisons.json"
+        path = Path("runs") / one.model / COMPARISONS
         renew = sources.make("eval", one.model, FORCE=1)
         stored = sources.known(path, Comparisons, renew)
         paired = {(pair.a, pair.b): pair for pair in stored.comparisons} if stored else {}

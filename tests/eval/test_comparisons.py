@@ -1,0 +1,54 @@
+"""The paper's questions as paired comparisons, from the runs that are complete."""
+
+import json
+
+import pytest
+from predicted import rows, save
+
+from esc import cli, files
+from eval import comparisons
+
+MODEL = "smollm2-135m"
+
+
+@pytest.fixture
+def work(tmp_path):
+    """Three complete runs and one that is not."""
+    runs = tmp_path / "runs" / MODEL
+    for name in ("vanilla_sft", "vanilla_dpo", "decoupled_sft", "decoupled_dpo"):
+        save(runs / name / "predictions.jsonl", rows(reply=f"a reply of {name}"))
+        (runs / name / "options.json").write_text(json.dumps({"smoke": True}))
+        if name != "decoupled_dpo":
+            (runs / name / "run.json").write_text("{}")
+    return tmp_path
+
+
+def stored(work):
+    return files.read_json(work / "runs" / MODEL / "comparisons.json")
+
+
+def test_every_question_whose_runs_are_complete_is_answered_and_marked(work, capsys):
+    assert cli.run(comparisons.main, ["--work", str(work)]) == 0
+    found = stored(work)
+    assert [(row["a"], row["b"]) for row in found["comparisons"]] == [
+        ("vanilla_sft", "vanilla_dpo"),
+        ("vanilla_sft", "decoupled_sft"),
+    ]
+    assert found["smoke"] is True and "SMOKE" in capsys.readouterr().out
+    assert found["comparisons"][0]["numbers"]["strategy.weighted_f1"]["difference"] == 0
+
+
+def test_the_same_predictions_are_compared_once_and_others_anew(work, capsys):
+    cli.run(comparisons.main, ["--work", str(work)])
+    before = (work / "runs" / MODEL / "comparisons.json").read_bytes()
+    cli.run(comparisons.main, ["--work", str(work)])
+    assert "nothing to do" in capsys.readouterr().out
+    assert (work / "runs" / MODEL / "comparisons.json").read_bytes() == before
+    (work / "runs" / MODEL / "decoupled_dpo" / "run.json").write_text("{}")
+    cli.run(comparisons.main, ["--work", str(work)])
+    assert len(stored(work)["comparisons"]) == 4
+
+
+def test_without_two_runs_of_a_question_it_says_so(tmp_path, capsys):
+    assert cli.run(comparisons.main, ["--work", str(tmp_path)]) == 0
+    assert "no question of the paper has both its runs yet" in capsys.readouterr().out
