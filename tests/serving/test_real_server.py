@@ -405,6 +405,5 @@ def test_samples_of_train_turns_are_judged_by_a_model_under_the_verdicts_schema(
     assert facts["reasons"].keys() <= {"answer cut at its length limit"}
     assert facts["scored"] > 0
     routed = run("-m", "mining", "route", *of, "--judge", "base")
-    assert routed.returncode == 0 or "0 pairs of" in routed.stderr
-    ways = list(files.read_jsonl(mining / "routed" / "routes.jsonl"))
-    assert len(ways) == count
+    # What such a judge finds is chance; where it leaves no pair, nothing is written.
+    assert routed.returncode == 0 or f"0 pairs of {count} samples" in routed.stderr
