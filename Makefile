@@ -169,7 +169,7 @@ report: $(READY)  ## one page beside the paper: runs/$$MODEL/report.html (MODELS
 recipes: $(READY)  ## render llamafactory_configs/<model>/*.yaml from the table of backbones
 	@$(PY) -m training render
 
-demo: $(READY)  ## sample corpus -> check -> planner and generator SFT -> replies, embedded model, in demo/
+demo: $(READY) $(SERVE_READY)  ## the whole loop in small: data, SFT, mining, DPO, predictions, report; in demo/
 	@$(PY) -m experiments demo --esconv "$(ESCONV)"
 
 test: $(READY) $(SERVE_READY)  ## all tests, the slow ones too

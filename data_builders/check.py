@@ -2,7 +2,8 @@
 
     python -m data_builders check --model smollm2-135m
 
-Prints rows kept, dropped and cut, and quantiles of the length in tokens; fails on any loss.
+Prints rows kept, dropped and cut, and quantiles of the length in tokens, and writes them to
+``data/check_<model>.json``; fails on any loss.
 LLaMA-Factory itself drops a malformed row with a warning, and cuts a long one in silence.
 Sets that are not there yet (the mined ones) are listed as absent.
 """
@@ -185,6 +186,7 @@ def _summary(name: str, verdicts: list[Verdict]) -> Row:
         "rows": len(verdicts),
         "kept": len(verdicts) - sum(map(len, lost.values())),
         **lost,
+        "total_tokens": sum(lengths),
         "tokens": {q: lengths[min(int(q * len(lengths)), len(lengths) - 1)] for q in QUANTILES},
     }
 
@@ -238,6 +240,9 @@ def main(argv: list[str]) -> int:
     summaries = check(arguments.model, arguments.work, processes)
     print("\n".join(report(summaries, arguments.model)))
     lossless = all(s["kept"] == s["rows"] for s in summaries if "absent" not in s)
+    files.write_json(
+        paths.checked(arguments.work, arguments.model), {"lossless": lossless, "sets": summaries}
+    )
     if is_smoke(arguments.model, arguments.work):
         print("SMOKE: embedded model or sample corpus; the lengths are of no real training")
     print("ok: nothing dropped, nothing cut" if lossless else "FAILED: rows are lost (see above)")

@@ -170,14 +170,15 @@ def main(argv: list[str]) -> None:
     manifest = files.read_json(paths.data_manifest(work), made_by="make data")
     notes = notes_on(manifest)
     found = statistics(files.read_jsonl(work / paths.sft_file("rg", "train")))
-    folder = paths.data(work) / "stats"
+    written = paths.data_stats(work)
+    folder = written.parent
     text = markdown(found, notes)
     draw(found, notes, folder / "strategies_by_progress.png")
     files.write_text(folder / "stats.md", text)
     paper = {"table_1": PAPER_TABLE_1, "table_6": PAPER_TABLE_6, "figure_8": None}
     files.write_json(
-        folder / "stats.json",
+        written,
         {"notes": notes, "options": manifest["options"], "here": asdict(found), "paper": paper},
     )
     print(text)
-    print(f"written  {folder}/stats.json, stats.md, strategies_by_progress.png")
+    print(f"written  {written}, stats.md, strategies_by_progress.png")

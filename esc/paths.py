@@ -30,6 +30,16 @@ def data_manifest(work: Path) -> Path:
     return data(work) / "manifest.json"
 
 
+def data_stats(work: Path) -> Path:
+    """The statistics of the built train set."""
+    return data(work) / "stats" / "stats.json"
+
+
+def checked(work: Path, model: str) -> Path:
+    """What the token check found in all sets of a model."""
+    return data(work) / f"check_{model}.json"
+
+
 def corpus(work: Path) -> Path:
     """The folder that keeps the corpus files the sets were built from."""
     return data(work) / "corpus"
@@ -91,6 +101,11 @@ def run(model: str, system: str, stage: str, lineage: Lineage = PAPER) -> Path:
 def mining(model: str, lineage: Lineage = PAPER) -> Path:
     """The folder of one mining, relative to ``work``."""
     return Path("runs") / model / f"mining{lineage.mining.suffix}"
+
+
+def no_pairs(model: str, task: str, lineage: Lineage = PAPER) -> Path:
+    """What a mining leaves that no pair came out of, relative to ``work``."""
+    return mining(model, lineage) / task / "routed" / "no_pairs.json"
 
 
 def adapters(model: str) -> Path:

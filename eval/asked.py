@@ -6,9 +6,10 @@ from pathlib import Path
 
 from esc import built, files, paths, prompts, smoke
 from esc.files import Row
+from esc.paper_systems import PROMPT_BASELINES, tasks_of
 from esc.turns import GoldTurn
 from eval import systems
-from eval.systems import PROMPT_BASELINES, Setting, tasks_of
+from eval.systems import Setting
 
 FORMAT = 1
 """Raised with every change of a record's meaning."""

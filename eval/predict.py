@@ -29,11 +29,12 @@ from esc.chat.request import derived_seed
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.lineage import at_stage
+from esc.paper_systems import PROMPT_BASELINES, tasks_of
 from esc.run_folder import RunFolder
 from esc.turns import GoldTurn, gold_turns
 from esc.weights import weights_of
 from eval.asked import Asked, options_of
-from eval.systems import PROMPT_BASELINES, SYSTEMS, Outcome, Setting, tasks_of
+from eval.systems import SYSTEMS, Outcome, Setting
 
 PREDICTIONS = "predictions.jsonl"
 

@@ -135,16 +135,6 @@ SYSTEMS: dict[str, System] = {
 }
 """Name to system."""
 
-PROMPT_BASELINES = ("direct-refine", "self-refine", "emotional-cot")
-"""Systems that are prompts alone, and so are run on the base model only."""
-
-_TASKS: dict[str, tuple[str, ...]] = {"decoupled": ("sp", "rg"), "decoupled-gold": ("rg",)}
-
-
-def tasks_of(system: str) -> tuple[str, ...]:
-    """The tasks whose policies a system asks."""
-    return _TASKS.get(system, ("vanilla",))
-
 
 def _vanilla_chat(turn: GoldTurn) -> tuple[Message, ...]:
     return plan_and_speak.vanilla_chat(turn.entangled_history, turn.seeker)

@@ -5,7 +5,8 @@
 Goes through ``runs/<model>/*/predictions.jsonl``: automatic metrics, the judge's scores, and the
 psychological error of each reply; then the judge's scores of mined pairs (Table 2). Each is the
 step a user runs alone, and does nothing where it is done; one that fails does not take down the
-others, and makes the exit code 1.
+others, and makes the exit code 1. Where none fails, ``runs/<model>/evaluated.json`` says of which
+predictions.
 """
 
 import argparse
@@ -15,10 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from esc import backbones, cli, commands, paths
+from esc import backbones, cli, commands, files, paths
 from esc.exceptions import EscError
 
 PREDICTIONS, DONE = "predictions.jsonl", "run.json"
+EVALUATED = "evaluated.json"
+METRICS = "metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ def steps(work: Path, model: str, force: bool, failed: Path | None) -> Iterator[
         if not (folder / DONE).is_file():
             print(f"note: {source} is not complete and left out; make predict goes on with it")
             continue
-        yield Step(folder.name, "metrics", ("eval", "metrics", *of, str(folder), *again))
+        yield Step(folder.name, METRICS, ("eval", "metrics", *of, str(folder), *again))
         yield Step(
             folder.name, "judge", ("eval", "judge", *of, str(folder / "judge"), *whose, *again)
         )
@@ -82,6 +85,12 @@ def evaluate(work: Path, model: str, *, force: bool, failed: Path | None) -> int
     if broken:
         print(f"failed: {', '.join(broken)} (see above); the same command goes on with them")
         return 1
+    found = {
+        step.of: files.sha256(work / "runs" / model / step.of / PREDICTIONS)
+        for step in wanted
+        if step.what == METRICS
+    }
+    files.write_json(work / "runs" / model / EVALUATED, {"predictions": found})
     return 0
 
 

@@ -6,7 +6,8 @@
 Reads ``samples.jsonl`` and a judge's ``verdicts.jsonl`` (the planner needs none) row by row, writes
 ``routed/`` beside them: ``routes.jsonl`` (the way of every sample), ``pairs.jsonl`` with full
 provenance, ``singles.jsonl`` (single replies, wanted or not, for KTO), and ``route.json`` with the
-counts of every reason. ``--explain ID`` shows one turn's whole way and writes nothing.
+counts of every reason; or ``no_pairs.json`` alone, where none is left. ``--explain ID`` shows one
+turn's whole way and writes nothing.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-from esc import cli, files
+from esc import cli, files, paths
 from esc.exceptions import EscError, OptionsDiffer
 from esc.files import JsonlWriter, Row
 from esc.judge import judge_for
@@ -45,6 +46,7 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
     judged = finished_verdicts(asked, facts[SAMPLES]["sha256"]) if asked else None
     provenance = _provenance(options, judged)
     smoke = options["smoke"] or bool(judged and judged.options["smoke"])
+    none = mining.work / paths.no_pairs(mining.model, mining.task, mining.lineage)
     with files.exclusive(mining.routed):
         if not force:
             _check_same_judge(mining, provenance)
@@ -72,7 +74,10 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
                     singles.write(single | {"provenance": provenance})
             fates = {fate.value: count[fate.value] for fate in Fate if count[fate.value]}
             if not fates.get(Fate.PAIR):
-                raise EscError(no_pairs(mining, fates))
+                told = no_pairs(mining, fates)
+                files.write_json(none, {"told": told, "fates": fates})
+                raise EscError(told)
+            none.unlink(missing_ok=True)
             for writer in (routes, pairs, singles):
                 writer.flush()
             written = {

@@ -5,59 +5,13 @@ from pathlib import Path
 
 from esc import paths
 from esc.backbones import EMBEDDED
-from esc.lineage import Lineage
+from esc.paper_systems import FIGURE_4, KINDS, TABLE_3, TABLE_4, TABLE_5, Kind, tasks_of
 from eval.report.page import NOT_RUN, Todo
 from eval.report.shapes import Judged, Metrics, Proportions
 from eval.report.sources import Sources
-from eval.systems import tasks_of
 
 PREDICTIONS = Path("predictions.jsonl")
 STALE = "out of date"
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One row of the paper's tables: a system at a stage of training."""
-
-    system: str
-    stage: str
-    label: str
-    paradigm: str
-    lineage: Lineage = paths.PAPER
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return paths.run("", self.system, self.stage, self.lineage).name
-
-
-TABLE_3 = (
-    Kind("vanilla", "base", "Vanilla Base", "Vanilla"),
-    Kind("direct-refine", "base", "+ Direct-Refine", "Vanilla"),
-    Kind("self-refine", "base", "+ Self-Refine", "Vanilla"),
-    Kind("emotional-cot", "base", "+ Emotional CoT", "Vanilla"),
-    Kind("vanilla", "sft", "Vanilla SFT", "Vanilla"),
-    Kind("vanilla", "dpo", "Vanilla DPO", "Vanilla"),
-    Kind("decoupled", "base", "Decoupled Base", "Decoupled"),
-    Kind("decoupled", "sft", "Decoupled SFT", "Decoupled"),
-    Kind("decoupled", "dpo", "Decoupled DPO", "Decoupled"),
-)
-TABLE_4 = (
-    Kind("decoupled-gold", "sft", "SFT, gold strategy", "Decoupled"),
-    Kind("decoupled-gold", "dpo", "DPO, gold strategy", "Decoupled"),
-)
-TABLE_5 = (
-    Kind("vanilla", "dpo", "PsPr > NsNr", "Vanilla", Lineage("nsnr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr", "Vanilla", Lineage("nsnr_psnr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr, NsPr", "Vanilla", Lineage("nsnr_nspr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr, NsPr", "Vanilla"),
-)
-FIGURE_4 = (
-    Kind("vanilla", "dpo", "PsPr > PsNr", "Vanilla", Lineage("psnr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr", "Vanilla", Lineage("nsnr")),
-)
-KINDS = {kind.name: kind for kind in (*TABLE_5, *FIGURE_4, *TABLE_4, *TABLE_3)}
-"""By the name of the folder."""
 
 
 @dataclass(frozen=True, slots=True)

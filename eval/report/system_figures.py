@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from esc.paper_systems import FIGURE_4, TABLE_3, Kind
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy
 from eval import paper_values
 from eval.report.cells import not_run, of_number, of_share, paper_of
 from eval.report.figures import CODES, NO_NUMBERS, POINTS, STACKED, STRATEGY_WORDS, gap
 from eval.report.page import Cell, Figure, Table, TableRow, Todo
-from eval.report.runs import FIGURE_4, TABLE_3, Backbone, Kind, Run
+from eval.report.runs import Backbone, Run
 from eval.report.shapes import Number, Proportions
 from eval.report.sources import Sources
 

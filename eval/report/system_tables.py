@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from esc.paper_systems import FIGURE_4, TABLE_3, TABLE_4, TABLE_5, Kind
 from eval import paper_values
 from eval.report.cells import (
     Paper,
@@ -13,7 +14,7 @@ from eval.report.cells import (
     text_cells,
 )
 from eval.report.page import Cell, Table, TableRow
-from eval.report.runs import FIGURE_4, TABLE_3, TABLE_4, TABLE_5, Backbone, Kind, Run
+from eval.report.runs import Backbone, Run
 from eval.report.shapes import Baseline, Metrics, Number
 
 COLUMNS = (

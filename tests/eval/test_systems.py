@@ -8,10 +8,11 @@ import pytest
 from esc import prompts
 from esc.chat.constraint import Choice, Regex
 from esc.chat.request import Generation, Reply
+from esc.paper_systems import PROMPT_BASELINES
 from esc.plan_and_speak import NAMES, tagged_constraint
 from esc.strategies import Strategy
 from esc.turns import GoldTurn
-from eval.systems import PROMPT_BASELINES, SYSTEMS, TEMPLATES, Setting
+from eval.systems import SYSTEMS, TEMPLATES, Setting
 
 TURN = GoldTurn(
     id="7-1",
