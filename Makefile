@@ -44,7 +44,7 @@ WHERE := --work "$(WORK)"
 .DEFAULT_GOAL := help
 .PHONY: help doctor setup setup-serve model data check-data stats sft-sp sft-rg sft-vanilla \
         mine-sp mine-rg mine-vanilla mine dpo-sp dpo-rg dpo-vanilla \
-        serve stop check-template predict eval report chat recipes demo test test-unit lint bench clean
+        serve stop check-template predict eval report chat recipes demo reproduce test test-unit lint bench clean
 
 help:  ## this list
 	@echo "DecoupledESC kit: plan-then-speak emotional support models with LLaMA-Factory."
@@ -171,6 +171,14 @@ recipes: $(READY)  ## render llamafactory_configs/<model>/*.yaml from the table 
 
 demo: $(READY) $(SERVE_READY)  ## the whole loop in small: data, SFT, mining, DPO, predictions, report; in demo/
 	@$(PY) -m experiments demo --esconv "$(ESCONV)"
+
+# Every variable that decides what comes out, or how fast.
+PLANNED := ESCONV SPLIT LIMIT CONSECUTIVE TRAIN_ARGS SAMPLES DECODE JUDGE JUDGE_BASE_URL JUDGE_N \
+           FAILED_ESCONV NPROC BASE_URL SERVE_ARGS IN_FLIGHT PRICE MAX_COST
+
+reproduce: $(READY) $(if $(filter 1,$(DRY_RUN)),,$(SERVE_READY))  ## the paper's whole experiment; DRY_RUN=1 shows plan and costs
+	@$(PY) -m experiments reproduce $(WHERE) --model "$(MODEL)" $(if $(filter 1,$(DRY_RUN)),--dry-run) \
+	  --set $(foreach name,$(PLANNED),"$(name)=$($(name))")
 
 test: $(READY) $(SERVE_READY)  ## all tests, the slow ones too
 	@$(MAKE) --no-print-directory model MODEL=smollm2-135m

@@ -56,7 +56,9 @@ class Runner:
     model: str
     work: Path
     variables: Mapping[str, str]
-    """Make's, for every step."""
+    """Make's, for every step; with others, all is asked anew."""
+    speed: Mapping[str, str] = field(default_factory=dict)
+    """More of them, which do not change what comes out."""
     own_server: bool = True
     """Whether this kit serves; else requests go to BASE_URL."""
     outcomes: list[Outcome] = field(default_factory=list)
@@ -66,45 +68,46 @@ class Runner:
         """The record of what this plan has made."""
         return self.work / "runs" / self.model / "plan" / f"{self.name}.json"
 
-    def done(self, plan: Sequence[Step]) -> dict[str, Row]:
-        """Name to record of every step of ``plan`` that is done, or has nothing to do."""
+    def done(self, plan: Sequence[Step]) -> set[str]:
+        """The names of all steps of ``plan`` that are done, or have nothing to do."""
+        known, by_name = self._known(), {step.name: step for step in plan}
+        return {step.name for step in plan if self._is_done(step, known, by_name)}
+
+    def _known(self) -> dict[str, Row]:
+        """Name to record of every step that was done with these variables."""
         record = files.read_json(self.path) if self.path.is_file() else {}
-        if record.get("options") != self._options():
-            # Steps are asked anew: each compares its own options with those it was made with.
-            return {}
-        known: dict[str, Row] = record["steps"]
-        by_name = {step.name: step for step in plan}
-        return {
-            step.name: known[step.name]
-            for step in plan
-            if step.name in known and known[step.name]["files"] == self._files(step, by_name)
-        }
+        # With others, steps are asked anew: each compares its options with those it was made with.
+        same = record.get("options") == dict(self.variables)
+        return dict(record["steps"]) if same else {}
+
+    def _is_done(self, step: Step, known: Mapping[str, Row], by_name: Mapping[str, Step]) -> bool:
+        record = known.get(step.name)
+        return record is not None and record["files"] == self._files(step, by_name)
 
     def run(self, plan: Sequence[Step]) -> int:
         """Exit code: 0 where every step is done or has nothing to do, 1 where one failed."""
-        with files.exclusive(self.path.parent):
-            done = self.done(plan)
-            by_name = {step.name: step for step in plan}
-            states: dict[str, State] = {}
-            begin = time.monotonic()
-            with self._server() as server:
-                for number, step in enumerate(plan, start=1):
-                    if step.name in done:
-                        record = done[step.name]
-                        one = Outcome(
-                            step.name, step.what, State(record["state"]), why=record["why"]
-                        )
-                    else:
-                        one = self._reached(step, states, server, f"{number}/{len(plan)}")
-                    states[step.name] = one.state
-                    self.outcomes.append(one)
-                    if one.state in (*THERE, State.NOT_RUN):
-                        kept = State.NOT_RUN if one.state is State.NOT_RUN else State.DONE
-                        made_from = self._files(step, by_name)
-                        done[step.name] = {"state": kept, "why": one.why, "files": made_from}
-                        files.write_json(self.path, {"options": self._options(), "steps": done})
-            print("\n".join(self.summary(time.monotonic() - begin)), flush=True)
+        begin = time.monotonic()
+        with files.exclusive(self.path.parent), self._server() as server:
+            self._run(plan, server)
+        print("\n".join(self.summary(time.monotonic() - begin)), flush=True)
         return int(any(one.state is State.FAILED for one in self.outcomes))
+
+    def _run(self, plan: Sequence[Step], server: "_Server") -> None:
+        done, by_name = self._known(), {step.name: step for step in plan}
+        states: dict[str, State] = {}
+        for number, step in enumerate(plan, start=1):
+            if self._is_done(step, done, by_name):
+                known = done[step.name]
+                one = Outcome(step.name, step.what, State(known["state"]), why=known["why"])
+            else:
+                one = self._reached(step, states, server, f"{number}/{len(plan)}")
+            states[step.name] = one.state
+            self.outcomes.append(one)
+            if one.state in (State.RAN, State.NOT_RUN):
+                kept = State.DONE if one.state is State.RAN else State.NOT_RUN
+                made_from = self._files(step, by_name)
+                done[step.name] = {"state": kept, "why": one.why, "files": made_from}
+                files.write_json(self.path, {"options": dict(self.variables), "steps": done})
 
     def _reached(
         self, step: Step, states: Mapping[str, State], server: "_Server", place: str
@@ -135,9 +138,13 @@ class Runner:
 
     def make(self, target: str, variables: Mapping[str, str]) -> int:
         """Exit code of a make target with the plan's variables and these."""
-        given = (
-            {"MODEL": self.model, "WORK": str(self.work)} | dict(self.variables) | dict(variables)
-        )
+        given = {
+            "MODEL": self.model,
+            "WORK": str(self.work),
+            **self.variables,
+            **self.speed,
+            **variables,
+        }
         # What the outer make was told is in the variables already; here it would win over a step's.
         apart = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *given}
         environment = {name: value for name, value in os.environ.items() if name not in apart}
@@ -151,9 +158,6 @@ class Runner:
             yield server
         finally:
             server.stop()
-
-    def _options(self) -> dict[str, str]:
-        return dict(self.variables)
 
     def _files(self, step: Step, by_name: Mapping[str, Step]) -> dict[str, str | None]:
         """The hashes of what a step made and of what it was made from."""

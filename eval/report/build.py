@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esc.files import Row
-from eval.report import data_figures, data_tables, system_figures, system_tables
+from eval.report import (
+    data_figures,
+    data_tables,
+    further_tables,
+    system_figures,
+    system_tables,
+)
 from eval.report.differences import differences
 from eval.report.examples import examples
 from eval.report.human_figure import figure_6
@@ -63,7 +69,7 @@ def report(work: Path, models: Sequence[str]) -> Report:
             (
                 system_figures.figure_3(backbones),
                 *system_figures.figure_4(backbones),
-                system_tables.strategy_extras(backbones),
+                further_tables.strategy_extras(backbones),
             ),
         ),
         Section(
@@ -73,8 +79,8 @@ def report(work: Path, models: Sequence[str]) -> Report:
                 system_figures.figure_2(sources, backbones, failed),
                 system_figures.figure_7(backbones),
                 figure_6(sources, models),
-                system_tables.corpus_family(backbones),
-                system_tables.counts(backbones),
+                further_tables.corpus_family(backbones),
+                further_tables.counts(backbones),
             ),
         ),
         Section(

@@ -9,9 +9,10 @@ from esc.backbones import EMBEDDED
 from esc.strategies import Strategy
 from eval import paper_values
 from eval.report.cells import Paper, not_run, of_number, of_paper
+from eval.report.data_shapes import CorpusStats, MiningStats
 from eval.report.page import NOT_RUN, Cell, Table, TableRow, Todo
 from eval.report.runs import STALE
-from eval.report.shapes import CorpusStats, MiningStats, PairsJudged
+from eval.report.shapes import PairsJudged
 from eval.report.sources import Sources
 
 COUNT = ",.0f"

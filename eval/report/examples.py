@@ -10,9 +10,9 @@ from esc.backbones import EMBEDDED
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.paper_systems import TABLE_3, TABLE_4
+from eval.report.data_shapes import Record
 from eval.report.page import Example, Said
 from eval.report.runs import PREDICTIONS
-from eval.report.shapes import Record
 from eval.report.sources import Sources, first
 
 SHOWN = 3

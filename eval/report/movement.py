@@ -7,8 +7,8 @@ from esc import paths
 from esc.backbones import EMBEDDED
 from esc.forms import TASKS
 from eval.report.cells import not_run
+from eval.report.data_shapes import Drift
 from eval.report.page import Cell, Table, TableRow, Todo
-from eval.report.shapes import Drift
 from eval.report.sources import Sources
 
 

@@ -1,0 +1,212 @@
+"""What every step of a plan would send, train and cost, before anything runs.
+
+Estimates from the corpus's size, this kit's prompts, the paper's yields of pairs and a throughput
+model: each stands with its assumption. Nothing is loaded and nobody asked, so that it runs without
+GPU, network, tokenizer or corpus.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from esc.chat.budget import CHARACTERS_PER_TOKEN, Price
+from esc.lineage import ALL, MIXES, Quadrant
+from experiments.hardware import Rates
+from experiments.plan import Step
+from experiments.volumes import Volume
+
+EPOCHS = {"sft": 3.0, "dpo": 1.0}  # section 6.1
+SAMPLES = {"sp": 1, "rg": 3, "vanilla": 1}
+"""Of a turn, as mining's own default."""
+YIELD = {"sp": 10651 / 14763, "rg": 6041 / 14763}
+"""Pairs of a train turn, Qwen's in Table 1."""
+QUADRANTS = {
+    Quadrant.NSNR: YIELD["sp"] * YIELD["rg"],
+    Quadrant.NSPR: YIELD["sp"] * (1 - YIELD["rg"]),
+    Quadrant.PSNR: (1 - YIELD["sp"]) * YIELD["rg"],
+}
+"""Pairs of a train turn for the entangled model, as if its two kinds of error were independent."""
+REFERENCE = 4 / 3
+"""A preference training reads each side once more for its reference: 2 of 6 FLOPs more."""
+DRIFT_TURNS = 200
+VERDICT, SCORE, CLASS = (1500, 130), (2100, 90), (1400, 90)
+"""(characters of the prompt besides the conversation, tokens of the answer) of a judge's question:
+is it a pair; how good is a reply; which error has it."""
+DIMENSIONS, REPEATED = 4, 10
+JUDGED = 100
+"""Turns, unless JUDGE_N says otherwise."""
+ANSWERS = {
+    "vanilla": ("vanilla",),
+    "direct-refine": ("vanilla", "vanilla"),
+    "self-refine": ("vanilla", "rg", "vanilla"),
+    "emotional-cot": ("rg", "vanilla"),
+    "decoupled": ("sp", "rg"),
+    "decoupled-gold": ("rg",),
+}
+"""System to the kinds of answer it asks for, one after the other."""
+PRICES = {"gpt-4.1-mini-2025-04-14": Price(0.40, 1.60)}
+"""Dollars a million tokens, the list price in November 2025; PRICE overrides it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one step takes."""
+
+    trained: float = 0.0
+    """Tokens of a training, over all epochs, in units of a supervised one."""
+    requests: int = 0
+    """To this kit's own server."""
+    prompt_tokens: float = 0.0
+    answer_tokens: float = 0.0
+    judged: int = 0
+    """Questions to a judge."""
+    judge_prompt_tokens: float = 0.0
+    judge_answer_tokens: float = 0.0
+
+    def seconds(self, rates: Rates) -> float:
+        """On given hardware; a judge elsewhere takes none of it."""
+        return (rates.trained(self.trained) if self.trained else 0.0) + (
+            rates.asked(self.prompt_tokens, self.answer_tokens) if self.requests else 0.0
+        )
+
+    def cost(self, price: Price) -> float:
+        """What the judge takes, in the price's money."""
+        return price.of(self.judge_prompt_tokens, self.judge_answer_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the estimates depend on besides the step."""
+
+    volumes: Mapping[str, Volume]
+    limit: int | None
+    judge: str
+    judged: int
+    """Turns that a judge scores, of each system."""
+    samples: int | None = None
+    own_judge: bool = False
+    """Whether evaluation's judge is the base model of this kit's server."""
+    systems: int = 0
+    """Whose predictions are evaluated."""
+    pairs: dict[str, int] = field(default_factory=dict)
+    """Task to mined pairs, where they are mined already."""
+
+    @property
+    def train(self) -> Volume:
+        """The split that is trained on and mined."""
+        return self.volumes["train"].part(self.limit)
+
+    @property
+    def test(self) -> Volume:
+        """The split that is predicted."""
+        return self.volumes["test"].part(self.limit)
+
+
+def load(step: Step, asked: Asked) -> Load:
+    """The estimate of one step; nothing for those that only read and write files."""
+    kind, _, task = step.target.partition("-")
+    if kind == "sft":
+        return _sft(task, asked)
+    if kind == "mine":
+        return _mine(task, asked)
+    if kind == "dpo":
+        return _dpo(task, step.variables.get("VARIANT"), asked)
+    if kind == "predict":
+        return _predict(step.variables["SYSTEM"], asked)
+    return _evaluate(asked) if kind == "eval" else Load()
+
+
+def _tokens(characters: float) -> float:
+    return characters / CHARACTERS_PER_TOKEN
+
+
+def _sft(task: str, asked: Asked) -> Load:
+    one = asked.train
+    read = one.conversations if task == "vanilla" else one.prompts[task] + one.answers[task]
+    return Load(trained=EPOCHS["sft"] * _tokens(read))
+
+
+def _mine(task: str, asked: Asked) -> Load:
+    one, samples = asked.train, asked.samples or SAMPLES[task]
+    requests = samples * one.turns
+    sent = Load(
+        requests=requests,
+        prompt_tokens=samples * _tokens(one.prompts[task]),
+        answer_tokens=samples * _tokens(one.answers[task]),
+    )
+    if task == "sp" or asked.judge == "random":
+        return sent
+    # The conversation with both replies, for every sample: at most, since equal ones drop out.
+    verdict, answer = VERDICT
+    read = one.prompts["rg"] + one.answers["rg"] + one.turns * verdict
+    return Load(
+        requests=sent.requests,
+        prompt_tokens=sent.prompt_tokens,
+        answer_tokens=sent.answer_tokens,
+        judged=requests,
+        judge_prompt_tokens=samples * _tokens(read),
+        judge_answer_tokens=requests * answer,
+    )
+
+
+def expected_pairs(task: str, variant: str | None, asked: Asked) -> float:
+    """The pairs there are, else those of the paper's yield."""
+    if task in asked.pairs and variant not in MIXES:
+        return asked.pairs[task]
+    if task == "vanilla":
+        mix = MIXES.get(variant or "", ALL)
+        return asked.train.turns * sum(QUADRANTS[one] for one in mix)
+    return asked.train.turns * YIELD[task]
+
+
+def _dpo(task: str, variant: str | None, asked: Asked) -> Load:
+    one = asked.train
+    side = (one.prompts[task] + one.answers[task]) / max(one.turns, 1)
+    tokens = expected_pairs(task, variant, asked) * 2 * _tokens(side)
+    valid = asked.volumes["validation"].part(asked.limit)
+    turns = min(DRIFT_TURNS, valid.turns)
+    # Three passes without a backward one: before, after, and by rounding alone.
+    drift = turns * _tokens(side) * 3 / 3
+    return Load(trained=EPOCHS["dpo"] * tokens * REFERENCE + drift)
+
+
+def _predict(system: str, asked: Asked) -> Load:
+    one, kinds = asked.test, ANSWERS[system]
+    written = sum(one.answers[kind] for kind in kinds)
+    # A later answer's prompt holds the earlier ones, but for the planner's.
+    before = sum(
+        one.answers[kind] * (len(kinds) - place)
+        for place, kind in enumerate(kinds, start=1)
+        if kind != "sp"
+    )
+    read = sum(one.prompts[kind] for kind in kinds) + before
+    # The eight strategies' probabilities are one request more, over a prompt just read.
+    extra = one.turns if "sp" in kinds else 0
+    return Load(
+        requests=one.turns * len(kinds) + extra,
+        prompt_tokens=_tokens(read),
+        answer_tokens=_tokens(written),
+    )
+
+
+def _evaluate(asked: Asked) -> Load:
+    one = asked.test
+    said = (one.prompts["rg"] + 2 * one.answers["rg"]) / max(one.turns, 1)
+    turns = min(asked.judged, one.turns)
+    scores = asked.systems * DIMENSIONS * (turns + min(REPEATED, turns))
+    pairs = min(asked.judged, round(expected_pairs("rg", None, asked)))
+    scores += 2 * DIMENSIONS * pairs + DIMENSIONS * min(REPEATED, pairs)
+    classes = 0 if asked.judge == "random" else asked.systems * one.turns
+    asked_scores = (scores, _tokens(said + SCORE[0]), SCORE[1])
+    asked_classes = (classes, _tokens(said + CLASS[0]), CLASS[1])
+    both = (asked_scores, asked_classes)
+    if asked.own_judge:
+        return Load(
+            requests=scores + classes,
+            prompt_tokens=sum(count * prompt for count, prompt, _ in both),
+            answer_tokens=sum(count * answer for count, _, answer in both),
+        )
+    return Load(
+        judged=scores + classes,
+        judge_prompt_tokens=sum(count * prompt for count, prompt, _ in both),
+        judge_answer_tokens=sum(count * answer for count, _, answer in both),
+    )

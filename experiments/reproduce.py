@@ -1,0 +1,245 @@
+"""The paper's whole experiment for one backbone, as one restartable command.
+
+    python -m experiments reproduce --model smollm2-135m --set LIMIT=1 ESCONV=ESConv.json
+
+Vanilla and decoupled at Base, SFT and DPO, the prompt baselines (Table 3), the generator under the
+gold strategy (Table 4), the mixes of pairs (Table 5, Figure 4), judge, errors, report. Each step is
+the make target a user runs. The state are the steps' own files: after a kill the same command goes
+on, a step that fails takes down only what needs it. ``--dry-run`` shows the plan with what every
+step would take, on a machine without GPU or network too.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from esc import backbones, cli, files, paths
+from esc.backbones import EMBEDDED, Backbone
+from esc.chat.budget import CHARACTERS_PER_TOKEN, Price
+from esc.exceptions import EscError
+from esc.forms import TASKS
+from esc.judge import RANDOM
+from experiments import forecast, hardware
+from experiments.plan import Sizes, Step, steps
+from experiments.runner import Runner, clock
+from experiments.volumes import volumes
+
+NAME = "reproduce"
+DECISIVE = (
+    "ESCONV", "SPLIT", "LIMIT", "CONSECUTIVE", "TRAIN_ARGS", "ENGINE", "SAMPLES", "DECODE", "JUDGE",
+    "JUDGE_BASE_URL", "JUDGE_N", "FAILED_ESCONV",
+)  # fmt: skip
+"""Make's variables that decide what comes out."""
+SPEED = ("NPROC", "BASE_URL", "BATCH", "SHARD", "SERVE_ARGS", "IN_FLIGHT", "PRICE", "MAX_COST")
+"""Those that decide how fast, and at what cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a user asks of a reproduction."""
+
+    model: str
+    work: Path
+    given: dict[str, str]
+    """Make's variables that are set."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The one that is trained."""
+        return backbones.get(self.model)
+
+    @property
+    def plan(self) -> list[Step]:
+        """All steps, in order."""
+        return steps(self.model, Sizes(), mixes=True, judge_is_served=self.judge_is_served)
+
+    @property
+    def judge_is_served(self) -> bool:
+        """Whether evaluation asks the base model of this kit's own server."""
+        return self.model == EMBEDDED and not self.given.get("JUDGE")
+
+    @property
+    def runner(self) -> Runner:
+        """What runs it."""
+        return Runner(
+            NAME,
+            self.model,
+            self.work,
+            {name: self.given[name] for name in DECISIVE if name in self.given},
+            {name: self.given[name] for name in SPEED if name in self.given},
+            own_server=not ({"BASE_URL", "BATCH"} & self.given.keys()),
+        )
+
+    def count(self, name: str) -> int | None:
+        """A variable that is a whole number, None where it is not set."""
+        return cli.optional_count(self.given.get(name, ""))
+
+
+def dry_run(asked: Asked) -> Iterator[str]:
+    """The plan, and what each step of it takes."""
+    plan, done = asked.plan, asked.runner.done(asked.plan)
+    found, known_from = volumes(asked.work)
+    backbone = asked.backbone
+    judge = asked.given.get("JUDGE") or backbone.judge
+    price = _price(asked, judge)
+    processes = asked.count("NPROC") or max(backbone.settings["gpus"], 1)
+    rates = hardware.rates(backbone, processes)
+    about = forecast.Asked(
+        found,
+        asked.count("LIMIT"),
+        judge,
+        asked.count("JUDGE_N") or forecast.JUDGED,
+        asked.count("SAMPLES"),
+        asked.judge_is_served,
+        sum(step.target == "predict" for step in plan),
+        _pairs(asked),
+    )
+    yield (
+        f"{len(plan)} steps for {asked.model} ({backbone.parameters:g} billion parameters): "
+        f"{len(done)} done, {len(plan) - len(done)} to run"
+    )
+    yield ""
+    yield (
+        f"  {'step':<29}{'state':<8}{'requests':>10}{'tokens':>10}{'GPU memory':>12}{'time':>13}"
+        f"{'judge':>20}"
+    )
+    seconds = cost = 0.0
+    for step in plan:
+        load = forecast.load(step, about)
+        takes = load.seconds(rates)
+        if step.name not in done:
+            seconds += takes
+            cost += load.cost(price) if price else 0.0
+        tokens = load.trained + load.prompt_tokens + load.answer_tokens
+        yield (
+            f"  {step.name:<29}{'done' if step.name in done else 'to run':<8}"
+            f"{_count(load.requests):>10}{_count(tokens):>10}{_memory(step, asked, processes):>12}"
+            f"{clock(takes) if takes else '—':>13}{_judged(load, price):>20}"
+        )
+    yield ""
+    yield f"to run: {clock(seconds)}" + (f", and ${cost:,.2f} for the judge" if price else "")
+    yield from _assumptions(asked, about, rates, known_from, price)
+
+
+def _price(asked: Asked, judge: str) -> Price | None:
+    given = asked.given.get("PRICE")
+    return Price.parse(given) if given else forecast.PRICES.get(judge)
+
+
+def _pairs(asked: Asked) -> dict[str, int]:
+    found = {}
+    for task in TASKS:
+        path = asked.work / paths.preference_file(paths.preference_dataset(task, asked.model))
+        if path.is_file():
+            found[task] = sum(1 for _ in files.read_jsonl(path))
+    return found
+
+
+def _memory(step: Step, asked: Asked, processes: int) -> str:
+    """Of each training process, or of the server."""
+    backbone = asked.backbone
+    kind, _, _ = step.target.partition("-")
+    if not backbone.settings["gpus"] or not (kind in forecast.EPOCHS or step.served):
+        return "—"
+    if step.served:
+        return f"{2 * backbone.parameters * 1.25:,.0f} GB"
+    engine = asked.given.get("ENGINE") or backbone.engine
+    size = memory.gigabytes(
+        backbone, engine=engine, processes=processes, length=_length(asked), stage=kind
+    )
+    return f"{size:,.0f} GB"
+
+
+def _length(asked: Asked) -> int:
+    """Tokens of the longest row that the recipes take."""
+    recipe = yaml.safe_load(paths.recipe(asked.model, "sp", "sft").read_text(encoding="utf-8"))
+    return int(recipe["cutoff_len"])
+
+
+def _count(number: float) -> str:
+    if not number:
+        return "—"
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:,.1f}{unit}"
+    return f"{number:,.0f}"
+
+
+def _judged(load: forecast.Load, price: Price | None) -> str:
+    if not load.judged:
+        return "—"
+    told = f"{_count(load.judged)} asked"
+    return f"{told}, ${load.cost(price):,.2f}" if price else told
+
+
+def _assumptions(
+    asked: Asked,
+    about: forecast.Asked,
+    rates: hardware.Rates,
+    known_from: str,
+    price: Price | None,
+) -> Iterator[str]:
+    train, test = about.train, about.test
+    yield (
+        f"corpus     {known_from}: {train.turns:,} train and {test.turns:,} test turns; "
+        f"{CHARACTERS_PER_TOKEN} characters a token"
+    )
+    told = ", ".join(f"{task} {count:,} mined" for task, count in about.pairs.items())
+    yield f"pairs      {told or 'as many a turn as the paper has of Qwen (Table 1)'}"
+    yield f"hardware   {rates.told}; each step {rates.start:.0f} s besides"
+    if asked.backbone.settings["gpus"]:
+        yield (
+            f"memory     of each training process at {_length(asked):,} tokens; of a server, the "
+            "weights and a quarter for what it has read"
+        )
+    if price:
+        yield (
+            f"judge      {about.judge} at ${price.prompt:g} and ${price.completion:g} a million "
+            "tokens; its time is not in the sum"
+        )
+    elif about.judge == RANDOM:
+        yield "judge      random draws in mining, the base model in evaluation: SMOKE, no result"
+    yield "An estimate; 'python -m STEP --dry-run' counts what is really left of one step."
+
+
+def main(argv: list[str]) -> int:
+    """Command line of the step."""
+    given = _parser().parse_args(argv)
+    backbones.get(given.model)
+    asked = Asked(given.model, given.work, _variables(given.set))
+    if given.dry_run:
+        print("\n".join(dry_run(asked)))
+        return 0
+    return asked.runner.run(asked.plan)
+
+
+def _variables(given: list[str]) -> dict[str, str]:
+    """Name to value of what is set; EscError for another form or an unknown name."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or name not in (*DECISIVE, *SPEED):
+            raise EscError(f"--set {text!r} is not NAME=value of {', '.join((*DECISIVE, *SPEED))}")
+        if value:
+            found[name] = value
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        prog="python -m experiments reproduce",
+        description=__doc__,
+        examples="  make reproduce MODEL=qwen2.5-7b DRY_RUN=1\n"
+        "  make reproduce LIMIT=1 ESCONV=ESConv.json WORK=small\n"
+        "  make reproduce MODEL=qwen2.5-7b NPROC=4",
+    )
+    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
+    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="make's variables for the steps"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and what it takes")
+    return parser

@@ -1,0 +1,125 @@
+"""What a plan would take, against hand-computed cases and the committed facts of the release."""
+
+from dataclasses import asdict
+
+import pytest
+
+from esc import files, paths
+from esc.backbones import EMBEDDED
+from esc.chat.budget import Price
+from esc.forms import TASKS
+from experiments import forecast, volumes
+from experiments.forecast import load
+from experiments.plan import Sizes, steps
+from experiments.volumes import Volume
+
+# 10 dialogues of 10 turns; 4 characters are a token.
+SMALL = Volume(
+    dialogues=10,
+    turns=100,
+    prompts={"sp": 40_000, "rg": 20_000, "vanilla": 30_000},
+    answers={"sp": 1_600, "rg": 8_000, "vanilla": 9_600},
+    conversations=16_000,
+)
+PLAN = {step.name: step for step in steps("qwen2.5-7b", Sizes(), mixes=True, judge_is_served=False)}
+
+
+def asked(**more):
+    known = dict.fromkeys(paths.SPLITS, SMALL)
+    return forecast.Asked(known, **({"limit": None, "judge": "a-judge", "judged": 100} | more))
+
+
+def test_sft_reads_prompts_and_answers_three_times():
+    assert load(PLAN["sft-sp"], asked()).trained == 3 * (40_000 + 1_600) / 4
+    assert load(PLAN["sft-rg"], asked()).trained == 3 * (20_000 + 8_000) / 4
+
+
+def test_the_entangled_model_reads_each_conversation_once_an_epoch():
+    assert load(PLAN["sft-vanilla"], asked()).trained == 3 * 16_000 / 4
+
+
+def test_mining_samples_every_turn_and_judges_every_reply():
+    planner, generator = load(PLAN["mine-sp"], asked()), load(PLAN["mine-rg"], asked())
+    assert (planner.requests, planner.judged) == (100, 0)
+    assert (generator.requests, generator.judged) == (300, 300)
+    assert generator.prompt_tokens == 3 * 20_000 / 4
+    assert generator.answer_tokens == 3 * 8_000 / 4
+
+
+def test_samples_and_random_verdicts_are_taken_as_asked():
+    found = load(PLAN["mine-rg"], asked(judge="random", samples=2))
+    assert (found.requests, found.judged, found.judge_prompt_tokens) == (200, 0, 0)
+
+
+def test_preference_training_reads_both_sides_and_its_reference():
+    # 40 pairs of (30,000 + 9,600) / 100 characters, two sides, a third more for the reference, and
+    # the drift of 100 validation turns.
+    found = load(PLAN["dpo-vanilla"], asked(pairs={"vanilla": 40}))
+    side = 396 / 4
+    assert found.trained == pytest.approx(40 * 2 * side * 4 / 3 + 100 * side)
+
+
+def test_without_pairs_the_papers_yield_counts():
+    assert forecast.expected_pairs("sp", None, asked()) == pytest.approx(100 * 10651 / 14763)
+    mixes = {
+        mix: forecast.expected_pairs("vanilla", mix, asked())
+        for mix in ("nsnr", "psnr", "nsnr_psnr", "nsnr_nspr", None)
+    }
+    assert mixes["nsnr_psnr"] == pytest.approx(mixes["nsnr"] + mixes["psnr"])
+    assert mixes[None] == pytest.approx(mixes["nsnr_psnr"] + mixes["nsnr_nspr"] - mixes["nsnr"])
+
+
+@pytest.mark.parametrize(
+    ("name", "requests"),
+    [
+        ("vanilla_base", 100),
+        ("direct-refine_base", 200),
+        ("self-refine_base", 300),
+        ("emotional-cot_base", 200),
+        ("decoupled-gold_sft", 100),
+        ("decoupled_dpo", 300),  # plan, its probabilities, reply
+    ],
+)
+def test_a_system_asks_as_often_as_it_has_steps(name, requests):
+    assert load(PLAN[f"predict {name}"], asked()).requests == requests
+
+
+def test_the_judge_scores_four_dimensions_and_repeats_ten_turns():
+    found = load(PLAN["eval"], asked(systems=2, judged=50, pairs={"rg": 20}))
+    scores = 2 * 4 * (50 + 10) + 4 * (2 * 20 + 10)
+    assert found.judged == scores + 2 * 100 and found.requests == 0
+
+
+def test_what_a_judge_costs_is_its_tokens_at_the_price():
+    found = forecast.Load(judged=1, judge_prompt_tokens=2e6, judge_answer_tokens=1e6)
+    assert found.cost(Price(0.40, 1.60)) == pytest.approx(2.40)
+
+
+def test_a_limit_takes_a_share_of_the_dialogues():
+    assert load(PLAN["sft-sp"], asked(limit=5)).trained == pytest.approx(3 * 41_600 / 4 / 2)
+    assert load(PLAN["mine-rg"], asked(limit=500)).requests == 300
+
+
+def test_the_committed_volumes_are_those_of_the_release(esconv_work):
+    for split in paths.SPLITS:
+        assert asdict(volumes.measured(esconv_work, split)) == asdict(volumes.committed(split))
+
+
+def test_the_release_has_the_papers_turns():
+    assert volumes.committed("train").turns == 14763  # Table 1
+    assert volumes.committed("train").dialogues == 1040
+
+
+def test_built_sets_are_counted_and_said_to_be(sample_work):
+    found, where = volumes.volumes(sample_work)
+    manifest = files.read_json(paths.data_manifest(sample_work))
+    assert where == "the built sets"
+    assert found["test"].turns == manifest["sets"][paths.sft_file("rg", "test")]["rows"]
+    assert set(found["test"].prompts) == set(TASKS)
+
+
+def test_the_demos_model_is_planned_too():
+    plan = steps(EMBEDDED, Sizes(), mixes=True, judge_is_served=True)
+    loads = {step.name: load(step, asked(own_judge=True, systems=1)) for step in plan}
+    assert loads["eval"].requests and not loads["eval"].judged
+    assert loads["data"] == forecast.Load()

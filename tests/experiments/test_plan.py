@@ -1,0 +1,67 @@
+"""The plan of the paper's experiment: every row of its tables, once, after what it needs."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from esc import paths
+from esc.backbones import EMBEDDED
+from esc.lineage import MIXES
+from esc.paper_systems import FIGURE_4, TABLE_3, TABLE_4, TABLE_5
+from experiments import demo
+from experiments.plan import Sizes, steps
+
+WHOLE = steps("qwen2.5-7b", Sizes(), mixes=True, judge_is_served=False)
+DEMO = steps(EMBEDDED, demo.SIZES, mixes=False, judge_is_served=True)
+PLANS = pytest.mark.parametrize("plan", [WHOLE, DEMO], ids=["whole", "demo"])
+
+
+def test_every_row_of_the_tables_is_predicted_once():
+    predicted = Counter(step.product.parent.name for step in WHOLE if step.target == "predict")
+    rows = {kind.name for kind in (*TABLE_3, *TABLE_4, *TABLE_5, *FIGURE_4)}
+    assert predicted == Counter(rows) and len(rows) == 15
+
+
+def test_what_two_tables_share_is_trained_once():
+    trained = [step.name for step in WHOLE if step.target == "dpo-vanilla"]
+    assert sorted(trained) == sorted(["dpo-vanilla", *(f"dpo-vanilla {mix}" for mix in MIXES)])
+    (shared,) = [step for step in WHOLE if step.name == "dpo-vanilla nsnr"]
+    assert "Table 5, Figure 4" in shared.what
+
+
+@PLANS
+def test_every_step_stands_after_what_it_needs(plan):
+    seen = set()
+    for step in plan:
+        assert set(step.needs) <= seen, step.name
+        assert step.name not in seen
+        seen.add(step.name)
+
+
+@PLANS
+def test_no_training_stands_between_the_steps_that_ask_one_server(plan):
+    # Each training between them would cost a server's start.
+    blocks = re.findall(r"s+", "".join("s" if step.served else "." for step in plan))
+    assert len(blocks) == 2
+
+
+@PLANS
+def test_targets_and_variables_are_those_of_the_makefile(plan):
+    makefile = (paths.ROOT / "Makefile").read_text()
+    names = re.findall(r"^([a-z-]+(?: [a-z-]+)*):", makefile, re.MULTILINE)
+    targets = {name for line in names for name in line.split()}
+    known = set(re.findall(r"^([A-Z_0-9]+) \?=", makefile, re.MULTILINE)) | {"JUDGE", "JUDGE_N"}
+    assert {step.target for step in plan} <= targets
+    assert {name for step in plan for name in step.variables} <= known
+
+
+def test_the_demo_trains_and_predicts_all_but_the_mixes():
+    without = {step.name for step in WHOLE} - {step.name for step in DEMO}
+    assert {name.split()[0] for name in without} == {"dpo-vanilla", "predict"}
+    assert all(any(mix in name for mix in MIXES) for name in without)
+
+
+def test_the_embedded_models_mining_is_judged_at_random_in_the_demo():
+    mined = [step for step in DEMO if step.target.startswith("mine")]
+    assert {step.variables["JUDGE"] for step in mined} == {"random"}
