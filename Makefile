@@ -20,6 +20,7 @@ JUDGE2 ?=
 JUDGE2_BASE_URL ?= $(JUDGE_BASE_URL)
 FAILED_ESCONV ?=
 MODELS ?=
+STEPS ?=
 BASE_URL ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -63,6 +64,7 @@ help:  ## this list
 	@echo "  predict:  SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot,"
 	@echo "            STAGE=base|sft|dpo, SET=test|validation|train, DECODE=free|choice, BASE_URL=url,url,"
 	@echo "            IN_FLIGHT=requests at a time, PRICE=in/out per million tokens, MAX_COST, DRY_RUN=1"
+	@echo "  reproduce:  STEPS=\"names of its steps\", DRY_RUN=1 for the plan and what it takes"
 	@echo "  eval:     JUDGE, JUDGE_BASE_URL, JUDGE_N=turns judged, FAILED_ESCONV=FailedESConv.json for Figure 2"
 	@echo "Examples:"
 	@echo "  make demo"
@@ -178,7 +180,7 @@ PLANNED := ESCONV SPLIT LIMIT CONSECUTIVE TRAIN_ARGS SAMPLES DECODE JUDGE JUDGE_
 
 reproduce: $(READY) $(if $(filter 1,$(DRY_RUN)),,$(SERVE_READY))  ## the paper's whole experiment; DRY_RUN=1 shows plan and costs
 	@$(PY) -m experiments reproduce $(WHERE) --model "$(MODEL)" $(if $(filter 1,$(DRY_RUN)),--dry-run) \
-	  --set $(foreach name,$(PLANNED),"$(name)=$($(name))")
+	  --steps $(STEPS) --set $(foreach name,$(PLANNED),"$(name)=$($(name))")
 
 test: $(READY) $(SERVE_READY)  ## all tests, the slow ones too
 	@$(MAKE) --no-print-directory model MODEL=smollm2-135m

@@ -17,19 +17,19 @@ from experiments.plan import Sizes, steps
 from experiments.runner import Runner
 
 NAME = "demo"
-# Some two dozen turns to learn from, one epoch, and a batch small enough for the loss to make a
-# curve; mined are a dozen turns, predicted half a dozen, and judged a few.
+# A dozen turns to learn from, one epoch, and a batch small enough for the loss to make a curve;
+# mined and predicted is one dialogue each, judged are two turns.
 VARIABLES = {
-    "LIMIT": "4",
+    "LIMIT": "2",
     "TRAIN_ARGS": "num_train_epochs=1.0 gradient_accumulation_steps=2",
     "JUDGE": "",
     "JUDGE_BASE_URL": "",
 }
 SIZES = Sizes(
-    mine={"LIMIT": "2", "SAMPLES": "2", "JUDGE": "random"},
+    mine={"LIMIT": "1", "SAMPLES": "2", "JUDGE": "random"},
     dpo={"LIMIT": "1"},
     predict={"LIMIT": "1"},
-    judge={"JUDGE_N": "3"},
+    judge={"JUDGE_N": "2"},
 )
 
 

@@ -4,12 +4,13 @@ Pure: it names steps and runs none. ``make demo`` runs the plan in small, ``make
 A set or training that two tables share is one step.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from esc import backbones, paths
 from esc.backbones import EMBEDDED
+from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.lineage import MIXES, Lineage
 from esc.paper_systems import FIGURE_4, KINDS, TABLE_5, Kind, tasks_of
@@ -20,7 +21,7 @@ class Step:
     """One make target with its variables."""
 
     name: str
-    """Unique, such as ``dpo-vanilla nsnr``."""
+    """Unique, such as ``dpo-vanilla-nsnr``."""
     target: str
     what: str
     """In a reader's words."""
@@ -88,6 +89,24 @@ def steps(model: str, sizes: Sizes, *, mixes: bool, judge_is_served: bool) -> li
         )
     )
     return planned
+
+
+def only(plan: Sequence[Step], names: Sequence[str]) -> list[Step]:
+    """The named steps and all that they cannot do without, in the plan's order.
+
+    Raises EscError for a name that is not in the plan.
+    """
+    by_name = {step.name: step for step in plan}
+    wanted: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name not in by_name:
+            raise EscError(f"STEPS: {name!r} is none of {', '.join(by_name)}")
+        if name not in wanted:
+            wanted.add(name)
+            left += () if by_name[name].takes_what_is_there else by_name[name].needs
+    return [step for step in plan if step.name in wanted]
 
 
 def _prepare(model: str) -> Iterator[Step]:
@@ -164,7 +183,7 @@ def _predict(model: str, kind: Kind, sizes: Sizes) -> Step:
         needs = [_named(f"{kind.stage}-{task}", kind.lineage) for task in tasks_of(kind.system)]
     variant = kind.lineage.variant
     return Step(
-        f"predict {kind.name}",
+        f"predict-{kind.name}",
         "predict",
         f"strategies and replies of {kind.label if not variant else f'Vanilla DPO, {variant}'}",
         Path("runs") / model / kind.name / "run.json",
@@ -180,7 +199,7 @@ def _predict(model: str, kind: Kind, sizes: Sizes) -> Step:
 
 
 def _named(name: str, lineage: Lineage) -> str:
-    return f"{name} {lineage.variant}" if lineage.variant else name
+    return f"{name}-{lineage.variant}" if lineage.variant else name
 
 
 def _where(variant: str) -> str:

@@ -23,7 +23,7 @@ from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.judge import RANDOM
 from experiments import forecast, hardware
-from experiments.plan import Sizes, Step, steps
+from experiments.plan import Sizes, Step, only, steps
 from experiments.runner import Runner, clock
 from experiments.volumes import volumes
 
@@ -45,6 +45,8 @@ class Asked:
     work: Path
     given: dict[str, str]
     """Make's variables that are set."""
+    only: tuple[str, ...] = ()
+    """The steps to go to; empty for all."""
 
     @property
     def backbone(self) -> Backbone:
@@ -53,8 +55,9 @@ class Asked:
 
     @property
     def plan(self) -> list[Step]:
-        """All steps, in order."""
-        return steps(self.model, Sizes(), mixes=True, judge_is_served=self.judge_is_served)
+        """The steps, in order."""
+        whole = steps(self.model, Sizes(), mixes=True, judge_is_served=self.judge_is_served)
+        return only(whole, self.only) if self.only else whole
 
     @property
     def judge_is_served(self) -> bool:
@@ -209,7 +212,7 @@ def main(argv: list[str]) -> int:
     """Command line of the step."""
     given = _parser().parse_args(argv)
     backbones.get(given.model)
-    asked = Asked(given.model, given.work, _variables(given.set))
+    asked = Asked(given.model, given.work, _variables(given.set), tuple(given.steps))
     if given.dry_run:
         print("\n".join(dry_run(asked)))
         return 0
@@ -234,12 +237,16 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         examples="  make reproduce MODEL=qwen2.5-7b DRY_RUN=1\n"
         "  make reproduce LIMIT=1 ESCONV=ESConv.json WORK=small\n"
-        "  make reproduce MODEL=qwen2.5-7b NPROC=4",
+        "  make reproduce MODEL=qwen2.5-7b NPROC=4\n"
+        '  make reproduce MODEL=qwen2.5-7b STEPS="predict-decoupled_dpo"',
     )
     parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="NAME=VALUE", help="make's variables for the steps"
+    )
+    parser.add_argument(
+        "--steps", nargs="*", default=[], metavar="STEP", help="those alone, with what they need"
     )
     parser.add_argument("--dry-run", action="store_true", help="show the plan and what it takes")
     return parser

@@ -6,7 +6,6 @@ the ones that stand there. Anything else is run again: each step knows by itself
 """
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from esc import files, policy_server
 from esc.files import Row
+from experiments import told
 from experiments.plan import Step
 
 
@@ -112,7 +112,8 @@ class Runner:
     def _reached(
         self, step: Step, states: Mapping[str, State], server: "_Server", place: str
     ) -> Outcome:
-        missing = [need for need in step.needs if states[need] not in THERE]
+        needs = [need for need in step.needs if need in states]
+        missing = [need for need in needs if states[need] not in THERE]
         failed = [need for need in missing if states[need] is not State.NOT_RUN]
         if missing and not step.takes_what_is_there:
             state = State.LEFT_OUT if failed else State.NOT_RUN
@@ -125,7 +126,7 @@ class Runner:
             return Outcome(step.name, step.what, State.LEFT_OUT, why="needs the server")
         print(f"\n=== {place} {step.name}: {step.what}", flush=True)
         begin, started = time.monotonic(), time.time()
-        code = self.make(step.target, step.variables)
+        code, reason = self.make(step.target, step.variables)
         seconds = time.monotonic() - begin
         if code == 0 and (self.work / step.product).is_file():
             return Outcome(step.name, step.what, State.RAN, seconds)
@@ -133,11 +134,11 @@ class Runner:
         if nothing and nothing.is_file() and nothing.stat().st_mtime >= started - 1:
             told = files.read_json(nothing)["told"]
             return Outcome(step.name, step.what, State.NOT_RUN, seconds, told)
-        why = "its output is above" if code else f"{step.product} is not there"
+        why = reason if code else f"{step.product} is not there"
         return Outcome(step.name, step.what, State.FAILED, seconds, why)
 
-    def make(self, target: str, variables: Mapping[str, str]) -> int:
-        """Exit code of a make target with the plan's variables and these."""
+    def make(self, target: str, variables: Mapping[str, str]) -> tuple[int, str]:
+        """(exit code, why it failed) of a target with the plan's variables and these."""
         given = {
             "MODEL": self.model,
             "WORK": str(self.work),
@@ -149,7 +150,7 @@ class Runner:
         apart = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *given}
         environment = {name: value for name, value in os.environ.items() if name not in apart}
         command = ["make", "--no-print-directory", target, *(f"{k}={v}" for k, v in given.items())]
-        return subprocess.run(command, env=environment, check=False).returncode
+        return told.run(command, environment)
 
     @contextmanager
     def _server(self) -> Iterator["_Server"]:
@@ -161,7 +162,7 @@ class Runner:
 
     def _files(self, step: Step, by_name: Mapping[str, Step]) -> dict[str, str | None]:
         """The hashes of what a step made and of what it was made from."""
-        read = [step, *(by_name[need] for need in step.needs)]
+        read = [step, *(by_name[need] for need in step.needs if need in by_name)]
         return {one.name: self._hash(one) for one in read}
 
     def _hash(self, step: Step) -> str | None:
@@ -204,11 +205,10 @@ class _Server:
         self._stop_any()
         print("\n=== serve: the base and every adapter, for the steps that follow", flush=True)
         begin = time.monotonic()
-        code = self._runner.make("serve", {"PORT": "0"})
+        code, why = self._runner.make("serve", {"PORT": "0"})
         seconds = time.monotonic() - begin
         self._up, self._failed = code == 0, code != 0
         state = State.FAILED if code else State.RAN
-        why = "its output is above" if code else ""
         self._runner.outcomes.append(Outcome("serve", "one vLLM server", state, seconds, why))
 
     def stop(self) -> None:

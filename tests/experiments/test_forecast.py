@@ -81,7 +81,7 @@ def test_without_pairs_the_papers_yield_counts():
     ],
 )
 def test_a_system_asks_as_often_as_it_has_steps(name, requests):
-    assert load(PLAN[f"predict {name}"], asked()).requests == requests
+    assert load(PLAN[f"predict-{name}"], asked()).requests == requests
 
 
 def test_the_judge_scores_four_dimensions_and_repeats_ten_turns():

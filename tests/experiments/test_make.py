@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from esc import files, paths, policy_server
+from esc import paths
 
 QUICK = "TRAIN_ARGS=max_steps=1 gradient_accumulation_steps=1"
 MAKEFILE = (paths.ROOT / "Makefile").read_text()
@@ -52,25 +52,3 @@ def test_training_again_does_nothing_and_with_other_options_says_what_to_do(
     (line,) = [text for text in other.stderr.splitlines() if text.startswith("error: ")]
     assert "LIMIT 2 -> unset" in line and "WORK=" in line and "FORCE=1" in line
     assert adapter.stat().st_mtime_ns == trained
-
-
-def listing():
-    """Every file under the folders that the demo must leave alone, with its time."""
-    kept = [paths.ROOT / name for name in ("data", "saves", "runs")]
-    return {path: path.stat().st_mtime_ns for folder in kept for path in folder.rglob("*")}
-
-
-@pytest.mark.slow
-def test_the_demo_ends_with_adapters_and_replies_and_touches_nothing_else(run, model, tmp_path):
-    before = listing()
-    shown = run("-m", "experiments", "demo", "--work", str(tmp_path))
-    assert shown.returncode == 0, shown.stderr[-2000:]
-    for task in ("sp", "rg"):
-        folder = tmp_path / paths.adapter("smollm2-135m", task, "sft")
-        assert (folder / "adapter_model.safetensors").is_file()
-        assert files.read_json(folder / "run.json")["smoke"] is True
-    predicted = tmp_path / paths.run("smollm2-135m", "decoupled", "sft")
-    assert files.read_json(predicted / "run.json")["failed"] == 0
-    assert "=== done" in shown.stdout and "SMOKE" in shown.stdout
-    assert "no counsellor" in shown.stdout and policy_server.on_this_machine() == []
-    assert listing() == before

@@ -7,10 +7,11 @@ import pytest
 
 from esc import paths
 from esc.backbones import EMBEDDED
+from esc.exceptions import EscError
 from esc.lineage import MIXES
 from esc.paper_systems import FIGURE_4, TABLE_3, TABLE_4, TABLE_5
 from experiments import demo
-from experiments.plan import Sizes, steps
+from experiments.plan import Sizes, only, steps
 
 WHOLE = steps("qwen2.5-7b", Sizes(), mixes=True, judge_is_served=False)
 DEMO = steps(EMBEDDED, demo.SIZES, mixes=False, judge_is_served=True)
@@ -25,8 +26,8 @@ def test_every_row_of_the_tables_is_predicted_once():
 
 def test_what_two_tables_share_is_trained_once():
     trained = [step.name for step in WHOLE if step.target == "dpo-vanilla"]
-    assert sorted(trained) == sorted(["dpo-vanilla", *(f"dpo-vanilla {mix}" for mix in MIXES)])
-    (shared,) = [step for step in WHOLE if step.name == "dpo-vanilla nsnr"]
+    assert sorted(trained) == sorted(["dpo-vanilla", *(f"dpo-vanilla-{mix}" for mix in MIXES)])
+    (shared,) = [step for step in WHOLE if step.name == "dpo-vanilla-nsnr"]
     assert "Table 5, Figure 4" in shared.what
 
 
@@ -58,10 +59,24 @@ def test_targets_and_variables_are_those_of_the_makefile(plan):
 
 def test_the_demo_trains_and_predicts_all_but_the_mixes():
     without = {step.name for step in WHOLE} - {step.name for step in DEMO}
-    assert {name.split()[0] for name in without} == {"dpo-vanilla", "predict"}
+    assert {name.split("-")[0] for name in without} == {"dpo", "predict"}
     assert all(any(mix in name for mix in MIXES) for name in without)
 
 
 def test_the_embedded_models_mining_is_judged_at_random_in_the_demo():
     mined = [step for step in DEMO if step.target.startswith("mine")]
     assert {step.variables["JUDGE"] for step in mined} == {"random"}
+
+
+def test_named_steps_come_with_all_they_need_and_nothing_else():
+    names = [step.name for step in only(WHOLE, ["dpo-sp", "stats"])]
+    assert names == ["data", "stats", "sft-sp", "mine-sp", "dpo-sp"]
+
+
+def test_a_report_alone_is_of_what_is_there():
+    assert [step.name for step in only(WHOLE, ["report"])] == ["report"]
+
+
+def test_a_step_that_is_not_in_the_plan_is_named_with_those_that_are():
+    with pytest.raises(EscError, match="'dpo-xx' is none of data, check-data"):
+        only(WHOLE, ["dpo-xx"])

@@ -1,0 +1,46 @@
+"""A command whose output passes through, and the one line that says why it failed."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+_KEPT = 8192
+"""Bytes of the end of stderr, where a reason stands."""
+_PATIENCE = 2.0
+"""Seconds: what a command leaves running may hold its stderr open."""
+
+
+def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """(exit code, why it is not 0)."""
+    tail = bytearray()
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stderr is not None
+        passing = threading.Thread(target=_pass, args=(process.stderr, tail), daemon=True)
+        passing.start()
+        code = process.wait()
+        passing.join(_PATIENCE)
+    return code, reason(bytes(tail).decode(errors="replace"), code) if code else ""
+
+
+def _pass(source: IO[bytes], tail: bytearray) -> None:
+    while part := source.read(4096):
+        sys.stderr.buffer.write(part)
+        sys.stderr.buffer.flush()
+        tail += part
+        del tail[:-_KEPT]
+
+
+def reason(said: str, code: int) -> str:
+    """The last error line of what a command said, or how it ended."""
+    lines = re.split(r"[\r\n]+", said.strip())
+    told = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
+    if told:
+        return told[-1]
+    killed = [line for line in lines if re.search(r"\b(Killed|Error 137)\b", line)]
+    if killed or code == -signal.SIGKILL:
+        return "killed, most likely for want of memory"
+    return f"exit code {code}; its output is above"

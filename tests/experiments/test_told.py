@@ -1,0 +1,41 @@
+import os
+import sys
+
+import pytest
+
+from experiments import told
+
+BROKEN = "import sys; print('so far', file=sys.stderr); print('error: no room', file=sys.stderr); "
+
+
+def test_what_is_said_passes_through_and_its_error_line_is_kept(capfdbinary):
+    code, why = told.run([sys.executable, "-c", BROKEN + "sys.exit(2)"], os.environ)
+    assert (code, why) == (2, "no room")
+    assert b"so far" in capfdbinary.readouterr().err
+
+
+def test_a_command_that_ends_well_has_no_reason():
+    assert told.run([sys.executable, "-c", BROKEN], os.environ) == (0, "")
+
+
+def test_a_killed_command_is_said_to_lack_memory():
+    code, why = told.run(["sh", "-c", "kill -9 $$"], os.environ)
+    assert code == -9 and "memory" in why
+
+
+def test_what_a_command_leaves_running_is_not_waited_for():
+    code, why = told.run(["sh", "-c", "sleep 60 & echo 'error: gone' >&2; exit 3"], os.environ)
+    assert (code, why) == (3, "gone")
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("error: one\nerror: two\nmake: *** [Makefile:9: x] Error 2\n", "two"),
+        ("10%|#   |\r100%|####|\rerror: full\n", "full"),
+        ("make: *** [Makefile:9: x] Killed\n", "killed, most likely for want of memory"),
+        ("Traceback\nmake: *** [Makefile:9: x] Error 1\n", "exit code 2; its output is above"),
+    ],
+)
+def test_the_last_error_line_is_the_reason(said, why):
+    assert told.reason(said, 2) == why
