@@ -88,7 +88,8 @@ def leaks(survey: Survey, sides: Sequence[str], chosen: Iterable[int]) -> Iterat
         twin = seen.setdefault(survey.fingerprints[place], place)
         if sides[twin] != sides[place]:
             yield _leak("dialogue", twin, place, sides, 1.0)
-    for one, other, similarity in survey.situations.pairs(members):
+    pairs = sorted(survey.situations.pairs(members), key=lambda pair: (pair[1], pair[0]))
+    for one, other, similarity in pairs:
         if sides[one] != sides[other]:
             yield _leak("situation", one, other, sides, similarity)
 

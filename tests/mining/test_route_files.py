@@ -142,6 +142,8 @@ def test_samples_without_a_verdict_are_counted(routed, refused, lost):
     [
         (lambda rows: [*rows, rows[0]], "is there twice"),
         (lambda rows: [rows[0], *rows], "is there twice"),
+        (lambda rows: rows[::-1], "not in the train set's order"),
+        (lambda rows: [rows[0] | {"id": "first"}], "'first' is no id of a turn"),
         (lambda rows: [*rows[:2], {"id": "1-0"}], "line 3: no sample of this kit"),
         (lambda rows: [rows[0] | {"gold_strategy": "Rudeness"}], "line 1: no sample of this kit"),
     ],
