@@ -1,10 +1,10 @@
 """Pairs of nearly identical short texts, found exactly and without comparing all with all.
 
-A text is kept as the numbers of its words, 4 bytes a word and 8 a text, beside one dictionary of
-all words. Only texts that share one of their rarest words are compared, and of equal texts only
-one: the work grows with the number of texts, not its square, as long as most have a word that few
-others have. Where thousands of texts that are not equal share nearly all of their words, as those
-written after one template do, every two of them are compared.
+A text is kept as the numbers of its words, 4 bytes a word and 8 a text; the dictionary of all words
+is dropped once they are read. Only texts that share one of their rarest words are compared, and of
+equal texts only one: the work grows with the number of texts, not its square, as long as most have
+a word that few others have. Where thousands of texts that are not equal share nearly all of their
+words, as those written after one template do, every two of them are compared.
 """
 
 import math
@@ -22,11 +22,14 @@ _WORD = re.compile(r"\w+")
 class WordSets:
     """The word sets of many texts, numbered from 0."""
 
-    def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._numbers: dict[str, int] = {}
+    def __init__(self, texts: Iterable[str]) -> None:
+        numbers: dict[str, int] = {}
         self._words, self._ends = array("I"), array("Q", [0])
         for text in texts:
-            self.add(text)
+            words = {numbers.setdefault(w, len(numbers)) for w in _WORD.findall(text.casefold())}
+            self._words.extend(sorted(words))
+            self._ends.append(len(self._words))
+        self._different = len(numbers)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -34,13 +37,6 @@ class WordSets:
     def __getitem__(self, index: int) -> "array[int]":
         """The numbers of a text's words, ascending."""
         return self._words[self._ends[index] : self._ends[index + 1]]
-
-    def add(self, text: str) -> None:
-        """Take one more text."""
-        numbers = self._numbers
-        words = {numbers.setdefault(w, len(numbers)) for w in _WORD.findall(text.casefold())}
-        self._words.extend(sorted(words))
-        self._ends.append(len(self._words))
 
     def pairs(self, among: Sequence[int] | None = None) -> Iterator[tuple[int, int, float]]:
         """(index, larger index, Jaccard similarity) of every pair at or above the threshold.
@@ -51,7 +47,7 @@ class WordSets:
         among = range(len(self)) if among is None else among
         # A text is compared with those before it: none has more words.
         order = array("I", sorted(among, key=self._size))
-        rarest = _Rarest(self, order, len(self._numbers))
+        rarest = _Rarest(self, order, self._different)
         for place, index in enumerate(order):
             words = frozenset(self[index])
             for other in (order[one] for one in rarest.sharing(place)):

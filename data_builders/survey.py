@@ -1,13 +1,13 @@
 """The first reading of a corpus: what the split and its checks need of every dialogue, and no text.
 
-Kept are, per dialogue, 8 bytes of its fingerprint, 4 bytes for each word of its situation and 8 for
-their end, and once all words of the situations: some 100 bytes a dialogue of ESConv's kind. Only
-the release, 1,300 dialogues, is held as it is, since its files may be in another order.
+Kept are, per dialogue, 8 bytes of its fingerprint, 4 for each different word of its situation and 8
+for where they end: some 100 bytes a dialogue of ESConv's kind, and 12 more for its family and side.
+Only the release, 1,300 dialogues, is held as it is, since its files may be in another order.
 """
 
 import hashlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import chain
 
@@ -27,15 +27,18 @@ class Survey:
         self.utterances = 0
         self.fingerprints = array("Q")
         """Of the utterances of every dialogue."""
-        self.situations = WordSets()
-        digest = hashlib.sha256()
-        for dialogue in chain(head, rest):
+        self._digest = hashlib.sha256()
+        self.situations = WordSets(self._situations(chain(head, rest)))
+        self.corpus = self._digest.hexdigest()
+        """SHA-256 over all that the sets take, in order; the same for every layout."""
+
+    def _situations(self, dialogues: Iterable[Dialogue]) -> Iterator[str]:
+        """The situation of every dialogue, once all else is noted of it."""
+        for dialogue in dialogues:
             self.utterances += len(dialogue.utterances)
             self.fingerprints.append(int.from_bytes(release.fingerprint(dialogue)[:8]))
-            self.situations.add(dialogue.situation)
-            digest.update(repr(dialogue).encode())
-        self.corpus = digest.hexdigest()
-        """SHA-256 over all that the sets take, in order; the same for every layout."""
+            self._digest.update(repr(dialogue).encode())
+            yield dialogue.situation
 
     def __len__(self) -> int:
         return len(self.fingerprints)
