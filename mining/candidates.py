@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
@@ -42,7 +43,13 @@ class Candidate:
     @property
     def seed(self) -> int:
         """The seed it was sampled with; also its place in its turn's order."""
-        return derived_seed(self.id, self.sample)
+        return _seed(self.id, self.sample)
+
+
+@lru_cache(maxsize=1024)
+def _seed(turn: str, sample: int) -> int:
+    # Asked for each time that the candidates of the turn in hand are put in order.
+    return derived_seed(turn, sample)
 
 
 def of_row(row: Row) -> Candidate:
