@@ -2,12 +2,14 @@
 
     python -m data_builders build --esconv ESConv.json
 
-Reads the corpus, writes nine sets, then ``data/manifest.json``; the manifest exists exactly when
-the sets are complete. Does nothing when they are there and were made with the same options.
+Reads the corpus twice, for what the split must know of every dialogue and then for the sets, so
+that none of its text is held. Writes nine sets, then ``data/manifest.json``; the manifest exists
+exactly when the sets are complete. Does nothing when they are there and were made with the same
+options.
 The mined preference sets are not built here but by ``mining``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from data_builders import esconv, options, registry, source, split
 from data_builders.sft import ROWS
+from data_builders.survey import Survey
 from data_builders.turns import turns
 from esc import cli, files, paths
 from esc.dialogue import Dialogue
@@ -48,41 +51,63 @@ def _build(
     esconv_option: str | None, work: Path, wanted: options.BuildOptions
 ) -> tuple[dict[str, Any], bool]:
     found = source.locate(esconv_option, work)
-    layout, dialogues = esconv.load(found.files)
-    released = split.recognise(dialogues)
-    dialogues = released or dialogues
-    spec = split.resolve(wanted.split, is_release=released is not None)
-    stamp = wanted.stamp(spec, corpus=split.corpus_fingerprint(dialogues))
+    digests = _digests(found)
+    layout, dialogues = esconv.read(found.files)
+    survey = Survey(tqdm(dialogues, "reading", unit=" dialogues", leave=False, delay=1))
+    spec = split.resolve(wanted.split, is_release=survey.released is not None)
+    stamp = wanted.stamp(spec, corpus=survey.corpus)
     # Before any set is replaced, so that a clash there leaves all as it was.
     registry.write_for(work)
     up_to_date = _finished(work, stamp)
     if up_to_date:
         return up_to_date, False
-    splits = split.assign(dialogues, spec)
-    chosen = split.subset(dialogues, splits, wanted.limit)
-    kind = _kind(found, layout, released is not None)
-    sets = _write(chosen, splits, work, wanted.consecutive, kind)
+    sides = split.assign(survey, spec)
+    chosen = split.subset(sides, wanted.limit)
+    leaks = [asdict(leak) for leak in split.leaks(survey, sides, chosen)]
+    kind = _kind(found, layout, survey.released is not None)
+    again = survey.released or _read_again(found, digests)
+    picked = tqdm(_picked(again, chosen), "building", len(chosen), unit=" dialogues", leave=False)
+    sets = _write(picked, sides, work, wanted.consecutive, kind)
     source.keep(found, work)
     manifest = {
         "corpus": {
             "kind": kind,
             "origin": found.origin,
             "layout": layout,
-            "dialogues": len(dialogues),
-            "utterances": sum(len(dialogue.utterances) for dialogue in dialogues),
-            "files": {path.name: files.sha256(path) for path in found.files},
+            "dialogues": len(survey),
+            "utterances": survey.utterances,
+            "files": digests,
         },
         "licence": LICENCES[kind],
         "smoke": kind == "sample",
         "options": stamp,
-        "dialogues": {
-            name: sum(splits[dialogue.id] == name for dialogue in chosen) for name in paths.SPLITS
-        },
-        "leaks": [asdict(leak) for leak in split.leaks(chosen, splits)],
+        "dialogues": {name: sum(sides[place] == name for place in chosen) for name in paths.SPLITS},
+        "leaks": leaks,
         "sets": sets,
     }
     files.write_json(paths.data_manifest(work), manifest)
     return manifest, True
+
+
+def _digests(found: source.Source) -> dict[str, str]:
+    return {path.name: files.sha256(path) for path in found.files}
+
+
+def _read_again(found: source.Source, digests: dict[str, str]) -> Iterator[Dialogue]:
+    """The dialogues of a corpus that is too large to be held from the first reading."""
+    yield from esconv.read(found.files)[1]
+    if _digests(found) != digests:
+        raise CorpusError(f"{found.origin} was changed while it was read; build again")
+
+
+def _picked(dialogues: Iterable[Dialogue], chosen: Sequence[int]) -> Iterator[Dialogue]:
+    """The dialogues at the ``chosen`` places; all are taken."""
+    places = iter(chosen)
+    place = next(places, None)
+    for dialogue in dialogues:
+        if dialogue.position == place:
+            yield dialogue
+            place = next(places, None)
 
 
 def _kind(found: source.Source, layout: str, is_release: bool) -> str:
@@ -114,7 +139,7 @@ def _finished(work: Path, stamp: files.Row) -> dict[str, Any] | None:
 
 
 def _write(
-    dialogues: Sequence[Dialogue], splits: dict[str, str], work: Path, consecutive: str, kind: str
+    dialogues: Iterable[Dialogue], sides: Sequence[str], work: Path, consecutive: str, kind: str
 ) -> dict[str, Any]:
     names = [paths.sft_file(task, name) for name in paths.SPLITS for task in ROWS]
     with ExitStack() as stack:
@@ -122,8 +147,8 @@ def _write(
             name: files.JsonlWriter(stack.enter_context(files.atomic_writer(work / name)))
             for name in names
         }
-        for dialogue in tqdm(dialogues, desc="building", unit=" dialogues", leave=False):
-            name = splits[dialogue.id]
+        for dialogue in dialogues:
+            name = sides[dialogue.position]
             exchanges = turns(dialogue, consecutive=consecutive)
             provenance = {
                 "corpus": kind,
@@ -138,7 +163,7 @@ def _write(
         for name in paths.SPLITS:
             if not writers[paths.sft_file("vanilla", name)].facts().rows:
                 raise CorpusError(
-                    f"the {name} split has no dialogue (the corpus has {len(splits)}); it takes at "
+                    f"the {name} split has no dialogue (the corpus has {len(sides)}); it takes at "
                     "least 10, of situations that differ"
                 )
         for writer in writers.values():

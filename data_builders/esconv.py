@@ -1,4 +1,4 @@
-"""Reading a corpus: ESConv's three layouts become one list of dialogues.
+"""Reading a corpus: ESConv's three layouts become one stream of dialogues.
 
 ``release``: one JSON array, ``dialog[].speaker`` seeker/supporter (ESConv.json);
 ``failed``: the same shape with speaker/listener (FailedESConv.json);
@@ -6,12 +6,13 @@
 Runs of whitespace inside an utterance become one blank, so that all layouts agree to the byte.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from data_builders.values import values
 from esc.dialogue import Dialogue, Role, Utterance
 from esc.exceptions import CorpusError
 from esc.strategies import parse
@@ -34,51 +35,21 @@ LAYOUTS = (
 )
 
 
-def load(files: Sequence[Path]) -> tuple[str, list[Dialogue]]:
-    """(layout name, dialogues in file order) of the corpus in ``files``.
+def read(files: Sequence[Path]) -> tuple[str, Iterator[Dialogue]]:
+    """(layout name, dialogues in file order) of the corpus in ``files``, read as they are taken.
 
-    Raises CorpusError with file, dialogue and utterance where anything is not as it should be.
+    Raises CorpusError with file, dialogue and utterance where anything is not as it should be:
+    now where that is the first dialogue, else when it comes to it.
     """
-    raw = [(path, number, row) for path in files for number, row in enumerate(_rows(path))]
-    if not raw:
-        raise CorpusError(f"{_names(files)}: no dialogues in it")
-    layout = _detect(*raw[0])
-    return layout.name, [
+    rows = ((path, number, row) for path in files for number, row in enumerate(values(path)))
+    first = next(rows, None)
+    if first is None:
+        raise CorpusError(f"{', '.join(path.name for path in files)}: no dialogues in it")
+    layout = _detect(*first)
+    return layout.name, (
         _dialogue(row, layout, position, f"{path.name}, dialogue {number}")
-        for position, (path, number, row) in enumerate(raw)
-    ]
-
-
-def _names(files: Sequence[Path]) -> str:
-    return ", ".join(path.name for path in files)
-
-
-def _rows(path: Path) -> Iterator[Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise CorpusError(f"{path} does not exist") from None
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not UTF-8 text: byte {error.start}") from error
-    if text.lstrip().startswith("["):
-        yield from _parse(text, path)
-        return
-    # Not str.splitlines: a JSON string may hold the line separators that it knows beyond "\n".
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield _parse(line, path, number)
-
-
-def _parse(text: str, path: Path, line: int = 1) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise CorpusError(f"{path} is nested too deeply to be a corpus") from None
-    except json.JSONDecodeError as error:
-        raise CorpusError(
-            f"{path} is neither a JSON array nor JSON lines, or is incomplete "
-            f"(line {line + error.lineno - 1}, column {error.colno}: {error.msg})"
-        ) from error
+        for position, (path, number, row) in enumerate(chain([first], rows))
+    )
 
 
 def _detect(path: Path, number: int, row: Any) -> Layout:

@@ -37,14 +37,16 @@ def records(dialogue: Dialogue) -> Iterator[Row]:
         history.append((turn.seeker, turn.response))
 
 
-def write(dialogues: Iterable[Dialogue], out: Path) -> int:
-    """The number of records written to ``out``."""
+def write(dialogues: Iterable[Dialogue], out: Path) -> tuple[int, int]:
+    """(number of dialogues, number of their records written to ``out``)."""
+    count = 0
     with files.atomic_writer(out) as stream:
         writer = JsonlWriter(stream)
         for dialogue in tqdm(dialogues, unit=" dialogues", leave=False):
+            count += 1
             for record in records(dialogue):
                 writer.write(record)
-    return writer.facts().rows
+    return count, writer.facts().rows
 
 
 def main(argv: list[str]) -> None:
@@ -59,9 +61,9 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     if not given.esconv.is_file():
         raise EscError(f"{given.esconv}: no such file; name a corpus in one of ESConv's layouts")
-    _, dialogues = esconv.load([given.esconv])
-    rows = write(dialogues, given.out)
+    _, dialogues = esconv.read([given.esconv])
+    count, rows = write(dialogues, given.out)
     # Beside the records, as for a system's: what they are of.
     made_of = {"corpus": given.esconv.name, "sha256": files.sha256(given.esconv), "smoke": False}
     files.write_json(given.out.with_name("options.json"), made_of)
-    print(f"replies     {given.out}: {rows:,} of {len(dialogues):,} dialogues")
+    print(f"replies     {given.out}: {rows:,} of {count:,} dialogues")

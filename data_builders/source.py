@@ -147,7 +147,8 @@ def _download(work: Path) -> Source:
 def _keep_fetched(target: Path, origin: str) -> Source:
     """The fetched file as the kept corpus; it is deleted again if it is none."""
     try:
-        esconv.load([target])
+        for _ in esconv.read([target])[1]:
+            pass
     except CorpusError as error:
         target.unlink()
         raise CorpusError(f"what {origin} answered is no corpus ({error}); {WAYS_OUT}") from error

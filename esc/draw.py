@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from heapq import nsmallest
 
 
 def order(ids: Iterable[str]) -> list[str]:
@@ -10,4 +11,13 @@ def order(ids: Iterable[str]) -> list[str]:
     The first N of a set are also the first N of every subset that holds them: a smaller LIMIT is
     contained in every larger one.
     """
-    return sorted(ids, key=lambda one: hashlib.sha256(one.encode()).digest())
+    return sorted(ids, key=_place)
+
+
+def first(count: int, ids: Iterable[str]) -> list[str]:
+    """The first ``count`` of that order, without holding the others."""
+    return nsmallest(count, ids, key=_place)
+
+
+def _place(one: str) -> bytes:
+    return hashlib.sha256(one.encode()).digest()

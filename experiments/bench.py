@@ -7,15 +7,16 @@
 target at most 2).
 ``check``: rows a second of the token check on all nine sets. ``chat``: the LLM layer and the server
 (see ``bench_chat``; it trains one step and serves, some ten minutes on two cores). ``mining``:
-routing and file writing of 100,000 stored candidates (see ``bench_mining``). ``metrics``:
-all automatic metrics of nine systems with their intervals (see ``bench_metrics``). Without ESCONV
-it measures the sample corpus, whose few rows mostly show how long Python takes to start.
+routing and file writing of 100,000 stored candidates (see ``bench_mining``). ``memory``: peaks of
+the builder and the router at 1, 10 and 50 times the size of ESConv (see ``bench_memory``; four to
+six minutes on two cores and 8 GB of disk). ``metrics``: all automatic metrics of nine systems with
+their intervals (see ``bench_metrics``). Without ESCONV it measures the sample corpus, whose few
+rows mostly show how long Python takes to start.
 """
 
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,8 +25,8 @@ from typing import Any
 from esc import cli, files, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
-from experiments import bench_chat, bench_metrics, bench_mining
-from experiments.step import python
+from experiments import bench_chat, bench_memory, bench_metrics, bench_mining
+from experiments.step import measured, python
 
 REPEATS = 3
 BARE_COST = """
@@ -53,6 +54,8 @@ def build(corpus: Path, work: Path) -> dict[str, Any]:
         python(*command, "--work", str(work))
         built.append(time.perf_counter() - begin)
         bare.append(float(python("-c", BARE_COST, str(corpus), *sets)))
+    paths.data_manifest(work).unlink()
+    _, peak = measured(*command, "--work", str(work))
     manifest = files.read_json(paths.data_manifest(work))
     rows = sum(facts["rows"] for facts in manifest["sets"].values())
     seconds = statistics.median(built)
@@ -62,19 +65,8 @@ def build(corpus: Path, work: Path) -> dict[str, Any]:
         "bare_json_seconds": round(statistics.median(bare), 3),
         "ratio": round(seconds / statistics.median(bare), 2),
         "rows_per_second": round(rows / seconds),
-        "peak_memory_mib": round(_peak_memory([*command, "--work", str(work)], work)),
+        "peak_memory_mib": round(peak),
     }
-
-
-def _peak_memory(command: list[str], work: Path) -> float:
-    """Largest resident size in MiB of ``command``, measured in a child with no other children."""
-    paths.data_manifest(work).unlink(missing_ok=True)
-    program = (
-        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, "
-        "capture_output=True); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    return float(python("-c", program, sys.executable, *command)) / 1024
 
 
 def check(work: Path, rows: int) -> dict[str, Any]:
@@ -105,6 +97,7 @@ def main(argv: list[str]) -> None:
             "build": measured,
             "check": check(work, measured["rows"]),
             "mining": bench_mining.measure(work / "mining", bench_chat.stub),
+            "memory": bench_memory.measure(work / "memory"),
             "metrics": bench_metrics.measure(work / "metrics"),
             "chat": bench_chat.measure(work, esconv or "sample"),
         }

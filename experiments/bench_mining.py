@@ -4,7 +4,6 @@ The candidates are sampled from a stub server that answers at once, on a made-up
 by random draws: what is measured are the files, as a user's are.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,17 +13,10 @@ from typing import Any
 from esc import files, paths
 from esc.backbones import EMBEDDED
 from esc.strategies import Strategy
-from experiments.step import python
+from experiments.step import measured, python
 
 DIALOGUES, TURNS, SAMPLES = 3000, 14, 3
 """Of the corpus, four fifths of whose dialogues are train: 100,800 candidates."""
-_MEASURED = """
-import resource, subprocess, sys, time
-begin = time.perf_counter()
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-seconds = time.perf_counter() - begin
-print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
-"""
 
 
 def measure(work: Path, stub: Callable[[], AbstractContextManager[str]]) -> dict[str, Any]:
@@ -43,8 +35,8 @@ def measure(work: Path, stub: Callable[[], AbstractContextManager[str]]) -> dict
         "route": ("mining", "route", *where, "--task", "rg", "--judge", "random"),
         "sets": ("data_builders", "preference", *where, "--task", "rg"),
     }.items():
-        told = python("-c", _MEASURED, sys.executable, "-m", *step).split()
-        seconds[name], memory[name] = round(float(told[0]), 2), round(float(told[1]))
+        took, mib = measured("-m", *step)
+        seconds[name], memory[name] = round(took, 2), round(mib)
     routed = files.read_json(work / paths.mining(EMBEDDED) / "rg" / "routed" / "route.json")
     return {
         "candidates": routed["samples"],

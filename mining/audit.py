@@ -27,7 +27,7 @@ from esc.turns import gold_turns
 from mining.folders import Mining
 from mining.found import finished_route
 from mining.options import add_mining, minings_of
-from mining.route import PAIRS
+from mining.routed import PAIRS
 from mining.sheet import ANSWERS, COLUMNS, answers, html, record_of, sheet_of, sheet_row
 
 CSV, HTML, DONE, PRECISION = "sheet.csv", "sheet.html", "audit.json", "precision.json"

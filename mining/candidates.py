@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
@@ -42,7 +43,13 @@ class Candidate:
     @property
     def seed(self) -> int:
         """The seed it was sampled with; also its place in its turn's order."""
-        return derived_seed(self.id, self.sample)
+        return _seed(self.id, self.sample)
+
+
+@lru_cache(maxsize=1024)
+def _seed(turn: str, sample: int) -> int:
+    # Asked for each time that the candidates of the turn in hand are put in order.
+    return derived_seed(turn, sample)
 
 
 def of_row(row: Row) -> Candidate:
@@ -61,17 +68,29 @@ def of_row(row: Row) -> Candidate:
 
 
 def read_turns(path: Path) -> Iterator[list[Candidate]]:
-    """The candidates of one turn after the other, in the order of the file.
+    """The candidates of one turn after the other, in the order of the train set.
 
-    Raises EscError for a row that is no candidate, an id given twice, or a turn's rows apart.
+    Raises EscError for a row that is no candidate, a sample given twice, or a turn out of order.
     """
-    seen: set[str] = set()
+    before = (-1, -1)
     for turn, group in groupby(_read(path), key=lambda candidate: candidate.id):
         found = list(group)
-        if turn in seen or len({candidate.sample for candidate in found}) < len(found):
-            raise EscError(f"{path}: turn {turn} is there twice; sample again")
-        seen.add(turn)
+        place = _place(turn, path)
+        # By the order alone, so that the ids of all turns need not be held.
+        if place <= before or len({candidate.sample for candidate in found}) < len(found):
+            raise EscError(
+                f"{path}: turn {turn} is there twice, or not in the train set's order; sample again"
+            )
+        before = place
         yield found
+
+
+def _place(turn: str, path: Path) -> tuple[int, int]:
+    """(dialogue, turn in it) of a turn's id: both ascend in every set."""
+    dialogue, _, number = turn.partition("-")
+    if not (dialogue.isdecimal() and number.isdecimal()):
+        raise EscError(f"{path}: {turn!r} is no id of a turn, such as 231-7; sample again")
+    return int(dialogue), int(number)
 
 
 def _read(path: Path) -> Iterator[Candidate]:

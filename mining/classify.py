@@ -12,8 +12,7 @@ is *unscored*, kept with its reason; a record without a reply is *not judged*.
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,6 @@ from esc.chat.meter import Meter
 from esc.chat.policy import Asks
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.intervals import wilson
 from esc.judge import (
     RANDOM,
     Judge,
@@ -36,18 +34,26 @@ from esc.judge import (
     judge_for,
 )
 from esc.predictions import Prediction
-from esc.psych_errors import PsychError
 from esc.run_folder import OPTIONS, RunFolder
-from esc.verdicts import FOR_GOOD, Unscored, read
+from esc.verdicts import read
 from mining import questions
-from mining.classified import NOT_JUDGED, STORED, Source, StoredVerdict, read_source
+from mining.classified import NOT_JUDGED, STORED, Source, read_source
 from mining.draws import draw_error
+from mining.errors import (
+    ERRORS,
+    PROPORTIONS,
+    error_row,
+    failed_row,
+    proportions,
+    report,
+    row_without_error,
+    stored_row,
+)
 from mining.options import add_model
 from mining.verdicts import ErrorVerdict
 
 FORMAT = 1
 STEP = "classify"
-ERRORS, PROPORTIONS = "errors.jsonl", "proportions.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,80 +94,6 @@ async def one_error(asks: Asks, record: Prediction, *, judge: Judge) -> Row:
     return error_row(record.id, judge.name, verdict)
 
 
-def error_row(record: str, judge: str, verdict: ErrorVerdict | Unscored) -> Row:
-    """The row of ``errors.jsonl`` of a verdict."""
-    if isinstance(verdict, Unscored):
-        return _without(record, judge, "unscored", verdict.reason, verdict.detail)
-    return {
-        "id": record,
-        "error": verdict.error.value,
-        "status": "scored",
-        "reason": None,
-        "detail": None,
-        "explanation": verdict.explanation,
-        "suggestion": verdict.suggestion,
-        "judge": judge,
-    }
-
-
-def _without(record: str, judge: str, status: str, reason: str, detail: str = "") -> Row:
-    told = {"status": status, "reason": str(reason), "detail": detail or None}
-    nothing = {"explanation": None, "suggestion": None}
-    return {"id": record, "error": None, **told, **nothing, "judge": judge}
-
-
-def _failed(record: str, judge: str, failure: Failure) -> Row:
-    reason = FOR_GOOD.get(failure.kind)
-    if reason is not None:
-        return _without(record, judge, "unscored", reason, failure.message)
-    return _without(record, judge, "failed", failure.kind, failure.message)
-
-
-def _stored_row(one: StoredVerdict) -> Row:
-    if one.verdict is not None:
-        return error_row(one.id, one.judge, one.verdict)
-    return _without(one.id, one.judge, one.status, one.reason, one.detail)
-
-
-def proportions(rows: Iterable[Row]) -> Row:
-    """Per error its count, share of the scored records and 95 % Wilson interval; the rest counted.
-
-    Shares are 0 to 1, and None where nothing is scored.
-    """
-    status: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    for row in rows:
-        status[row["status"]] += 1
-        if row["status"] == "scored":
-            errors[row["error"]] += 1
-        else:
-            reasons[f"{row['status']}: {row['reason']}"] += 1
-    n = status["scored"]
-    table = {}
-    for error in PsychError:
-        low, high = wilson(errors[error], n) or (None, None)
-        share = errors[error] / n if n else None
-        table[error.value] = {"count": errors[error], "share": share, "low": low, "high": high}
-
-    def by_reason(of: str) -> dict[str, int]:
-        found = {name.partition(": ")[2]: k for name, k in reasons.most_common() if _is(of, name)}
-        return {"total": status[of], **found}
-
-    return {
-        "records": status.total(),
-        "n": n,
-        "errors": table,
-        "unscored": by_reason("unscored"),
-        "failed": by_reason("failed"),
-        "not_judged": by_reason(NOT_JUDGED),
-    }
-
-
-def _is(status: str, name: str) -> bool:
-    return name.startswith(f"{status}: ")
-
-
 def classify(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
     """Exit code: 0 where every record has a row for good, 1 where requests failed.
 
@@ -183,7 +115,7 @@ def classify(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
         if asked.judge:
             rows, meter = _judged(asked, asked.judge, folder, sending)
         else:
-            rows, meter = [_stored_row(one) for one in asked.source.verdicts], None
+            rows, meter = [stored_row(one) for one in asked.source.verdicts], None
         if sending.dry_run:
             if not asked.judge:
                 print(f"{len(rows):,} stored verdicts: nobody is to be asked")
@@ -254,9 +186,9 @@ def _judged(
     for record in asked.source.predictions:
         result = found.get(record.id)
         if result is None:
-            rows.append(_without(record.id, judge.name, NOT_JUDGED, record.lacking))
+            rows.append(row_without_error(record.id, judge.name, NOT_JUDGED, record.lacking))
         elif isinstance(result, Failure):
-            rows.append(_failed(record.id, judge.name, result))
+            rows.append(failed_row(record.id, judge.name, result))
         else:
             rows.append(result)
     return rows, meter
@@ -266,32 +198,6 @@ def _sent(meter: Meter) -> Row:
     sent = {"answered": meter.answered, "cached": meter.cached, "failed": meter.failed}
     cost = round(meter.budget.spent, 4) if meter.budget.price else None
     return {"requests": sent, "cost": cost}
-
-
-def report(out: Path, found: Row) -> str:
-    """The numbers one should see: every record once, every error with its interval."""
-    lines = [
-        f"errors      {out / ERRORS}: {found['records']:,} records = {found['n']:,} scored "
-        f"+ {found['unscored']['total']:,} unscored + {found['failed']['total']:,} failed "
-        f"+ {found['not_judged']['total']:,} not judged; judge {found['judge']}"
-    ]
-    if found["numbered"]:
-        lines.append(
-            f"ids         {found['numbered']:,} records have none; theirs is their row, from 0"
-        )
-    for name, one in found["errors"].items():
-        share = "" if one["share"] is None else f"{one['share']:>8.1%}"
-        interval = "" if one["low"] is None else f"   [{one['low']:.1%}, {one['high']:.1%}]"
-        lines.append(f"            {name:<20}{one['count']:>7,}{share}{interval}")
-    for what in ("unscored", "failed", "not_judged"):
-        told = [f"{count:,} {why}" for why, count in found[what].items() if why != "total"]
-        if told:
-            lines.append(f"{what.replace('_', ' '):<12}{', '.join(told)}")
-    if found["failed"]["total"]:
-        lines.append("incomplete  the same command asks again for what is missing")
-    if found["smoke"]:
-        lines.append("SMOKE       embedded model, sample corpus or random judge: no result")
-    return "\n".join(lines)
 
 
 def main(argv: list[str]) -> int:

@@ -14,7 +14,7 @@ from esc.lineage import Quadrant
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy
 from mining.folders import Mining
-from mining.route import DONE, PAIRS, ROUTES
+from mining.routed import DONE, PAIRS, ROUTES
 from mining.routing import Fate
 
 PAPER_COLUMNS = ("total", "Qwen", "Llama")

@@ -31,7 +31,7 @@ from mining.found import (
 )
 from mining.markdown import plain
 from mining.options import add_lineage, add_model
-from mining.route import PAIRS
+from mining.routed import PAIRS
 
 
 def markdown(found: dict[str, Found], notes: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ Names of errors are read tolerantly, since judges paraphrase them; `esc.verdicts
 """
 
 import re
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -67,9 +68,13 @@ def _yes(value: object) -> bool:
     raise ValueError(f"{str(value)[:60]!r} is neither Yes nor No")
 
 
+# Stored verdicts hold the same few names over and over.
+_parsed = lru_cache(maxsize=64)(parse)
+
+
 def _label(value: object, menu: tuple[PsychError, ...]) -> PsychError:
     """The error a judge names; ValueError where it names none of the menu."""
-    found = parse(str(value)) if value is not None else PsychError.NONE
+    found = _parsed(str(value)) if value is not None else PsychError.NONE
     if found not in menu:
         raise ValueError(f"{str(value)[:60]!r} is none of those offered")
     return found

@@ -143,6 +143,24 @@ def test_a_faulty_corpus_leaves_the_old_sets_whole(small_corpus, tmp_path):
     assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
 
 
+def test_a_corpus_that_changes_while_it_is_read_leaves_the_old_sets_whole(
+    small_corpus, tmp_path, monkeypatch
+):
+    made(small_corpus, tmp_path)
+    before = contents(tmp_path)
+    subset = build.split.subset
+
+    def meanwhile(*arguments):
+        rows = json.loads(small_corpus.read_text())
+        small_corpus.write_text(json.dumps(rows[::-1]))
+        return subset(*arguments)
+
+    monkeypatch.setattr(build.split, "subset", meanwhile)
+    with pytest.raises(CorpusError, match="changed while it was read"):
+        made(small_corpus, tmp_path, options.BuildOptions(limit=1))
+    assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
+
+
 def test_a_clash_in_the_registry_leaves_the_old_sets_whole(small_corpus, tmp_path):
     made(small_corpus, tmp_path, options.BuildOptions(limit=1))
     before = contents(tmp_path)

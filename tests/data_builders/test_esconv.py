@@ -8,6 +8,10 @@ from data_builders import esconv
 from esc.exceptions import CorpusError
 
 
+def loaded(path):
+    return list(esconv.read([path])[1])
+
+
 def in_hf_layout(row):
     speakers = {"seeker": "usr", "supporter": "sys"}
     said = [
@@ -28,9 +32,10 @@ def test_the_three_layouts_of_one_corpus_load_to_the_same_dialogues(tmp_path):
     release.write_text(json.dumps(rows))
     failed.write_text(json.dumps([in_failed_layout(row) for row in rows]))
     hf.write_text("".join(json.dumps(in_hf_layout(row)) + "\n" for row in rows))
-    loaded = [esconv.load([p]) for p in (release, failed, hf)]
-    assert [layout for layout, _ in loaded] == ["release", "failed", "hf"]
-    assert loaded[0][1] == loaded[1][1] == loaded[2][1]
+    found = [esconv.read([p]) for p in (release, failed, hf)]
+    assert [layout for layout, _ in found] == ["release", "failed", "hf"]
+    first, *others = [list(dialogues) for _, dialogues in found]
+    assert len(first) == 3 and others == [first, first]
 
 
 def test_runs_of_whitespace_become_one_blank(tmp_path):
@@ -38,7 +43,7 @@ def test_runs_of_whitespace_become_one_blank(tmp_path):
     row["dialog"][0]["content"] = " a \n\n b\u2028c  "
     path = tmp_path / "c.json"
     path.write_text(json.dumps([row], ensure_ascii=False))
-    assert esconv.load([path])[1][0].utterances[0].text == "a b c"
+    assert loaded(path)[0].utterances[0].text == "a b c"
 
 
 def test_a_line_separator_inside_a_json_line_does_not_end_it(tmp_path):
@@ -46,7 +51,7 @@ def test_a_line_separator_inside_a_json_line_does_not_end_it(tmp_path):
     row["dialog"][0]["text"] = "a\u2028b"
     path = tmp_path / "train.txt"
     path.write_text(json.dumps(row, ensure_ascii=False) + "\n")
-    assert len(esconv.load([path])[1]) == 1
+    assert len(loaded(path)) == 1
 
 
 def broken(change):
@@ -99,10 +104,10 @@ def test_a_fault_is_named_by_file_dialogue_and_utterance(tmp_path, change, messa
     good, bad = broken(change)
     path.write_text(json.dumps([good, bad]))
     with pytest.raises(CorpusError, match=message):
-        esconv.load([path])
+        loaded(path)
     path.write_text(json.dumps([bad, good]))
     with pytest.raises(CorpusError, match=r"bad\.json, dialogue 0"):
-        esconv.load([path])
+        loaded(path)
 
 
 @pytest.mark.parametrize(
@@ -122,9 +127,23 @@ def test_a_file_that_is_no_corpus_is_refused(tmp_path, content, message):
     path = tmp_path / "bad.json"
     path.write_text(content)
     with pytest.raises(CorpusError, match=message):
-        esconv.load([path])
+        loaded(path)
+
+
+@pytest.mark.parametrize("layout", ["array", "lines"])
+def test_dialogues_before_a_fault_are_read(tmp_path, layout):
+    rows = [release_row(number) for number in range(3)]
+    rows[2]["dialog"][1]["annotation"]["strategy"] = "Hugging"
+    path = tmp_path / "c.json"
+    path.write_text(
+        json.dumps(rows) if layout == "array" else "\n".join(json.dumps(row) for row in rows)
+    )
+    dialogues = esconv.read([path])[1]
+    assert [next(dialogues).position, next(dialogues).position] == [0, 1]
+    with pytest.raises(CorpusError, match="dialogue 2, utterance 1: unknown strategy"):
+        next(dialogues)
 
 
 def test_failed_esconv_loads_with_its_own_labels(esconv_folder):
-    layout, dialogues = esconv.load([esconv_folder / "FailedESConv.json"])
-    assert (layout, len(dialogues)) == ("failed", 196)
+    layout, dialogues = esconv.read([esconv_folder / "FailedESConv.json"])
+    assert (layout, len(list(dialogues))) == ("failed", 196)

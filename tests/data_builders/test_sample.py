@@ -6,7 +6,7 @@ from itertools import groupby, pairwise
 import pytest
 
 from data_builders import esconv as loader
-from data_builders import similar
+from data_builders.similar import WordSets
 from data_builders.turns import turns
 from esc import paths
 from esc.dialogue import Role
@@ -15,9 +15,9 @@ from esc.strategies import Strategy
 
 @pytest.fixture(scope="module")
 def sample():
-    layout, dialogues = loader.load([paths.SAMPLE])
+    layout, dialogues = loader.read([paths.SAMPLE])
     assert layout == "release"
-    return dialogues
+    return list(dialogues)
 
 
 def test_it_has_at_least_48_dialogues_of_several_kinds(sample):
@@ -47,10 +47,10 @@ def test_every_strategy_occurs_often_enough_to_be_in_each_split(sample):
 
 
 def test_its_situations_are_all_different(sample):
-    assert not list(similar.pairs([dialogue.situation for dialogue in sample]))
+    assert not list(WordSets(dialogue.situation for dialogue in sample).pairs())
 
 
 def test_no_sentence_of_it_is_from_the_real_corpus(sample, esconv):
-    real = {u.text.casefold() for d in loader.load([esconv])[1] for u in d.utterances}
+    real = {u.text.casefold() for d in loader.read([esconv])[1] for u in d.utterances}
     longer = [u.text for d in sample for u in d.utterances if len(u.text.split()) > 6]
     assert longer and not [text for text in longer if text.casefold() in real]

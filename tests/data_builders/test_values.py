@@ -1,0 +1,110 @@
+"""A corpus file is read value by value, and as the whole of it would be."""
+
+import json
+import tracemalloc
+
+import pytest
+from corpora import release_row
+
+from data_builders import values as reading
+from data_builders.values import values
+from esc.exceptions import CorpusError
+
+PARTS = [
+    "1",
+    "-2.5e3",
+    "12",
+    '"a\\u2028b [,] \\ud83d"',
+    "{}",
+    "[]",
+    '{"a": [1, {"b": "}"}]}',
+    "null",
+]
+SPACED = " \n[ " + " ,\r\n\t".join(PARTS) + " ]\n"
+
+
+@pytest.fixture(params=[1, 2, 3, 7, 64, 1 << 18])
+def window(request, monkeypatch):
+    monkeypatch.setattr(reading, "WINDOW", request.param)
+
+
+@pytest.mark.parametrize("text", [SPACED, f"[{','.join(PARTS)}]", "[]", "[ ]", "[[[]]]"])
+def test_an_array_gives_what_it_gives_as_a_whole(window, tmp_path, text):
+    path = tmp_path / "c.json"
+    path.write_text(text, newline="")
+    assert list(values(path)) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[",
+        "[1",
+        "[1,",
+        "[1 2]",
+        '[1,\n{"a" 1}]',
+        "[1,]",
+        '["a',
+        '["a\n"]',
+        "[1]\n 2",
+        "[tru]",
+        '["\\x"]',
+    ],
+)
+def test_a_broken_array_is_told_at_the_place_where_it_breaks(window, tmp_path, text):
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    with pytest.raises(json.JSONDecodeError) as whole:
+        json.loads(text)
+    with pytest.raises(CorpusError) as told:
+        list(values(path))
+    assert f"(line {whole.value.lineno}, column {whole.value.colno}, after " in str(told.value)
+
+
+def test_a_broken_line_is_told_with_its_number(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_text('{"a": 1}\n\n{"a": \n')
+    with pytest.raises(CorpusError, match=r"\(line 3, column 7, after 1 dialogues: "):
+        list(values(path))
+
+
+@pytest.mark.parametrize("before", [b"", b'["' + "\u00e9".encode() * 5 + b'", "'])
+@pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xe2\x80"])
+def test_a_byte_that_is_no_text_is_told(window, tmp_path, before, bad):
+    path = tmp_path / "c.json"
+    path.write_bytes(before + bad)
+    with pytest.raises(CorpusError, match=f"is not UTF-8 text: byte {len(before)}$"):
+        list(values(path))
+
+
+def test_what_is_too_long_for_a_dialogue_is_not_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "WINDOW", 10)
+    monkeypatch.setattr(reading, "LONGEST", 100)
+    path = tmp_path / "c.json"
+    # The end would be no text.
+    path.write_bytes(b'["' + b"a" * 100_000 + b'\xff"]')
+    with pytest.raises(CorpusError, match="after 0 dialogues: Unterminated string"):
+        list(values(path))
+
+
+@pytest.mark.parametrize("layout", ["array", "lines"])
+def test_a_larger_file_takes_no_more_memory(tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(reading, "WINDOW", 1 << 14)
+
+    def peak(dialogues):
+        path = tmp_path / "c.json"
+        rows = [release_row(number) for number in range(dialogues)]
+        if layout == "array":
+            path.write_text(json.dumps(rows))
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        del rows
+        tracemalloc.start()
+        assert sum(1 for _ in values(path)) == dialogues
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most, path.stat().st_size
+
+    (small, _), (large, size) = peak(500), peak(5000)
+    assert size > 5 * large
+    assert large < 1.3 * small
