@@ -30,6 +30,10 @@ class Backbone:
     """``free``, or ``choice`` where the model would not keep to the form by itself."""
     judge: str
     """Who judges mined replies unless JUDGE says otherwise."""
+    licence: str
+    """The base model's, as the Hugging Face hub names it."""
+    hub: str
+    """Its name on the hub."""
     settings: dict[str, Any]
     """What the recipes take: hardware, batch, DPO rates."""
 
@@ -46,7 +50,9 @@ def table() -> dict[str, Backbone]:
     return {
         name: Backbone(
             name,
+            hub=row.pop("hub", row["path"]),
             path=row.pop("path"),
+            licence=row.pop("licence"),
             template=row.pop("template"),
             decode=row.pop("decode"),
             judge=row.pop("judge"),
