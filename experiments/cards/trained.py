@@ -84,7 +84,7 @@ def read_trained(folder: Path, work: Path, backbone: Backbone, sets: Sets) -> Tr
         trained_on=trained_on,
         options=options,
         facts=files.read_json(folder / FINISHED),
-        recipe=yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")),
+        recipe=_recipe(folder / "recipe.yaml"),
         drift=files.read_json(drift) if drift.is_file() else None,
         scores=tuple(scores_of(work, backbone.name, adapters.fingerprint(served))),
     )
@@ -96,6 +96,16 @@ def _parts(folder: Path) -> tuple[str, str, Lineage]:
     if lineage is None or stage not in adapters.STAGES:
         raise EscError(f"{folder} has no name of a training of this kit; move it elsewhere")
     return task, stage, lineage
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise EscError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(found, dict) or "stage" not in found:
+        raise EscError(f"{path} is no recipe of LLaMA-Factory: it has no stage")
+    return found
 
 
 def _trained_on(options: Row, sets: Sets) -> BuiltSet | None:

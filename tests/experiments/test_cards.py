@@ -338,6 +338,15 @@ def test_an_adapter_of_other_sets_is_refused_and_the_others_are_written(work):
     assert model_card(work).text
 
 
+@pytest.mark.parametrize("broken", ["stage: [", "- a", "", "a: b"])
+def test_a_recipe_that_was_broken_by_hand_is_one_clear_line(work, capsys, broken):
+    trained(work)
+    (work / paths.adapter(EMBEDDED, "sp", "sft") / "recipe.yaml").write_text(broken)
+    assert cli.run(step.main, ["--work", str(work)]) == cli.USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "recipe.yaml is no" in line
+
+
 def test_a_set_that_was_changed_by_hand_is_described_by_no_card(work):
     with (work / "data/sp_sft_test.jsonl").open("a") as stream:
         stream.write("{}\n")
