@@ -11,6 +11,9 @@ from esc.files import Row
 from esc.forms import TASKS
 from esc.strategies import Strategy
 
+WANTED = "wanted"
+"""What stands for the error of a single reply that has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class SetFile:
@@ -35,7 +38,7 @@ class BuiltSet:
     mined: Row | None = None
     """Of a mined set: who sampled and who judged."""
     errors: dict[str, int] | None = None
-    """Of a mined set: rows by the rejected reply's error."""
+    """Of a mined set: rows by the unwanted reply's error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ def _mined(work: Path, manifest: Row) -> list[BuiltSet]:
         file = paths.preference_file(name)
         one = _file(work, file, manifest | {"sets": {file: facts}})
         mined = manifest["provenance"] | {"smoke": manifest["smoke"]}
-        errors = Counter(str(row["error"]) for row in files.read_jsonl(work / file))
+        errors = Counter(str(row["error"] or WANTED) for row in files.read_jsonl(work / file))
         found.append(
             BuiltSet(name, task, lineage.kind, {"train": one}, mined, dict(errors.most_common()))
         )
