@@ -44,7 +44,7 @@ WHERE := --work "$(WORK)"
 .DEFAULT_GOAL := help
 .PHONY: help doctor setup setup-serve model data check-data stats sft-sp sft-rg sft-vanilla \
         mine-sp mine-rg mine-vanilla mine dpo-sp dpo-rg dpo-vanilla \
-        serve stop check-template predict eval report card chat recipes demo test test-unit lint bench clean
+        serve stop check-template predict eval report chat recipes demo test test-unit lint bench clean
 
 help:  ## this list
 	@echo "DecoupledESC kit: plan-then-speak emotional support models with LLaMA-Factory."
@@ -166,6 +166,7 @@ eval: model $(SERVE_READY)  ## metrics, judge and errors of every system that ha
 report: $(READY)  ## one page beside the paper: runs/$$MODEL/report.html (MODELS="a b" side by side)
 	@$(PY) -m eval report $(WHERE) --models $(or $(MODELS),"$(MODEL)")
 
+.PHONY: card
 card: $(READY)  ## cards of the sets and finished adapters in Hugging Face's format: data/README.md …
 	@$(PY) -m experiments card $(WHERE) --model "$(MODEL)" $(AGAIN)
 

@@ -22,6 +22,10 @@ class Backbone:
     """One row of the table."""
 
     name: str
+    licence: str
+    """The base model's, as the Hugging Face hub names it."""
+    hub: str
+    """Its name there."""
     path: str
     """Hub id, or for the embedded model the folder that ``make model`` fills."""
     template: str
@@ -30,10 +34,6 @@ class Backbone:
     """``free``, or ``choice`` where the model would not keep to the form by itself."""
     judge: str
     """Who judges mined replies unless JUDGE says otherwise."""
-    licence: str
-    """The base model's, as the Hugging Face hub names it."""
-    hub: str
-    """Its name on the hub."""
     settings: dict[str, Any]
     """What the recipes take: hardware, batch, DPO rates."""
 
@@ -50,9 +50,9 @@ def table() -> dict[str, Backbone]:
     return {
         name: Backbone(
             name,
+            licence=row.pop("licence"),
             hub=row.pop("hub", row["path"]),
             path=row.pop("path"),
-            licence=row.pop("licence"),
             template=row.pop("template"),
             decode=row.pop("decode"),
             judge=row.pop("judge"),
