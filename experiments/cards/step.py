@@ -16,7 +16,7 @@ from esc import backbones, cli, commands, files, paths
 from esc.exceptions import EscError
 from experiments.cards import dataset_card, model_card, owned
 from experiments.cards.found_sets import sets_of
-from experiments.cards.trained import FINISHED, Trained, read_trained
+from experiments.cards.trained import FINISHED, Trained, named, read_trained
 
 
 def card(work: Path, model: str, *, force: bool) -> Iterator[str]:
@@ -39,6 +39,9 @@ def card(work: Path, model: str, *, force: bool) -> Iterator[str]:
         where = work / paths.adapters(model)
         yield f"no models   no finished adapter in {where}; {train} trains one"
     for folder in folders:
+        if named(folder) is None:
+            yield f"left out    {folder}: no name of a training of this kit"
+            continue
         try:
             trained = read_trained(folder, work, backbone, found)
         except EscError as error:

@@ -10,6 +10,7 @@ from esc import adapters, commands, files, paths
 from esc.backbones import EMBEDDED, Backbone
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.forms import TASKS
 from esc.lineage import Lineage, of_suffix
 from experiments.cards.found_sets import BuiltSet, Sets
 from experiments.cards.scores import Scores, scores_of
@@ -61,7 +62,9 @@ def read_trained(folder: Path, work: Path, backbone: Backbone, sets: Sets) -> Tr
     Raises EscError where its weights are missing or not composed, or it was trained on other sets
     than are there now: then nothing says under which licence, or of which corpus, it is.
     """
-    task, stage, lineage = _parts(folder)
+    of_name = named(folder)
+    assert of_name is not None, "asked for trainings alone"
+    task, stage, lineage = of_name
     adapters.check(folder, work, backbone.name)
     served = adapters.folder(work, backbone.name, adapters.served_name(task, stage, lineage))
     options: Row = files.read_json(folder / "options.json")
@@ -90,12 +93,13 @@ def read_trained(folder: Path, work: Path, backbone: Backbone, sets: Sets) -> Tr
     )
 
 
-def _parts(folder: Path) -> tuple[str, str, Lineage]:
-    task, stage, suffix = (*folder.name.split("_", maxsplit=2), "")[:3]
+def named(folder: Path) -> tuple[str, str, Lineage] | None:
+    """(task, stage, lineage) that a folder's name says, or None where it is no training's."""
+    task, stage, suffix = (*folder.name.split("_", maxsplit=2), "", "")[:3]
     lineage = of_suffix(f"_{suffix}" if suffix else "")
-    if lineage is None or stage not in adapters.STAGES:
-        raise EscError(f"{folder} has no name of a training of this kit; move it elsewhere")
-    return task, stage, lineage
+    if lineage is None or task not in TASKS or stage not in ("sft", "dpo"):
+        return None
+    return None if stage == "sft" and suffix else (task, stage, lineage)
 
 
 def _recipe(path: Path) -> dict[str, Any]:

@@ -328,6 +328,24 @@ def test_an_adapter_on_a_base_with_terms_of_its_own_is_under_no_single_licence(w
     assert "CC BY-NC 4.0" in card.text
 
 
+@pytest.mark.parametrize("name", ["sp_sft_backup", "sp_sft_ipo", "notes", "sp_base"])
+def test_a_folder_with_another_name_is_left_out_and_named(work, name):
+    trained(work)
+    shutil.copytree(work / paths.adapter(EMBEDDED, "sp", "sft"), work / "saves" / EMBEDDED / name)
+    assert f"{name}: no name of a training of this kit" in cards(work)
+    assert not (work / "saves" / EMBEDDED / name / "README.md").exists()
+
+
+def test_the_card_of_a_later_round_names_variant_and_round(work):
+    data = mined(work)
+    trained(work, stage="dpo", data=data)
+    first = work / paths.adapter(EMBEDDED, "sp", "dpo")
+    first.rename(first.with_name("sp_dpo_practical_r2"))
+    cards(work)
+    text = model_card(work, "sp_dpo_practical_r2/served").text
+    assert "Preference training, variant `practical`, round 2" in text
+
+
 def test_an_adapter_of_other_sets_is_refused_and_the_others_are_written(work):
     trained(work)
     other = work / "other.jsonl"
