@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import fnmatch
 import re
 import shlex
 import subprocess
@@ -175,7 +176,7 @@ def _of_make(words: list[str]) -> Iterator[str]:
                 yield f"no variable {assigned[1]}"
             if assigned[1] == "TRAIN_ARGS":
                 yield from _settings(assigned[2].split())
-        elif word != "…" and word not in targets:
+        elif word != "…" and not fnmatch.filter(targets, word):
             yield f"no target {word}"
 
 

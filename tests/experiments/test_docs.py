@@ -91,6 +91,7 @@ def test_every_error_that_the_page_of_errors_quotes_is_one_of_the_code():
     "line",
     [
         "make nosuch",
+        "make nosuch-*",
         "make data NOSUCH=1",
         "make sft-sp TRAIN_ARGS='nosuch=1'",
         "NOSUCH=1 make data",
@@ -117,6 +118,7 @@ def test_the_check_finds_what_is_wrong(line):
         "make data ESCONV=path/to/ESConv.json JUDGE_N=3",
         "make sft-sp sft-rg TRAIN_ARGS='learning_rate=2.0e-5 num_train_epochs=1.0'",
         "JUDGE_N=3 .venv/bin/python -m eval metrics --predictions f --out g",
+        "make dpo-*",
         "python -m experiments.doctor",
         "llamafactory-cli train llamafactory_configs/qwen2.5-7b/sp_sft.yaml learning_rate=2.0e-5",
     ],
