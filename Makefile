@@ -168,6 +168,10 @@ eval: model $(SERVE_READY)  ## metrics, judge and errors of every system that ha
 report: $(READY)  ## one page beside the paper: runs/$$MODEL/report.html (MODELS="a b" side by side)
 	@$(PY) -m eval report $(WHERE) --models $(or $(MODELS),"$(MODEL)")
 
+.PHONY: card
+card: $(READY)  ## cards of the sets and finished adapters in Hugging Face's format: data/README.md …
+	@$(PY) -m experiments card $(WHERE) --model "$(MODEL)" $(AGAIN)
+
 recipes: $(READY)  ## render llamafactory_configs/<model>/*.yaml from the table of backbones
 	@$(PY) -m training render
 

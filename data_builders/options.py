@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_builders.turns import CONSECUTIVE
-from esc import cli, forms, prompts
-from esc.files import Row, sha256_of
+from esc import built, cli
+from esc.files import Row
 
 FORMAT = 1
 """Raised with every change of the rules, so that sets built before it are built anew."""
@@ -29,14 +29,13 @@ class BuildOptions:
 
     def stamp(self, split: str, *, corpus: str) -> Row:
         """Everything that decides the bytes of the sets, under the names a user knows."""
-        texts = [prompts.source(forms.TEMPLATES, name) for name in forms.PROMPTS]
         return {
             "format": FORMAT,
             "ESCONV": corpus,
             "SPLIT": split,
             "LIMIT": self.limit,
             "CONSECUTIVE": self.consecutive,
-            "prompts": sha256_of(texts),
+            "prompts": built.wording(),
         }
 
 

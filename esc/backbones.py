@@ -22,6 +22,10 @@ class Backbone:
     """One row of the table."""
 
     name: str
+    licence: str
+    """The base model's, as the Hugging Face hub names it."""
+    hub: str
+    """Its name there."""
     path: str
     """Hub id, or for the embedded model the folder that ``make model`` fills."""
     template: str
@@ -46,6 +50,8 @@ def table() -> dict[str, Backbone]:
     return {
         name: Backbone(
             name,
+            licence=row.pop("licence"),
+            hub=row.pop("hub", row["path"]),
             path=row.pop("path"),
             template=row.pop("template"),
             decode=row.pop("decode"),

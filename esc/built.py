@@ -1,10 +1,13 @@
 """The built sets that a step reads: are they there, and rendered with the prompts of now?"""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from esc import files, forms, paths, prompts
 from esc.exceptions import EscError
+from esc.stages import CounselingStage
+from esc.strategies import Strategy
 
 
 def manifest(work: Path) -> dict[str, Any]:
@@ -13,12 +16,20 @@ def manifest(work: Path) -> dict[str, Any]:
     Raises EscError where there is none, or the system prompts have changed since.
     """
     found: dict[str, Any] = files.read_json(paths.data_manifest(work), made_by="make data")
-    if files.sha256_of(system_prompts()) != found["options"]["prompts"]:
+    if wording() != found["options"]["prompts"]:
         raise EscError(
-            f"the sets in {paths.data(work)} were built with other system prompts; set "
-            "PROMPTS_DIR as it was then, or build and train again"
+            f"the sets in {paths.data(work)} were built with other system prompts or strategies; "
+            "set PROMPTS_DIR (or esc/strategies.py) as it was then, or build and train again"
         )
     return found
+
+
+def wording() -> str:
+    """One hash over all that words the system prompts: their files, strategies and stages."""
+    named = [(one.value, one.definition) for one in (*Strategy, *CounselingStage)]
+    digest = hashlib.sha256(files.sha256_of(system_prompts()).encode())
+    digest.update(repr(named).encode())
+    return digest.hexdigest()
 
 
 def system_prompts() -> list[Path]:

@@ -27,6 +27,9 @@ class Strategy(StrEnum):
         return _ABOUT[self][1]
 
 
+UNREADABLE = Strategy.OTHERS
+"""What an answer counts as that names no strategy, where a number has to count it."""
+
 # Definitions after Hill's Helping Skills Theory, in this project's wording.
 _ABOUT: dict[Strategy, tuple[str, str]] = {
     Strategy.QUESTION: (

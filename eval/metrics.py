@@ -17,6 +17,7 @@ from pathlib import Path
 
 from esc import cli, files, smoke
 from esc.files import Row
+from esc.strategies import UNREADABLE
 from eval.baselines import baselines
 from eval.cases import Cases, read_cases
 from eval.means import RESAMPLES, SEED
@@ -88,7 +89,7 @@ def report(found: Row) -> str:
     strategy = found["strategy"]
     lines = [
         f"turns       {found['n']:,}; {strategy['invalid']:,} with no readable strategy (counted "
-        f"as Others), {found['empty']:,} with no reply; resampled by {by}{why}"
+        f"as {UNREADABLE}), {found['empty']:,} with no reply; resampled by {by}{why}"
     ]
     if found["failed"]:
         lines.append(

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from esc.progress import INTERVALS, interval_names
-from esc.strategies import Strategy
+from esc.strategies import UNREADABLE, Strategy
 from eval import preference
 from eval.cases import Case
 from eval.text_statistics import Floats
 
 SIZE = len(Strategy)
 _ORDER = {strategy: place for place, strategy in enumerate(Strategy)}
-_OTHERS = _ORDER[Strategy.OTHERS]
+_OTHERS = _ORDER[UNREADABLE]
 WIDTH = SIZE * SIZE + SIZE
 HEADLINE = ("bias", "bias_converged", "weighted_f1", "macro_f1", "accuracy", "js_distance")
 """Single numbers, in both columns."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from esc import built, paths
 from esc.dialogue import Role
 from esc.files import Row
+from esc.markdown import plain
 from esc.psych_errors import PsychError
 from esc.turns import GoldTurn, gold_turns
 from mining.found import Found
-from mining.markdown import plain
 
 EXAMPLE_FIGURES = {
     PsychError.STRATEGY_MISMATCH: 11,

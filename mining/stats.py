@@ -15,6 +15,7 @@ from pathlib import Path
 from esc import cli, files, paths
 from esc.forms import TASKS
 from esc.lineage import Lineage
+from esc.markdown import plain
 from esc.strategies import Strategy
 from mining.examples import examples
 from mining.figures import FIGURES, draw
@@ -29,7 +30,6 @@ from mining.found import (
     spread,
     table_1,
 )
-from mining.markdown import plain
 from mining.options import add_lineage, add_model
 from mining.routed import PAIRS
 

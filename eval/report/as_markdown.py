@@ -1,24 +1,9 @@
 """The report as Markdown. Text of a corpus or a model means nothing but itself."""
 
-import re
 from collections.abc import Iterator, Sequence
 
+from esc.markdown import code, plain
 from eval.report.page import SMOKE, Cell, Example, Figure, Manifest, Report, Table, Todo
-
-
-def plain(text: str) -> str:
-    """The text as one line without any markup."""
-    line = re.sub(r"([\\`*_\[\]<>&|~#$!])", r"\\\1", " ".join(text.split()))
-    # GitHub makes links of bare addresses.
-    return line.replace("://", ":&#8203;//").replace("www.", "www&#8203;.")
-
-
-def code(text: str) -> str:
-    """The text as inline code, fenced so that no backtick in it ends it."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * (longest + 1)
-    pad = " " if "`" in text else ""
-    return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
 
 
 def markdown(report: Report) -> str:

@@ -1,6 +1,6 @@
 """Tables 1, 2 and 6: the corpus, the mined pairs, and how a judge scores their two sides."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +74,10 @@ def table_6(corpus: Corpus) -> Table:
     counts = corpus.stats.here.table_6 if corpus.stats else {}
     total = sum(counts.values())
     for strategy in Strategy:
-        number: Paper = (("paper", paper_values.TABLE_6[strategy]),)
-        share: Paper = (("paper", paper_values.TABLE_6_SHARES[strategy]),)
+        number, share = (
+            _printed(values, strategy)
+            for values in (paper_values.TABLE_6, paper_values.TABLE_6_SHARES)
+        )
         cells = (not_run(number, form=COUNT), not_run(share, unit=" %"))
         if total:
             found = counts.get(strategy, 0)
@@ -93,6 +95,11 @@ def table_6(corpus: Corpus) -> Table:
         corpus.notes,
         corpus.todo,
     )
+
+
+def _printed(values: Mapping[str, float], strategy: Strategy) -> Paper:
+    """What the paper prints of a strategy; nothing of one that it does not have."""
+    return (("paper", values[strategy.code]),) if strategy.code in values else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from reported import number, write
 
 from esc import cli
 from esc.draw import order
+from esc.markdown import plain
 from eval import paper_values
-from eval.report import as_markdown, step
+from eval.report import step
 from eval.report.page import Cell
 
 EMBEDDED, QWEN, LLAMA = "smollm2-135m", "qwen2.5-7b", "llama3.1-8b"
@@ -142,9 +143,9 @@ def test_every_number_is_the_same_in_all_three_forms(whole):
     count = 0
     for cell in cells(value):
         assert cell["shown"] in told
-        assert as_markdown.plain(cell["shown"]) in markdown
+        assert plain(cell["shown"]) in markdown
         assert cell["interval"] in told
-        assert as_markdown.plain(cell["interval"]) in markdown
+        assert plain(cell["interval"]) in markdown
         count += cell["value"] is not None
     assert count > 300
 

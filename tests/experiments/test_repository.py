@@ -1,6 +1,5 @@
 """What must hold of the repository as a whole."""
 
-import re
 import subprocess
 
 import pytest
@@ -22,19 +21,6 @@ def test_the_strategy_list_stands_in_one_place():
         and "Affirmation and Reassurance" in (paths.ROOT / name).read_text()
     ]
     assert naming == ["esc/strategies.py"]
-
-
-def test_every_make_target_and_file_of_the_docs_exists():
-    makefile = (paths.ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", makefile, re.MULTILINE))
-    known = {name for names in targets for name in names.split()}
-    for name in ("README.md", "llamafactory_configs/README.md"):
-        text = (paths.ROOT / name).read_text()
-        commands = re.findall(r"(?:^|`)(?:\S+=\S+ )*make ((?:[a-z]+(?:-[a-z]+)* ?)+)", text, re.M)
-        named = {target for command in commands for target in command.split()}
-        assert named and named <= known, f"{name}: {named - known}"
-        for path in re.findall(r"llamafactory_configs/[\w.-]+/\w+\.yaml", text):
-            assert (paths.ROOT / path).is_file(), path
 
 
 def test_nothing_of_the_real_corpus_is_in_the_repository(esconv):

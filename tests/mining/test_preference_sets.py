@@ -3,6 +3,7 @@
 import random
 import shutil
 
+import datasets
 import pytest
 
 from data_builders import check
@@ -11,6 +12,7 @@ from esc.backbones import EMBEDDED
 from esc.lineage import Lineage
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
+from experiments.cards.step import card
 
 TASKS = ("sp", "rg", "vanilla")
 NONE, EMPATHY, TEMPLATE = (
@@ -273,3 +275,13 @@ def test_no_turn_outside_the_train_split_is_learned_from(bench, esconv_work, tmp
                 assert (row["system"], said) == train[row["id"]][:2], (path.name, row["id"])
                 assert row["id"].partition("-")[0] not in held_out
             assert count > 100
+
+
+def test_every_mined_set_is_on_the_card_and_loads_with_it(mined, tmp_path):
+    list(card(mined.work, EMBEDDED, force=False))
+    folder = str(mined.work / "data")
+    rows = {path.stem: len(list(files.read_jsonl(path))) for path in sets(mined.work)}
+    assert len(rows) > len(TASKS)
+    for name, count in rows.items():
+        loaded = datasets.load_dataset(folder, name, cache_dir=str(tmp_path / "cache"))
+        assert {split: part.num_rows for split, part in loaded.items()} == {"train": count}

@@ -1,0 +1,76 @@
+"""Another set of strategies, as the docs tell it: an edit of one file, and the steps run on."""
+
+import json
+import re
+import shutil
+import sys
+
+import documented
+import pytest
+from documented import Given
+
+from esc import files, paths
+
+PAGE = (paths.ROOT / "docs" / "own_corpus.md").read_text()
+SHOWN = {one.name: one.text for one in documented.read(PAGE) if isinstance(one, Given)}
+NAMES = re.findall(r'^    [A-Z_]+ = "(.+)"$', SHOWN["esc/strategies.py"], re.MULTILINE)
+
+
+def edited(code):
+    """``esc/strategies.py`` with what the page shows in place of members and tables."""
+    members, tables = SHOWN["esc/strategies.py"].split("\n\n\n", maxsplit=1)
+    head, rest = code.split('    QUESTION = "', maxsplit=1)
+    methods = rest[rest.index("    @property") : rest.index("UNREADABLE")]
+    functions = rest[rest.index("def _key") :]
+    return f"{head}{members}\n\n{methods}{tables}\n\n{functions}"
+
+
+@pytest.fixture
+def kit(tmp_path):
+    """A copy of the kit with the page's five strategies, and a corpus in them."""
+    for name in documented.TRACKED:
+        if not name.startswith(("tests/", ".")):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(paths.ROOT / name, tmp_path / name)
+    code = tmp_path / "esc" / "strategies.py"
+    code.write_text(edited(code.read_text()))
+    rows = [json.loads(line) for line in SHOWN["try/mine.jsonl"].splitlines()]
+    for number, row in enumerate(rows):
+        row["dialog"][1]["strategy"] = NAMES[number % len(NAMES)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_the_page_shows_five_strategies_that_are_not_the_papers():
+    assert len(NAMES) == 5
+
+
+@pytest.mark.slow
+def test_data_statistics_metrics_and_report_take_another_set_of_strategies(kit, run):
+    def step(*words):
+        shown = run(sys.executable, "-m", *words, cwd=kit)
+        assert shown.returncode == 0, shown.stderr[-2000:]
+        return shown.stdout
+
+    assert "rg 8" in step("data_builders", "build", "--esconv", "mine.jsonl")
+    assert f"| {NAMES[0]} (OQ) |" in step("data_builders", "stats")
+    said = kit / "gold" / "predictions.jsonl"
+    step("data_builders", "replies", "--esconv", "mine.jsonl", "--out", str(said))
+    step("eval", "metrics", "--predictions", str(said), "--out", str(kit / "gold"))
+    preference = files.read_json(kit / "gold" / "metrics.json")["strategy"]["preference"]
+    assert {name: found["value"] for name, found in preference.items()} == dict.fromkeys(NAMES, 1)
+    assert "Table 6: strategies of the train set: run, 5 of 5 rows" in step("eval", "report")
+    system = next(files.read_jsonl(kit / "data" / "sp_sft_train.jsonl"))["system"]
+    assert all(f"- {name}: " in system for name in NAMES) and "Self-disclosure" not in system
+
+
+@pytest.mark.slow
+def test_another_definition_rebuilds_the_sets(kit, run):
+    build = (sys.executable, "-m", "data_builders", "build", "--esconv", "mine.jsonl")
+    assert run(*build, cwd=kit).returncode == 0
+    assert "up to date" in run(*build, cwd=kit).stdout
+    code = kit / "esc" / "strategies.py"
+    code.write_text(code.read_text().replace("Name a strength", "Say a strength"))
+    stale = run(sys.executable, "-m", "experiments", "card", cwd=kit)
+    assert stale.returncode == 2 and "other system prompts or strategies" in stale.stderr
+    assert "up to date" not in run(*build, cwd=kit).stdout
