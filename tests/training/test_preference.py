@@ -192,7 +192,7 @@ def logged(folder, *rows):
     return folder
 
 
-SETTINGS = {"pref_beta": 0.5, "create_new_adapter": True}
+SETTINGS = {"pref_beta": 0.5, "adapter_name_or_path": "sft", "create_new_adapter": True}
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_only_the_first_step_is_held_to_it_and_half_a_line_is_none(tmp_path):
 def test_without_create_new_adapter_the_message_says_so(tmp_path):
     folder = logged(tmp_path, {"loss": 0.6})
     with pytest.raises(EscError, match="create_new_adapter is not true"):
-        reference.check_loss(folder, losses.SIGMOID, {"pref_beta": 0.5})
+        reference.check_loss(folder, losses.SIGMOID, SETTINGS | {"create_new_adapter": False})
 
 
 def state(folder, **rewards):
