@@ -82,6 +82,7 @@ def recipe_for(training: Training) -> Row:
     Raises EscError for an unknown model, variant or engine, an override of another form, or a batch
     that does not fit.
     """
+    backbones.get(training.model)
     variant = training.lineage.checked(training.task).variant
     path = paths.recipe(training.model, training.task, training.stage, variant)
     settings: Row = yaml.safe_load(path.read_text(encoding="utf-8"))

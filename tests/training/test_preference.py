@@ -5,13 +5,15 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from corpora import release_row
 from safetensors.torch import save_file
 
 from data_builders import build, options
-from esc import adapters, built, files, paths
+from esc import adapters, backbones, built, files, paths
 from esc.exceptions import EscError
 from esc.lineage import Lineage
+from serving.compose import compose
 from training import losses, recipe, reference, stamp
 
 MODEL = "smollm2-135m"
@@ -274,9 +276,10 @@ def trained(tmp_path_factory, run, model):
     return work
 
 
-def prefer(run, work, *overrides, variant=None):
+def prefer(run, work, *overrides, variant=None, engine=None):
     """What a training of two steps prints."""
     named = ("--variant", variant) if variant else ()
+    named += ("--engine", engine) if engine else ()
     return run(
         *("-m", "training", "train", "--task", "sp", "--stage", "dpo", "--work", str(work)),
         *("--processes", "1", *named, "--set", "max_steps=2", "gradient_accumulation_steps=1"),
@@ -316,3 +319,27 @@ def test_every_loss_trains_and_starts_as_the_table_says(run, trained, variant):
         assert facts["first_loss"] == pytest.approx(expected, abs=1e-3)
     else:
         assert facts["first_loss"] != pytest.approx(0.6931, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_quantized_base_starts_from_the_merged_sft_model_and_is_composed_with_its_adapter(
+    run, trained
+):
+    # Another test trains the same variant with plain torchrun.
+    shutil.rmtree(training(trained, lineage=Lineage("practical")).output, ignore_errors=True)
+    shown = prefer(
+        run, trained, "max_steps=1", "cutoff_len=64", variant="practical", engine="qlora"
+    )
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    output = training(trained, lineage=Lineage("practical")).output
+    sft = trained / paths.adapter(MODEL, "sp", "sft")
+    ran = yaml.safe_load((output / stamp.RECIPE).read_text())
+    assert ran["model_name_or_path"] == str(sft / "merged") and "adapter_name_or_path" not in ran
+    assert files.read_json(output / "run.json")["first_loss"] == pytest.approx(0.6931, abs=1e-3)
+    made_from = files.read_json(sft / "merged" / "merged.json")["made_from"]
+    assert made_from == {"sp_sft": adapters.fingerprint(sft)}
+    composed, _ = compose(trained, MODEL, "sp", Lineage("practical"))
+    served = files.read_json(composed / "composed.json")
+    assert list(served["made_from"]) == ["sp_sft", "sp_dpo_practical"]
+    base = files.read_json(composed / "adapter_config.json")["base_model_name_or_path"]
+    assert base == backbones.get(MODEL).location
