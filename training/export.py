@@ -56,13 +56,8 @@ def export(work: Path, backbone: Backbone, parts: Sequence[Path], dtype: str) ->
     for part in parts:
         adapters.check(part, work, backbone.name)
     folder = paths.merged(parts[-1], dtype)
-    asked: Row = {
-        "base": backbone.path,
-        "dtype": dtype,
-        "made_from": {part.name: adapters.fingerprint(part) for part in parts},
-    }
     with files.exclusive(parts[-1]):
-        if facts := finished(folder, asked):
+        if facts := finished(backbone, parts, dtype):
             return Merged(folder, False, facts)
         base = base_files(backbone)
         _check_room(base, parts[-1], dtype)
@@ -70,7 +65,7 @@ def export(work: Path, backbone: Backbone, parts: Sequence[Path], dtype: str) ->
         fresh.mkdir()
         changed = _merge(base, [Lora.load(part) for part in parts], fresh, dtype)
         _write_the_rest(base, backbone, fresh, dtype)
-        facts = asked | {
+        facts = _asked(backbone, parts, dtype) | {
             "changed": asdict(changed),
             "smoke": _is_smoke(parts[-1], backbone),
             "files": {
@@ -84,13 +79,22 @@ def export(work: Path, backbone: Backbone, parts: Sequence[Path], dtype: str) ->
     return Merged(folder, True, facts)
 
 
-def finished(folder: Path, asked: Row) -> Row | None:
-    """The manifest of a merged model that is whole and of just these parts, or None."""
+def _asked(backbone: Backbone, parts: Sequence[Path], dtype: str) -> Row:
+    return {
+        "base": backbone.path,
+        "dtype": dtype,
+        "made_from": {part.name: adapters.fingerprint(part) for part in parts},
+    }
+
+
+def finished(backbone: Backbone, parts: Sequence[Path], dtype: str) -> Row | None:
+    """The manifest of the merged model where it is whole and of just these parts, or None."""
+    folder = paths.merged(parts[-1], dtype)
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return None
     facts: Row = files.read_json(manifest)
-    if any(facts.get(key) != value for key, value in asked.items()):
+    if any(facts.get(key) != value for key, value in _asked(backbone, parts, dtype).items()):
         return None
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     whole = all(sizes.get(name) == one["bytes"] for name, one in facts["files"].items())

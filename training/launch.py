@@ -120,6 +120,9 @@ def _tail(log: Path) -> str:
         return stream.read().decode(errors="replace")
 
 
+_FULL_DISK = (
+    r"No space left on device|Disk quota exceeded|os error 28|PytorchStreamWriter failed writing"
+)
 _SMALLER = (
     "ENGINE=zero3 or fsdp shares the weights out, ENGINE=qlora takes 4 bits of them, "
     "TRAIN_ARGS=disable_gradient_checkpointing=false or a smaller cutoff_len leave less to hold"
@@ -128,7 +131,7 @@ _SMALLER = (
 
 def reason(code: int, said: str, place: nodes.Place) -> str:
     """One line: why it ended, and how to go on; ``said`` is the end of what it wrote to stderr."""
-    if re.search(r"No space left on device|Disk quota exceeded|os error 28", said):
+    if re.search(_FULL_DISK, said):
         return f"the disk is full; free some space: {_AGAIN}"
     if re.search(r"OutOfMemoryError|out of memory|can't allocate memory", said):
         return f"the training ran out of memory; {_SMALLER}: {_AGAIN}"

@@ -82,7 +82,7 @@ def merge_file(
 ) -> set[str]:
     """Write ``source`` with the LoRAs added, and count in ``changed``; the weights' names."""
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
 
     precision = getattr(torch, dtype)
@@ -97,5 +97,10 @@ def merge_file(
             changed.weights += int((after != before).sum())
             changed.rounded += int((merged[name] != before.to(precision)).sum())
         names = set(merged)
-    save_file(merged, target, metadata={"format": "pt"})
+    try:
+        save_file(merged, target, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise EscError(
+            f"{target} could not be written ({error}); free some space and run the command again"
+        ) from error
     return names

@@ -43,6 +43,7 @@ DONE = "run.json"
 CURVE = "training_loss.png"
 _PATIENCE = 1800.0
 """Seconds that other machines than node 0 wait for the merged model it exports."""
+_EVERY = 2.0
 
 
 def train(training: Training, *, force: bool) -> Row | None:
@@ -56,6 +57,10 @@ def train(training: Training, *, force: bool) -> Row | None:
     options = stamp(training, settings)
     beside = training.output.with_name(f".{training.output.name}")
     if nodes.here().rank:
+        done = training.output / DONE
+        # On a shared disk; with force, node 0 deletes it.
+        if not force and done.is_file() and files.read_json(training.output / OPTIONS) == options:
+            return None
         _follow(training, settings, beside)
         return None
     with files.exclusive(beside) as lock:
@@ -81,24 +86,33 @@ def _follow(training: Training, settings: Row, beside: Path) -> None:
     """Train on this machine's share of a training that node 0 leads, and writes."""
     place = nodes.here()
     if training.merged_start:
-        _await(training.merged_start, training)
+        _await_start(training)
     recipe = beside / f"node{place.rank}.yaml"
     files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     log = recipe.with_suffix(".log")
     launch.run(recipe, training, settings, log=log, lock=None, watch=lambda one: one.wait())
 
 
-def _await(start: Path, training: Training) -> None:
+def _await_start(training: Training) -> None:
     """Wait until the merged model is there: made here before, or by node 0 on a shared disk."""
-    deadline = time.monotonic() + _PATIENCE
-    while not (start / export.MANIFEST).is_file():
+    backbone, deadline = backbones.get(training.model), time.monotonic() + _PATIENCE
+    while not export.finished(backbone, training.starts_from, training.dtype):
         if time.monotonic() > deadline:
-            stage = "dpo" if training.lineage.before else "sft"
+            before = training.lineage.before
             step = commands.make(
-                "export", work=training.work, model=training.model, TASK=training.task, STAGE=stage
+                "export",
+                work=training.work,
+                model=training.model,
+                TASK=training.task,
+                STAGE="dpo" if before else "sft",
+                DTYPE=training.dtype,
+                **(before[-1].variables if before else {}),
             )
-            raise EscError(f"{start} did not come from node 0; {step} makes it on this machine")
-        time.sleep(1)
+            raise EscError(
+                f"{training.merged_start} did not come from node 0 in {_PATIENCE / 60:.0f} "
+                f"minutes; {step} makes it on this machine"
+            )
+        time.sleep(_EVERY)
 
 
 def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
@@ -230,6 +244,7 @@ def _next(training: Training) -> str:
         "SPLIT": options.get("SPLIT"),
         "LIMIT": options.get("LIMIT"),
         "CONSECUTIVE": options.get("CONSECUTIVE"),
+        "ENGINE": training.engine,
         "TRAIN_ARGS": " ".join(training.overrides) or None,
     }
     target = {"sp": "sft-rg", "rg": "sft-vanilla"}[training.task]

@@ -192,6 +192,46 @@ def test_a_port_in_use_is_one_line_before_anything_starts(monkeypatch):
             nodes.check_port(nodes.here())
 
 
+def start(tmp_path, monkeypatch, script):
+    """A training whose llamafactory-cli is a script of these lines."""
+    program = tmp_path / "llamafactory-cli"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(launch.sys, "executable", str(tmp_path / "python"))
+    asked = training(tmp_path, stage="sft", processes=1)
+    log = tmp_path / "node0.log"
+    settings = recipe.recipe_for(asked)
+    of = {"log": log, "lock": None, "watch": lambda process: process.wait()}
+    return launch.run(tmp_path / "recipe.yaml", asked, settings, **of)
+
+
+def test_what_it_prints_is_shown_and_kept(tmp_path, monkeypatch, capsys):
+    assert start(tmp_path, monkeypatch, "echo step 1 of 2 >&2") > 0
+    assert "step 1 of 2" in capsys.readouterr().err
+    assert (tmp_path / "node0.log").read_text() == "step 1 of 2\n"
+
+
+def test_a_process_killed_by_the_system_is_told_with_what_helps(tmp_path, monkeypatch):
+    with pytest.raises(EscError, match=r"killed \(signal 9\): .* out of memory; ENGINE=zero3"):
+        start(tmp_path, monkeypatch, "kill -9 $$")
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    with pytest.raises(EscError, match="the disk is full; free some space"):
+        start(
+            tmp_path, monkeypatch, "echo 'OSError: [Errno 28] No space left on device' >&2; exit 1"
+        )
+
+
+def test_a_machine_that_waits_for_the_merged_start_says_what_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_PATIENCE", 0.0)
+    monkeypatch.setattr(train.export, "finished", lambda *of: None)
+    with pytest.raises(
+        EscError, match=r"did not come from node 0 .* make export MODEL=qwen2\.5-7b"
+    ):
+        train._await_start(training(tmp_path, engine="zero3"))
+
+
 ONE = nodes.Place(1, 0, "127.0.0.1", None)
 TWO = nodes.Place(2, 0, "10.0.0.1", 29500)
 
