@@ -40,7 +40,8 @@ def environment(training: Training, settings: Row) -> dict[str, str]:
     made.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     # Set for one process too: LLaMA-Factory would start one on each GPU, with another batch.
     made["NPROC_PER_NODE"] = str(training.processes)
-    made.pop("FORCE_TORCHRUN", None)
+    if training.spread and not training.spread.launched_by_torchrun:
+        made.pop("FORCE_TORCHRUN", None)
     if by_torchrun(training):
         made |= {"FORCE_TORCHRUN": "1", "MASTER_ADDR": place.address}
         made.setdefault("PET_RDZV_CONF", f"timeout={nodes.PATIENCE}")

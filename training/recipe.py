@@ -107,8 +107,8 @@ def recipe_for(training: Training) -> Row:
     for key, value in extra.items():
         both = isinstance(value, dict) and isinstance(settings.get(key), dict)
         settings[key] = settings[key] | value if both else value
-    if training.stage == "dpo" and losses.of(training.lineage).start is None:
-        _check_merge(settings, training)
+    if training.starts_from and not training.merged_start:
+        _check_merge(settings, losses.of(training.lineage).start is not None)
     for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if not isinstance(settings[key], int) or settings[key] < 1:
             raise EscError(f"TRAIN_ARGS: {key}={settings[key]} is not a whole number of at least 1")
@@ -185,11 +185,16 @@ def by_torchrun(training: Training) -> bool:
     return distributed or world(training) > 1
 
 
-def _check_merge(settings: Row, training: Training) -> None:
-    """Raise EscError where SFT would not be merged and no first loss could show it."""
-    if training.merged_start:
+def _check_merge(settings: Row, referenced: bool) -> None:
+    """Raise EscError where SFT would not be merged, and LLaMA-Factory or no first loss shows it."""
+    if settings.get("quantization_bit"):
+        raise EscError(
+            "TRAIN_ARGS: LLaMA-Factory merges no SFT adapter into a quantized base; ENGINE=qlora "
+            "starts from the merged SFT model"
+        )
+    if referenced:
         return
-    keys = ("quantization_bit", "use_unsloth", "use_kt")
+    keys = ("use_unsloth", "use_kt")
     apart = [key for key in keys if settings.get(key)]
     if "deepspeed" in settings and _zero_stage(settings["deepspeed"]) == 3:
         apart.append("deepspeed")
@@ -201,7 +206,7 @@ def _check_merge(settings: Row, training: Training) -> None:
         )
         raise EscError(
             f"TRAIN_ARGS: {what} the SFT adapter apart, and {settings['pref_loss']} has no "
-            "reference whose first loss would show it; leave it out, or use ENGINE=zero3 or qlora"
+            "reference whose first loss would show it; leave it out, or use ENGINE=zero3"
         )
 
 

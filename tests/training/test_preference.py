@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from data_builders import build, options
 from esc import adapters, backbones, built, files, paths
-from esc.exceptions import EscError
+from esc.exceptions import EscError, OptionsDiffer
 from esc.lineage import Lineage
 from serving.compose import compose
 from training import losses, recipe, reference, stamp
@@ -19,8 +19,8 @@ from training import losses, recipe, reference, stamp
 MODEL = "smollm2-135m"
 
 
-def training(work, *overrides, task="sp", lineage=paths.PAPER):
-    return recipe.Training(MODEL, task, "dpo", work, 1, overrides, lineage)
+def training(work, *overrides, task="sp", lineage=paths.PAPER, engine=None):
+    return recipe.Training(MODEL, task, "dpo", work, 1, overrides, lineage, engine)
 
 
 def adapter(folder):
@@ -71,6 +71,28 @@ def test_the_stamp_holds_the_adapter_it_starts_from(work):
     pairs(work)
     sft = adapters.fingerprint(work / paths.adapter(MODEL, "sp", "sft"))
     assert stamped(training(work))["adapter sp_sft"] == sft
+
+
+def test_the_stamp_of_a_merged_start_holds_its_adapters_and_the_base_not_its_folder(work):
+    pairs(work)
+    found = stamped(training(work, engine="zero3"))
+    assert found["adapter sp_sft"] == stamped(training(work))["adapter sp_sft"]
+    assert found["recipe"]["model_name_or_path"] == "models/smollm2-135m"
+    assert (found["engine"], found["start merged in"]) == ("zero3", "float32")
+
+
+def test_a_training_does_not_go_on_under_another_engine(work):
+    pairs(work)
+    asked = training(work)
+    stamp.guard_options(asked.output, stamped(asked))
+    (asked.output / "checkpoint-1").mkdir()
+    with pytest.raises(OptionsDiffer, match="engine unset -> zero2"):
+        stamp.guard_options(asked.output, stamped(training(work, engine="zero2")))
+
+
+def test_a_quantized_base_by_hand_is_sent_to_the_engine(work):
+    with pytest.raises(EscError, match="into a quantized base; ENGINE=qlora starts from"):
+        recipe.recipe_for(training(work, "quantization_bit=4"))
 
 
 def test_a_second_round_is_merged_after_sft_and_the_first_and_has_its_own_set(work):
