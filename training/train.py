@@ -19,7 +19,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from esc.files import Row
 from esc.forms import TASKS
 from esc.lineage import at_stage
 from esc.smoke import is_smoke
-from training import export, launch, losses, nodes, reference
+from training import export, follow, launch, losses, nodes, reference
 from training.recipe import Training, recipe_for
 from training.reference import STATE
 from training.render import STAGES
@@ -41,9 +40,6 @@ from training.stamp import OPTIONS, RECIPE, guard_options, provenance, stamp
 
 DONE = "run.json"
 CURVE = "training_loss.png"
-_PATIENCE = 1800.0
-"""Seconds that other machines than node 0 wait for the merged model it exports."""
-_EVERY = 2.0
 
 
 def train(training: Training, *, force: bool) -> Row | None:
@@ -59,9 +55,8 @@ def train(training: Training, *, force: bool) -> Row | None:
     if nodes.here().rank:
         done = training.output / DONE
         # On a shared disk; with force, node 0 deletes it.
-        if not force and done.is_file() and files.read_json(training.output / OPTIONS) == options:
-            return None
-        _follow(training, settings, beside)
+        if force or not done.is_file() or files.read_json(training.output / OPTIONS) != options:
+            follow.follow(training, settings, beside)
         return None
     with files.exclusive(beside) as lock:
         if settings.get("use_cpu") and (force or not (training.output / DONE).is_file()):
@@ -80,39 +75,6 @@ def _check_packages(training: Training) -> None:
                 f"ENGINE={training.spread.name} needs {name}; {training.spread.installed_by} "
                 "installs it"
             )
-
-
-def _follow(training: Training, settings: Row, beside: Path) -> None:
-    """Train on this machine's share of a training that node 0 leads, and writes."""
-    place = nodes.here()
-    if training.merged_start:
-        _await_start(training)
-    recipe = beside / f"node{place.rank}.yaml"
-    files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    log = recipe.with_suffix(".log")
-    launch.run(recipe, training, settings, log=log, lock=None, watch=lambda one: one.wait())
-
-
-def _await_start(training: Training) -> None:
-    """Wait until the merged model is there: made here before, or by node 0 on a shared disk."""
-    backbone, deadline = backbones.get(training.model), time.monotonic() + _PATIENCE
-    while not export.finished(backbone, training.starts_from, training.dtype):
-        if time.monotonic() > deadline:
-            before = training.lineage.before
-            step = commands.make(
-                "export",
-                work=training.work,
-                model=training.model,
-                TASK=training.task,
-                STAGE="dpo" if before else "sft",
-                DTYPE=training.dtype,
-                **(before[-1].variables if before else {}),
-            )
-            raise EscError(
-                f"{training.merged_start} did not come from node 0 in {_PATIENCE / 60:.0f} "
-                f"minutes; {step} makes it on this machine"
-            )
-        time.sleep(_EVERY)
 
 
 def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:

@@ -10,7 +10,7 @@ from esc import backbones, engines, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.lineage import Lineage
-from training import launch, nodes, recipe, train
+from training import follow, launch, nodes, recipe, train
 
 GPU = [name for name, backbone in backbones.table().items() if backbone.settings["gpus"]]
 PAPERS = [(task, stage) for task in TASKS for stage in ("sft", "dpo")]
@@ -224,12 +224,12 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
 
 
 def test_a_machine_that_waits_for_the_merged_start_says_what_makes_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_PATIENCE", 0.0)
-    monkeypatch.setattr(train.export, "finished", lambda *of: None)
+    monkeypatch.setattr(follow, "_PATIENCE", 0.0)
+    monkeypatch.setattr(follow.export, "finished", lambda *of: None)
     with pytest.raises(
         EscError, match=r"did not come from node 0 .* make export MODEL=qwen2\.5-7b"
     ):
-        train._await_start(training(tmp_path, engine="zero3"))
+        follow._await_start(training(tmp_path, engine="zero3"))
 
 
 ONE = nodes.Place(1, 0, "127.0.0.1", None)
