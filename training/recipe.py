@@ -143,8 +143,10 @@ def _spread(settings: Row, training: Training) -> None:
     for key in engines.get(own).settings if own else ():
         settings.pop(key, None)
     settings |= spread.settings if spread else {}
+    if spread and settings.get("use_cpu") and (why := _NOT_ON_A_CPU.get(spread.name)):
+        raise EscError(f"ENGINE={spread.name}: without GPUs LLaMA-Factory 0.9.5 {why}; take NPROC")
     if spread and spread.name == "ray":
-        _check_ray(settings)
+        _check_ray()
         settings["ray_num_workers"] = world(training)
         # Its processes begin in folders of their own, on other machines too.
         for key in ("dataset_dir", "output_dir"):
@@ -163,13 +165,14 @@ def _spread(settings: Row, training: Training) -> None:
         settings["ddp_backend"] = "gloo"
 
 
-def _check_ray(settings: Row) -> None:
-    """Raise EscError where LLaMA-Factory's way with Ray cannot work."""
-    if settings.get("use_cpu"):
-        raise EscError(
-            "ENGINE=ray: LLaMA-Factory 0.9.5 reserves 10 CPU cores for each CPU core of the "
-            "cluster, and waits for them for ever; without GPUs take NPROC alone"
-        )
+_NOT_ON_A_CPU = {
+    "zero3": "builds the model before DeepSpeed knows of its processes",
+    "ray": "reserves 10 CPU cores for each CPU core of the cluster, and waits for them for ever",
+}
+
+
+def _check_ray() -> None:
+    """Raise EscError where several machines are asked for in torchrun's way."""
     if nodes.here().count > 1:
         raise EscError(
             "ENGINE=ray: Ray knows its machines itself; leave NNODES out, and start it on one of "

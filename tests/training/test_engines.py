@@ -132,9 +132,13 @@ def test_a_part_of_an_engines_settings_can_be_overridden(tmp_path):
     assert made["fsdp_config"] == {"cpu_ram_efficient_loading": True, "limit_all_gathers": False}
 
 
-def test_ray_without_a_gpu_is_refused_where_it_would_wait_for_ever(tmp_path):
-    with pytest.raises(EscError, match="reserves 10 CPU cores for each CPU core of the cluster"):
-        recipe.recipe_for(training(tmp_path, model="smollm2-135m", engine="ray"))
+@pytest.mark.parametrize(
+    ("engine", "why"),
+    [("ray", "10 CPU cores for each CPU core"), ("zero3", "before DeepSpeed knows of its proc")],
+)
+def test_an_engine_that_cannot_work_without_a_gpu_is_refused_there(tmp_path, engine, why):
+    with pytest.raises(EscError, match=rf"^ENGINE={engine}: without GPUs .*{why}"):
+        recipe.recipe_for(training(tmp_path, model="smollm2-135m", engine=engine))
 
 
 def test_a_package_that_is_not_installed_names_what_installs_it(tmp_path, monkeypatch):

@@ -75,10 +75,10 @@ def test_the_stamp_holds_the_adapter_it_starts_from(work):
 
 def test_the_stamp_of_a_merged_start_holds_its_adapters_and_the_base_not_its_folder(work):
     pairs(work)
-    found = stamped(training(work, engine="zero3"))
+    found = stamped(training(work, engine="fsdp"))
     assert found["adapter sp_sft"] == stamped(training(work))["adapter sp_sft"]
     assert found["recipe"]["model_name_or_path"] == "models/smollm2-135m"
-    assert (found["engine"], found["start merged in"]) == ("zero3", "float32")
+    assert (found["engine"], found["start merged in"]) == ("fsdp", "float32")
 
 
 def test_a_training_does_not_go_on_under_another_engine(work):
