@@ -166,6 +166,7 @@ def _spread(settings: Row, training: Training) -> None:
 
 
 _NOT_ON_A_CPU = {
+    "fsdp": "finds no device to shard over",
     "zero3": "builds the model before DeepSpeed knows of its processes",
     "ray": "reserves 10 CPU cores for each CPU core of the cluster, and waits for them for ever",
 }

@@ -134,7 +134,11 @@ def test_a_part_of_an_engines_settings_can_be_overridden(tmp_path):
 
 @pytest.mark.parametrize(
     ("engine", "why"),
-    [("ray", "10 CPU cores for each CPU core"), ("zero3", "before DeepSpeed knows of its proc")],
+    [
+        ("fsdp", "no device to shard over"),
+        ("ray", "10 CPU cores for each CPU core"),
+        ("zero3", "before DeepSpeed knows of its proc"),
+    ],
 )
 def test_an_engine_that_cannot_work_without_a_gpu_is_refused_there(tmp_path, engine, why):
     with pytest.raises(EscError, match=rf"^ENGINE={engine}: without GPUs .*{why}"):
