@@ -7,7 +7,10 @@ SPLIT ?=
 LIMIT ?=
 CONSECUTIVE ?= separate
 NPROC ?=
+ENGINE ?=
 TRAIN_ARGS ?=
+TASK ?=
+DTYPE ?=
 SYSTEM ?= decoupled
 STAGE ?=
 VARIANT ?=
@@ -39,13 +42,15 @@ export SERVE_ARGS
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+SCALE_READY := $(VENV)/.ready-scale
 SERVE_READY := .venv-serve/.ready
 WHERE := --work "$(WORK)"
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup setup-serve model data check-data stats sft-sp sft-rg sft-vanilla \
+.PHONY: help doctor setup setup-scale setup-serve model data check-data stats sft-sp sft-rg sft-vanilla \
         mine-sp mine-rg mine-vanilla mine dpo-sp dpo-rg dpo-vanilla \
-        serve stop check-template predict eval report chat recipes demo reproduce test test-unit lint bench clean
+        export serve stop check-template predict eval report chat card recipes demo reproduce \
+        test test-unit lint bench clean
 
 help:  ## this list
 	@echo "DecoupledESC kit: plan-then-speak emotional support models with LLaMA-Factory."
@@ -56,6 +61,8 @@ help:  ## this list
 	@echo "Variables: MODEL=$(MODEL) (a folder of llamafactory_configs), ESCONV=path, SPLIT=paper|seed:N,"
 	@echo "  LIMIT=dialogues per split, CONSECUTIVE=separate|merge-same|merge, NPROC=processes,"
 	@echo "  TRAIN_ARGS=\"key=value ...\" for LLaMA-Factory, WORK=folder for all that is made, FORCE=1"
+	@echo "  sft, dpo: ENGINE=zero2|zero3|fsdp|qlora|ray; NNODES, NODE_RANK, MASTER_ADDR for several machines"
+	@echo "  export:   TASK=sp|rg|vanilla, STAGE=sft|dpo, DTYPE=float32|bfloat16"
 	@echo "  mine:     SAMPLES=of each turn, JUDGE=model|random, JUDGE_BASE_URL=url, BLIND=1,"
 	@echo "            JUDGE2=model and JUDGE2_BASE_URL for a second judge and their agreement"
 	@echo "  dpo:      VARIANT=practical|ipo|simpo|orpo|kto, vanilla also nsnr|nsnr_psnr|nsnr_nspr|psnr;"
@@ -86,6 +93,13 @@ $(READY): requirements/train.txt requirements/dev.txt pyproject.toml
 	$(PY) -c "import torch, torchaudio, llamafactory, gguf"
 	@touch $@
 
+setup-scale: $(SCALE_READY)  ## DeepSpeed and bitsandbytes into .venv, for ENGINE=zero2, zero3, qlora
+
+$(SCALE_READY): requirements/scale.txt | $(READY)
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation -r $<
+	$(PY) -c "import deepspeed, bitsandbytes"
+	@touch $@
+
 setup-serve: $(SERVE_READY)  ## the serving environment in .venv-serve: vLLM, for GPU or CPU
 
 $(SERVE_READY): requirements/serve-cpu.txt requirements/serve-gpu.txt | $(READY)
@@ -104,9 +118,13 @@ check-data: model data  ## kept, dropped and cut rows, by LLaMA-Factory's own co
 stats: data  ## Table 1, Table 6 and Figure 8 beside the paper, in data/stats
 	@$(PY) -m data_builders stats $(WHERE)
 
-sft-sp sft-rg sft-vanilla: sft-%: model data  ## LoRA SFT of planner, generator, entangled model
+SPREAD := $(if $(filter zero2 zero3 qlora,$(ENGINE)),$(SCALE_READY))
+# Of several machines, what follows a training is done on the first.
+FOLLOWS := $(filter-out 0,$(NODE_RANK))
+
+sft-sp sft-rg sft-vanilla: sft-%: model data $(SPREAD)  ## LoRA SFT of planner, generator, entangled model
 	@$(PY) -m training train $(WHERE) --model "$(MODEL)" --task $* --stage sft \
-	  --processes "$(NPROC)" $(AGAIN) --set $(TRAIN_ARGS)
+	  --processes "$(NPROC)" --engine "$(ENGINE)" $(AGAIN) --set $(TRAIN_ARGS)
 
 # A BASE_URL needs no server of our own. Sets that are built are taken as they are: here LIMIT is of
 # the prediction, and must not cut them down.
@@ -138,11 +156,14 @@ ifneq ($(DRY_RUN),1)
 	$(PY) -m mining stats $(WHERE) $(LINEAGE) && exit $$((routed ? routed : made))
 endif
 
-dpo-sp dpo-rg dpo-vanilla: dpo-%: model $(SERVE_READY)  ## preference training on what was mined
+dpo-sp dpo-rg dpo-vanilla: dpo-%: model $(SPREAD) $(SERVE_READY)  ## preference training on what was mined
 	@$(PY) -m training train $(WHERE) $(LINEAGE) --task $* --stage dpo \
-	  --processes "$(NPROC)" $(AGAIN) --set $(TRAIN_ARGS)
-	@$(PY) -m serving compose $(WHERE) $(LINEAGE) --task $*
-	@$(PY) -m training drift $(WHERE) $(LINEAGE) --task $* --limit "$(LIMIT)"
+	  --processes "$(NPROC)" --engine "$(ENGINE)" --dtype "$(DTYPE)" $(AGAIN) --set $(TRAIN_ARGS)
+	$(if $(FOLLOWS),,@$(PY) -m serving compose $(WHERE) $(LINEAGE) --task $*)
+	$(if $(FOLLOWS),,@$(PY) -m training drift $(WHERE) $(LINEAGE) --task $* --limit "$(LIMIT)")
+
+export: model  ## base and adapters as one checkpoint: TASK=sp STAGE=dpo, DTYPE=float32
+	@$(PY) -m training export $(WHERE) $(LINEAGE) --task "$(TASK)" --stage "$(STAGE)" --dtype "$(DTYPE)"
 
 serve: model $(SERVE_READY)  ## one OpenAI-compatible server with the base and every adapter
 	@$(PY) -m serving start $(WHERE) --model "$(MODEL)" --host "$(HOST)" --port "$(PORT)"
@@ -168,7 +189,6 @@ eval: model $(SERVE_READY)  ## metrics, judge and errors of every system that ha
 report: $(READY)  ## one page beside the paper: runs/$$MODEL/report.html (MODELS="a b" side by side)
 	@$(PY) -m eval report $(WHERE) --models $(or $(MODELS),"$(MODEL)")
 
-.PHONY: card
 card: $(READY)  ## cards of the sets and finished adapters in Hugging Face's format: data/README.md …
 	@$(PY) -m experiments card $(WHERE) --model "$(MODEL)" $(AGAIN)
 
@@ -179,18 +199,18 @@ demo: $(READY) $(SERVE_READY)  ## the whole loop in small: data, SFT, mining, DP
 	@$(PY) -m experiments demo --esconv "$(ESCONV)"
 
 # Every variable that decides what comes out, or how fast.
-PLANNED := ESCONV SPLIT LIMIT CONSECUTIVE TRAIN_ARGS SAMPLES DECODE JUDGE JUDGE_BASE_URL JUDGE_N \
+PLANNED := ESCONV SPLIT LIMIT CONSECUTIVE TRAIN_ARGS ENGINE SAMPLES DECODE JUDGE JUDGE_BASE_URL JUDGE_N \
            FAILED_ESCONV NPROC BASE_URL SERVE_ARGS IN_FLIGHT PRICE MAX_COST
 
 reproduce: $(READY) $(if $(filter 1,$(DRY_RUN)),,$(SERVE_READY))  ## the paper's whole experiment; DRY_RUN=1 shows plan and costs
 	@$(PY) -m experiments reproduce $(WHERE) --model "$(MODEL)" $(if $(filter 1,$(DRY_RUN)),--dry-run) \
 	  --steps $(STEPS) --set $(foreach name,$(PLANNED),"$(name)=$($(name))")
 
-test: $(READY) $(SERVE_READY)  ## all tests, the slow ones too
+test: $(READY) $(SCALE_READY) $(SERVE_READY)  ## all tests, the slow ones too
 	@$(MAKE) --no-print-directory model MODEL=smollm2-135m
 	$(PY) -m pytest
 
-test-unit: $(READY)  ## the fast, offline tests
+test-unit: $(READY) $(SCALE_READY)  ## the fast, offline tests
 	@$(MAKE) --no-print-directory model MODEL=smollm2-135m
 	$(PY) -m pytest -m "not slow"
 

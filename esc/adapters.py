@@ -42,6 +42,30 @@ def folder(work: Path, model: str, name: str) -> Path:
     return _to_serve(trained, work, model)
 
 
+def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> list[Path]:
+    """The folders of a policy's adapters, SFT's first: each was trained on those before it.
+
+    Raises EscError where one is not trained, or the last one not on the others as they are.
+    """
+    parts = [work / paths.adapter(model, task, "sft")]
+    if stage == "dpo":
+        rounds = (*lineage.before, lineage)
+        parts += [work / paths.adapter(model, task, "dpo", one) for one in rounds]
+    for part in parts:
+        check(part, work, model)
+    last = parts[-1]
+    options = last / "options.json"
+    trained_on = files.read_json(options) if options.is_file() else {}
+    for part in parts[:-1]:
+        # Trained by llamafactory-cli itself, it has no options to hold against.
+        if trained_on and trained_on.get(f"adapter {part.name}") != fingerprint(part):
+            raise EscError(
+                f"{last} was trained on another adapter than {part} holds now; train it again, "
+                "with FORCE=1"
+            )
+    return parts
+
+
 def check(trained: Path, work: Path, model: str) -> None:
     """Raise EscError where a training's folder holds no adapter, or an empty or torn one."""
     task, stage, lineage = _parts(trained.name)

@@ -18,6 +18,22 @@ DECODE = ("free", "choice")
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a decoder, as its own configuration names them."""
+
+    layers: int
+    hidden: int
+    query: int
+    """Attention heads times their width."""
+    key_value: int
+    """Heads of keys (or values) times their width."""
+    intermediate: int
+    vocabulary: int
+    tied: bool
+    """Whether the embedding is the output layer too."""
+
+
+@dataclass(frozen=True, slots=True)
 class Backbone:
     """One row of the table."""
 
@@ -30,10 +46,15 @@ class Backbone:
     """Hub id, or for the embedded model the folder that ``make model`` fills."""
     template: str
     """Name of LLaMA-Factory's chat template."""
+    parameters: float
+    """Billions."""
+    shape: Shape
     decode: str
     """``free``, or ``choice`` where the model would not keep to the form by itself."""
     judge: str
     """Who judges mined replies unless JUDGE says otherwise."""
+    engine: str | None
+    """How its training is spread over GPUs unless ENGINE says otherwise; None is plain torchrun."""
     settings: dict[str, Any]
     """What the recipes take: hardware, batch, DPO rates."""
 
@@ -54,8 +75,11 @@ def table() -> dict[str, Backbone]:
             hub=row.pop("hub", row["path"]),
             path=row.pop("path"),
             template=row.pop("template"),
+            parameters=row.pop("parameters"),
+            shape=Shape(**row.pop("shape")),
             decode=row.pop("decode"),
             judge=row.pop("judge"),
+            engine=row.pop("engine", None),
             settings=row,
         )
         for name, row in rows.items()

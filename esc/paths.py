@@ -93,6 +93,11 @@ def adapter(model: str, task: str, stage: str, lineage: Lineage = PAPER) -> Path
     return adapters(model) / f"{task}_{stage}{lineage.suffix}"
 
 
+def merged(adapter: Path, dtype: str = "float32") -> Path:
+    """The folder of the whole model that an adapter makes of its base."""
+    return adapter / ("merged" if dtype == "float32" else f"merged_{dtype}")
+
+
 def run(model: str, system: str, stage: str, lineage: Lineage = PAPER) -> Path:
     """The folder of one system's predictions, relative to ``work``."""
     return Path("runs") / model / f"{system}_{stage}{lineage.suffix}"

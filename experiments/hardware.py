@@ -16,7 +16,7 @@ TRAINING_FLOPS = 6
 """For a parameter and token with a LoRA: forward 2, again for gradient checkpointing 2, backward
 through the frozen weights 2."""
 READING_FLOPS = 2
-WRITING = 23e9
+WRITING = 23e12
 """Parameters times answer tokens a second, with 256 requests in flight: 3,000 tokens of a 7.6B."""
 SCALING = 0.9
 """Of a further training process."""

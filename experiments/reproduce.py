@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from esc import backbones, cli, files, paths
+from esc import backbones, cli, files, memory, paths
 from esc.backbones import EMBEDDED, Backbone
 from esc.chat.budget import CHARACTERS_PER_TOKEN, Price
 from esc.exceptions import EscError
@@ -105,8 +105,9 @@ def dry_run(asked: Asked) -> Iterator[str]:
         f"{len(done)} done, {len(plan) - len(done)} to run"
     )
     yield ""
+    width = max(len(step.name) for step in plan) + 2
     yield (
-        f"  {'step':<29}{'state':<8}{'requests':>10}{'tokens':>10}{'GPU memory':>12}{'time':>13}"
+        f"  {'step':<{width}}{'state':<8}{'requests':>10}{'tokens':>10}{'GPU memory':>12}{'time':>13}"
         f"{'judge':>20}"
     )
     seconds = cost = 0.0
@@ -118,7 +119,7 @@ def dry_run(asked: Asked) -> Iterator[str]:
             cost += load.cost(price) if price else 0.0
         tokens = load.trained + load.prompt_tokens + load.answer_tokens
         yield (
-            f"  {step.name:<29}{'done' if step.name in done else 'to run':<8}"
+            f"  {step.name:<{width}}{'done' if step.name in done else 'to run':<8}"
             f"{_count(load.requests):>10}{_count(tokens):>10}{_memory(step, asked, processes):>12}"
             f"{clock(takes) if takes else '—':>13}{_judged(load, price):>20}"
         )

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esc import adapters, backbones, cli, files, paths
-from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.lineage import Lineage
 
@@ -25,24 +24,10 @@ def compose(work: Path, model: str, task: str, lineage: Lineage = paths.PAPER) -
 
     Raises EscError where a part is not trained, or the last one not on the others as they are.
     """
-    parts = [
-        work / paths.adapter(model, task, "sft"),
-        *(work / paths.adapter(model, task, "dpo", one) for one in (*lineage.before, lineage)),
-    ]
-    for folder in parts:
-        adapters.check(folder, work, model)
+    parts = adapters.chain(work, model, task, "dpo", lineage)
     last = parts[-1]
     output = last / adapters.SERVED
     made_from = {folder.name: adapters.fingerprint(folder) for folder in parts}
-    options = last / "options.json"
-    trained_on = files.read_json(options) if options.is_file() else {}
-    for folder in parts[:-1]:
-        # Trained by llamafactory-cli itself, it has no options to hold against.
-        if trained_on and trained_on.get(f"adapter {folder.name}") != made_from[folder.name]:
-            raise EscError(
-                f"{last} was trained on another adapter than {folder} holds now; train it again, "
-                "with FORCE=1"
-            )
     with files.exclusive(last):
         manifest = output / MANIFEST
         if manifest.is_file() and files.read_json(manifest)["made_from"] == made_from:

@@ -1,6 +1,6 @@
 """The recipe as one training will run it: WORK's paths, the batch, the user's own settings."""
 
-import os
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +8,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esc import backbones, cpu, paths
+from esc import backbones, cpu, engines, paths
+from esc.engines import Engine
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.lineage import Lineage
-from training import losses
+from training import losses, nodes
 from training.render import accumulation
 
 _SET_BY_MAKE = {"adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "stage"}
@@ -38,6 +39,23 @@ class Training:
     """Extra ``key=value`` for LLaMA-Factory; they win over everything."""
     lineage: Lineage = paths.PAPER
     """Of a preference training."""
+    engine: str | None = None
+    """How it is spread over GPUs; None for the backbone's own way."""
+    dtype: str = "float32"
+    """Of the merged model that a preference training under some engines starts from."""
+
+    @property
+    def spread(self) -> Engine | None:
+        """The engine it runs on; None for plain torchrun. EscError for an unknown one."""
+        name = self.engine or backbones.get(self.model).engine
+        return engines.get(name) if name else None
+
+    @property
+    def merged_start(self) -> Path | None:
+        """The folder of the merged model it starts from; None where LLaMA-Factory merges itself."""
+        if not self.starts_from or not self.spread or not self.spread.merged_start:
+            return None
+        return paths.merged(self.starts_from[-1], self.dtype)
 
     @property
     def output(self) -> Path:
@@ -61,8 +79,8 @@ class Training:
 def recipe_for(training: Training) -> Row:
     """The recipe as it will run: WORK's paths, the batch for the processes, the overrides.
 
-    Raises EscError for an unknown model or variant, an override of another form, or a batch that
-    does not fit.
+    Raises EscError for an unknown model, variant or engine, an override of another form, or a batch
+    that does not fit.
     """
     backbones.get(training.model)
     variant = training.lineage.checked(training.task).variant
@@ -71,16 +89,7 @@ def recipe_for(training: Training) -> Row:
     settings["dataset_dir"] = str(training.work)
     settings["output_dir"] = str(training.output)
     if training.starts_from:
-        # LLaMA-Factory splits at commas, and merges one after the other.
-        settings["adapter_name_or_path"] = ",".join(map(str, training.starts_from))
-        settings["dataset"] = paths.preference_dataset(
-            training.task, training.model, training.lineage
-        )
-        if "," in str(training.work):
-            raise EscError(
-                f"WORK={str(training.work)!r} holds a comma, at which LLaMA-Factory splits the "
-                "adapters' paths; choose another WORK"
-            )
+        _start(settings, training)
     extra = _parsed(training.overrides)
     if fixed := _SET_BY_MAKE & extra.keys():
         raise EscError(
@@ -94,29 +103,105 @@ def recipe_for(training: Training) -> Row:
         )
     if settings.get("use_cpu") and cpu.precision() == cpu.BF16:
         settings["bf16"] = True
-    settings |= extra
-    if training.stage == "dpo" and losses.of(training.lineage).start is None:
-        _check_merge(settings)
+    _spread(settings, training)
+    for key, value in extra.items():
+        both = isinstance(value, dict) and isinstance(settings.get(key), dict)
+        settings[key] = settings[key] | value if both else value
+    if training.starts_from and not training.merged_start:
+        _check_merge(settings, losses.of(training.lineage).start is not None)
     for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if not isinstance(settings[key], int) or settings[key] < 1:
             raise EscError(f"TRAIN_ARGS: {key}={settings[key]} is not a whole number of at least 1")
     if "gradient_accumulation_steps" not in extra:
         per_device = settings["per_device_train_batch_size"]
         settings["gradient_accumulation_steps"] = accumulation(per_device, world(training))
-    if training.processes > 1 and any(letter.isspace() for letter in str(training.work)):
+    return settings
+
+
+def _start(settings: Row, training: Training) -> None:
+    """Set what a preference training starts from, and is trained on."""
+    settings["dataset"] = paths.preference_dataset(training.task, training.model, training.lineage)
+    if training.merged_start:
+        settings["model_name_or_path"] = str(training.merged_start)
+        settings.pop("adapter_name_or_path", None)
+        settings.pop("create_new_adapter", None)
+        return
+    settings["model_name_or_path"] = backbones.get(training.model).path
+    settings["create_new_adapter"] = True
+    # LLaMA-Factory splits at commas, and merges one after the other.
+    settings["adapter_name_or_path"] = ",".join(map(str, training.starts_from))
+    if "," in str(training.work):
+        raise EscError(
+            f"WORK={str(training.work)!r} holds a comma, at which LLaMA-Factory splits the "
+            "adapters' paths; choose another WORK"
+        )
+
+
+def _spread(settings: Row, training: Training) -> None:
+    """Set how the training is spread over processes: the engine asked for, not the recipe's own."""
+    own, spread = backbones.get(training.model).engine, training.spread
+    for key in engines.get(own).settings if own else ():
+        settings.pop(key, None)
+    settings |= spread.settings if spread else {}
+    if spread and settings.get("use_cpu") and (why := _NOT_ON_A_CPU.get(spread.name)):
+        raise EscError(f"ENGINE={spread.name}: without GPUs LLaMA-Factory 0.9.5 {why}; take NPROC")
+    if spread and spread.name == "ray":
+        _check_ray()
+        settings["ray_num_workers"] = world(training)
+        # Its processes begin in folders of their own, on other machines too.
+        for key in ("dataset_dir", "output_dir"):
+            settings[key] = str(Path(settings[key]).resolve())
+        if "adapter_name_or_path" in settings:
+            folders = (str(folder.resolve()) for folder in training.starts_from)
+            settings["adapter_name_or_path"] = ",".join(folders)
+    if not by_torchrun(training):
+        return
+    if any(letter.isspace() for letter in str(training.work)):
         raise EscError(
             f"WORK={str(training.work)!r} holds a blank, at which LLaMA-Factory splits torchrun's "
             "command; choose another WORK or NPROC=1"
         )
-    if settings.get("use_cpu") and training.processes > 1:
+    if settings.get("use_cpu"):
         settings["ddp_backend"] = "gloo"
-    return settings
 
 
-def _check_merge(settings: Row) -> None:
-    """Raise EscError where SFT would not be merged and no first loss could show it."""
-    keys = ("deepspeed", "quantization_bit", "use_unsloth")
+_NOT_ON_A_CPU = {
+    "fsdp": "finds no device to shard over",
+    "zero3": "builds the model before DeepSpeed knows of its processes",
+    "ray": "reserves 10 CPU cores for each CPU core of the cluster, and waits for them for ever",
+}
+
+
+def _check_ray() -> None:
+    """Raise EscError where several machines are asked for in torchrun's way."""
+    if nodes.here().count > 1:
+        raise EscError(
+            "ENGINE=ray: Ray knows its machines itself; leave NNODES out, and start it on one of "
+            "them with NPROC=processes in the whole cluster"
+        )
+
+
+def by_torchrun(training: Training) -> bool:
+    """Whether torchrun starts the processes; alone, LLaMA-Factory's own is the only one."""
+    if training.spread and not training.spread.launched_by_torchrun:
+        return False
+    distributed = training.spread is not None and training.spread.name != "qlora"
+    return distributed or world(training) > 1
+
+
+def _check_merge(settings: Row, referenced: bool) -> None:
+    """Raise EscError where SFT would not be merged, and LLaMA-Factory or no first loss shows it."""
+    if settings.get("quantization_bit"):
+        raise EscError(
+            "TRAIN_ARGS: LLaMA-Factory merges no SFT adapter into a quantized base; ENGINE=qlora "
+            "starts from the merged SFT model"
+        )
+    if referenced:
+        return
+    keys = ("use_unsloth", "use_kt")
     apart = [key for key in keys if settings.get(key)]
+    if "deepspeed" in settings and _zero_stage(settings["deepspeed"]) == 3:
+        apart.append("deepspeed")
     if apart or settings.get("create_new_adapter") is not True:
         what = (
             f"{apart[0]} may keep"
@@ -125,13 +210,22 @@ def _check_merge(settings: Row) -> None:
         )
         raise EscError(
             f"TRAIN_ARGS: {what} the SFT adapter apart, and {settings['pref_loss']} has no "
-            "reference whose first loss would show it; leave it out, or take another VARIANT"
+            "reference whose first loss would show it; leave it out, or use ENGINE=zero3"
         )
 
 
+def _zero_stage(config: object) -> int:
+    """ZeRO's stage by a DeepSpeed configuration; 3, the one to be careful with, where unknown."""
+    try:
+        found = json.loads(Path(str(config)).read_text(encoding="utf-8"))
+        return int(found["zero_optimization"]["stage"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 3
+
+
 def world(training: Training) -> int:
-    """Training processes on all nodes; NNODES is the launcher's own variable."""
-    return training.processes * int(os.environ.get("NNODES", "1"))
+    """Training processes on all nodes."""
+    return training.processes * nodes.here().count
 
 
 def _parsed(overrides: tuple[str, ...]) -> Row:

@@ -74,6 +74,10 @@ def check_rewards(output: Path, loss: Loss, settings: Row) -> None:
 
 
 def _reason(settings: Row) -> str:
+    if "adapter_name_or_path" not in settings:
+        return (
+            "it starts from the merged SFT model, so a setting of TRAIN_ARGS changes its first step"
+        )
     if not settings.get("create_new_adapter"):
         return (
             "create_new_adapter is not true, so the SFT adapter itself is trained against the base "

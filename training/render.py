@@ -8,7 +8,7 @@ The rendered files are committed; a test renders again and compares.
 from pathlib import Path
 from typing import Any
 
-from esc import backbones, cli, files, paths, prompts
+from esc import backbones, cli, engines, files, memory, paths, prompts
 from esc.backbones import Backbone
 from esc.exceptions import EscError
 from esc.forms import TASKS
@@ -18,6 +18,7 @@ from training.losses import Loss
 
 STAGES = ("sft", "dpo")
 BATCH = 32  # section 6.1, for SFT and DPO
+CUTOFF = 4096
 _SFT = {"learning_rate": 1e-5, "epochs": 3.0}  # section 6.1
 _DPO_EPOCHS = 1.0  # section 6.1
 _NAMES = {
@@ -71,6 +72,7 @@ def render(backbone: Backbone, task: str, stage: str, variant: str | None = None
             world=world,
             per_device_batch=settings["per_device_batch"],
             batch=BATCH,
+            cutoff=CUTOFF,
             accumulation=accumulation(settings["per_device_batch"], world),
             learning_rate=f"{rates['learning_rate']:.1e}",
             beta=rates.get("beta"),
@@ -78,11 +80,39 @@ def render(backbone: Backbone, task: str, stage: str, variant: str | None = None
             dataset=paths.sft_dataset(task) if loss is None else preferred,
             eval_dataset=paths.sft_dataset(task, "validation") if validated else None,
             output=paths.adapter(backbone.name, task, stage, lineage),
+            engine=backbone.engine,
+            engine_settings=_engine_settings(backbone),
+            memory=_memory(backbone, stage) if on_gpu else None,
             sft_output=paths.adapter(backbone.name, task, "sft"),
+            merged=_merged_start(backbone, task) if loss else None,
             save_steps=100 if on_gpu else 5,
         )
         + "\n"
     )
+
+
+def _engine_settings(backbone: Backbone) -> str | None:
+    """The lines of the backbone's own engine, with paths from the repository's root."""
+    if not backbone.engine:
+        return None
+    text = (engines.FOLDER / f"{backbone.engine}.yaml").read_text(encoding="utf-8")
+    return "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+
+
+def _merged_start(backbone: Backbone, task: str) -> Path | None:
+    """The merged SFT model that a recipe starts from, where its engine keeps adapters apart."""
+    if not backbone.engine or not engines.get(backbone.engine).merged_start:
+        return None
+    return paths.merged(paths.adapter(backbone.name, task, "sft"))
+
+
+def _memory(backbone: Backbone, stage: str) -> str:
+    """The estimate for the longest row that a recipe takes."""
+    processes = backbone.settings["gpus"]
+    found = memory.gigabytes(
+        backbone, engine=backbone.engine, processes=processes, length=CUTOFF, stage=stage
+    )
+    return f"{found:.0f}"
 
 
 def _rates(settings: dict[str, Any], task: str, loss: Loss | None) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from esc import adapters, built, commands, files, paths
+from esc import adapters, backbones, built, commands, files, paths
 from esc.exceptions import EscError, OptionsDiffer
 from esc.files import Row
 from esc.weights import ELSEWHERE
@@ -36,7 +36,7 @@ def stamp(training: Training, settings: Row) -> Row:
     made_from: Row = {}
     if training.stage == "sft":
         manifest = files.read_json(paths.data_manifest(training.work), made_by="make data")
-        made_from = manifest["options"]
+        made_from = dict(manifest["options"])
     else:
         for folder in training.starts_from:
             adapters.check(folder, training.work, training.model)
@@ -45,6 +45,14 @@ def stamp(training: Training, settings: Row) -> Row:
             f"adapter {folder.name}": adapters.fingerprint(folder)
             for folder in training.starts_from
         }
+    recipe = {key: value for key, value in settings.items() if key not in _NOT_DECISIVE}
+    if training.merged_start:
+        # Its adapters are named above, by what they hold.
+        recipe["model_name_or_path"] = backbones.get(training.model).path
+        made_from["start merged in"] = training.dtype
+    if training.spread:
+        # One engine does not go on from another's checkpoint.
+        made_from["engine"] = training.spread.name
     batch = (
         settings["per_device_train_batch_size"]
         * settings["gradient_accumulation_steps"]
@@ -53,7 +61,7 @@ def stamp(training: Training, settings: Row) -> Row:
     return made_from | {
         "training set": files.sha256(data),
         "batch": batch,
-        "recipe": {key: value for key, value in settings.items() if key not in _NOT_DECISIVE},
+        "recipe": recipe,
     }
 
 
@@ -127,14 +135,21 @@ _NOT_DECISIVE = {
     "dataset_dir",
     "ddp_backend",
     "ddp_timeout",
+    "deepspeed",
     "disable_gradient_checkpointing",
+    "fsdp",
+    "fsdp_config",
     "gradient_accumulation_steps",
     "logging_steps",
+    "master_addr",
+    "master_port",
     "output_dir",
     "overwrite_cache",
     "per_device_train_batch_size",
     "plot_loss",
     "preprocessing_num_workers",
+    "ray_init_kwargs",
+    "ray_num_workers",
     "report_to",
     "save_steps",
     "save_total_limit",

@@ -7,27 +7,32 @@ recipe as it ran), the adapter, the loss curve, and ``run.json`` last. Goes on f
 checkpoint after an interruption, does nothing when done, and stops when the folder was made with
 other options. The recipes also run without this step, with ``llamafactory-cli train`` itself. A
 preference training (``--stage dpo``, of any ``--variant`` and ``--round``) is stopped at its first
-step where the reference is not the model it starts from.
+step where the reference is not the model it starts from. ``--engine`` spreads a training over GPUs
+in another way; where LLaMA-Factory would keep the SFT adapter apart then, the merged SFT model is
+exported first.
+
+On several machines (NNODES, NODE_RANK, MASTER_ADDR) the same command runs on each: node 0 writes
+the folder, the others nothing but their own log beside it.
 """
 
 import os
 import shlex
 import shutil
 import subprocess
-import sys
-import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from esc import backbones, chat_template, cli, commands, files, paths, policy_server
+from esc.engines import ENGINES
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.forms import TASKS
 from esc.lineage import at_stage
 from esc.smoke import is_smoke
-from training import losses, reference
+from training import export, follow, launch, losses, nodes, reference
 from training.recipe import Training, recipe_for
 from training.reference import STATE
 from training.render import STAGES
@@ -35,24 +40,41 @@ from training.stamp import OPTIONS, RECIPE, guard_options, provenance, stamp
 
 DONE = "run.json"
 CURVE = "training_loss.png"
-IN_LLAMAFACTORY = Path(__file__).parent / "in_llamafactory"
-"""Folder of the one module that runs inside LLaMA-Factory, for the loss it would not use."""
 
 
-def train(training: Training, *, force: bool) -> Row:
-    """What ``run.json`` says of the finished training.
+def train(training: Training, *, force: bool) -> Row | None:
+    """What ``run.json`` says of the finished training; None on another machine than node 0.
 
     Raises EscError where LLaMA-Factory fails, the reference is wrong, or a CPU would train beside
     a server, OptionsDiffer where the folder is of another run.
     """
     settings = recipe_for(training)
+    _check_packages(training)
     options = stamp(training, settings)
-    with files.exclusive(training.output.with_name(f".{training.output.name}")) as lock:
+    beside = training.output.with_name(f".{training.output.name}")
+    if nodes.here().rank:
+        done = training.output / DONE
+        # On a shared disk; with force, node 0 deletes it.
+        if force or not done.is_file() or files.read_json(training.output / OPTIONS) != options:
+            follow.follow(training, settings, beside)
+        return None
+    with files.exclusive(beside) as lock:
         if settings.get("use_cpu") and (force or not (training.output / DONE).is_file()):
             policy_server.refuse_beside_training()
         if force:
             shutil.rmtree(training.output, ignore_errors=True)
         return _train(training, settings, options, lock)
+
+
+def _check_packages(training: Training) -> None:
+    """Raise EscError where the engine's packages are not installed."""
+    for name in training.spread.packages if training.spread else ():
+        if find_spec(name) is None:
+            assert training.spread is not None
+            raise EscError(
+                f"ENGINE={training.spread.name} needs {name}; {training.spread.installed_by} "
+                "installs it"
+            )
 
 
 def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
@@ -68,7 +90,20 @@ def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
     if training.stage == "dpo":
         # Of a training that was begun before this call, perhaps not by this kit.
         reference.check_loss(training.output, losses.of(training.lineage), settings)
-    seconds = _launch(recipe, training, settings, lock)
+    if training.merged_start:
+        start = export.export(
+            training.work, backbones.get(training.model), training.starts_from, training.dtype
+        )
+        print("\n".join(export.report(start, training.starts_from[-1].name)), flush=True)
+    log = training.output.with_name(f".{training.output.name}") / "node0.log"
+    seconds = launch.run(
+        recipe,
+        training,
+        settings,
+        log=log,
+        lock=lock,
+        watch=lambda process: _watched(process, training, settings),
+    )
     if training.stage == "dpo":
         reference.check_rewards(training.output, losses.of(training.lineage), settings)
     # Over the tokenizer's own: whoever loads the adapter's tokenizer gets the training's ids.
@@ -99,37 +134,6 @@ def drop_torn_checkpoints(output: Path) -> None:
             files.read_json(checkpoint / STATE)
         except EscError:
             shutil.rmtree(checkpoint)
-
-
-def _launch(recipe: Path, training: Training, settings: Row, lock: int) -> float:
-    program = Path(sys.executable).with_name("llamafactory-cli")
-    # LLaMA-Factory looks torchrun up on the PATH, which an environment not activated is not on.
-    search = os.pathsep.join([str(program.parent), os.environ.get("PATH", os.defpath)])
-    environment = os.environ | {"PATH": search, "PYTHONUNBUFFERED": "1"}
-    if settings.get("pref_loss") == "ipo":
-        found = [str(IN_LLAMAFACTORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment["PYTHONPATH"] = os.pathsep.join(found)
-    # At its default it prints the model's configuration several times over.
-    environment.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
-    # Set for one process too: LLaMA-Factory would start one on each GPU, with another batch.
-    environment["NPROC_PER_NODE"] = str(training.processes)
-    if training.processes > 1:
-        environment["FORCE_TORCHRUN"] = "1"
-        if settings.get("use_cpu"):
-            cores = (os.cpu_count() or 1) // training.processes
-            environment["OMP_NUM_THREADS"] = str(max(cores, 1))
-    command = [str(program), "train", str(recipe)]
-    print("running: " + " ".join([program.name, *command[1:]]), flush=True)
-    begin = time.monotonic()
-    # The training holds the lock too: it outlives this process when only this one is killed.
-    with subprocess.Popen(command, env=environment, pass_fds=[lock]) as process:
-        code = _watched(process, training, settings)
-    if code:
-        raise EscError(
-            f"LLaMA-Factory stopped with exit code {code} (its output is above); "
-            "the same command goes on from the newest checkpoint, if there is one"
-        )
-    return time.monotonic() - begin
 
 
 def _watched(process: subprocess.Popen[bytes], training: Training, settings: Row) -> int:
@@ -202,6 +206,7 @@ def _next(training: Training) -> str:
         "SPLIT": options.get("SPLIT"),
         "LIMIT": options.get("LIMIT"),
         "CONSECUTIVE": options.get("CONSECUTIVE"),
+        "ENGINE": training.engine,
         "TRAIN_ARGS": " ".join(training.overrides) or None,
     }
     target = {"sp": "sft-rg", "rg": "sft-vanilla"}[training.task]
@@ -218,7 +223,8 @@ def main(argv: list[str]) -> None:
             "  python -m training train --task sp\n"
             "  python -m training train --model qwen2.5-7b --task rg --processes 4\n"
             "  python -m training train --task sp --work demo --set num_train_epochs=1.0\n"
-            "  python -m training train --task vanilla --stage dpo --variant nsnr_psnr"
+            "  python -m training train --task vanilla --stage dpo --variant nsnr_psnr\n"
+            "  python -m training train --model qwen2.5-7b --task sp --stage dpo --engine zero3"
         ),
     )
     parser.add_argument(
@@ -235,6 +241,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="for LLaMA-Factory"
     )
+    parser.add_argument("--engine", type=cli.optional, help=f"{', '.join(ENGINES)}")
+    parser.add_argument(
+        "--dtype", type=cli.optional, choices=(*export.BYTES, None), help="of a merged start"
+    )
     parser.add_argument("--force", action="store_true", help="delete an adapter of other options")
     arguments = parser.parse_args(argv)
     training = Training(
@@ -245,9 +255,14 @@ def main(argv: list[str]) -> None:
         processes=arguments.processes or _default_processes(arguments.model),
         overrides=tuple(arguments.set),
         lineage=at_stage(arguments.stage, arguments.variant, arguments.round),
+        engine=arguments.engine,
+        dtype=arguments.dtype or "float32",
     )
     facts = train(training, force=arguments.force)
-    print(report(training, facts))
+    if facts is None:
+        print(f"node {nodes.here().rank} is done; node 0 has written {training.output}")
+    else:
+        print(report(training, facts))
 
 
 def _default_processes(model: str) -> int:

@@ -5,20 +5,23 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from corpora import release_row
 from safetensors.torch import save_file
 
 from data_builders import build, options
-from esc import adapters, built, files, paths
-from esc.exceptions import EscError
+from esc import adapters, backbones, built, engines, files, paths
+from esc.exceptions import EscError, OptionsDiffer
 from esc.lineage import Lineage
+from serving.compose import compose
 from training import losses, recipe, reference, stamp
+from training import train as step
 
 MODEL = "smollm2-135m"
 
 
-def training(work, *overrides, task="sp", lineage=paths.PAPER):
-    return recipe.Training(MODEL, task, "dpo", work, 1, overrides, lineage)
+def training(work, *overrides, task="sp", lineage=paths.PAPER, engine=None):
+    return recipe.Training(MODEL, task, "dpo", work, 1, overrides, lineage, engine)
 
 
 def adapter(folder):
@@ -69,6 +72,28 @@ def test_the_stamp_holds_the_adapter_it_starts_from(work):
     pairs(work)
     sft = adapters.fingerprint(work / paths.adapter(MODEL, "sp", "sft"))
     assert stamped(training(work))["adapter sp_sft"] == sft
+
+
+def test_the_stamp_of_a_merged_start_holds_its_adapters_and_the_base_not_its_folder(work):
+    pairs(work)
+    found = stamped(training(work, engine="qlora"))
+    assert found["adapter sp_sft"] == stamped(training(work))["adapter sp_sft"]
+    assert found["recipe"]["model_name_or_path"] == "models/smollm2-135m"
+    assert (found["engine"], found["start merged in"]) == ("qlora", "float32")
+
+
+def test_a_training_does_not_go_on_under_another_engine(work):
+    pairs(work)
+    asked = training(work)
+    stamp.guard_options(asked.output, stamped(asked))
+    (asked.output / "checkpoint-1").mkdir()
+    with pytest.raises(OptionsDiffer, match="engine unset -> zero2"):
+        stamp.guard_options(asked.output, stamped(training(work, engine="zero2")))
+
+
+def test_a_quantized_base_by_hand_is_sent_to_the_engine(work):
+    with pytest.raises(EscError, match="into a quantized base; ENGINE=qlora starts from"):
+        recipe.recipe_for(training(work, "quantization_bit=4"))
 
 
 def test_a_second_round_is_merged_after_sft_and_the_first_and_has_its_own_set(work):
@@ -192,7 +217,7 @@ def logged(folder, *rows):
     return folder
 
 
-SETTINGS = {"pref_beta": 0.5, "create_new_adapter": True}
+SETTINGS = {"pref_beta": 0.5, "adapter_name_or_path": "sft", "create_new_adapter": True}
 
 
 @pytest.mark.parametrize(
@@ -227,7 +252,7 @@ def test_only_the_first_step_is_held_to_it_and_half_a_line_is_none(tmp_path):
 def test_without_create_new_adapter_the_message_says_so(tmp_path):
     folder = logged(tmp_path, {"loss": 0.6})
     with pytest.raises(EscError, match="create_new_adapter is not true"):
-        reference.check_loss(folder, losses.SIGMOID, {"pref_beta": 0.5})
+        reference.check_loss(folder, losses.SIGMOID, SETTINGS | {"create_new_adapter": False})
 
 
 def state(folder, **rewards):
@@ -316,3 +341,27 @@ def test_every_loss_trains_and_starts_as_the_table_says(run, trained, variant):
         assert facts["first_loss"] == pytest.approx(expected, abs=1e-3)
     else:
         assert facts["first_loss"] != pytest.approx(0.6931, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_merged_sft_model_is_exported_trained_from_and_composed_with_its_adapter(
+    trained, tmp_path, monkeypatch
+):
+    # Four bits take minutes a step on a CPU: all of the engine but them.
+    (tmp_path / "qlora.yaml").write_text("report_to: none\n")
+    monkeypatch.setattr(engines, "FOLDER", tmp_path)
+    quick = ("max_steps=1", "gradient_accumulation_steps=1")
+    asked = training(trained, *quick, lineage=Lineage("practical"), engine="qlora")
+    # Another test trains the same variant without an engine.
+    facts = step.train(asked, force=True)
+    sft = trained / paths.adapter(MODEL, "sp", "sft")
+    ran = yaml.safe_load((asked.output / stamp.RECIPE).read_text())
+    assert ran["model_name_or_path"] == str(sft / "merged") and "adapter_name_or_path" not in ran
+    assert facts["first_loss"] == pytest.approx(0.6931, abs=1e-3)
+    made_from = files.read_json(sft / "merged" / "merged.json")["made_from"]
+    assert made_from == {"sp_sft": adapters.fingerprint(sft)}
+    composed, _ = compose(trained, MODEL, "sp", Lineage("practical"))
+    served = files.read_json(composed / "composed.json")
+    assert list(served["made_from"]) == ["sp_sft", "sp_dpo_practical"]
+    base = files.read_json(composed / "adapter_config.json")["base_model_name_or_path"]
+    assert base == backbones.get(MODEL).location

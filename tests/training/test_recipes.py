@@ -3,13 +3,14 @@ from fractions import Fraction
 import pytest
 import yaml
 
-from esc import backbones, paths
+from esc import backbones, engines, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.lineage import LOSSES, MIXES, Lineage, variants
 from training import losses, render
 
-RECIPES = sorted(paths.RECIPES.glob("*/*.yaml"))
+ENGINES = sorted(engines.FOLDER.glob("*.yaml"))
+RECIPES = sorted(set(paths.RECIPES.glob("*/*.yaml")) - set(ENGINES))
 # Table 7: learning rate and beta of DPO.
 TABLE_7 = {
     ("qwen2.5-7b", "vanilla"): ("7e-7", "0.2"),
@@ -19,9 +20,10 @@ TABLE_7 = {
     ("llama3.1-8b", "sp"): ("8e-8", "0.5"),
     ("llama3.1-8b", "rg"): ("3e-7", "0.2"),
 }
-BACKBONES = ["qwen2.5-7b", "llama3.1-8b", "gemma2-9b", "smollm2-135m"]
+BACKBONES = ["qwen2.5-7b", "llama3.1-8b", "gemma2-9b", "qwen2.5-72b", "smollm2-135m"]
 
-
+MERGED = "qwen2.5-72b"
+"""The backbone whose own engine, ZeRO-3, has DPO start from a merged SFT model."""
 PREFERENCES = [(task, variant) for task in TASKS for variant in (None, *variants(task))]
 
 
@@ -29,27 +31,45 @@ def settings(model, task, stage, variant=None):
     return yaml.safe_load(paths.recipe(model, task, stage, variant).read_text())
 
 
-def test_there_are_100_recipes_and_no_other_yaml():
-    assert len(RECIPES) == 100
-    assert set(paths.RECIPES.rglob("*.yaml")) == {*RECIPES, paths.RECIPES / "backbones.yaml"}
+def test_there_are_125_recipes_and_5_engines_and_no_other_yaml():
+    assert (len(RECIPES), len(ENGINES)) == (125, 5)
+    assert {path.stem for path in ENGINES} == set(engines.ENGINES)
+    others = {*ENGINES, paths.RECIPES / "backbones.yaml"}
+    assert set(paths.RECIPES.rglob("*.yaml")) == {*RECIPES, *others}
 
 
 def test_the_committed_recipes_are_what_the_table_renders():
     assert {path: path.read_text() for path in RECIPES} == render.recipes()
 
 
+@pytest.fixture
+def distributed(monkeypatch):
+    """As one of torchrun's processes: DeepSpeed and FSDP are refused to any other."""
+    import torch
+
+    one = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    for name, value in (one | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}).items():
+        monkeypatch.setenv(name, value)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_llamafactory_parses_it(path, tmp_path):
+def test_llamafactory_parses_it(path, tmp_path, distributed):
     from llamafactory.hparams import get_train_args
 
-    changed = {"use_cpu": True, "output_dir": str(tmp_path / "out")}
+    changed = {"use_cpu": True, "ddp_backend": "gloo", "output_dir": str(tmp_path / "out")}
     parsed = get_train_args(yaml.safe_load(path.read_text()) | changed)
     model_args, data_args, training_args, finetuning_args, _ = parsed
     assert (finetuning_args.lora_rank, finetuning_args.lora_alpha) == (16, 16)
     assert finetuning_args.lora_dropout == 0.05
     assert data_args.cutoff_len == 4096
-    assert finetuning_args.create_new_adapter == (finetuning_args.stage != "sft")
-    assert (model_args.adapter_name_or_path is None) == (finetuning_args.stage == "sft")
+    merged = path.parent.name == MERGED
+    upon_adapter = finetuning_args.stage != "sft" and not merged
+    assert finetuning_args.create_new_adapter == upon_adapter
+    assert (model_args.adapter_name_or_path is not None) == upon_adapter
+    assert (training_args.deepspeed is not None) == merged
     assert isinstance(training_args.learning_rate, float)
 
 
@@ -111,10 +131,13 @@ def test_every_loss_is_trained_on_the_same_mined_pairs_but_kto(task):
 @pytest.mark.parametrize("model", BACKBONES)
 @pytest.mark.parametrize(("task", "variant"), PREFERENCES)
 def test_dpo_starts_from_the_output_of_sft_and_logs_every_step(model, task, variant):
-    dpo = settings(model, task, "dpo", variant)
-    assert dpo["adapter_name_or_path"] == settings(model, task, "sft")["output_dir"]
-    assert dpo["create_new_adapter"] is True
+    dpo, sft = settings(model, task, "dpo", variant), settings(model, task, "sft")["output_dir"]
     assert dpo["logging_steps"] == 1
+    if model == MERGED:
+        assert dpo["model_name_or_path"] == f"{sft}/merged"
+        assert not dpo.keys() & {"adapter_name_or_path", "create_new_adapter"}
+    else:
+        assert (dpo["adapter_name_or_path"], dpo["create_new_adapter"]) == (sft, True)
 
 
 @pytest.mark.parametrize("model", BACKBONES)

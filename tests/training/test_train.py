@@ -3,9 +3,11 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -161,7 +163,8 @@ def test_a_run_shorter_than_its_logging_interval_counts_as_trained(tmp_path):
 
 
 def test_the_batch_counts_all_nodes(tmp_path, monkeypatch):
-    monkeypatch.setenv("NNODES", "2")
+    for name, value in (("NNODES", "2"), ("NODE_RANK", "0"), ("MASTER_ADDR", "10.0.0.1")):
+        monkeypatch.setenv(name, value)
     made = recipe.recipe_for(training(tmp_path, model="qwen2.5-7b", processes=4))
     assert made["gradient_accumulation_steps"] == 4
 
@@ -241,16 +244,65 @@ def test_a_recipe_trains_with_llamafactory_cli_itself(run, model, work):
     assert (output / "adapter_model.safetensors").is_file()
 
 
-@pytest.mark.slow
-def test_two_processes_train_on_the_cpu(run, model, work):
-    asked = training(work, "max_steps=1", "gradient_accumulation_steps=1", task="rg", processes=2)
-    shown = run(
-        *("-m", "training", "train", "--task", "rg", "--work", str(work), "--processes", "2"),
-        *("--set", *asked.overrides),
+def first_step(run, work, processes, accumulation, **nodes):
+    """A training of one step on two rows, as one command; what it printed."""
+    return run(
+        *("-m", "training", "train", "--task", "rg", "--work", str(work)),
+        *("--processes", str(processes), "--set", "max_steps=1", "bf16=false"),
+        f"gradient_accumulation_steps={accumulation}",
+        **nodes,
     )
-    assert shown.returncode == 0, shown.stderr[-2000:]
-    assert yaml.safe_load((asked.output / stamp.RECIPE).read_text())["ddp_backend"] == "gloo"
-    assert files.read_json(asked.output / "trainer_state.json")["global_step"] == 1
+
+
+@pytest.mark.slow
+def test_one_process_two_processes_and_two_nodes_begin_with_the_same_loss(
+    run, model, small_corpus, tmp_path
+):
+    found = {}
+    place = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    place["OMP_NUM_THREADS"] = "1"
+    for name, processes, accumulation in (("one", 1, 2), ("two", 2, 1), ("nodes", 1, 1)):
+        work = tmp_path / name
+        build.build(str(small_corpus), work, options.BuildOptions())
+        if name == "nodes":
+            with ThreadPoolExecutor() as pool:
+                both = [
+                    pool.submit(
+                        first_step, run, work, processes, accumulation, NODE_RANK=rank, **place
+                    )
+                    for rank in ("0", "1")
+                ]
+            shown, follower = (one.result() for one in both)
+            assert follower.returncode == 0, follower.stderr[-2000:]
+            assert "node 1 is done; node 0 has written" in follower.stdout
+        else:
+            shown = first_step(run, work, processes, accumulation)
+        assert shown.returncode == 0, shown.stderr[-2000:]
+        output = training(work, task="rg").output
+        found[name] = files.read_json(output / step.DONE)["first_loss"]
+        expected = None if name == "one" else "gloo"
+        assert yaml.safe_load((output / stamp.RECIPE).read_text()).get("ddp_backend") == expected
+    # The same two rows in float32, weighed by their labels, which the trainer counts over all
+    # processes: what is left is the order of sums, and the four digits that are logged.
+    assert found["two"] == pytest.approx(found["one"], abs=2e-3)
+    assert found["nodes"] == pytest.approx(found["one"], abs=2e-3)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_machine_that_does_not_come_is_one_last_line(run, model, work):
+    place = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    shown = first_step(
+        run, work, 1, 1, **place, MASTER_PORT=str(free_port()), PET_RDZV_CONF="timeout=2"
+    )
+    assert shown.returncode == 2
+    last = shown.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: not all NNODES=2 machines came to 127.0.0.1:")
 
 
 @pytest.mark.slow

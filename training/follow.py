@@ -1,0 +1,52 @@
+"""Training on another machine than node 0: its share of the work, and none of the writing."""
+
+import time
+from pathlib import Path
+
+import yaml
+
+from esc import backbones, commands, files
+from esc.exceptions import EscError
+from esc.files import Row
+from training import export, launch, nodes
+from training.recipe import Training
+
+_PATIENCE = 1800.0
+"""Seconds that it waits for the merged model that node 0 exports."""
+_EVERY = 2.0
+
+
+def follow(training: Training, settings: Row, beside: Path) -> None:
+    """Train until node 0 ends it; ``beside`` is the folder for this machine's recipe and log.
+
+    Raises EscError where node 0, or the merged model it starts from, does not come.
+    """
+    place = nodes.here()
+    if training.merged_start:
+        _await_start(training)
+    recipe = beside / f"node{place.rank}.yaml"
+    files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    log = recipe.with_suffix(".log")
+    launch.run(recipe, training, settings, log=log, lock=None, watch=lambda one: one.wait())
+
+
+def _await_start(training: Training) -> None:
+    """Wait until the merged model is there: made here before, or by node 0 on a shared disk."""
+    backbone, deadline = backbones.get(training.model), time.monotonic() + _PATIENCE
+    while not export.finished(backbone, training.starts_from, training.dtype):
+        if time.monotonic() > deadline:
+            before = training.lineage.before
+            step = commands.make(
+                "export",
+                work=training.work,
+                model=training.model,
+                TASK=training.task,
+                STAGE="dpo" if before else "sft",
+                DTYPE=training.dtype,
+                **(before[-1].variables if before else {}),
+            )
+            raise EscError(
+                f"{training.merged_start} did not come from node 0 in {_PATIENCE / 60:.0f} "
+                f"minutes; {step} makes it on this machine"
+            )
+        time.sleep(_EVERY)
