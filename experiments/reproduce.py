@@ -107,8 +107,8 @@ def dry_run(asked: Asked) -> Iterator[str]:
     yield ""
     width = max(len(step.name) for step in plan) + 2
     yield (
-        f"  {'step':<{width}}{'state':<8}{'requests':>10}{'tokens':>10}{'GPU memory':>12}{'time':>13}"
-        f"{'judge':>20}"
+        f"  {'step':<{width}}{'state':<8}{'requests':>10}{'tokens':>10}{'GPU memory':>12}"
+        f"{'time':>13}{'judge':>20}"
     )
     seconds = cost = 0.0
     for step in plan:
