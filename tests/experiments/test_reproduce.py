@@ -31,7 +31,7 @@ def test_the_plan_is_shown_without_corpus_model_or_network(run, tmp_path):
         OPENAI_API_KEY="",
     )
     assert shown.returncode == 0, shown.stderr
-    assert "0 done, 35 to run" in shown.stdout
+    assert "33 steps for qwen2.5-7b" in shown.stdout and "0 done, 33 to run" in shown.stdout
     assert "committed statistics of the ESConv release" in shown.stdout
     assert "14,763 train and 1,792 test turns" in shown.stdout
     assert not any(tmp_path.iterdir())
