@@ -8,6 +8,8 @@ FOLDER = Path(".venv-serve")
 PYTHON = FOLDER / "bin" / "python"
 READY = FOLDER / ".ready"
 """Holds the kind, and exists when vLLM imports."""
+RAY_PYTHON = Path(".venv-ray") / "bin" / "python"
+"""Of the optional environment that adds Ray to vLLM's."""
 KINDS = ("gpu", "cpu")
 
 

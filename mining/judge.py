@@ -26,7 +26,7 @@ from esc.chat.meter import Meter
 from esc.chat.policy import Asks
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.judge import Judge, check_not_all_refused, judge_for
+from esc.judge import Judge, check_not_all_refused, judge_for, keyless
 from esc.run_folder import RunFolder
 from esc.turns import GoldTurn, gold_turns
 from esc.verdicts import FOR_GOOD, Unscored, read
@@ -249,7 +249,7 @@ def main(argv: list[str]) -> int:
     codes, sending = [], Sending.of(given)
     for mining in minings_of(given):
         asked_judge = judge_for(
-            given.model, given.judge, given.judge_base_url, keyless=given.dry_run
+            given.model, given.judge, given.judge_base_url, keyless=keyless(given)
         )
         asked = Asked(mining, asked_judge, given.blind)
         codes.append(judge(asked, sending, force=given.force))

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from esc import backbones, built, cli, files, plan_and_speak, policy_server, smoke
+from esc import backbones, built, cli, files, plan_and_speak, smoke
 from esc.backbones import DECODE
 from esc.chat.failures import Failure
 from esc.chat.job import Job, Sending
@@ -161,9 +161,7 @@ def sample(wanted: Sequence[Asked], sending: Sending, *, force: bool) -> int:
             first = to_ask[0].asked
             weights = {name: sha for one in to_ask for name, sha in one.job.weights.items()}
             where = stack.enter_context(
-                policy_server.servers(
-                    first.mining.model, first.mining.work, first.base_urls, weights
-                )
+                sending.servers(first.mining.model, first.mining.work, first.base_urls, weights)
             )
             for one in to_ask:
                 one.records[:], meters[one.asked.mining.task] = one.job.ask(where.urls, sending)
