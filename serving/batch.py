@@ -23,7 +23,7 @@ from esc.adapters import BASE
 from esc.chat.batch.shards import ANSWERS, REQUESTS, Shard
 from esc.exceptions import EscError
 from esc.policy_server import BATCH_PROGRAM
-from esc.serving_environment import PYTHON, RAY_PYTHON
+from esc.serving_environment import PYTHON, RAY_PYTHON, RAY_READY
 from serving import command, process
 from serving.server import given_flags, kind_of, write_template
 
@@ -65,7 +65,7 @@ def run(shard: Shard, options: Options, *, root: Path = Path()) -> None:
     """Leave the shard's answers beside it; EscError, from its log, where the engine stops."""
     kind = kind_of(root)
     python = root / (RAY_PYTHON if options.engine == "ray" else PYTHON)
-    if not python.exists():
+    if options.engine == "ray" and not (root / RAY_READY).is_file():
         raise EscError("the Ray environment is missing; make setup-ray installs it")
     program = [str(IN_RAY)] if options.engine == "ray" else ["-m", BATCH_PROGRAM]
     unfinished = shard.beside(f".unfinished{files.TEMPORARY}")

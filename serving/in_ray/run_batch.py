@@ -48,18 +48,11 @@ def lines(path: str) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-@functools.cache
-def _tokenizer(model: str, template: str) -> tuple[Any, str]:
-    with Path(template).open(encoding="utf-8") as stream:
-        return AutoTokenizer.from_pretrained(model), stream.read()
-
-
-def asked(row: dict[str, Any], *, model: str, template: str, adapters: dict[str, str]) -> Any:
+def asked(request: dict[str, Any], given: Namespace, tokenizer: Any, template: str) -> Any:
     """What Ray's vLLM stage takes, of one line."""
-    body = json.loads(row["body"])
-    tokenizer, text = _tokenizer(model, template)
+    body = request["body"]
     prompt = tokenizer.apply_chat_template(
-        body["messages"], chat_template=text, tokenize=False, add_generation_prompt=True
+        body["messages"], chat_template=template, tokenize=False, add_generation_prompt=True
     )
     sampling = {name: body[name] for name in _SENT if name in body}
     if "structured_outputs" in body:
@@ -67,31 +60,34 @@ def asked(row: dict[str, Any], *, model: str, template: str, adapters: dict[str,
     elif "response_format" in body:
         schema = body["response_format"]["json_schema"]["schema"]
         sampling["structured_outputs"] = {"json": json.dumps(schema)}
+    adapters = {one.name: one.path for one in given.lora_modules or ()}
     return {
-        "model": adapters.get(body["model"], model),
+        "custom_id": request["custom_id"],
+        "model": adapters.get(body["model"], given.model),
         "tokenized_prompt": tokenizer(prompt, add_special_tokens=False)["input_ids"],
-        "sampling_params": sampling,
-        "custom_id": row["custom_id"],
-        "max_tokens": body["max_tokens"],
+        # As text: a column has one type, whatever the requests hold.
+        "sampling": json.dumps(sampling),
     }
 
 
-def answered(row: dict[str, Any], *, model: str, template: str) -> dict[str, Any]:
+def prepared(row: dict[str, Any]) -> dict[str, Any]:
+    """What the stage takes besides."""
+    return {"sampling_params": json.loads(row["sampling"])}
+
+
+def answered(row: dict[str, Any], *, ends: frozenset[int]) -> dict[str, Any]:
     """The line of an answer, as the batch runner writes it."""
     tokens = list(row["generated_tokens"])
-    # The stage does not say why an answer ended: the token that ends a turn is among its own.
-    tokenizer, _ = _tokenizer(model, template)
-    ended = bool(tokens) and int(tokens[-1]) in tokenizer.all_special_ids
-    finish = "stop" if ended else "length"
-    usage = {
-        "prompt_tokens": int(row["num_input_tokens"]),
-        "completion_tokens": int(row["num_generated_tokens"]),
-    }
+    # The stage does not say why an answer ended; the token that ends a turn is among its own.
+    finish = "stop" if tokens and int(tokens[-1]) in ends else "length"
     message = {"role": "assistant", "content": row["generated_text"]}
     body = {
         "object": "chat.completion",
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-        "usage": usage,
+        "usage": {
+            "prompt_tokens": int(row["num_input_tokens"]),
+            "completion_tokens": int(row["num_generated_tokens"]),
+        },
     }
     return {"line": line(row["custom_id"], 200, body, None)}
 
@@ -144,19 +140,16 @@ def main() -> None:
     # Logical: on a machine without a GPU the stages wait for one another on few cores.
     ray.init(**({} if "RAY_ADDRESS" in os.environ else {"num_cpus": 8, "include_dashboard": False}))
     config, engines = processor_config(given)
-    adapters = {one.name: one.path for one in given.lora_modules or ()}
-    whose = {"model": given.model, "template": given.chat_template}
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    template = Path(given.chat_template).read_text(encoding="utf-8")
+    ends = frozenset(tokenizer.all_special_ids)
     processor = build_processor(
-        config,
-        preprocess=functools.partial(asked, adapters=adapters, **whose),
-        postprocess=functools.partial(answered, **whose),
+        config, preprocess=prepared, postprocess=functools.partial(answered, ends=ends)
     )
-    # Bodies as text: columns of one type each, whatever the requests hold.
-    rows = [
-        {"custom_id": row["custom_id"], "body": json.dumps(row["body"])}
-        for row in lines(given.input_file)
-    ]
-    requests = ray.data.from_items(rows, override_num_blocks=max(engines * 4, len(rows) // 256, 1))
+    rows = [asked(row, given, tokenizer, template) for row in lines(given.input_file)]
+    # Blocks enough for every engine, and of a few hundred requests.
+    blocks = max(min(engines, len(rows)), len(rows) // 256)
+    requests = ray.data.from_items(rows, override_num_blocks=blocks)
     with Path(given.output_file).open("w", encoding="utf-8") as stream:
         for row in processor(requests).iter_rows():
             told = failed(row) if row.get("__inference_error__") else row["line"]

@@ -86,8 +86,8 @@ class Local(_OfThisWork):
         if others := models - served:
             raise EscError(
                 f"BATCH={self.batch.engine} runs this WORK's models ({', '.join(sorted(served))}), "
-                f"and {', '.join(sorted(others))} is none of them; BATCH=write leaves files for "
-                "another engine"
+                f"and {', '.join(sorted(others))} is none of them: without BATCH it is asked "
+                "live, with BATCH=openai in batches at its service, and BATCH=write leaves files"
             )
 
     def _run(self, shard: Shard) -> str | None:
@@ -116,11 +116,7 @@ class Written(_OfThisWork):
     def run(self, shards: Sequence[Shard], pending: Asked) -> None:
         """Leave a script that runs the shards; raises Waiting, which says what to do with it."""
         folder = shards[0].requests.parent
-        models = sorted({call.model for call in pending.values()})
-        command = self._step("--script", str(folder), "--names", *models)
-        made = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-        if made.returncode:
-            raise EscError(made.stderr.strip().splitlines()[-1].removeprefix("error: "))
+        self._script(folder, sorted({call.model for call in pending.values()}))
         requests = sum(len(shard.ids) for shard in shards)
         script = shlex.quote(str(folder / "run.sh"))
         raise Waiting(
@@ -129,6 +125,12 @@ class Written(_OfThisWork):
             "shards out), or any engine that reads OpenAI batch files; then the same command with "
             "BATCH=read"
         )
+
+    def _script(self, folder: Path, models: Sequence[str]) -> None:
+        command = self._step("--script", str(folder), "--names", *models)
+        made = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if made.returncode:
+            raise EscError(made.stderr.strip().splitlines()[-1].removeprefix("error: "))
 
 
 class Read(_OfThisWork):

@@ -16,7 +16,7 @@ import openai
 
 from esc import files
 from esc.chat.batch.rounds import Asked
-from esc.chat.batch.shards import URL, Shard
+from esc.chat.batch.shards import STATE, URL, Shard
 from esc.chat.budget import Budget
 from esc.chat.constraint import Choice, Regex
 from esc.chat.failures import RunStopped
@@ -27,10 +27,10 @@ from esc.exceptions import EscError
 
 LARGEST = 50_000
 """Requests that the Batch API takes in one file."""
-STATE = ".batch.json"
 _ENDPOINT: Literal["/v1/chat/completions"] = URL
 _MARK = "shard_sha256"
-_POLL_SECONDS = 30.0
+POLL_SECONDS = 30.0
+"""Between two looks at the batches."""
 _ENDED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -67,7 +67,7 @@ class Hosted:
             while waiting:
                 waiting = [shard for shard in waiting if not self._fetched(shard, made[shard])]
                 if waiting:
-                    time.sleep(_POLL_SECONDS)
+                    time.sleep(POLL_SECONDS)
 
     def _afford(self, shards: Sequence[Shard], pending: Asked) -> None:
         """RunStopped where the shards could cost more than is left."""

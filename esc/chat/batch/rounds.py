@@ -57,6 +57,7 @@ class Rounds:
     meter: Meter
     _failures: dict[str, Failure] = field(default_factory=dict)
     _ran: set[Shard] = field(default_factory=set)
+    _taken: set[str] = field(default_factory=set)
 
     def ask(
         self, records: Sequence[Record], work: Callable[[Asks, Record], Awaitable[Result]]
@@ -70,7 +71,7 @@ class Rounds:
             while True:
                 asked = Collecting(self.cache, self.weights, self._failures)
                 results = asyncio.run(asked.all(records, work))
-                self.meter.cached = self.meter.cached or len(asked.stored)
+                self.meter.cached = len(asked.stored - self._taken)
                 if not asked.pending:
                     return [one for one in results if not isinstance(one, Pending)]
                 if not self._take(shards, asked.pending):
@@ -111,6 +112,7 @@ class Rounds:
                 else:
                     self._store(shard, key, pending[key], outcome)
                     taken.add(key)
+                    self._taken.add(key)
             if shard in self._ran and (lacks := shard.ids & pending.keys() - seen):
                 raise EscError(
                     f"{shard.answers} lacks {len(lacks):,} of {len(shard.ids):,} answers; what is "

@@ -15,6 +15,8 @@ from esc.files import JsonlWriter, Row
 
 FOLDER = "batch"
 REQUESTS, ANSWERS = ".requests.jsonl", ".answers.jsonl"
+STATE = ".batch.json"
+"""Beside a shard that a service was given, and is paid for."""
 URL: Final = "/v1/chat/completions"
 
 
@@ -105,10 +107,16 @@ class Shards:
     def open(self, keys: Iterable[str]) -> list[Shard]:
         """Those without any answers whose requests are all among ``keys``: to be run as they are.
 
-        One of which another run has answered a part is not: its rest is asked in a new one.
+        One of which another run has answered a part is not, and its rest is asked in a new one;
+        but where a service has it, its answers are paid for.
         """
         wanted = frozenset(keys)
-        return [one for one in self.all if not one.answers.is_file() and one.ids <= wanted]
+        return [
+            one
+            for one in self.all
+            if not one.answers.is_file()
+            and (one.ids <= wanted or (one.beside(STATE).is_file() and one.ids & wanted))
+        ]
 
     def write(self, requests: Sequence[tuple[str, Payload]], size: int) -> list[Shard]:
         """New shards of up to ``size`` requests, (cache key, body) each."""
