@@ -1,12 +1,15 @@
 """Mining through batch files: what it writes is what a live run with the same answers writes."""
 
+import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
 from batches import play, requests
 from faulty_server import FaultyServer, Request
 
-from esc import cli, files
+from esc import cli, files, paths
 from esc.psych_errors import PsychError
 from mining import classify, sample
 
@@ -77,6 +80,24 @@ def test_without_answers_reading_says_what_is_missing(draw, bench):
     assert "have no answers yet (0001, 0002" in err and str(bench.mining("rg").folder) in err
 
 
+def test_on_a_full_disk_no_shard_is_half_written_and_it_goes_on(draw, bench, models, error_line):
+    argv = ["--work", str(bench.work), "--task", "rg", "--base-url", models.url, *LIMIT]
+    # A limit on the size of a file: the write fails as it does on a full disk.
+    limited = subprocess.run(
+        [sys.executable, "-m", "mining", "sample", *argv, "--batch", "write"],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000)),
+    )
+    assert limited.returncode == 2 and "the disk is full" in error_line(limited.stderr)
+    batch = bench.mining("rg").folder / "batch"
+    assert [path for path in batch.iterdir() if "requests" in path.name] == []
+    assert draw("--batch", "write")[0] == cli.WAITING and play(batch, answer) == 1
+    assert draw("--batch", "read")[0] == 0
+
+
 def test_an_answer_of_another_run_is_one_line(draw, bench, error_line):
     draw("--batch", "write")
     batch = bench.mining("rg").folder / "batch"
@@ -132,7 +153,7 @@ def test_a_hosted_judge_needs_its_key_for_batches_there(bench, error_line):
 def test_an_engine_of_this_work_does_not_run_a_hosted_judge(bench, error_line):
     bench.sample("rg", lambda turn, index: f"reply {turn.id}", limit=1)
     code, _, err = bench.judge("rg", "--batch", "vllm")
-    assert code == 2 and "and m is none of them; BATCH=write" in error_line(err)
+    assert code == 2 and "and m is none of them: without BATCH" in error_line(err)
 
 
 def test_errors_are_classified_through_files_too(bench, tmp_path):
