@@ -30,6 +30,9 @@ from serving.server import given_flags, kind_of, write_template
 ENGINES = ("vllm", "ray")
 IN_RAY = Path(__file__).parent / "in_ray" / "run_batch.py"
 """The one program that runs inside Ray's environment."""
+_DEAD = b"EngineCore encountered an issue"
+"""What vLLM says to requests whose engine is no more."""
+_LESS = "SERVE_ARGS='--max-num-seqs 8' makes do with less"
 _GRACE = 20.0
 """Seconds in which Ray ends its own cluster."""
 
@@ -73,10 +76,18 @@ def run(shard: Shard, options: Options, *, root: Path = Path()) -> None:
     words = [str(python.absolute()), *program, *_flags(options, shard.requests.parent, kind)]
     words += ["-i", str(shard.requests), "-o", str(unfinished)]
     try:
-        _run(words, command.environment(kind), shard.beside(".log"))
+        log = shard.beside(".log")
+        _run(words, command.environment(kind), log)
+        died = _DEAD in unfinished.read_bytes()
         unfinished.replace(shard.answers)
     finally:
         unfinished.unlink(missing_ok=True)
+    if died:
+        # The runner outlives its engine, and writes an error to whatever was not answered.
+        raise EscError(
+            f"the engine died on the way, as it does where memory runs out (log: {log}); what it "
+            f"had answered is kept; {_LESS}"
+        )
 
 
 def _flags(options: Options, folder: Path, kind: str) -> list[str]:
@@ -116,8 +127,7 @@ def _run(words: Sequence[str], environment: Mapping[str, str], log: Path) -> Non
         process.end_session(engine.pid)
     if engine.returncode == -signal.SIGKILL:
         raise EscError(
-            f"the engine was killed, as a system does that runs out of memory (log: {log}); "
-            "SERVE_ARGS='--max-num-seqs 8' makes do with less"
+            f"the engine was killed, as a system does that runs out of memory (log: {log}); {_LESS}"
         )
     if engine.returncode:
         raise EscError(f"the engine stopped: {process.reason(log)} (log: {log})")

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from batches import answer_line
+from batches import answer_line, error_line
 
 from esc import paths
 from esc.chat.batch.shards import Shard
@@ -69,6 +69,14 @@ def test_an_engine_that_ends_early_leaves_no_answers_and_one_line(run, folder, p
     with pytest.raises(EscError, match=reason):
         run(program)
     assert left(folder) == ["0001.log", "0001.requests.jsonl", "0002.requests.jsonl"]
+
+
+def test_an_engine_that_dies_under_its_runner_is_told_and_its_answers_are_kept(run, folder):
+    dead = error_line("0001", 500, "EngineCore encountered an issue. See stack trace").strip()
+    with pytest.raises(EscError, match=r"the engine died on the way.* had answered is kept"):
+        run(f"echo '{dead}' > $out")
+    (row,) = Shard(folder / "0001.requests.jsonl").lines()
+    assert row["response"]["status_code"] == 500
 
 
 def test_without_rays_environment_it_names_the_command(folder, run):
