@@ -97,7 +97,7 @@ def rank(adapters: Mapping[str, Path]) -> int:
 
 def environment(kind: str) -> dict[str, str]:
     """The environment of the server; what the user has set stays."""
-    defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     if kind == "cpu":
         # GiB of memory for what has been read; and every core works (vLLM would keep one idle).
         defaults |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}

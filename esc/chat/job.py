@@ -22,6 +22,7 @@ from esc.chat.failures import Failure
 from esc.chat.meter import Meter
 from esc.chat.policy import Asks, Chat, Policy, Rehearsal
 from esc.chat.transport import Pool
+from esc.exceptions import Waiting
 from esc.files import Row
 from esc.plan_and_speak import TIMEOUT
 from esc.policy_server import Servers
@@ -99,6 +100,26 @@ def _engine(text: str) -> str | None:
     if text and text not in ENGINES:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(ENGINES)}")
     return text or None
+
+
+class Waits:
+    """Several runs of one step: where one has to wait for others' answers, the next goes on."""
+
+    def __init__(self) -> None:
+        self._told: list[str] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note it where the block has to wait."""
+        try:
+            yield
+        except Waiting as waiting:
+            self._told.append(str(waiting))
+
+    def tell(self) -> None:
+        """Raise Waiting where one of them had to."""
+        if self._told:
+            raise Waiting("\n".join(self._told))
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,21 @@ def test_a_run_begun_live_goes_on_through_files(draw, bench, models):
     assert draw("--batch", "read")[0] == 0 and live.read_bytes() == whole
 
 
+def test_every_task_leaves_its_shards_and_what_has_its_answers_is_finished(
+    draw, bench, monkeypatch
+):
+    monkeypatch.setattr("esc.chat.batch.engines.Written._script", lambda *_: None)
+    both = {"task": ("rg", "vanilla")}
+    options = ("--decode", "free")
+    code, _, err = draw("--batch", "write", *options, **both)
+    folders = [bench.mining(task).folder for task in both["task"]]
+    assert code == cli.WAITING and all(f"wait in {one / 'batch'}" in err for one in folders)
+    play(folders[1] / "batch", answer)
+    code, _, err = draw("--batch", "read", *options, **both)
+    assert code == cli.WAITING and str(folders[0]) in err and str(folders[1]) not in err
+    assert [(one / "run.json").is_file() for one in folders] == [False, True]
+
+
 def test_without_answers_reading_says_what_is_missing(draw, bench):
     draw("--batch", "write", "--shard", "10")
     code, _, err = draw("--batch", "read")
