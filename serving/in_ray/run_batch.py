@@ -152,7 +152,8 @@ def main() -> None:
     requests = ray.data.from_items(rows, override_num_blocks=blocks)
     with Path(given.output_file).open("w", encoding="utf-8") as stream:
         for row in processor(requests).iter_rows():
-            told = failed(row) if row.get("__inference_error__") else row["line"]
+            # Rows that failed pass the last step by.
+            told = row.get("line") or failed(row)
             stream.write(told + "\n")
 
 
