@@ -32,22 +32,25 @@ IN_FLIGHT ?=
 PRICE ?=
 MAX_COST ?=
 DRY_RUN ?=
+BATCH ?=
+SHARD ?=
 FORCE ?=
 PYTHON ?= python3
 
-# Through the environment: a shell would take the quotes in it. JUDGE and JUDGE_BASE_URL are read
-# there too.
-export SERVE_ARGS
+# Through the environment: a shell would take the quotes in SERVE_ARGS, and every step that asks
+# models reads BATCH. JUDGE and JUDGE_BASE_URL are read there too.
+export SERVE_ARGS BATCH SHARD
 
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SCALE_READY := $(VENV)/.ready-scale
 SERVE_READY := .venv-serve/.ready
+RAY_READY := .venv-ray/.ready
 WHERE := --work "$(WORK)"
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup setup-scale setup-serve model data check-data stats sft-sp sft-rg sft-vanilla \
+.PHONY: help doctor setup setup-scale setup-serve setup-ray model data check-data stats sft-sp sft-rg sft-vanilla \
         mine-sp mine-rg mine-vanilla mine dpo-sp dpo-rg dpo-vanilla \
         export serve stop check-template predict eval report chat card recipes demo reproduce \
         test test-unit lint bench clean
@@ -72,6 +75,7 @@ help:  ## this list
 	@echo "            STAGE=base|sft|dpo, SET=test|validation|train, DECODE=free|choice, BASE_URL=url,url,"
 	@echo "            IN_FLIGHT=requests at a time, PRICE=in/out per million tokens, MAX_COST, DRY_RUN=1"
 	@echo "  reproduce:  STEPS=\"names of its steps\", DRY_RUN=1 for the plan and what it takes"
+	@echo "  mine, predict, eval:  BATCH=vllm|ray|openai|write|read through batch files, SHARD=requests of one"
 	@echo "  eval:     JUDGE, JUDGE_BASE_URL, JUDGE_N=turns judged, FAILED_ESCONV=FailedESConv.json for Figure 2"
 	@echo "Examples:"
 	@echo "  make demo"
@@ -105,6 +109,11 @@ setup-serve: $(SERVE_READY)  ## the serving environment in .venv-serve: vLLM, fo
 $(SERVE_READY): requirements/serve-cpu.txt requirements/serve-gpu.txt | $(READY)
 	@$(PY) -m serving install
 
+setup-ray: $(RAY_READY)  ## Ray beside vLLM in .venv-ray, for BATCH=ray (0.5 GB)
+
+$(RAY_READY): requirements/ray.txt | $(SERVE_READY)
+	@$(PY) -m serving install --ray
+
 model: $(READY)  ## the embedded default model in models/smollm2-135m
 	@$(PY) -m training model --model "$(MODEL)"
 
@@ -126,10 +135,11 @@ sft-sp sft-rg sft-vanilla: sft-%: model data $(SPREAD)  ## LoRA SFT of planner, 
 	@$(PY) -m training train $(WHERE) --model "$(MODEL)" --task $* --stage sft \
 	  --processes "$(NPROC)" --engine "$(ENGINE)" $(AGAIN) --set $(TRAIN_ARGS)
 
-# A BASE_URL needs no server of our own. Sets that are built are taken as they are: here LIMIT is of
+# A BASE_URL needs no server of our own, nor do files for others. Sets that are built are taken as they are: here LIMIT is of
 # the prediction, and must not cut them down.
 BUILT := $(shell test -f "$(WORK)/data/manifest.json" && echo yes)
-ASKS := $(if $(BASE_URL),,$(SERVE_READY)) $(if $(BUILT),,data)
+ELSEWHERE := $(BASE_URL) $(filter openai write read,$(BATCH))
+ASKS := $(if $(strip $(ELSEWHERE)),,$(SERVE_READY)) $(if $(filter ray,$(BATCH)),$(RAY_READY)) $(if $(BUILT),,data)
 
 LINEAGE := --model "$(MODEL)" --variant "$(VARIANT)" --round "$(ROUND)"
 SENDING := --in-flight "$(IN_FLIGHT)" $(if $(filter 1,$(DRY_RUN)),--dry-run)

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from esc.exceptions import EscError
+from esc.exceptions import EscError, Waiting
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, WAITING, INTERRUPTED = 2, 3, 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,9 +53,15 @@ def optional_amount(text: str) -> float | None:
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    """Exit code of ``main(argv)``: 0, or 2 for a mistake (one line on stderr), 130 for Ctrl-C."""
+    """Exit code of ``main(argv)``.
+
+    0, or 2 for a mistake (one line on stderr), 3 where others have to work first, 130 for Ctrl-C.
+    """
     try:
         return main(argv) or 0
+    except Waiting as waiting:
+        print(waiting, file=sys.stderr)
+        return WAITING
     except EscError as error:
         message = str(error)
     except KeyboardInterrupt:

@@ -11,3 +11,7 @@ class CorpusError(EscError):
 
 class OptionsDiffer(EscError):
     """An output that was made with other options than the ones asked for."""
+
+
+class Waiting(EscError):
+    """No mistake: what is to be done next is done elsewhere, and the same command then goes on."""

@@ -56,6 +56,11 @@ def judge_for(model: str, name: str | None, urls: str | None, *, keyless: bool =
     return Judge(name, (HOSTED,))
 
 
+def keyless(given: argparse.Namespace) -> bool:
+    """Whether a run with these parsed arguments of `Sending` asks no hosted judge."""
+    return bool(given.dry_run or given.batch not in (None, "openai"))
+
+
 def check_not_all_refused(who: str, results: Iterable[object]) -> None:
     """Raise EscError where it is the request that is refused, not what a question quotes.
 

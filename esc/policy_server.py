@@ -16,6 +16,7 @@ from esc import commands, files, paths
 from esc.exceptions import EscError
 
 PROGRAM = "vllm.entrypoints.openai.api_server"
+BATCH_PROGRAM = "vllm.entrypoints.launchers.run_batch"
 STATE = "server.json"
 
 
@@ -71,14 +72,14 @@ def begin_of(pid: int) -> int | None:
 
 
 def on_this_machine() -> list[int]:
-    """The pids of all vLLM servers that this user can see."""
+    """The pids of all vLLM servers and batch runners that this user can see."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue  # ended meanwhile, or another user's
-        if PROGRAM.encode() in words:
+        if PROGRAM.encode() in words or BATCH_PROGRAM.encode() in words:
             found.append(int(path.parent.name))
     return found
 

@@ -8,6 +8,11 @@ FOLDER = Path(".venv-serve")
 PYTHON = FOLDER / "bin" / "python"
 READY = FOLDER / ".ready"
 """Holds the kind, and exists when vLLM imports."""
+RAY_FOLDER = Path(".venv-ray")
+"""The optional environment that adds Ray to vLLM's."""
+RAY_PYTHON = RAY_FOLDER / "bin" / "python"
+RAY_READY = RAY_FOLDER / ".ready"
+"""Exists when Ray's part for language models imports."""
 KINDS = ("gpu", "cpu")
 
 

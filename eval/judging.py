@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from esc import adapters, backbones, cli, policy_server
+from esc import adapters, backbones, cli
 from esc.backbones import EMBEDDED
 from esc.chat.failures import Failure
 from esc.chat.job import Job, Sending
@@ -22,7 +22,14 @@ from esc.chat.job import add_arguments as add_sending
 from esc.chat.meter import Meter
 from esc.chat.policy import Asks
 from esc.files import Row
-from esc.judge import Judge, add_judge_name, add_judge_url, check_not_all_refused, judge_for
+from esc.judge import (
+    Judge,
+    add_judge_name,
+    add_judge_url,
+    check_not_all_refused,
+    judge_for,
+    keyless,
+)
 from esc.run_folder import RunFolder
 from esc.weights import weights_of
 
@@ -57,12 +64,12 @@ class Bench:
         return weights_of(self.work, self.model, [adapters.BASE])
 
     @contextmanager
-    def urls(self) -> Iterator[Sequence[str]]:
+    def urls(self, sending: Sending) -> Iterator[Sequence[str]]:
         """Where it is asked while the block runs."""
         if self.judge.urls:
             yield self.judge.urls
         else:
-            with policy_server.servers(self.model, self.work, None, self.weights) as where:
+            with sending.servers(self.model, self.work, None, self.weights) as where:
                 yield where.urls
 
 
@@ -75,7 +82,7 @@ def bench_of(given: argparse.Namespace) -> Bench:
     name = given.judge or (adapters.BASE if given.model == EMBEDDED else None)
     if name == adapters.BASE and not given.judge_base_url:
         return Bench(Judge(name, ()), given.model, given.work)
-    judge = judge_for(given.model, name, given.judge_base_url, keyless=given.dry_run)
+    judge = judge_for(given.model, name, given.judge_base_url, keyless=keyless(given))
     return Bench(judge, given.model, given.work)
 
 
@@ -128,7 +135,7 @@ def ask(
     results: Sequence[Row | Failure] = rows
     meter = Meter(sending.budget, cached=rehearsal.cached)
     if rehearsal.requests:
-        with bench.urls() as urls:
+        with bench.urls(sending) as urls:
             results, meter = job.ask(urls, sending, listed=False)
     check_not_all_refused(bench.name, results)
     sent = {"answered": meter.answered, "cached": meter.cached, "failed": meter.failed}

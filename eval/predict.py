@@ -18,7 +18,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from esc import adapters, backbones, cli, files, paths, policy_server, smoke
+from esc import adapters, backbones, cli, files, paths, smoke
 from esc.backbones import DECODE
 from esc.chat.failures import Failure, FailureKind
 from esc.chat.job import Job, Sending
@@ -99,7 +99,7 @@ def predict(asked: Asked, sending: Sending, *, force: bool) -> int:
         begin = time.monotonic()
         meter = Meter(sending.budget, cached=rehearsal.cached)
         if rehearsal.requests:
-            with policy_server.servers(asked.model, asked.work, asked.base_urls, weights) as where:
+            with sending.servers(asked.model, asked.work, asked.base_urls, weights) as where:
                 records, meter = job.ask(where.urls, sending)
         facts = _write(folder, asked, turns, records, meter, time.monotonic() - begin)
     print(_report(facts, folder.path))

@@ -32,6 +32,7 @@ from esc.judge import (
     add_judge_url,
     check_not_all_refused,
     judge_for,
+    keyless,
 )
 from esc.predictions import Prediction
 from esc.run_folder import OPTIONS, RunFolder
@@ -207,7 +208,7 @@ def main(argv: list[str]) -> int:
     source = read_source(given.predictions)
     judge = None
     if not source.verdicts:
-        judge = judge_for(given.model, given.judge, given.judge_base_url, keyless=given.dry_run)
+        judge = judge_for(given.model, given.judge, given.judge_base_url, keyless=keyless(given))
     asked = Asked(given.predictions, source, judge)
     return classify(asked, given.out, sending, force=given.force)
 

@@ -20,13 +20,13 @@ from typing import Any
 
 from esc import backbones, cli, files, smoke
 from esc.chat.failures import Failure
-from esc.chat.job import Job, Sending
+from esc.chat.job import Job, Sending, Waits
 from esc.chat.job import add_arguments as add_sending
 from esc.chat.meter import Meter
 from esc.chat.policy import Asks
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.judge import Judge, check_not_all_refused, judge_for
+from esc.judge import Judge, check_not_all_refused, judge_for, keyless
 from esc.run_folder import RunFolder
 from esc.turns import GoldTurn, gold_turns
 from esc.verdicts import FOR_GOOD, Unscored, read
@@ -246,13 +246,15 @@ def main(argv: list[str]) -> int:
     backbones.get(given.model)
     if "sp" in given.task:
         raise EscError("the planner's errors are found by comparing names; judge rg or vanilla")
-    codes, sending = [], Sending.of(given)
+    codes, waits, sending = [0], Waits(), Sending.of(given)
     for mining in minings_of(given):
         asked_judge = judge_for(
-            given.model, given.judge, given.judge_base_url, keyless=given.dry_run
+            given.model, given.judge, given.judge_base_url, keyless=keyless(given)
         )
         asked = Asked(mining, asked_judge, given.blind)
-        codes.append(judge(asked, sending, force=given.force))
+        with waits.noted():
+            codes.append(judge(asked, sending, force=given.force))
+    waits.tell()
     return max(codes)
 
 

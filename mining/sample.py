@@ -17,10 +17,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from esc import backbones, built, cli, files, plan_and_speak, policy_server, smoke
+from esc import backbones, built, cli, files, plan_and_speak, smoke
 from esc.backbones import DECODE
 from esc.chat.failures import Failure
-from esc.chat.job import Job, Sending
+from esc.chat.job import Job, Sending, Waits
 from esc.chat.job import add_arguments as add_sending
 from esc.chat.meter import Meter
 from esc.chat.policy import Asks
@@ -157,17 +157,24 @@ def sample(wanted: Sequence[Asked], sending: Sending, *, force: bool) -> int:
             return 0
         to_ask = [one for one in prepared if one.requests]
         meters: dict[str, Meter] = {}
+        waits, waiting = Waits(), {one.asked.mining.task for one in to_ask}
         if to_ask:
             first = to_ask[0].asked
             weights = {name: sha for one in to_ask for name, sha in one.job.weights.items()}
             where = stack.enter_context(
-                policy_server.servers(
-                    first.mining.model, first.mining.work, first.base_urls, weights
-                )
+                sending.servers(first.mining.model, first.mining.work, first.base_urls, weights)
             )
             for one in to_ask:
-                one.records[:], meters[one.asked.mining.task] = one.job.ask(where.urls, sending)
-        failed = [_finish(one, meters.get(one.asked.mining.task), sending) for one in prepared]
+                with waits.noted():
+                    task = one.asked.mining.task
+                    one.records[:], meters[task] = one.job.ask(where.urls, sending)
+                    waiting.remove(task)
+        failed = [
+            _finish(one, meters.get(one.asked.mining.task), sending)
+            for one in prepared
+            if one.asked.mining.task not in waiting
+        ]
+        waits.tell()
     return 1 if any(failed) else 0
 
 

@@ -1,15 +1,16 @@
-"""``python -m serving STEP``: install, start, stop, hold, check-template, compose."""
+"""``python -m serving STEP``: install, start, stop, hold, run-batch, check-template, compose."""
 
 import sys
 
 from esc import cli
-from serving import compose, install, server, template
+from serving import batch, compose, install, server, template
 
 STEPS = {
     "install": (install.main, "the serving environment, .venv-serve"),
     "start": (server.main, "one server with the base and every adapter, in the background"),
     "stop": (server.stop_main, "end that server"),
     "hold": (server.hold_main, "a server for as long as the input stays open"),
+    "run-batch": (batch.main, "one file of requests through vLLM, or Ray with vLLM"),
     "check-template": (template.main, "compare the server's token ids with LLaMA-Factory's"),
     "compose": (compose.main, "SFT and DPO adapter into the one that is served"),
 }

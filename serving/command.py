@@ -41,7 +41,17 @@ def build(
     kind: str,
     extra: str,
 ) -> list[str]:
-    """The command that serves a base model with its adapters.
+    """The command that serves a base model with its adapters; raises as `flags` does."""
+    asked = flags(
+        model_path=model_path, adapters=adapters, template=template, kind=kind, extra=extra
+    )
+    return [str(root / PYTHON), "-m", PROGRAM, "--host", host, "--port", str(port), *asked]
+
+
+def flags(
+    *, model_path: str, adapters: Mapping[str, Path], template: Path, kind: str, extra: str
+) -> list[str]:
+    """What vLLM is told of the base model and its adapters, by a server and by a batch alike.
 
     ``extra`` is the user's own flags for vLLM, such as ``--tensor-parallel-size 4``. Raises
     EscError for a flag that this kit sets, or a key on the command line.
@@ -51,18 +61,16 @@ def build(
     except ValueError as error:
         raise EscError(f"SERVE_ARGS: {str(error).lower()}") from error
     # vLLM takes either spelling.
-    flags = {flag.partition("=")[0].replace("_", "-") for flag in given if flag.startswith("--")}
-    if "--api-key" in flags:
+    named = {flag.partition("=")[0].replace("_", "-") for flag in given if flag.startswith("--")}
+    if "--api-key" in named:
         raise EscError("SERVE_ARGS cannot hold --api-key, which every user here could read; set "
                        "VLLM_API_KEY in the environment")  # fmt: skip
-    if fixed := flags & _SET_BY_MAKE:
+    if fixed := named & _SET_BY_MAKE:
         raise EscError(
             f"SERVE_ARGS cannot set {', '.join(sorted(fixed))}: MODEL, HOST, PORT and WORK do"
         )
     command = [
-        str(root / PYTHON), "-m", PROGRAM,
         "--model", model_path, "--served-model-name", BASE,
-        "--host", host, "--port", str(port),
         "--chat-template", str(template),
         "--max-model-len", str(MAX_MODEL_LEN),
         # Sampling is what a request says: no defaults of the model's authors, who differ.
@@ -91,7 +99,7 @@ def rank(adapters: Mapping[str, Path]) -> int:
 
 def environment(kind: str) -> dict[str, str]:
     """The environment of the server; what the user has set stays."""
-    defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     if kind == "cpu":
         # GiB of memory for what has been read; and every core works (vLLM would keep one idle).
         defaults |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}

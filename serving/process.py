@@ -53,7 +53,7 @@ def wait_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     while time.monotonic() - begin < _PATIENCE:
         if process.poll() is not None:
             print(file=sys.stderr)
-            raise EscError(f"vLLM stopped: {_reason(log)} (log: {log})")
+            raise EscError(f"vLLM stopped: {reason(log)} (log: {log})")
         if _healthy(url):
             print(f" {time.monotonic() - begin:.0f} s", file=sys.stderr)
             return
@@ -70,7 +70,7 @@ def _healthy(url: str) -> bool:
         return False
 
 
-def _reason(log: Path) -> str:
+def reason(log: Path) -> str:
     """The line of the log that most likely says why."""
     with log.open(encoding="utf-8", errors="replace") as stream:
         last = deque((line.strip() for line in stream), maxlen=200)
@@ -88,9 +88,14 @@ def end(state: State, folder: Path) -> None:
             _reap(state.pid)
             time.sleep(0.1)
         deadline += 10
-    for survivor in _session(state.pid):
-        _signal(survivor, signal.SIGKILL)
+    end_session(state.pid)
     (folder / policy_server.STATE).unlink(missing_ok=True)
+
+
+def end_session(leader: int) -> None:
+    """End the processes that a server or a batch runner has left of its session."""
+    for survivor in _session(leader):
+        _signal(survivor, signal.SIGKILL)
 
 
 def _signal(pid: int, sent: signal.Signals) -> None:

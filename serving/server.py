@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from esc import adapters, backbones, chat_template, cli, commands, files, paths, policy_server
+from esc.backbones import Backbone
 from esc.exceptions import EscError
 from esc.policy_server import State
 from esc.serving_environment import PYTHON, READY
@@ -61,17 +62,14 @@ def start(options: Options, *, root: Path = Path()) -> State:
     Raises EscError where it cannot start; the log is then in its folder.
     """
     backbone = backbones.get(options.model)
-    kind = _kind(root)
+    kind = kind_of(root)
     with files.exclusive(options.folder):
         found = adapters.found(options.work, options.model)
         weights = {name: adapters.fingerprint(folder) for name, folder in found.items()}
         state = policy_server.running(options.model, options.work)
         if state and not options.private:
             return _already(state, weights, options)
-        template = options.folder / chat_template.FILE
-        text = chat_template.of(backbone.location, backbone.template)
-        _check_templates(found, text)
-        files.write_text(template, text)
+        template = write_template(options.folder, backbone, found)
         port = process.free_port(options.host, options.port)
         program = command.build(
             root=root.resolve(),
@@ -114,7 +112,8 @@ def stop(model: str, work: Path) -> State | None:
     return state
 
 
-def _kind(root: Path) -> str:
+def kind_of(root: Path) -> str:
+    """The kind of the serving environment; EscError where there is none."""
     if not (root / READY).is_file() or not (root / PYTHON).exists():
         raise EscError("the serving environment is missing; make setup-serve installs it")
     return (root / READY).read_text().strip()
@@ -127,6 +126,18 @@ def _already(state: State, weights: Mapping[str, str], options: Options) -> Stat
     if state.asked != options.asked:
         raise EscError(f"a server for {state.asked} runs already; {anew}, with your HOST and PORT")
     return state
+
+
+def write_template(folder: Path, backbone: Backbone, found: Mapping[str, Path]) -> Path:
+    """The chat template to serve a backbone and the adapters found with, written to a folder.
+
+    Raises EscError where an adapter was trained with another one.
+    """
+    template = folder / chat_template.FILE
+    text = chat_template.of(backbone.location, backbone.template)
+    _check_templates(found, text)
+    files.write_text(template, text)
+    return template
 
 
 def _check_templates(found: Mapping[str, Path], text: str) -> None:
@@ -173,7 +184,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--host", type=cli.optional, help="default: this machine alone")
     parser.add_argument("--port", type=_number, help=f"default: {DEFAULT_PORT}; 0: any free one")
     parser.add_argument(
-        "--args", default=_flags(), help="flags for vLLM, in one text (default: $SERVE_ARGS)"
+        "--args", default=given_flags(), help="flags for vLLM, in one text (default: $SERVE_ARGS)"
     )
     given = parser.parse_args(argv)
     host = given.host or DEFAULT_HOST
@@ -191,7 +202,7 @@ def _number(text: str) -> int | None:
     return int(text) if text else None
 
 
-def _flags() -> str:
+def given_flags() -> str:
     """The user's flags for vLLM: from the environment, where no shell takes their quotes."""
     return os.environ.get("SERVE_ARGS", "")
 
@@ -208,7 +219,7 @@ def hold_main(argv: list[str]) -> None:
     given = _parser("hold", "  python -m serving hold < /dev/null").parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     private = f"of-{os.getpid()}"
-    options = Options(given.model, given.work, port=0, extra=_flags(), private=private)
+    options = Options(given.model, given.work, port=0, extra=given_flags(), private=private)
     state = start(options)
     try:
         print(json.dumps({"url": state.url}), flush=True)

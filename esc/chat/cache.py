@@ -33,6 +33,12 @@ class Cache:
         if path is not None and path.exists():
             self._read(path)
 
+    @property
+    def folder(self) -> Path:
+        """The folder its file lies in."""
+        assert self._path is not None, "answers in memory alone lie in no folder"
+        return self._path.parent
+
     def __len__(self) -> int:
         return len(self._answers)
 

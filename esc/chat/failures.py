@@ -31,6 +31,16 @@ class Failure:
     attempts: int
 
 
+def kind_of(status: int, message: str) -> FailureKind:
+    """What an HTTP status of 400 or more, and the words with it, say of a request."""
+    if status == 429:
+        return FailureKind.RATE_LIMITED
+    if status in (408, 409) or status >= 500:
+        return FailureKind.SERVER_ERROR
+    too_long = "context length" in message or "maximum model length" in message
+    return FailureKind.TOO_LONG if too_long else FailureKind.REFUSED
+
+
 class CallFailed(Exception):
     """Raised to a task whose request failed for good; the run of the other records goes on."""
 

@@ -6,19 +6,26 @@ what is still to be asked, and the asking itself.
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
-from esc import backbones, cli
+from esc import backbones, cli, policy_server
+from esc.chat.batch.engines import ENGINES, SHARD, Batch, engine_of
+from esc.chat.batch.rounds import Rounds
 from esc.chat.budget import Budget, Price
 from esc.chat.cache import Cache
 from esc.chat.failures import Failure
 from esc.chat.meter import Meter
 from esc.chat.policy import Asks, Chat, Policy, Rehearsal
 from esc.chat.transport import Pool
+from esc.exceptions import Waiting
 from esc.files import Row
 from esc.plan_and_speak import TIMEOUT
+from esc.policy_server import Servers
 
 IN_FLIGHT = {"gpu": 256, "cpu": 32}
 """Requests at a time that keep an engine full, by where the backbone runs."""
@@ -34,17 +41,32 @@ class Sending:
     policy: Policy
     timeout: float
     dry_run: bool
+    batch: Batch | None
+    """Through files and an engine that reads them, or None for a live endpoint."""
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> "Sending":
         """The options in parsed arguments."""
         where = "gpu" if backbones.get(given.model).settings["gpus"] else "cpu"
+        work = getattr(given, "work", Path())
         return cls(
             Budget(Price.parse(given.price) if given.price else None, given.max_cost),
             Policy(in_flight=given.in_flight or IN_FLIGHT[where]),
             given.timeout or TIMEOUT,
             given.dry_run,
+            Batch(given.batch, given.shard or SHARD, given.model, work) if given.batch else None,
         )
+
+    @contextmanager
+    def servers(
+        self, model: str, work: Path, given: str | None, weights: Mapping[str, str]
+    ) -> Iterator[Servers]:
+        """As `policy_server.servers`; a batch has an engine of its own, and none is started."""
+        if self.batch:
+            yield Servers(policy_server.split_urls(given or ""), own=False)
+        else:
+            with policy_server.servers(model, work, given, weights) as where:
+                yield where
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +79,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-cost", type=cli.optional_amount, help="stop before this very call costs more"
     )
+    parser.add_argument(
+        "--batch",
+        type=_engine,
+        metavar="|".join(ENGINES),
+        default=os.environ.get("BATCH") or None,
+        help="an engine that reads batch files, instead of a live server (default: $BATCH)",
+    )
+    parser.add_argument(
+        "--shard",
+        type=cli.optional_count,
+        default=os.environ.get("SHARD") or None,
+        help=f"requests of one batch file (default: $SHARD, or {SHARD})",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
+
+
+def _engine(text: str) -> str | None:
+    """The name of a batch engine, or None where make passes a variable that is not set."""
+    if text and text not in ENGINES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(ENGINES)}")
+    return text or None
+
+
+class Waits:
+    """Several runs of one step: where one has to wait for others' answers, the next goes on."""
+
+    def __init__(self) -> None:
+        self._told: list[str] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note it where the block has to wait."""
+        try:
+            yield
+        except Waiting as waiting:
+            self._told.append(str(waiting))
+
+    def tell(self) -> None:
+        """Raise Waiting where one of them had to."""
+        if self._told:
+            raise Waiting("\n".join(self._told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +152,13 @@ class Job(Generic[Record]):
         """(a row, or the final failure, for every record in order; what was sent).
 
         ``listed`` says that the endpoints list their models, and those asked must be among them.
+        Raises EscError, or Waiting where BATCH leaves the asking to others.
         """
+        if sending.batch:
+            engine, meter = engine_of(sending.batch, urls, sending.budget), Meter(sending.budget)
+            size = sending.batch.shard
+            rounds = Rounds(self.cache, self.weights, engine, size, meter)
+            return rounds.ask(self.records, self.work), meter
         return asyncio.run(self._ask(urls, sending, listed))
 
     async def _ask(

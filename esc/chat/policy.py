@@ -41,6 +41,9 @@ class Call(Protocol[Answer]):
     def size(self) -> tuple[int, int]:
         """(characters of the prompt, largest number of answer tokens)."""
 
+    def body(self) -> Payload | None:
+        """What a line of a batch file asks, or None where no batch engine has an answer to it."""
+
     async def send(self, endpoint: Endpoint) -> Payload:
         """The answer as it is stored."""
 

@@ -83,16 +83,19 @@ class Generation:
         """(characters of the prompt, largest number of answer tokens)."""
         return sum(len(m.content) for m in self.messages), self.sampling.max_tokens
 
-    async def send(self, endpoint: Endpoint) -> Payload:
-        """The answer as it is stored; AttemptFailed where the endpoint gives none."""
+    def body(self) -> Payload:
+        """What is sent, but for the tokens of a choice, which are the engine's."""
         body = {
             "model": self.model,
             "messages": [message.wire() for message in self.messages],
             **asdict(self.sampling),
             "seed": self.seed,
         }
-        if self.constraint:
-            body |= self.constraint.body()
+        return body | self.constraint.body() if self.constraint else body
+
+    async def send(self, endpoint: Endpoint) -> Payload:
+        """The answer as it is stored; AttemptFailed where the endpoint gives none."""
+        body = self.body()
         if isinstance(self.constraint, Choice):
             body |= await choice_tokens(endpoint, self.model, self.constraint.options)
         answer = await endpoint.post("chat/completions", body)

@@ -47,6 +47,10 @@ class Scoring:
         """(characters of the prompt, largest number of answer tokens)."""
         return sum(len(message.content) for message in self.messages), 0
 
+    def body(self) -> None:
+        """None: a batch engine gives no log-probabilities of given tokens."""
+        return
+
     async def send(self, endpoint: Endpoint) -> Payload:
         """The log-probabilities, or None where the endpoint does not give them."""
         try:

@@ -59,7 +59,22 @@ async def choice_tokens(endpoint: Endpoint, model: str, options: Sequence[str]) 
         if failed.kind is not FailureKind.NOT_OFFERED:
             raise
         return {}
+    return allowed(paths)
+
+
+def allowed(paths: Sequence[Tokens]) -> dict[str, Any]:
+    """Request fields that keep an answer to the tokens of these paths."""
     return {"allowed_token_ids": sorted({token for path in paths for token in path})}
+
+
+def path_of(head: Tokens, whole: Tokens, count: int) -> Tokens | None:
+    """The tokens of an answer of ``count`` tokens and the one that ends its turn.
+
+    ``head`` is a chat with the head of the answer to come, ``whole`` that chat with the answer.
+    None where the chat template does not continue a prompt.
+    """
+    path = whole[len(head) : len(head) + count + 1]
+    return path if whole[: len(head)] == head and len(path) == count + 1 else None
 
 
 async def _learn(endpoint: Endpoint, model: str, answers: Sequence[str]) -> list[Tokens]:
@@ -70,8 +85,8 @@ async def _learn(endpoint: Endpoint, model: str, answers: Sequence[str]) -> list
         whole = await tokens_of(endpoint, model, [asked, Message("assistant", answer)])
         alone = {"model": model, "prompt": answer, "add_special_tokens": False}
         count = len(_ids(await endpoint.post(f"{endpoint.root}/tokenize", alone)))
-        path = whole[len(head) : len(head) + count + 1]
-        if whole[: len(head)] != head or len(path) != count + 1:
+        path = path_of(head, whole, count)
+        if path is None:
             raise AttemptFailed(
                 FailureKind.NOT_OFFERED,
                 "the server's chat template does not continue a prompt",

@@ -19,7 +19,7 @@ import openai
 import orjson
 
 from esc.chat import constraint
-from esc.chat.failures import AttemptFailed, FailureKind, RunStopped
+from esc.chat.failures import AttemptFailed, FailureKind, RunStopped, kind_of
 from esc.exceptions import EscError
 
 _DOWN_SECONDS = 15.0
@@ -43,7 +43,7 @@ def _key_name(url: str) -> str:
     return "OPENAI_API_KEY" if url.startswith("https://") else "VLLM_API_KEY"
 
 
-def _checked(url: str) -> str:
+def checked(url: str) -> str:
     """The URL without a slash at its end; EscError where it is none, or holds a password."""
     try:
         parts = urlsplit(url)
@@ -66,7 +66,7 @@ class Endpoint:
     """One base URL."""
 
     def __init__(self, url: str, *, timeout: float, connections: int) -> None:
-        self.url = _checked(url)
+        self.url = checked(url)
         key = api_key(self.url)
         self.root = self.url.removesuffix("/v1")
         """Where vLLM's own routes lie, such as ``/tokenize``."""
@@ -157,18 +157,10 @@ class Endpoint:
             return AttemptFailed(FailureKind.NOT_OFFERED, message, transient=False)
         if status == 402 or error.code == "insufficient_quota":
             return RunStopped(f"{self.url}: {message}")
-        if status == 429:
-            return AttemptFailed(
-                FailureKind.RATE_LIMITED,
-                message,
-                transient=True,
-                retry_after=retry_after(error.response.headers),
-            )
-        if status in (408, 409) or status >= 500:
+        kind = kind_of(status, message)
+        if kind in (FailureKind.RATE_LIMITED, FailureKind.SERVER_ERROR):
             wait = retry_after(error.response.headers)
-            return AttemptFailed(
-                FailureKind.SERVER_ERROR, message, transient=True, retry_after=wait
-            )
+            return AttemptFailed(kind, message, transient=True, retry_after=wait)
         if status in (401, 403):
             return RunStopped(
                 f"{self.url} refuses the key ({status}); set {_key_name(self.url)} in the "
@@ -179,8 +171,6 @@ class Endpoint:
             return AttemptFailed(FailureKind.NOT_OFFERED, reason, transient=False)
         if status == 404:
             return RunStopped(f"{self.url}: {message}")
-        too_long = "context length" in message or "maximum model length" in message
-        kind = FailureKind.TOO_LONG if too_long else FailureKind.REFUSED
         return AttemptFailed(kind, message, transient=False)
 
     def _clean(self, text: str) -> str:

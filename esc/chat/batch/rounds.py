@@ -1,0 +1,148 @@
+"""Rounds of collecting, running and taking in, until every record has its row.
+
+A later call of a record depends on earlier answers, so each round asks the first call of each
+record that has none yet: a system of three steps takes three rounds.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from esc.chat.batch.answer import outcome_of
+from esc.chat.batch.collect import Collecting, Pending
+from esc.chat.batch.shards import FOLDER, Shard, Shards
+from esc.chat.cache import Cache
+from esc.chat.constraint import Choice, Regex
+from esc.chat.failures import Failure
+from esc.chat.meter import Meter
+from esc.chat.policy import Asks, Call
+from esc.chat.request import Payload
+from esc.exceptions import EscError
+
+Record = TypeVar("Record")
+Result = TypeVar("Result")
+Asked = Mapping[str, Call[Any]]
+"""What has to be asked, by cache key."""
+
+
+class Engine(Protocol):
+    """Whatever leaves answers beside requests."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether requests that no shard holds are written; otherwise answers are only taken in."""
+
+    def body(self, call: Call[Any]) -> Payload:
+        """What a request's line asks; EscError where the engine cannot be asked that."""
+
+    def run(self, shards: Sequence[Shard], pending: Asked) -> None:
+        """Leave an answers file beside each of ``shards``, which hold ``pending``.
+
+        Raises EscError where it cannot, and Waiting where somebody else has to; what is answered
+        until then stays.
+        """
+
+
+@dataclass
+class Rounds:
+    """One run's requests through an engine."""
+
+    cache: Cache
+    weights: Mapping[str, str]
+    engine: Engine
+    size: int
+    """Requests of a shard."""
+    meter: Meter
+    _failures: dict[str, Failure] = field(default_factory=dict)
+    _ran: set[Shard] = field(default_factory=set)
+    _taken: set[str] = field(default_factory=set)
+
+    def ask(
+        self, records: Sequence[Record], work: Callable[[Asks, Record], Awaitable[Result]]
+    ) -> list[Result | Failure]:
+        """The result of ``work`` for every record, in order, or its final failure.
+
+        Raises EscError or Waiting where answers are missing; those that are there are stored.
+        """
+        shards = Shards(self.cache.folder / FOLDER)
+        try:
+            while True:
+                asked = Collecting(self.cache, self.weights, self._failures)
+                results = asyncio.run(asked.all(records, work))
+                self.meter.cached = len(asked.stored - self._taken)
+                if not asked.pending:
+                    return [one for one in results if not isinstance(one, Pending)]
+                if not self._take(shards, asked.pending):
+                    self._run(shards, asked.pending)
+        finally:
+            self.cache.close()
+
+    def _run(self, shards: Shards, pending: Asked) -> None:
+        todo = shards.open(pending)
+        if self.engine.writes:
+            held = frozenset[str]().union(*(shard.ids for shard in todo))
+            new = [
+                (key, self.engine.body(call)) for key, call in pending.items() if key not in held
+            ]
+            todo += shards.write(new, self.size)
+        self.engine.run(todo, pending)
+        self._ran.update(todo)
+
+    def _take(self, shards: Shards, pending: Asked) -> bool:
+        """Whether answers or failures of what is pending were in the answers files.
+
+        A failure counts where it is of this run, or nobody is going to ask again.
+        """
+        failures: dict[str, Failure] = {}
+        taken: set[str] = set()
+        waits = frozenset[str]().union(*(shard.ids for shard in shards.open(pending)))
+        for shard in shards.answered():
+            seen = set()
+            for row in shard.lines():
+                key = row["custom_id"]
+                seen.add(key)
+                if key not in pending or key in taken:
+                    continue
+                outcome = outcome_of(row)
+                if isinstance(outcome, Failure):
+                    if shard in self._ran or not self.engine.writes:
+                        failures[key] = outcome
+                else:
+                    self._store(shard, key, pending[key], outcome)
+                    taken.add(key)
+                    self._taken.add(key)
+            if shard in self._ran and (lacks := shard.ids & pending.keys() - seen):
+                raise EscError(
+                    f"{shard.answers} lacks {len(lacks):,} of {len(shard.ids):,} answers; what is "
+                    "there is kept: the same command asks for the others alone"
+                )
+        final = {k: failure for k, failure in failures.items() if k not in taken | waits}
+        self._failures |= final
+        self.meter.failed += len(final)
+        return bool(taken or final)
+
+    def _store(self, shard: Shard, key: str, call: Call[Any], answer: Payload) -> None:
+        if _breaks(getattr(call, "constraint", None), answer):
+            raise EscError(
+                f"{shard.answers}: the engine answers, but ignores the constraint; "
+                "use DECODE=free, or an engine with structured outputs, such as vLLM"
+            )
+        self.cache.put(key, call.audit(), answer)
+        used = answer["prompt_tokens"], answer["completion_tokens"]
+        self.meter.budget.settle(0.0, *used)
+        self.meter.answered += 1
+        self.meter.prompt_tokens += used[0]
+        self.meter.completion_tokens += used[1]
+
+
+def _breaks(constraint: object, answer: Payload) -> bool:
+    """Whether a whole answer is none that its constraint lets through."""
+    if answer["finish"] == "length":
+        return False
+    if isinstance(constraint, Choice):
+        return answer["text"] not in constraint.options
+    if isinstance(constraint, Regex):
+        return re.match(constraint.pattern, answer["text"], re.DOTALL) is None
+    return False
