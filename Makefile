@@ -210,7 +210,7 @@ demo: $(READY) $(SERVE_READY)  ## the whole loop in small: data, SFT, mining, DP
 
 # Every variable that decides what comes out, or how fast.
 PLANNED := ESCONV SPLIT LIMIT CONSECUTIVE TRAIN_ARGS ENGINE SAMPLES DECODE JUDGE JUDGE_BASE_URL JUDGE_N \
-           FAILED_ESCONV NPROC BASE_URL SERVE_ARGS IN_FLIGHT PRICE MAX_COST
+           FAILED_ESCONV NPROC BASE_URL BATCH SHARD SERVE_ARGS IN_FLIGHT PRICE MAX_COST
 
 reproduce: $(READY) $(if $(filter 1,$(DRY_RUN)),,$(SERVE_READY))  ## the paper's whole experiment; DRY_RUN=1 shows plan and costs
 	@$(PY) -m experiments reproduce $(WHERE) --model "$(MODEL)" $(if $(filter 1,$(DRY_RUN)),--dry-run) \

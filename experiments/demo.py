@@ -17,20 +17,15 @@ from experiments.plan import Sizes, steps
 from experiments.runner import Runner
 
 NAME = "demo"
-# A dozen turns to learn from, one epoch, and a batch small enough for the loss to make a curve;
-# mined and predicted is one dialogue each, judged are two turns.
+# Half a dozen turns of each kind: on two slow cores a turn takes seconds to learn from, and a reply
+# too. The batch is small enough for the loss to make a curve.
 VARIABLES = {
-    "LIMIT": "2",
+    "LIMIT": "1",
     "TRAIN_ARGS": "num_train_epochs=1.0 gradient_accumulation_steps=2",
     "JUDGE": "",
     "JUDGE_BASE_URL": "",
 }
-SIZES = Sizes(
-    mine={"LIMIT": "1", "SAMPLES": "2", "JUDGE": "random"},
-    dpo={"LIMIT": "1"},
-    predict={"LIMIT": "1"},
-    judge={"JUDGE_N": "2"},
-)
+SIZES = Sizes(mine={"JUDGE": "random", "SAMPLES": "2"}, judge={"JUDGE_N": "1"})
 
 
 def run(esconv: str, work: Path) -> int:

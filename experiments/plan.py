@@ -33,6 +33,8 @@ class Step:
     """Of make, besides those that every step gets."""
     served: bool = False
     """Whether it asks this kit's own server."""
+    together: bool = False
+    """Whether it can run beside the others of its kind, which it needs nothing of."""
     takes_what_is_there: bool = False
     """Whether it goes ahead without what a needed step failed to make."""
     pairs: Path | None = None
@@ -195,6 +197,7 @@ def _predict(model: str, kind: Kind, sizes: Sizes) -> Step:
             **({"VARIANT": variant} if variant else {}),
         },
         served=True,
+        together=True,
     )
 
 

@@ -7,44 +7,23 @@ the ones that stand there. Anything else is run again: each step knows by itself
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 
-from esc import files, policy_server
+from tqdm import tqdm
+
+from esc import files
 from esc.files import Row
 from experiments import told
+from experiments.outcome import THERE, Outcome, State
+from experiments.own_server import OwnServer
 from experiments.plan import Step
 
-
-class State(StrEnum):
-    """What became of a step."""
-
-    DONE = "done"
-    """Before this call."""
-    RAN = "ran"
-    NOT_RUN = "not run"
-    """There is nothing for it to do: no pairs."""
-    FAILED = "failed"
-    LEFT_OUT = "left out"
-    """A step that it needs failed."""
-
-
-THERE = (State.DONE, State.RAN)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One step, or the start of a server for it."""
-
-    name: str
-    what: str
-    state: State
-    seconds: float = 0.0
-    why: str = ""
-    """Of what was not run, or failed."""
+TOGETHER = 4
+"""Steps that ask a server at a time."""
 
 
 @dataclass
@@ -87,20 +66,22 @@ class Runner:
     def run(self, plan: Sequence[Step]) -> int:
         """Exit code: 0 where every step is done or has nothing to do, 1 where one failed."""
         begin = time.monotonic()
-        with files.exclusive(self.path.parent), self._server() as server:
-            self._run(plan, server)
+        server = OwnServer(
+            self.make, self.model, self.work, self.outcomes.append, wanted=self.own_server
+        )
+        with files.exclusive(self.path.parent):
+            try:
+                self._run(plan, server)
+            finally:
+                server.stop()
         print("\n".join(self.summary(time.monotonic() - begin)), flush=True)
         return int(any(one.state is State.FAILED for one in self.outcomes))
 
-    def _run(self, plan: Sequence[Step], server: "_Server") -> None:
+    def _run(self, plan: Sequence[Step], server: OwnServer) -> None:
         done, by_name = self._known(), {step.name: step for step in plan}
         states: dict[str, State] = {}
-        for number, step in enumerate(plan, start=1):
-            if self._is_done(step, done, by_name):
-                known = done[step.name]
-                one = Outcome(step.name, step.what, State(known["state"]), why=known["why"])
-            else:
-                one = self._reached(step, states, server, f"{number}/{len(plan)}")
+
+        def keep(step: Step, one: Outcome) -> None:
             states[step.name] = one.state
             self.outcomes.append(one)
             if one.state in (State.RAN, State.NOT_RUN):
@@ -109,9 +90,41 @@ class Runner:
                 done[step.name] = {"state": kept, "why": one.why, "files": made_from}
                 files.write_json(self.path, {"options": dict(self.variables), "steps": done})
 
-    def _reached(
-        self, step: Step, states: Mapping[str, State], server: "_Server", place: str
-    ) -> Outcome:
+        for group in _groups(plan):
+            to_run = []
+            for step in group:
+                if self._is_done(step, done, by_name):
+                    known = done[step.name]
+                    keep(
+                        step, Outcome(step.name, step.what, State(known["state"]), 0, known["why"])
+                    )
+                elif barred := self._barred(step, states, server):
+                    keep(step, barred)
+                else:
+                    to_run.append(step)
+            if len(to_run) == 1:
+                place = f"{plan.index(to_run[0]) + 1}/{len(plan)}"
+                print(f"\n=== {place} {to_run[0].name}: {to_run[0].what}", flush=True)
+                keep(to_run[0], self._made(to_run[0], None))
+            elif to_run:
+                self._together(to_run, keep)
+
+    def _together(self, steps: Sequence[Step], keep: Callable[[Step, Outcome], None]) -> None:
+        """Run steps that ask one server; alone, each would leave it half idle."""
+        print(f"\n=== {len(steps)} steps, {TOGETHER} at a time: their output in", flush=True)
+        print(f"    {self.path.parent}/<step>.log", flush=True)
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            begun = {
+                pool.submit(self._made, step, self.path.parent / f"{step.name}.log"): step
+                for step in steps
+            }
+            for ended in tqdm(as_completed(begun), total=len(steps), desc="steps", unit=" steps"):
+                one = ended.result()
+                tqdm.write(f"{one.name}: {one.state}, {one.seconds:,.0f} s {one.why}".rstrip())
+                keep(begun[ended], one)
+
+    def _barred(self, step: Step, states: Mapping[str, State], server: OwnServer) -> Outcome | None:
+        """Why a step cannot run, or None where it can; with the server it asks."""
         needs = [need for need in step.needs if need in states]
         missing = [need for need in needs if states[need] not in THERE]
         failed = [need for need in missing if states[need] is not State.NOT_RUN]
@@ -119,14 +132,16 @@ class Runner:
             state = State.LEFT_OUT if failed else State.NOT_RUN
             return Outcome(step.name, step.what, state, why=f"needs {(failed or missing)[0]}")
         if step.pairs and not (self.work / step.pairs).is_file():
-            return Outcome(
-                step.name, step.what, State.NOT_RUN, why=f"0 pairs for {step.pairs.stem}"
-            )
+            why = f"0 pairs for {step.pairs.stem}"
+            return Outcome(step.name, step.what, State.NOT_RUN, why=why)
         if not server.ready(step):
             return Outcome(step.name, step.what, State.LEFT_OUT, why="needs the server")
-        print(f"\n=== {place} {step.name}: {step.what}", flush=True)
+        return None
+
+    def _made(self, step: Step, log: Path | None) -> Outcome:
+        """What becomes of a step that is run now."""
         begin, started = time.monotonic(), time.time()
-        code, reason = self.make(step.target, step.variables)
+        code, reason = self.make(step.target, step.variables, log)
         seconds = time.monotonic() - begin
         if code == 0 and (self.work / step.product).is_file():
             return Outcome(step.name, step.what, State.RAN, seconds)
@@ -137,8 +152,13 @@ class Runner:
         why = reason if code else f"{step.product} is not there"
         return Outcome(step.name, step.what, State.FAILED, seconds, why)
 
-    def make(self, target: str, variables: Mapping[str, str]) -> tuple[int, str]:
-        """(exit code, why it failed) of a target with the plan's variables and these."""
+    def make(
+        self, target: str, variables: Mapping[str, str], log: Path | None = None
+    ) -> tuple[int, str]:
+        """(exit code, why it failed) of a target with the plan's variables and these.
+
+        Its output passes through, or goes to ``log``.
+        """
         given = {
             "MODEL": self.model,
             "WORK": str(self.work),
@@ -150,15 +170,7 @@ class Runner:
         apart = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *given}
         environment = {name: value for name, value in os.environ.items() if name not in apart}
         command = ["make", "--no-print-directory", target, *(f"{k}={v}" for k, v in given.items())]
-        return told.run(command, environment)
-
-    @contextmanager
-    def _server(self) -> Iterator["_Server"]:
-        server = _Server(self)
-        try:
-            yield server
-        finally:
-            server.stop()
+        return told.run(command, environment, log)
 
     def _files(self, step: Step, by_name: Mapping[str, Step]) -> dict[str, str | None]:
         """The hashes of what a step made and of what it was made from."""
@@ -182,44 +194,13 @@ class Runner:
         return lines
 
 
-class _Server:
-    """The server between trainings: started before the first step that asks it."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner, self._up, self._failed = runner, False, False
-
-    def ready(self, step: Step) -> bool:
-        """Whether the step may run: with the server it asks, or with none beside a training."""
-        if not self._runner.own_server:
-            return True
-        if not step.served:
-            self.stop()
-            self._failed = False
-            return True
-        if not self._up and not self._failed:
-            self._start()
-        return self._up
-
-    def _start(self) -> None:
-        # One that a killed run has left may hold older adapters.
-        self._stop_any()
-        print("\n=== serve: the base and every adapter, for the steps that follow", flush=True)
-        begin = time.monotonic()
-        code, why = self._runner.make("serve", {"PORT": "0"})
-        seconds = time.monotonic() - begin
-        self._up, self._failed = code == 0, code != 0
-        state = State.FAILED if code else State.RAN
-        self._runner.outcomes.append(Outcome("serve", "one vLLM server", state, seconds, why))
-
-    def stop(self) -> None:
-        """End it."""
-        if self._runner.own_server:
-            self._stop_any()
-        self._up = False
-
-    def _stop_any(self) -> None:
-        if policy_server.running(self._runner.model, self._runner.work):
-            self._runner.make("stop", {})
+def _groups(plan: Sequence[Step]) -> Iterator[list[Step]]:
+    """The steps in order; those that stand together and may run so, in one list."""
+    for together, steps in groupby(plan, key=lambda step: step.together):
+        if together:
+            yield list(steps)
+        else:
+            yield from ([step] for step in steps)
 
 
 def clock(seconds: float) -> str:

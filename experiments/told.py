@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 _KEPT = 8192
@@ -14,8 +15,17 @@ _PATIENCE = 2.0
 """Seconds: what a command leaves running may hold its stderr open."""
 
 
-def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
-    """(exit code, why it is not 0)."""
+def run(
+    command: Sequence[str], environment: Mapping[str, str], log: Path | None = None
+) -> tuple[int, str]:
+    """(exit code, why it is not 0); the output passes through, or goes to ``log`` alone."""
+    if log is not None:
+        with log.open("wb") as stream:
+            ended = subprocess.run(
+                command, env=environment, stdout=stream, stderr=stream, check=False
+            )
+        said = log.read_bytes()[-_KEPT:].decode(errors="replace")
+        return ended.returncode, reason(said, ended.returncode) if ended.returncode else ""
     tail = bytearray()
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, bufsize=0) as process:
         assert process.stderr is not None

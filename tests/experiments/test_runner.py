@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from esc import files
+from experiments.outcome import State
 from experiments.plan import Step
-from experiments.runner import Runner, State
+from experiments.runner import Runner
 
 MAKEFILE = """
 .PHONY: a b c mine serve stop
@@ -164,3 +165,27 @@ def test_the_record_is_whole_after_every_step(runner, tmp_path):
     one.run([step("a"), step("b", "a")])
     record = files.read_json(one.path)
     assert set(record["steps"]) == {"a", "b"} and record["options"] == {"SIZE": "1"}
+
+
+def test_steps_that_may_run_together_do_and_each_is_kept(runner, tmp_path):
+    plan = [step(name, together=True) for name in ("a", "b", "c")]
+    (tmp_path / "broken").touch()
+    one = runner()
+    assert one.run(plan) == 1
+    assert states(one) == {"a": State.RAN, "b": State.FAILED, "c": State.RAN}
+    assert sorted(log(tmp_path)) == ["a", "b", "c"]
+    assert {path.name for path in one.path.parent.glob("*.log")} == {"a.log", "b.log", "c.log"}
+    (tmp_path / "broken").unlink()
+    runner().run(plan)
+    assert sorted(log(tmp_path)) == ["a", "b", "b", "c"]
+
+
+def test_together_means_at_the_same_time(runner, tmp_path):
+    """Each of the two waits for what the other makes."""
+    waits = "".join(
+        f"{name}:\n\t@for i in 1 2 3 4 5 6 7 8 9; do echo > begun-{name}; "
+        f"test -f begun-{other} && echo {name} > $(WORK)/{name} && exit 0; sleep 0.3; done; false\n"
+        for name, other in (("x", "y"), ("y", "x"))
+    )
+    (tmp_path / "Makefile").write_text(".PHONY: x y\n" + waits)
+    assert runner().run([step("x", together=True), step("y", together=True)]) == 0
