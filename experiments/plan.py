@@ -48,8 +48,6 @@ class Sizes:
     """Make's variables by kind of step, where they are not the same for all."""
 
     mine: Mapping[str, str] = field(default_factory=dict)
-    dpo: Mapping[str, str] = field(default_factory=dict)
-    predict: Mapping[str, str] = field(default_factory=dict)
     judge: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -60,12 +58,10 @@ def steps(model: str, sizes: Sizes, *, mixes: bool, judge_is_served: bool) -> li
     judge of evaluation is a model of this kit's own server.
     """
     kinds = [kind for kind in KINDS.values() if mixes or kind.lineage.variant not in MIXES]
-    planned = [*_prepare(model), *_sft(model), *_mine(model, sizes), *_dpo(model, kinds, sizes)]
+    planned = [*_prepare(model), *_sft(model), *_mine(model, sizes), *_dpo(model, kinds)]
     # In the order of the tables, which is also that of training.
     order = {"base": 0, "sft": 1, "dpo": 2}
-    predictions = [
-        _predict(model, kind, sizes) for kind in sorted(kinds, key=lambda k: order[k.stage])
-    ]
+    predictions = [_predict(model, kind) for kind in sorted(kinds, key=lambda k: order[k.stage])]
     planned += predictions
     predicted = tuple(step.name for step in predictions)
     planned.append(
@@ -155,7 +151,7 @@ def _mine(model: str, sizes: Sizes) -> Iterator[Step]:
         )
 
 
-def _dpo(model: str, kinds: list[Kind], sizes: Sizes) -> Iterator[Step]:
+def _dpo(model: str, kinds: list[Kind]) -> Iterator[Step]:
     trained = dict.fromkeys(
         (task, kind.lineage)
         for kind in kinds
@@ -174,12 +170,12 @@ def _dpo(model: str, kinds: list[Kind], sizes: Sizes) -> Iterator[Step]:
             + (f", {variant} ({_where(variant)})" if variant else ""),
             paths.adapter(model, task, "dpo", lineage) / "drift.json",
             (f"mine-{task}",),
-            {**sizes.dpo, **({"VARIANT": variant} if variant else {})},
+            {"VARIANT": variant} if variant else {},
             pairs=Path(paths.preference_file(paths.preference_dataset(task, model, lineage))),
         )
 
 
-def _predict(model: str, kind: Kind, sizes: Sizes) -> Step:
+def _predict(model: str, kind: Kind) -> Step:
     needs = ["data"]
     if kind.stage != "base":
         needs = [_named(f"{kind.stage}-{task}", kind.lineage) for task in tasks_of(kind.system)]
@@ -191,7 +187,6 @@ def _predict(model: str, kind: Kind, sizes: Sizes) -> Step:
         Path("runs") / model / kind.name / "run.json",
         tuple(needs),
         {
-            **sizes.predict,
             "SYSTEM": kind.system,
             "STAGE": kind.stage,
             **({"VARIANT": variant} if variant else {}),
