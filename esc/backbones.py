@@ -51,6 +51,8 @@ class Backbone:
     shape: Shape
     decode: str
     """``free``, or ``choice`` where the model would not keep to the form by itself."""
+    reply_tokens: int
+    """Room for a reply."""
     judge: str
     """Who judges mined replies unless JUDGE says otherwise."""
     engine: str | None
@@ -78,6 +80,7 @@ def table() -> dict[str, Backbone]:
             parameters=row.pop("parameters"),
             shape=Shape(**row.pop("shape")),
             decode=row.pop("decode"),
+            reply_tokens=row.pop("reply_tokens"),
             judge=row.pop("judge"),
             engine=row.pop("engine", None),
             settings=row,

@@ -32,7 +32,8 @@ from esc.turns import GoldTurn
 
 NAMES = tuple(strategy.value for strategy in Strategy)
 PLAN_TOKENS, REPLY_TOKENS = 24, 256
-"""Room for the answer: the longest name has 8 tokens, and ESConv's longest reply is below 256."""
+"""Room for the answer: the longest name has 8 tokens, and ESConv's longest reply is below 256; a
+backbone's own is in the table of backbones."""
 TIMEOUT = 600.0
 """Seconds for one answer, waiting behind other requests included."""
 
@@ -147,11 +148,13 @@ class PlanAndSpeak:
         lineage: Lineage = PAPER,
         decode: str = "free",
         temperature: float = 0.0,
+        reply_tokens: int = REPLY_TOKENS,
     ) -> None:
         """``stage`` is ``base``, ``sft`` or ``dpo``; ``decode`` as in the table of backbones."""
         self._planner = adapters.served_name("sp", stage, lineage)
         self._generator = adapters.served_name("rg", stage, lineage)
         self._decode, self._temperature = decode, temperature
+        self._reply_tokens = reply_tokens
         self._runner = asyncio.Runner()
         self._pool = Pool(base_urls, timeout=TIMEOUT, connections=4)
         # What a person says here is not kept.
@@ -186,7 +189,7 @@ class PlanAndSpeak:
 
     def speak(self, history: Sequence[Exchange], seeker: str, strategy: Strategy) -> str:
         """The reply under a strategy; CallFailed where the server gives no answer."""
-        sampling = Sampling(REPLY_TOKENS, self._temperature)
+        sampling = Sampling(self._reply_tokens, self._temperature)
         chat = rg_chat(history, seeker, strategy)
         call = Generation(str(len(history)), "speak", self._generator, chat, sampling)
         return self._runner.run(self._chat.ask(call)).text.strip()

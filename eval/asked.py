@@ -57,6 +57,7 @@ def options_of(asked: Asked, weights: dict[str, str], turns: Sequence[GoldTurn])
         "SET": asked.split,
         "LIMIT": asked.limit,
         "DECODE": asked.setting.decode,
+        "reply_tokens": asked.setting.reply_tokens,
         "TEMPERATURE": asked.setting.temperature,
         "turns": len(turns),
         "weights": weights,

@@ -201,7 +201,8 @@ def main(argv: list[str]) -> int:
 
 def _setting(given: argparse.Namespace) -> Setting:
     """How the system is run; EscError where that cannot be, whatever is trained."""
-    decode = given.decode or backbones.get(given.model).decode
+    backbone = backbones.get(given.model)
+    decode = given.decode or backbone.decode
     is_prompt, names_training = given.system in PROMPT_BASELINES, given.variant or given.round
     stage = given.stage or (adapters.BASE if is_prompt else "sft")
     if is_prompt and (stage != adapters.BASE or names_training):
@@ -212,7 +213,7 @@ def _setting(given: argparse.Namespace) -> Setting:
     lineage = at_stage(stage, given.variant, given.round)
     for task in tasks_of(given.system):
         lineage.checked(task)
-    return Setting(stage, decode, given.temperature, lineage)
+    return Setting(stage, decode, backbone.reply_tokens, given.temperature, lineage)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from esc.chat.policy import Asks
 from esc.chat.request import Generation, Reply, Sampling
 from esc.files import Row
 from esc.lineage import Lineage
-from esc.plan_and_speak import PLAN_TOKENS, REPLY_TOKENS
+from esc.plan_and_speak import PLAN_TOKENS
 from esc.strategies import Strategy, strip_tag, tag
 from esc.turns import GoldTurn
 
@@ -28,6 +28,8 @@ class Setting:
     stage: str
     """``base``, ``sft`` or ``dpo``."""
     decode: str
+    reply_tokens: int
+    """Room for a reply."""
     temperature: float = 0.0
     lineage: Lineage = paths.PAPER
     """Which preference training, at stage ``dpo``."""
@@ -148,7 +150,7 @@ def _after(turn: GoldTurn, draft: Outcome, request: str) -> tuple[Message, ...]:
 def _generation(
     turn: GoldTurn, step: str, model: str, chat: tuple[Message, ...], setting: Setting
 ) -> Generation:
-    sampling = Sampling(REPLY_TOKENS, setting.temperature)
+    sampling = Sampling(setting.reply_tokens, setting.temperature)
     return Generation(turn.id, step, model, chat, sampling, expected=turn.response)
 
 
@@ -177,7 +179,7 @@ async def _tagged(
         step,
         model,
         chat,
-        Sampling(PLAN_TOKENS + REPLY_TOKENS, setting.temperature),
+        Sampling(PLAN_TOKENS + setting.reply_tokens, setting.temperature),
         plan_and_speak.tagged_constraint(setting.decode),
         expected=tag(turn.strategy, turn.response),
     )

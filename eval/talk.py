@@ -85,6 +85,7 @@ def main(argv: list[str]) -> None:
             stage=given.stage,
             lineage=lineage,
             decode=given.decode or backbone.decode,
+            reply_tokens=backbone.reply_tokens,
             temperature=given.temperature,
         ) as pipeline,
     ):

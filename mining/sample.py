@@ -26,7 +26,7 @@ from esc.chat.meter import Meter
 from esc.chat.policy import Asks
 from esc.chat.request import Generation, Sampling, derived_seed
 from esc.files import Row
-from esc.plan_and_speak import PLAN_TOKENS, REPLY_TOKENS
+from esc.plan_and_speak import PLAN_TOKENS
 from esc.run_folder import RunFolder
 from esc.strategies import parse, strip_tag
 from esc.turns import GoldTurn, gold_turns
@@ -93,10 +93,11 @@ def _call(draw: Draw, asked: Asked) -> Generation:
     """The request for one sample."""
     (turn, index), task = draw, asked.mining.task
     chat, gold = plan_and_speak.chat_and_gold(task, turn)
+    reply_tokens = backbones.get(asked.mining.model).reply_tokens
     constraint, tokens = {
         "sp": (plan_and_speak.strategy_constraint(asked.decode), PLAN_TOKENS),
-        "rg": (None, REPLY_TOKENS),
-        "vanilla": (plan_and_speak.tagged_constraint(asked.decode), PLAN_TOKENS + REPLY_TOKENS),
+        "rg": (None, reply_tokens),
+        "vanilla": (plan_and_speak.tagged_constraint(asked.decode), PLAN_TOKENS + reply_tokens),
     }[task]
     return Generation(
         turn.id,
@@ -123,6 +124,7 @@ def options_of(asked: Asked, weights: dict[str, str], turns: Sequence[GoldTurn])
         "LIMIT": asked.limit,
         "SAMPLES": asked.samples,
         "DECODE": asked.decode,
+        "reply_tokens": backbones.get(mining.model).reply_tokens,
         "temperature": TEMPERATURE,
         "top_p": TOP_P,
         "turns": len(turns),

@@ -38,7 +38,7 @@ class Model:
 
 
 def run(name, model, *, stage="sft", decode="free"):
-    return asyncio.run(SYSTEMS[name](model, TURN, Setting(stage, decode)))
+    return asyncio.run(SYSTEMS[name](model, TURN, Setting(stage, decode, 256)))
 
 
 def asked(model, step):
