@@ -23,7 +23,7 @@ SCALING = 0.9
 START_GPU, START_CPU = 180.0, 20.0
 """Seconds of a step before its first token: loading weights, starting a server."""
 # Two cores without bfloat16 of their own (AVX2), the embedded model, in float32.
-CPU_TRAINING, CPU_READING, CPU_WRITING = 100.0, 700.0, 45.0
+CPU_TRAINING, CPU_READING, CPU_WRITING = 50.0, 110.0, 35.0
 
 
 @dataclass(frozen=True, slots=True)
