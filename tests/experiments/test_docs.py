@@ -12,7 +12,8 @@ from esc import paths
 PAGES = sorted(
     name
     for name in documented.TRACKED
-    if name in ("README.md", "llamafactory_configs/README.md") or name.startswith("docs/")
+    if name in ("README.md", "llamafactory_configs/README.md")
+    or (name.startswith("docs/") and name.endswith(".md"))
 )
 TEXTS = {name: (paths.ROOT / name).read_text() for name in PAGES}
 READ = {name: list(documented.read(text)) for name, text in TEXTS.items()}

@@ -164,12 +164,11 @@ def test_served_log_probabilities_agree_with_hugging_face(url, work, model, name
 
 
 def test_base_sft_and_dpo_are_three_policies_of_one_server(url, work):
-    scores = [
-        normalised(ask(url, scorings(work, name, 1))[0]) for name in ("base", "sp-sft", "sp-dpo")
-    ]
-    assert all(sum(one) == pytest.approx(1) for one in scores)
+    scores = [ask(url, scorings(work, name, 1))[0] for name in ("base", "sp-sft", "sp-dpo")]
+    assert all(sum(normalised(one)) == pytest.approx(1) for one in scores)
     for one, other in ((0, 1), (1, 2)):
-        assert max(abs(a - b) for a, b in zip(scores[one], scores[other], strict=True)) > 0.002
+        # Log-probabilities: the same policy's differ by rounding alone.
+        assert max(abs(a - b) for a, b in zip(scores[one], scores[other], strict=True)) > 0.005
 
 
 def test_a_choice_is_made_among_the_usual_spellings(url, work):
