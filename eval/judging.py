@@ -57,11 +57,14 @@ class Bench:
         return self.judge.is_random or is_embedded or self.judge.name == EMBEDDED
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is the base model of this kit's own server."""
+        return self.judge.name == adapters.BASE and not self.judge.urls
+
+    @property
     def weights(self) -> dict[str, str]:
         """Served name to a hash of what answers, where it is this kit's own server."""
-        if self.judge.name != adapters.BASE or self.judge.urls:
-            return {}
-        return weights_of(self.work, self.model, [adapters.BASE])
+        return weights_of(self.work, self.model, [adapters.BASE]) if self.is_own else {}
 
     @contextmanager
     def urls(self, sending: Sending) -> Iterator[Sequence[str]]:

@@ -64,7 +64,9 @@ async def _answer(asks: Asks, pair: Pair, order: str, bench: Bench) -> Preferenc
     replies = str(pair.a), str(pair.b)
     shown = replies if order == "ab" else replies[::-1]
     chat = ratings.comparison(pair.history, pair.seeker, shown)
-    answer = await asks.ask(ratings.call(pair.id, bench.judge.name, Preference, chat))
+    answer = await asks.ask(
+        ratings.call(pair.id, bench.judge.name, Preference, chat, brief=bench.is_own)
+    )
     return read(Preference, answer.text, truncated=answer.truncated)
 
 

@@ -25,6 +25,8 @@ from esc.verdicts import Reason, Verdict, strict_schema
 TEMPLATES = Path(__file__).parent / "prompts"
 SCALE = range(6)
 ANSWER_TOKENS = 256
+REASON_CHARACTERS = 160
+"""Room for the reason of a judge whose server holds it to that."""
 NOTHING = "(nothing yet)"
 DRAWN = "JUDGE=random: drawn, not judged"
 
@@ -104,9 +106,12 @@ _PROPERTIES = {
 }
 
 
-def schema(kind: type[Score] | type[Preference]) -> str:
-    """The JSON schema of a verdict, as JSON text."""
-    return strict_schema(_PROPERTIES[kind])
+def schema(kind: type[Score] | type[Preference], *, brief: bool = False) -> str:
+    """The JSON schema of a verdict, as JSON text; a brief one bounds the reason's length."""
+    properties = _PROPERTIES[kind]
+    if brief:
+        properties = properties | {"reason": {"type": "string", "maxLength": REASON_CHARACTERS}}
+    return strict_schema(properties)
 
 
 def rating(
@@ -146,12 +151,16 @@ def call(
     kind: type[Score] | type[Preference],
     chat: tuple[Message, ...],
     sample: int = 0,
+    *,
+    brief: bool,
 ) -> Generation:
     """The request for one verdict, at temperature 0, under the verdict's schema.
 
-    The schema is a hint: whatever comes back is read as strictly as an answer without one.
+    The schema is a hint: whatever comes back is read as strictly as an answer without one. A
+    ``brief`` one keeps a small model from rambling up to its length limit; hosted endpoints may
+    refuse it.
     """
-    constraint = JsonSchema("verdict", schema(kind), hint=True)
+    constraint = JsonSchema("verdict", schema(kind, brief=brief), hint=True)
     sampling = Sampling(ANSWER_TOKENS)
     return Generation(
         record, "judge", model, chat, sampling, constraint, sample=sample, expected="{}"

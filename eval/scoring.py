@@ -44,8 +44,8 @@ async def one_score(asks: Asks, question: Question, *, bench: Bench) -> Row:
         return row_of(question, bench, drawn)
     assert item.reply is not None
     chat = ratings.rating(dimension, item.history, item.seeker, item.reply, item.reference)
-    call = ratings.call(item.id, bench.judge.name, Score, chat, question.sample)
-    answer = await asks.ask(call)
+    name, sample = bench.judge.name, question.sample
+    answer = await asks.ask(ratings.call(item.id, name, Score, chat, sample, brief=bench.is_own))
     return row_of(question, bench, read(Score, answer.text, truncated=answer.truncated))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from eval import paper_values
-from eval.report.page import NOT_RUN, Cell
+from eval.report.page import NOT_RUN, UNDEFINED, Cell
 from eval.report.runs import Run
 from eval.report.shapes import Number, Share
 
@@ -45,10 +45,17 @@ def of_number(
         form=form,
         unit=unit,
         smoke=smoke,
-        missing="undefined" if number.value is None else "",
+        missing=UNDEFINED if number.value is None else "",
         note=reason,
         signature=number.signature,
     )
+
+
+def of_score(number: Number, *, smoke: bool, paper: Paper, signature: str = "") -> Cell:
+    """A judge's mean; where all of its answers are unscored, it says so."""
+    reason = number.reason or ("" if number.n else "none scored")
+    known = number.model_copy(update={"signature": signature, "reason": reason})
+    return of_number(known, smoke=smoke, paper=paper)
 
 
 def of_share(share: Share, n: int, *, smoke: bool) -> Cell:
@@ -62,7 +69,7 @@ def of_share(share: Share, n: int, *, smoke: bool) -> Cell:
         form=".1f",
         unit=" %",
         smoke=smoke,
-        missing="undefined" if share.share is None else "",
+        missing=UNDEFINED if share.share is None else "",
         note=f"{share.count:,} counted",
     )
 
@@ -97,8 +104,8 @@ def judge_cells(run: Run, papers: Sequence[Paper]) -> list[Cell]:
         return [not_run(paper, run.missing) for paper in papers]
     cells = []
     for score, paper in zip(run.judged.dimensions.all(), papers, strict=True):
-        number = score.model_copy(update={"signature": run.judged.signature})
-        cells.append(of_number(number, smoke=run.smoke(run.judged), paper=paper))
+        marked, signature = run.smoke(run.judged), run.judged.signature
+        cells.append(of_score(score, smoke=marked, paper=paper, signature=signature))
     return cells
 
 

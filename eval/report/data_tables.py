@@ -8,9 +8,9 @@ from esc import paths
 from esc.backbones import EMBEDDED
 from esc.strategies import Strategy
 from eval import paper_values
-from eval.report.cells import Paper, not_run, of_number, of_paper
+from eval.report.cells import Paper, not_run, of_paper, of_score
 from eval.report.data_shapes import CorpusStats, MiningStats
-from eval.report.page import NOT_RUN, Cell, Table, TableRow, Todo
+from eval.report.page import NOT_RUN, UNDEFINED, Cell, Table, TableRow, Todo
 from eval.report.runs import STALE
 from eval.report.shapes import PairsJudged
 from eval.report.sources import Sources
@@ -213,7 +213,7 @@ def _table_2_cell(
     if one is None:
         return not_run(paper, missing, unit=unit)
     if side != "improve":
-        return of_number(getattr(one, side), smoke=smoke, paper=paper)
+        return of_score(getattr(one, side), smoke=smoke, paper=paper)
     apart = one.difference
     ends = "no interval" if apart.low is None else f"[{apart.low:+.2f}, {apart.high:+.2f}]"
     noise = ", inside the noise" if apart.inside_the_noise else ""
@@ -224,6 +224,6 @@ def _table_2_cell(
         paper=paper,
         unit=unit,
         smoke=smoke,
-        missing="" if apart.percent is not None else "undefined",
+        missing="" if apart.percent is not None else UNDEFINED,
         note=f"{shown} points {ends}{noise}",
     )

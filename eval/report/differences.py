@@ -11,7 +11,7 @@ from eval import paper_values
 from eval.comparisons import COMPARISONS, QUESTIONS
 from eval.report.cells import Paper, judge_cells, not_run, paper_of, strategy_cells, text_cells
 from eval.report.data_shapes import Comparison, Comparisons
-from eval.report.page import NOT_RUN, Cell, Table, TableRow
+from eval.report.page import NOT_RUN, UNDEFINED, Cell, Table, TableRow
 from eval.report.runs import Backbone, Run
 from eval.report.sources import Sources
 from eval.report.system_tables import COLUMNS
@@ -77,7 +77,7 @@ def _cells(
                     paper,
                     "+.2f",
                     smoke=marked,
-                    missing="" if found.difference is not None else "undefined",
+                    missing="" if found.difference is not None else UNDEFINED,
                     note=found.verdict,
                 )
             )

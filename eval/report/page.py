@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 NOT_RUN = "not run"
+UNDEFINED = "undefined"
+"""Measured, and no number came of it."""
 SMOKE = "SMOKE"
 
 
@@ -32,6 +34,11 @@ class Cell:
     def shown(self) -> str:
         """The value as text, or why there is none."""
         return self.missing if self.value is None else self._text(self.value) + self.unit
+
+    @property
+    def measured(self) -> bool:
+        """Whether it was run, with a number or without."""
+        return self.value is not None or self.missing == UNDEFINED
 
     @property
     def interval(self) -> str:
@@ -107,8 +114,8 @@ class Table:
 
     @property
     def filled(self) -> int:
-        """How many rows hold a number of ours."""
-        return sum(any(cell.value is not None for cell in row.cells) for row in self.ours)
+        """How many rows hold a measurement of ours."""
+        return sum(any(cell.measured for cell in row.cells) for row in self.ours)
 
     @property
     def smoke(self) -> bool:

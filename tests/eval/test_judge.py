@@ -434,6 +434,19 @@ def test_the_embedded_model_judges_its_own_runs_unless_another_is_named(tmp_path
     assert bench.is_smoke and asked["of"].n == 100
 
 
+def reasons(server):
+    """The schemas of the reason that requests asked for."""
+    return [
+        request.body["response_format"]["json_schema"]["schema"]["properties"]["reason"]
+        for request in server.chats()
+    ]
+
+
+def test_a_hosted_judges_reason_is_not_bounded_since_strict_endpoints_refuse_it(run, server):
+    run()
+    assert all(one == {"type": "string"} for one in reasons(server))
+
+
 def test_base_without_an_address_is_asked_at_the_running_server_of_this_work(
     server, predictions, out, tmp_path, capsys, model
 ):
@@ -443,6 +456,7 @@ def test_base_without_an_address_is_asked_at_the_running_server_of_this_work(
     argv = ["--predictions", str(predictions), "--out", str(out), "--work", str(tmp_path)]
     assert cli.run(judge.main, [*argv, "--n", "2", "--repeat", "0"]) == 0
     assert {request.body["model"] for request in server.chats()} == {"base"}
+    assert {one["maxLength"] for one in reasons(server)} == {ratings.REASON_CHARACTERS}
     assert len(server.chats()) == 8 and "SMOKE" in capsys.readouterr().out
     assert files.read_json(out / "options.json")["weights"]["base"]
 

@@ -127,6 +127,21 @@ def test_a_whole_run_fills_every_table(whole):
     assert len(value["examples"]) == 3
 
 
+def test_a_judge_whose_answers_are_all_unscored_has_run(tmp_path, made):
+    reported.pairs_judged(tmp_path, QWEN)
+    path = tmp_path / "runs" / QWEN / "pairs_judge" / "judge.json"
+    known = json.loads(path.read_text())
+    nobody = {"value": None, "low": None, "high": None, "n": 0}
+    difference = nobody | {"percent": None, "inside_the_noise": None}
+    for one in known["dimensions"].values():
+        one |= {"chosen": nobody, "rejected": nobody, "difference": difference}
+    write(path, known)
+    found = tables(made(QWEN)[0])["table-2"]
+    assert found["status"] == "run"
+    chosen = row(found, "chosen")["cells"][0]
+    assert (chosen["shown"], chosen["note"]) == ("undefined", "none scored")
+
+
 def test_the_paper_stands_beside_its_own_backbones_and_both_beside_any_other(tmp_path, made):
     reported.system(tmp_path, EMBEDDED, "decoupled_dpo", 20)
     (bias,) = row(tables(made(EMBEDDED)[0])["table-3"], "Decoupled DPO")["cells"][8:9]
