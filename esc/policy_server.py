@@ -17,6 +17,8 @@ from esc.exceptions import EscError
 
 PROGRAM = "vllm.entrypoints.openai.api_server"
 BATCH_PROGRAM = "vllm.entrypoints.launchers.run_batch"
+RAY_PROGRAM = "in_ray/run_batch.py"
+"""How the path of Ray's batch runner ends."""
 STATE = "server.json"
 
 
@@ -79,7 +81,8 @@ def on_this_machine() -> list[int]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue  # ended meanwhile, or another user's
-        if PROGRAM.encode() in words or BATCH_PROGRAM.encode() in words:
+        engines = PROGRAM.encode(), BATCH_PROGRAM.encode()
+        if any(word in engines or word.endswith(b"/" + RAY_PROGRAM.encode()) for word in words):
             found.append(int(path.parent.name))
     return found
 
@@ -151,7 +154,7 @@ def refuse_beside_training() -> None:
     pids = [pid for pid in on_this_machine() if pid != os.getpid()]
     if pids:
         raise EscError(
-            f"a vLLM server runs on this machine (process {pids[0]}), and training on the CPU "
-            "beside it would take its memory and time; 'make stop', with the MODEL and WORK it was "
-            "started with, ends it"
+            f"a vLLM server or batch runs on this machine (process {pids[0]}), and training on the "
+            "CPU beside it would take its memory and time; 'make stop', with the MODEL and WORK it "
+            "was started with, ends a server, Ctrl-C a batch"
         )

@@ -30,7 +30,7 @@ from serving.server import given_flags, kind_of, write_template
 ENGINES = ("vllm", "ray")
 IN_RAY = Path(__file__).parent / "in_ray" / "run_batch.py"
 """The one program that runs inside Ray's environment."""
-_DEAD = b"EngineCore encountered an issue"
+_DEAD = "EngineCore encountered an issue"
 """What vLLM says to requests whose engine is no more."""
 _LESS = "SERVE_ARGS='--max-num-seqs 8' makes do with less"
 _GRACE = 20.0
@@ -38,17 +38,20 @@ _GRACE = 20.0
 
 _SCRIPT = """\
 #!/bin/sh
-# Runs every shard here that has no answers yet, each from its start. On several machines that see
-# this folder, NNODES=N and NODE_RANK=K (from 0) share the shards out.
+# Runs these shards where they have no answers yet, each from its start. On several machines that
+# see this folder, NNODES=N and NODE_RANK=K (from 0) share the shards out.
 cd "$(dirname "$0")" || exit 1
 number=0
-for requests in *{requests}; do
-  shard=${{requests%{requests}}}
+for shard in {shards}; do
   mine=$((number % ${{NNODES:-1}}))
   number=$((number + 1))
   if [ "$mine" -ne "${{NODE_RANK:-0}}" ] || [ -e "$shard{answers}" ]; then continue; fi
-  {command} -i "$requests" -o "$shard.unfinished" || exit 1
+  {command} -i "$shard{requests}" -o "$shard.unfinished" || exit 1
   mv "$shard.unfinished" "$shard{answers}" || exit 1
+  if grep -q "{dead}" "$shard{answers}"; then
+    echo "the engine died on the way; BATCH=write asks again for what it did not answer" >&2
+    exit 1
+  fi
 done
 """
 
@@ -78,7 +81,7 @@ def run(shard: Shard, options: Options, *, root: Path = Path()) -> None:
     try:
         log = shard.beside(".log")
         _run(words, command.environment(kind), log)
-        died = _DEAD in unfinished.read_bytes()
+        died = _DEAD.encode() in unfinished.read_bytes()
         unfinished.replace(shard.answers)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -133,17 +136,25 @@ def _run(words: Sequence[str], environment: Mapping[str, str], log: Path) -> Non
         raise EscError(f"the engine stopped: {process.reason(log)} (log: {log})")
 
 
-def script(folder: Path, names: Sequence[str], options: Options) -> Path:
-    """Write ``run.sh``, which asks the models called ``names``; returns its path.
+def script(folder: Path, shards: Sequence[str], names: Sequence[str], options: Options) -> Path:
+    """Write ``run.sh``, which asks the models called ``names`` what is in ``shards``, by number.
 
-    A model that is none of this WORK's is vLLM's to find by its own name, and then the only one.
+    Returns its path. A model that is none of this WORK's is vLLM's to find by its own name, and
+    then the only one.
     """
     others = set(names) - {BASE, *adapters.found(options.work, options.model)}
     if others and len(names) > 1:
         raise EscError(f"{', '.join(sorted(others))} cannot be run together with other models")
-    flags = ["--model", *others] if others else _flags(options, folder, "gpu")
+    if others:
+        flags = ["--model", *others, *command.given(options.extra)]
+    else:
+        flags = _flags(options, folder, "gpu")
     text = _SCRIPT.format(
-        requests=REQUESTS, answers=ANSWERS, command=shlex.join(["vllm", "run-batch", *flags])
+        shards=shlex.join(shards),
+        requests=REQUESTS,
+        answers=ANSWERS,
+        dead=_DEAD,
+        command=shlex.join(["vllm", "run-batch", *flags]),
     )
     files.write_text(folder / "run.sh", text)
     return folder / "run.sh"
@@ -156,7 +167,7 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = Options(given.model, given.work, given.engine, given_flags())
     if given.script:
-        script(given.script, given.names, options)
+        script(given.script, given.shards, given.names, options)
     elif not given.requests.name.endswith(REQUESTS):
         raise EscError(f"{given.requests} is no file of requests: its name ends in {REQUESTS}")
     else:
@@ -168,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m serving run-batch",
         description=__doc__,
         examples="  python -m serving run-batch --requests batch/0001.requests.jsonl\n"
-        "  python -m serving run-batch --script batch --names sp-sft",
+        "  python -m serving run-batch --script batch --shards 0001 0002 --names sp-sft",
     )
     parser.add_argument(
         "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
@@ -178,5 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--requests", type=Path, metavar="FILE")
     what.add_argument("--script", type=Path, metavar="FOLDER", help="write run.sh there instead")
+    parser.add_argument(
+        "--shards", nargs="*", default=[], metavar="NUMBER", help="what run.sh runs"
+    )
     parser.add_argument("--names", nargs="+", default=[BASE], help="models that it asks")
     return parser

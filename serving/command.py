@@ -53,22 +53,10 @@ def flags(
 ) -> list[str]:
     """What vLLM is told of the base model and its adapters, by a server and by a batch alike.
 
-    ``extra`` is the user's own flags for vLLM, such as ``--tensor-parallel-size 4``. Raises
-    EscError for a flag that this kit sets, or a key on the command line.
+    ``extra`` is the user's own flags for vLLM, such as ``--tensor-parallel-size 4``; raises as
+    `given` does.
     """
-    try:
-        given = shlex.split(extra)
-    except ValueError as error:
-        raise EscError(f"SERVE_ARGS: {str(error).lower()}") from error
-    # vLLM takes either spelling.
-    named = {flag.partition("=")[0].replace("_", "-") for flag in given if flag.startswith("--")}
-    if "--api-key" in named:
-        raise EscError("SERVE_ARGS cannot hold --api-key, which every user here could read; set "
-                       "VLLM_API_KEY in the environment")  # fmt: skip
-    if fixed := named & _SET_BY_MAKE:
-        raise EscError(
-            f"SERVE_ARGS cannot set {', '.join(sorted(fixed))}: MODEL, HOST, PORT and WORK do"
-        )
+    more = given(extra)
     command = [
         "--model", model_path, "--served-model-name", BASE,
         "--chat-template", str(template),
@@ -85,7 +73,25 @@ def flags(
     if kind == "cpu":
         # By itself it takes bfloat16, even of weights in float32.
         command += [*_CPU_FLAGS, "--dtype", cpu.precision()]
-    return command + given
+    return command + more
+
+
+def given(extra: str) -> list[str]:
+    """The user's own flags; EscError for one that this kit sets, or a key on the command line."""
+    try:
+        words = shlex.split(extra)
+    except ValueError as error:
+        raise EscError(f"SERVE_ARGS: {str(error).lower()}") from error
+    # vLLM takes either spelling.
+    named = {flag.partition("=")[0].replace("_", "-") for flag in words if flag.startswith("--")}
+    if "--api-key" in named:
+        raise EscError("SERVE_ARGS cannot hold --api-key, which every user here could read; set "
+                       "VLLM_API_KEY in the environment")  # fmt: skip
+    if fixed := named & _SET_BY_MAKE:
+        raise EscError(
+            f"SERVE_ARGS cannot set {', '.join(sorted(fixed))}: MODEL, HOST, PORT and WORK do"
+        )
+    return words
 
 
 def rank(adapters: Mapping[str, Path]) -> int:

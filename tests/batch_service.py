@@ -21,6 +21,10 @@ class BatchService(ThreadingHTTPServer):
         self.keys: set[str] = set()
         """Values of the Authorization header."""
         self.ends: str = "completed"
+        self.ends_of: dict[str, str] = {}
+        """Batch to how it ends, where not as the others."""
+        self.page: bytes | None = None
+        """What a server that is none answers to everything."""
         self.looks = 2
         self.refuse: dict[str, tuple[int, str]] = {}
         """Beginning of ``METHOD path`` to status and message."""
@@ -59,8 +63,8 @@ class BatchService(ThreadingHTTPServer):
         batch = self.batches[name]
         batch["looks"] += 1
         if batch["looks"] >= self.looks and batch["status"] == "validating":
-            batch["status"] = self.ends
-            if self.ends == "failed":
+            batch["status"] = self.ends_of.get(name, self.ends)
+            if batch["status"] == "failed":
                 batch["errors"] = {"data": [{"message": "token limit of the organisation"}]}
             else:
                 self.answer(batch)
@@ -122,7 +126,10 @@ class _Handler(BaseHTTPRequestHandler):
         if refused := self.refused():
             status, body = refused[0], json.dumps({"error": {"message": refused[1]}}).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        kind = "application/json"
+        if self.server.page:
+            kind, body = "text/html", self.server.page
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -7,6 +7,7 @@ what is still to be asked, and the asking itself.
 import argparse
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,7 +159,13 @@ class Job(Generic[Record]):
             engine, meter = engine_of(sending.batch, urls, sending.budget), Meter(sending.budget)
             size = sending.batch.shard
             rounds = Rounds(self.cache, self.weights, engine, size, meter)
-            return rounds.ask(self.records, self.work), meter
+            found = rounds.ask(self.records, self.work)
+            if meter.failed and not engine.writes:
+                print(
+                    f"batch       {meter.failed:,} failures were brought: BATCH=write asks again",
+                    file=sys.stderr,
+                )
+            return found, meter
         return asyncio.run(self._ask(urls, sending, listed))
 
     async def _ask(

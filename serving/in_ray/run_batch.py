@@ -12,7 +12,7 @@ import functools
 import json
 import os
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 _SENT = ("max_tokens", "temperature", "top_p", "seed", "allowed_token_ids")
 _OURS = ("VLLM_", "HF_", "PYTHONPATH")
 """How the variables begin that an engine on another machine needs too."""
+_SECRET = ("_KEY", "_TOKEN")
+"""How those end that Ray must not have: it logs what it hands on."""
 
 
 def engine_settings(given: Namespace) -> dict[str, Any]:
@@ -48,6 +50,18 @@ def lines(path: str) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
+def served(given: Namespace) -> dict[str, str]:
+    """Name to model or folder of everything that the flags serve."""
+    adapters = {one.name: one.path for one in given.lora_modules or ()}
+    return dict.fromkeys(given.served_model_name or [given.model], given.model) | adapters
+
+
+def unknown(rows: list[dict[str, Any]], given: Namespace) -> str:
+    """Why the requests cannot be run, or nothing."""
+    names = {row["body"]["model"] for row in rows} - served(given).keys()
+    return f"{', '.join(sorted(names))}: no such model here" if names else ""
+
+
 def asked(request: dict[str, Any], given: Namespace, tokenizer: Any, template: str) -> Any:
     """What Ray's vLLM stage takes, of one line."""
     body = request["body"]
@@ -60,10 +74,9 @@ def asked(request: dict[str, Any], given: Namespace, tokenizer: Any, template: s
     elif "response_format" in body:
         schema = body["response_format"]["json_schema"]["schema"]
         sampling["structured_outputs"] = {"json": json.dumps(schema)}
-    adapters = {one.name: one.path for one in given.lora_modules or ()}
     return {
         "custom_id": request["custom_id"],
-        "model": adapters.get(body["model"], given.model),
+        "model": served(given)[body["model"]],
         "tokenized_prompt": tokenizer(prompt, add_special_tokens=False)["input_ids"],
         # As text: a column has one type, whatever the requests hold.
         "sampling": json.dumps(sampling),
@@ -106,6 +119,15 @@ def failed(row: dict[str, Any]) -> str:
     return line(row["custom_id"], 400 if refused else 500, None, reason or kind)
 
 
+def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that an engine on another machine gets."""
+    return {
+        name: text
+        for name, text in environment.items()
+        if name.startswith(_OURS) and not name.endswith(_SECRET)
+    }
+
+
 def processor_config(given: Namespace) -> tuple[vLLMEngineProcessorConfig, int]:
     """(how Ray runs the engines, how many of them)."""
     of_one = given.tensor_parallel_size * given.pipeline_parallel_size
@@ -116,7 +138,7 @@ def processor_config(given: Namespace) -> tuple[vLLMEngineProcessorConfig, int]:
     else:
         # Ray counts GPUs unless it is told what one engine takes.
         count, place = 1, {"placement_group_config": {"bundle_per_worker": {"CPU": 1}}}
-    variables = {name: text for name, text in os.environ.items() if name.startswith(_OURS)}
+    variables = handed_on(os.environ)
     config = vLLMEngineProcessorConfig(
         model_source=given.model,
         engine_kwargs=settings,
@@ -137,6 +159,9 @@ def processor_config(given: Namespace) -> tuple[vLLMEngineProcessorConfig, int]:
 def main() -> None:
     """Command line of the program."""
     given = make_arg_parser(FlexibleArgumentParser()).parse_args()
+    requests = list(lines(given.input_file))
+    if reason := unknown(requests, given):
+        raise SystemExit(f"error: {reason}")
     # Logical: on a machine without a GPU the stages wait for one another on few cores.
     ray.init(**({} if "RAY_ADDRESS" in os.environ else {"num_cpus": 8, "include_dashboard": False}))
     config, engines = processor_config(given)
@@ -146,12 +171,12 @@ def main() -> None:
     processor = build_processor(
         config, preprocess=prepared, postprocess=functools.partial(answered, ends=ends)
     )
-    rows = [asked(row, given, tokenizer, template) for row in lines(given.input_file)]
+    rows = [asked(row, given, tokenizer, template) for row in requests]
     # Blocks enough for every engine, and of a few hundred requests.
     blocks = max(min(engines, len(rows)), len(rows) // 256)
-    requests = ray.data.from_items(rows, override_num_blocks=blocks)
+    dataset = ray.data.from_items(rows, override_num_blocks=blocks)
     with Path(given.output_file).open("w", encoding="utf-8") as stream:
-        for row in processor(requests).iter_rows():
+        for row in processor(dataset).iter_rows():
             # Rows that failed pass the last step by.
             told = row.get("line") or failed(row)
             stream.write(told + "\n")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from batches import answer_line, error_line
@@ -15,6 +16,7 @@ from esc.exceptions import EscError
 from serving import batch
 
 MODEL = "smollm2-135m"
+BOTH = ("0001", "0002")
 
 
 @pytest.fixture
@@ -136,7 +138,7 @@ def fake_vllm(tmp_path):
 
 
 def test_the_script_runs_every_shard_once_and_again_only_what_is_missing(folder, fake_vllm):
-    script = batch.script(folder, ["big-judge"], batch.Options(MODEL, folder, "vllm", ""))
+    script = batch.script(folder, BOTH, ["big-judge"], batch.Options(MODEL, folder, "vllm", ""))
     for _ in range(2):
         subprocess.run(["sh", script], env=fake_vllm, check=True)
     asked = (folder / "log").read_text().splitlines()
@@ -150,7 +152,7 @@ def test_the_script_runs_every_shard_once_and_again_only_what_is_missing(folder,
 
 
 def test_several_nodes_share_the_shards(folder, fake_vllm):
-    script = batch.script(folder, ["big-judge"], batch.Options(MODEL, folder, "vllm", ""))
+    script = batch.script(folder, BOTH, ["big-judge"], batch.Options(MODEL, folder, "vllm", ""))
     subprocess.run(["sh", script], env=fake_vllm | {"NNODES": "2", "NODE_RANK": "1"}, check=True)
     assert not (folder / "0001.answers.jsonl").exists()
     assert (folder / "0002.answers.jsonl").exists()
@@ -158,4 +160,29 @@ def test_several_nodes_share_the_shards(folder, fake_vllm):
 
 def test_a_script_asks_either_this_works_models_or_one_other(folder):
     with pytest.raises(EscError, match="big-judge cannot be run together"):
-        batch.script(folder, ["base", "big-judge"], batch.Options(MODEL, folder, "vllm", ""))
+        batch.script(folder, BOTH, ["base", "big-judge"], batch.Options(MODEL, folder, "vllm", ""))
+
+
+def test_the_script_leaves_shards_alone_that_nobody_asks_for_any_more(folder, fake_vllm):
+    script = batch.script(folder, ["0002"], ["big-judge"], batch.Options(MODEL, folder, "vllm", ""))
+    subprocess.run(["sh", script], env=fake_vllm, check=True)
+    assert not (folder / "0001.answers.jsonl").exists()
+    assert (folder / "0002.answers.jsonl").exists()
+
+
+def test_the_script_hands_on_the_users_flags_for_another_model_too(folder, fake_vllm):
+    options = batch.Options(MODEL, folder, "vllm", "--tensor-parallel-size 4")
+    script = batch.script(folder, ["0001"], ["big-judge"], options)
+    subprocess.run(["sh", script], env=fake_vllm, check=True)
+    assert "--model big-judge --tensor-parallel-size 4 -i" in (folder / "log").read_text()
+
+
+def test_the_script_stops_where_the_engine_died_on_the_way(folder, fake_vllm):
+    program = Path(fake_vllm["PATH"].partition(":")[0]) / "vllm"
+    dead = error_line("0001", 500, "EngineCore encountered an issue. See stack trace").strip()
+    to_output = 'while [ "$1" != -o ]; do shift; done'
+    program.write_text(f"#!/bin/sh\n{to_output}\necho '{dead}' > \"$2\"\n")
+    script = batch.script(folder, BOTH, ["big-judge"], batch.Options(MODEL, folder, "vllm", ""))
+    run = subprocess.run(["sh", script], env=fake_vllm, capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and "BATCH=write asks again" in run.stderr
+    assert (folder / "0001.answers.jsonl").exists() and not (folder / "0002.answers.jsonl").exists()

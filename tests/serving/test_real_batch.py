@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from esc.chat.batch.spelling import choice_fields
 from esc.chat.tokens import choice_tokens
 from esc.chat.transport import Endpoint
 from esc.plan_and_speak import NAMES
-from esc.serving_environment import RAY_READY
+from esc.serving_environment import RAY_PYTHON, RAY_READY
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +95,24 @@ def ray_environment(run):
         assert made.returncode == 0, made.stderr[-2000:]
 
 
+IN_RAY = """
+import argparse, sys
+sys.path.insert(0, "serving/in_ray")
+import run_batch
+told = run_batch.handed_on({"VLLM_X": "1", "VLLM_API_KEY": "k", "HF_TOKEN": "t", "HOME": "h"})
+given = argparse.Namespace(model="m", served_model_name=["base"], lora_modules=None)
+rows = [{"body": {"model": name}} for name in ("base", "sp-sft")]
+print(told, run_batch.unknown(rows, given), sep="|")
+"""
+
+
+def test_ray_gets_no_key_and_takes_no_unknown_model_for_the_base(ray_environment):
+    command = [str(paths.ROOT / RAY_PYTHON), "-c", IN_RAY]
+    shown = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    last = shown.stdout.strip().splitlines()[-1:]
+    assert last == ["{'VLLM_X': '1'}|sp-sft: no such model here"], shown.stderr[-2000:]
+
+
 @pytest.fixture(scope="module")
 def through(first, live, run, ray_environment):
     """The WORK folder and the samples of each engine."""
@@ -145,7 +164,7 @@ def test_the_router_makes_a_pair_of_every_wrong_strategy_whatever_the_engine(thr
     live = files.read_jsonl(
         through["live"][0] / paths.mining(MODEL) / "sp" / "routed" / "pairs.jsonl"
     )
-    assert {tuple(pair) for pair in pairs} == {tuple(pair) for pair in live}
+    assert {frozenset(pair) for pair in pairs} == {frozenset(pair) for pair in live}
 
 
 def test_a_choices_tokens_are_those_the_server_tells(live):

@@ -14,7 +14,7 @@ from esc import adapters, paths, policy_server
 from esc.chat_template import FILE
 from esc.exceptions import EscError
 from esc.policy_server import State
-from serving import command, server
+from serving import batch, command, server
 from serving.server import Options
 
 MODEL = "smollm2-135m"
@@ -247,11 +247,13 @@ def test_flags_that_no_shell_could_read_are_one_line():
         built(extra="--hf-overrides '{")
 
 
-def test_training_is_refused_beside_a_server(tmp_path):
+@pytest.mark.parametrize(
+    "words",
+    [("-m", policy_server.PROGRAM), ("-m", policy_server.BATCH_PROGRAM), (str(batch.IN_RAY),)],
+)
+def test_training_is_refused_beside_a_server_or_batch(words):
     program = "import time, sys; time.sleep(60)"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, "-m", policy_server.PROGRAM]
-    ) as pretended:
+    with subprocess.Popen([sys.executable, "-c", program, *words]) as pretended:
         wait_until(lambda: pretended.pid in policy_server.on_this_machine())
         try:
             with pytest.raises(EscError, match="'make stop', with the MODEL and WORK"):

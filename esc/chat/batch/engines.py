@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from esc import adapters
-from esc.chat.batch.hosted import Hosted
+from esc.chat.batch.hosted import LARGEST, Hosted
 from esc.chat.batch.rounds import Asked, Engine
-from esc.chat.batch.shards import Shard
+from esc.chat.batch.shards import STATE, Shard
 from esc.chat.batch.spelling import choice_fields
 from esc.chat.budget import Budget
 from esc.chat.constraint import Choice
@@ -61,8 +61,12 @@ class _OfThisWork:
         return [sys.executable, "-m", "serving", "run-batch", *whose, *words]
 
 
+@dataclass(frozen=True)
 class Local(_OfThisWork):
     """vLLM's batch runner, or Ray Data with vLLM: one start for each shard."""
+
+    urls: Sequence[str] = ()
+    """Where a user asks another server, which a batch here would not be."""
 
     def run(self, shards: Sequence[Shard], pending: Asked) -> None:
         """Run the shards one after the other; EscError says where it stopped, and why."""
@@ -88,6 +92,12 @@ class Local(_OfThisWork):
                 f"BATCH={self.batch.engine} runs this WORK's models ({', '.join(sorted(served))}), "
                 f"and {', '.join(sorted(others))} is none of them: without BATCH it is asked "
                 "live, with BATCH=openai in batches at its service, and BATCH=write leaves files"
+            )
+        # Under the same names another server may have other models.
+        if self.urls:
+            raise EscError(
+                f"BATCH={self.batch.engine} runs this WORK's own models here, and {self.urls[0]} "
+                "is asked: give one of the two"
             )
 
     def _run(self, shard: Shard) -> str | None:
@@ -116,7 +126,10 @@ class Written(_OfThisWork):
     def run(self, shards: Sequence[Shard], pending: Asked) -> None:
         """Leave a script that runs the shards; raises Waiting, which says what to do with it."""
         folder = shards[0].requests.parent
-        self._script(folder, sorted({call.model for call in pending.values()}))
+        # One that a service was given is paid for there.
+        names = [shard.name for shard in shards if not shard.beside(STATE).is_file()]
+        models = sorted({call.model for call in pending.values()})
+        self._script(folder, names, models)
         requests = sum(len(shard.ids) for shard in shards)
         script = shlex.quote(str(folder / "run.sh"))
         raise Waiting(
@@ -126,8 +139,9 @@ class Written(_OfThisWork):
             "BATCH=read"
         )
 
-    def _script(self, folder: Path, models: Sequence[str]) -> None:
-        command = self._step("--script", str(folder), "--names", *models)
+    def _script(self, folder: Path, shards: Sequence[str], models: Sequence[str]) -> None:
+        words = ("--script", str(folder), "--shards", *shards, "--names", *models)
+        command = self._step(*words)
         made = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if made.returncode:
             raise EscError(made.stderr.strip().splitlines()[-1].removeprefix("error: "))
@@ -138,18 +152,28 @@ class Read(_OfThisWork):
 
     def run(self, shards: Sequence[Shard], pending: Asked) -> None:
         """Raise Waiting, which says what is missing."""
-        in_files = sum(len(shard.ids) for shard in shards)
+        at_service = [shard for shard in shards if shard.beside(STATE).is_file()]
+        brought = [shard for shard in shards if shard not in at_service]
         told = []
-        if shards:
-            names = ", ".join(shard.name for shard in shards[:10])
-            more = ", …" if len(shards) > 10 else ""
-            told.append(
-                f"{in_files:,} requests of {len(shards)} shards have no answers yet ({names}{more} "
-                f"in {shards[0].requests.parent}): bring their answers files there"
-            )
-        if rest := len(pending) - in_files:
+        for some, how in (
+            (brought, "bring their answers files there"),
+            (at_service, "BATCH=openai fetches them from their service"),
+        ):
+            if some:
+                names = ", ".join(shard.name for shard in some[:10])
+                more = ", …" if len(some) > 10 else ""
+                told.append(
+                    f"{len(_held(some, pending)):,} requests of {len(some)} shards have no answers "
+                    f"yet ({names}{more} in {some[0].requests.parent}): {how}"
+                )
+        if rest := len(pending) - len(_held(shards, pending)):
             told.append(f"{rest:,} requests are in no open shard: BATCH=write writes them")
         raise Waiting("batch       " + "; ".join(told))
+
+
+def _held(shards: Sequence[Shard], pending: Asked) -> frozenset[str]:
+    """Those of ``pending`` that the shards hold."""
+    return frozenset[str]().union(*(shard.ids for shard in shards)) & pending.keys()
 
 
 def engine_of(batch: Batch, urls: Sequence[str], budget: Budget) -> Engine:
@@ -163,12 +187,14 @@ def _hosted(batch: Batch, urls: Sequence[str], budget: Budget) -> Engine:
             "BATCH=openai asks a hosted model; this WORK's own run with BATCH=vllm, and another "
             "service's with BASE_URL"
         )
+    if batch.shard > LARGEST:
+        raise EscError(f"a batch takes {LARGEST:,} requests, not SHARD={batch.shard:,}")
     return Hosted(urls[0], budget)
 
 
 ENGINES: dict[str, Callable[[Batch, Sequence[str], Budget], Engine]] = {
-    "vllm": lambda batch, urls, budget: Local(batch),
-    "ray": lambda batch, urls, budget: Local(batch),
+    "vllm": lambda batch, urls, budget: Local(batch, urls=urls),
+    "ray": lambda batch, urls, budget: Local(batch, urls=urls),
     "openai": _hosted,
     "write": lambda batch, urls, budget: Written(batch),
     "read": lambda batch, urls, budget: Read(batch, writes=False),

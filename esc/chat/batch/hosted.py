@@ -5,12 +5,13 @@ request that makes it may be lost by a kill. The batch then carries the shard's 
 metadata, by which the next run finds it instead of making another one.
 """
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import openai
 
@@ -25,6 +26,7 @@ from esc.chat.request import Payload
 from esc.chat.transport import api_key, checked
 from esc.exceptions import EscError
 
+T = TypeVar("T")
 LARGEST = 50_000
 """Requests that the Batch API takes in one file."""
 _ENDPOINT: Literal["/v1/chat/completions"] = URL
@@ -32,6 +34,11 @@ _MARK = "shard_sha256"
 POLL_SECONDS = 30.0
 """Between two looks at the batches."""
 _ENDED = ("completed", "failed", "expired", "cancelled")
+_ON_ITS_WAY = ("validating", "in_progress", "finalizing", "cancelling")
+
+
+class _NotRun(EscError):
+    """A batch that its service did not run."""
 
 
 class Hosted:
@@ -57,32 +64,49 @@ class Hosted:
     def run(self, shards: Sequence[Shard], pending: Asked) -> None:
         """Make a batch of each shard that has none, and wait for the answers of all.
 
-        Raises EscError where the service refuses one, or MAX_COST forbids the new ones.
+        Raises EscError where the service refuses one, when the others have ended, or where
+        MAX_COST forbids the new ones.
         """
         new = [shard for shard in shards if not shard.beside(STATE).is_file()]
-        self._afford(new, pending)
-        with self._told():
-            made = {shard: self._batch_of(shard) for shard in shards}
-            waiting = list(shards)
-            while waiting:
-                waiting = [shard for shard in waiting if not self._fetched(shard, made[shard])]
-                if waiting:
-                    time.sleep(POLL_SECONDS)
-
-    def _afford(self, shards: Sequence[Shard], pending: Asked) -> None:
-        """RunStopped where the shards could cost more than is left."""
-        for shard in shards:
+        for shard in new:
             if len(shard.ids) > LARGEST:
                 raise EscError(
-                    f"{shard.requests} has more than {LARGEST:,} requests; SHARD={LARGEST}"
+                    f"{shard.requests} has more than {LARGEST:,} requests; delete it, and it is "
+                    f"written anew with SHARD={LARGEST}"
                 )
-            for key in shard.ids:
-                if self._budget.reserve(*pending[key].size()) is None:
+        refused: list[_NotRun] = []
+        with self._afforded(new, pending), self._told():
+            made = {shard: self._batch_of(shard) for shard in shards}
+            while made:
+                for shard, identity in list(made.items()):
+                    try:
+                        if self._fetched(shard, identity):
+                            del made[shard]
+                    except _NotRun as error:
+                        refused.append(error)
+                        del made[shard]
+                if made:
+                    time.sleep(POLL_SECONDS)
+        if refused:
+            raise refused[0]
+
+    @contextmanager
+    def _afforded(self, shards: Sequence[Shard], pending: Asked) -> Iterator[None]:
+        """Set aside what the shards can cost; RunStopped where that is more than is left."""
+        reserved = 0.0
+        try:
+            for key in (key for shard in shards for key in shard.ids):
+                most = self._budget.reserve(*pending[key].size())
+                if most is None:
                     raise RunStopped(
                         f"the {sum(len(one.ids) for one in shards):,} new requests could pass "
                         f"MAX_COST={self._budget.limit:g}; nothing is sent: raise it, or LIMIT "
                         "takes fewer"
                     )
+                reserved += most
+            yield
+        finally:
+            self._budget.settle(reserved, 0, 0)
 
     def _batch_of(self, shard: Shard) -> str:
         """The id of the shard's batch, made now where there is none."""
@@ -104,36 +128,40 @@ class Hosted:
 
     def _make(self, requests: Path, digest: str) -> str:
         with requests.open("rb") as stream:
-            uploaded = self._client.files.create(file=stream, purpose="batch")
+            uploaded = self._object(self._client.files.create(file=stream, purpose="batch"))
         # Asking again could make a second one: a lost answer is found by the mark.
         once = self._client.with_options(max_retries=0)
-        made = once.batches.create(
-            input_file_id=uploaded.id,
-            endpoint=_ENDPOINT,
-            completion_window="24h",
-            metadata={_MARK: digest},
+        made = self._object(
+            once.batches.create(
+                input_file_id=uploaded.id,
+                endpoint=_ENDPOINT,
+                completion_window="24h",
+                metadata={_MARK: digest},
+            )
         )
         print(f"batch       {requests}: {made.id} at {self._url}", file=sys.stderr, flush=True)
         return made.id
 
     def _made_before(self, digest: str) -> str | None:
-        for batch in self._client.batches.list(limit=100):
+        for batch in self._object(self._client.batches.list(limit=100)):
             if (batch.metadata or {}).get(_MARK) == digest:
                 return batch.id
         return None
 
     def _fetched(self, shard: Shard, identity: str) -> bool:
         """Whether the batch has ended; then its answers lie beside the shard."""
-        batch = self._client.batches.retrieve(identity)
-        if batch.status not in _ENDED:
+        batch = self._object(self._client.batches.retrieve(identity))
+        if batch.status in _ON_ITS_WAY:
             return False
+        if batch.status not in _ENDED:
+            raise EscError(f"{self._url}: batch {identity} is {batch.status!r}, which is no state")
         found = [one for one in (batch.output_file_id, batch.error_file_id) if one]
         if batch.status == "failed" or not found:
             # Nothing ran, and nothing is paid: the next run makes another.
             shard.beside(STATE).unlink()
             errors = batch.errors.data if batch.errors and batch.errors.data else []
             reason = "; ".join(str(error.message) for error in errors) or "no reason is given"
-            raise EscError(
+            raise _NotRun(
                 f"{self._url}: batch {identity} of {shard.requests} {batch.status}: {reason}; the "
                 "same command makes it anew"
             )
@@ -142,6 +170,12 @@ class Hosted:
                 text = self._client.files.content(one).content
                 stream.write(text if text.endswith(b"\n") or not text else text + b"\n")
         return True
+
+    def _object(self, found: T) -> T:
+        """What the service answered; EscError where the client could not read it."""
+        if isinstance(found, str):
+            raise EscError(f"{self._url} answers no JSON; a base URL mostly ends in /v1")
+        return found
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -152,6 +186,8 @@ class Hosted:
             reason = f"{error.status_code}: {error.message}"
         except openai.APIConnectionError as error:
             reason = str(error.__cause__ or error)
+        except json.JSONDecodeError as error:
+            reason = f"no JSON ({error})"
         else:
             return
         if self._key != "none":

@@ -15,7 +15,7 @@ from esc.chat.batch.collect import Collecting, Pending
 from esc.chat.batch.shards import FOLDER, Shard, Shards
 from esc.chat.cache import Cache
 from esc.chat.constraint import Choice, Regex
-from esc.chat.failures import Failure
+from esc.chat.failures import Failure, RunStopped
 from esc.chat.meter import Meter
 from esc.chat.policy import Asks, Call
 from esc.chat.request import Payload
@@ -93,48 +93,69 @@ class Rounds:
     def _take(self, shards: Shards, pending: Asked) -> bool:
         """Whether answers or failures of what is pending were in the answers files.
 
-        A failure counts where it is of this run, or nobody is going to ask again.
+        A failure counts where it is of this run, or nobody is going to ask again. Raises EscError
+        for one that others would meet too, or for missing answers, when all that are there are
+        stored.
         """
         failures: dict[str, Failure] = {}
+        stops: dict[str, RunStopped] = {}
+        lacking = None
         taken: set[str] = set()
         waits = frozenset[str]().union(*(shard.ids for shard in shards.open(pending)))
         for shard in shards.answered():
-            seen = set()
+            counts, seen = shard in self._ran or not self.engine.writes, set()
             for row in shard.lines():
                 key = row["custom_id"]
                 seen.add(key)
                 if key not in pending or key in taken:
                     continue
-                outcome = outcome_of(row)
+                try:
+                    outcome = _within(pending[key], outcome_of(row))
+                except RunStopped as stopped:
+                    stops[key] = RunStopped(f"{shard.answers}: {stopped}")
+                    outcome = None
                 if isinstance(outcome, Failure):
-                    if shard in self._ran or not self.engine.writes:
-                        failures[key] = outcome
-                else:
-                    self._store(shard, key, pending[key], outcome)
+                    failures[key] = outcome
+                elif outcome is not None:
+                    self._store(key, pending[key], outcome)
                     taken.add(key)
                     self._taken.add(key)
+                if not counts:
+                    failures.pop(key, None)
+                    stops.pop(key, None)
             if shard in self._ran and (lacks := shard.ids & pending.keys() - seen):
-                raise EscError(
+                lacking = lacking or EscError(
                     f"{shard.answers} lacks {len(lacks):,} of {len(shard.ids):,} answers; what is "
                     "there is kept: the same command asks for the others alone"
                 )
+        for key, stop in stops.items():
+            if key not in taken | waits:
+                raise stop
+        if lacking:
+            raise lacking
         final = {k: failure for k, failure in failures.items() if k not in taken | waits}
         self._failures |= final
         self.meter.failed += len(final)
         return bool(taken or final)
 
-    def _store(self, shard: Shard, key: str, call: Call[Any], answer: Payload) -> None:
-        if _breaks(getattr(call, "constraint", None), answer):
-            raise EscError(
-                f"{shard.answers}: the engine answers, but ignores the constraint; "
-                "use DECODE=free, or an engine with structured outputs, such as vLLM"
-            )
+    def _store(self, key: str, call: Call[Any], answer: Payload) -> None:
         self.cache.put(key, call.audit(), answer)
         used = answer["prompt_tokens"], answer["completion_tokens"]
         self.meter.budget.settle(0.0, *used)
         self.meter.answered += 1
         self.meter.prompt_tokens += used[0]
         self.meter.completion_tokens += used[1]
+
+
+def _within(call: Call[Any], outcome: Payload | Failure) -> Payload | Failure:
+    """The outcome; RunStopped where it is an answer that its constraint does not let through."""
+    constraint = getattr(call, "constraint", None)
+    if not isinstance(outcome, Failure) and _breaks(constraint, outcome):
+        raise RunStopped(
+            "the engine answers, but ignores the constraint; use DECODE=free, or an engine with "
+            "structured outputs, such as vLLM"
+        )
+    return outcome
 
 
 def _breaks(constraint: object, answer: Payload) -> bool:

@@ -98,7 +98,9 @@ class Shards:
     all: list[Shard] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.all = [Shard(path) for path in sorted(self.folder.glob(f"*{REQUESTS}"))]
+        found = [Shard(path) for path in self.folder.glob(f"*{REQUESTS}")]
+        numbered = [shard for shard in found if shard.name.isdecimal()]
+        self.all = sorted(numbered, key=lambda shard: int(shard.name))
 
     def answered(self) -> list[Shard]:
         """Those beside which answers lie, whole or not."""
@@ -108,15 +110,21 @@ class Shards:
         """Those without any answers whose requests are all among ``keys``: to be run as they are.
 
         One of which another run has answered a part is not, and its rest is asked in a new one;
-        but where a service has it, its answers are paid for.
+        but where a service has it, its answers are paid for. No request is in two of them, but in
+        what a service has twice.
         """
         wanted = frozenset(keys)
-        return [
-            one
-            for one in self.all
-            if not one.answers.is_file()
-            and (one.ids <= wanted or (one.beside(STATE).is_file() and one.ids & wanted))
-        ]
+        waiting = [one for one in self.all if not one.answers.is_file()]
+        paid = {one for one in waiting if one.beside(STATE).is_file() and one.ids & wanted}
+        left = wanted.difference(*(one.ids for one in paid))
+        found = []
+        for one in waiting:
+            if one in paid:
+                found.append(one)
+            elif one.ids <= left:
+                found.append(one)
+                left -= one.ids
+        return found
 
     def write(self, requests: Sequence[tuple[str, Payload]], size: int) -> list[Shard]:
         """New shards of up to ``size`` requests, (cache key, body) each."""

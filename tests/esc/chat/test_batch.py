@@ -247,6 +247,44 @@ def test_a_failed_line_fails_its_record_alone_and_is_asked_again(ask, batch, tmp
     assert ask(["a", "b"], engine)[0] == ["re: a", "re: b"] and texts(batch)["0002"] == ["b"]
 
 
+def test_what_stops_a_run_stops_it_when_all_answers_are_stored_and_not_the_next_run(ask, batch):
+    def say(body):
+        text = said(body)
+        return (lambda key: error_line(key, 404, "no such model")) if text == "re: a" else text
+
+    with pytest.raises(RunStopped, match=r"0001.answers.jsonl: no such model"):
+        ask(RECORDS, Played(say))
+    assert len(rows_by_key(batch.parent / "calls.jsonl")) == 4
+    engine = Played()
+    assert ask(RECORDS, engine)[0] == [f"re: {record}" for record in RECORDS]
+    assert engine.ran == ["0004"] and texts(batch)["0004"] == ["a"]
+
+
+def test_an_engine_that_ignored_a_constraint_can_be_changed_for_another(ask):
+    asked = [call("a", constraint=Choice(("yes", "no")))]
+    with pytest.raises(RunStopped, match="ignores the constraint"):
+        ask(asked, Played(lambda body: "perhaps"))
+    assert ask(asked, Played(lambda body: "yes"))[0] == ["yes"]
+
+
+def test_no_request_is_run_in_two_shards(ask, batch):
+    with pytest.raises(EscError):
+        ask(["a", "b", "c"], Played(breaks="0001"), size=3)
+    with pytest.raises(EscError):
+        ask(["a", "b"], Played(breaks="0002"), size=3)
+    engine = Played()
+    assert ask(["a", "b", "c"], engine, size=3)[0] == ["re: a", "re: b", "re: c"]
+    assert engine.ran == ["0001"]
+
+
+def test_shards_are_numbered_beyond_four_digits(ask, batch):
+    batch.mkdir()
+    for name in ("9999", "10000", "0001-copy"):
+        (batch / f"{name}.requests.jsonl").write_text('{"custom_id": "other"}\n')
+    engine = Played()
+    assert ask(["a"], engine)[0] == ["re: a"] and engine.ran == ["10001"]
+
+
 def test_answers_brought_by_others_are_taken_and_what_is_missing_awaited(ask, batch):
     class Written(Played):
         def run(self, shards, pending):

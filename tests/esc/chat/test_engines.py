@@ -17,7 +17,7 @@ from esc.chat.budget import Budget
 from esc.chat.job import Sending, add_arguments
 from esc.chat.message import Message
 from esc.chat.request import Generation, Sampling
-from esc.exceptions import EscError
+from esc.exceptions import EscError, Waiting
 
 MODEL = "smollm2-135m"
 
@@ -108,6 +108,30 @@ def wait_for(path):
 def test_batches_at_a_service_need_its_address(tmp_path):
     with pytest.raises(EscError, match="BATCH=openai asks a hosted model"):
         engine_of(Batch("openai", 1, MODEL, tmp_path), [], Budget())
+
+
+def test_more_requests_than_a_batch_takes_are_refused_before_a_shard_is_written(tmp_path):
+    with pytest.raises(EscError, match="a batch takes 50,000 requests, not SHARD=60,000"):
+        engine_of(Batch("openai", 60_000, MODEL, tmp_path), ["http://127.0.0.1:1/v1"], Budget())
+
+
+@pytest.mark.parametrize("engine", ["vllm", "ray"])
+def test_another_servers_models_are_not_taken_for_this_works(engine, shards, tmp_path):
+    local = engine_of(Batch(engine, 1, MODEL, tmp_path), ["http://big-box:8000/v1"], Budget())
+    with pytest.raises(EscError, match=r"runs this WORK's own models here, and http://big-box"):
+        local.run(shards, PENDING)
+
+
+def test_what_a_service_has_is_not_asked_to_be_brought(shards, tmp_path):
+    shards[0].beside(".batch.json").write_text("{}")
+    read = engine_of(Batch("read", 1, MODEL, tmp_path), [], Budget())
+    more = PENDING | {"0003": PENDING["0001"]}
+    reason = (
+        r"1 requests of 1 shards .*\(0002 in .*bring their answers.*; 1 requests .*\(0001 in .*"
+        r"BATCH=openai fetches.*; 1 requests are in no open shard"
+    )
+    with pytest.raises(Waiting, match=reason):
+        read.run(shards, more)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

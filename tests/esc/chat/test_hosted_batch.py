@@ -100,6 +100,28 @@ def test_what_expired_fails_alone_and_only_it_is_asked_again(ask, service):
     assert again["body"]["messages"][-1]["content"] == "b"
 
 
+def test_where_one_batch_fails_the_others_are_waited_for_and_kept(ask, service, tmp_path):
+    service.ends_of = {"batch_0": "failed"}
+    with pytest.raises(EscError, match=r"batch_0 of .*0001.*failed: token limit"):
+        ask()
+    assert (tmp_path / "batch" / "0002.answers.jsonl").is_file()
+    assert ask() == RECORDS and len(service.batches) == 3
+
+
+def test_a_server_that_is_none_is_told_in_one_line(ask, service):
+    service.page = b"<html>"
+    with pytest.raises(EscError, match="answers no JSON; a base URL mostly ends in /v1"):
+        ask()
+
+
+def test_what_was_set_aside_for_one_run_is_free_for_the_next(ask):
+    # A request of five tokens costs 500 units at the most.
+    budget = Budget(Price(0.0, 100.0), limit=0.0009)
+    assert ask(["a"], budget=budget) == ["a"]
+    budget.spent = 0.0
+    assert ask(["a", "b"], budget=budget) == ["a", "b"]
+
+
 def test_a_key_for_https_does_not_go_to_plain_http_and_is_in_no_message(ask, service, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("VLLM_API_KEY", "own-key")
