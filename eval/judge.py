@@ -162,7 +162,8 @@ def report(out: Path, found: Row) -> str:
 def main(argv: list[str]) -> int:
     """Command line of the step."""
     given = _parser().parse_args(argv)
-    bench, n = judging.bench_of(given), given.n or 100
+    bench = judging.bench_of(given)
+    n = given.n or bench.turns
     if given.pairs:
         asked = Asked(given.pairs, of_pairs(given.pairs, n), True, bench, n, given.repeat)
     else:

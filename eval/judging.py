@@ -34,6 +34,8 @@ from esc.run_folder import RunFolder
 from esc.weights import weights_of
 
 Question = TypeVar("Question")
+TURNS, SMOKE_TURNS = 100, 4
+"""Judged unless JUDGE_N says otherwise (section 6.1); by the embedded model, which is no judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Bench:
     def is_own(self) -> bool:
         """Whether it is the base model of this kit's own server."""
         return self.judge.name == adapters.BASE and not self.judge.urls
+
+    @property
+    def turns(self) -> int:
+        """How many turns it is asked about unless a user says otherwise."""
+        return SMOKE_TURNS if self.is_own and self.model == EMBEDDED else TURNS
 
     @property
     def weights(self) -> dict[str, str]:
@@ -96,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--n",
         type=cli.optional_count,
         default=os.environ.get("JUDGE_N") or None,
-        help="turns to judge, drawn by their id (default: $JUDGE_N, or 100)",
+        help=f"turns to judge, drawn by their id (default: $JUDGE_N, or {TURNS})",
     )
     parser.add_argument(
         "--model", default=backbones.EMBEDDED, help="whose judge is asked unless one is named"

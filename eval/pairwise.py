@@ -212,7 +212,8 @@ def report(out: Path, told: Row) -> str:
 def main(argv: list[str]) -> int:
     """Command line of the step."""
     given = _parser().parse_args(argv)
-    bench, n = judging.bench_of(given), given.n or 100
+    bench = judging.bench_of(given)
+    n = given.n or bench.turns
     for path in (given.a, given.b):
         if path.resolve().parent == given.out.resolve():
             raise EscError(f"--out {given.out} holds {path}; name a folder of its own")

@@ -3,11 +3,12 @@
     python -m training drift --model smollm2-135m --task sp --limit 2
 
 Reads the composed adapter and the start's, goes through the gold answers of up to 200 validation
-turns, and writes ``drift.json`` beside the adapter: KL divergence per token, and at how many tokens
-another one is now the most probable. A rate as small as those of Table 7 can leave a bfloat16 model
-as it was; then it says so. Both policies run as vLLM runs them, a LoRA on a base in the base's own
-precision. There any change at all, however small, turns some roundings over, and that adds up: the
-start with its LoRA off by one unit in the last place shows how far rounding alone goes.
+turns (4 on a CPU), and writes ``drift.json`` beside the adapter: KL divergence per token, and at
+how many tokens another one is now the most probable. A rate as small as those of Table 7 can leave
+a bfloat16 model as it was; then it says so. Both policies run as vLLM runs them, a LoRA on a base
+in the base's own precision. There any change at all, however small, turns some roundings over, and
+that adds up: the start with its LoRA off by one unit in the last place shows how far rounding alone
+goes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,8 @@ from esc.turns import GoldTurn, gold_turns
 from training.losses import of as loss_of
 
 DRIFT = "drift.json"
-TURNS = 200
+TURNS = {"gpu": 200, "cpu": 4}
+"""Validation turns, by where the backbone runs: each is read three times."""
 BEYOND = 2.0
 """How many times the divergence by rounding alone counts as movement."""
 
@@ -62,7 +64,8 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
     """
     start = adapters.folder(work, model, adapters.start(task, lineage))
     moved = adapters.folder(work, model, adapters.served_name(task, "dpo", lineage))
-    turns = _drawn(gold_turns(work, "validation", None), limit)
+    where = "gpu" if backbones.get(model).settings["gpus"] else "cpu"
+    turns = _drawn(gold_turns(work, "validation", None), limit, TURNS[where])
     options: Row = {
         "start": adapters.fingerprint(start),
         "moved": adapters.fingerprint(moved),
@@ -73,7 +76,7 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
         facts: Row = files.read_json(path)
         if facts["options"] == options:
             return facts
-    if not backbones.get(model).settings["gpus"]:
+    if where == "cpu":
         policy_server.refuse_beside_training()
     precision, measured, rounding = measure(model, task, start, moved, turns)
     trained = path.with_name("run.json")
@@ -90,11 +93,11 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
     return facts
 
 
-def _drawn(turns: list[GoldTurn], limit: int | None) -> list[GoldTurn]:
-    """Up to `TURNS` turns of up to ``limit`` dialogues."""
+def _drawn(turns: list[GoldTurn], limit: int | None, most: int) -> list[GoldTurn]:
+    """Up to ``most`` turns of up to ``limit`` dialogues."""
     dialogues = set(draw.order({_dialogue(turn) for turn in turns})[:limit])
     some = [turn for turn in turns if _dialogue(turn) in dialogues]
-    chosen = set(draw.order(turn.id for turn in some)[:TURNS])
+    chosen = set(draw.order(turn.id for turn in some)[:most])
     return [turn for turn in some if turn.id in chosen]
 
 
@@ -155,13 +158,16 @@ def _encoded(
 
 
 def _logits(policy: Any, name: str, prompt: list[int], answer: list[int]) -> Any:
-    """Logits before each answer token, ``len(answer)`` x vocabulary, in float32."""
+    """Logits before each answer token, ``len(answer)`` x vocabulary.
+
+    As doubles: in float32 the divergence of equal policies comes out a little below 0.
+    """
     import torch
 
     policy.set_adapter(name)
     ids = torch.tensor([[*prompt, *answer]], device=policy.device)
     kept = len(answer) + 1
-    return policy(input_ids=ids, logits_to_keep=kept).logits[0, -kept:-1].float()
+    return policy(input_ids=ids, logits_to_keep=kept).logits[0, -kept:-1].double()
 
 
 class _Sum:
