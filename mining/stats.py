@@ -112,12 +112,13 @@ def main(argv: list[str]) -> None:
     given = _parser().parse_args(argv)
     # Of all tasks the entangled one has the most variants.
     lineage = Lineage(given.variant, given.round or 1).checked("vanilla").mining
+    folder = given.work / paths.mining(given.model, lineage) / "stats"
+    # Also where nothing is left to count: the report takes what stands there for this mining's.
+    (folder / "stats.json").unlink(missing_ok=True)
     found, left_out = collect([Mining(given.work, given.model, task, lineage) for task in TASKS])
     notes = [*notes_on(found), *left_out]
-    folder = given.work / paths.mining(given.model, lineage) / "stats"
     text = markdown(found, notes)
     with files.exclusive(folder):
-        (folder / "stats.json").unlink(missing_ok=True)
         files.write_text(folder / "stats.md", text)
         files.write_text(folder / "examples.md", examples(given.work, found, notes))
         for name in FIGURES:
