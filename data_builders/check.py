@@ -240,10 +240,12 @@ def main(argv: list[str]) -> int:
     summaries = check(arguments.model, arguments.work, processes)
     print("\n".join(report(summaries, arguments.model)))
     lossless = all(s["kept"] == s["rows"] for s in summaries if "absent" not in s)
+    smoke = is_smoke(arguments.model, arguments.work)
     files.write_json(
-        paths.checked(arguments.work, arguments.model), {"lossless": lossless, "sets": summaries}
+        paths.checked(arguments.work, arguments.model),
+        {"lossless": lossless, "smoke": smoke, "sets": summaries},
     )
-    if is_smoke(arguments.model, arguments.work):
+    if smoke:
         print("SMOKE: embedded model or sample corpus; the lengths are of no real training")
     print("ok: nothing dropped, nothing cut" if lossless else "FAILED: rows are lost (see above)")
     return 0 if lossless else 1
