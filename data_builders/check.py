@@ -230,10 +230,8 @@ def main(argv: list[str]) -> int:
             "  python -m data_builders check --model qwen2.5-7b --work demo"
         ),
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
-    parser.add_argument("--work", type=Path, default=Path(), help="root of the built sets")
+    backbones.add_model(parser)
+    cli.add_work(parser)
     parser.add_argument("--processes", type=cli.optional_count, help="default: one for each core")
     arguments = parser.parse_args(argv)
     processes = arguments.processes or os.cpu_count() or 1

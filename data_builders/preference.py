@@ -232,11 +232,9 @@ def main(argv: list[str]) -> None:
             "  python -m data_builders preference --model qwen2.5-7b --task rg --round 2"
         ),
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
+    backbones.add_model(parser)
     parser.add_argument("--task", choices=forms.TASKS, nargs="+", required=True)
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    cli.add_work(parser)
     parser.add_argument("--variant", type=cli.optional, help="of a later round")
     parser.add_argument("--round", type=cli.optional_count, help="default: 1")
     given = parser.parse_args(argv)

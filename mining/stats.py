@@ -10,9 +10,8 @@ for its Figure 9; those of Figure 10 are Table 1's.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from esc import cli, files, paths
+from esc import backbones, cli, files, paths
 from esc.forms import TASKS
 from esc.lineage import Lineage
 from esc.markdown import plain
@@ -30,7 +29,7 @@ from mining.found import (
     spread,
     table_1,
 )
-from mining.options import add_lineage, add_model
+from mining.options import add_lineage
 from mining.routed import PAIRS
 
 
@@ -141,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         examples="  python -m mining stats\n  python -m mining stats --model qwen2.5-7b --round 2",
     )
-    add_model(parser)
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    backbones.add_model(parser)
+    cli.add_work(parser)
     add_lineage(parser)
     return parser
