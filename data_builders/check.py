@@ -230,20 +230,20 @@ def main(argv: list[str]) -> int:
             "  python -m data_builders check --model qwen2.5-7b --work demo"
         ),
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
-    parser.add_argument("--work", type=Path, default=Path(), help="root of the built sets")
+    backbones.add_model(parser)
+    cli.add_work(parser)
     parser.add_argument("--processes", type=cli.optional_count, help="default: one for each core")
     arguments = parser.parse_args(argv)
     processes = arguments.processes or os.cpu_count() or 1
     summaries = check(arguments.model, arguments.work, processes)
     print("\n".join(report(summaries, arguments.model)))
     lossless = all(s["kept"] == s["rows"] for s in summaries if "absent" not in s)
+    smoke = is_smoke(arguments.model, arguments.work)
     files.write_json(
-        paths.checked(arguments.work, arguments.model), {"lossless": lossless, "sets": summaries}
+        paths.checked(arguments.work, arguments.model),
+        {"lossless": lossless, "smoke": smoke, "sets": summaries},
     )
-    if is_smoke(arguments.model, arguments.work):
+    if smoke:
         print("SMOKE: embedded model or sample corpus; the lengths are of no real training")
     print("ok: nothing dropped, nothing cut" if lossless else "FAILED: rows are lost (see above)")
     return 0 if lossless else 1

@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 from data_builders.turns import CONSECUTIVE
 from esc import built, cli
@@ -47,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="corpus: a file, a folder, thu-coai/esconv, or 'sample'; "
         "default: the one used before, else the official download",
     )
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    cli.add_work(parser)
     parser.add_argument("--split", type=cli.optional, help="'paper' or 'seed:N'")
     parser.add_argument(
         "--limit", type=cli.optional_count, help="dialogues per split, drawn by their id"

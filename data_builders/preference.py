@@ -5,8 +5,8 @@
 Reads what ``mining route`` left (``pairs.jsonl``, ``singles.jsonl``) beside the train set, turn by
 turn; writes ``data/esc_<task>_{dpo,kto}_<model>[_variant][_rN].jsonl`` and, last, a manifest.
 Registers sets of later rounds. The prompt of a pair is the train row's own, so that preference
-training sees what SFT saw; a pair whose turn is not of the train set stops it, nothing is written.
-A mix that no pair is of has no file.
+training sees what SFT saw; a pair whose turn is not of the train set stops it, nothing is written,
+and so does ``no_pairs.json`` there. A mix that no pair is of has no file.
 """
 
 from collections.abc import Iterator
@@ -82,10 +82,12 @@ def _answer(task: str, strategy: str, text: str) -> str:
 def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
     """The manifest of the preference sets of one mining.
 
-    Raises EscError, with the old sets left whole, where there are no pairs, they are of another
-    model or of other turns than the train set's, or a chosen answer equals its rejected one.
+    Raises EscError, with the old sets left whole, where the last routing left no pairs, they are
+    of another model or of other turns than the train set's, or a chosen answer equals its rejected
+    one.
     """
     backbones.get(model)
+    built.refuse_without_pairs(work, model, task, lineage)
     source = work / paths.mining(model, lineage) / task / "routed"
     again = commands.make(f"mine-{task}", work=work, model=model, **lineage.variables)
     routed: Row = files.read_json(source / "route.json", made_by=again)
@@ -97,9 +99,6 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
             f"{source} is of other train turns than are built now ({'; '.join(changed)}); build "
             f"those again, or {again} FORCE=1"
         )
-    if not routed["pairs.jsonl"]["rows"]:
-        told = ", ".join(f"{count:,} {fate}" for fate, count in routed["fates"].items())
-        raise EscError(f"{source} holds no pairs ({told}), so there is no set to build")
     for name in ("pairs.jsonl", "singles.jsonl"):
         if files.sha256(source / name) != routed[name]["sha256"]:
             raise EscError(f"{source / name} was changed since it was written; {again}")
@@ -233,11 +232,9 @@ def main(argv: list[str]) -> None:
             "  python -m data_builders preference --model qwen2.5-7b --task rg --round 2"
         ),
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
+    backbones.add_model(parser)
     parser.add_argument("--task", choices=forms.TASKS, nargs="+", required=True)
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    cli.add_work(parser)
     parser.add_argument("--variant", type=cli.optional, help="of a later round")
     parser.add_argument("--round", type=cli.optional_count, help="default: 1")
     given = parser.parse_args(argv)

@@ -194,7 +194,7 @@ def main(argv: list[str]) -> None:
         ),
     )
     parser.add_argument("--into", type=Path, help="another registry to add the entries to")
-    parser.add_argument("--work", type=Path, default=Path(), help="root of the built sets")
+    cli.add_work(parser)
     arguments = parser.parse_args(argv)
     if arguments.into:
         _into(arguments.into, arguments.work)

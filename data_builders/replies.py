@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data_builders import esconv
 from data_builders.turns import turns
-from esc import cli, files
+from esc import cli, files, paths
 from esc.dialogue import Dialogue, Exchange
 from esc.exceptions import EscError
 from esc.files import JsonlWriter, Row
@@ -64,6 +64,10 @@ def main(argv: list[str]) -> None:
     _, dialogues = esconv.read([given.esconv])
     count, rows = write(dialogues, given.out)
     # Beside the records, as for a system's: what they are of.
-    made_of = {"corpus": given.esconv.name, "sha256": files.sha256(given.esconv), "smoke": False}
+    sha256 = files.sha256(given.esconv)
+    smoke = sha256 == files.sha256(paths.SAMPLE)
+    made_of = {"corpus": given.esconv.name, "sha256": sha256, "smoke": smoke}
     files.write_json(given.out.with_name("options.json"), made_of)
     print(f"replies     {given.out}: {rows:,} of {count:,} dialogues")
+    if smoke:
+        print("SMOKE       sample corpus: no result")

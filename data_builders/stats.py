@@ -168,7 +168,7 @@ def main(argv: list[str]) -> None:
         description=__doc__,
         examples="  python -m data_builders stats\n  python -m data_builders stats --work demo",
     )
-    parser.add_argument("--work", type=Path, default=Path(), help="root of the built sets")
+    cli.add_work(parser)
     work = parser.parse_args(argv).work
     manifest = files.read_json(paths.data_manifest(work), made_by="make data")
     notes = notes_on(manifest)

@@ -9,6 +9,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,7 +18,7 @@ from esc.exceptions import CorpusError
 WINDOW = 1 << 18
 """Characters that are read at a time."""
 LONGEST = 1 << 24
-"""Characters of a dialogue; what is no whole value by then is broken."""
+"""Characters of a dialogue; what is no whole value or line by then is broken."""
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
@@ -86,6 +87,10 @@ class _Window:
                 # Broken, or cut by the window's end: with more of the file one sees which.
                 if len(self._text) - self._at > LONGEST or not self._more():
                     raise self._fault(number, error.msg, error.pos) from error
+            except ValueError as error:
+                # Its decimal point may be still to come: a fraction has no limit.
+                if len(self._text) - self._at > LONGEST or not self._more():
+                    raise self._fault(number, _too_many_digits(error), self._at) from error
             else:
                 # A number that the window's end cuts may pass for a shorter one: 1, of 1.5 or 1e+5.
                 if end + 2 < len(self._text) or not self._more():
@@ -116,14 +121,23 @@ class _Window:
 def _lines(stream: TextIO, path: Path) -> Iterator[Any]:
     number = 0
     # A text stream knows no line separator beyond those of JSON: a string may hold the others.
-    for line, text in enumerate(stream, start=1):
+    for line, text in enumerate(iter(partial(stream.readline, LONGEST + 1), ""), start=1):
+        if len(text) > LONGEST and not text.endswith("\n"):
+            raise _broken(path, line, LONGEST, number, "a line too long for a dialogue")
         if not text.strip():
             continue
         try:
             yield json.loads(text.rstrip("\n"))
         except json.JSONDecodeError as error:
             raise _broken(path, line, error.colno, number, error.msg) from error
+        except ValueError as error:
+            raise _broken(path, line, 1, number, _too_many_digits(error)) from error
         number += 1
+
+
+def _too_many_digits(error: ValueError) -> str:
+    """What is wrong with an integer that Python refuses, without its advice to programmers."""
+    return str(error).partition(" for integer")[0]
 
 
 def _broken(path: Path, line: int, column: int, number: int, what: str) -> CorpusError:

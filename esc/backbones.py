@@ -1,5 +1,6 @@
 """The backbones with recipes, from the one table ``llamafactory_configs/backbones.yaml``."""
 
+import argparse
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -96,3 +97,10 @@ def get(name: str) -> Backbone:
     except KeyError:
         known = ", ".join(table())
         raise EscError(f"unknown MODEL {name!r}; known: {known}") from None
+
+
+def add_model(
+    parser: argparse.ArgumentParser, what: str = "folder of llamafactory_configs"
+) -> None:
+    """Add the option that names a backbone."""
+    parser.add_argument("--model", default=EMBEDDED, help=what)

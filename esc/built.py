@@ -1,4 +1,4 @@
-"""The built sets that a step reads: are they there, and rendered with the prompts of now?"""
+"""What a step reads that another made: the built sets, rendered with the prompts of now; pairs."""
 
 import hashlib
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from esc import files, forms, paths, prompts
 from esc.exceptions import EscError
+from esc.lineage import Lineage
 from esc.stages import CounselingStage
 from esc.strategies import Strategy
 
@@ -41,3 +42,10 @@ def train_set(manifest: dict[str, Any]) -> dict[str, Any]:
     """What names the train turns: corpus, split, how turns were made, and the set's own hash."""
     options = {name: manifest["options"][name] for name in ("ESCONV", "SPLIT", "CONSECUTIVE")}
     return options | {"train set": manifest["sets"][paths.sft_file("rg", "train")]["sha256"]}
+
+
+def refuse_without_pairs(work: Path, model: str, task: str, lineage: Lineage) -> None:
+    """Raise EscError where the last mining ended with no pair: those there are of one before it."""
+    none = work / paths.no_pairs(model, task, lineage)
+    if none.is_file():
+        raise EscError(f"{none}: {files.read_json(none)['told']}")

@@ -7,6 +7,7 @@ import errno
 import math
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from esc.exceptions import EscError, Waiting
@@ -27,6 +28,11 @@ def parser(*, prog: str, description: str | None, examples: str) -> argparse.Arg
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def add_work(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the root of everything that is made."""
+    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
 
 
 def optional(text: str) -> str | None:

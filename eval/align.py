@@ -195,6 +195,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--predictions", type=Path, required=True, help="JSONL or a JSON array")
     parser.add_argument("--out", type=Path, required=True, help="the JSONL file to write")
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    cli.add_work(parser)
     parser.add_argument("--set", choices=paths.SPLITS, default="test", help="default: test")
     return parser

@@ -72,10 +72,8 @@ def main(argv: list[str]) -> None:
         description=__doc__,
         examples="  python -m eval compare\n  python -m eval compare --model qwen2.5-7b",
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    backbones.add_model(parser)
+    cli.add_work(parser)
     parser.add_argument("--force", action="store_true", help="compare anew")
     given = parser.parse_args(argv)
     backbones.get(given.model)

@@ -105,10 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("JUDGE_N") or None,
         help=f"turns to judge, drawn by their id (default: $JUDGE_N, or {TURNS})",
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="whose judge is asked unless one is named"
-    )
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    backbones.add_model(parser, "whose judge is asked unless one is named")
+    cli.add_work(parser)
     add_judge_name(parser)
     add_judge_url(parser)
     add_sending(parser)

@@ -228,10 +228,8 @@ def _parser() -> argparse.ArgumentParser:
             "--base-url http://gpu1:8000/v1,http://gpu2:8000/v1"
         ),
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    backbones.add_model(parser)
+    cli.add_work(parser)
     parser.add_argument("--system", choices=SYSTEMS, default="decoupled")
     parser.add_argument(
         "--stage",

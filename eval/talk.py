@@ -6,8 +6,6 @@ Each strategy is shown with the probability the planner gives it. Nothing that i
 End with Ctrl-D.
 """
 
-from pathlib import Path
-
 from esc import adapters, backbones, cli, policy_server
 from esc.backbones import DECODE
 from esc.chat.failures import CallFailed
@@ -59,10 +57,8 @@ def main(argv: list[str]) -> None:
         description=__doc__,
         examples="  python -m eval chat --stage sft\n  python -m eval chat --stage base",
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    backbones.add_model(parser)
+    cli.add_work(parser)
     parser.add_argument("--stage", choices=adapters.STAGES, default="sft")
     parser.add_argument("--variant", type=cli.optional, help="of the DPO training")
     parser.add_argument("--round", type=cli.optional_count, help="of the DPO training")

@@ -50,7 +50,6 @@ from mining.errors import (
     row_without_error,
     stored_row,
 )
-from mining.options import add_model
 from mining.verdicts import ErrorVerdict
 
 FORMAT = 1
@@ -227,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--predictions", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    add_model(parser, "whose judge is asked unless one is named")
+    backbones.add_model(parser, "whose judge is asked unless one is named")
     add_judge_name(parser)
     add_judge_url(parser)
     add_sending(parser)

@@ -37,6 +37,11 @@ class Mining:
         return self.folder / "routed"
 
     @property
+    def no_pairs(self) -> Path:
+        """What routing leaves where no pair came out; those that lie there are then of before."""
+        return self.work / paths.no_pairs(self.model, self.task, self.lineage)
+
+    @property
     def sampler(self) -> str:
         """The served name of the policy that is sampled: SFT, or what the round before trained."""
         return adapters.start(self.task, self.lineage)

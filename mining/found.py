@@ -143,9 +143,10 @@ def _median(lengths: Counter[int]) -> float | None:
 def finished_route(mining: Mining) -> Row:
     """What ``route.json`` says of a mining.
 
-    Raises EscError where it is not there, its files were changed, or it is of the turns of another
-    corpus or split than the built sets hold now.
+    Raises EscError where it is not there, a later routing left no pairs, its files were changed, or
+    it is of the turns of another corpus or split than the built sets hold now.
     """
+    built.refuse_without_pairs(mining.work, mining.model, mining.task, mining.lineage)
     again = mining.again()
     routed: Row = files.read_json(mining.routed / DONE, made_by=again)
     for name in (PAIRS, ROUTES):
@@ -168,7 +169,7 @@ def collect(minings: Sequence[Mining]) -> tuple[dict[str, Found], list[str]]:
     found: dict[str, Found] = {}
     left_out = []
     for mining in minings:
-        if not (mining.routed / DONE).is_file():
+        if not any(path.is_file() for path in (mining.routed / DONE, mining.no_pairs)):
             continue
         try:
             routed = finished_route(mining)

@@ -1,7 +1,6 @@
 """The options by which the mining steps are told which mining is meant."""
 
 import argparse
-from pathlib import Path
 
 from esc import backbones, cli
 from esc.forms import TASKS
@@ -12,17 +11,10 @@ from mining.folders import Mining
 
 def add_mining(parser: argparse.ArgumentParser) -> None:
     """Add the options that name one or several minings."""
-    add_model(parser)
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    backbones.add_model(parser)
+    cli.add_work(parser)
     parser.add_argument("--task", choices=TASKS, nargs="+", required=True)
     add_lineage(parser)
-
-
-def add_model(
-    parser: argparse.ArgumentParser, what: str = "folder of llamafactory_configs"
-) -> None:
-    """Add the option that names a backbone."""
-    parser.add_argument("--model", default=backbones.EMBEDDED, help=what)
 
 
 def add_lineage(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,9 @@
 Reads ``samples.jsonl`` and a judge's ``verdicts.jsonl`` (the planner needs none) row by row, writes
 ``routed/`` beside them: ``routes.jsonl`` (the way of every sample), ``pairs.jsonl`` with full
 provenance, ``singles.jsonl`` (single replies, wanted or not, for KTO), and ``route.json`` with the
-counts of every reason; or ``no_pairs.json`` alone, where none is left. ``--explain ID`` shows one
-turn's whole way and writes nothing.
+counts of every reason. Where no pair is left it writes ``no_pairs.json`` alone: what an earlier
+routing left stays, and no later step takes it. ``--explain ID`` shows one turn's whole way and
+writes nothing.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 
-from esc import cli, files, paths
+from esc import cli, files
 from esc.exceptions import EscError, OptionsDiffer
 from esc.files import JsonlWriter, Row
 from esc.judge import judge_for
@@ -54,7 +55,6 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
     judged = finished_verdicts(asked, facts[SAMPLES]["sha256"]) if asked else None
     provenance = provenance_of(options, judged)
     smoke = options["smoke"] or bool(judged and judged.options["smoke"])
-    none = mining.work / paths.no_pairs(mining.model, mining.task, mining.lineage)
     with files.exclusive(mining.routed):
         if not force:
             _check_same_judge(mining, provenance)
@@ -83,9 +83,8 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
             fates = {fate.value: count[fate.value] for fate in Fate if count[fate.value]}
             if not fates.get(Fate.PAIR):
                 told = no_pairs(mining, fates)
-                files.write_json(none, {"told": told, "fates": fates})
+                files.write_json(mining.no_pairs, {"told": told, "fates": fates})
                 raise EscError(told)
-            none.unlink(missing_ok=True)
             for writer in (routes, pairs, singles):
                 writer.flush()
             written = {
@@ -94,6 +93,8 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
             }
             # From the first renaming on, the files are no longer those it describes.
             (mining.routed / DONE).unlink(missing_ok=True)
+            # Not before: it keeps the pairs of an earlier routing from being taken.
+            mining.no_pairs.unlink(missing_ok=True)
         done: Row = {
             "task": mining.task,
             "model": mining.model,

@@ -14,126 +14,23 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
-from esc import backbones, built, cli, files, plan_and_speak, smoke
+from esc import backbones, cli, files
 from esc.backbones import DECODE
 from esc.chat.failures import Failure
 from esc.chat.job import Job, Sending, Waits
 from esc.chat.job import add_arguments as add_sending
 from esc.chat.meter import Meter
-from esc.chat.policy import Asks
-from esc.chat.request import Generation, Sampling, derived_seed
 from esc.files import Row
-from esc.plan_and_speak import PLAN_TOKENS
 from esc.run_folder import RunFolder
-from esc.strategies import parse, strip_tag
-from esc.turns import GoldTurn, gold_turns
+from esc.turns import gold_turns
 from esc.verdicts import FOR_GOOD
 from esc.weights import weights_of
 from mining.candidates import SAMPLES
-from mining.folders import Mining
 from mining.options import add_mining, minings_of
-
-FORMAT = 1
-TEMPERATURE, TOP_P = 0.7, 0.95
-COUNTS = {"sp": 1, "rg": 3, "vanilla": 1}
-"""Samples of a turn, by task."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a user asks of a sampling."""
-
-    mining: Mining
-    limit: int | None
-    samples: int
-    decode: str
-    base_urls: str | None
-
-
-Draw = tuple[GoldTurn, int]
-"""A turn and the 0-based index of one of its samples."""
-
-
-async def one_sample(asks: Asks, draw: Draw, *, asked: Asked) -> Row:
-    """The row of one sample; CallFailed where its request has no answer."""
-    turn, mining = draw[0], asked.mining
-    answer = await asks.ask(_call(draw, asked))
-    row = _gold(draw) | {"status": "ok"}
-    said = {"text": answer.text, "truncated": answer.truncated}
-    if mining.task == "sp":
-        strategy, response = parse(answer.text), None
-    elif mining.task == "rg":
-        strategy, response = turn.strategy, answer.text.strip()
-    else:
-        strategy, response = strip_tag(answer.text)
-        response = response.strip()
-    return row | {"strategy": strategy.value if strategy else None, "response": response} | said
-
-
-def _gold(draw: Draw) -> Row:
-    turn, index = draw
-    return {
-        "id": turn.id,
-        "sample": index,
-        "seed": derived_seed(turn.id, index),
-        "gold_strategy": turn.strategy.value,
-        "gold_response": turn.response,
-    }
-
-
-def _failed(draw: Draw, failure: Failure) -> Row:
-    nothing = {"strategy": None, "response": None, "text": "", "truncated": False}
-    return _gold(draw) | {"status": "failed", "failure": asdict(failure)} | nothing
-
-
-def _call(draw: Draw, asked: Asked) -> Generation:
-    """The request for one sample."""
-    (turn, index), task = draw, asked.mining.task
-    chat, gold = plan_and_speak.chat_and_gold(task, turn)
-    reply_tokens = backbones.get(asked.mining.model).reply_tokens
-    constraint, tokens = {
-        "sp": (plan_and_speak.strategy_constraint(asked.decode), PLAN_TOKENS),
-        "rg": (None, reply_tokens),
-        "vanilla": (plan_and_speak.tagged_constraint(asked.decode), PLAN_TOKENS + reply_tokens),
-    }[task]
-    return Generation(
-        turn.id,
-        "sample",
-        asked.mining.sampler,
-        chat,
-        Sampling(tokens, TEMPERATURE, TOP_P),
-        constraint,
-        index,
-        expected=gold,
-    )
-
-
-def options_of(asked: Asked, weights: dict[str, str], turns: Sequence[GoldTurn]) -> Row:
-    """Everything that decides the samples, under the names a user knows."""
-    mining = asked.mining
-    manifest = built.manifest(mining.work)
-    return {
-        "format": FORMAT,
-        "MODEL": mining.model,
-        "task": mining.task,
-        "VARIANT": mining.lineage.variant,
-        "ROUND": mining.lineage.round,
-        "LIMIT": asked.limit,
-        "SAMPLES": asked.samples,
-        "DECODE": asked.decode,
-        "reply_tokens": backbones.get(mining.model).reply_tokens,
-        "temperature": TEMPERATURE,
-        "top_p": TOP_P,
-        "turns": len(turns),
-        "sampler": mining.sampler,
-        "weights": weights[mining.sampler],
-        "prompts": manifest["options"]["prompts"],
-        "data": built.train_set(manifest),
-        "smoke": smoke.is_smoke(mining.model, mining.work),
-    }
+from mining.sampled import COUNTS, Asked, Draw, failed_row, one_sample, options_of, report
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +90,7 @@ def _prepare(asked: Asked, sending: Sending, force: bool, stack: ExitStack) -> _
         folder.claim(force=force)
         if facts := folder.finished():
             print(f"{folder.path / SAMPLES} is complete with these options; nothing to do")
-            print(_report(asked, facts))
+            print(report(asked, facts))
             return None
     cache = folder.cache({"model": mining.model, "sampler": mining.sampler, "task": mining.task})
     if cache.repaired:
@@ -216,7 +113,7 @@ def _prepare(asked: Asked, sending: Sending, force: bool, stack: ExitStack) -> _
 def _finish(one: _Prepared, meter: Meter | None, sending: Sending) -> int:
     """Write the samples; the number of those to ask for again."""
     rows = [
-        _failed(draw, result) if isinstance(result, Failure) else result
+        failed_row(draw, result) if isinstance(result, Failure) else result
         for draw, result in zip(one.job.records, one.records, strict=True)
     ]
     meter = meter or Meter(sending.budget, cached=one.cached)
@@ -239,25 +136,11 @@ def _finish(one: _Prepared, meter: Meter | None, sending: Sending) -> int:
         "smoke": one.folder.options["smoke"],
     }
     one.folder.write(rows, facts, complete=not missing)
-    print(_report(one.asked, facts))
+    print(report(one.asked, facts))
     if missing:
         told = ", ".join(f"{count} {reason}" for reason, count in missing.most_common())
         print(f"incomplete  {told}; the same command asks again for what is missing")
     return missing.total()
-
-
-def _report(asked: Asked, facts: Row) -> str:
-    requests = facts["requests"]
-    lines = [
-        f"samples     {asked.mining.folder / SAMPLES}: {facts['samples']:,} samples of "
-        f"{facts['turns']:,} train turns, by {asked.mining.sampler}",
-        f"            {facts['unparsable']:,} without a strategy that parses "
-        f"(DECODE={facts['decode']}), {facts['truncated']:,} cut at the length limit, "
-        f"{facts['failed']:,} failed",
-        f"requests    {requests['answered']:,} answered, {requests['cached']:,} from the cache, "
-        f"{requests['failed']:,} failed",
-    ]
-    return "\n".join(lines)
 
 
 def main(argv: list[str]) -> int:

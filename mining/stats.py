@@ -10,9 +10,8 @@ for its Figure 9; those of Figure 10 are Table 1's.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from esc import cli, files, paths
+from esc import backbones, cli, files, paths
 from esc.forms import TASKS
 from esc.lineage import Lineage
 from esc.markdown import plain
@@ -30,7 +29,7 @@ from mining.found import (
     spread,
     table_1,
 )
-from mining.options import add_lineage, add_model
+from mining.options import add_lineage
 from mining.routed import PAIRS
 
 
@@ -112,12 +111,13 @@ def main(argv: list[str]) -> None:
     given = _parser().parse_args(argv)
     # Of all tasks the entangled one has the most variants.
     lineage = Lineage(given.variant, given.round or 1).checked("vanilla").mining
+    folder = given.work / paths.mining(given.model, lineage) / "stats"
+    # Also where nothing is left to count: the report takes what stands there for this mining's.
+    (folder / "stats.json").unlink(missing_ok=True)
     found, left_out = collect([Mining(given.work, given.model, task, lineage) for task in TASKS])
     notes = [*notes_on(found), *left_out]
-    folder = given.work / paths.mining(given.model, lineage) / "stats"
     text = markdown(found, notes)
     with files.exclusive(folder):
-        (folder / "stats.json").unlink(missing_ok=True)
         files.write_text(folder / "stats.md", text)
         files.write_text(folder / "examples.md", examples(given.work, found, notes))
         for name in FIGURES:
@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         examples="  python -m mining stats\n  python -m mining stats --model qwen2.5-7b --round 2",
     )
-    add_model(parser)
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    backbones.add_model(parser)
+    cli.add_work(parser)
     add_lineage(parser)
     return parser

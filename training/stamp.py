@@ -19,8 +19,10 @@ def stamp(training: Training, settings: Row) -> Row:
     """Everything that decides the adapter, under the names a user knows.
 
     Raises EscError where the training set is missing, or for a preference training an adapter it
-    starts from is, or the set was not mined from just that.
+    starts from is, the set was not mined from just that, or is older than a mining without pairs.
     """
+    if training.stage == "dpo":
+        built.refuse_without_pairs(training.work, training.model, training.task, training.lineage)
     name = settings["dataset"]
     registry = files.read_json(training.work / paths.REGISTRY, made_by="make data")
     if name not in registry and training.stage == "dpo":

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         metavar="MODEL",
         help="folders of llamafactory_configs; several stand side by side",
     )
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
+    cli.add_work(parser)
     given = parser.parse_args(argv)
     models = list(dict.fromkeys(given.models))
     for model in models:

@@ -93,6 +93,21 @@ def test_a_lost_row_fails_the_check_and_is_named(run, model, small_corpus, tmp_p
     assert "esc_rg_sft_test: 1 dropped by LLaMA-Factory as malformed: 9-9" in shown.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "sample", "smoke"),
+    [
+        (backbones.EMBEDDED, False, True),
+        ("qwen2.5-7b", True, True),
+        ("qwen2.5-7b", False, False),
+    ],
+)
+def test_the_counts_carry_the_mark(tmp_path, monkeypatch, name, sample, smoke):
+    files.write_json(paths.data_manifest(tmp_path), {"smoke": sample})
+    monkeypatch.setattr(check, "check", lambda *_: [])
+    check.main(["--work", str(tmp_path), "--model", name])
+    assert files.read_json(paths.checked(tmp_path, name))["smoke"] is smoke
+
+
 def test_a_row_without_a_column_is_named(judge):
     row = {key: value for key, value in RG.items() if key != "history"}
     with pytest.raises(EscError, match="esc_rg_sft, row 0-0: no column or tag 'history'"):

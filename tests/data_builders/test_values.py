@@ -87,6 +87,46 @@ def test_what_is_too_long_for_a_dialogue_is_not_read_to_its_end(tmp_path, monkey
         list(values(path))
 
 
+def test_a_line_too_long_for_a_dialogue_is_not_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "WINDOW", 10)
+    monkeypatch.setattr(reading, "LONGEST", 100)
+    path = tmp_path / "c.json"
+    # The end would be no text.
+    path.write_bytes(b'{}\n{"data": ["' + b"a" * 100_000 + b'\xff"]}')
+    with pytest.raises(CorpusError, match=r"line 2, .* after 1 dialogues: a line too long"):
+        list(values(path))
+
+
+def test_a_line_as_long_as_a_dialogue_may_be_is_read(tmp_path, monkeypatch):
+    text = json.dumps({"a": "b" * 50})
+    monkeypatch.setattr(reading, "LONGEST", len(text))
+    path = tmp_path / "c.json"
+    path.write_text(f"{text}\n{text}")
+    assert list(values(path)) == [json.loads(text)] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("[{},\n %s]", "line 2, column 2"),
+        ('{}\n{"a": %s}\n', "line 2, column 1"),
+    ],
+    ids=["array", "lines"],
+)
+def test_an_integer_of_too_many_digits_is_told_with_its_dialogue(window, tmp_path, text, place):
+    path = tmp_path / "c.json"
+    path.write_text(text % ("9" * 5000))
+    told = rf"\({place}, after 1 dialogues: Exceeds the limit \(4300 digits\)\)$"
+    with pytest.raises(CorpusError, match=told):
+        list(values(path))
+
+
+def test_a_fraction_of_as_many_digits_is_read(window, tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text(f"[{'9' * 300}{'0' * 5000}.5e-5200]")
+    assert list(values(path)) == json.loads(path.read_text())
+
+
 @pytest.mark.parametrize("layout", ["array", "lines"])
 def test_a_larger_file_takes_no_more_memory(tmp_path, monkeypatch, layout):
     monkeypatch.setattr(reading, "WINDOW", 1 << 14)

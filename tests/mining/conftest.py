@@ -22,7 +22,7 @@ from esc.lineage import Lineage
 from esc.psych_errors import PsychError
 from esc.run_folder import RunFolder
 from esc.turns import GoldTurn, gold_turns
-from mining import judge, route, sample
+from mining import judge, route, sampled
 from mining.candidates import SAMPLES
 from mining.folders import Mining
 
@@ -96,8 +96,8 @@ class Bench:
     ) -> Mining:
         """Leave what ``mining sample`` leaves, with ``say`` in the model's place."""
         mining, turns = self.mining(task), self.turns(limit)
-        asked = sample.Asked(mining, limit, count, "choice", None)
-        options = sample.options_of(asked, {mining.sampler: "a" * 64}, turns)
+        asked = sampled.Asked(mining, limit, count, "choice", None)
+        options = sampled.options_of(asked, {mining.sampler: "a" * 64}, turns)
         folder = RunFolder(mining.folder, options, SAMPLES)
         folder.claim(force=True)
         rows = [

@@ -7,9 +7,11 @@ from itertools import cycle
 import pytest
 
 from esc import files
+from esc.exceptions import EscError
 from esc.lineage import Lineage
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
+from mining.found import finished_route
 
 NONE, EMPATHY, SHIFT = (
     PsychError.NONE,
@@ -270,6 +272,49 @@ def test_a_routing_that_leaves_no_pair_overwrites_nothing(routed, server, plante
     assert routed.route("rg")[0] == 2
     after = hashes(routed.mining("rg").routed)
     assert after.pop("no_pairs.json") and before and after == before
+
+
+@pytest.fixture
+def without_pairs(routed, server, planted):
+    """Pairs and sets of a first mining, and a second one that no pair came out of."""
+    planted.plan = {}
+    shutil.rmtree(routed.judged("rg"))
+    routed.judge("rg", url=server.url)
+    assert routed.route("rg")[0] == 2
+    return routed
+
+
+def test_the_pairs_of_before_are_no_sets_of_a_mining_without_pairs(without_pairs, refused_sets):
+    assert f"0 pairs of {6 * LIMIT} samples for rg" in refused_sets()
+
+
+def test_a_mining_without_pairs_is_none_to_audit(without_pairs):
+    with pytest.raises(EscError, match=f"0 pairs of {6 * LIMIT} samples for rg"):
+        finished_route(without_pairs.mining("rg"))
+
+
+def test_pairs_again_are_taken_again(without_pairs, server, planted):
+    planted.plan = {reply(turn, 0): EMPATHY for turn in without_pairs.turns(LIMIT)}
+    shutil.rmtree(without_pairs.judged("rg"))
+    without_pairs.judge("rg", url=server.url)
+    assert without_pairs.route("rg")[0] == 0
+    assert without_pairs.preference("rg")[0] == 0
+
+
+def test_a_kill_before_new_pairs_are_there_leaves_none_to_take(
+    without_pairs, server, planted, monkeypatch
+):
+    planted.plan = {reply(turn, 0): EMPATHY for turn in without_pairs.turns(LIMIT)}
+    shutil.rmtree(without_pairs.judged("rg"))
+    without_pairs.judge("rg", url=server.url)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mining.route.JsonlWriter.flush", killed)
+        assert without_pairs.route("rg")[0] == 130
+    assert without_pairs.preference("rg")[0] == 2
 
 
 def test_another_judges_pairs_are_replaced_with_force_alone(routed, hashes, error_line):

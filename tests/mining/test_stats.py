@@ -213,6 +213,40 @@ def test_a_task_whose_pairs_were_changed_is_left_out_and_says_so(mined, bench, r
     assert "rg" not in files.read_json(folder / "stats.json")["tasks"]
 
 
+@pytest.fixture
+def without_pairs(mined, bench, run):
+    """From tasks to a mining of each that no pair came out of, after one with pairs and numbers."""
+    run()
+
+    def call(*tasks):
+        say = {
+            "sp": lambda turn, _: turn.strategy.value,
+            "rg": lambda turn, _: turn.response,
+            "vanilla": lambda turn, _: tag(turn.strategy, turn.response),
+        }
+        for task in tasks:
+            bench.sample(task, say[task])
+            bench.judge(task, "--force", judge_name="random")
+            assert bench.route(task, "--force", judge_name="random")[0] == 2
+
+    return call
+
+
+def test_pairs_of_before_a_mining_without_pairs_are_left_out(without_pairs, mined, run, folder):
+    without_pairs("rg")
+    code, out, _ = run()
+    assert code == 0 and "rg: left out" in out and f"0 pairs of {len(mined)} samples for rg" in out
+    told = files.read_json(folder / "stats.json")
+    assert told["table_1"]["here"]["response pairs"] is None and "rg" not in told["tasks"]
+
+
+def test_where_no_mining_has_pairs_no_numbers_of_before_stay(without_pairs, run, folder):
+    without_pairs("sp", "rg", "vanilla")
+    code, _, err = run()
+    assert code == 2 and "0 pairs" in err
+    assert not (folder / "stats.json").exists()
+
+
 def test_pairs_of_other_train_turns_are_one_line(mined, bench, run, error_line):
     bench.build(limit=2)
     code, _, err = run()

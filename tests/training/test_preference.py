@@ -146,6 +146,14 @@ def test_a_second_round_that_is_not_mined_names_the_target_that_mines_it(work):
         stamped(training(work, lineage=Lineage(None, 2)))
 
 
+@pytest.mark.parametrize("lineage", [paths.PAPER, Lineage("practical")])
+def test_a_set_from_before_a_mining_without_pairs_is_not_trained_on(work, lineage):
+    pairs(work, lineage=lineage)
+    files.write_json(work / paths.no_pairs(MODEL, "sp", lineage), {"told": "0 pairs of 24 samples"})
+    with pytest.raises(EscError, match=r"no_pairs\.json: 0 pairs of 24 samples$"):
+        stamped(training(work, lineage=lineage))
+
+
 @pytest.mark.parametrize("row", [1, 2])
 def test_every_row_must_be_of_the_same_mining(work, row):
     path = pairs(work)
