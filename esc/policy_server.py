@@ -17,7 +17,7 @@ from esc.exceptions import EscError
 
 PROGRAM = "vllm.entrypoints.openai.api_server"
 BATCH_PROGRAM = "vllm.entrypoints.launchers.run_batch"
-STATE = "server.json"
+STATE, LOG = "server.json", "server.log"
 
 
 @dataclass(frozen=True, slots=True)
