@@ -74,7 +74,8 @@ help:  ## this list
 	@echo "  predict:  SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot,"
 	@echo "            STAGE=base|sft|dpo, SET=test|validation|train, DECODE=free|choice, BASE_URL=url,url,"
 	@echo "            IN_FLIGHT=requests at a time, PRICE=in/out per million tokens, MAX_COST, DRY_RUN=1"
-	@echo "  reproduce:  STEPS=\"names of its steps\", DRY_RUN=1 for the plan and what it takes"
+	@echo "  reproduce:  STEPS=\"names of its steps\", DRY_RUN=1 for the plan and what it takes;"
+	@echo "            MAX_COST is of each step, and BATCH of steps that are called by themselves"
 	@echo "  mine, predict, eval:  BATCH=vllm|ray|openai|write|read through batch files, SHARD=requests of one"
 	@echo "  eval:     JUDGE, JUDGE_BASE_URL, JUDGE_N=turns judged, FAILED_ESCONV=FailedESConv.json for Figure 2"
 	@echo "Examples:"
@@ -208,9 +209,9 @@ recipes: $(READY)  ## render llamafactory_configs/<model>/*.yaml from the table 
 demo: $(READY) $(SERVE_READY)  ## the whole loop in small: data, SFT, mining, DPO, predictions, report; in demo/
 	@$(PY) -m experiments demo --esconv "$(ESCONV)"
 
-# Every variable that decides what comes out, or how fast.
+# Every variable that decides what comes out, or how fast; SERVE_ARGS is exported as it is.
 PLANNED := ESCONV SPLIT LIMIT CONSECUTIVE TRAIN_ARGS ENGINE SAMPLES DECODE JUDGE JUDGE_BASE_URL JUDGE_N \
-           FAILED_ESCONV NPROC BASE_URL BATCH SHARD SERVE_ARGS IN_FLIGHT PRICE MAX_COST
+           FAILED_ESCONV NPROC BASE_URL IN_FLIGHT PRICE MAX_COST
 
 reproduce: $(READY) $(if $(filter 1,$(DRY_RUN)),,$(SERVE_READY))  ## the paper's whole experiment; DRY_RUN=1 shows plan and costs
 	@$(PY) -m experiments reproduce $(WHERE) --model "$(MODEL)" $(if $(filter 1,$(DRY_RUN)),--dry-run) \
