@@ -77,7 +77,8 @@ help:  ## this list
 	@echo "  reproduce:  STEPS=\"names of its steps\", DRY_RUN=1 for the plan and what it takes;"
 	@echo "            MAX_COST is of each step, and BATCH of steps that are called by themselves"
 	@echo "  mine, predict, eval:  BATCH=vllm|ray|openai|write|read through batch files, SHARD=requests of one"
-	@echo "  eval:     JUDGE, JUDGE_BASE_URL, JUDGE_N=turns judged, FAILED_ESCONV=FailedESConv.json for Figure 2"
+	@echo "  eval:     JUDGE, JUDGE_BASE_URL, JUDGE_N=turns judged, FAILED_ESCONV=FailedESConv.json for Figure 2;"
+	@echo "            PRICE, MAX_COST of all its steps together, IN_FLIGHT, DRY_RUN=1"
 	@echo "Examples:"
 	@echo "  make demo"
 	@echo "  make sft-sp sft-rg ESCONV=ESConv.json MODEL=qwen2.5-7b NPROC=4"
@@ -195,7 +196,8 @@ chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generato
 	  --base-url "$(BASE_URL)" --decode "$(DECODE)"
 
 eval: model $(SERVE_READY)  ## metrics, judge and errors of every system that has predictions
-	@$(PY) -m experiments evaluate $(WHERE) --model "$(MODEL)" --failed-esconv "$(FAILED_ESCONV)" $(AGAIN)
+	@$(PY) -m experiments evaluate $(WHERE) --model "$(MODEL)" --failed-esconv "$(FAILED_ESCONV)" \
+	  $(SPENDING) $(AGAIN)
 
 report: $(READY)  ## one page beside the paper: runs/$$MODEL/report.html (MODELS="a b" side by side)
 	@$(PY) -m eval report $(WHERE) --models $(or $(MODELS),"$(MODEL)")
