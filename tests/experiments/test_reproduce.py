@@ -144,6 +144,12 @@ def test_what_make_is_told_of_a_step_stops_it_in_one_line(run, tmp_path):
     assert "Traceback" not in shown.stderr
 
 
+def test_quotes_in_the_servers_flags_stay_out_of_the_plans_own_call(run, tmp_path):
+    given = ('SERVE_ARGS=--override "a b"', "DRY_RUN=1", f"WORK={tmp_path}")
+    shown = run("make", "reproduce", *given)
+    assert shown.returncode == 0, shown.stderr
+
+
 def test_what_the_makefile_hands_over_is_what_a_plan_takes():
     makefile = (paths.ROOT / "Makefile").read_text()
     (listed,) = re.findall(r"^PLANNED := ((?:.*\\\n)*.*)$", makefile, re.M)

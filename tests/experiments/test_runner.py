@@ -15,7 +15,7 @@ from experiments.runner import TOGETHER, Runner
 from experiments.variables import OWNED
 
 MAKEFILE = """
-.PHONY: a b c mine dies told serve stop
+.PHONY: a b c mine dies told slow serve stop
 a:
 \t@echo a $(SIZE) $(OWN) >> log; echo a > $(WORK)/a
 b:
@@ -28,6 +28,8 @@ dies:
 \t@echo dies >> log; rm -f up; echo dies > $(WORK)/dies
 told:
 \t@env > $(WORK)/told
+slow:
+\t@echo slow >> log; sleep 0.5; echo slow > $(WORK)/slow
 serve:
 \t@echo serve >> log; test ! -f no-server && touch up
 stop:
@@ -241,7 +243,8 @@ def test_beside_others_a_step_without_its_server_fails_and_starts_none(runner, t
 
 
 def test_after_ctrl_c_no_further_step_begins(runner, tmp_path, monkeypatch):
-    many = [step(f"a{n}", target="a", product="a", together=True) for n in range(4 * TOGETHER)]
+    one = step("slow", together=True)
+    many = [replace(one, name=f"slow-{number}") for number in range(4 * TOGETHER)]
 
     def interrupted(path, value):
         raise KeyboardInterrupt
