@@ -74,9 +74,11 @@ help:  ## this list
 	@echo "  predict:  SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot,"
 	@echo "            STAGE=base|sft|dpo, SET=test|validation|train, DECODE=free|choice, BASE_URL=url,url,"
 	@echo "            IN_FLIGHT=requests at a time, PRICE=in/out per million tokens, MAX_COST, DRY_RUN=1"
-	@echo "  reproduce:  STEPS=\"names of its steps\", DRY_RUN=1 for the plan and what it takes"
+	@echo "  reproduce:  STEPS=\"names of its steps\", DRY_RUN=1 for the plan and what it takes;"
+	@echo "            MAX_COST is of each step, and BATCH of steps that are called by themselves"
 	@echo "  mine, predict, eval:  BATCH=vllm|ray|openai|write|read through batch files, SHARD=requests of one"
-	@echo "  eval:     JUDGE, JUDGE_BASE_URL, JUDGE_N=turns judged, FAILED_ESCONV=FailedESConv.json for Figure 2"
+	@echo "  eval:     JUDGE, JUDGE_BASE_URL, JUDGE_N=turns judged, FAILED_ESCONV=FailedESConv.json for Figure 2;"
+	@echo "            PRICE, MAX_COST of all its steps together, IN_FLIGHT, DRY_RUN=1"
 	@echo "Examples:"
 	@echo "  make demo"
 	@echo "  make sft-sp sft-rg ESCONV=ESConv.json MODEL=qwen2.5-7b NPROC=4"
@@ -194,7 +196,8 @@ chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generato
 	  --base-url "$(BASE_URL)" --decode "$(DECODE)"
 
 eval: model $(SERVE_READY)  ## metrics, judge and errors of every system that has predictions
-	@$(PY) -m experiments evaluate $(WHERE) --model "$(MODEL)" --failed-esconv "$(FAILED_ESCONV)" $(AGAIN)
+	@$(PY) -m experiments evaluate $(WHERE) --model "$(MODEL)" --failed-esconv "$(FAILED_ESCONV)" \
+	  $(SPENDING) $(AGAIN)
 
 report: $(READY)  ## one page beside the paper: runs/$$MODEL/report.html (MODELS="a b" side by side)
 	@$(PY) -m eval report $(WHERE) --models $(or $(MODELS),"$(MODEL)")
@@ -208,9 +211,9 @@ recipes: $(READY)  ## render llamafactory_configs/<model>/*.yaml from the table 
 demo: $(READY) $(SERVE_READY)  ## the whole loop in small: data, SFT, mining, DPO, predictions, report; in demo/
 	@$(PY) -m experiments demo --esconv "$(ESCONV)"
 
-# Every variable that decides what comes out, or how fast.
+# Every variable that decides what comes out, or how fast; SERVE_ARGS is exported as it is.
 PLANNED := ESCONV SPLIT LIMIT CONSECUTIVE TRAIN_ARGS ENGINE SAMPLES DECODE JUDGE JUDGE_BASE_URL JUDGE_N \
-           FAILED_ESCONV NPROC BASE_URL BATCH SHARD SERVE_ARGS IN_FLIGHT PRICE MAX_COST
+           FAILED_ESCONV NPROC BASE_URL IN_FLIGHT PRICE MAX_COST
 
 reproduce: $(READY) $(if $(filter 1,$(DRY_RUN)),,$(SERVE_READY))  ## the paper's whole experiment; DRY_RUN=1 shows plan and costs
 	@$(PY) -m experiments reproduce $(WHERE) --model "$(MODEL)" $(if $(filter 1,$(DRY_RUN)),--dry-run) \

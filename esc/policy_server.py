@@ -19,7 +19,7 @@ PROGRAM = "vllm.entrypoints.openai.api_server"
 BATCH_PROGRAM = "vllm.entrypoints.launchers.run_batch"
 RAY_PROGRAM = "in_ray/run_batch.py"
 """How the path of Ray's batch runner ends."""
-STATE = "server.json"
+STATE, LOG = "server.json", "server.log"
 
 
 @dataclass(frozen=True, slots=True)

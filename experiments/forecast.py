@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from esc.chat.budget import CHARACTERS_PER_TOKEN, Price
+from esc.judge import RANDOM
 from esc.lineage import ALL, MIXES, Quadrant
 from experiments.hardware import Rates
 from experiments.plan import Step
@@ -89,6 +90,8 @@ class Asked:
     """Whose predictions are evaluated."""
     pairs: dict[str, int] = field(default_factory=dict)
     """Task to mined pairs, where they are mined already."""
+    epochs: float | None = None
+    """Of every training, or None for the paper's."""
 
     @property
     def train(self) -> Volume:
@@ -122,7 +125,7 @@ def _tokens(characters: float) -> float:
 def _sft(task: str, asked: Asked) -> Load:
     one = asked.train
     read = one.conversations if task == "vanilla" else one.prompts[task] + one.answers[task]
-    return Load(trained=EPOCHS["sft"] * _tokens(read))
+    return Load(trained=(asked.epochs or EPOCHS["sft"]) * _tokens(read))
 
 
 def _mine(task: str, asked: Asked) -> Load:
@@ -133,7 +136,7 @@ def _mine(task: str, asked: Asked) -> Load:
         prompt_tokens=samples * _tokens(one.prompts[task]),
         answer_tokens=samples * _tokens(one.answers[task]),
     )
-    if task == "sp" or asked.judge == "random":
+    if task == "sp" or asked.judge == RANDOM:
         return sent
     # The conversation with both replies, for every sample: at most, since equal ones drop out.
     verdict, answer = VERDICT
@@ -166,7 +169,7 @@ def _dpo(task: str, variant: str | None, asked: Asked) -> Load:
     turns = min(DRIFT_TURNS, valid.turns)
     # Three passes without a backward one: before, after, and by rounding alone.
     drift = turns * _tokens(side) * 3 / 3
-    return Load(trained=EPOCHS["dpo"] * tokens * REFERENCE + drift)
+    return Load(trained=(asked.epochs or EPOCHS["dpo"]) * tokens * REFERENCE + drift)
 
 
 def _predict(system: str, asked: Asked) -> Load:
@@ -195,7 +198,9 @@ def _evaluate(asked: Asked) -> Load:
     scores = asked.systems * DIMENSIONS * (turns + min(REPEATED, turns))
     pairs = min(asked.judged, round(expected_pairs("rg", None, asked)))
     scores += 2 * DIMENSIONS * pairs + DIMENSIONS * min(REPEATED, pairs)
-    classes = 0 if asked.judge == "random" else asked.systems * one.turns
+    if asked.judge == RANDOM and not asked.own_judge:
+        return Load()
+    classes = 0 if asked.judge == RANDOM else asked.systems * one.turns
     asked_scores = (scores, _tokens(said + SCORE[0]), SCORE[1])
     asked_classes = (classes, _tokens(said + CLASS[0]), CLASS[1])
     both = (asked_scores, asked_classes)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from esc import policy_server
+from esc import paths, policy_server
 from experiments.outcome import Outcome, State
 from experiments.plan import Step
 
@@ -31,9 +31,20 @@ class OwnServer:
             self.stop()
             self._failed = False
             return True
+        # One that has ended since is started again.
+        self._up = self._up and self.alive()
         if not self._up and not self._failed:
             self._start()
         return self._up
+
+    def alive(self) -> bool:
+        """Whether it still runs; true where requests go elsewhere."""
+        return not self._wanted or policy_server.running(self._model, self._work) is not None
+
+    @property
+    def log(self) -> Path:
+        """What it has said."""
+        return self._work / paths.server(self._model) / policy_server.LOG
 
     def stop(self) -> None:
         """End it."""

@@ -37,6 +37,8 @@ class Step:
     """Whether it can run beside the others of its kind, which it needs nothing of."""
     takes_what_is_there: bool = False
     """Whether it goes ahead without what a needed step failed to make."""
+    always: bool = False
+    """Whether it is asked in every call: it looks at what no other step's file tells of."""
     pairs: Path | None = None
     """The preference set a training learns from: without one, there is nothing to train."""
     nothing: Path | None = None
@@ -82,7 +84,7 @@ def steps(model: str, sizes: Sizes, *, mixes: bool, judge_is_served: bool) -> li
             "report",
             "one page beside the paper",
             Path("runs") / model / "report.html",
-            ("stats", "eval"),
+            tuple(step.name for step in planned),
             takes_what_is_there=True,
         )
     )
@@ -112,7 +114,9 @@ def _prepare(model: str) -> Iterator[Step]:
         product = Path(backbones.get(EMBEDDED).location) / "manifest.json"
         yield Step("model", "model", "the embedded model, SmolLM2-135M", product)
     built = paths.data_manifest(Path())
-    yield Step("data", "data", "turn-level sets for planner, generator, entangled model", built)
+    # Only it sees another corpus, prompt or strategy; unchanged, it keeps its manifest's bytes.
+    what = "turn-level sets for planner, generator, entangled model"
+    yield Step("data", "data", what, built, always=True)
     yield Step(
         "check-data",
         "check-data",

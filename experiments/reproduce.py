@@ -6,10 +6,12 @@ Vanilla and decoupled at Base, SFT and DPO, the prompt baselines (Table 3), the 
 gold strategy (Table 4), the mixes of pairs (Table 5, Figure 4), judge, errors, report. Each step is
 the make target a user runs. The state are the steps' own files: after a kill the same command goes
 on, a step that fails takes down only what needs it. ``--dry-run`` shows the plan with what every
-step would take, on a machine without GPU or network too.
+step would take, on a machine without GPU or network too. MAX_COST limits each step by
+itself, not their sum.
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +21,15 @@ import yaml
 from esc import backbones, cli, files, memory, paths
 from esc.backbones import EMBEDDED, Backbone
 from esc.chat.budget import CHARACTERS_PER_TOKEN, Price
-from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.judge import RANDOM
-from experiments import forecast, hardware
+from experiments import forecast, hardware, variables
 from experiments.plan import Sizes, Step, only, steps
 from experiments.runner import Runner, clock
-from experiments.volumes import volumes
+from experiments.variables import DECISIVE, SPEED
+from experiments.volumes import Known, known
 
 NAME = "reproduce"
-DECISIVE = (
-    "ESCONV", "SPLIT", "LIMIT", "CONSECUTIVE", "TRAIN_ARGS", "ENGINE", "SAMPLES", "DECODE", "JUDGE",
-    "JUDGE_BASE_URL", "JUDGE_N", "FAILED_ESCONV",
-)  # fmt: skip
-"""Make's variables that decide what comes out."""
-SPEED = ("NPROC", "BASE_URL", "BATCH", "SHARD", "SERVE_ARGS", "IN_FLIGHT", "PRICE", "MAX_COST")
-"""Those that decide how fast, and at what cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +49,14 @@ class Asked:
         return backbones.get(self.model)
 
     @property
+    def whole(self) -> list[Step]:
+        """All steps of the experiment, in order."""
+        return steps(self.model, Sizes(), mixes=True, judge_is_served=self.judge_is_served)
+
+    @property
     def plan(self) -> list[Step]:
-        """The steps, in order."""
-        whole = steps(self.model, Sizes(), mixes=True, judge_is_served=self.judge_is_served)
-        return only(whole, self.only) if self.only else whole
+        """Those of them to go through."""
+        return only(self.whole, self.only) if self.only else self.whole
 
     @property
     def judge_is_served(self) -> bool:
@@ -73,32 +72,34 @@ class Asked:
             self.work,
             {name: self.given[name] for name in DECISIVE if name in self.given},
             {name: self.given[name] for name in SPEED if name in self.given},
-            own_server=not ({"BASE_URL", "BATCH"} & self.given.keys()),
+            own_server="BASE_URL" not in self.given,
         )
 
     def count(self, name: str) -> int | None:
         """A variable that is a whole number, None where it is not set."""
-        return cli.optional_count(self.given.get(name, ""))
+        return variables.count(self.given, name)
 
 
 def dry_run(asked: Asked) -> Iterator[str]:
     """The plan, and what each step of it takes."""
-    plan, done = asked.plan, asked.runner.done(asked.plan)
-    found, known_from = volumes(asked.work)
+    plan, whole = asked.plan, asked.whole
+    done = asked.runner.done(whole) & {step.name for step in plan}
+    corpus = known(asked.work, asked.given)
     backbone = asked.backbone
     judge = asked.given.get("JUDGE") or backbone.judge
     price = _price(asked, judge)
     processes = asked.count("NPROC") or max(backbone.settings["gpus"], 1)
     rates = hardware.rates(backbone, processes)
     about = forecast.Asked(
-        found,
+        corpus.volumes,
         asked.count("LIMIT"),
         judge,
         asked.count("JUDGE_N") or forecast.JUDGED,
         asked.count("SAMPLES"),
         asked.judge_is_served,
-        sum(step.target == "predict" for step in plan),
-        _pairs(asked),
+        sum(step.target == "predict" for step in whole),
+        _pairs(asked) if corpus.as_asked else {},
+        variables.epochs(asked.given),
     )
     yield (
         f"{len(plan)} steps for {asked.model} ({backbone.parameters:g} billion parameters): "
@@ -125,12 +126,11 @@ def dry_run(asked: Asked) -> Iterator[str]:
         )
     yield ""
     yield f"to run: {clock(seconds)}" + (f", and ${cost:,.2f} for the judge" if price else "")
-    yield from _assumptions(asked, about, rates, known_from, price)
+    yield from _assumptions(asked, about, rates, corpus, price)
 
 
 def _price(asked: Asked, judge: str) -> Price | None:
-    given = asked.given.get("PRICE")
-    return Price.parse(given) if given else forecast.PRICES.get(judge)
+    return variables.budget(asked.given).price or forecast.PRICES.get(judge)
 
 
 def _pairs(asked: Asked) -> dict[str, int]:
@@ -183,29 +183,36 @@ def _assumptions(
     asked: Asked,
     about: forecast.Asked,
     rates: hardware.Rates,
-    known_from: str,
+    corpus: Known,
     price: Price | None,
 ) -> Iterator[str]:
     train, test = about.train, about.test
     yield (
-        f"corpus     {known_from}: {train.turns:,} train and {test.turns:,} test turns; "
+        f"corpus     {corpus.told}: {train.turns:,} train and {test.turns:,} test turns; "
         f"{CHARACTERS_PER_TOKEN} characters a token"
     )
     told = ", ".join(f"{task} {count:,} mined" for task, count in about.pairs.items())
     yield f"pairs      {told or 'as many a turn as the paper has of Qwen (Table 1)'}"
     yield f"hardware   {rates.told}; each step {rates.start:.0f} s besides"
+    if asked.given.get("TRAIN_ARGS"):
+        yield "training   of TRAIN_ARGS, num_train_epochs alone counts here"
     if asked.backbone.settings["gpus"]:
         yield (
             f"memory     of each training process at {_length(asked):,} tokens; of a server, the "
             "weights and a quarter for what it has read"
         )
-    if price:
+    if about.judge == RANDOM:
+        scored = "in mining, the base model in evaluation" if about.own_judge else "throughout"
+        yield f"judge      random draws {scored}: SMOKE, no result"
+    elif price:
         yield (
             f"judge      {about.judge} at ${price.prompt:g} and ${price.completion:g} a million "
             "tokens; its time is not in the sum"
         )
-    elif about.judge == RANDOM:
-        yield "judge      random draws in mining, the base model in evaluation: SMOKE, no result"
+    else:
+        yield f"judge      {about.judge}: price not known; PRICE=in/out gives it"
+    if "FAILED_ESCONV" in asked.given:
+        yield "Figure 2   the verdicts on FAILED_ESCONV's replies, one each, are not counted here"
     yield "An estimate; 'python -m STEP --dry-run' counts what is really left of one step."
 
 
@@ -213,23 +220,12 @@ def main(argv: list[str]) -> int:
     """Command line of the step."""
     given = _parser().parse_args(argv)
     backbones.get(given.model)
-    asked = Asked(given.model, given.work, _variables(given.set), tuple(given.steps))
+    variables.refuse_others(os.environ)
+    asked = Asked(given.model, given.work, variables.parsed(given.set), tuple(given.steps))
     if given.dry_run:
         print("\n".join(dry_run(asked)))
         return 0
-    return asked.runner.run(asked.plan)
-
-
-def _variables(given: list[str]) -> dict[str, str]:
-    """Name to value of what is set; EscError for another form or an unknown name."""
-    found = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or name not in (*DECISIVE, *SPEED):
-            raise EscError(f"--set {text!r} is not NAME=value of {', '.join((*DECISIVE, *SPEED))}")
-        if value:
-            found[name] = value
-    return found
+    return asked.runner.run(asked.plan, asked.whole)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from experiments import told
 from experiments.outcome import THERE, Outcome, State
 from experiments.own_server import OwnServer
 from experiments.plan import Step
+from experiments.variables import OWNED
 
 TOGETHER = 4
 """Steps that ask a server at a time."""
@@ -47,10 +48,10 @@ class Runner:
         """The record of what this plan has made."""
         return self.work / "runs" / self.model / "plan" / f"{self.name}.json"
 
-    def done(self, plan: Sequence[Step]) -> set[str]:
-        """The names of all steps of ``plan`` that are done, or have nothing to do."""
-        known, by_name = self._known(), {step.name: step for step in plan}
-        return {step.name for step in plan if self._is_done(step, known, by_name)}
+    def done(self, whole: Sequence[Step]) -> set[str]:
+        """The names of all steps of a whole plan that are done, or have nothing to do."""
+        known, by_name = self._known(), {step.name: step for step in whole}
+        return {step.name for step in whole if self._is_done(step, known, by_name)}
 
     def _known(self) -> dict[str, Row]:
         """Name to record of every step that was done with these variables."""
@@ -61,24 +62,29 @@ class Runner:
 
     def _is_done(self, step: Step, known: Mapping[str, Row], by_name: Mapping[str, Step]) -> bool:
         record = known.get(step.name)
-        return record is not None and record["files"] == self._files(step, by_name)
+        if step.always or record is None:
+            return False
+        return bool(record["files"] == self._files(step, by_name))
 
-    def run(self, plan: Sequence[Step]) -> int:
-        """Exit code: 0 where every step is done or has nothing to do, 1 where one failed."""
+    def run(self, plan: Sequence[Step], whole: Sequence[Step] = ()) -> int:
+        """Exit code: 0 where every step is done or has nothing to do, 1 where one failed.
+
+        ``whole`` is the plan that ``plan`` is a part of, whose files its steps may be made from.
+        """
         begin = time.monotonic()
         server = OwnServer(
             self.make, self.model, self.work, self.outcomes.append, wanted=self.own_server
         )
         with files.exclusive(self.path.parent):
             try:
-                self._run(plan, server)
+                self._run(plan, whole or plan, server)
             finally:
                 server.stop()
         print("\n".join(self.summary(time.monotonic() - begin)), flush=True)
         return int(any(one.state is State.FAILED for one in self.outcomes))
 
-    def _run(self, plan: Sequence[Step], server: OwnServer) -> None:
-        done, by_name = self._known(), {step.name: step for step in plan}
+    def _run(self, plan: Sequence[Step], whole: Sequence[Step], server: OwnServer) -> None:
+        done, by_name = self._known(), {step.name: step for step in whole}
         states: dict[str, State] = {}
 
         def keep(step: Step, one: Outcome) -> None:
@@ -107,21 +113,32 @@ class Runner:
                 print(f"\n=== {place} {to_run[0].name}: {to_run[0].what}", flush=True)
                 keep(to_run[0], self._made(to_run[0], None))
             elif to_run:
-                self._together(to_run, keep)
+                self._together(to_run, keep, server)
 
-    def _together(self, steps: Sequence[Step], keep: Callable[[Step, Outcome], None]) -> None:
+    def _together(
+        self, steps: Sequence[Step], keep: Callable[[Step, Outcome], None], server: OwnServer
+    ) -> None:
         """Run steps that ask one server; alone, each would leave it half idle."""
         print(f"\n=== {len(steps)} steps, {TOGETHER} at a time: their output in", flush=True)
         print(f"    {self.path.parent}/<step>.log", flush=True)
-        with ThreadPoolExecutor(TOGETHER) as pool:
-            begun = {
-                pool.submit(self._made, step, self.path.parent / f"{step.name}.log"): step
-                for step in steps
-            }
+        pool = ThreadPoolExecutor(TOGETHER)
+        try:
+            begun = {pool.submit(self._beside, step, server): step for step in steps}
             for ended in tqdm(as_completed(begun), total=len(steps), desc="steps", unit=" steps"):
                 one = ended.result()
                 tqdm.write(f"{one.name}: {one.state}, {one.seconds:,.0f} s {one.why}".rstrip())
                 keep(begun[ended], one)
+        finally:
+            # After Ctrl-C, what runs is waited for, and what waits never begins.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _beside(self, step: Step, server: OwnServer) -> Outcome:
+        """What becomes of a step that is run beside others; its output goes to its log."""
+        # Without this, each would start a server of its own, several at a time.
+        if step.served and not server.alive():
+            why = f"the server has ended; see {server.log}"
+            return Outcome(step.name, step.what, State.FAILED, why=why)
+        return self._made(step, self.path.parent / f"{step.name}.log")
 
     def _barred(self, step: Step, states: Mapping[str, State], server: OwnServer) -> Outcome | None:
         """Why a step cannot run, or None where it can; with the server it asks."""
@@ -166,8 +183,9 @@ class Runner:
             **self.speed,
             **variables,
         }
-        # What the outer make was told is in the variables already; here it would win over a step's.
-        apart = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *given}
+        # What the outer make was told is in the variables already; here it would win over a step's,
+        # or decide what comes out without being recorded.
+        apart = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *given, *OWNED}
         environment = {name: value for name, value in os.environ.items() if name not in apart}
         command = ["make", "--no-print-directory", target, *(f"{k}={v}" for k, v in given.items())]
         return told.run(command, environment, log)

@@ -25,7 +25,7 @@ def run(
                 command, env=environment, stdout=stream, stderr=stream, check=False
             )
         said = log.read_bytes()[-_KEPT:].decode(errors="replace")
-        return ended.returncode, reason(said, ended.returncode) if ended.returncode else ""
+        return ended.returncode, reason(said, ended.returncode, log) if ended.returncode else ""
     tail = bytearray()
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, bufsize=0) as process:
         assert process.stderr is not None
@@ -44,8 +44,8 @@ def _pass(source: IO[bytes], tail: bytearray) -> None:
         del tail[:-_KEPT]
 
 
-def reason(said: str, code: int) -> str:
-    """The last error line of what a command said, or how it ended."""
+def reason(said: str, code: int, log: Path | None = None) -> str:
+    """The last error line of what a command said, or how it ended and where that stands."""
     lines = re.split(r"[\r\n]+", said.strip())
     told = [line.partition("error: ")[2] for line in lines if line.startswith("error: ")]
     if told:
@@ -53,4 +53,4 @@ def reason(said: str, code: int) -> str:
     killed = [line for line in lines if re.search(r"\b(Killed|Error 137)\b", line)]
     if killed or code == -signal.SIGKILL:
         return "killed, most likely for want of memory"
-    return f"exit code {code}; its output is above"
+    return f"exit code {code}; {f'see {log}' if log else 'its output is above'}"

@@ -1,20 +1,23 @@
 """How much text a corpus is for each task: what a plan's costs are computed from.
 
-Counted from the built sets where they are, else from ``esconv_volumes.json``: facts of the ESConv
-release under the paper's split and this kit's prompts, so that a plan can be costed on a machine
-without corpus or tokenizer. ``python -m experiments volumes --work WORK`` writes it anew from the
-built release.
+Counted from the built sets where they are those asked for, else from ``esconv_volumes.json``:
+facts of the ESConv release under the paper's split and this kit's prompts, so that a plan can be
+costed on a machine without corpus or tokenizer. ``python -m experiments volumes --work WORK``
+writes it anew from the built release.
 """
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from esc import cli, files, paths
 from esc.exceptions import EscError
+from esc.files import Row
 from esc.forms import TASKS
 from esc.plan_and_speak import chat_and_gold
 from esc.turns import gold_turns
+from experiments import variables
 
 COMMITTED = Path(__file__).parent / "esconv_volumes.json"
 
@@ -69,12 +72,50 @@ def committed(split: str) -> Volume:
     return Volume(**files.read_json(COMMITTED)[split])
 
 
-def volumes(work: Path) -> tuple[dict[str, Volume], str]:
-    """(split to volume, where it is known from); of the release where nothing is built."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a corpus before anything is built from it."""
+
+    volumes: Mapping[str, Volume]
+    """Of every split."""
+    told: str
+    """Where they are known from."""
+    as_asked: bool
+    """Whether the built sets are the very ones asked for, and so the pairs that are mined."""
+
+
+def known(work: Path, given: Mapping[str, str]) -> Known:
+    """What the built sets say, or those of the release where they are not what make is given."""
+    why = "no sets are built here"
     if paths.data_manifest(work).is_file():
-        return {split: measured(work, split) for split in paths.SPLITS}, "the built sets"
-    known = {split: committed(split) for split in paths.SPLITS}
-    return known, "committed statistics of the ESConv release, since no sets are built here"
+        manifest = files.read_json(paths.data_manifest(work))
+        limit = manifest["options"]["LIMIT"]
+        others = difference(manifest, given)
+        if others is None:
+            found = {split: measured(work, split) for split in paths.SPLITS}
+            return Known(found, "the built sets", limit == variables.count(given, "LIMIT"))
+        why = f"the sets built here are of {others}"
+    found = {split: committed(split) for split in paths.SPLITS}
+    return Known(found, f"committed statistics of the ESConv release, since {why}", False)
+
+
+def difference(manifest: Row, given: Mapping[str, str]) -> str | None:
+    """The option of built sets that is not make's, such as ``LIMIT=2``; None where all agree.
+
+    A part can be reckoned from whole sets: of them, LIMIT may be any.
+    """
+    corpus, built = manifest["corpus"], manifest["options"]
+    default = "paper" if corpus["kind"] == "esconv" else "seed:42"
+    asked = given.get("ESCONV")
+    if asked and corpus["origin"] not in (asked, Path(asked).resolve().name):
+        return f"ESCONV={corpus['origin']}"
+    if built["LIMIT"] not in (None, variables.count(given, "LIMIT")):
+        return f"LIMIT={built['LIMIT']}"
+    if built["SPLIT"] != given.get("SPLIT", default):
+        return f"SPLIT={built['SPLIT']}"
+    if built["CONSECUTIVE"] != given.get("CONSECUTIVE", "separate"):
+        return f"CONSECUTIVE={built['CONSECUTIVE']}"
+    return None
 
 
 def main(argv: list[str]) -> None:

@@ -28,7 +28,7 @@ from esc.serving_environment import PYTHON, READY
 from serving import command, process
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
-LOG = "server.log"
+LOG = policy_server.LOG
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,11 +111,42 @@ def test_the_release_has_the_papers_turns():
 
 
 def test_built_sets_are_counted_and_said_to_be(sample_work):
-    found, where = volumes.volumes(sample_work)
+    found = volumes.known(sample_work, {})
     manifest = files.read_json(paths.data_manifest(sample_work))
-    assert where == "the built sets"
-    assert found["test"].turns == manifest["sets"][paths.sft_file("rg", "test")]["rows"]
-    assert set(found["test"].prompts) == set(TASKS)
+    assert found.told == "the built sets" and found.as_asked
+    assert found.volumes["test"].turns == manifest["sets"][paths.sft_file("rg", "test")]["rows"]
+    assert set(found.volumes["test"].prompts) == set(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("built", "asked", "told"),
+    [
+        ({"LIMIT": 2}, {}, "LIMIT=2"),
+        ({"LIMIT": 2}, {"LIMIT": "3"}, "LIMIT=2"),
+        ({"LIMIT": 2}, {"LIMIT": "2"}, None),
+        ({}, {"LIMIT": "2"}, None),
+        ({}, {"SPLIT": "seed:7"}, "SPLIT=paper"),
+        ({"SPLIT": "seed:7"}, {}, "SPLIT=seed:7"),
+        ({}, {"SPLIT": "paper"}, None),
+        ({}, {"CONSECUTIVE": "merge"}, "CONSECUTIVE=separate"),
+        ({}, {"ESCONV": "sample"}, "ESCONV=ESConv.json"),
+        ({}, {"ESCONV": "somewhere/ESConv.json"}, None),
+    ],
+)
+def test_built_sets_of_other_options_are_named_by_them(built, asked, told):
+    options = {"LIMIT": None, "SPLIT": "paper", "CONSECUTIVE": "separate"} | built
+    manifest = {"corpus": {"kind": "esconv", "origin": "ESConv.json"}, "options": options}
+    assert volumes.difference(manifest, asked) == told
+
+
+def test_sets_that_are_not_those_asked_for_are_not_counted(sample_work):
+    found = volumes.known(sample_work, {"SPLIT": "seed:7"})
+    assert found.volumes["train"] == volumes.committed("train") and not found.as_asked
+    assert found.told.endswith("since the sets built here are of SPLIT=seed:42")
+
+
+def test_pairs_of_whole_sets_are_not_those_of_a_part(sample_work):
+    assert not volumes.known(sample_work, {"LIMIT": "2"}).as_asked
 
 
 def test_the_demos_model_is_planned_too():

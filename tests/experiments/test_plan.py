@@ -80,3 +80,14 @@ def test_a_report_alone_is_of_what_is_there():
 def test_a_step_that_is_not_in_the_plan_is_named_with_those_that_are():
     with pytest.raises(EscError, match="'dpo-xx' is none of data, check-data"):
         only(WHOLE, ["dpo-xx"])
+
+
+@PLANS
+def test_the_report_is_made_anew_when_any_step_has_made_something_else(plan):
+    *others, report = plan
+    assert set(report.needs) == {step.name for step in others}
+
+
+@PLANS
+def test_the_sets_alone_are_looked_at_in_every_call(plan):
+    assert [step.name for step in plan if step.always] == ["data"]

@@ -1,6 +1,7 @@
 """The paper's experiment as one command: its plan on paper, and a small part of it really run."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,9 +9,10 @@ import time
 
 import pytest
 
-from esc import files, paths, policy_server
+from esc import cli, files, paths, policy_server
 from esc.backbones import EMBEDDED
-from experiments import reproduce
+from esc.exceptions import EscError
+from experiments import reproduce, variables
 
 STEPS = ("predict-decoupled_sft", "eval", "report")
 SMALL = (
@@ -19,9 +21,14 @@ SMALL = (
 )
 
 
-def lines(*given, model="qwen2.5-7b", work):
-    found = reproduce._variables(list(given))
-    return list(reproduce.dry_run(reproduce.Asked(model, work, found)))
+def lines(*given, model="qwen2.5-7b", work, only=()):
+    found = variables.parsed(list(given))
+    return list(reproduce.dry_run(reproduce.Asked(model, work, found, only)))
+
+
+def row(name, *given, **where):
+    (line,) = [one for one in lines(*given, **where) if one.split()[:1] == [name]]
+    return line
 
 
 def test_the_plan_is_shown_without_corpus_model_or_network(run, tmp_path):
@@ -54,12 +61,99 @@ def test_the_judges_price_is_the_one_given(tmp_path):
 
 
 def test_more_processes_take_less_time_in_training_alone(tmp_path):
-    def time_of(step, *given):
-        (line,) = [one for one in lines(*given, work=tmp_path) if one.split()[:1] == [step]]
-        return line
+    def both(given):
+        return [row(name, given, work=tmp_path) for name in ("sft-rg", "mine-rg")]
 
-    assert time_of("sft-rg", "NPROC=4") != time_of("sft-rg", "NPROC=1")
-    assert time_of("mine-rg", "NPROC=4") == time_of("mine-rg", "NPROC=1")
+    (trained, mined), (trained_by_4, mined_by_4) = both("NPROC=1"), both("NPROC=4")
+    assert trained != trained_by_4 and mined == mined_by_4
+
+
+def test_a_part_of_the_plan_takes_what_it_takes_in_the_whole(tmp_path):
+    """Evaluation is of every system, whichever steps are named beside it."""
+    assert row("eval", work=tmp_path).split() == row("eval", work=tmp_path, only=("eval",)).split()
+
+
+def test_the_epochs_that_train_args_names_are_counted(tmp_path):
+    def tokens(step, *given):
+        return float(row(step, *given, work=tmp_path).split()[4].rstrip("Mk"))
+
+    one = "TRAIN_ARGS=learning_rate=2.0e-5 num_train_epochs=1.0"
+    assert tokens("sft-rg") == pytest.approx(3 * tokens("sft-rg", one), rel=0.02)
+    assert tokens("dpo-rg") == tokens("dpo-rg", one)
+
+
+def test_a_judge_whose_price_is_not_known_is_said_to_be(tmp_path):
+    told = "judge      my-judge: price not known; PRICE=in/out gives it"
+    assert told in lines("JUDGE=my-judge", work=tmp_path)
+    assert told not in lines("JUDGE=my-judge", "PRICE=1/2", work=tmp_path)
+
+
+def test_random_draws_cost_nothing_and_are_said_to_be_no_result(tmp_path):
+    shown = lines("JUDGE=random", work=tmp_path)
+    assert not any("asked" in line for line in shown)
+    assert "judge      random draws throughout: SMOKE, no result" in shown
+
+
+def test_the_verdicts_of_figure_2_are_said_not_to_be_counted(tmp_path):
+    given = "FAILED_ESCONV=FailedESConv.json"
+    assert any("FAILED_ESCONV" in line for line in lines(given, work=tmp_path))
+    assert not any("FAILED_ESCONV" in line for line in lines(work=tmp_path))
+
+
+@pytest.mark.parametrize("name", variables.COUNTS)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_count_that_is_none_is_one_line(tmp_path, capsys, name, dry):
+    given = ["--work", str(tmp_path), *dry, "--set", f"{name}=abc"]
+    assert cli.run(reproduce.main, given) == 2
+    said = capsys.readouterr()
+    assert said.err == f"error: {name}='abc' is not a whole number of at least 1\n"
+    assert not said.out and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("MAX_COST=much", "MAX_COST='much' is not a number above 0"),
+        ("MAX_COST=5", "MAX_COST needs PRICE=PROMPT/COMPLETION, money per million tokens"),
+        ("PRICE=1", "PRICE='1' is not PROMPT/COMPLETION"),
+        ("TRAIN_ARGS=num_train_epochs=x", "TRAIN_ARGS: num_train_epochs='x' is not a number"),
+    ],
+)
+def test_an_amount_that_no_step_would_take_is_named(given, told):
+    with pytest.raises(EscError, match=re.escape(told)):
+        variables.parsed([given])
+
+
+@pytest.mark.parametrize("name", variables.PER_STEP)
+def test_what_the_plan_sets_itself_is_refused(name):
+    with pytest.raises(EscError, match=f"^{name}=x: 'make reproduce' takes no {name}, which it"):
+        variables.refuse_others({name: "x"})
+
+
+@pytest.mark.parametrize("name", variables.BATCHES)
+def test_batches_are_refused_with_the_way_that_works(name):
+    with pytest.raises(EscError, match=r"takes no .* run a step alone, such as 'make predict BATC"):
+        variables.refuse_others({name: "vllm"})
+
+
+def test_what_make_is_told_of_a_step_stops_it_in_one_line(run, tmp_path):
+    given = ("SET=validation", "DRY_RUN=1", f"WORK={tmp_path}")
+    shown = run("make", "reproduce", *given, BATCH="")
+    assert shown.returncode != 0 and not shown.stdout
+    assert "error: SET=validation: 'make reproduce' takes no SET" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_quotes_in_the_servers_flags_stay_out_of_the_plans_own_call(run, tmp_path):
+    given = ('SERVE_ARGS=--override "a b"', "DRY_RUN=1", f"WORK={tmp_path}")
+    shown = run("make", "reproduce", *given)
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_what_the_makefile_hands_over_is_what_a_plan_takes():
+    makefile = (paths.ROOT / "Makefile").read_text()
+    (listed,) = re.findall(r"^PLANNED := ((?:.*\\\n)*.*)$", makefile, re.M)
+    assert set(listed.replace("\\", " ").split()) == {*variables.DECISIVE, *variables.SPEED}
 
 
 @pytest.mark.parametrize(
@@ -108,4 +202,6 @@ def test_after_a_kill_it_goes_on_without_repeating_a_finished_step(model, tmp_pa
     assert policy_server.on_this_machine() == []
     finished = begin(tmp_path)
     said, _ = finished.communicate()
-    assert finished.returncode == 0 and "===" not in said.partition("=== done")[0], said
+    assert finished.returncode == 0, said
+    # The sets alone are looked at each time.
+    assert re.findall(r"^=== \d+/\d+ (.+):", said, re.M) == ["data"], said

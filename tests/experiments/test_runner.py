@@ -1,16 +1,21 @@
-"""A plan is run by real make, over a Makefile of a few targets that write files."""
+"""A plan is run by real make, over a Makefile of a few targets that write files.
 
+Its server is a file, ``up``, which ``policy_server.running`` is made to look at.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from esc import files
+from esc import files, policy_server
 from experiments.outcome import State
-from experiments.plan import Step
-from experiments.runner import Runner
+from experiments.plan import Step, only
+from experiments.runner import TOGETHER, Runner
+from experiments.variables import OWNED
 
 MAKEFILE = """
-.PHONY: a b c mine serve stop
+.PHONY: a b c mine dies told slow serve stop
 a:
 \t@echo a $(SIZE) $(OWN) >> log; echo a > $(WORK)/a
 b:
@@ -19,10 +24,16 @@ c:
 \t@echo c >> log; echo c > $(WORK)/c
 mine:
 \t@echo mine >> log; echo '{"told": "0 pairs of 3 samples"}' > $(WORK)/none.json; false
+dies:
+\t@echo dies >> log; rm -f up; echo dies > $(WORK)/dies
+told:
+\t@env > $(WORK)/told
+slow:
+\t@echo slow >> log; sleep 0.5; echo slow > $(WORK)/slow
 serve:
-\t@echo serve >> log; test ! -f no-server
+\t@echo serve >> log; test ! -f no-server && touch up
 stop:
-\t@echo stop >> log
+\t@echo stop >> log; rm up
 """
 
 
@@ -35,6 +46,8 @@ def runner(tmp_path, monkeypatch):
     (tmp_path / "Makefile").write_text(MAKEFILE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MAKEFLAGS", "SIZE=of-the-outer-make")
+    up = tmp_path / "up"
+    monkeypatch.setattr(policy_server, "running", lambda model, work: up if up.exists() else None)
 
     def make(**variables):
         return Runner("demo", "smollm2-135m", tmp_path, {"SIZE": "1"} | variables)
@@ -134,14 +147,14 @@ def test_a_training_on_a_mix_that_no_pair_is_of_is_not_run(runner, tmp_path):
 def test_a_server_is_started_once_for_the_steps_that_ask_it(runner, tmp_path):
     plan = [step("a"), step("b", "a", served=True), step("c", "a", served=True)]
     runner().run(plan)
-    assert log(tmp_path) == ["a", "serve", "b", "c"]
+    assert log(tmp_path) == ["a", "serve", "b", "c", "stop"]
 
 
 def test_no_server_is_started_for_steps_that_are_done(runner, tmp_path):
     plan = [step("a", served=True)]
     runner().run(plan)
     runner().run(plan)
-    assert log(tmp_path) == ["serve", "a"]
+    assert log(tmp_path) == ["serve", "a", "stop"]
 
 
 def test_where_no_server_starts_its_steps_are_left_out_and_the_others_run(runner, tmp_path):
@@ -189,3 +202,88 @@ def test_together_means_at_the_same_time(runner, tmp_path):
     )
     (tmp_path / "Makefile").write_text(".PHONY: x y\n" + waits)
     assert runner().run([step("x", together=True), step("y", together=True)]) == 0
+
+
+def test_the_server_is_stopped_before_a_training_and_at_the_end(runner, tmp_path):
+    plan = [step("a", served=True), step("b"), step("c", served=True)]
+    assert runner().run(plan) == 0
+    assert log(tmp_path) == ["serve", "a", "stop", "b", "serve", "c", "stop"]
+
+
+def test_a_server_that_an_earlier_run_has_left_is_stopped_first(runner, tmp_path):
+    (tmp_path / "up").touch()
+    assert runner().run([step("a", served=True)]) == 0
+    assert log(tmp_path) == ["stop", "serve", "a", "stop"]
+
+
+def test_a_server_that_is_not_this_plans_is_left_alone(runner, tmp_path):
+    (tmp_path / "up").touch()
+    elsewhere = replace(runner(), own_server=False)
+    assert elsewhere.run([step("a", served=True), step("b")]) == 0
+    assert log(tmp_path) == ["a", "b"]
+
+
+def test_a_server_that_has_ended_is_started_again_for_the_next_step(runner, tmp_path):
+    plan = [step("dies", served=True), step("a", served=True)]
+    assert runner().run(plan) == 0
+    assert log(tmp_path) == ["serve", "dies", "serve", "a", "stop"]
+
+
+def test_beside_others_a_step_without_its_server_fails_and_starts_none(runner, tmp_path):
+    # The first ones end the server between them; those behind would each start one of their own.
+    first = [step(f"d{n}", target="dies", product="dies") for n in range(TOGETHER)]
+    plan = [replace(one, served=True, together=True) for one in (*first, step("a"), step("b"))]
+    ended = runner()
+    assert ended.run(plan) == 1
+    assert states(ended)["a"] is states(ended)["b"] is State.FAILED
+    why = next(one.why for one in ended.outcomes if one.name == "a")
+    told_in = tmp_path / "runs" / "smollm2-135m" / "server" / "server.log"
+    assert why == f"the server has ended; see {told_in}"
+    assert not {"a", "b"} & set(log(tmp_path))
+
+
+def test_after_ctrl_c_no_further_step_begins(runner, tmp_path, monkeypatch):
+    one = step("slow", together=True)
+    many = [replace(one, name=f"slow-{number}") for number in range(4 * TOGETHER)]
+
+    def interrupted(path, value):
+        raise KeyboardInterrupt
+
+    # Of the first that is kept: as if it came while the others run.
+    monkeypatch.setattr(files, "write_json", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runner().run(many)
+    # Those that ran, and those that took their places meanwhile.
+    assert len(log(tmp_path)) <= 2 * TOGETHER
+
+
+def test_a_part_of_a_plan_is_done_only_while_what_the_whole_made_is_the_same(runner, tmp_path):
+    page = step("c", "a", "b", takes_what_is_there=True)
+    whole = [step("a"), step("b"), page]
+    runner().run(whole)
+    runner().run(only(whole, ["c"]), whole)
+    assert log(tmp_path) == ["a", "b", "c"]
+    (tmp_path / "b").write_text("another")
+    part = runner()
+    assert part.done(whole) == {"a"}
+    part.run(only(whole, ["c"]), whole)
+    assert log(tmp_path) == ["a", "b", "c", "c"]
+
+
+def test_a_step_that_is_always_asked_leaves_the_others_done(runner, tmp_path):
+    plan = [step("a", always=True), step("b", "a")]
+    runner().run(plan)
+    again = runner()
+    assert again.run(plan) == 0
+    assert states(again) == {"a": State.RAN, "b": State.DONE}
+    assert log(tmp_path) == ["a", "b", "a"]
+
+
+def test_what_a_plan_decides_reaches_a_step_from_the_plan_alone(runner, tmp_path, monkeypatch):
+    for name in (*OWNED, "FORCE", "SERVE_ARGS"):
+        monkeypatch.setenv(name, "leaked")
+    assert runner(LIMIT="1").run([step("told", variables={"STAGE": "sft"})]) == 0
+    lines = (tmp_path / "told").read_text().splitlines()
+    seen = dict(line.split("=", 1) for line in lines if "=" in line)
+    given = {"LIMIT": "1", "STAGE": "sft", "FORCE": "leaked", "SERVE_ARGS": "leaked"}
+    assert {name: seen[name] for name in (*OWNED, *given) if name in seen} == given

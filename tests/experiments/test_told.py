@@ -39,3 +39,10 @@ def test_what_a_command_leaves_running_is_not_waited_for():
 )
 def test_the_last_error_line_is_the_reason(said, why):
     assert told.reason(said, 2) == why
+
+
+def test_without_an_error_line_the_reason_names_the_log(tmp_path):
+    log = tmp_path / "step.log"
+    code, why = told.run(["sh", "-c", "echo so far; exit 3"], os.environ, log)
+    assert (code, why) == (3, f"exit code 3; see {log}")
+    assert log.read_text() == "so far\n"

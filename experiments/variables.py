@@ -1,0 +1,90 @@
+"""Make's variables as a plan sees them: those it takes, and those it sets itself for each step."""
+
+import argparse
+from collections.abc import Mapping
+
+from esc import cli
+from esc.chat.budget import Budget, Price
+from esc.exceptions import EscError
+
+DECISIVE = (
+    "ESCONV", "SPLIT", "LIMIT", "CONSECUTIVE", "TRAIN_ARGS", "ENGINE", "SAMPLES", "DECODE", "JUDGE",
+    "JUDGE_BASE_URL", "JUDGE_N", "FAILED_ESCONV",
+)  # fmt: skip
+"""Those that decide what comes out."""
+SPEED = ("NPROC", "BASE_URL", "IN_FLIGHT", "PRICE", "MAX_COST")
+"""Those that decide how fast, and at what cost."""
+PER_STEP = (
+    "SET", "STAGE", "SYSTEM", "VARIANT", "ROUND", "TASK", "DTYPE", "BLIND", "JUDGE2",
+    "JUDGE2_BASE_URL", "MODELS",
+)  # fmt: skip
+"""Those that would make other rows than the paper's: a plan sets them by itself."""
+BATCHES = ("BATCH", "SHARD")
+"""Not a plan's: its steps ask side by side, and no machine holds an engine for each."""
+OWNED = frozenset((*DECISIVE, *SPEED, *PER_STEP, *BATCHES, "DRY_RUN"))
+"""All that reaches a step from its plan alone, never from the environment round it."""
+COUNTS = ("LIMIT", "SAMPLES", "JUDGE_N", "NPROC", "IN_FLIGHT")
+
+
+def parsed(given: list[str]) -> dict[str, str]:
+    """Name to value of the ``NAME=value`` that are set.
+
+    Raises EscError for another form, an unknown name or a value that no step would take.
+    """
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or name not in (*DECISIVE, *SPEED):
+            raise EscError(f"--set {text!r} is not NAME=value of {', '.join((*DECISIVE, *SPEED))}")
+        if value:
+            found[name] = value
+    for name in COUNTS:
+        count(found, name)
+    budget(found)
+    epochs(found)
+    return found
+
+
+def refuse_others(environment: Mapping[str, str]) -> None:
+    """Raise EscError where a variable is set, for make or round it, that a plan does not take."""
+    for name in (*PER_STEP, *BATCHES):
+        if not environment.get(name):
+            continue
+        told = f"{name}={environment[name]}: 'make reproduce' takes no {name}"
+        if name in BATCHES:
+            raise EscError(
+                f"{told}, its steps ask a server; unset it, or run a step alone, such as "
+                "'make predict BATCH=vllm': the plan goes on with what it made"
+            )
+        raise EscError(
+            f"{told}, which it sets for each step by itself; unset it, or call that step's own "
+            "make target"
+        )
+
+
+def count(given: Mapping[str, str], name: str) -> int | None:
+    """A variable that is a whole number, None where it is not set; EscError for another value."""
+    try:
+        return cli.optional_count(given.get(name, ""))
+    except argparse.ArgumentTypeError as error:
+        raise EscError(f"{name}={error}") from None
+
+
+def budget(given: Mapping[str, str]) -> Budget:
+    """The price and the limit that PRICE and MAX_COST name; EscError for another form."""
+    try:
+        limit = cli.optional_amount(given.get("MAX_COST", ""))
+    except argparse.ArgumentTypeError as error:
+        raise EscError(f"MAX_COST={error}") from None
+    price = given.get("PRICE")
+    return Budget(Price.parse(price) if price else None, limit)
+
+
+def epochs(given: Mapping[str, str]) -> float | None:
+    """The epochs that TRAIN_ARGS names, None where it names none; EscError for no number."""
+    settings = dict(word.partition("=")[::2] for word in given.get("TRAIN_ARGS", "").split())
+    value = settings.get("num_train_epochs")
+    try:
+        return cli.optional_amount(value or "")
+    except argparse.ArgumentTypeError as error:
+        raise EscError(f"TRAIN_ARGS: num_train_epochs={error}") from None
