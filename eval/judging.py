@@ -30,12 +30,11 @@ from esc.judge import (
     judge_for,
     keyless,
 )
+from esc.measured_turns import JUDGED, JUDGED_BY_EMBEDDED
 from esc.run_folder import RunFolder
 from esc.weights import weights_of
 
 Question = TypeVar("Question")
-TURNS, SMOKE_TURNS = 100, 4
-"""Judged unless JUDGE_N says otherwise (section 6.1); by the embedded model, which is no judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class Bench:
     @property
     def turns(self) -> int:
         """How many turns it is asked about unless a user says otherwise."""
-        return SMOKE_TURNS if self.is_own and self.model == EMBEDDED else TURNS
+        return JUDGED_BY_EMBEDDED if self.is_own and self.model == EMBEDDED else JUDGED
 
     @property
     def weights(self) -> dict[str, str]:
@@ -103,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--n",
         type=cli.optional_count,
         default=os.environ.get("JUDGE_N") or None,
-        help=f"turns to judge, drawn by their id (default: $JUDGE_N, or {TURNS})",
+        help=f"turns to judge, drawn by their id (default: $JUDGE_N, or {JUDGED})",
     )
     backbones.add_model(parser, "whose judge is asked unless one is named")
     cli.add_work(parser)

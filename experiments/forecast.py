@@ -8,6 +8,7 @@ GPU, network, tokenizer or corpus.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from esc import measured_turns
 from esc.chat.budget import CHARACTERS_PER_TOKEN, Price
 from esc.judge import RANDOM
 from esc.lineage import ALL, MIXES, Quadrant
@@ -28,13 +29,10 @@ QUADRANTS = {
 """Pairs of a train turn for the entangled model, as if its two kinds of error were independent."""
 REFERENCE = 4 / 3
 """A preference training reads each side once more for its reference: 2 of 6 FLOPs more."""
-DRIFT_TURNS = 200
 VERDICT, SCORE, CLASS = (1500, 130), (2100, 90), (1400, 90)
 """(characters of the prompt besides the conversation, tokens of the answer) of a judge's question:
 is it a pair; how good is a reply; which error has it."""
 DIMENSIONS, REPEATED = 4, 10
-JUDGED = 100
-"""Turns, unless JUDGE_N says otherwise."""
 ANSWERS = {
     "vanilla": ("vanilla",),
     "direct-refine": ("vanilla", "vanilla"),
@@ -90,6 +88,8 @@ class Asked:
     """Whose predictions are evaluated."""
     pairs: dict[str, int] = field(default_factory=dict)
     """Task to mined pairs, where they are mined already."""
+    drift_turns: int = measured_turns.DRIFT["gpu"]
+    """Validation turns by which a preference training is measured."""
     epochs: float | None = None
     """Of every training, or None for the paper's."""
 
@@ -166,7 +166,7 @@ def _dpo(task: str, variant: str | None, asked: Asked) -> Load:
     side = (one.prompts[task] + one.answers[task]) / max(one.turns, 1)
     tokens = expected_pairs(task, variant, asked) * 2 * _tokens(side)
     valid = asked.volumes["validation"].part(asked.limit)
-    turns = min(DRIFT_TURNS, valid.turns)
+    turns = min(asked.drift_turns, valid.turns)
     # Three passes without a backward one: before, after, and by rounding alone.
     drift = turns * _tokens(side) * 3 / 3
     return Load(trained=(asked.epochs or EPOCHS["dpo"]) * tokens * REFERENCE + drift)

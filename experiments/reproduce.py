@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from esc import backbones, cli, files, memory, paths
+from esc import backbones, cli, files, measured_turns, memory, paths
 from esc.backbones import EMBEDDED, Backbone
 from esc.chat.budget import CHARACTERS_PER_TOKEN, Price
 from esc.forms import TASKS
@@ -64,6 +64,14 @@ class Asked:
         return self.model == EMBEDDED and not self.given.get("JUDGE")
 
     @property
+    def judged(self) -> int:
+        """Turns of each system that a judge scores."""
+        usual = measured_turns.JUDGED
+        if self.judge_is_served:
+            usual = measured_turns.JUDGED_BY_EMBEDDED
+        return self.count("JUDGE_N") or usual
+
+    @property
     def runner(self) -> Runner:
         """What runs it."""
         return Runner(
@@ -94,11 +102,12 @@ def dry_run(asked: Asked) -> Iterator[str]:
         corpus.volumes,
         asked.count("LIMIT"),
         judge,
-        asked.count("JUDGE_N") or forecast.JUDGED,
+        asked.judged,
         asked.count("SAMPLES"),
         asked.judge_is_served,
         sum(step.target == "predict" for step in whole),
         _pairs(asked) if corpus.as_asked else {},
+        measured_turns.DRIFT["gpu" if backbone.settings["gpus"] else "cpu"],
         variables.epochs(asked.given),
     )
     yield (

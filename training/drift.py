@@ -26,6 +26,7 @@ from esc import (
     commands,
     draw,
     files,
+    measured_turns,
     paths,
     policy_server,
 )
@@ -38,8 +39,6 @@ from esc.turns import GoldTurn, gold_turns
 from training.losses import of as loss_of
 
 DRIFT = "drift.json"
-TURNS = {"gpu": 200, "cpu": 4}
-"""Validation turns, by where the backbone runs: each is read three times."""
 BEYOND = 2.0
 """How many times the divergence by rounding alone counts as movement."""
 
@@ -65,7 +64,7 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
     start = adapters.folder(work, model, adapters.start(task, lineage))
     moved = adapters.folder(work, model, adapters.served_name(task, "dpo", lineage))
     where = "gpu" if backbones.get(model).settings["gpus"] else "cpu"
-    turns = _drawn(gold_turns(work, "validation", None), limit, TURNS[where])
+    turns = _drawn(gold_turns(work, "validation", None), limit, measured_turns.DRIFT[where])
     options: Row = {
         "start": adapters.fingerprint(start),
         "moved": adapters.fingerprint(moved),

@@ -17,8 +17,9 @@ from predicted import quoted, row, rows, save
 
 from esc import cli, files, paths, policy_server
 from esc.chat.message import Message
+from esc.measured_turns import JUDGED_BY_EMBEDDED
 from esc.verdicts import Reason, Unscored, read
-from eval import judge, judging, means, ratings
+from eval import judge, means, ratings
 from eval.judging import Bench
 from eval.ratings import Dimension, Preference, Score
 
@@ -431,7 +432,7 @@ def test_the_embedded_model_judges_its_own_runs_unless_another_is_named(tmp_path
     assert judge.main(["--predictions", str(path), "--out", str(tmp_path / "o")]) == 0
     bench = asked["of"].bench
     assert isinstance(bench, Bench) and bench.judge.name == "base" and not bench.judge.urls
-    assert bench.is_smoke and asked["of"].n == judging.SMOKE_TURNS
+    assert bench.is_smoke and asked["of"].n == JUDGED_BY_EMBEDDED
 
 
 def reasons(server):

@@ -103,5 +103,12 @@ def test_an_update_below_the_precision_is_told_from_one_that_moves(
 def test_a_limit_beyond_the_validation_dialogues_takes_them_all(small_corpus, tmp_path):
     build.build(str(small_corpus), tmp_path, options.BuildOptions())
     turns = gold_turns(tmp_path, "validation", None)
-    assert drift._drawn(turns, 500) == turns
-    assert 0 < len(drift._drawn(turns, 1)) < len(turns)
+    assert drift._drawn(turns, 500, 200) == turns
+    assert 0 < len(drift._drawn(turns, 1, 200)) < len(turns)
+
+
+def test_no_more_turns_are_read_than_asked_for(small_corpus, tmp_path):
+    build.build(str(small_corpus), tmp_path, options.BuildOptions())
+    turns = gold_turns(tmp_path, "validation", None)
+    drawn = drift._drawn(turns, None, 2)
+    assert len(drawn) == 2 and all(turn in turns for turn in drawn)

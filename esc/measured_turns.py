@@ -1,0 +1,6 @@
+"""How many turns a measurement is of, unless a user says otherwise."""
+
+JUDGED, JUDGED_BY_EMBEDDED = 100, 4
+"""Of each system (section 6.1); by the embedded model, which is no judge, a few."""
+DRIFT = {"gpu": 200, "cpu": 4}
+"""Validation turns by which a preference training is measured, by where the backbone runs."""
