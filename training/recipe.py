@@ -101,6 +101,12 @@ def recipe_for(training: Training) -> Row:
             f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the loss is the VARIANT's, and the "
             "check of the reference reads its first step"
         )
+    if training.merged_start and "model_name_or_path" in extra:
+        assert training.spread is not None
+        raise EscError(
+            f"TRAIN_ARGS cannot set model_name_or_path: ENGINE={training.spread.name} starts from "
+            "the merged SFT model, and another start would be the reference too"
+        )
     if settings.get("use_cpu") and cpu.precision() == cpu.BF16:
         settings["bf16"] = True
     _spread(settings, training)

@@ -113,6 +113,18 @@ def test_a_later_round_starts_from_the_merged_model_of_the_round_before(tmp_path
     assert not made.keys() & {"adapter_name_or_path", "create_new_adapter"}
 
 
+@pytest.mark.parametrize("engine", ["zero3", "fsdp", "qlora"])
+def test_a_merged_start_is_no_train_args_for_another_would_be_the_reference_too(tmp_path, engine):
+    given = "model_name_or_path=Qwen/Qwen2.5-7B-Instruct"
+    with pytest.raises(EscError, match=f"cannot set model_name_or_path: ENGINE={engine} starts"):
+        recipe.recipe_for(training(tmp_path, given, engine=engine))
+
+
+def test_a_backbone_whose_own_engine_takes_a_merged_start_keeps_it_too(tmp_path):
+    with pytest.raises(EscError, match="cannot set model_name_or_path: ENGINE=zero3 starts"):
+        recipe.recipe_for(training(tmp_path, "model_name_or_path=x", model="qwen2.5-72b"))
+
+
 @pytest.mark.parametrize("loss", ["simpo", "orpo"])
 @pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp", "qlora", "ray"])
 def test_a_loss_without_reference_trains_on_every_engine(tmp_path, engine, loss):
