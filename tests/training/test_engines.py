@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 
 import pytest
 import torch
@@ -171,6 +172,27 @@ def environment(work, **of):
 def test_an_engine_that_shards_is_launched_by_torchrun_even_as_one_process(tmp_path):
     assert environment(tmp_path, engine="zero3", processes=1)["FORCE_TORCHRUN"] == "1"
     assert "FORCE_TORCHRUN" not in environment(tmp_path, engine="qlora", processes=1)
+
+
+BUFFERS = """
+from accelerate.utils.dataclasses import FullyShardedDataParallelPlugin
+plugin = FullyShardedDataParallelPlugin()
+plugin.set_mixed_precision("bf16")
+policy = plugin.mixed_precision_policy
+print(policy.param_dtype, policy.reduce_dtype, policy.buffer_dtype)
+"""
+
+
+def test_under_fsdp_weights_are_rounded_and_the_rotary_frequencies_are_not(tmp_path, run):
+    found = environment(tmp_path, engine="fsdp")
+    shown = run(sys.executable, "-c", BUFFERS, PYTHONPATH=found.get("PYTHONPATH", ""))
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert shown.stdout.split() == ["torch.bfloat16", "torch.bfloat16", "torch.float32"]
+
+
+def test_what_fsdp_says_to_run_by_hand_keeps_the_rotary_frequencies_too():
+    by_hand = (engines.FOLDER / "fsdp.yaml").read_text().splitlines()[2]
+    assert "PYTHONPATH=training/in_llamafactory llamafactory-cli train" in by_hand
 
 
 def test_ray_starts_its_own_processes(tmp_path, monkeypatch):
