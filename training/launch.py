@@ -125,8 +125,9 @@ _FULL_DISK = (
     r"No space left on device|Disk quota exceeded|os error 28|PytorchStreamWriter failed writing"
 )
 _SMALLER = (
-    "ENGINE=zero3 or fsdp shares the weights out, ENGINE=qlora takes 4 bits of them, "
-    "TRAIN_ARGS=disable_gradient_checkpointing=false or a smaller cutoff_len leave less to hold"
+    "ENGINE=zero3 or fsdp shares the weights out, ENGINE=qlora takes 4 bits of them; another "
+    "ENGINE begins anew: with FORCE=1, or another WORK. Where it is true, "
+    "TRAIN_ARGS=disable_gradient_checkpointing=false leaves less to hold"
 )
 
 

@@ -1,5 +1,6 @@
 """How a training is spread: engines over every GPU backbone, machines, and what a failure says."""
 
+import errno
 import json
 import socket
 import sys
@@ -259,6 +260,7 @@ def test_a_process_killed_by_the_system_is_told_with_what_helps(tmp_path, monkey
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
+        ({"MASTER_PORT": "295000"}, "MASTER_PORT=295000 is no port: the last is 65535"),
     with pytest.raises(EscError, match="the disk is full; free some space"):
         start(
             tmp_path, monkeypatch, "echo 'OSError: [Errno 28] No space left on device' >&2; exit 1"
@@ -277,6 +279,17 @@ def test_a_machine_that_waits_for_the_merged_start_says_what_makes_it(tmp_path, 
 ONE = nodes.Place(1, 0, "127.0.0.1", None)
 TWO = nodes.Place(2, 0, "10.0.0.1", 29500)
 
+def test_a_port_that_may_not_be_listened_on_is_not_told_as_in_use(monkeypatch):
+    class Refused(socket.socket):
+        def bind(self, address):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(nodes.socket, "socket", Refused)
+    monkeypatch.setenv("MASTER_PORT", "80")
+    with pytest.raises(EscError, match=r"^port 80 cannot be listened on [^\n]*permission denied"):
+        nodes.check_port(nodes.here())
+
+
 
 @pytest.mark.parametrize(
     ("code", "said", "place", "told"),
@@ -294,3 +307,10 @@ def test_the_reason_of_a_failure_is_one_line_with_the_way_on(code, said, place, 
     line = launch.reason(code, said, place)
     assert told in line and "\n" not in line
     assert "the same command goes on from the newest checkpoint" in line
+def test_what_helps_out_of_memory_loses_no_data_and_says_what_begins_anew():
+    line = launch.reason(1, "torch.OutOfMemoryError: CUDA out of memory.", ONE)
+    # LLaMA-Factory would cut rows without a word.
+    assert "cutoff_len" not in line
+    assert "another ENGINE begins anew: with FORCE=1, or another WORK" in line
+
+
