@@ -28,17 +28,20 @@ _NAMES = {
 }
 
 
-def accumulation(per_device: int, processes: int) -> int:
-    """Gradient accumulation steps that make the effective batch 32.
+def accumulation(per_device: int, processes: int, machines: int = 1) -> int:
+    """Gradient accumulation steps that make the effective batch 32; ``processes`` a machine.
 
     Raises EscError where ``per_device`` times ``processes`` does not divide it.
     """
-    steps, rest = divmod(BATCH, per_device * processes)
+    together = per_device * machines
+    steps, rest = divmod(BATCH, together * processes)
     if rest or not steps:
-        fitting = [n for n in range(1, BATCH + 1) if BATCH % (n * per_device) == 0]
+        fitting = [str(n) for n in range(1, BATCH + 1) if BATCH % (n * together) == 0]
+        way = f"use NPROC of {', '.join(fitting)}" if fitting else "no NPROC does"
         raise EscError(
-            f"{processes} processes x {per_device} samples do not divide the paper's batch of "
-            f"{BATCH}; use NPROC of {', '.join(map(str, fitting))}, or set TRAIN_ARGS"
+            f"{f'{machines} machines x ' if machines > 1 else ''}{processes} processes x "
+            f"{per_device} samples do not divide the paper's batch of {BATCH}; "
+            f"{way}, or set TRAIN_ARGS=gradient_accumulation_steps=…"
         )
     return steps
 

@@ -165,7 +165,7 @@ def test_accumulation_keeps_the_batch_at_32(per_device, processes):
     assert render.accumulation(per_device, processes) * per_device * processes == 32
 
 
-@pytest.mark.parametrize(("per_device", "processes"), [(1, 3), (1, 64), (3, 1)])
+@pytest.mark.parametrize(("per_device", "processes"), [(1, 3), (1, 64)])
 def test_a_batch_that_does_not_divide_is_refused_with_what_fits(per_device, processes):
     with pytest.raises(EscError, match="do not divide the paper's batch of 32; use NPROC of"):
         render.accumulation(per_device, processes)
@@ -180,3 +180,18 @@ def test_the_embedded_model_has_no_validation_pass():
 def test_what_an_ipo_recipe_says_to_run_trains_ipo():
     for path in paths.RECIPES.glob("*/*_dpo_ipo.yaml"):
         assert "PYTHONPATH=training/in_llamafactory llamafactory-cli train" in path.read_text()
+def test_a_batch_that_no_number_of_processes_divides_is_refused_without_one():
+    with pytest.raises(EscError, match="of 32; no NPROC does, or set TRAIN_ARGS"):
+        render.accumulation(3, 1)
+
+
+@pytest.mark.parametrize(
+    ("machines", "processes", "way"),
+    [(2, 3, "use NPROC of 1, 2, 4, 8, 16,"), (3, 8, "no NPROC does,")],
+)
+def test_a_refused_batch_counts_the_processes_that_fit_on_each_machine(machines, processes, way):
+    told = f"{machines} machines x {processes} processes x 1 samples .*{way} or set TRAIN_ARGS"
+    with pytest.raises(EscError, match=told):
+        render.accumulation(1, processes, machines)
+
+

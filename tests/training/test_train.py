@@ -59,7 +59,13 @@ def test_an_exponent_without_a_point_is_a_number_as_it_is_to_llamafactory(tmp_pa
 
 @pytest.mark.parametrize(
     "given",
-    ["output_dir=x", "per_device_train_batch_size=many", "gradient_accumulation_steps=0", "a=[1"],
+    [
+        "output_dir=x",
+        "ray_num_workers=8",
+        "per_device_train_batch_size=many",
+        "gradient_accumulation_steps=0",
+        "a=[1",
+    ],
 )
 def test_an_override_that_cannot_be_is_one_line(tmp_path, given):
     with pytest.raises(EscError, match=r"^TRAIN_ARGS[^\n]*$"):
@@ -165,6 +171,15 @@ def test_a_run_shorter_than_its_logging_interval_counts_as_trained(tmp_path):
 def test_the_batch_counts_all_nodes(tmp_path, monkeypatch):
     for name, value in (("NNODES", "2"), ("NODE_RANK", "0"), ("MASTER_ADDR", "10.0.0.1")):
         monkeypatch.setenv(name, value)
+def test_a_blank_in_work_is_refused_for_one_process_that_may_see_several_gpus(tmp_path):
+    with pytest.raises(EscError, match=r"holds a blank, .* choose another WORK$"):
+        recipe.recipe_for(training(tmp_path / "my work", model="qwen2.5-7b"))
+
+
+def test_a_blank_in_work_does_not_matter_to_one_process_on_a_cpu(tmp_path):
+    assert "my work" in recipe.recipe_for(training(tmp_path / "my work"))["output_dir"]
+
+
     made = recipe.recipe_for(training(tmp_path, model="qwen2.5-7b", processes=4))
     assert made["gradient_accumulation_steps"] == 4
 
