@@ -173,8 +173,11 @@ def _is_smoke(part: Path, backbone: Backbone) -> bool:
     return backbone.name == backbones.EMBEDDED or bool(known.get("smoke"))
 
 
-def report(merged: Merged, last: str) -> Iterator[str]:
-    """Where it is, how large, and in bfloat16 what is left of the last adapter."""
+def report(merged: Merged, last: str, *, start: bool = False) -> Iterator[str]:
+    """Where it is, how large, and in bfloat16 what is left of the last adapter.
+
+    ``start`` is for what a training starts from, and computes in bfloat16 anyway.
+    """
     facts = merged.facts
     size = sum(one["bytes"] for one in facts["files"].values()) / 1e9
     state = "made" if merged.made else "up to date"
@@ -200,6 +203,10 @@ def main(argv: list[str]) -> None:
         "  python -m training export --model qwen2.5-7b --task rg --stage dpo --variant practical",
     )
     parser.add_argument(
+        if start:
+            yield f"NOTE        {kept}, as where LLaMA-Factory merges into the base itself"
+        else:
+            yield f"WARNING     {kept}. The adapter, or DTYPE=float32, keeps all"
         "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
     )
     parser.add_argument("--task", choices=TASKS, required=True)

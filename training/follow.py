@@ -33,7 +33,7 @@ def follow(training: Training, settings: Row, beside: Path) -> None:
 def _await_start(training: Training) -> None:
     """Wait until the merged model is there: made here before, or by node 0 on a shared disk."""
     backbone, deadline = backbones.get(training.model), time.monotonic() + _PATIENCE
-    while not export.finished(backbone, training.starts_from, training.dtype):
+    while not export.finished(backbone, training.starts_from, training.start_dtype):
         if time.monotonic() > deadline:
             before = training.lineage.before
             step = commands.make(
@@ -42,7 +42,7 @@ def _await_start(training: Training) -> None:
                 model=training.model,
                 TASK=training.task,
                 STAGE="dpo" if before else "sft",
-                DTYPE=training.dtype,
+                DTYPE=training.start_dtype,
                 **(before[-1].variables if before else {}),
             )
             raise EscError(

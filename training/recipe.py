@@ -43,8 +43,8 @@ class Training:
     """Of a preference training."""
     engine: str | None = None
     """How it is spread over GPUs; None for the backbone's own way."""
-    dtype: str = "float32"
-    """Of the merged model that a preference training under some engines starts from."""
+    dtype: str | None = None
+    """Of the merged model that it starts from under some engines; None for the engine's own."""
 
     @property
     def spread(self) -> Engine | None:
@@ -55,9 +55,13 @@ class Training:
     @property
     def merged_start(self) -> Path | None:
         """The folder of the merged model it starts from; None where LLaMA-Factory merges itself."""
-        if not self.starts_from or not self.spread or not self.spread.merged_start:
-            return None
-        return paths.merged(self.starts_from[-1], self.dtype)
+        return paths.merged(self.starts_from[-1], self.start_dtype) if self.start_dtype else None
+
+    @property
+    def start_dtype(self) -> str | None:
+        """The precision of the merged model it starts from; None where it starts from none."""
+        own = self.spread.merged_start if self.spread and self.starts_from else None
+        return own and (self.dtype or own)
 
     @property
     def output(self) -> Path:
@@ -170,9 +174,9 @@ def _spread(settings: Row, training: Training) -> None:
     if (torchrun or perhaps) and any(letter.isspace() for letter in str(training.work)):
         raise EscError(
             f"WORK={str(training.work)!r} holds a blank, at which LLaMA-Factory splits torchrun's "
-            "command; choose another WORK or NPROC=1"
+            f"command; choose another WORK{' or NPROC=1' if settings.get('use_cpu') else ''}"
         )
-    if settings.get("use_cpu"):
+    if torchrun and settings.get("use_cpu"):
         settings["ddp_backend"] = "gloo"
 
 

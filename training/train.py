@@ -90,9 +90,9 @@ def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
     if training.stage == "dpo":
         # Of a training that was begun before this call, perhaps not by this kit.
         reference.check_loss(training.output, losses.of(training.lineage), settings)
-    if training.merged_start:
+    if training.start_dtype:
         start = export.export(
-            training.work, backbones.get(training.model), training.starts_from, training.dtype
+            training.work, backbones.get(training.model), training.starts_from, training.start_dtype
         )
         print("\n".join(export.report(start, training.starts_from[-1].name)), flush=True)
     log = training.output.with_name(f".{training.output.name}") / "node0.log"
@@ -243,7 +243,10 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--engine", type=cli.optional, help=f"{', '.join(ENGINES)}")
     parser.add_argument(
-        "--dtype", type=cli.optional, choices=(*export.BYTES, None), help="of a merged start"
+        "--dtype",
+        type=cli.optional,
+        choices=(*export.BYTES, None),
+        help="of a merged start (default: the engine's)",
     )
     parser.add_argument("--force", action="store_true", help="delete an adapter of other options")
     arguments = parser.parse_args(argv)
@@ -256,7 +259,7 @@ def main(argv: list[str]) -> None:
         overrides=tuple(arguments.set),
         lineage=at_stage(arguments.stage, arguments.variant, arguments.round),
         engine=arguments.engine,
-        dtype=arguments.dtype or "float32",
+        dtype=arguments.dtype,
     )
     facts = train(training, force=arguments.force)
     if facts is None:

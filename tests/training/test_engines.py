@@ -2,13 +2,14 @@
 
 import errno
 import json
+import re
 import socket
 import sys
 
 import pytest
 import torch
 
-from esc import backbones, engines, paths
+from esc import backbones, engines, memory, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.lineage import Lineage
@@ -21,7 +22,7 @@ SPREAD = [(engine, model, *of) for engine in engines.ENGINES for model in GPU fo
 
 def training(
     work, *overrides, task="sp", stage="dpo", model="qwen2.5-7b", processes=4, engine=None,
-    lineage=paths.PAPER, dtype="float32",
+    lineage=paths.PAPER, dtype=None,
 ):  # fmt: skip
     return recipe.Training(
         model, task, stage, work, processes, overrides, lineage, engine=engine, dtype=dtype
@@ -98,6 +99,31 @@ def test_an_engines_header_says_what_it_is_its_hardware_the_command_and_an_overr
 
 
 def test_an_unknown_engine_lists_the_known_ones(tmp_path):
+ESTIMATE = re.compile(r"(\S+) on (\d+), SFT (\d+), DPO (\d+)")
+
+
+@pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp", "qlora"])
+def test_the_memory_in_an_engines_header_is_the_estimates(engine):
+    told = ESTIMATE.findall((engines.FOLDER / f"{engine}.yaml").read_text())
+    assert told
+    for model, processes, *sizes in told:
+        of = {"engine": engine, "processes": int(processes), "length": 4096}
+        found = [memory.gigabytes(backbones.get(model), stage=one, **of) for one in ("sft", "dpo")]
+        assert [f"{size:.0f}" for size in found] == sizes
+
+
+def test_the_memory_in_the_recipes_readme_is_the_estimates():
+    readme = (paths.RECIPES / "README.md").read_text()
+    rows = re.findall(r"^\| \W?(\w+)\W? \|.*\| ([\d.]+, [\d.]+) \|", readme, re.M)
+    assert [name for name, _ in rows] == ["none", "zero2", "zero3", "fsdp", "qlora"]
+    for name, told in rows:
+        engine = None if name == "none" else name
+        of = {"engine": engine, "processes": 4, "length": 4096}
+        backbone = backbones.get("qwen2.5-7b")
+        found = [memory.gigabytes(backbone, stage=stage, **of) for stage in ("sft", "dpo")]
+        assert ", ".join(f"{size:.1f}" for size in found) == told
+
+
     with pytest.raises(EscError, match="unknown ENGINE 'zero9'; known: zero2, zero3, fsdp"):
         recipe.recipe_for(training(tmp_path, engine="zero9"))
 
@@ -113,6 +139,23 @@ def test_a_later_round_starts_from_the_merged_model_of_the_round_before(tmp_path
     saves = tmp_path / paths.adapters("qwen2.5-7b")
     assert made["model_name_or_path"] == str(saves / "sp_dpo_ipo" / "merged_bfloat16")
     assert not made.keys() & {"adapter_name_or_path", "create_new_adapter"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype", "folder"),
+    [
+        ("zero3", None, "merged_bfloat16"),
+        ("fsdp", None, "merged_bfloat16"),
+        ("qlora", None, "merged"),
+        ("zero3", "float32", "merged"),
+        ("qlora", "bfloat16", "merged_bfloat16"),
+    ],
+)
+def test_a_merged_start_is_in_the_precision_the_engine_uses_or_the_one_asked_for(
+    tmp_path, engine, dtype, folder
+):
+    made = recipe.recipe_for(training(tmp_path, engine=engine, dtype=dtype))
+    assert made["model_name_or_path"].endswith(f"/sp_sft/{folder}")
 
 
 @pytest.mark.parametrize("engine", ["zero3", "fsdp", "qlora"])
