@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -98,7 +99,6 @@ def test_an_engines_header_says_what_it_is_its_hardware_the_command_and_an_overr
     assert "llamafactory-cli train llamafactory_configs/qwen2.5-7b/sp_sft.yaml" in others[1]
 
 
-def test_an_unknown_engine_lists_the_known_ones(tmp_path):
 ESTIMATE = re.compile(r"(\S+) on (\d+), SFT (\d+), DPO (\d+)")
 
 
@@ -124,6 +124,7 @@ def test_the_memory_in_the_recipes_readme_is_the_estimates():
         assert ", ".join(f"{size:.1f}" for size in found) == told
 
 
+def test_an_unknown_engine_lists_the_known_ones(tmp_path):
     with pytest.raises(EscError, match="unknown ENGINE 'zero9'; known: zero2, zero3, fsdp"):
         recipe.recipe_for(training(tmp_path, engine="zero9"))
 
@@ -134,8 +135,7 @@ def test_an_engine_takes_the_place_of_the_backbones_own(tmp_path):
 
 
 def test_a_later_round_starts_from_the_merged_model_of_the_round_before(tmp_path):
-    asked = training(tmp_path, engine="zero3", lineage=Lineage("ipo", 2), dtype="bfloat16")
-    made = recipe.recipe_for(asked)
+    made = recipe.recipe_for(training(tmp_path, engine="zero3", lineage=Lineage("ipo", 2)))
     saves = tmp_path / paths.adapters("qwen2.5-7b")
     assert made["model_name_or_path"] == str(saves / "sp_dpo_ipo" / "merged_bfloat16")
     assert not made.keys() & {"adapter_name_or_path", "create_new_adapter"}
@@ -220,7 +220,7 @@ def test_an_engine_that_shards_is_launched_by_torchrun_even_as_one_process(tmp_p
 
 BUFFERS = """
 from accelerate.utils.dataclasses import FullyShardedDataParallelPlugin
-plugin = FullyShardedDataParallelPlugin()
+plugin = FullyShardedDataParallelPlugin(sync_module_states=False, cpu_ram_efficient_loading=False)
 plugin.set_mixed_precision("bf16")
 policy = plugin.mixed_precision_policy
 print(policy.param_dtype, policy.reduce_dtype, policy.buffer_dtype)
@@ -260,6 +260,7 @@ def test_two_machines_share_the_batch_and_a_port(tmp_path, two_nodes):
         ({"NNODES": "2", "MASTER_ADDR": "a"}, "NNODES=2 needs NODE_RANK"),
         ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK=2 is none of NNODES=2"),
         ({"NODE_RANK": "1"}, "NODE_RANK=1 is none of NNODES=1"),
+        ({"MASTER_PORT": "295000"}, "MASTER_PORT=295000 is no port: the last is 65535"),
     ],
 )
 def test_a_place_that_cannot_be_is_one_line(monkeypatch, given, told):
@@ -276,6 +277,17 @@ def test_a_port_in_use_is_one_line_before_anything_starts(monkeypatch):
         monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
         with pytest.raises(EscError, match=r"^port \d+ is in use on this machine [^\n]*$"):
             nodes.check_port(nodes.here())
+
+
+def test_a_port_that_may_not_be_listened_on_is_not_told_as_in_use(monkeypatch):
+    class Refused(socket.socket):
+        def bind(self, address):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(nodes.socket, "socket", Refused)
+    monkeypatch.setenv("MASTER_PORT", "80")
+    with pytest.raises(EscError, match=r"^port 80 cannot be listened on [^\n]*permission denied"):
+        nodes.check_port(nodes.here())
 
 
 def start(tmp_path, monkeypatch, script):
@@ -303,7 +315,6 @@ def test_a_process_killed_by_the_system_is_told_with_what_helps(tmp_path, monkey
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
-        ({"MASTER_PORT": "295000"}, "MASTER_PORT=295000 is no port: the last is 65535"),
     with pytest.raises(EscError, match="the disk is full; free some space"):
         start(
             tmp_path, monkeypatch, "echo 'OSError: [Errno 28] No space left on device' >&2; exit 1"
@@ -316,22 +327,36 @@ def test_a_machine_that_waits_for_the_merged_start_says_what_makes_it(tmp_path, 
     with pytest.raises(
         EscError, match=r"did not come from node 0 .* make export MODEL=qwen2\.5-7b"
     ):
-        follow._await_start(training(tmp_path, engine="zero3"))
+        follow._await_start(training(tmp_path, engine="zero3"), "bfloat16")
+
+
+def test_a_machine_waits_for_the_merged_start_as_long_as_it_grows(tmp_path, monkeypatch):
+    asked = training(tmp_path, engine="zero3")
+    coming = follow.export.unfinished(asked.starts_from[-1], "bfloat16")
+    coming.mkdir(parents=True)
+    passed = []
+
+    def sleep(seconds):
+        """A quarter of an hour, in which node 0 writes another file."""
+        passed.append(900.0)
+        (coming / str(len(passed))).write_text("weights")
+
+    clock = SimpleNamespace(monotonic=lambda: sum(passed), sleep=sleep)
+    monkeypatch.setattr(follow, "time", clock)
+    monkeypatch.setattr(follow.export, "finished", lambda *of: len(passed) == 8)
+    follow._await_start(asked, "bfloat16")
+    assert sum(passed) > 2 * follow._PATIENCE
 
 
 ONE = nodes.Place(1, 0, "127.0.0.1", None)
 TWO = nodes.Place(2, 0, "10.0.0.1", 29500)
 
-def test_a_port_that_may_not_be_listened_on_is_not_told_as_in_use(monkeypatch):
-    class Refused(socket.socket):
-        def bind(self, address):
-            raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(nodes.socket, "socket", Refused)
-    monkeypatch.setenv("MASTER_PORT", "80")
-    with pytest.raises(EscError, match=r"^port 80 cannot be listened on [^\n]*permission denied"):
-        nodes.check_port(nodes.here())
-
+def test_what_helps_out_of_memory_loses_no_data_and_says_what_begins_anew():
+    line = launch.reason(1, "torch.OutOfMemoryError: CUDA out of memory.", ONE)
+    # LLaMA-Factory would cut rows without a word.
+    assert "cutoff_len" not in line
+    assert "another ENGINE begins anew: with FORCE=1, or another WORK" in line
 
 
 @pytest.mark.parametrize(
@@ -350,10 +375,3 @@ def test_the_reason_of_a_failure_is_one_line_with_the_way_on(code, said, place, 
     line = launch.reason(code, said, place)
     assert told in line and "\n" not in line
     assert "the same command goes on from the newest checkpoint" in line
-def test_what_helps_out_of_memory_loses_no_data_and_says_what_begins_anew():
-    line = launch.reason(1, "torch.OutOfMemoryError: CUDA out of memory.", ONE)
-    # LLaMA-Factory would cut rows without a word.
-    assert "cutoff_len" not in line
-    assert "another ENGINE begins anew: with FORCE=1, or another WORK" in line
-
-
