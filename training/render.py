@@ -41,7 +41,7 @@ def accumulation(per_device: int, processes: int, machines: int = 1) -> int:
         raise EscError(
             f"{f'{machines} machines x ' if machines > 1 else ''}{processes} processes x "
             f"{per_device} samples do not divide the paper's batch of {BATCH}; "
-            f"{way}, or set TRAIN_ARGS=gradient_accumulation_steps=…"
+            f"{way}, or set TRAIN_ARGS"
         )
     return steps
 
