@@ -126,7 +126,7 @@ def _to_serve(trained: Path, work: Path, model: str) -> Path:
     if not (composed / WEIGHTS).is_file():
         of = "".join(f" --{k.lower()} {v}" for k, v in lineage.variables.items() if v is not None)
         raise EscError(
-            f"{trained} is a difference to base + SFT, though its configuration names the base: "
+            f"{trained} is a difference to base + SFT, though its configuration may name the base: "
             "served alone it would silently be wrong. '.venv/bin/python -m serving compose "
             f"--model {model} --task {task}{of} --work {work}' makes what can be served"
         )

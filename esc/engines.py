@@ -21,11 +21,12 @@ class Engine:
     """What no setting of LLaMA-Factory's says about an engine."""
 
     name: str
-    merged_start: bool
-    """Whether a preference training starts from an exported SFT model.
+    merged_start: str | None
+    """The precision of the exported SFT model that a preference training starts from; or None.
 
     LLaMA-Factory keeps an SFT adapter apart in a ZeRO-3 or quantized model: it would train it on,
     against the base as reference. Under FSDP all processes but one have no weights to merge into.
+    ZeRO-3 and FSDP compute with bfloat16 weights whatever the file holds, so they start from those.
     """
     shards_weights: bool
     """Whether a GPU holds its share of the weights only."""
@@ -50,14 +51,14 @@ _SHARDED = {"ACCELERATE_USE_FSDP": "true"}
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("zero2", False, False, ("deepspeed",)),
-        Engine("zero3", True, True, ("deepspeed",)),
+        Engine("zero2", None, False, ("deepspeed",)),
+        Engine("zero3", "bfloat16", True, ("deepspeed",)),
         # Read before the model is loaded: it is loaded once, not on every GPU.
-        Engine("fsdp", True, True, (), environment=_SHARDED),
-        Engine("qlora", True, False, ("bitsandbytes",)),
+        Engine("fsdp", "bfloat16", True, (), environment=_SHARDED),
+        Engine("qlora", "float32", False, ("bitsandbytes",)),
         Engine(
             "ray",
-            merged_start=False,
+            merged_start=None,
             shards_weights=False,
             packages=("ray",),
             installed_by=".venv/bin/python -m pip install --no-deps -r requirements/scale-ray.txt",

@@ -5,14 +5,17 @@
 One row of ``length`` tokens at a time (a preference training has two: chosen and rejected), LoRA of
 rank 16 on all linear layers, attention that keeps no matrix of tokens by tokens. Counted, in bytes:
 
-- weights: 2 each (bfloat16); under QLoRA 0.52 in the linear layers (4 bits and their scales); under
-  ZeRO-3 and FSDP a GPU's share, and two whole layers that are gathered to be computed. FSDP keeps a
-  float32 start of DPO at 4: DTYPE=bfloat16 is what is counted here;
+- weights: 2 each (bfloat16); under QLoRA 0.52 in the linear layers (4 bits and their scales), and 4
+  in the others of a float32 start of DPO; under ZeRO-3 and FSDP a GPU's share, and two whole layers
+  that are gathered to be computed. FSDP keeps embedding and output layer whole between forward and
+  backward, as all that its outermost unit holds. DTYPE=float32 has it hold 4 in its share;
 - LoRA: 16 each (float32 weight, gradient, and Adam's two moments); ZeRO-2 shares out 12 of these,
   ZeRO-3 and FSDP all 16;
 - activations: 2 for each token, layer and hidden unit (gradient checkpointing keeps a layer's
   input), and all of the one layer that is recomputed; without checkpointing all of every layer;
-- logits: 12 for each token and word of the vocabulary (bfloat16 and float32, with gradients);
+- logits, for each token and word of the vocabulary: 12 in SFT (bfloat16 and float32, with
+  gradients), 20 in DPO: float32 logits and their log-softmax, of the policy and beside them of the
+  reference, and the copy that CUDA makes of logits without their last token;
 - 1.5 GB for the CUDA context, buffers and what the allocator cannot use; 1 GB on a CPU.
 
 Not counted: validation, and what another program holds. An estimate: at the one point that was
@@ -21,11 +24,12 @@ measured, the embedded model without checkpointing, it says 9.3 GB where 10.7 we
 
 from esc import engines
 from esc.backbones import Backbone, Shape
+from esc.engines import Engine
 
 RANK = 16
 _HALF, _FULL = 2, 4
 _QUANTIZED = 0.52
-_LOGITS = 2 * _HALF + 2 * _FULL
+_LOGITS = {"sft": 2 * _HALF + 2 * _FULL, "dpo": 5 * _FULL}
 _ADAM = 3 * _FULL
 _ON_GPU, _ON_CPU = 1.5e9, 1.0e9
 _ROWS = {"sft": 1, "dpo": 2}
@@ -53,11 +57,11 @@ def parts(
     whole_layers = 1 if on_gpu else shape.layers
     checkpoints = shape.layers * shape.hidden * _HALF if on_gpu else 0
     return {
-        "weights": _weights(backbone, engine) / shares
-        + (2 * _linear(shape) / shape.layers * _HALF if shares > 1 else 0),
+        "weights": _weights(backbone, chosen, stage) / shares
+        + (_gathered(shape, engine) if shares > 1 else 0),
         "LoRA and Adam": lora(shape) * _trained(engine, processes, shares),
         "activations": tokens * (checkpoints + whole_layers * _layer(shape)),
-        "logits": tokens * shape.vocabulary * _LOGITS,
+        "logits": tokens * shape.vocabulary * _LOGITS[stage],
         "context": _ON_GPU if on_gpu else _ON_CPU,
     }
 
@@ -82,12 +86,22 @@ def _linear(shape: Shape) -> int:
     return shape.layers * one
 
 
-def _weights(backbone: Backbone, engine: str | None) -> float:
+def _weights(backbone: Backbone, engine: Engine | None, stage: str) -> float:
+    """Bytes of the weights that an engine begins with, on all GPUs that share them."""
     everything = backbone.parameters * 1e9
-    if engine != "qlora":
-        return everything * _HALF
+    in_full = stage == "dpo" and engine is not None and engine.merged_start == "float32"
+    width = _FULL if in_full else _HALF
+    if engine is None or engine.name != "qlora":
+        return everything * width
     linear = _linear(backbone.shape)
-    return linear * _QUANTIZED + (everything - linear) * _HALF
+    return linear * _QUANTIZED + (everything - linear) * width
+
+
+def _gathered(shape: Shape, engine: str | None) -> float:
+    """Bytes of the shared weights that a GPU has whole at a time."""
+    layers = 2 * _linear(shape) / shape.layers * _HALF
+    embeddings = (1 if shape.tied else 2) * shape.vocabulary * shape.hidden * _HALF
+    return layers + (embeddings if engine == "fsdp" else 0)
 
 
 def _trained(engine: str | None, processes: int, shares: int) -> float:

@@ -4,15 +4,15 @@
 
 A DPO adapter is a difference to base + SFT (+ the rounds before it), and a request takes one
 adapter. Concatenated, they are one adapter of the summed rank, equal to merging them one after the
-other. Writes ``saves/<model>/<task>_dpo[_variant][_rN]/served/``; a rerun renews it where a part
-has changed.
+other. Writes ``saves/<model>/<task>_dpo[_variant][_rN]/served/``, with the chat template of the
+training: the folder to serve and to publish. A rerun renews it where a part has changed.
 """
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from esc import adapters, backbones, cli, files, paths
+from esc import adapters, backbones, chat_template, cli, files, paths
 from esc.forms import TASKS
 from esc.lineage import Lineage
 
@@ -30,10 +30,14 @@ def compose(work: Path, model: str, task: str, lineage: Lineage = paths.PAPER) -
     made_from = {folder.name: adapters.fingerprint(folder) for folder in parts}
     with files.exclusive(last):
         manifest = output / MANIFEST
-        if manifest.is_file() and files.read_json(manifest)["made_from"] == made_from:
+        whole = manifest.is_file() and (output / chat_template.FILE).is_file()
+        if whole and files.read_json(manifest)["made_from"] == made_from:
             return output, False
         fresh = last / f".{adapters.SERVED}{files.TEMPORARY}"
-        rank = concatenate(backbones.get(model).location, parts, fresh)
+        backbone = backbones.get(model)
+        rank = concatenate(backbone.location, parts, fresh)
+        text = chat_template.of(backbone.location, backbone.template)
+        files.write_text(fresh / chat_template.FILE, text)
         files.write_json(fresh / MANIFEST, {"made_from": made_from, "rank": rank})
         shutil.rmtree(output, ignore_errors=True)
         fresh.rename(output)

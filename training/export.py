@@ -61,22 +61,30 @@ def export(work: Path, backbone: Backbone, parts: Sequence[Path], dtype: str) ->
             return Merged(folder, False, facts)
         base = base_files(backbone)
         _check_room(base, parts[-1], dtype)
-        fresh = folder.with_name(f".{folder.name}{files.TEMPORARY}")
+        fresh = unfinished(parts[-1], dtype)
         fresh.mkdir()
-        changed = _merge(base, [Lora.load(part) for part in parts], fresh, dtype)
+        changed, written = _merge(base, [Lora.load(part) for part in parts], fresh, dtype)
         _write_the_rest(base, backbone, fresh, dtype)
         facts = _asked(backbone, parts, dtype) | {
             "changed": asdict(changed),
             "smoke": _is_smoke(parts[-1], backbone),
             "files": {
-                path.name: {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
-                for path in sorted(fresh.iterdir())
+                path.name: written.get(path.name) or _told(path) for path in sorted(fresh.iterdir())
             },
         }
         files.write_json(fresh / MANIFEST, facts)
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     return Merged(folder, True, facts)
+
+
+def unfinished(last: Path, dtype: str) -> Path:
+    """The folder that a merged model is written in, of the last of its adapters."""
+    return last / f".{paths.merged(last, dtype).name}{files.TEMPORARY}"
+
+
+def _told(path: Path) -> Row:
+    return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
 
 def _asked(backbone: Backbone, parts: Sequence[Path], dtype: str) -> Row:
@@ -138,14 +146,20 @@ def _check_room(base: Path, folder: Path, dtype: str) -> None:
         )
 
 
-def _merge(base: Path, loras: Sequence[Lora], fresh: Path, dtype: str) -> Changed:
+def _merge(
+    base: Path, loras: Sequence[Lora], fresh: Path, dtype: str
+) -> tuple[Changed, dict[str, Row]]:
+    """(what it changes, size and hash of each file of weights)."""
     changed = Changed()
     met: set[str] = set()
+    written = {}
     for shard in _shards(base):
         met |= merge_file(shard, loras, fresh / shard.name, dtype, changed)
+        # While the system still holds it in memory: at the end all would be read from the disk.
+        written[shard.name] = _told(fresh / shard.name)
     if lost := {name for lora in loras for name in lora.weights} - met:
         raise EscError(f"{base} has no {min(lost)}, which the adapter changes: it is another base")
-    return changed
+    return changed, written
 
 
 def _write_the_rest(base: Path, backbone: Backbone, fresh: Path, dtype: str) -> None:
@@ -173,8 +187,11 @@ def _is_smoke(part: Path, backbone: Backbone) -> bool:
     return backbone.name == backbones.EMBEDDED or bool(known.get("smoke"))
 
 
-def report(merged: Merged, last: str) -> Iterator[str]:
-    """Where it is, how large, and in bfloat16 what is left of the last adapter."""
+def report(merged: Merged, last: str, *, start: bool = False) -> Iterator[str]:
+    """Where it is, how large, and in bfloat16 what is left of the last adapter.
+
+    ``start`` is for what a training starts from, and computes in bfloat16 anyway.
+    """
     facts = merged.facts
     size = sum(one["bytes"] for one in facts["files"].values()) / 1e9
     state = "made" if merged.made else "up to date"
@@ -182,11 +199,14 @@ def report(merged: Merged, last: str) -> Iterator[str]:
     yield f"from        {facts['base']} + {' + '.join(facts['made_from'])}"
     if facts["dtype"] != "float32":
         changed = Changed(**facts["changed"])
-        yield (
-            f"WARNING     of {changed.weights:,} weights that {last} changes, {changed.kept:.1%} "
-            f"keep a change in {facts['dtype']}; the rest are rounded back to what they were. The "
-            "adapter, or DTYPE=float32, keeps all"
+        kept = (
+            f"of {changed.weights:,} weights that {last} changes, {changed.kept:.1%} keep a change "
+            f"in {facts['dtype']}; the rest are rounded back to what they were"
         )
+        if start:
+            yield f"NOTE        {kept}, as where LLaMA-Factory merges into the base itself"
+        else:
+            yield f"WARNING     {kept}. The adapter, or DTYPE=float32, keeps all"
     if facts["smoke"]:
         yield "SMOKE       embedded model, sample corpus or random judge: no result"
 

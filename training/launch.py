@@ -20,7 +20,7 @@ from training import nodes
 from training.recipe import Training, by_torchrun
 
 IN_LLAMAFACTORY = Path(__file__).parent / "in_llamafactory"
-"""Folder of the one module that runs inside LLaMA-Factory, for the loss it would not use."""
+"""Folder of the one module that runs inside LLaMA-Factory: for IPO's loss, and for FSDP."""
 _TAIL = 100_000
 _EVERY = 0.2
 _AGAIN = "the same command goes on from the newest checkpoint, if there is one"
@@ -33,7 +33,7 @@ def environment(training: Training, settings: Row) -> dict[str, str]:
     programs = str(Path(sys.executable).parent)
     search = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
     made = os.environ | {"PATH": search, "PYTHONUNBUFFERED": "1"}
-    if settings.get("pref_loss") == "ipo":
+    if settings.get("pref_loss") == "ipo" or settings.get("fsdp"):
         found = [str(IN_LLAMAFACTORY), *filter(None, [os.environ.get("PYTHONPATH")])]
         made["PYTHONPATH"] = os.pathsep.join(found)
     # At its default it prints the model's configuration several times over.
@@ -125,8 +125,9 @@ _FULL_DISK = (
     r"No space left on device|Disk quota exceeded|os error 28|PytorchStreamWriter failed writing"
 )
 _SMALLER = (
-    "ENGINE=zero3 or fsdp shares the weights out, ENGINE=qlora takes 4 bits of them, "
-    "TRAIN_ARGS=disable_gradient_checkpointing=false or a smaller cutoff_len leave less to hold"
+    "ENGINE=zero3 or fsdp shares the weights out, ENGINE=qlora takes 4 bits of them; another "
+    "ENGINE begins anew: with FORCE=1, or another WORK. Where it is true, "
+    "TRAIN_ARGS=disable_gradient_checkpointing=false leaves less to hold"
 )
 
 

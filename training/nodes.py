@@ -4,6 +4,7 @@ NNODES machines run the same command, each with its NODE_RANK (0 to NNODES - 1),
 MASTER_ADDR of node 0 and the same MASTER_PORT (29500 where it is not set).
 """
 
+import errno
 import os
 import socket
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from esc.exceptions import EscError
 
 PORT = 29500
 """torchrun's; LLaMA-Factory would draw another one on each machine."""
+_LAST_PORT = 65535
 PATIENCE = 600
 """Seconds that torchrun waits for all machines; PET_RDZV_CONF=timeout=… is another number."""
 
@@ -38,6 +40,8 @@ def here() -> Place:
     rank = _number("NODE_RANK", 0, least=0)
     address = os.environ.get("MASTER_ADDR", "")
     port = _number("MASTER_PORT", 0, least=0) or (PORT if count > 1 else None)
+    if port and port > _LAST_PORT:
+        raise EscError(f"MASTER_PORT={port} is no port: the last is {_LAST_PORT}")
     if rank >= count:
         raise EscError(f"NODE_RANK={rank} is none of NNODES={count}: 0 to {count - 1}")
     if count > 1 and not os.environ.get("NODE_RANK"):
@@ -57,7 +61,7 @@ def _number(name: str, default: int, *, least: int) -> int:
 
 
 def check_port(place: Place) -> None:
-    """Raise EscError where the port that node 0 is to listen on is another program's."""
+    """Raise EscError where node 0 cannot listen on its port: mostly, it is another program's."""
     if place.rank or place.port is None:
         return
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -65,7 +69,9 @@ def check_port(place: Place) -> None:
         try:
             probe.bind(("", place.port))
         except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
             raise EscError(
-                f"port {place.port} is in use on this machine ({(error.strerror or '').lower()}); "
-                "set MASTER_PORT to a free one, the same on every machine"
+                f"port {place.port} {'is in use' if taken else 'cannot be listened on'} on this "
+                f"machine ({(error.strerror or '').lower()}); set MASTER_PORT to "
+                f"{'a free' if taken else 'another'} one, the same on every machine"
             ) from error

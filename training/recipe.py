@@ -16,7 +16,9 @@ from esc.lineage import Lineage
 from training import losses, nodes
 from training.render import accumulation
 
-_SET_BY_MAKE = {"adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "stage"}
+_SET_BY_MAKE = {
+    "adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "ray_num_workers", "stage",
+}  # fmt: skip
 # What decides the loss or the reference is the variant's; another interval would hide the first.
 _SET_BY_VARIANT = {
     "dpo_label_smoothing", "ld_alpha", "logging_first_step", "logging_steps", "logging_strategy",
@@ -41,8 +43,8 @@ class Training:
     """Of a preference training."""
     engine: str | None = None
     """How it is spread over GPUs; None for the backbone's own way."""
-    dtype: str = "float32"
-    """Of the merged model that a preference training under some engines starts from."""
+    dtype: str | None = None
+    """Of the merged model that it starts from under some engines; None for the engine's own."""
 
     @property
     def spread(self) -> Engine | None:
@@ -53,9 +55,13 @@ class Training:
     @property
     def merged_start(self) -> Path | None:
         """The folder of the merged model it starts from; None where LLaMA-Factory merges itself."""
-        if not self.starts_from or not self.spread or not self.spread.merged_start:
-            return None
-        return paths.merged(self.starts_from[-1], self.dtype)
+        return paths.merged(self.starts_from[-1], self.start_dtype) if self.start_dtype else None
+
+    @property
+    def start_dtype(self) -> str | None:
+        """The precision of the merged model it starts from; None where it starts from none."""
+        own = self.spread.merged_start if self.spread and self.starts_from else None
+        return own and (self.dtype or own)
 
     @property
     def output(self) -> Path:
@@ -93,13 +99,19 @@ def recipe_for(training: Training) -> Row:
     extra = _parsed(training.overrides)
     if fixed := _SET_BY_MAKE & extra.keys():
         raise EscError(
-            f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the target and WORK=folder do; "
+            f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the target, WORK and NPROC do; "
             "llamafactory-cli train takes any"
         )
     if training.stage == "dpo" and (fixed := _SET_BY_VARIANT & extra.keys()):
         raise EscError(
             f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the loss is the VARIANT's, and the "
             "check of the reference reads its first step"
+        )
+    if training.merged_start and "model_name_or_path" in extra:
+        assert training.spread is not None
+        raise EscError(
+            f"TRAIN_ARGS cannot set model_name_or_path: ENGINE={training.spread.name} starts from "
+            "the merged SFT model, and another start would be the reference too"
         )
     if settings.get("use_cpu") and cpu.precision() == cpu.BF16:
         settings["bf16"] = True
@@ -114,7 +126,9 @@ def recipe_for(training: Training) -> Row:
             raise EscError(f"TRAIN_ARGS: {key}={settings[key]} is not a whole number of at least 1")
     if "gradient_accumulation_steps" not in extra:
         per_device = settings["per_device_train_batch_size"]
-        settings["gradient_accumulation_steps"] = accumulation(per_device, world(training))
+        settings["gradient_accumulation_steps"] = accumulation(
+            per_device, training.processes, nodes.here().count
+        )
     return settings
 
 
@@ -154,14 +168,15 @@ def _spread(settings: Row, training: Training) -> None:
         if "adapter_name_or_path" in settings:
             folders = (str(folder.resolve()) for folder in training.starts_from)
             settings["adapter_name_or_path"] = ",".join(folders)
-    if not by_torchrun(training):
-        return
-    if any(letter.isspace() for letter in str(training.work)):
+    torchrun = by_torchrun(training)
+    # On a machine with several GPUs LLaMA-Factory starts torchrun for one process too.
+    perhaps = not settings.get("use_cpu") and not settings.get("ray_num_workers")
+    if (torchrun or perhaps) and any(letter.isspace() for letter in str(training.work)):
         raise EscError(
             f"WORK={str(training.work)!r} holds a blank, at which LLaMA-Factory splits torchrun's "
-            "command; choose another WORK or NPROC=1"
+            f"command; choose another WORK{' or NPROC=1' if settings.get('use_cpu') else ''}"
         )
-    if settings.get("use_cpu"):
+    if torchrun and settings.get("use_cpu"):
         settings["ddp_backend"] = "gloo"
 
 
@@ -182,7 +197,7 @@ def _check_ray() -> None:
 
 
 def by_torchrun(training: Training) -> bool:
-    """Whether torchrun starts the processes; alone, LLaMA-Factory's own is the only one."""
+    """Whether torchrun is asked to start the processes; for one alone LLaMA-Factory decides."""
     if training.spread and not training.spread.launched_by_torchrun:
         return False
     distributed = training.spread is not None and training.spread.name != "qlora"

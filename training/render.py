@@ -28,17 +28,20 @@ _NAMES = {
 }
 
 
-def accumulation(per_device: int, processes: int) -> int:
-    """Gradient accumulation steps that make the effective batch 32.
+def accumulation(per_device: int, processes: int, machines: int = 1) -> int:
+    """Gradient accumulation steps that make the effective batch 32; ``processes`` a machine.
 
-    Raises EscError where ``per_device`` times ``processes`` does not divide it.
+    Raises EscError where ``per_device`` times all processes does not divide it.
     """
-    steps, rest = divmod(BATCH, per_device * processes)
+    together = per_device * machines
+    steps, rest = divmod(BATCH, together * processes)
     if rest or not steps:
-        fitting = [n for n in range(1, BATCH + 1) if BATCH % (n * per_device) == 0]
+        fitting = [str(n) for n in range(1, BATCH + 1) if BATCH % (n * together) == 0]
+        way = f"use NPROC of {', '.join(fitting)}" if fitting else "no NPROC does"
         raise EscError(
-            f"{processes} processes x {per_device} samples do not divide the paper's batch of "
-            f"{BATCH}; use NPROC of {', '.join(map(str, fitting))}, or set TRAIN_ARGS"
+            f"{f'{machines} machines x ' if machines > 1 else ''}{processes} processes x "
+            f"{per_device} samples do not divide the paper's batch of {BATCH}; "
+            f"{way}, or set TRAIN_ARGS"
         )
     return steps
 
@@ -85,6 +88,7 @@ def render(backbone: Backbone, task: str, stage: str, variant: str | None = None
             memory=_memory(backbone, stage) if on_gpu else None,
             sft_output=paths.adapter(backbone.name, task, "sft"),
             merged=_merged_start(backbone, task) if loss else None,
+            merged_dtype=engines.get(backbone.engine).merged_start if backbone.engine else None,
             save_steps=100 if on_gpu else 5,
         )
         + "\n"
@@ -101,9 +105,8 @@ def _engine_settings(backbone: Backbone) -> str | None:
 
 def _merged_start(backbone: Backbone, task: str) -> Path | None:
     """The merged SFT model that a recipe starts from, where its engine keeps adapters apart."""
-    if not backbone.engine or not engines.get(backbone.engine).merged_start:
-        return None
-    return paths.merged(paths.adapter(backbone.name, task, "sft"))
+    dtype = engines.get(backbone.engine).merged_start if backbone.engine else None
+    return paths.merged(paths.adapter(backbone.name, task, "sft"), dtype) if dtype else None
 
 
 def _memory(backbone: Backbone, stage: str) -> str:

@@ -51,7 +51,7 @@ def stamp(training: Training, settings: Row) -> Row:
     if training.merged_start:
         # Its adapters are named above, by what they hold.
         recipe["model_name_or_path"] = backbones.get(training.model).path
-        made_from["start merged in"] = training.dtype
+        made_from["start merged in"] = training.start_dtype
     if training.spread:
         # One engine does not go on from another's checkpoint.
         made_from["engine"] = training.spread.name

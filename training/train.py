@@ -12,7 +12,7 @@ in another way; where LLaMA-Factory would keep the SFT adapter apart then, the m
 exported first.
 
 On several machines (NNODES, NODE_RANK, MASTER_ADDR) the same command runs on each: node 0 writes
-the folder, the others nothing but their own log beside it.
+the folder, the others their own log beside it and their processes' part of each checkpoint.
 """
 
 import os
@@ -32,7 +32,7 @@ from esc.files import Row
 from esc.forms import TASKS
 from esc.lineage import at_stage
 from esc.smoke import is_smoke
-from training import export, follow, launch, losses, nodes, reference
+from training import checkpoints, export, follow, launch, losses, nodes, reference
 from training.recipe import Training, recipe_for
 from training.reference import STATE
 from training.render import STAGES
@@ -56,7 +56,7 @@ def train(training: Training, *, force: bool) -> Row | None:
         done = training.output / DONE
         # On a shared disk; with force, node 0 deletes it.
         if force or not done.is_file() or files.read_json(training.output / OPTIONS) != options:
-            follow.follow(training, settings, beside)
+            follow.follow(training, settings, beside, force=force)
         return None
     with files.exclusive(beside) as lock:
         if settings.get("use_cpu") and (force or not (training.output / DONE).is_file()):
@@ -86,15 +86,16 @@ def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
         return facts
     recipe = training.output / RECIPE
     files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    drop_torn_checkpoints(training.output)
+    checkpoints.drop_torn(training.output)
+    checkpoints.check_processes(training.output, training, settings)
     if training.stage == "dpo":
         # Of a training that was begun before this call, perhaps not by this kit.
         reference.check_loss(training.output, losses.of(training.lineage), settings)
-    if training.merged_start:
+    if training.start_dtype:
         start = export.export(
-            training.work, backbones.get(training.model), training.starts_from, training.dtype
+            training.work, backbones.get(training.model), training.starts_from, training.start_dtype
         )
-        print("\n".join(export.report(start, training.starts_from[-1].name)), flush=True)
+        print("\n".join(export.report(start, training.starts_from[-1].name, start=True)))
     log = training.output.with_name(f".{training.output.name}") / "node0.log"
     seconds = launch.run(
         recipe,
@@ -122,18 +123,6 @@ def _is_smoke(training: Training, settings: Row) -> bool:
         return is_smoke(training.model, training.work)
     mined = provenance(training, training.work / paths.preference_file(settings["dataset"]))
     return bool(mined["smoke"])
-
-
-def drop_torn_checkpoints(output: Path) -> None:
-    """Delete checkpoints that a kill left half-written: LLaMA-Factory would choose the newest.
-
-    The trainer writes a checkpoint's state last.
-    """
-    for checkpoint in output.glob("checkpoint-*"):
-        try:
-            files.read_json(checkpoint / STATE)
-        except EscError:
-            shutil.rmtree(checkpoint)
 
 
 def _watched(process: subprocess.Popen[bytes], training: Training, settings: Row) -> int:
@@ -243,7 +232,10 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--engine", type=cli.optional, help=f"{', '.join(ENGINES)}")
     parser.add_argument(
-        "--dtype", type=cli.optional, choices=(*export.BYTES, None), help="of a merged start"
+        "--dtype",
+        type=cli.optional,
+        choices=(*export.BYTES, None),
+        help="of a merged start (default: the engine's)",
     )
     parser.add_argument("--force", action="store_true", help="delete an adapter of other options")
     arguments = parser.parse_args(argv)
@@ -256,7 +248,7 @@ def main(argv: list[str]) -> None:
         overrides=tuple(arguments.set),
         lineage=at_stage(arguments.stage, arguments.variant, arguments.round),
         engine=arguments.engine,
-        dtype=arguments.dtype or "float32",
+        dtype=arguments.dtype,
     )
     facts = train(training, force=arguments.force)
     if facts is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from esc import prompts
+from esc import chat_template, prompts
 from esc.adapters import SERVED
 from esc.forms import PROMPTS
 from esc.markdown import code, plain
@@ -27,7 +27,7 @@ _PLACES = ("dataset_dir", "output_dir", "adapter_name_or_path", "model_name_or_p
 
 def text(trained: Trained, place: Path) -> str:
     """The whole card for the adapter in ``place``: the training's folder, or the composed one."""
-    mined, recipe = trained.trained_on.mined, trained.recipe
+    mined, recipe, composed = trained.trained_on.mined, trained.recipe, place.name == SERVED
     body = prompts.render(
         TEMPLATES,
         "model_card.md.j2",
@@ -39,11 +39,13 @@ def text(trained: Trained, place: Path) -> str:
         stage=trained.stage,
         variant=code(trained.lineage.variant) if trained.lineage.variant else "",
         round=trained.lineage.round,
-        composed=place.name == SERVED,
-        is_delta=trained.stage == "dpo" and place.name != SERVED,
+        composed=composed,
+        is_delta=trained.stage == "dpo" and not composed,
         served=SERVED,
         base=code(trained.backbone.hub),
         base_licence=licences.of_base(trained.backbone),
+        # An adapter composed before it was written there has it where the training left it.
+        template_beside=not composed or (place / chat_template.FILE).is_file(),
         template=code(trained.backbone.template),
         system_prompt=code(_SYSTEM_PROMPTS[trained.task]),
         licence=plain(trained.sets.manifest["licence"]),

@@ -7,7 +7,7 @@ from accelerate import init_empty_weights
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from esc import backbones, memory
+from esc import backbones, engines, memory
 
 BACKBONES = list(backbones.table())
 
@@ -63,10 +63,36 @@ def test_by_hand_four_bits_of_the_linear_layers_alone():
     assert found["weights"] == pytest.approx(linear * 0.52 + (7.616e9 - linear) * 2)
 
 
+def test_by_hand_a_float32_start_in_four_bits_has_embedding_and_output_in_full():
+    found = parts("qwen2.5-7b", "qlora", stage="dpo")
+    linear = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    assert found["weights"] == pytest.approx(linear * 0.52 + (7.616e9 - linear) * 4)
+
+
+@pytest.mark.parametrize(("name", "embeddings"), [("qwen2.5-7b", 2), ("gemma2-9b", 1)])
+def test_fsdp_keeps_embedding_and_output_whole_which_zero3_does_not(name, embeddings):
+    fsdp, zero3 = (parts(name, engine, 4) for engine in ("fsdp", "zero3"))
+    shape = backbones.get(name).shape
+    whole = embeddings * shape.vocabulary * shape.hidden * 2
+    assert fsdp["weights"] - zero3["weights"] == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("engine", ["fsdp", "zero3"])
+def test_a_start_that_is_shared_out_is_counted_and_merged_in_16_bits(engine):
+    assert engines.get(engine).merged_start == "bfloat16"
+    sft, dpo = (parts("llama3.1-8b", engine, 4, stage=stage) for stage in ("sft", "dpo"))
+    assert dpo["weights"] == sft["weights"]
+
+
 def test_a_preference_training_holds_two_rows():
     one, two = (parts("llama3.1-8b", stage=stage) for stage in ("sft", "dpo"))
-    assert two["logits"] == 2 * one["logits"] and two["activations"] == 2 * one["activations"]
+    assert two["activations"] == 2 * one["activations"]
     assert two["weights"] == one["weights"]
+
+
+def test_by_hand_a_preference_trainings_logits_are_the_policys_and_the_references():
+    # Float32 logits and log-softmax of both, and a copy.
+    assert parts("llama3.1-8b", stage="dpo")["logits"] == 2 * 1000 * 128_256 * (2 * (4 + 4) + 4)
 
 
 def test_each_engine_shares_out_what_its_name_says():

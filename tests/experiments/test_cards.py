@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from reported import metrics, sha, write
 
 from data_builders import build
-from esc import adapters, backbones, built, cli, files, paths
+from esc import adapters, backbones, built, chat_template, cli, files, paths
 from esc.exceptions import EscError
 from esc.lineage import Lineage
 from experiments.cards import licences, owned, step
@@ -274,6 +274,21 @@ def test_a_preference_training_is_published_composed_and_says_so_in_both_places(
     served = model_card(work, "sp_dpo/served")
     assert "to load or serve as it is" in served.text and "c" * 64 in served.text
     assert files.sha256(data) in served.text
+
+
+def test_the_card_of_a_composed_adapter_names_the_chat_template_where_it_lies(work):
+    trained(work, stage="dpo", data=mined(work))
+    cards(work)
+    assert "in the folder above this one" in model_card(work, "sp_dpo/served").text
+    (work / paths.adapter(EMBEDDED, "sp", "dpo") / adapters.SERVED / chat_template.FILE).touch()
+    cards(work)
+    assert "`chat_template.jinja` beside this card" in model_card(work, "sp_dpo/served").text
+
+
+def test_the_card_of_a_difference_does_not_say_which_base_its_configuration_names(work):
+    trained(work, stage="dpo", data=mined(work))
+    cards(work)
+    assert "its configuration may name the base" in model_card(work, "sp_dpo").text
 
 
 def test_metrics_of_this_very_adapter_are_shown_and_of_another_are_not(work):

@@ -6,7 +6,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from esc import adapters, files, paths
+import serving.compose
+from esc import adapters, chat_template, files, paths
 from esc.exceptions import EscError
 from esc.lineage import Lineage
 from serving.compose import MANIFEST, compose, concatenate
@@ -107,6 +108,34 @@ def touch_adapter(folder):
     save_file({"weight": torch.zeros(1)}, folder / adapters.WEIGHTS)
     (folder / "adapter_config.json").write_text('{"r": 16}')
     return folder
+
+
+def concatenated(base, parts, output):
+    touch_adapter(output)
+    return 32
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """A WORK folder with two adapters whose sum is made by hand."""
+    for stage in ("sft", "dpo"):
+        touch_adapter(tmp_path / paths.adapter(MODEL, "sp", stage))
+    monkeypatch.setattr(serving.compose, "concatenate", concatenated)
+    monkeypatch.setattr(chat_template, "of", lambda model, template: f"of {template}")
+    return tmp_path
+
+
+def test_the_composed_folder_has_the_chat_template_of_the_training(parts):
+    served, _ = compose(parts, MODEL, "sp")
+    assert (served / chat_template.FILE).read_text() == "of smollm2"
+
+
+def test_one_composed_without_its_chat_template_is_composed_anew(parts):
+    served, _ = compose(parts, MODEL, "sp")
+    assert compose(parts, MODEL, "sp") == (served, False)
+    (served / chat_template.FILE).unlink()
+    assert compose(parts, MODEL, "sp") == (served, True)
+    assert (served / chat_template.FILE).is_file()
 
 
 def test_a_part_that_is_not_trained_is_named_with_its_command(tmp_path):

@@ -1,12 +1,16 @@
 """How a training is spread: engines over every GPU backbone, machines, and what a failure says."""
 
+import errno
 import json
+import re
 import socket
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from esc import backbones, engines, paths
+from esc import backbones, engines, memory, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.lineage import Lineage
@@ -19,7 +23,7 @@ SPREAD = [(engine, model, *of) for engine in engines.ENGINES for model in GPU fo
 
 def training(
     work, *overrides, task="sp", stage="dpo", model="qwen2.5-7b", processes=4, engine=None,
-    lineage=paths.PAPER, dtype="float32",
+    lineage=paths.PAPER, dtype=None,
 ):  # fmt: skip
     return recipe.Training(
         model, task, stage, work, processes, overrides, lineage, engine=engine, dtype=dtype
@@ -95,6 +99,31 @@ def test_an_engines_header_says_what_it_is_its_hardware_the_command_and_an_overr
     assert "llamafactory-cli train llamafactory_configs/qwen2.5-7b/sp_sft.yaml" in others[1]
 
 
+ESTIMATE = re.compile(r"(\S+) on (\d+), SFT (\d+), DPO (\d+)")
+
+
+@pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp", "qlora"])
+def test_the_memory_in_an_engines_header_is_the_estimates(engine):
+    told = ESTIMATE.findall((engines.FOLDER / f"{engine}.yaml").read_text())
+    assert told
+    for model, processes, *sizes in told:
+        of = {"engine": engine, "processes": int(processes), "length": 4096}
+        found = [memory.gigabytes(backbones.get(model), stage=one, **of) for one in ("sft", "dpo")]
+        assert [f"{size:.0f}" for size in found] == sizes
+
+
+def test_the_memory_in_the_recipes_readme_is_the_estimates():
+    readme = (paths.RECIPES / "README.md").read_text()
+    rows = re.findall(r"^\| \W?(\w+)\W? \|.*\| ([\d.]+, [\d.]+) \|", readme, re.M)
+    assert [name for name, _ in rows] == ["none", "zero2", "zero3", "fsdp", "qlora"]
+    for name, told in rows:
+        engine = None if name == "none" else name
+        of = {"engine": engine, "processes": 4, "length": 4096}
+        backbone = backbones.get("qwen2.5-7b")
+        found = [memory.gigabytes(backbone, stage=stage, **of) for stage in ("sft", "dpo")]
+        assert ", ".join(f"{size:.1f}" for size in found) == told
+
+
 def test_an_unknown_engine_lists_the_known_ones(tmp_path):
     with pytest.raises(EscError, match="unknown ENGINE 'zero9'; known: zero2, zero3, fsdp"):
         recipe.recipe_for(training(tmp_path, engine="zero9"))
@@ -106,11 +135,39 @@ def test_an_engine_takes_the_place_of_the_backbones_own(tmp_path):
 
 
 def test_a_later_round_starts_from_the_merged_model_of_the_round_before(tmp_path):
-    asked = training(tmp_path, engine="zero3", lineage=Lineage("ipo", 2), dtype="bfloat16")
-    made = recipe.recipe_for(asked)
+    made = recipe.recipe_for(training(tmp_path, engine="zero3", lineage=Lineage("ipo", 2)))
     saves = tmp_path / paths.adapters("qwen2.5-7b")
     assert made["model_name_or_path"] == str(saves / "sp_dpo_ipo" / "merged_bfloat16")
     assert not made.keys() & {"adapter_name_or_path", "create_new_adapter"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype", "folder"),
+    [
+        ("zero3", None, "merged_bfloat16"),
+        ("fsdp", None, "merged_bfloat16"),
+        ("qlora", None, "merged"),
+        ("zero3", "float32", "merged"),
+        ("qlora", "bfloat16", "merged_bfloat16"),
+    ],
+)
+def test_a_merged_start_is_in_the_precision_the_engine_uses_or_the_one_asked_for(
+    tmp_path, engine, dtype, folder
+):
+    made = recipe.recipe_for(training(tmp_path, engine=engine, dtype=dtype))
+    assert made["model_name_or_path"].endswith(f"/sp_sft/{folder}")
+
+
+@pytest.mark.parametrize("engine", ["zero3", "fsdp", "qlora"])
+def test_a_merged_start_is_no_train_args_for_another_would_be_the_reference_too(tmp_path, engine):
+    given = "model_name_or_path=Qwen/Qwen2.5-7B-Instruct"
+    with pytest.raises(EscError, match=f"cannot set model_name_or_path: ENGINE={engine} starts"):
+        recipe.recipe_for(training(tmp_path, given, engine=engine))
+
+
+def test_a_backbone_whose_own_engine_takes_a_merged_start_keeps_it_too(tmp_path):
+    with pytest.raises(EscError, match="cannot set model_name_or_path: ENGINE=zero3 starts"):
+        recipe.recipe_for(training(tmp_path, "model_name_or_path=x", model="qwen2.5-72b"))
 
 
 @pytest.mark.parametrize("loss", ["simpo", "orpo"])
@@ -161,6 +218,27 @@ def test_an_engine_that_shards_is_launched_by_torchrun_even_as_one_process(tmp_p
     assert "FORCE_TORCHRUN" not in environment(tmp_path, engine="qlora", processes=1)
 
 
+BUFFERS = """
+from accelerate.utils.dataclasses import FullyShardedDataParallelPlugin
+plugin = FullyShardedDataParallelPlugin(sync_module_states=False, cpu_ram_efficient_loading=False)
+plugin.set_mixed_precision("bf16")
+policy = plugin.mixed_precision_policy
+print(policy.param_dtype, policy.reduce_dtype, policy.buffer_dtype)
+"""
+
+
+def test_under_fsdp_weights_are_rounded_and_the_rotary_frequencies_are_not(tmp_path, run):
+    found = environment(tmp_path, engine="fsdp")
+    shown = run(sys.executable, "-c", BUFFERS, PYTHONPATH=found.get("PYTHONPATH", ""))
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert shown.stdout.split() == ["torch.bfloat16", "torch.bfloat16", "torch.float32"]
+
+
+def test_what_fsdp_says_to_run_by_hand_keeps_the_rotary_frequencies_too():
+    by_hand = (engines.FOLDER / "fsdp.yaml").read_text().splitlines()[2]
+    assert "PYTHONPATH=training/in_llamafactory llamafactory-cli train" in by_hand
+
+
 def test_ray_starts_its_own_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("FORCE_TORCHRUN", "1")
     found = environment(tmp_path, engine="ray", processes=8)
@@ -182,6 +260,7 @@ def test_two_machines_share_the_batch_and_a_port(tmp_path, two_nodes):
         ({"NNODES": "2", "MASTER_ADDR": "a"}, "NNODES=2 needs NODE_RANK"),
         ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK=2 is none of NNODES=2"),
         ({"NODE_RANK": "1"}, "NODE_RANK=1 is none of NNODES=1"),
+        ({"MASTER_PORT": "295000"}, "MASTER_PORT=295000 is no port: the last is 65535"),
     ],
 )
 def test_a_place_that_cannot_be_is_one_line(monkeypatch, given, told):
@@ -198,6 +277,17 @@ def test_a_port_in_use_is_one_line_before_anything_starts(monkeypatch):
         monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
         with pytest.raises(EscError, match=r"^port \d+ is in use on this machine [^\n]*$"):
             nodes.check_port(nodes.here())
+
+
+def test_a_port_that_may_not_be_listened_on_is_not_told_as_in_use(monkeypatch):
+    class Refused(socket.socket):
+        def bind(self, address):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(nodes.socket, "socket", Refused)
+    monkeypatch.setenv("MASTER_PORT", "80")
+    with pytest.raises(EscError, match=r"^port 80 cannot be listened on [^\n]*permission denied"):
+        nodes.check_port(nodes.here())
 
 
 def start(tmp_path, monkeypatch, script):
@@ -237,11 +327,36 @@ def test_a_machine_that_waits_for_the_merged_start_says_what_makes_it(tmp_path, 
     with pytest.raises(
         EscError, match=r"did not come from node 0 .* make export MODEL=qwen2\.5-7b"
     ):
-        follow._await_start(training(tmp_path, engine="zero3"))
+        follow._await_start(training(tmp_path, engine="zero3"), "bfloat16")
+
+
+def test_a_machine_waits_for_the_merged_start_as_long_as_it_grows(tmp_path, monkeypatch):
+    asked = training(tmp_path, engine="zero3")
+    coming = follow.export.unfinished(asked.starts_from[-1], "bfloat16")
+    coming.mkdir(parents=True)
+    passed = []
+
+    def sleep(seconds):
+        """A quarter of an hour, in which node 0 writes another file."""
+        passed.append(900.0)
+        (coming / str(len(passed))).write_text("weights")
+
+    clock = SimpleNamespace(monotonic=lambda: sum(passed), sleep=sleep)
+    monkeypatch.setattr(follow, "time", clock)
+    monkeypatch.setattr(follow.export, "finished", lambda *of: len(passed) == 8)
+    follow._await_start(asked, "bfloat16")
+    assert sum(passed) > 2 * follow._PATIENCE
 
 
 ONE = nodes.Place(1, 0, "127.0.0.1", None)
 TWO = nodes.Place(2, 0, "10.0.0.1", 29500)
+
+
+def test_what_helps_out_of_memory_loses_no_data_and_says_what_begins_anew():
+    line = launch.reason(1, "torch.OutOfMemoryError: CUDA out of memory.", ONE)
+    # LLaMA-Factory would cut rows without a word.
+    assert "cutoff_len" not in line
+    assert "another ENGINE begins anew: with FORCE=1, or another WORK" in line
 
 
 @pytest.mark.parametrize(

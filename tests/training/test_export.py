@@ -78,6 +78,27 @@ def test_an_adapter_of_another_base_is_refused(base):
         export._merge(base.parent, [other], fresh, "float32")
 
 
+def test_the_hash_of_each_file_is_taken_as_it_is_written(base):
+    fresh = base.parent / "fresh"
+    fresh.mkdir()
+    _, written = export._merge(
+        base.parent, [Lora.load(lora(base.parent / "part", 1.0))], fresh, "float32"
+    )
+    path = fresh / "model.safetensors"
+    expected = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+    assert written == {"model.safetensors": expected}
+
+
+def test_a_bfloat16_start_notes_what_rounding_left_and_does_not_warn_of_it(tmp_path):
+    facts = {
+        "files": {}, "dtype": "bfloat16", "base": "b", "made_from": {"sp_sft": "x"}, "smoke": False,
+        "changed": {"weights": 4, "rounded": 1},
+    }  # fmt: skip
+    merged = export.Merged(tmp_path, True, facts)
+    assert "NOTE        of 4 weights" in "\n".join(export.report(merged, "sp_sft", start=True))
+    assert "WARNING     of 4 weights" in "\n".join(export.report(merged, "sp_sft"))
+
+
 def test_a_disk_too_small_is_one_line_before_anything_is_written(base, monkeypatch):
     monkeypatch.setattr(export.shutil, "disk_usage", lambda folder: type("Free", (), {"free": 10}))
     with pytest.raises(EscError, match=r"^the merged model takes [^\n]* free some space[^\n]*$"):

@@ -1,9 +1,10 @@
+import re
 from fractions import Fraction
 
 import pytest
 import yaml
 
-from esc import backbones, engines, paths
+from esc import backbones, engines, memory, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.lineage import LOSSES, MIXES, Lineage, variants
@@ -134,7 +135,7 @@ def test_dpo_starts_from_the_output_of_sft_and_logs_every_step(model, task, vari
     dpo, sft = settings(model, task, "dpo", variant), settings(model, task, "sft")["output_dir"]
     assert dpo["logging_steps"] == 1
     if model == MERGED:
-        assert dpo["model_name_or_path"] == f"{sft}/merged"
+        assert dpo["model_name_or_path"] == f"{sft}/merged_bfloat16"
         assert not dpo.keys() & {"adapter_name_or_path", "create_new_adapter"}
     else:
         assert (dpo["adapter_name_or_path"], dpo["create_new_adapter"]) == (sft, True)
@@ -160,15 +161,58 @@ def test_the_batch_is_32_on_the_processes_of_the_header(path):
     assert f"Written for {processes} process" in path.read_text()
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in BACKBONES if backbones.get(name).settings["gpus"]]
+)
+def test_the_rows_that_a_backbones_hardware_takes_are_the_estimates(name):
+    backbone = backbones.get(name)
+    told = re.findall(
+        r"([\d,]+) and ([\d,]+)(?: tokens)? on (\d+) GB", backbone.settings["hardware"]
+    )
+    assert told
+    of = {"engine": backbone.engine, "processes": backbone.settings["gpus"]}
+    for *lengths, card in told:
+        for stage, length in zip(("sft", "dpo"), lengths, strict=True):
+            row = int(length.replace(",", ""))
+            assert memory.gigabytes(backbone, length=row, stage=stage, **of) <= int(card)
+            # A seventh more is too much, unless it is beyond what a recipe takes.
+            longer = memory.gigabytes(backbone, length=row * 8 // 7, stage=stage, **of)
+            assert row == render.CUTOFF or longer > int(card)
+
+
+def test_the_memory_of_the_embedded_models_hardware_is_the_estimates_and_a_little_more():
+    backbone = backbones.get("smollm2-135m")
+    (told,) = re.findall(r"(\d+) GB in SFT and (\d+) GB in DPO", backbone.settings["hardware"])
+    for stage, size in zip(("sft", "dpo"), told, strict=True):
+        # ESConv's longest dialogue.
+        of = {"engine": None, "processes": 1, "length": 3348, "stage": stage}
+        assert 0.7 * int(size) < memory.gigabytes(backbone, **of) < int(size)
+
+
 @pytest.mark.parametrize(("per_device", "processes"), [(1, 1), (1, 8), (2, 4), (4, 8), (1, 32)])
 def test_accumulation_keeps_the_batch_at_32(per_device, processes):
     assert render.accumulation(per_device, processes) * per_device * processes == 32
 
 
-@pytest.mark.parametrize(("per_device", "processes"), [(1, 3), (1, 64), (3, 1)])
+@pytest.mark.parametrize(("per_device", "processes"), [(1, 3), (1, 64)])
 def test_a_batch_that_does_not_divide_is_refused_with_what_fits(per_device, processes):
     with pytest.raises(EscError, match="do not divide the paper's batch of 32; use NPROC of"):
         render.accumulation(per_device, processes)
+
+
+def test_a_batch_that_no_number_of_processes_divides_is_refused_without_one():
+    with pytest.raises(EscError, match="of 32; no NPROC does, or set TRAIN_ARGS"):
+        render.accumulation(3, 1)
+
+
+@pytest.mark.parametrize(
+    ("machines", "processes", "way"),
+    [(2, 3, "use NPROC of 1, 2, 4, 8, 16,"), (3, 8, "no NPROC does,")],
+)
+def test_a_refused_batch_counts_the_processes_that_fit_on_each_machine(machines, processes, way):
+    told = f"{machines} machines x {processes} processes x 1 samples .*{way} or set TRAIN_ARGS"
+    with pytest.raises(EscError, match=told):
+        render.accumulation(1, processes, machines)
 
 
 def test_the_embedded_model_has_no_validation_pass():

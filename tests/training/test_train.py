@@ -59,7 +59,13 @@ def test_an_exponent_without_a_point_is_a_number_as_it_is_to_llamafactory(tmp_pa
 
 @pytest.mark.parametrize(
     "given",
-    ["output_dir=x", "per_device_train_batch_size=many", "gradient_accumulation_steps=0", "a=[1"],
+    [
+        "output_dir=x",
+        "ray_num_workers=8",
+        "per_device_train_batch_size=many",
+        "gradient_accumulation_steps=0",
+        "a=[1",
+    ],
 )
 def test_an_override_that_cannot_be_is_one_line(tmp_path, given):
     with pytest.raises(EscError, match=r"^TRAIN_ARGS[^\n]*$"):
@@ -147,15 +153,6 @@ def test_files_of_others_in_the_folder_are_not_touched(work):
     assert (output / "notes.txt").exists()
 
 
-def test_a_half_written_checkpoint_is_dropped_before_resuming(tmp_path):
-    for name, state in (("checkpoint-5", "{}"), ("checkpoint-10", None), ("checkpoint-15", "{")):
-        (tmp_path / name).mkdir()
-        if state is not None:
-            (tmp_path / name / "trainer_state.json").write_text(state)
-    step.drop_torn_checkpoints(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
-
-
 def test_a_run_shorter_than_its_logging_interval_counts_as_trained(tmp_path):
     state = {"global_step": 3, "log_history": [{"train_loss": 2.5, "step": 3}]}
     files.write_json(tmp_path / "trainer_state.json", state)
@@ -172,6 +169,15 @@ def test_the_batch_counts_all_nodes(tmp_path, monkeypatch):
 def test_a_blank_in_work_is_refused_for_several_processes(tmp_path):
     with pytest.raises(EscError, match="holds a blank"):
         recipe.recipe_for(training(tmp_path / "my work", processes=2))
+
+
+def test_a_blank_in_work_is_refused_for_one_process_that_may_see_several_gpus(tmp_path):
+    with pytest.raises(EscError, match=r"holds a blank, .* choose another WORK$"):
+        recipe.recipe_for(training(tmp_path / "my work", model="qwen2.5-7b"))
+
+
+def test_a_blank_in_work_does_not_matter_to_one_process_on_a_cpu(tmp_path):
+    assert "my work" in recipe.recipe_for(training(tmp_path / "my work"))["output_dir"]
 
 
 def test_the_next_command_carries_the_options(work):

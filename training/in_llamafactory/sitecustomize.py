@@ -1,23 +1,30 @@
-"""Makes TRL use the loss that LLaMA-Factory is asked for; runs inside it, imports nothing of ours.
+"""Mends two libraries inside LLaMA-Factory; runs there, imports nothing of ours.
 
-LLaMA-Factory 0.9.5 tells TRL the loss by the trainer's ``loss_type``. Since 0.20, TRL takes it as
-an argument instead, sigmoid where it is not given: ``pref_loss: ipo`` then trains the sigmoid loss
-without a word. Python imports this module when it starts, where its folder is on PYTHONPATH.
+Python imports this module when it starts, where its folder is on PYTHONPATH.
+
+- The loss. LLaMA-Factory 0.9.5 tells TRL the loss by the trainer's ``loss_type``. Since 0.20, TRL
+  takes it as an argument instead, sigmoid where it is not given: ``pref_loss: ipo`` then trains the
+  sigmoid loss without a word.
+- The positions. Under FSDP, accelerate has a model's buffers rounded to bfloat16 with its weights,
+  the frequencies of the rotary embedding among them: at token 1,000 the angles are off by up to a
+  radian and more, and a server's are not.
 """
 
 import sys
+from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from typing import Any
 
-TRAINER = "trl.trainer.dpo_trainer"
-
 
 class _WhenImported(MetaPathFinder):
-    """Lets the trainer's module load as ever, then has it take the loss from the trainer."""
+    """Lets one module load as ever, then changes it."""
+
+    def __init__(self, name: str, change: Callable[[Any], None]) -> None:
+        self._name, self._change = name, change
 
     def find_spec(self, name: str, path: object, target: object = None) -> Any:
-        if name != TRAINER:
+        if name != self._name:
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)
@@ -26,19 +33,32 @@ class _WhenImported(MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             load(module)
-            _take_loss_from(module.DPOTrainer)
+            self._change(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-def _take_loss_from(trainer: Any) -> None:
-    dpo_loss = trainer.dpo_loss
+def _take_loss_from_trainer(module: Any) -> None:
+    dpo_loss = module.DPOTrainer.dpo_loss
 
     def as_asked(self: Any, *logps: Any, **named: Any) -> Any:
         return dpo_loss(self, *logps, **{"loss_type": self.loss_type, **named})
 
-    trainer.dpo_loss = as_asked
+    module.DPOTrainer.dpo_loss = as_asked
 
 
-sys.meta_path.insert(0, _WhenImported())
+def _keep_buffers_in_float32(module: Any) -> None:
+    plugin = module.FullyShardedDataParallelPlugin
+    set_mixed_precision = plugin.set_mixed_precision
+
+    def in_float32(self: Any, mixed_precision: Any, **named: Any) -> None:
+        set_mixed_precision(self, mixed_precision, **named | {"buffer_autocast": True})
+
+    plugin.set_mixed_precision = in_float32
+
+
+sys.meta_path[:0] = [
+    _WhenImported("trl.trainer.dpo_trainer", _take_loss_from_trainer),
+    _WhenImported("accelerate.utils.dataclasses", _keep_buffers_in_float32),
+]
