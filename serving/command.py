@@ -24,10 +24,10 @@ _SET_BY_MAKE = {
 # blocks let more of a prompt be found in the prefix cache.
 _CPU_FLAGS = (
     "--max-num-batched-tokens", "256", "--max-num-seqs", "64", "--block-size", "32",
-    "--worker-extension-cls", "seeded_on_cpu.Extension",
+    "--worker-extension-cls", "on_cpu.Extension",
 )  # fmt: skip
 IN_VLLM = Path(__file__).parent / "in_vllm"
-"""Folder of the one module that runs inside vLLM."""
+"""Folder of the modules that run inside vLLM on a CPU."""
 
 
 def build(

@@ -30,7 +30,3 @@ def _wound_back(self: GPUModelRunner, *given: Any, **named: Any) -> Any:
 
 
 GPUModelRunner._bookkeeping_sync = _wound_back
-
-
-class Extension:
-    """What ``--worker-extension-cls`` asks for; importing this module is what counts."""
