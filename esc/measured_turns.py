@@ -2,5 +2,7 @@
 
 JUDGED, JUDGED_BY_EMBEDDED = 100, 4
 """Of each system (section 6.1); by the embedded model, which is no judge, a few."""
+REPEATED = 10
+"""Of those, asked a second time; by the embedded model, none."""
 DRIFT = {"gpu": 200, "cpu": 4}
 """Validation turns by which a preference training is measured, by where the backbone runs."""

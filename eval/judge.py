@@ -22,6 +22,7 @@ from esc.chat.failures import Failure
 from esc.chat.job import Sending
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.measured_turns import REPEATED
 from esc.run_folder import RunFolder
 from eval import judging, ratings, scores
 from eval.items import Source, of_pairs, of_predictions
@@ -164,11 +165,12 @@ def main(argv: list[str]) -> int:
     given = _parser().parse_args(argv)
     bench = judging.bench_of(given)
     n = given.n or bench.turns
+    repeat = bench.repeated if given.repeat is None else given.repeat
     if given.pairs:
-        asked = Asked(given.pairs, of_pairs(given.pairs, n), True, bench, n, given.repeat)
+        asked = Asked(given.pairs, of_pairs(given.pairs, n), True, bench, n, repeat)
     else:
         path = given.predictions
-        asked = Asked(path, of_predictions(path, n), False, bench, n, given.repeat)
+        asked = Asked(path, of_predictions(path, n), False, bench, n, repeat)
     return judge(asked, given.out, Sending.of(given), force=given.force)
 
 
@@ -189,7 +191,9 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--pairs", type=Path, metavar="FILE", help="a mined preference set")
     judging.add_arguments(parser)
     parser.add_argument(
-        "--repeat", type=_count, default=10, help="turns asked a second time (default: 10)"
+        "--repeat",
+        type=_count,
+        help=f"turns asked a second time (default: {REPEATED}; 0 by the embedded model)",
     )
     return parser
 

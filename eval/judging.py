@@ -30,7 +30,7 @@ from esc.judge import (
     judge_for,
     keyless,
 )
-from esc.measured_turns import JUDGED, JUDGED_BY_EMBEDDED
+from esc.measured_turns import JUDGED, JUDGED_BY_EMBEDDED, REPEATED
 from esc.run_folder import RunFolder
 from esc.weights import weights_of
 
@@ -66,6 +66,11 @@ class Bench:
     def turns(self) -> int:
         """How many turns it is asked about unless a user says otherwise."""
         return JUDGED_BY_EMBEDDED if self.is_own and self.model == EMBEDDED else JUDGED
+
+    @property
+    def repeated(self) -> int:
+        """How many of them it is asked about twice: the embedded one's agreement says nothing."""
+        return 0 if self.is_own and self.model == EMBEDDED else REPEATED
 
     @property
     def weights(self) -> dict[str, str]:

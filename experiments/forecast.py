@@ -12,6 +12,7 @@ from esc import measured_turns
 from esc.chat.budget import CHARACTERS_PER_TOKEN, Price
 from esc.judge import RANDOM
 from esc.lineage import ALL, MIXES, Quadrant
+from esc.measured_turns import REPEATED
 from experiments.hardware import Rates
 from experiments.plan import Step
 from experiments.volumes import Volume
@@ -32,7 +33,7 @@ REFERENCE = 4 / 3
 VERDICT, SCORE, CLASS = (1500, 130), (2100, 90), (1400, 90)
 """(characters of the prompt besides the conversation, tokens of the answer) of a judge's question:
 is it a pair; how good is a reply; which error has it."""
-DIMENSIONS, REPEATED = 4, 10
+DIMENSIONS = 4
 ANSWERS = {
     "vanilla": ("vanilla",),
     "direct-refine": ("vanilla", "vanilla"),
@@ -194,10 +195,10 @@ def _predict(system: str, asked: Asked) -> Load:
 def _evaluate(asked: Asked) -> Load:
     one = asked.test
     said = (one.prompts["rg"] + 2 * one.answers["rg"]) / max(one.turns, 1)
-    turns = min(asked.judged, one.turns)
-    scores = asked.systems * DIMENSIONS * (turns + min(REPEATED, turns))
+    turns, again = min(asked.judged, one.turns), 0 if asked.own_judge else REPEATED
+    scores = asked.systems * DIMENSIONS * (turns + min(again, turns))
     pairs = min(asked.judged, round(expected_pairs("rg", None, asked)))
-    scores += 2 * DIMENSIONS * pairs + DIMENSIONS * min(REPEATED, pairs)
+    scores += 2 * DIMENSIONS * pairs + DIMENSIONS * min(again, pairs)
     if asked.judge == RANDOM and not asked.own_judge:
         return Load()
     classes = 0 if asked.judge == RANDOM else asked.systems * one.turns
