@@ -4,7 +4,8 @@
 
 Runs the make targets a user runs, in ``demo/``, with the embedded model and the sample corpus (or
 ESCONV), and verdicts drawn at random. Each step does nothing where it is done, so the same command
-goes on after an interruption. Table 5 and Figure 4 are left to ``make reproduce``.
+goes on after an interruption. The mixes of Table 5 and Figure 4 and the prompt baselines of Table 3
+are left to ``make reproduce``.
 """
 
 import textwrap
@@ -17,12 +18,13 @@ from experiments.plan import Sizes, steps
 from experiments.runner import Runner
 
 NAME = "demo"
-# Half a dozen turns of each kind: on two slow cores a turn takes seconds to learn from, and a reply
+# A handful of turns of each kind: on two slow cores a turn takes seconds to learn from, and a reply
 # too. The batch is small enough for the loss to make a curve, and the rate such that so few steps
 # move the model: Table 7's do not.
 VARIABLES = {
     "LIMIT": "1",
-    "TRAIN_ARGS": "num_train_epochs=1.0 gradient_accumulation_steps=2 learning_rate=5.0e-4",
+    "TRAIN_ARGS": "num_train_epochs=1.0 gradient_accumulation_steps=2 learning_rate=5.0e-4 "
+    "max_samples=4",
     "JUDGE": "",
     "JUDGE_BASE_URL": "",
 }
@@ -32,7 +34,7 @@ SIZES = Sizes(mine={"JUDGE": "random", "SAMPLES": "1"}, judge={"JUDGE_N": "1"})
 def run(esconv: str, work: Path) -> int:
     """Exit code of the demo: 1 where a step failed."""
     runner = Runner(NAME, EMBEDDED, work, {"ESCONV": esconv} | VARIABLES)
-    code = runner.run(steps(EMBEDDED, SIZES, mixes=False, judge_is_served=True))
+    code = runner.run(steps(EMBEDDED, SIZES, whole=False, judge_is_served=True))
     print("\n".join(closing(work)))
     return code
 
@@ -45,7 +47,7 @@ def closing(work: Path) -> Iterator[str]:
         strategy = record["predicted_strategy"] or f"no strategy in {record['raw_strategy']!r}"
         yield f"  seeker      {_short(record['context']['seeker'])}"
         yield f"  bot         [{strategy}] {_short(record['predicted_response'] or '')}"
-    yield "SMOKE: an embedded 135M model on half a dozen turns; it shows that all runs, no more."
+    yield "SMOKE: an embedded 135M model on a handful of turns; it shows that all runs, no more."
     yield "next: make data ESCONV=path/to/ESConv.json, then make sft-sp sft-rg MODEL=qwen2.5-7b"
     yield f"or talk with it (research software, no counsellor): make chat STAGE=dpo WORK={work}"
     report = work / "runs" / EMBEDDED / "report.html"

@@ -13,7 +13,7 @@ from esc.backbones import EMBEDDED
 from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.lineage import MIXES, Lineage
-from esc.paper_systems import FIGURE_4, KINDS, TABLE_5, Kind, tasks_of
+from esc.paper_systems import FIGURE_4, KINDS, PROMPT_BASELINES, TABLE_5, Kind, tasks_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ class Sizes:
     judge: Mapping[str, str] = field(default_factory=dict)
 
 
-def steps(model: str, sizes: Sizes, *, mixes: bool, judge_is_served: bool) -> list[Step]:
+def steps(model: str, sizes: Sizes, *, whole: bool, judge_is_served: bool) -> list[Step]:
     """The plan for a backbone, in order.
 
-    ``mixes`` says whether Table 5's and Figure 4's are trained too, ``judge_is_served`` whether the
-    judge of evaluation is a model of this kit's own server.
+    ``whole`` says whether the mixes of Table 5 and Figure 4 and the prompt baselines of Table 3 are
+    in it, ``judge_is_served`` whether the judge of evaluation is a model of this kit's own server.
     """
-    kinds = [kind for kind in KINDS.values() if mixes or kind.lineage.variant not in MIXES]
+    kinds = [kind for kind in KINDS.values() if whole or _is_in_the_loop(kind)]
     planned = [*_prepare(model), *_sft(model), *_mine(model, sizes), *_dpo(model, kinds)]
     # In the order of the tables, which is also that of training.
     order = {"base": 0, "sft": 1, "dpo": 2}
@@ -89,6 +89,11 @@ def steps(model: str, sizes: Sizes, *, mixes: bool, judge_is_served: bool) -> li
         )
     )
     return planned
+
+
+def _is_in_the_loop(kind: Kind) -> bool:
+    """Whether it is trained on all pairs or on none, and no baseline beside that."""
+    return kind.lineage.variant not in MIXES and kind.system not in PROMPT_BASELINES
 
 
 def only(plan: Sequence[Step], names: Sequence[str]) -> list[Step]:

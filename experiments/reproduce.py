@@ -51,7 +51,7 @@ class Asked:
     @property
     def whole(self) -> list[Step]:
         """All steps of the experiment, in order."""
-        return steps(self.model, Sizes(), mixes=True, judge_is_served=self.judge_is_served)
+        return steps(self.model, Sizes(), whole=True, judge_is_served=self.judge_is_served)
 
     @property
     def plan(self) -> list[Step]:

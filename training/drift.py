@@ -3,7 +3,7 @@
     python -m training drift --model smollm2-135m --task sp --limit 2
 
 Reads the composed adapter and the start's, goes through the gold answers of up to 200 validation
-turns (4 on a CPU), and writes ``drift.json`` beside the adapter: KL divergence per token, and at
+turns (2 on a CPU), and writes ``drift.json`` beside the adapter: KL divergence per token, and at
 how many tokens another one is now the most probable. A rate as small as those of Table 7 can leave
 a bfloat16 model as it was; then it says so. Both policies run as vLLM runs them, a LoRA on a base
 in the base's own precision. There any change at all, however small, turns some roundings over, and

@@ -21,7 +21,7 @@ SMALL = Volume(
     answers={"sp": 1_600, "rg": 8_000, "vanilla": 9_600},
     conversations=16_000,
 )
-PLAN = {step.name: step for step in steps("qwen2.5-7b", Sizes(), mixes=True, judge_is_served=False)}
+PLAN = {step.name: step for step in steps("qwen2.5-7b", Sizes(), whole=True, judge_is_served=False)}
 
 
 def asked(**more):
@@ -150,7 +150,7 @@ def test_pairs_of_whole_sets_are_not_those_of_a_part(sample_work):
 
 
 def test_the_demos_model_is_planned_too():
-    plan = steps(EMBEDDED, Sizes(), mixes=True, judge_is_served=True)
+    plan = steps(EMBEDDED, Sizes(), whole=True, judge_is_served=True)
     loads = {step.name: load(step, asked(own_judge=True, systems=1)) for step in plan}
     assert loads["eval"].requests and not loads["eval"].judged
     assert loads["data"] == forecast.Load()

@@ -9,12 +9,12 @@ from esc import paths
 from esc.backbones import EMBEDDED
 from esc.exceptions import EscError
 from esc.lineage import MIXES
-from esc.paper_systems import FIGURE_4, TABLE_3, TABLE_4, TABLE_5
+from esc.paper_systems import FIGURE_4, PROMPT_BASELINES, TABLE_3, TABLE_4, TABLE_5
 from experiments import demo
 from experiments.plan import Sizes, only, steps
 
-WHOLE = steps("qwen2.5-7b", Sizes(), mixes=True, judge_is_served=False)
-DEMO = steps(EMBEDDED, demo.SIZES, mixes=False, judge_is_served=True)
+WHOLE = steps("qwen2.5-7b", Sizes(), whole=True, judge_is_served=False)
+DEMO = steps(EMBEDDED, demo.SIZES, whole=False, judge_is_served=True)
 PLANS = pytest.mark.parametrize("plan", [WHOLE, DEMO], ids=["whole", "demo"])
 
 
@@ -60,7 +60,9 @@ def test_targets_and_variables_are_those_of_the_makefile(plan):
 def test_the_demo_trains_and_predicts_all_but_the_mixes():
     without = {step.name for step in WHOLE} - {step.name for step in DEMO}
     assert {name.split("-")[0] for name in without} == {"dpo", "predict"}
-    assert all(any(mix in name for mix in MIXES) for name in without)
+    left_out = (*MIXES, *PROMPT_BASELINES)
+    assert all(any(one in name for one in left_out) for name in without)
+    assert {step.name for step in DEMO} <= {step.name for step in WHOLE} | {"model"}
 
 
 def test_the_embedded_models_mining_is_judged_at_random_in_the_demo():
