@@ -65,12 +65,17 @@ class Bench:
     @property
     def turns(self) -> int:
         """How many turns it is asked about unless a user says otherwise."""
-        return JUDGED_BY_EMBEDDED if self.is_own and self.model == EMBEDDED else JUDGED
+        return JUDGED_BY_EMBEDDED if self._judges_itself else JUDGED
 
     @property
     def repeated(self) -> int:
         """How many of them it is asked about twice: the embedded one's agreement says nothing."""
-        return 0 if self.is_own and self.model == EMBEDDED else REPEATED
+        return 0 if self._judges_itself else REPEATED
+
+    @property
+    def _judges_itself(self) -> bool:
+        """Whether the embedded model is asked about its own runs."""
+        return self.is_own and self.model == EMBEDDED
 
     @property
     def weights(self) -> dict[str, str]:

@@ -81,6 +81,8 @@ def _logits(
         _add(y, x, rows, lora_a_stacked[adapter, 0], lora_b_stacked[adapter, 0], scale)
 
 
-PunicaWrapperCPU.update_metadata = _update
-PunicaWrapperCPU.add_lora_linear = _linear
-PunicaWrapperCPU.add_lora_logits = _logits
+def mend() -> None:
+    """Have vLLM's CPU worker use what is above."""
+    PunicaWrapperCPU.update_metadata = _update
+    PunicaWrapperCPU.add_lora_linear = _linear
+    PunicaWrapperCPU.add_lora_logits = _logits

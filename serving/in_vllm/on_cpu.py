@@ -1,7 +1,10 @@
-"""What vLLM's CPU worker is given by ``--worker-extension-cls``; importing the others counts."""
+"""What vLLM's CPU worker is given by ``--worker-extension-cls``: importing it mends the worker."""
 
-import lora_by_adapter  # noqa: F401
-import seeded  # noqa: F401
+import lora_by_adapter
+import seeded
+
+lora_by_adapter.mend()
+seeded.mend()
 
 
 class Extension:

@@ -1,6 +1,7 @@
 """LoRA on vLLM's CPU worker: each token gets its own adapter, and one of the base gets none."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from esc import paths
 from esc.serving_environment import PYTHON
+from serving.command import IN_VLLM
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +20,8 @@ PROGRAM = Path(__file__).with_name("adapters_of_a_step.py")
 def away():
     """Distances from the formula, by who computes and what is in the step."""
     command = [str(paths.ROOT / PYTHON), str(PROGRAM)]
-    shown = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    found_in = os.environ | {"PYTHONPATH": str(IN_VLLM)}
+    shown = subprocess.run(command, env=found_in, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr[-2000:]
     return json.loads(shown.stdout.splitlines()[-1])
 

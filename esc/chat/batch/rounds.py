@@ -112,17 +112,15 @@ class Rounds:
                 try:
                     outcome = _within(pending[key], outcome_of(row))
                 except RunStopped as stopped:
-                    stops[key] = RunStopped(f"{shard.answers}: {stopped}")
-                    outcome = None
-                if isinstance(outcome, Failure):
-                    failures[key] = outcome
-                elif outcome is not None:
+                    if counts:
+                        stops[key] = RunStopped(f"{shard.answers}: {stopped}")
+                    continue
+                if not isinstance(outcome, Failure):
                     self._store(key, pending[key], outcome)
                     taken.add(key)
                     self._taken.add(key)
-                if not counts:
-                    failures.pop(key, None)
-                    stops.pop(key, None)
+                elif counts:
+                    failures[key] = outcome
             if shard in self._ran and (lacks := shard.ids & pending.keys() - seen):
                 lacking = lacking or EscError(
                     f"{shard.answers} lacks {len(lacks):,} of {len(shard.ids):,} answers; what is "
