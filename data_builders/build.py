@@ -43,7 +43,9 @@ def build(
     Where they are complete and were made with the same options, nothing is written. Raises
     CorpusError or EscError, with the old sets left whole, where the corpus or an option is wrong.
     """
-    with files.exclusive(paths.data(work)):
+    # Several machines begin the same training, and each builds the sets first.
+    waiting = f"waiting: another process works on the sets in {paths.data(work)}"
+    with files.exclusive(paths.data(work), waiting=waiting):
         return _build(esconv_option, work, wanted)
 
 

@@ -58,6 +58,8 @@ class Backbone:
     """Who judges mined replies unless JUDGE says otherwise."""
     engine: str | None
     """How its training is spread over GPUs unless ENGINE says otherwise; None is plain torchrun."""
+    serving_gpus: int
+    """GPUs that one server shares the weights out over."""
     settings: dict[str, Any]
     """What the recipes take: hardware, batch, DPO rates."""
 
@@ -84,6 +86,7 @@ def table() -> dict[str, Backbone]:
             reply_tokens=row.pop("reply_tokens"),
             judge=row.pop("judge"),
             engine=row.pop("engine", None),
+            serving_gpus=row.pop("serving_gpus", 1),
             settings=row,
         )
         for name, row in rows.items()

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ Row = dict[str, Any]
 
 TEMPORARY = ".tmp"
 """Ending of what is half-written; `exclusive` removes what a killed writer left of it."""
+_LOCK = ".lock"
 _GRACE = 3.0
 """Seconds: a killed process with gigabytes of memory holds its lock a moment longer."""
 
@@ -52,7 +54,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -64,30 +66,42 @@ def _umask() -> int:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[int]:
+def exclusive(folder: Path, *, waiting: str | None = None) -> Iterator[int]:
     """The only process that writes in ``folder`` through this kit while the block runs.
 
     Yields the lock's descriptor: a child that inherits it holds the lock beyond our own death.
-    Removes what a killed writer left half-written there. Raises EscError if another process is at
-    work, or the folder cannot be made.
+    Removes what a killed writer left half-written there. Raises EscError if the folder cannot be
+    made, or another process is at work: with ``waiting`` it says that, and waits for its end.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         reason = error.strerror
         raise EscError(f"{folder} cannot be made ({reason}); choose another WORK") from error
-    with (folder / ".lock").open("wb") as lock:
+    with (folder / _LOCK).open("wb") as lock:
         patience = time.monotonic() + _GRACE
         while not _locked(lock):
             if time.monotonic() > patience:
-                raise EscError(f"another process is writing in {folder}; wait for it to end")
+                if waiting is None:
+                    raise EscError(f"another process is writing in {folder}; wait for it to end")
+                print(waiting, flush=True)
+                patience = math.inf
             time.sleep(0.05)
-        for path in list(folder.rglob(f".*{TEMPORARY}")):
+        for path in list(_half_written(folder)):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
         yield lock.fileno()
+
+
+def _half_written(folder: Path) -> Iterator[Path]:
+    """What a killed writer left there and below, but where another may be at work with its lock."""
+    for path in folder.iterdir():
+        if path.name.startswith(".") and path.name.endswith(TEMPORARY):
+            yield path
+        elif path.is_dir() and not path.is_symlink() and not (path / _LOCK).exists():
+            yield from _half_written(path)
 
 
 def _locked(lock: BinaryIO) -> bool:

@@ -6,7 +6,8 @@ beyond start-up (target 2 for the 1,792 turns of ESConv's test split).
 ``strategies``: planner requests a second on a real vLLM server, for the base and for a LoRA
 adapter: through the layer, one after another (target ratio 5), and as an open-loop load that sends
 everything at once (target 0.9 of it here; median of alternated runs, each with prompts of its own
-so that no run profits from another's prefix cache).
+so that no run profits from another's prefix cache). ``replies``: generator's replies a second, and
+``judge``: a judge's scores a second, both by the base model on that server.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from typing import Any
 import httpx2
 
 from esc import files, paths, policy_server
+from esc.adapters import BASE
 from esc.backbones import EMBEDDED
 from esc.chat.budget import Budget
 from esc.chat.cache import Cache
@@ -37,13 +39,15 @@ from experiments.step import python
 
 ALTERNATIONS = 5
 PROMPTS = 96
+JUDGED = 4
+"""Turns that the judge scores."""
 _PROMPT = "word " * 500
 
 
 def measure(work: Path, esconv: str) -> dict[str, Any]:
-    """All three figures; builds, trains one step and serves in ``work``."""
+    """All figures; builds, trains one step and serves in ``work``."""
     python("-m", "data_builders", "build", "--esconv", esconv, "--work", str(work))
-    return {"layer": layer(), "cached": cached(work), "strategies": strategies(work)}
+    return {"layer": layer(), "cached": cached(work)} | served(work)
 
 
 def layer(requests: int = 2000) -> dict[str, Any]:
@@ -86,14 +90,40 @@ def cached(work: Path) -> dict[str, Any]:
     }
 
 
-def strategies(work: Path) -> dict[str, Any]:
-    """Planner requests a second: layer, one by one, open loop; for base and adapter."""
+def served(work: Path) -> dict[str, Any]:
+    """What a real server answers a second: strategies for base and adapter, replies, scores."""
     python("-m", "training", "train", "--task", "sp", "--work", str(work),
          "--set", "max_steps=1", "gradient_accumulation_steps=1")  # fmt: skip
     rows = list(files.read_jsonl(work / paths.sft_file("sp", "train")))[:PROMPTS]
     with policy_server.servers(EMBEDDED, work, None, {}) as where:
         url = where.urls[0]
-        return {name: _strategies(url, name, rows) for name in ("base", "sp-sft")}
+        return {
+            "strategies": {name: _strategies(url, name, rows) for name in ("base", "sp-sft")},
+            "replies": _replies(work, url),
+            "judge": _scores(work, url),
+        }
+
+
+def _replies(work: Path, url: str) -> dict[str, Any]:
+    begin = time.perf_counter()
+    python("-m", "eval", "predict", "--work", str(work), "--system", "decoupled-gold",
+           "--stage", "base", "--limit", "1", "--base-url", url)  # fmt: skip
+    seconds = time.perf_counter() - begin
+    facts = files.read_json(work / paths.run(EMBEDDED, "decoupled-gold", "base") / "run.json")
+    replies = facts["records"]
+    return {"replies": replies, "seconds_a_reply": round(seconds / replies, 2)}
+
+
+def _scores(work: Path, url: str) -> dict[str, Any]:
+    predictions = work / paths.run(EMBEDDED, "decoupled-gold", "base") / "predictions.jsonl"
+    out = work / "judged"
+    begin = time.perf_counter()
+    python("-m", "eval", "judge", "--predictions", str(predictions), "--out", str(out),
+           "--work", str(work), "--judge", BASE, "--judge-base-url", url,
+           "--n", str(JUDGED), "--repeat", "0")  # fmt: skip
+    seconds = time.perf_counter() - begin
+    scores = sum(1 for _ in files.read_jsonl(out / "scores.jsonl"))
+    return {"scores": scores, "seconds_a_score": round(seconds / scores, 2)}
 
 
 def _strategies(url: str, model: str, rows: Sequence[files.Row]) -> dict[str, Any]:

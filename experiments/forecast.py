@@ -93,6 +93,8 @@ class Asked:
     """Validation turns by which a preference training is measured."""
     epochs: float | None = None
     """Of every training, or None for the paper's."""
+    rows: int | None = None
+    """That a training takes at most, or None for all."""
 
     @property
     def train(self) -> Volume:
@@ -126,7 +128,13 @@ def _tokens(characters: float) -> float:
 def _sft(task: str, asked: Asked) -> Load:
     one = asked.train
     read = one.conversations if task == "vanilla" else one.prompts[task] + one.answers[task]
-    return Load(trained=(asked.epochs or EPOCHS["sft"]) * _tokens(read))
+    there = one.dialogues if task == "vanilla" else one.turns
+    taken = _taken(there, asked) / max(there, 1)
+    return Load(trained=(asked.epochs or EPOCHS["sft"]) * taken * _tokens(read))
+
+
+def _taken(rows: float, asked: Asked) -> float:
+    return rows if asked.rows is None else min(rows, asked.rows)
 
 
 def _mine(task: str, asked: Asked) -> Load:
@@ -165,7 +173,7 @@ def expected_pairs(task: str, variant: str | None, asked: Asked) -> float:
 def _dpo(task: str, variant: str | None, asked: Asked) -> Load:
     one = asked.train
     side = (one.prompts[task] + one.answers[task]) / max(one.turns, 1)
-    tokens = expected_pairs(task, variant, asked) * 2 * _tokens(side)
+    tokens = _taken(expected_pairs(task, variant, asked), asked) * 2 * _tokens(side)
     valid = asked.volumes["validation"].part(asked.limit)
     turns = min(asked.drift_turns, valid.turns)
     # Three passes without a backward one: before, after, and by rounding alone.

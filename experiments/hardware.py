@@ -19,7 +19,7 @@ READING_FLOPS = 2
 WRITING = 23e12
 """Parameters times answer tokens a second, with 256 requests in flight: 3,000 tokens of a 7.6B."""
 SCALING = 0.9
-"""Of a further training process."""
+"""Of a further training process, or GPU of a server."""
 START_GPU, START_CPU = 180.0, 20.0
 """Seconds of a step before its first token: loading weights, starting a server."""
 # Two cores without bfloat16 of their own (AVX2), the embedded model, in float32.
@@ -57,15 +57,20 @@ def rates(backbone: Backbone, processes: int) -> Rates:
         return Rates(CPU_TRAINING, CPU_READING, CPU_WRITING, START_CPU, told)
     size = backbone.parameters * 1e9
     one = PEAK_FLOPS * TRAINING_SHARE / (TRAINING_FLOPS * size)
+    served = 1 + SCALING * (backbone.serving_gpus - 1)
+    writing = WRITING * served / size
+    server = "one server"
+    if backbone.serving_gpus > 1:
+        server += f" of {backbone.serving_gpus} GPUs"
     told = (
         f"A100 80 GB: {PEAK_FLOPS / 1e12:.0f} TFLOP/s, of which training reaches "
         f"{TRAINING_SHARE:.0%} on {processes} processes and reading prompts {READING_SHARE:.0%} on "
-        f"one server; answers {WRITING / size:,.0f} tokens a second"
+        f"{server}; answers {writing:,.0f} tokens a second"
     )
     return Rates(
         one * (1 + SCALING * (processes - 1)),
-        PEAK_FLOPS * READING_SHARE / (READING_FLOPS * size),
-        WRITING / size,
+        PEAK_FLOPS * READING_SHARE * served / (READING_FLOPS * size),
+        writing,
         START_GPU,
         told,
     )

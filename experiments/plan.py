@@ -15,6 +15,8 @@ from esc.forms import TASKS
 from esc.lineage import MIXES, Lineage
 from esc.paper_systems import FIGURE_4, KINDS, PROMPT_BASELINES, TABLE_5, Kind, tasks_of
 
+STAGES = ("sft", "dpo")
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -43,6 +45,11 @@ class Step:
     """The preference set a training learns from: without one, there is nothing to train."""
     nothing: Path | None = None
     """What a mining leaves that ends with no pair."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training, which several machines can share."""
+        return self.target.partition("-")[0] in STAGES
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ gold strategy (Table 4), the mixes of pairs (Table 5, Figure 4), judge, errors, 
 the make target a user runs. The state are the steps' own files: after a kill the same command goes
 on, a step that fails takes down only what needs it. ``--dry-run`` shows the plan with what every
 step would take, on a machine without GPU or network too. MAX_COST limits each step by
-itself, not their sum.
+itself, not their sum. On several machines (NNODES, NODE_RANK, MASTER_ADDR, a WORK that all share)
+the same command runs on each: node 0 goes through the plan, the others join in its trainings.
 """
 
 import argparse
@@ -18,12 +19,12 @@ from pathlib import Path
 
 import yaml
 
-from esc import backbones, cli, files, measured_turns, memory, paths
+from esc import backbones, cli, files, measured_turns, memory, nodes, paths
 from esc.backbones import EMBEDDED, Backbone
 from esc.chat.budget import CHARACTERS_PER_TOKEN, Price
 from esc.forms import TASKS
 from esc.judge import RANDOM
-from experiments import forecast, hardware, variables
+from experiments import forecast, hardware, machines, variables
 from experiments.plan import Sizes, Step, only, steps
 from experiments.runner import Runner, clock
 from experiments.variables import DECISIVE, SPEED
@@ -83,6 +84,11 @@ class Asked:
             own_server="BASE_URL" not in self.given,
         )
 
+    @property
+    def machines(self) -> Path:
+        """Where node 0 tells the other machines of its trainings."""
+        return self.runner.path.with_name(machines.FILE)
+
     def count(self, name: str) -> int | None:
         """A variable that is a whole number, None where it is not set."""
         return variables.count(self.given, name)
@@ -91,12 +97,13 @@ class Asked:
 def dry_run(asked: Asked) -> Iterator[str]:
     """The plan, and what each step of it takes."""
     plan, whole = asked.plan, asked.whole
-    done = asked.runner.done(whole) & {step.name for step in plan}
+    states = _states(asked)
+    left = [step for step in plan if states[step.name] == _TO_RUN]
     corpus = known(asked.work, asked.given)
     backbone = asked.backbone
     judge = asked.given.get("JUDGE") or backbone.judge
     price = _price(asked, judge)
-    processes = asked.count("NPROC") or max(backbone.settings["gpus"], 1)
+    processes = nodes.here().count * (asked.count("NPROC") or max(backbone.settings["gpus"], 1))
     rates = hardware.rates(backbone, processes)
     about = forecast.Asked(
         corpus.volumes,
@@ -109,10 +116,11 @@ def dry_run(asked: Asked) -> Iterator[str]:
         _pairs(asked) if corpus.as_asked else {},
         measured_turns.DRIFT["gpu" if backbone.settings["gpus"] else "cpu"],
         variables.epochs(asked.given),
+        variables.rows(asked.given),
     )
     yield (
         f"{len(plan)} steps for {asked.model} ({backbone.parameters:g} billion parameters): "
-        f"{len(done)} done, {len(plan) - len(done)} to run"
+        f"{len(plan) - len(left)} done, {len(left)} to run"
     )
     yield ""
     width = max(len(step.name) for step in plan) + 2
@@ -124,18 +132,33 @@ def dry_run(asked: Asked) -> Iterator[str]:
     for step in plan:
         load = forecast.load(step, about)
         takes = load.seconds(rates)
-        if step.name not in done:
+        if step in left:
             seconds += takes
             cost += load.cost(price) if price else 0.0
         tokens = load.trained + load.prompt_tokens + load.answer_tokens
         yield (
-            f"  {step.name:<{width}}{'done' if step.name in done else 'to run':<8}"
+            f"  {step.name:<{width}}{states[step.name]:<8}"
             f"{_count(load.requests):>10}{_count(tokens):>10}{_memory(step, asked, processes):>12}"
             f"{clock(takes) if takes else '—':>13}{_judged(load, price):>20}"
         )
     yield ""
     yield f"to run: {clock(seconds)}" + (f", and ${cost:,.2f} for the judge" if price else "")
+    if _MADE in states.values():
+        yield "made       by a call of its own; a step compares options when the plan comes to it"
     yield from _assumptions(asked, about, rates, corpus, price)
+
+
+_DONE, _MADE, _TO_RUN = "done", "made", "to run"
+
+
+def _states(asked: Asked) -> dict[str, str]:
+    """Name of every step of the plan to what is there of it."""
+    runner, whole = asked.runner, asked.whole
+    done, made = runner.done(whole), runner.made(whole)
+    return {
+        step.name: _DONE if step.name in done else _MADE if step.name in made else _TO_RUN
+        for step in asked.plan
+    }
 
 
 def _price(asked: Asked, judge: str) -> Price | None:
@@ -152,13 +175,13 @@ def _pairs(asked: Asked) -> dict[str, int]:
 
 
 def _memory(step: Step, asked: Asked, processes: int) -> str:
-    """Of each training process, or of the server."""
+    """Of each training process, or of each GPU of the server."""
     backbone = asked.backbone
     kind, _, _ = step.target.partition("-")
     if not backbone.settings["gpus"] or not (kind in forecast.EPOCHS or step.served):
         return "—"
     if step.served:
-        return f"{2 * backbone.parameters * 1.25:,.0f} GB"
+        return f"{2 * backbone.parameters * 1.25 / backbone.serving_gpus:,.0f} GB"
     engine = asked.given.get("ENGINE") or backbone.engine
     size = memory.gigabytes(
         backbone, engine=engine, processes=processes, length=_length(asked), stage=kind
@@ -204,11 +227,11 @@ def _assumptions(
     yield f"pairs      {told or 'as many a turn as the paper has of Qwen (Table 1)'}"
     yield f"hardware   {rates.told}; each step {rates.start:.0f} s besides"
     if asked.given.get("TRAIN_ARGS"):
-        yield "training   of TRAIN_ARGS, num_train_epochs alone counts here"
+        yield "training   of TRAIN_ARGS, num_train_epochs and max_samples alone count here"
     if asked.backbone.settings["gpus"]:
         yield (
-            f"memory     of each training process at {_length(asked):,} tokens; of a server, the "
-            "weights and a quarter for what it has read"
+            f"memory     of each training process at {_length(asked):,} tokens; of each GPU of a "
+            "server, its share of the weights and a quarter for what it has read"
         )
     if about.judge == RANDOM:
         scored = "in mining, the base model in evaluation" if about.own_judge else "throughout"
@@ -234,7 +257,13 @@ def main(argv: list[str]) -> int:
     if given.dry_run:
         print("\n".join(dry_run(asked)))
         return 0
-    return asked.runner.run(asked.plan, asked.whole)
+    place = nodes.here()
+    runner = asked.runner
+    if place.rank:
+        return machines.follow(asked.machines, asked.whole, runner.make)
+    if place.count > 1:
+        runner.machines = machines.Told(asked.machines)
+    return runner.run(asked.plan, asked.whole)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -244,7 +273,8 @@ def _parser() -> argparse.ArgumentParser:
         examples="  make reproduce MODEL=qwen2.5-7b DRY_RUN=1\n"
         "  make reproduce LIMIT=1 ESCONV=ESConv.json WORK=small\n"
         "  make reproduce MODEL=qwen2.5-7b NPROC=4\n"
-        '  make reproduce MODEL=qwen2.5-7b STEPS="predict-decoupled_dpo"',
+        '  make reproduce MODEL=qwen2.5-7b STEPS="predict-decoupled_dpo"\n'
+        "  make reproduce MODEL=qwen2.5-7b NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1",
     )
     parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from esc import files
 from esc.files import Row
 from experiments import told
+from experiments.machines import Told
 from experiments.outcome import THERE, Outcome, State
 from experiments.own_server import OwnServer
 from experiments.plan import Step
@@ -41,7 +43,10 @@ class Runner:
     """More of them, which do not change what comes out."""
     own_server: bool = True
     """Whether this kit serves; else requests go to BASE_URL."""
+    machines: Told | None = None
+    """What tells other machines of each training; None where there are none."""
     outcomes: list[Outcome] = field(default_factory=list)
+    _lock: tuple[int, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -52,6 +57,10 @@ class Runner:
         """The names of all steps of a whole plan that are done, or have nothing to do."""
         known, by_name = self._known(), {step.name: step for step in whole}
         return {step.name for step in whole if self._is_done(step, known, by_name)}
+
+    def made(self, whole: Sequence[Step]) -> set[str]:
+        """The names of those whose file is there, by this plan or by a call of their own."""
+        return {step.name for step in whole if (self.work / step.product).is_file()}
 
     def _known(self) -> dict[str, Row]:
         """Name to record of every step that was done with these variables."""
@@ -75,7 +84,16 @@ class Runner:
         server = OwnServer(
             self.make, self.model, self.work, self.outcomes.append, wanted=self.own_server
         )
-        with files.exclusive(self.path.parent):
+        waiting = (
+            f"waiting: another 'make {self.name}' works in {self.path.parent}, or a step that a "
+            "killed one had begun; Ctrl-C leaves it alone"
+        )
+        with (
+            files.exclusive(self.path.parent, waiting=waiting) as lock,
+            self.machines or nullcontext(),
+        ):
+            # A step that outlives us holds the lock: it never runs beside the next plan's.
+            self._lock = (lock,)
             try:
                 self._run(plan, whole or plan, server)
             finally:
@@ -158,7 +176,8 @@ class Runner:
     def _made(self, step: Step, log: Path | None) -> Outcome:
         """What becomes of a step that is run now."""
         begin, started = time.monotonic(), time.time()
-        code, reason = self.make(step.target, step.variables, log)
+        with self.machines.at(step) if self.machines and step.trains else nullcontext():
+            code, reason = self.make(step.target, step.variables, log)
         seconds = time.monotonic() - begin
         if code == 0 and (self.work / step.product).is_file():
             return Outcome(step.name, step.what, State.RAN, seconds)
@@ -188,7 +207,7 @@ class Runner:
         apart = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *given, *OWNED}
         environment = {name: value for name, value in os.environ.items() if name not in apart}
         command = ["make", "--no-print-directory", target, *(f"{k}={v}" for k, v in given.items())]
-        return told.run(command, environment, log)
+        return told.run(command, environment, log, self._lock)
 
     def _files(self, step: Step, by_name: Mapping[str, Step]) -> dict[str, str | None]:
         """The hashes of what a step made and of what it was made from."""

@@ -16,18 +16,31 @@ _PATIENCE = 2.0
 
 
 def run(
-    command: Sequence[str], environment: Mapping[str, str], log: Path | None = None
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path | None = None,
+    lock: Sequence[int] = (),
 ) -> tuple[int, str]:
-    """(exit code, why it is not 0); the output passes through, or goes to ``log`` alone."""
+    """(exit code, why it is not 0); the output passes through, or goes to ``log`` alone.
+
+    The command holds the descriptors of ``lock`` too.
+    """
     if log is not None:
         with log.open("wb") as stream:
             ended = subprocess.run(
-                command, env=environment, stdout=stream, stderr=stream, check=False
+                command,
+                env=environment,
+                stdout=stream,
+                stderr=stream,
+                pass_fds=lock,
+                check=False,
             )
         said = log.read_bytes()[-_KEPT:].decode(errors="replace")
         return ended.returncode, reason(said, ended.returncode, log) if ended.returncode else ""
     tail = bytearray()
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, bufsize=0) as process:
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, bufsize=0, pass_fds=lock
+    ) as process:
         assert process.stderr is not None
         passing = threading.Thread(target=_pass, args=(process.stderr, tail), daemon=True)
         passing.start()

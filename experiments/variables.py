@@ -1,11 +1,14 @@
 """Make's variables as a plan sees them: those it takes, and those it sets itself for each step."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from esc import cli
 from esc.chat.budget import Budget, Price
 from esc.exceptions import EscError
+
+Number = TypeVar("Number", int | None, float | None)
 
 DECISIVE = (
     "ESCONV", "SPLIT", "LIMIT", "CONSECUTIVE", "TRAIN_ARGS", "ENGINE", "SAMPLES", "DECODE", "JUDGE",
@@ -42,6 +45,7 @@ def parsed(given: list[str]) -> dict[str, str]:
         count(found, name)
     budget(found)
     epochs(found)
+    rows(found)
     return found
 
 
@@ -82,9 +86,17 @@ def budget(given: Mapping[str, str]) -> Budget:
 
 def epochs(given: Mapping[str, str]) -> float | None:
     """The epochs that TRAIN_ARGS names, None where it names none; EscError for no number."""
+    return _of_training(given, "num_train_epochs", cli.optional_amount)
+
+
+def rows(given: Mapping[str, str]) -> int | None:
+    """The most rows of a training that TRAIN_ARGS names, None for all; EscError for no count."""
+    return _of_training(given, "max_samples", cli.optional_count)
+
+
+def _of_training(given: Mapping[str, str], name: str, parse: Callable[[str], Number]) -> Number:
     settings = dict(word.partition("=")[::2] for word in given.get("TRAIN_ARGS", "").split())
-    value = settings.get("num_train_epochs")
     try:
-        return cli.optional_amount(value or "")
+        return parse(settings.get(name, ""))
     except argparse.ArgumentTypeError as error:
-        raise EscError(f"TRAIN_ARGS: num_train_epochs={error}") from None
+        raise EscError(f"TRAIN_ARGS: {name}={error}") from None

@@ -101,6 +101,7 @@ def _flags(options: Options, folder: Path, kind: str) -> list[str]:
         adapters={name: path.resolve() for name, path in found.items()},
         template=write_template(folder, backbone, found).resolve(),
         kind=kind,
+        gpus=backbone.serving_gpus,
         extra=options.extra,
     )
 

@@ -39,22 +39,34 @@ def build(
     host: str,
     port: int,
     kind: str,
+    gpus: int,
     extra: str,
 ) -> list[str]:
     """The command that serves a base model with its adapters; raises as `flags` does."""
     asked = flags(
-        model_path=model_path, adapters=adapters, template=template, kind=kind, extra=extra
+        model_path=model_path,
+        adapters=adapters,
+        template=template,
+        kind=kind,
+        gpus=gpus,
+        extra=extra,
     )
     return [str(root / PYTHON), "-m", PROGRAM, "--host", host, "--port", str(port), *asked]
 
 
 def flags(
-    *, model_path: str, adapters: Mapping[str, Path], template: Path, kind: str, extra: str
+    *,
+    model_path: str,
+    adapters: Mapping[str, Path],
+    template: Path,
+    kind: str,
+    gpus: int,
+    extra: str,
 ) -> list[str]:
     """What vLLM is told of the base model and its adapters, by a server and by a batch alike.
 
-    ``extra`` is the user's own flags for vLLM, such as ``--tensor-parallel-size 4``; raises as
-    `given` does.
+    ``gpus`` share the weights out; ``extra`` is the user's own flags for vLLM, such as
+    ``--tensor-parallel-size 4``; raises as `given` does.
     """
     more = given(extra)
     command = [
@@ -73,6 +85,9 @@ def flags(
     if kind == "cpu":
         # By itself it takes bfloat16, even of weights in float32.
         command += [*_CPU_FLAGS, "--dtype", cpu.precision()]
+    elif gpus > 1:
+        command += ["--tensor-parallel-size", str(gpus)]
+    # vLLM takes the last of a flag given twice.
     return command + more
 
 

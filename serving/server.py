@@ -79,6 +79,7 @@ def start(options: Options, *, root: Path = Path()) -> State:
             host=options.host,
             port=port,
             kind=kind,
+            gpus=backbone.serving_gpus,
             extra=options.extra,
         )
         url = f"http://{process.reachable(options.host)}:{port}"

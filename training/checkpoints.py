@@ -8,10 +8,9 @@ import re
 import shutil
 from pathlib import Path
 
-from esc import adapters, files
+from esc import adapters, files, nodes
 from esc.exceptions import EscError
 from esc.files import Row
-from training import nodes
 from training.recipe import Training, world
 from training.reference import STATE
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from esc import backbones, commands, files
+from esc import backbones, commands, files, nodes
 from esc.exceptions import EscError
 from esc.files import Row
-from training import checkpoints, export, launch, nodes
+from training import checkpoints, export, launch
 from training.recipe import Training
 
 _PATIENCE = 1800.0

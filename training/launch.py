@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from esc import nodes
 from esc.exceptions import EscError
 from esc.files import Row
-from training import nodes
 from training.recipe import Training, by_torchrun
 
 IN_LLAMAFACTORY = Path(__file__).parent / "in_llamafactory"

@@ -8,12 +8,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esc import backbones, cpu, engines, paths
+from esc import backbones, cpu, engines, nodes, paths
 from esc.engines import Engine
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.lineage import Lineage
-from training import losses, nodes
+from training import losses
 from training.render import accumulation
 
 _SET_BY_MAKE = {

@@ -25,14 +25,14 @@ from typing import Any
 
 import yaml
 
-from esc import backbones, chat_template, cli, commands, files, paths, policy_server
+from esc import backbones, chat_template, cli, commands, files, nodes, paths, policy_server
 from esc.engines import ENGINES
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.forms import TASKS
 from esc.lineage import at_stage
 from esc.smoke import is_smoke
-from training import checkpoints, export, follow, launch, losses, nodes, reference
+from training import checkpoints, export, follow, launch, losses, reference
 from training.recipe import Training, recipe_for
 from training.reference import STATE
 from training.render import STAGES

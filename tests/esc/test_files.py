@@ -1,4 +1,6 @@
 import errno
+import subprocess
+import threading
 
 import pytest
 
@@ -70,3 +72,47 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
     (tmp_path / ".sets.jsonl.abc.tmp").write_text("half")
     with files.exclusive(tmp_path):
         assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_below_it_a_writer_with_a_lock_of_its_own_is_left_alone(tmp_path):
+    below, without = tmp_path / "below", tmp_path / "without"
+    without.mkdir()
+    left = without / ".sets.jsonl.abc.tmp"
+    left.write_text("half")
+    with files.exclusive(below), files.atomic_writer(below / "rows.jsonl") as stream:
+        with files.exclusive(tmp_path):
+            assert not left.exists()
+        stream.write(b"whole")
+    assert (below / "rows.jsonl").read_bytes() == b"whole"
+
+
+def test_one_that_waits_says_so_and_goes_on_when_the_other_ends(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "_GRACE", 0.0)
+    begun, order = threading.Event(), []
+
+    def wait():
+        begun.set()
+        with files.exclusive(tmp_path, waiting="waiting: for the other"):
+            order.append("second")
+
+    second = threading.Thread(target=wait)
+    with files.exclusive(tmp_path):
+        second.start()
+        begun.wait()
+        second.join(0.3)
+        order.append("first")
+    second.join()
+    assert order == ["first", "second"]
+    assert capsys.readouterr().out == "waiting: for the other\n"
+
+
+def test_a_child_that_inherits_the_lock_holds_it_beyond_its_parents_death(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_GRACE", 0.0)
+    with files.exclusive(tmp_path) as lock:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[lock])
+    with pytest.raises(EscError, match="another process"), files.exclusive(tmp_path):
+        pass
+    child.kill()
+    child.wait()
+    with files.exclusive(tmp_path):
+        pass

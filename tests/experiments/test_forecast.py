@@ -38,6 +38,14 @@ def test_the_entangled_model_reads_each_conversation_once_an_epoch():
     assert load(PLAN["sft-vanilla"], asked()).trained == 3 * 16_000 / 4
 
 
+def test_a_training_of_some_rows_reads_no_more():
+    some = asked(rows=5, pairs={"rg": 40})
+    assert load(PLAN["sft-rg"], some).trained == pytest.approx(3 * 5 * 280 / 4)
+    assert load(PLAN["sft-vanilla"], some).trained == pytest.approx(3 * 5 * 1_600 / 4)
+    assert load(PLAN["dpo-rg"], some) == load(PLAN["dpo-rg"], asked(pairs={"rg": 5}))
+    assert load(PLAN["sft-rg"], asked(rows=500)) == load(PLAN["sft-rg"], asked())
+
+
 def test_mining_samples_every_turn_and_judges_every_reply():
     planner, generator = load(PLAN["mine-sp"], asked()), load(PLAN["mine-rg"], asked())
     assert (planner.requests, planner.judged) == (100, 0)

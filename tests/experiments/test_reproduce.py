@@ -51,6 +51,12 @@ def test_every_training_and_request_has_its_time_and_gpu_memory(tmp_path):
     assert "asked, $" in rows["mine-rg"] and "asked" not in rows["mine-sp"]
 
 
+def test_a_server_of_several_gpus_is_counted_as_one(tmp_path):
+    shown = "\n".join(lines(model="qwen2.5-72b", work=tmp_path))
+    assert "one server of 8 GPUs" in shown
+    assert " 23 GB" in row("mine-rg", model="qwen2.5-72b", work=tmp_path)
+
+
 def test_the_judges_price_is_the_one_given(tmp_path):
     def cost(*given):
         (line,) = [one for one in lines(*given, work=tmp_path) if one.startswith("to run")]
@@ -68,6 +74,19 @@ def test_more_processes_take_less_time_in_training_alone(tmp_path):
     assert trained != trained_by_4 and mined == mined_by_4
 
 
+def test_what_a_call_of_its_own_has_made_is_not_counted(tmp_path):
+    def sums():
+        shown = lines("JUDGE=random", work=tmp_path)
+        return shown[0], next(line for line in shown if line.startswith("to run"))
+
+    before = sums()
+    files.write_json(tmp_path / paths.adapter("qwen2.5-7b", "sp", "sft") / "run.json", {})
+    after = sums()
+    assert row("sft-sp", work=tmp_path).split()[1] == "made"
+    assert "0 done, 33 to run" in before[0] and "1 done, 32 to run" in after[0]
+    assert before[1] != after[1]
+
+
 def test_a_part_of_the_plan_takes_what_it_takes_in_the_whole(tmp_path):
     """Evaluation is of every system, whichever steps are named beside it."""
     assert row("eval", work=tmp_path).split() == row("eval", work=tmp_path, only=("eval",)).split()
@@ -80,6 +99,13 @@ def test_the_epochs_that_train_args_names_are_counted(tmp_path):
     one = "TRAIN_ARGS=learning_rate=2.0e-5 num_train_epochs=1.0"
     assert tokens("sft-rg") == pytest.approx(3 * tokens("sft-rg", one), rel=0.02)
     assert tokens("dpo-rg") == tokens("dpo-rg", one)
+
+
+def test_the_rows_that_train_args_names_are_counted(tmp_path):
+    def tokens(*given):
+        return row("sft-rg", "LIMIT=1", *given, work=tmp_path).split()[4]
+
+    assert tokens("TRAIN_ARGS=max_samples=4") != tokens() == tokens("TRAIN_ARGS=max_samples=999")
 
 
 def test_a_judge_whose_price_is_not_known_is_said_to_be(tmp_path):
@@ -117,6 +143,7 @@ def test_a_count_that_is_none_is_one_line(tmp_path, capsys, name, dry):
         ("MAX_COST=5", "MAX_COST needs PRICE=PROMPT/COMPLETION, money per million tokens"),
         ("PRICE=1", "PRICE='1' is not PROMPT/COMPLETION"),
         ("TRAIN_ARGS=num_train_epochs=x", "TRAIN_ARGS: num_train_epochs='x' is not a number"),
+        ("TRAIN_ARGS=max_samples=0.5", "TRAIN_ARGS: max_samples='0.5' is not a whole number"),
     ],
 )
 def test_an_amount_that_no_step_would_take_is_named(given, told):

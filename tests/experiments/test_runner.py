@@ -3,19 +3,25 @@
 Its server is a file, ``up``, which ``policy_server.running`` is made to look at.
 """
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from esc import files, policy_server
+from esc.paths import ROOT
 from experiments.outcome import State
 from experiments.plan import Step, only
 from experiments.runner import TOGETHER, Runner
 from experiments.variables import OWNED
 
 MAKEFILE = """
-.PHONY: a b c mine dies told slow serve stop
+.PHONY: a b c mine dies told long slow serve stop
 a:
 \t@echo a $(SIZE) $(OWN) >> log; echo a > $(WORK)/a
 b:
@@ -28,6 +34,8 @@ dies:
 \t@echo dies >> log; rm -f up; echo dies > $(WORK)/dies
 told:
 \t@env > $(WORK)/told
+long:
+\t@echo begins >> log; sleep 2; echo ends >> log; echo long > $(WORK)/long
 slow:
 \t@echo slow >> log; sleep 0.5; echo slow > $(WORK)/slow
 serve:
@@ -287,3 +295,23 @@ def test_what_a_plan_decides_reaches_a_step_from_the_plan_alone(runner, tmp_path
     seen = dict(line.split("=", 1) for line in lines if "=" in line)
     given = {"LIMIT": "1", "STAGE": "sft", "FORCE": "leaked", "SERVE_ARGS": "leaked"}
     assert {name: seen[name] for name in (*OWNED, *given) if name in seen} == given
+
+
+def test_a_step_that_outlives_a_killed_plan_is_waited_for(runner, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "_GRACE", 0.1)
+    alone = (
+        "from pathlib import Path; from experiments.plan import Step; "
+        "from experiments.runner import Runner; "
+        "Runner('demo', 'smollm2-135m', Path(), {'SIZE': '1'}).run("
+        "[Step('long', 'long', 'sleeps', Path('long'))])"
+    )
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    killed = subprocess.Popen([sys.executable, "-c", alone], env=os.environ | {"PYTHONPATH": path})
+    while not (tmp_path / "log").exists():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert runner().run([step("long")]) == 0
+    assert log(tmp_path) == ["begins", "ends", "begins", "ends"]
+    assert "a step that a killed one had begun" in capsys.readouterr().out

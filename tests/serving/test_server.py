@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from esc import adapters, paths, policy_server
+from esc import adapters, backbones, paths, policy_server
 from esc.chat_template import FILE
 from esc.exceptions import EscError
 from esc.policy_server import State
@@ -30,7 +30,8 @@ def adapter(folder, rank):
 def built(**changes):
     settings = {
         "root": Path("/kit"), "model_path": "org/model", "template": Path("t.jinja"),
-        "adapters": {}, "host": "127.0.0.1", "port": 8000, "kind": "gpu", "extra": "",
+        "adapters": {}, "host": "127.0.0.1", "port": 8000, "kind": "gpu", "gpus": 1,
+        "extra": "",
     }  # fmt: skip
     return command.build(**settings | changes)
 
@@ -56,6 +57,17 @@ def test_without_adapters_the_base_is_served_alone():
 def test_parallel_flags_pass_through_after_the_kits_own():
     words = built(extra="--tensor-parallel-size 4 --data-parallel-size 2")
     assert words[-4:] == ["--tensor-parallel-size", "4", "--data-parallel-size", "2"]
+
+
+def test_a_model_for_several_gpus_is_shared_out_unless_the_user_says_otherwise():
+    words = built(gpus=8, extra="--tensor-parallel-size 4")
+    assert words[-4:] == ["--tensor-parallel-size", "8", "--tensor-parallel-size", "4"]
+    assert "--tensor-parallel-size" not in built() + built(gpus=8, kind="cpu")
+
+
+@pytest.mark.parametrize("backbone", backbones.table().values(), ids=lambda one: one.name)
+def test_a_servers_gpus_of_80_gb_hold_the_weights_and_what_is_read(backbone):
+    assert 2 * backbone.parameters * 1.25 / backbone.serving_gpus < 80
 
 
 @pytest.mark.parametrize(
@@ -89,6 +101,7 @@ def test_what_the_user_set_for_vllm_stays(monkeypatch):
 def test_vllm_itself_parses_the_gpu_command(tmp_path):
     words = built(
         adapters={"sp-sft": adapter(tmp_path / "a", 16)},
+        gpus=8,
         extra="--tensor-parallel-size 2 --data-parallel-size 2 --gpu-memory-utilization 0.8",
     )
     program = (

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from esc import backbones, engines, memory, paths
+from esc import backbones, engines, memory, nodes, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.lineage import Lineage
-from training import follow, launch, nodes, recipe, train
+from training import follow, launch, recipe, train
 
 GPU = [name for name, backbone in backbones.table().items() if backbone.settings["gpus"]]
 PAPERS = [(task, stage) for task in TASKS for stage in ("sft", "dpo")]
