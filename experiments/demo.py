@@ -16,15 +16,12 @@ from esc import cli, files, paths
 from esc.backbones import EMBEDDED
 from experiments.plan import Sizes, steps
 from experiments.runner import Runner
+from experiments.variables import smoke_training
 
 NAME = "demo"
-# A handful of turns of each kind: on two slow cores a turn takes seconds to learn from, and a reply
-# too. The batch is small enough for the loss to make a curve, and the rate such that so few steps
-# move the model: Table 7's do not.
 VARIABLES = {
     "LIMIT": "1",
-    "TRAIN_ARGS": "num_train_epochs=1.0 gradient_accumulation_steps=2 learning_rate=5.0e-4 "
-    "max_samples=4",
+    "TRAIN_ARGS": smoke_training(1),
     "JUDGE": "",
     "JUDGE_BASE_URL": "",
 }

@@ -7,8 +7,10 @@ gold strategy (Table 4), the mixes of pairs (Table 5, Figure 4), judge, errors, 
 the make target a user runs. The state are the steps' own files: after a kill the same command goes
 on, a step that fails takes down only what needs it. ``--dry-run`` shows the plan with what every
 step would take, on a machine without GPU or network too. MAX_COST limits each step by
-itself, not their sum. On several machines (NNODES, NODE_RANK, MASTER_ADDR, a WORK that all share)
-the same command runs on each: node 0 goes through the plan, the others join in its trainings.
+itself, not their sum. With LIMIT the embedded model learns from a few rows alone, at a rate that
+moves it; TRAIN_ARGS says otherwise. On several machines (NNODES, NODE_RANK, MASTER_ADDR, a WORK
+that all share) the same command runs on each: node 0 goes through the plan, the others join in its
+trainings.
 """
 
 import argparse
@@ -253,7 +255,11 @@ def main(argv: list[str]) -> int:
     given = _parser().parse_args(argv)
     backbones.get(given.model)
     variables.refuse_others(os.environ)
-    asked = Asked(given.model, given.work, variables.parsed(given.set), tuple(given.steps))
+    set_by_user = variables.parsed(given.set)
+    taken = variables.with_smoke_training(given.model, set_by_user)
+    asked = Asked(given.model, given.work, taken, tuple(given.steps))
+    if taken != set_by_user:
+        print(f"SMOKE      trained with TRAIN_ARGS='{taken['TRAIN_ARGS']}', unless you set others")
     if given.dry_run:
         print("\n".join(dry_run(asked)))
         return 0

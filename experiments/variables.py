@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from esc import cli
+from esc.backbones import EMBEDDED
 from esc.chat.budget import Budget, Price
 from esc.exceptions import EscError
 
@@ -26,6 +27,8 @@ BATCHES = ("BATCH", "SHARD")
 """Not a plan's: its steps ask side by side, and no machine holds an engine for each."""
 OWNED = frozenset((*DECISIVE, *SPEED, *PER_STEP, *BATCHES, "DRY_RUN"))
 """All that reaches a step from its plan alone, never from the environment round it."""
+SMOKE_ROWS = 4
+"""That the embedded model learns from, of each task and dialogue."""
 COUNTS = ("LIMIT", "SAMPLES", "JUDGE_N", "NPROC", "IN_FLIGHT")
 
 
@@ -47,6 +50,26 @@ def parsed(given: list[str]) -> dict[str, str]:
     epochs(found)
     rows(found)
     return found
+
+
+def smoke_training(limit: int) -> str:
+    """TRAIN_ARGS for the embedded model on so many dialogues: a few rows that move it.
+
+    A row takes seconds to learn from on two slow cores. The batch is small enough for the loss to
+    make a curve, and the rate such that so few steps move the model: Table 7's do not.
+    """
+    return (
+        "num_train_epochs=1.0 gradient_accumulation_steps=2 learning_rate=5.0e-4 "
+        f"max_samples={SMOKE_ROWS * limit}"
+    )
+
+
+def with_smoke_training(model: str, given: Mapping[str, str]) -> dict[str, str]:
+    """What is given, and the smoke run's TRAIN_ARGS where LIMIT cuts the embedded model's sets."""
+    limit = count(given, "LIMIT")
+    if model != EMBEDDED or limit is None:
+        return dict(given)
+    return {"TRAIN_ARGS": smoke_training(limit)} | dict(given)
 
 
 def refuse_others(environment: Mapping[str, str]) -> None:

@@ -108,6 +108,29 @@ def test_the_rows_that_train_args_names_are_counted(tmp_path):
     assert tokens("TRAIN_ARGS=max_samples=4") != tokens() == tokens("TRAIN_ARGS=max_samples=999")
 
 
+@pytest.mark.parametrize(
+    ("model", "given", "trained"),
+    [
+        (EMBEDDED, {"LIMIT": "1"}, variables.smoke_training(1)),
+        (EMBEDDED, {"LIMIT": "3"}, variables.smoke_training(3)),
+        (EMBEDDED, {"LIMIT": "1", "TRAIN_ARGS": "max_steps=2"}, "max_steps=2"),
+        (EMBEDDED, {}, None),
+        ("qwen2.5-7b", {"LIMIT": "1"}, None),
+    ],
+)
+def test_with_a_limit_the_embedded_model_learns_from_a_few_rows(model, given, trained):
+    assert variables.with_smoke_training(model, given).get("TRAIN_ARGS") == trained
+    assert "max_samples=12" in variables.smoke_training(3)
+
+
+def test_what_a_smoke_run_trains_with_is_told(tmp_path, capsys):
+    given = ["--work", str(tmp_path), "--dry-run", "--set"]
+    reproduce.main([*given, "LIMIT=1"])
+    assert variables.smoke_training(1) in capsys.readouterr().out
+    reproduce.main([*given, "LIMIT=1", "TRAIN_ARGS=max_steps=2"])
+    assert "SMOKE      trained" not in capsys.readouterr().out
+
+
 def test_a_judge_whose_price_is_not_known_is_said_to_be(tmp_path):
     told = "judge      my-judge: price not known; PRICE=in/out gives it"
     assert told in lines("JUDGE=my-judge", work=tmp_path)
