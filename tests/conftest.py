@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,6 +43,15 @@ def model() -> Path:
     folder = paths.ROOT / "models" / "smollm2-135m"
     assert (folder / "manifest.json").is_file(), "run 'make model' first"
     return folder
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
 """Node 0's plan and another machine that follows it, as two threads over one folder."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
-from esc import files, nodes
+from esc import files, nodes, paths
+from esc.backbones import EMBEDDED
 from esc.exceptions import EscError
 from experiments import machines, reproduce, variables
 from experiments.plan import Step
@@ -123,3 +126,24 @@ def test_costs_are_of_all_machines(tmp_path, monkeypatch):
     for name, value in (("NNODES", "2"), ("NODE_RANK", "0"), ("MASTER_ADDR", "10.0.0.1")):
         monkeypatch.setenv(name, value)
     assert "on 8 processes" in shown()
+
+
+@pytest.mark.slow
+def test_two_machines_train_what_one_of_them_plans(run, model, tmp_path, free_port):
+    place = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+    command = ("-m", "experiments", "reproduce", "--work", str(tmp_path), "--steps", "sft-rg")
+    small = "TRAIN_ARGS=max_steps=1 gradient_accumulation_steps=1"
+    given = ("--set", "ESCONV=sample", "LIMIT=1", small)
+    with ThreadPoolExecutor() as pool:
+        both = [
+            pool.submit(run, *command, *given, NODE_RANK=rank, OMP_NUM_THREADS="1", **place)
+            for rank in ("0", "1")
+        ]
+        first, other = (one.result() for one in both)
+    assert first.returncode == 0, first.stderr[-2000:]
+    assert other.returncode == 0, other.stderr[-2000:]
+    assert "sft-rg: this machine's share of it" in other.stdout
+    assert "node 0's plan has ended; 1 trainings joined in" in other.stdout
+    output = tmp_path / paths.adapter(EMBEDDED, "rg", "sft")
+    assert yaml.safe_load((output / "recipe.yaml").read_text())["ddp_backend"] == "gloo"
+    assert files.read_json(output / "run.json")["steps"] == 1

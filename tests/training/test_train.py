@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -262,10 +261,10 @@ def first_step(run, work, processes, accumulation, **nodes):
 
 @pytest.mark.slow
 def test_one_process_two_processes_and_two_nodes_begin_with_the_same_loss(
-    run, model, small_corpus, tmp_path
+    run, model, small_corpus, tmp_path, free_port
 ):
     found = {}
-    place = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    place = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
     place["OMP_NUM_THREADS"] = "1"
     for name, processes, accumulation in (("one", 1, 2), ("two", 2, 1), ("nodes", 1, 1)):
         work = tmp_path / name
@@ -294,17 +293,11 @@ def test_one_process_two_processes_and_two_nodes_begin_with_the_same_loss(
     assert found["nodes"] == pytest.approx(found["one"], abs=2e-3)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.slow
-def test_a_machine_that_does_not_come_is_one_last_line(run, model, work):
+def test_a_machine_that_does_not_come_is_one_last_line(run, model, work, free_port):
     place = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     shown = first_step(
-        run, work, 1, 1, **place, MASTER_PORT=str(free_port()), PET_RDZV_CONF="timeout=2"
+        run, work, 1, 1, **place, MASTER_PORT=str(free_port), PET_RDZV_CONF="timeout=2"
     )
     assert shown.returncode == 2
     last = shown.stderr.strip().splitlines()[-1]
