@@ -118,6 +118,13 @@ class Table:
         return sum(any(cell.measured for cell in row.cells) for row in self.ours)
 
     @property
+    def gap(self) -> str:
+        """What stands in place of a picture where there is no number to draw: why there is none."""
+        if self.filled:
+            return UNDEFINED
+        return ", ".join(dict.fromkeys(cell.missing for row in self.ours for cell in row.cells))
+
+    @property
     def smoke(self) -> bool:
         """Whether a number in it is marked."""
         return any(row.smoke for row in self.rows)

@@ -13,6 +13,7 @@ from reported import number, write
 from esc import cli
 from esc.draw import order
 from esc.markdown import plain
+from esc.psych_errors import PsychError
 from eval import paper_values
 from eval.report import step
 from eval.report.page import Cell
@@ -140,6 +141,19 @@ def test_a_judge_whose_answers_are_all_unscored_has_run(tmp_path, made):
     assert found["status"] == "run"
     chosen = row(found, "chosen")["cells"][0]
     assert (chosen["shown"], chosen["note"]) == ("undefined", "none scored")
+
+
+def test_a_figure_whose_numbers_are_all_undefined_is_not_drawn_and_says_so(tmp_path, made):
+    folder = reported.system(tmp_path, QWEN, "decoupled_sft", 20)
+    none = {"count": 0, "share": None, "low": None, "high": None}
+    empty = {"n": 0, "errors": {one.value: none for one in PsychError}}
+    write(folder / "errors" / "proportions.json", reported.proportions(smoke=False) | empty)
+    value, _, page = made(QWEN)
+    assert tables(value)["figure-7"]["status"] == "partly run"
+    for name, why in (("figure-7", "undefined"), ("figure-2", "not run")):
+        article = page.partition(f'<article id="{name}">')[2].partition("</article>")[0]
+        assert "<svg" not in article
+        assert f'<p class="gap">{why}</p>' in article
 
 
 def test_the_paper_stands_beside_its_own_backbones_and_both_beside_any_other(tmp_path, made):
