@@ -111,8 +111,7 @@ def arranged(
     ``ids`` are those of all records, failed ones too: they tell how long a dialogue is.
     """
     units = Units.of(ids)
-    dialogues = {units.unit(one) for one in ids}
-    by_dialogue = units.by_dialogue and not numbered and len(dialogues) > 1
+    by_dialogue = units.by_dialogue and not numbered
     last: dict[str, int] = defaultdict(int)
     if by_dialogue:
         for one in ids:

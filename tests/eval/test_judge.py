@@ -557,7 +557,16 @@ def test_a_foreign_file_without_ids_is_scored_and_says_so(run, out, tmp_path):
     (tmp_path / "theirs.json").write_text(json.dumps(foreign))
     code, printed, _ = run(path=tmp_path / "theirs.json")
     assert code == 0 and "5 records have none" in printed
-    assert "rows, since the ids name no dialogues" in summary(out)["interval"]
+    assert "rows, since the ids name no two dialogues" in summary(out)["interval"]
+
+
+def test_ids_of_one_prefix_are_resampled_by_row_and_the_file_says_so(run, out, tmp_path):
+    renamed = [row | {"id": f"test-{k}"} for k, row in enumerate(rows())]
+    run(path=save(tmp_path / "renamed.jsonl", renamed))
+    found = summary(out)
+    assert "rows, since the ids name no two dialogues" in found["interval"]
+    one = found["dimensions"]["Fluency"]
+    assert one["low"] < one["value"] < one["high"]
 
 
 def test_an_interval_is_of_dialogues_and_one_dialogue_has_none():
