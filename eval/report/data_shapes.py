@@ -1,5 +1,7 @@
 """The files of data, mining, training and prediction, as far as the report reads them."""
 
+from typing import Any
+
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy
 from eval.report.shapes import Shape
@@ -18,6 +20,8 @@ class CorpusStats(Shape):
 
     notes: list[str]
     here: CorpusFigures
+    options: dict[str, Any]
+    """What the sets were built with that it is of."""
 
 
 class Sides(Shape):

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 NOT_RUN = "not run"
+STALE = "out of date"
+"""Measured of files that have changed since."""
 UNDEFINED = "undefined"
 """Measured, and no number came of it."""
 SMOKE = "SMOKE"

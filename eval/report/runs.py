@@ -6,12 +6,11 @@ from pathlib import Path
 from esc import paths
 from esc.backbones import EMBEDDED
 from esc.paper_systems import FIGURE_4, KINDS, TABLE_3, TABLE_4, TABLE_5, Kind, tasks_of
-from eval.report.page import NOT_RUN, Todo
+from eval.report.page import NOT_RUN, STALE, Todo
 from eval.report.shapes import Judged, Metrics, Proportions
 from eval.report.sources import Sources
 
 PREDICTIONS = Path("predictions.jsonl")
-STALE = "out of date"
 
 
 @dataclass(frozen=True, slots=True)

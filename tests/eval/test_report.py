@@ -397,6 +397,20 @@ def test_measurements_of_other_predictions_are_out_of_date_not_shown(tmp_path, m
     assert shown == {"out of date"}
 
 
+def test_statistics_of_sets_built_anew_are_out_of_date_not_shown(tmp_path, made):
+    reported.data(tmp_path)
+    assert tables(made(QWEN)[0])["table-6"]["status"] == "run"
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest["options"] |= {"LIMIT": 20, "SPLIT": "seed:7"}
+    write(tmp_path / "data" / "manifest.json", manifest)
+    found = tables(made(QWEN)[0])
+    for name in ("table-1-esconv", "table-6", "figure-8"):
+        assert {one["shown"] for one in cells(found[name])} == {"out of date"}
+        # What is built now must not be replaced by the target that counts it.
+        command = f"make stats WORK={tmp_path} SPLIT=seed:7 LIMIT=20"
+        assert [one["command"] for one in found[name]["todo"]] == [command]
+
+
 def test_what_was_predicted_but_not_measured_names_eval_alone(tmp_path, made):
     folder = reported.system(tmp_path, QWEN, "vanilla_sft", 20)
     (folder / "judge" / "judge.json").unlink()
