@@ -80,11 +80,19 @@ class Comparison(Shape):
     numbers: dict[str, Difference]
 
 
+class Compared(Shape):
+    """What the comparisons were made from."""
+
+    predictions: dict[str, str]
+    """Run to the SHA-256 of its predictions."""
+
+
 class Comparisons(Shape):
     """``comparisons.json`` of a backbone."""
 
     comparisons: list[Comparison]
     smoke: bool
+    made_with: Compared
 
 
 class Drift(Moved):

@@ -19,6 +19,7 @@ from eval.report import step
 from eval.report.page import Cell
 
 EMBEDDED, QWEN, LLAMA = "smollm2-135m", "qwen2.5-7b", "llama3.1-8b"
+RQ3 = "RQ3: Decoupled DPO less Decoupled SFT"
 OF_THE_PAPER = (
     *("table-1-esconv", "table-1-pairs", "table-2", "table-3", "table-4", "table-5", "table-6"),
     *("figure-2", "figure-3", "figure-4a", "figure-4b"),
@@ -355,37 +356,55 @@ def test_a_difference_inside_overlapping_intervals_is_called_noise_and_says_so(t
     reported.system(tmp_path, QWEN, "decoupled_sft", 20.0)
     reported.system(tmp_path, QWEN, "decoupled_dpo", 20.15)
     found = tables(made(QWEN)[0])["table-differences"]
-    label = "RQ3: Decoupled DPO less Decoupled SFT"
-    (cell,) = row(found, label)["cells"][:1]
+    (cell,) = row(found, RQ3)["cells"][:1]
     assert (cell["shown"], cell["note"]) == ("+0.15", "inside the noise (overlap)")
     assert cell["paper"][0][1] == pytest.approx(89.84 - 91.37)
 
 
-def test_a_paired_comparison_decides_where_there_is_one(tmp_path, made):
-    reported.system(tmp_path, QWEN, "decoupled_sft", 20.0)
-    reported.system(tmp_path, QWEN, "decoupled_dpo", 20.15)
+@pytest.fixture
+def compared(tmp_path):
+    """Two systems with a paired comparison of one number; their folders."""
+    folders = [
+        reported.system(tmp_path, QWEN, name, base)
+        for name, base in (("decoupled_sft", 20.0), ("decoupled_dpo", 20.15))
+    ]
     paired = {"difference": 0.15, "low": 0.05, "high": 0.25, "verdict": "higher, outside the noise"}
+    a, b = (folder.name for folder in folders)
     write(
         tmp_path / "runs" / QWEN / "comparisons.json",
         {
-            "comparisons": [
-                {
-                    "a": "decoupled_sft",
-                    "b": "decoupled_dpo",
-                    "n": 40,
-                    "numbers": {"text.paper.f1": paired},
-                }
-            ],
+            "comparisons": [{"a": a, "b": b, "n": 40, "numbers": {"text.paper.f1": paired}}],
             "smoke": False,
+            "made_with": {
+                "predictions": {
+                    folder.name: reported.sha(folder / "predictions.jsonl") for folder in folders
+                }
+            },
         },
     )
+    return folders
+
+
+def test_a_paired_comparison_decides_where_there_is_one(compared, made):
     found = tables(made(QWEN)[0])["table-differences"]
-    cells = row(found, "RQ3: Decoupled DPO less Decoupled SFT")["cells"]
+    cells = row(found, RQ3)["cells"]
     assert (cells[2]["interval"], cells[2]["note"]) == (
         "[+0.05, +0.25]",
         "higher, outside the noise",
     )
     assert cells[1]["note"].endswith("(overlap)")
+    assert not found["todo"]
+
+
+def test_a_paired_comparison_of_other_predictions_is_left_out_and_said(tmp_path, compared, made):
+    # Predicted and measured anew, but not compared.
+    reported.system(tmp_path, QWEN, "decoupled_dpo", 20.15, reply="another reply")
+    found = tables(made(QWEN)[0])["table-differences"]
+    cell = row(found, RQ3)["cells"][2]
+    assert (cell["shown"], cell["interval"]) == ("+0.15", "")
+    assert cell["note"] == "inside the noise (overlap)"
+    assert any("decoupled_sft and decoupled_dpo is out of date" in note for note in found["notes"])
+    assert [one["command"] for one in found["todo"]] == [f"make eval MODEL={QWEN} WORK={tmp_path}"]
 
 
 def test_measurements_of_other_predictions_are_out_of_date_not_shown(tmp_path, made):
