@@ -40,6 +40,7 @@ def read_run(sources: Sources, model: str, name: str) -> Run:
     renew = sources.make("eval", model, FORCE=1)
     found = sources.hash_of(folder / PREDICTIONS)
     sources.options_of(folder)
+    sources.options_of(folder / "judge")
     metrics = sources.known(folder / "metrics.json", Metrics, renew)
     judged = sources.known(folder / "judge" / "judge.json", Judged, renew)
     errors = sources.known(folder / "errors" / "proportions.json", Proportions, renew)

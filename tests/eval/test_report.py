@@ -10,9 +10,10 @@ import pytest
 import reported
 from reported import number, write
 
-from esc import cli
+from esc import backbones, cli
 from esc.draw import order
 from esc.markdown import plain
+from esc.measured_turns import JUDGED, JUDGED_BY_EMBEDDED
 from esc.psych_errors import PsychError
 from eval import paper_values
 from eval.report import step
@@ -464,6 +465,76 @@ def test_the_manifest_names_every_file_that_was_read(whole):
     assert any("predict" in one and "STAGE=sft" in one for one in manifest["commands"])
     assert manifest["signatures"]["table-3 B-1 ↑"].startswith("signature|")
     assert manifest["commit"]
+
+
+class TestCommands:
+    """The manifest's commands make the sets, predictions and scores that the numbers are of."""
+
+    @pytest.fixture
+    def commands(self, tmp_path, made):
+        """Commands for one run and sets that were made with the given options, without WORK."""
+
+        def of(*, corpus="sample", built=None, predicted=None, judged=None, model=QWEN):
+            options = {"SPLIT": "seed:42", "LIMIT": None, "CONSECUTIVE": "separate"}
+            manifest = {"corpus": {"origin": corpus}, "options": options | (built or {})}
+            write(tmp_path / "data" / "manifest.json", manifest)
+            folder = reported.system(tmp_path, model, "decoupled_sft", 20)
+            options = json.loads((folder / "options.json").read_text()) | (predicted or {})
+            write(folder / "options.json", options)
+            if judged:
+                write(folder / "judge" / "options.json", judged)
+                errors = json.loads((folder / "errors" / "options.json").read_text())
+                is_own = judged["JUDGE"].endswith("(base)")
+                name = backbones.get(model).judge if is_own else judged["JUDGE"]
+                write(folder / "errors" / "options.json", errors | {"JUDGE": name})
+            told = made(model)[0]["manifest"]["commands"]
+            return [re.sub(rf" (WORK=|--work ){tmp_path}", "", one) for one in told]
+
+        return of
+
+    def test_name_every_option_that_is_not_the_default(self, commands):
+        assert commands(
+            corpus="my corpus.json",
+            built={"SPLIT": "seed:7", "LIMIT": 20, "CONSECUTIVE": "merge"},
+            predicted={"SET": "validation", "LIMIT": 8, "DECODE": "choice", "TEMPERATURE": 0.0},
+            judged={"JUDGE": "a-judge", "JUDGE_N": 30, "weights": {}},
+        ) == [
+            "make data 'ESCONV=my corpus.json' SPLIT=seed:7 LIMIT=20 CONSECUTIVE=merge",
+            "make stats SPLIT=seed:7 LIMIT=20 CONSECUTIVE=merge",
+            f"make predict MODEL={QWEN} SYSTEM=decoupled STAGE=sft SET=validation LIMIT=8 "
+            "DECODE=choice",
+            f"make eval MODEL={QWEN} JUDGE=a-judge JUDGE_N=30",
+            f"make report MODEL={QWEN}",
+        ]
+
+    def test_leave_out_what_is_the_default(self, commands):
+        judge = backbones.get(QWEN).judge
+        assert commands(
+            corpus="https://example.org/ESConv.json",
+            built={"SPLIT": "paper"},
+            predicted={"SET": "test", "LIMIT": None, "DECODE": "free", "ROUND": 1},
+            judged={"JUDGE": judge, "JUDGE_N": JUDGED, "weights": {}},
+        ) == [
+            "make data",
+            "make stats",
+            f"make predict MODEL={QWEN} SYSTEM=decoupled STAGE=sft",
+            f"make eval MODEL={QWEN}",
+            f"make report MODEL={QWEN}",
+        ]
+
+    def test_know_that_the_embedded_model_judges_its_own_runs(self, commands):
+        own = {"JUDGE": f"{EMBEDDED} (base)", "weights": {"base": "0"}}
+        assert "make eval" in commands(model=EMBEDDED, judged=own | {"JUDGE_N": JUDGED_BY_EMBEDDED})
+        assert "make eval JUDGE_N=2" in commands(model=EMBEDDED, judged=own | {"JUDGE_N": 2})
+        drawn = {"JUDGE": "random", "JUDGE_N": JUDGED, "weights": {}}
+        assert "make eval JUDGE=random" in commands(model=EMBEDDED, judged=drawn)
+
+    def test_name_the_step_itself_where_make_has_no_variable(self, commands):
+        told = commands(predicted={"SET": "train", "TEMPERATURE": 0.7, "DECODE": "choice"})
+        assert [one for one in told if "predict" in one] == [
+            "python -m eval predict --system decoupled --stage sft --set train --decode choice "
+            f"--temperature 0.7 --model {QWEN}"
+        ]
 
 
 def test_the_same_sources_give_the_same_report(whole):
