@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from esc import progress
 from esc.exceptions import EscError
+from esc.means import Units
 from esc.predictions import Named, named_rows
 from esc.strategies import Strategy, parse
-from eval.means import Units
 
 Spread = tuple[float, ...]
 """A probability per strategy, in their canonical order."""

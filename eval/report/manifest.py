@@ -11,9 +11,9 @@ from esc import backbones, commands, paths
 from esc.adapters import BASE
 from esc.backbones import EMBEDDED
 from esc.files import Row
+from esc.means import RESAMPLES, SEED
 from esc.measured_turns import JUDGED, JUDGED_BY_EMBEDDED
 from eval.judging import usual_judge
-from eval.means import RESAMPLES, SEED
 from eval.report.page import Cell, Manifest, Table
 from eval.report.sources import Sources
 
