@@ -108,6 +108,7 @@ def proportions(*, smoke: bool) -> dict[str, Any]:
         "errors": {
             one.value: share(count, 40) for one, count in zip(PsychError, counts, strict=True)
         },
+        "interval": "95 %, by dialogue",
         "unscored": {"total": 2},
         "failed": {"total": 0},
         "judge": "some-judge",

@@ -329,6 +329,13 @@ def test_hostile_text_is_only_text(tmp_path, made):
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 4 for line in lines)
 
 
+def test_the_figures_of_errors_say_what_their_intervals_resample(whole):
+    found = tables(whole[1][0])
+    told = "classified by some-judge; intervals: 95 %, by dialogue."
+    assert f"{QWEN}: {told}" in found["figure-7"]["notes"]
+    assert {f"{QWEN}: {told}", f"FailedESConv: {told}"} <= {*found["figure-2"]["notes"]}
+
+
 def test_two_backbones_stand_side_by_side(both):
     value, _, _ = both
     found = tables(value)
