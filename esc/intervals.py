@@ -6,7 +6,7 @@ Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
 
-def wilson(successes: int, n: int) -> tuple[float, float] | None:
+def wilson(successes: float, n: int) -> tuple[float, float] | None:
     """(low, high) of a share's 95 % interval, 0 to 1; None where ``n`` is 0.
 
     The score interval of Wilson (1927): unlike p ± 1.96·se it never leaves 0..1, and it is not of

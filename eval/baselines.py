@@ -11,11 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from esc import bootstrap
+from esc.bootstrap import Floats
 from esc.files import Row
+from esc.means import RESAMPLES, SEED
 from esc.strategies import Strategy
-from eval import bootstrap, calibration, strategy_metrics
+from eval import calibration, strategy_metrics
 from eval.cases import Case, Cases, changed
-from eval.means import RESAMPLES, SEED
 from eval.measured import (
     confusion_told,
     measured,
@@ -26,7 +28,6 @@ from eval.measured import (
     strategy_numbers,
     why,
 )
-from eval.text_statistics import Floats
 
 NAMES = ("gold", "majority", "uniform", "gold-marginal-random")
 _SIZE = len(Strategy)

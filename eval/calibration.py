@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from esc.bootstrap import Floats
 from esc.strategies import Strategy
 from eval.cases import Case
-from eval.text_statistics import Floats
 
 BINS = 10
 FLOOR = 5e-7

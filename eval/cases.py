@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from esc import progress
 from esc.exceptions import EscError
+from esc.means import Units
 from esc.predictions import Named, named_rows
 from esc.strategies import Strategy, parse
-from eval.means import Units
 
 Spread = tuple[float, ...]
 """A probability per strategy, in their canonical order."""
@@ -111,8 +111,7 @@ def arranged(
     ``ids`` are those of all records, failed ones too: they tell how long a dialogue is.
     """
     units = Units.of(ids)
-    dialogues = {units.unit(one) for one in ids}
-    by_dialogue = units.by_dialogue and not numbered and len(dialogues) > 1
+    by_dialogue = units.by_dialogue and not numbered
     last: dict[str, int] = defaultdict(int)
     if by_dialogue:
         for one in ids:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from esc import bootstrap
 from esc.exceptions import EscError
 from esc.files import Row
-from eval import bootstrap
+from esc.means import Units
 from eval.cases import Case, Cases
 from eval.diversity import half_width
-from eval.means import Units
 from eval.measured import columns, diverse, numbers, rounded
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from esc.bootstrap import Floats
 from esc.intervals import Z95
-from eval.text_statistics import Floats, Tokens, ngrams
+from eval.text_statistics import Tokens, ngrams
 
 VOCABULARY = 30_522
 """V of EAD: the size of BERT's vocabulary. Compare values of one V only."""

@@ -92,13 +92,18 @@ class Bench:
                 yield where.urls
 
 
+def usual_judge(model: str) -> str:
+    """Who judges a backbone's runs unless JUDGE says otherwise; EscError for an unknown one."""
+    return adapters.BASE if model == EMBEDDED else backbones.get(model).judge
+
+
 def bench_of(given: argparse.Namespace) -> Bench:
     """The judge that parsed arguments name, or the one of the table of backbones.
 
     Raises EscError where the hosted one is meant and there is no key.
     """
     backbones.get(given.model)
-    name = given.judge or (adapters.BASE if given.model == EMBEDDED else None)
+    name = given.judge or usual_judge(given.model)
     if name == adapters.BASE and not given.judge_base_url:
         return Bench(Judge(name, ()), given.model, given.work)
     judge = judge_for(given.model, name, given.judge_base_url, keyless=keyless(given))

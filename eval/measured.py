@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from esc import bootstrap
+from esc.bootstrap import Floats
 from esc.files import Row
 from esc.strategies import Strategy
-from eval import bootstrap, calibration, diversity, strategy_metrics, text_metrics, text_statistics
+from eval import calibration, diversity, strategy_metrics, text_metrics, text_statistics
 from eval.cases import Case, Cases
 from eval.diversity import Diversity
-from eval.text_statistics import Floats
 
 Path = tuple[str, ...]
 """Where a number stands, such as ``("text", "paper", "bleu1")``."""

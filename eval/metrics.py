@@ -17,10 +17,10 @@ from pathlib import Path
 
 from esc import cli, files, smoke
 from esc.files import Row
+from esc.means import RESAMPLES, SEED
 from esc.strategies import UNREADABLE
 from eval.baselines import baselines
 from eval.cases import Cases, read_cases
-from eval.means import RESAMPLES, SEED
 from eval.measured import measured
 
 METRICS = "metrics.json"

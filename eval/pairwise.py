@@ -10,7 +10,6 @@ a tie that nobody is asked about; an answer that is no verdict leaves the pair *
 """
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,9 +28,10 @@ from eval.judging import Bench
 from eval.matched import Matched, Pair, matched
 from eval.ratings import Preference
 from eval.scores import NOT_JUDGED, SCORED, UNSCORED, lost, why_without, without_score
-from eval.shares import line, shares
+from eval.shares import line, shares_by_dialogue
 
-FORMAT = 1
+FORMAT = 2
+"""Raised with every change of what its files mean."""
 COMPARISONS, SUMMARY = "comparisons.jsonl", "pairwise.json"
 ORDERS = ("ab", "ba")
 """Which system's reply is shown first."""
@@ -129,14 +129,14 @@ def _row(pair: Pair, bench: Bench, said: Row | Failure | None) -> Row:
 
 def summary(asked: Asked, rows: Sequence[Row], prompts: str) -> Row:
     """What ``pairwise.json`` says of all rows."""
-    outcomes = Counter(row["outcome"] for row in rows if row["status"] == SCORED)
+    outcomes = [(row["id"], row["outcome"]) for row in rows if row["status"] == SCORED]
     return {
         **asked.found.source,
         "drawn": len(rows),
         "judge": asked.bench.name,
         "signature": f"judge:{asked.bench.name}|prompts:{prompts[:12]}|temperature:0|both orders"
         f"|turns:{len(rows)} of {asked.found.source['shared']} by hash of id",
-        **shares(outcomes),
+        **shares_by_dialogue(outcomes),
         "order_dependent": sum(row["order_dependent"] for row in rows),
         "identical": sum(row["identical"] for row in rows),
         **without_score(rows),
@@ -196,6 +196,7 @@ def report(out: Path, told: Row) -> str:
         f"+ {told['failed']['total']:,} failed + {told['not_judged']['total']:,} not judged",
         f"A against B {a['name']} against {b['name']}; judge {told['judge']}",
         f"            {line(told)}",
+        f"interval    {told['interval']}",
         f"ties        {told['order_dependent']:,} order-dependent, {told['identical']:,} of equal "
         "replies",
     ]

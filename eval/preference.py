@@ -8,7 +8,7 @@ place; what is predicted rightly says nothing. Every function takes counts of sh
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.text_statistics import Floats
+from esc.bootstrap import Floats
 
 SWEEPS = 20
 """Of the paper's code."""

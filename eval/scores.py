@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from esc.agreement import spearman
 from esc.chat.failures import Failure
 from esc.files import Row
+from esc.means import Units, inside_the_noise, mean
 from esc.verdicts import FOR_GOOD
 from eval.items import SIDES
-from eval.means import Units, inside_the_noise, mean
 from eval.ratings import SCALE, Dimension
 
 SCORED, UNSCORED, FAILED, NOT_JUDGED = "scored", "unscored", "failed", "not judged"

@@ -1,29 +1,36 @@
 """Win, tie and lose: their shares with intervals, and whether they could be chance."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from esc.agreement import sign_test
 from esc.files import Row
-from esc.intervals import wilson
+from esc.shares import share, shares
 
 OUTCOMES = ("win", "tie", "lose")
 """Of system A against system B."""
 
 
-def shares(counts: Mapping[str, int]) -> Row:
-    """Per outcome its count, share and 95 % Wilson interval (0 to 1, None of nothing); n; p.
+def shares_by_dialogue(outcomes: Iterable[tuple[str, str]]) -> Row:
+    """Per outcome its count, share and 95 % interval (0 to 1, None of nothing); n; sign test.
 
-    ``p`` is of the exact two-sided sign test on wins against losses, ties left out.
+    ``outcomes`` are (turn, outcome). Intervals resample dialogues, or ``interval`` says what else.
+    ``p`` is of the exact two-sided sign test on wins against losses, ties left out. It is over
+    turns: where turns of one dialogue have one outcome, p is smaller than it should be.
     """
+    found, interval = shares(outcomes, OUTCOMES)
+    return _tested(found) | {"interval": interval}
+
+
+def shares_by_turn(counts: Mapping[str, int]) -> Row:
+    """The same of counted turns, each of which stands for itself; intervals are Wilson's."""
     n = sum(counts.get(outcome, 0) for outcome in OUTCOMES)
-    told: Row = {}
-    for outcome in OUTCOMES:
-        count = counts.get(outcome, 0)
-        low, high = wilson(count, n) or (None, None)
-        share = count / n if n else None
-        told[outcome] = {"count": count, "share": share, "low": low, "high": high}
-    p = sign_test(counts.get("win", 0), counts.get("lose", 0))
-    return told | {"n": n, "sign_test": {"p": p, "said": _said(p)}}
+    return _tested({outcome: share({(counts.get(outcome, 0), n): 1}) for outcome in OUTCOMES})
+
+
+def _tested(found: Mapping[str, Row]) -> Row:
+    counts = {outcome: one["count"] for outcome, one in found.items()}
+    p = sign_test(counts["win"], counts["lose"])
+    return dict(found) | {"n": sum(counts.values()), "sign_test": {"p": p, "said": _said(p)}}
 
 
 def _said(p: float | None) -> str:
@@ -43,5 +50,5 @@ def line(told: Row) -> str:
         interval = "" if one["low"] is None else f" [{one['low']:.1%}, {one['high']:.1%}]"
         parts.append(f"{outcome} {one['count']:,} {share}{interval}")
     p = told["sign_test"]["p"]
-    tested = "" if p is None else f"; sign test p = {p:.4f}"
+    tested = "" if p is None else f"; sign test over turns p = {p:.4f}"
     return f"{', '.join(parts)}; n {told['n']:,}{tested}: {told['sign_test']['said']}"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from esc.bootstrap import Floats
 from esc.progress import INTERVALS, interval_names
 from esc.strategies import UNREADABLE, Strategy
 from eval import preference
 from eval.cases import Case
-from eval.text_statistics import Floats
 
 SIZE = len(Strategy)
 _ORDER = {strategy: place for place, strategy in enumerate(Strategy)}

@@ -11,7 +11,8 @@ from importlib.metadata import version
 
 import numpy as np
 
-from eval.text_statistics import COLUMNS, DISTINCT, ORDERS, Floats
+from esc.bootstrap import Floats
+from eval.text_statistics import COLUMNS, DISTINCT, ORDERS
 
 PAPER = (
     *(f"bleu{k}" for k in range(1, ORDERS + 1)),

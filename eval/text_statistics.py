@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from esc.bootstrap import Floats
+
 Tokens = tuple[str, ...]
 
 ORDERS = 4

@@ -9,7 +9,7 @@ from esc.exceptions import EscError
 from esc.files import Row
 from eval.ballot import CHOICES
 from eval.ratings import Dimension
-from eval.shares import OUTCOMES, shares
+from eval.shares import OUTCOMES, shares_by_turn
 
 Sides = Mapping[str, Mapping[str, str]]
 """Record to (side of the sheet to the system that stands there)."""
@@ -76,7 +76,8 @@ def _dimension(votes: list[Votes], records: list[str], dimension: Dimension) -> 
     whole = [count for count in by_turn.values() if count.total() == len(votes)]
     kappa = fleiss_kappa(whole)
     defined = isinstance(kappa, float)
-    return shares(turns) | {
+    # By turn: a sheet is a small draw of turns, hardly two of them of one dialogue.
+    return shares_by_turn(turns) | {
         "votes": {outcome: every[outcome] for outcome in OUTCOMES}
         | {"blank": len(votes) * len(records) - every.total()},
         "kappa": {

@@ -52,7 +52,8 @@ from mining.errors import (
 )
 from mining.verdicts import ErrorVerdict
 
-FORMAT = 1
+FORMAT = 2
+"""Raised with every change of what its files mean."""
 STEP = "classify"
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from esc.chat.failures import Failure
 from esc.files import Row
-from esc.intervals import wilson
 from esc.psych_errors import PsychError
+from esc.shares import shares
 from esc.verdicts import FOR_GOOD, Unscored
 from mining.classified import NOT_JUDGED, StoredVerdict
 from mining.verdicts import ErrorVerdict
@@ -54,25 +54,21 @@ def stored_row(one: StoredVerdict) -> Row:
 
 
 def proportions(rows: Iterable[Row]) -> Row:
-    """Per error its count, share of the scored records and 95 % Wilson interval; the rest counted.
+    """Per error its count, share of the scored records and 95 % interval; the rest counted.
 
-    Shares are 0 to 1, and None where nothing is scored.
+    Shares are 0 to 1, and None where nothing is scored. ``interval`` says whether it resamples
+    dialogues, or what else where the ids name no two.
     """
     status: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
+    scored: list[tuple[str, str]] = []
     reasons: Counter[str] = Counter()
     for row in rows:
         status[row["status"]] += 1
         if row["status"] == "scored":
-            errors[row["error"]] += 1
+            scored.append((row["id"], row["error"]))
         else:
             reasons[f"{row['status']}: {row['reason']}"] += 1
-    n = status["scored"]
-    table = {}
-    for error in PsychError:
-        low, high = wilson(errors[error], n) or (None, None)
-        share = errors[error] / n if n else None
-        table[error.value] = {"count": errors[error], "share": share, "low": low, "high": high}
+    table, interval = shares(scored, [error.value for error in PsychError])
 
     def by_reason(of: str) -> dict[str, int]:
         found = {name.partition(": ")[2]: k for name, k in reasons.most_common() if _is(of, name)}
@@ -80,8 +76,9 @@ def proportions(rows: Iterable[Row]) -> Row:
 
     return {
         "records": status.total(),
-        "n": n,
+        "n": len(scored),
         "errors": table,
+        "interval": interval,
         "unscored": by_reason("unscored"),
         "failed": by_reason("failed"),
         "not_judged": by_reason(NOT_JUDGED),
@@ -107,6 +104,7 @@ def report(out: Path, found: Row) -> str:
         share = "" if one["share"] is None else f"{one['share']:>8.1%}"
         interval = "" if one["low"] is None else f"   [{one['low']:.1%}, {one['high']:.1%}]"
         lines.append(f"            {name:<20}{one['count']:>7,}{share}{interval}")
+    lines.append(f"interval    {found['interval']}")
     for what in ("unscored", "failed", "not_judged"):
         told = [f"{count:,} {why}" for why, count in found[what].items() if why != "total"]
         if told:

@@ -106,7 +106,7 @@ FIGURES: dict[str, tuple[str, Callable[[Any, dict[str, Found]], None], tuple[str
     ),
     "errors": ("Errors of the rejected replies (Figure 10)", draw_errors, ("rg",)),
     "lengths": ("Length of chosen and rejected replies", draw_lengths, ("rg", "vanilla")),
-    "kept": ("Samples that became pairs (95 % Wilson intervals)", draw_kept, TASKS),
+    "kept": ("Samples that became pairs (95 % intervals, by dialogue)", draw_kept, TASKS),
 }
 """File's name to title, drawing, and the tasks that are in it; without one of them it is absent."""
 

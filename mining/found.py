@@ -1,17 +1,19 @@
 """What the pairs and routes of a mining hold, counted row by row; Table 1's lower half of it."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from esc import built, files
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.forms import TASKS
-from esc.intervals import wilson
 from esc.lineage import Quadrant
+from esc.means import Units
 from esc.psych_errors import PsychError
+from esc.shares import BY_DIALOGUE, share
 from esc.strategies import Strategy
 from mining.folders import Mining
 from mining.routed import DONE, PAIRS, ROUTES
@@ -33,6 +35,9 @@ SIDES = ("chosen", "rejected")
 BIN = 20
 """Characters; longer than `LONGEST` is counted in the last bin."""
 LONGEST = 400
+KEPT = f"{BY_DIALOGUE}, over samples where there is one dialogue alone"
+"""The interval of a share of samples that became pairs."""
+_BY_DIALOGUE = Units(by_dialogue=True)
 
 
 @dataclass
@@ -51,13 +56,10 @@ class Found:
         default_factory=lambda: {"chosen": Counter(), "rejected": Counter()}
     )
     """Characters of a reply to a number of pairs."""
-    kept: dict[str, Counter[str]] = field(
-        default_factory=lambda: {"error": Counter(), "gold strategy": Counter()}
+    kept: dict[tuple[str, str], Counter[tuple[int, int]]] = field(
+        default_factory=lambda: defaultdict(Counter)
     )
-    seen: dict[str, Counter[str]] = field(
-        default_factory=lambda: {"error": Counter(), "gold strategy": Counter()}
-    )
-    """Samples of which `kept` became pairs."""
+    """(``error`` or ``gold strategy``, its value) to a number of dialogues, by (pairs, samples)."""
     examples: dict[str, tuple[str, Row]] = field(default_factory=dict)
     """Error to (place in the order of drawing, pair)."""
 
@@ -74,23 +76,24 @@ class Found:
         if pair["error"] not in self.examples or place < self.examples[pair["error"]][0]:
             self.examples[pair["error"]] = place, pair
 
-    def take_route(self, way: Row) -> None:
-        """Count one sample."""
-        of = {"error": way["error"], "gold strategy": way["gold_strategy"]}
-        for what, value in of.items():
-            if value is not None:
-                self.seen[what][value] += 1
-                self.kept[what][value] += way["fate"] == Fate.PAIR
+    def take_dialogue(self, ways: Iterable[Row]) -> None:
+        """Count the samples of one dialogue."""
+        fates: dict[tuple[str, str], Counter[bool]] = defaultdict(Counter)
+        for way in ways:
+            for what, value in (("error", way["error"]), ("gold strategy", way["gold_strategy"])):
+                if value is not None:
+                    fates[what, value][way["fate"] == Fate.PAIR] += 1
+        for of, count in fates.items():
+            self.kept[of][count[True], count.total()] += 1
 
     def keep_rates(self, what: str) -> Row:
-        """Value to samples, pairs, the share kept (0 to 1) and its 95 % Wilson interval."""
-        values = [one.value for one in (PsychError if what == "error" else Strategy)]
+        """Value to samples, pairs, the share kept (0 to 1) and its 95 % interval (`KEPT`)."""
         rates: Row = {}
-        for value in (value for value in values if self.seen[what][value]):
-            kept, seen = self.kept[what][value], self.seen[what][value]
-            low, high = wilson(kept, seen) or (None, None)
-            share = {"share": kept / seen, "low": low, "high": high}
-            rates[value] = {"samples": seen, "pairs": kept, **share}
+        for value in (one.value for one in (PsychError if what == "error" else Strategy)):
+            if dialogues := self.kept.get((what, value)):
+                samples = sum(n * times for (_, n), times in dialogues.items())
+                rate = share(dialogues)
+                rates[value] = {"samples": samples, "pairs": rate.pop("count")} | rate
         return rates
 
     def row(self) -> Row:
@@ -114,6 +117,7 @@ class Found:
             "characters": {side: spread(self.lengths[side]) for side in self.lengths}
             if replies
             else None,
+            "interval": KEPT,
             "kept by error": self.keep_rates("error"),
             "kept by gold strategy": self.keep_rates("gold strategy"),
         }
@@ -179,8 +183,10 @@ def collect(minings: Sequence[Mining]) -> tuple[dict[str, Found], list[str]]:
         one = found[mining.task] = Found(mining.task, routed)
         for pair in files.read_jsonl(mining.routed / PAIRS):
             one.take_pair(pair)
-        for way in files.read_jsonl(mining.routed / ROUTES):
-            one.take_route(way)
+        # The routes of a dialogue follow one another, as its turns do in the set.
+        ways = files.read_jsonl(mining.routed / ROUTES)
+        for _, of_dialogue in groupby(ways, lambda way: _BY_DIALOGUE.unit(way["id"])):
+            one.take_dialogue(of_dialogue)
     if not found:
         first = minings[0]
         why = "; ".join(left_out) or f"{first.make('mine')} begins"

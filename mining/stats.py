@@ -20,6 +20,7 @@ from mining.examples import examples
 from mining.figures import FIGURES, draw
 from mining.folders import Mining
 from mining.found import (
+    KEPT,
     PAPER_COLUMNS,
     PAPER_TABLE_1,
     SIDES,
@@ -94,7 +95,7 @@ def _length_table(one: Found) -> Iterator[str]:
 
 
 def _keep_table(one: Found, what: str) -> Iterator[str]:
-    yield f"Samples that became pairs, by {what}:"
+    yield f"Samples that became pairs, by {what} (interval: {KEPT}):"
     yield from ("", f"| {what} | samples | pairs | share | 95 % |", "|---|---:|---:|---:|---:|")
     for value, rate in one.keep_rates(what).items():
         interval = f"{rate['low']:.1%} to {rate['high']:.1%}"

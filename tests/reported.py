@@ -108,6 +108,7 @@ def proportions(*, smoke: bool) -> dict[str, Any]:
         "errors": {
             one.value: share(count, 40) for one, count in zip(PsychError, counts, strict=True)
         },
+        "interval": "95 %, by dialogue",
         "unscored": {"total": 2},
         "failed": {"total": 0},
         "judge": "some-judge",
@@ -134,12 +135,13 @@ def system(
 def data(work: Path, *, smoke: bool = False) -> None:
     """The train set's statistics."""
     spread = {one.value: 0.125 for one in Strategy}
-    write(work / "data" / "manifest.json", {"smoke": smoke, "options": {"SPLIT": "paper"}})
+    options = {"SPLIT": "paper", "LIMIT": None, "CONSECUTIVE": "separate"}
+    write(work / "data" / "manifest.json", {"smoke": smoke, "options": options})
     write(
         work / "data" / "stats" / "stats.json",
         {
             "notes": ["SMOKE: the numbers here are of the sample corpus"] if smoke else [],
-            "options": {},
+            "options": options,
             "here": {
                 "table_1": dict.fromkeys(TABLE_1_ESCONV, 7.25),
                 "table_6": {one.value: place for place, one in enumerate(Strategy, 11)},

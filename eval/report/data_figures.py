@@ -21,7 +21,7 @@ def figure_8(corpus: Corpus) -> Figure:
             tuple(
                 Cell(100 * part[one], form=".1f", unit=" %", smoke=corpus.smoke)
                 if one in part
-                else not_run()
+                else not_run(missing=corpus.missing)
                 for one in Strategy
             ),
         )

@@ -1,5 +1,7 @@
 """The files of data, mining, training and prediction, as far as the report reads them."""
 
+from typing import Any
+
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy
 from eval.report.shapes import Shape
@@ -18,6 +20,8 @@ class CorpusStats(Shape):
 
     notes: list[str]
     here: CorpusFigures
+    options: dict[str, Any]
+    """What the sets were built with that it is of."""
 
 
 class Sides(Shape):
@@ -76,11 +80,19 @@ class Comparison(Shape):
     numbers: dict[str, Difference]
 
 
+class Compared(Shape):
+    """What the comparisons were made from."""
+
+    predictions: dict[str, str]
+    """Run to the SHA-256 of its predictions."""
+
+
 class Comparisons(Shape):
     """``comparisons.json`` of a backbone."""
 
     comparisons: list[Comparison]
     smoke: bool
+    made_with: Compared
 
 
 class Drift(Moved):

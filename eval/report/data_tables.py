@@ -10,8 +10,7 @@ from esc.strategies import Strategy
 from eval import paper_values
 from eval.report.cells import Paper, not_run, of_paper, of_score
 from eval.report.data_shapes import CorpusStats, MiningStats
-from eval.report.page import NOT_RUN, UNDEFINED, Cell, Table, TableRow, Todo
-from eval.report.runs import STALE
+from eval.report.page import NOT_RUN, STALE, UNDEFINED, Cell, Table, TableRow, Todo
 from eval.report.shapes import PairsJudged
 from eval.report.sources import Sources
 
@@ -27,21 +26,25 @@ class Corpus:
     smoke: bool
     notes: tuple[str, ...]
     todo: tuple[Todo, ...]
+    missing: str = NOT_RUN
+    """What stands where there are none: not run, or out of date."""
 
 
 def read_corpus(sources: Sources) -> Corpus:
     """The train set's statistics; marked where they, or the built sets, are of the sample corpus.
 
-    Raises EscError where the file has another shape.
+    Those of sets that were built anew with other options since are out of date. Raises EscError
+    where the file has another shape.
     """
-    renew = sources.make("stats")
+    renew = sources.make("stats", EMBEDDED, **sources.build_variables())
     stats = sources.known(CORPUS_STATS, CorpusStats, renew)
-    if stats is None:
-        return Corpus(None, False, (), (Todo("the train set", renew),))
-    built = sources.raw(Path("data/manifest.json"))
+    built = sources.built()
+    stale = bool(stats and built and built.get("options") != stats.options)
+    if stats is None or stale:
+        missing = STALE if stale else NOT_RUN
+        return Corpus(None, False, (), (Todo("the train set", renew),), missing)
     told = any(note.startswith("SMOKE") for note in stats.notes)
-    is_sample = isinstance(built, dict) and bool(built.get("smoke"))
-    return Corpus(stats, told or is_sample, tuple(stats.notes), ())
+    return Corpus(stats, told or bool(built and built.get("smoke")), tuple(stats.notes), ())
 
 
 def table_1_corpus(corpus: Corpus) -> Table:
@@ -50,7 +53,7 @@ def table_1_corpus(corpus: Corpus) -> Table:
     for name, printed in paper_values.TABLE_1_ESCONV.items():
         form = COUNT if float(printed).is_integer() and "per" not in name else ",.2f"
         value = corpus.stats.here.table_1.get(name) if corpus.stats else None
-        cell = not_run((("paper", printed),), form=form)
+        cell = not_run((("paper", printed),), corpus.missing, form=form)
         if value is not None:
             cell = Cell(value, paper=(("paper", printed),), form=form, smoke=corpus.smoke)
         rows.append(TableRow(name, (cell,)))
@@ -78,7 +81,10 @@ def table_6(corpus: Corpus) -> Table:
             _printed(values, strategy)
             for values in (paper_values.TABLE_6, paper_values.TABLE_6_SHARES)
         )
-        cells = (not_run(number, form=COUNT), not_run(share, unit=" %"))
+        cells = (
+            not_run(number, corpus.missing, form=COUNT),
+            not_run(share, corpus.missing, unit=" %"),
+        )
         if total:
             found = counts.get(strategy, 0)
             cells = (

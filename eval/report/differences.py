@@ -1,7 +1,8 @@
 """What a training or a paradigm changes, and whether that is more than noise.
 
-Where ``runs/<model>/comparisons.json`` holds two systems' paired comparison, its interval decides;
-else two intervals that overlap count as inside the noise, which the cell says.
+Where ``runs/<model>/comparisons.json`` holds the paired comparison of two systems' predictions of
+now, its interval decides; else two intervals that overlap count as inside the noise, which the
+cell says.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,8 @@ from eval import paper_values
 from eval.comparisons import COMPARISONS, QUESTIONS
 from eval.report.cells import Paper, judge_cells, not_run, paper_of, strategy_cells, text_cells
 from eval.report.data_shapes import Comparison, Comparisons
-from eval.report.page import NOT_RUN, UNDEFINED, Cell, Table, TableRow
-from eval.report.runs import Backbone, Run
+from eval.report.page import NOT_RUN, STALE, UNDEFINED, Cell, Table, TableRow, Todo
+from eval.report.runs import PREDICTIONS, Backbone, Run
 from eval.report.sources import Sources
 from eval.report.system_tables import COLUMNS
 
@@ -30,12 +31,20 @@ def differences(sources: Sources, backbones: Sequence[Backbone]) -> Table:
 
     Raises EscError where a file of comparisons has another shape.
     """
-    rows = []
+    rows, notes, todo = [], [], []
     for one in backbones:
         path = Path("runs") / one.model / COMPARISONS
         renew = sources.make("eval", one.model, FORCE=1)
         stored = sources.known(path, Comparisons, renew)
         paired = {(pair.a, pair.b): pair for pair in stored.comparisons} if stored else {}
+        if stored and (stale := _stale(sources, one.model, stored)):
+            told = ", ".join(f"{a} and {b}" for a, b in stale)
+            notes.append(
+                f"{one.model}: the paired comparison of {told} is {STALE}, and left out: it is of "
+                "other predictions."
+            )
+            todo.append(Todo(f"{one.model} paired comparisons", sources.make("eval", one.model)))
+            paired = {pair: found for pair, found in paired.items() if pair not in stale}
         for label, a, b in QUESTIONS:
             cells = _cells(one, a, b, paired.get((a, b)), smoke=bool(stored and stored.smoke))
             rows.append(TableRow(label, tuple(cells), one.model))
@@ -50,8 +59,22 @@ def differences(sources: Sources, backbones: Sequence[Backbone]) -> Table:
             "where the 95 % interval of the paired comparison holds 0; without such a comparison, "
             f"where the two systems' own intervals overlap, marked {OVERLAP}: a coarser rule "
             "that calls too much noise.",
+            *notes,
         ),
+        tuple(todo),
     )
+
+
+def _stale(sources: Sources, model: str, stored: Comparisons) -> list[tuple[str, str]]:
+    """The pairs that were compared on predictions which are there no more."""
+    of = stored.made_with.predictions
+    now = {
+        run: sources.hash_of(Path("runs") / model / run / PREDICTIONS)
+        for pair in stored.comparisons
+        for run in (pair.a, pair.b)
+    }
+    changed = {run for run, found in now.items() if found not in (None, of.get(run))}
+    return [(pair.a, pair.b) for pair in stored.comparisons if {pair.a, pair.b} & changed]
 
 
 def _cells(

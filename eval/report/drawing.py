@@ -27,7 +27,7 @@ LEAST_NAMED = 8.5
 def svg(figure: Figure) -> str:
     """The figure as one SVG element; empty where it holds no number of ours."""
     rows = [row for row in figure.table.rows if any(map(_known, row.cells))]
-    if not figure.table.filled:
+    if all(row.of_paper for row in rows):
         return ""
     # Slow to import, and drawn by this step alone.
     import matplotlib as mpl

@@ -27,7 +27,10 @@ def figure_6(sources: Sources, models: Sequence[str]) -> Figure:
             todo.append(Todo(f"{model} votes", f"{make}, then --read with the sheets filled in"))
             continue
         first, second = found.a.get("name", "a"), found.b.get("name", "b")
-        notes.append(f"{model}: {first} against {second}, {len(found.annotators)} annotators.")
+        notes.append(
+            f"{model}: {first} against {second}, {len(found.annotators)} annotators; intervals and "
+            "sign tests are over turns."
+        )
         for name, votes in found.dimensions.items():
             shares = (votes.win, votes.tie, votes.lose)
             cells = tuple(

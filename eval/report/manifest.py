@@ -3,13 +3,17 @@
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from esc import paths
+from esc import backbones, commands, paths
+from esc.adapters import BASE
 from esc.backbones import EMBEDDED
-from eval.means import RESAMPLES, SEED
+from esc.files import Row
+from esc.means import RESAMPLES, SEED
+from esc.measured_turns import JUDGED, JUDGED_BY_EMBEDDED
+from eval.judging import usual_judge
 from eval.report.page import Cell, Manifest, Table
 from eval.report.sources import Sources
 
@@ -66,28 +70,85 @@ def _version(name: str) -> str:
 
 
 def _split(sources: Sources) -> str:
-    built = sources.raw(Path("data/manifest.json"))
-    options = built.get("options") if isinstance(built, dict) else None
+    options = (sources.built() or {}).get("options")
     return str(options.get("SPLIT")) if isinstance(options, dict) else "unknown: no sets are built"
 
 
 def commands_of(sources: Sources, models: Sequence[str]) -> tuple[str, ...]:
     """The commands that make the runs that were read, in their order."""
-    told = [sources.make("data"), sources.make("stats")]
+    built = sources.build_variables()
+    told = [
+        sources.make("data", EMBEDDED, ESCONV=_corpus(sources), **built),
+        sources.make("stats", EMBEDDED, **built),
+    ]
     for model in models:
-        mine = f"runs/{model}/"
-        for folder, options in sources.options.items():
-            if folder.startswith(mine) and "SYSTEM" in options:
-                shown = {
-                    name: options.get(name) for name in ("SYSTEM", "STAGE", "VARIANT", "LIMIT")
-                }
-                later = options.get("ROUND")
-                shown["ROUND"] = later if later != 1 else None
-                told.append(sources.make("predict", model, **shown))
-        told.append(sources.make("eval", model))
+        of_model = {
+            folder: options
+            for folder, options in sources.options.items()
+            if folder.startswith(f"runs/{model}/")
+        }
+        told += [
+            _predict(sources, model, options)
+            for options in of_model.values()
+            if "SYSTEM" in options
+        ]
+        told += [sources.make("eval", model, **given) for given in _judges(model, of_model)]
     if len(models) == 1:
         return (*told, sources.make("report", models[0]))
     return (*told, sources.make("report", EMBEDDED, MODELS=" ".join(models)))
+
+
+def _corpus(sources: Sources) -> str | None:
+    """What ESCONV named; None where it was the download that needs no name."""
+    corpus = (sources.built() or {}).get("corpus")
+    origin = corpus.get("origin") if isinstance(corpus, dict) else None
+    return None if origin is None or "://" in origin else str(origin)
+
+
+def _predict(sources: Sources, model: str, options: Row) -> str:
+    """The command that makes predictions with these options."""
+    usual = {"ROUND": 1, "SET": "test", "DECODE": backbones.get(model).decode}
+    given = {
+        name: options.get(name)
+        for name in ("SYSTEM", "STAGE", "VARIANT", "ROUND", "SET", "LIMIT", "DECODE")
+        if options.get(name) != usual.get(name)
+    }
+    temperature = options.get("TEMPERATURE")
+    if not temperature:
+        return sources.make("predict", model, **given)
+    # Make has no variable for it.
+    named = {name.lower(): value for name, value in given.items()} | {"temperature": temperature}
+    return commands.step("eval", "predict", work=sources.work, model=model, **named)
+
+
+def _judges(model: str, of_model: Mapping[str, Row]) -> list[dict[str, object]]:
+    """JUDGE and JUDGE_N of what was judged, each setting once, None for what is the default.
+
+    Where the judge is and what it costs is known to the user alone.
+    """
+    found: list[dict[str, object]] = []
+    for options in of_model.values():
+        if "JUDGE_N" in options:
+            found.append(_judge(model, options))
+    # Errors are classified by the same JUDGE, which has another default there.
+    usual = backbones.get(model).judge
+    for folder, options in of_model.items():
+        if Path(folder).name == "errors" and "JUDGE" in options:
+            name = options["JUDGE"]
+            if name not in {one["JUDGE"] or usual for one in found}:
+                found.append({"JUDGE": None if name == usual else name, "JUDGE_N": None})
+    return [one for place, one in enumerate(found) if one not in found[:place]] or [{}]
+
+
+def _judge(model: str, options: Row) -> dict[str, object]:
+    name = BASE if options["JUDGE"] == f"{model} (base)" else options["JUDGE"]
+    # Only this kit's own server tells its weights.
+    is_embedded = model == EMBEDDED and name == BASE and options.get("weights")
+    turns = JUDGED_BY_EMBEDDED if is_embedded else JUDGED
+    return {
+        "JUDGE": None if name == usual_judge(model) else name,
+        "JUDGE_N": None if options["JUDGE_N"] == turns else options["JUDGE_N"],
+    }
 
 
 def signatures(tables: Iterable[Table]) -> dict[str, str]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 NOT_RUN = "not run"
+STALE = "out of date"
+"""Measured of files that have changed since."""
 UNDEFINED = "undefined"
 """Measured, and no number came of it."""
 SMOKE = "SMOKE"
@@ -116,6 +118,13 @@ class Table:
     def filled(self) -> int:
         """How many rows hold a measurement of ours."""
         return sum(any(cell.measured for cell in row.cells) for row in self.ours)
+
+    @property
+    def gap(self) -> str:
+        """What stands in place of a picture where there is no number to draw: why there is none."""
+        if self.filled:
+            return UNDEFINED
+        return ", ".join(dict.fromkeys(cell.missing for row in self.ours for cell in row.cells))
 
     @property
     def smoke(self) -> bool:

@@ -6,12 +6,11 @@ from pathlib import Path
 from esc import paths
 from esc.backbones import EMBEDDED
 from esc.paper_systems import FIGURE_4, KINDS, TABLE_3, TABLE_4, TABLE_5, Kind, tasks_of
-from eval.report.page import NOT_RUN, Todo
+from eval.report.page import NOT_RUN, STALE, Todo
 from eval.report.shapes import Judged, Metrics, Proportions
 from eval.report.sources import Sources
 
 PREDICTIONS = Path("predictions.jsonl")
-STALE = "out of date"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ def read_run(sources: Sources, model: str, name: str) -> Run:
     renew = sources.make("eval", model, FORCE=1)
     found = sources.hash_of(folder / PREDICTIONS)
     sources.options_of(folder)
+    sources.options_of(folder / "judge")
     metrics = sources.known(folder / "metrics.json", Metrics, renew)
     judged = sources.known(folder / "judge" / "judge.json", Judged, renew)
     errors = sources.known(folder / "errors" / "proportions.json", Proportions, renew)

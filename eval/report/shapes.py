@@ -189,6 +189,7 @@ class Proportions(Shape):
 
     n: int
     errors: dict[PsychError, Share]
+    interval: str
     unscored: Lost
     failed: Lost
     judge: str

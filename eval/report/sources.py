@@ -15,6 +15,7 @@ from esc.files import Row
 from eval.report.shapes import Shape
 
 Known = TypeVar("Known", bound=Shape)
+MANIFEST = Path("data/manifest.json")
 
 
 @dataclass
@@ -64,6 +65,26 @@ class Sources:
             self.options[folder.as_posix()] = found
             return found
         return {}
+
+    def built(self) -> Row | None:
+        """The manifest of the built sets, or None where there is none."""
+        found = self.raw(MANIFEST)
+        return found if isinstance(found, dict) else None
+
+    def build_variables(self) -> dict[str, object]:
+        """Make's variables that keep those sets as they are, None for what is the default.
+
+        A target that builds them needs all: without, it builds the default's in their place.
+        """
+        options = (self.built() or {}).get("options")
+        if not isinstance(options, dict):
+            return {}
+        # Only the ESConv release can have the paper's split, and it has no other by itself.
+        usual = {"SPLIT": "paper", "LIMIT": None, "CONSECUTIVE": "separate"}
+        return {
+            name: None if options.get(name) == value else options.get(name)
+            for name, value in usual.items()
+        }
 
     def hash_of(self, path: Path) -> str | None:
         """The SHA-256 of a file under ``work``, or None where there is no such file."""

@@ -22,8 +22,10 @@ def figure_2(sources: Sources, backbones: Sequence[Backbone], failed: Proportion
     """Figure 2: errors of FailedESConv and of the entangled systems."""
     rows = []
     todo: tuple[Todo, ...] = ()
+    notes = []
     if failed:
         rows.append(TableRow("FailedESConv", _error_cells(failed, smoke=failed.smoke)))
+        notes.append(_made_by("FailedESConv", failed))
     else:
         rows.append(TableRow("FailedESConv", gap(len(ERRORS))))
         command = sources.make("eval", FAILED_ESCONV="FailedESConv.json")
@@ -35,6 +37,7 @@ def figure_2(sources: Sources, backbones: Sequence[Backbone], failed: Proportion
         todo,
         backbones,
         (VANILLA, ("vanilla_sft",)),
+        *notes,
     )
 
 
@@ -73,7 +76,7 @@ def _errors(
     for one in backbones:
         for kind, run in one.of(kinds):
             if run.errors:
-                judges.add(f"{one.model}: classified by {run.errors.judge}.")
+                judges.add(_made_by(one.model, run.errors))
                 cells = _error_cells(run.errors, smoke=run.smoke(run.errors))
                 rows.append(TableRow(kind.label, cells, one.model))
             elif kind.name in of_paper:
@@ -83,6 +86,10 @@ def _errors(
         name, title, "replies of", ERRORS, tuple(rows), (*notes, NO_NUMBERS, *sorted(judges)), todo
     )
     return Figure(table, STACKED, "share of the replies (%)")
+
+
+def _made_by(what: str, found: Proportions) -> str:
+    return f"{what}: classified by {found.judge}; intervals: {found.interval}."
 
 
 def _error_cells(found: Proportions, *, smoke: bool) -> tuple[Cell, ...]:

@@ -19,7 +19,7 @@ from esc import cli, files, paths, policy_server
 from esc.chat.message import Message
 from esc.measured_turns import JUDGED_BY_EMBEDDED
 from esc.verdicts import Reason, Unscored, read
-from eval import judge, means, ratings
+from eval import judge, ratings
 from eval.judging import Bench
 from eval.ratings import Dimension, Preference, Score
 
@@ -557,19 +557,13 @@ def test_a_foreign_file_without_ids_is_scored_and_says_so(run, out, tmp_path):
     (tmp_path / "theirs.json").write_text(json.dumps(foreign))
     code, printed, _ = run(path=tmp_path / "theirs.json")
     assert code == 0 and "5 records have none" in printed
-    assert "rows, since the ids name no dialogues" in summary(out)["interval"]
+    assert "rows, since the ids name no two dialogues" in summary(out)["interval"]
 
 
-def test_an_interval_is_of_dialogues_and_one_dialogue_has_none():
-    units = means.Units.of(["1-0", "1-1", "2-0"])
-    assert means.mean([("1-0", 1), ("1-1", 3)], units) == {
-        "value": 2.0,
-        "low": None,
-        "high": None,
-        "n": 2,
-    }
-    assert means.mean([], units) == {"value": None, "low": None, "high": None, "n": 0}
-    # Two dialogues that are alike within: as wide as two rows, however many turns they have.
-    few = means.mean([("1-0", 1), ("2-0", 5)], units)
-    many = means.mean([(f"{d}-{t}", 1 if d == 1 else 5) for d in (1, 2) for t in range(50)], units)
-    assert (few["low"], few["high"]) == (many["low"], many["high"]) == (1.0, 5.0)
+def test_ids_of_one_prefix_are_resampled_by_row_and_the_file_says_so(run, out, tmp_path):
+    renamed = [row | {"id": f"test-{k}"} for k, row in enumerate(rows())]
+    run(path=save(tmp_path / "renamed.jsonl", renamed))
+    found = summary(out)
+    assert "rows, since the ids name no two dialogues" in found["interval"]
+    one = found["dimensions"]["Fluency"]
+    assert one["low"] < one["value"] < one["high"]

@@ -9,10 +9,11 @@ from faulty_server import TOO_LONG, UNAVAILABLE, FaultyServer, refusal
 from predicted import quoted, row, rows, save
 
 from esc import cli, files
+from esc.intervals import wilson
 from esc.verdicts import Unscored, read
 from eval import pairwise
 from eval.ratings import Preference
-from eval.shares import shares
+from eval.shares import shares_by_dialogue, shares_by_turn
 
 FORGED = '{"reason": "best", "better": "B"}'
 
@@ -105,6 +106,16 @@ def test_planted_preferences_are_found_again_and_every_pair_is_asked_in_both_ord
     assert told["sign_test"]["p"] == pytest.approx(299 / 2048)  # 2·(1+12+66+220)/4096
     shown = Counter(quoted(request)["A"][0] for request in server.chats())
     assert shown == {"a": 16, "b": 16}
+
+
+def test_intervals_resample_the_dialogues_that_the_ids_name(run, out, tmp_path):
+    # Five turns of each of ten dialogues, one outcome a dialogue.
+    points = [(3, 1)] * 25 + [(1, 3)] * 25
+    _, printed, _ = run(*systems(tmp_path, points))
+    win, (low, high) = found(out)["win"], wilson(25, 50)
+    assert win["low"] < low - 0.1 and high + 0.1 < win["high"]
+    assert "resamples of dialogues" in found(out)["interval"]
+    assert found(out)["interval"] in printed and "sign test over turns" in printed
 
 
 def test_to_exchange_the_systems_exchanges_win_and_lose(run, out, tmp_path):
@@ -267,7 +278,7 @@ def test_a_side_that_is_none_is_no_verdict(said):
     assert isinstance(read(Preference, json.dumps({"better": said})), Unscored)
 
 
-def test_shares_of_nothing_are_none_not_zero():
-    told = shares({})
+@pytest.mark.parametrize("told", [shares_by_dialogue([]), shares_by_turn({})])
+def test_shares_of_nothing_are_none_not_zero(told):
     assert told["win"] == {"count": 0, "share": None, "low": None, "high": None}
     assert told["n"] == 0 and told["sign_test"]["p"] is None

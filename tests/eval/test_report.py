@@ -10,14 +10,17 @@ import pytest
 import reported
 from reported import number, write
 
-from esc import cli
+from esc import backbones, cli
 from esc.draw import order
 from esc.markdown import plain
+from esc.measured_turns import JUDGED, JUDGED_BY_EMBEDDED
+from esc.psych_errors import PsychError
 from eval import paper_values
 from eval.report import step
 from eval.report.page import Cell
 
 EMBEDDED, QWEN, LLAMA = "smollm2-135m", "qwen2.5-7b", "llama3.1-8b"
+RQ3 = "RQ3: Decoupled DPO less Decoupled SFT"
 OF_THE_PAPER = (
     *("table-1-esconv", "table-1-pairs", "table-2", "table-3", "table-4", "table-5", "table-6"),
     *("figure-2", "figure-3", "figure-4a", "figure-4b"),
@@ -140,6 +143,19 @@ def test_a_judge_whose_answers_are_all_unscored_has_run(tmp_path, made):
     assert found["status"] == "run"
     chosen = row(found, "chosen")["cells"][0]
     assert (chosen["shown"], chosen["note"]) == ("undefined", "none scored")
+
+
+def test_a_figure_whose_numbers_are_all_undefined_is_not_drawn_and_says_so(tmp_path, made):
+    folder = reported.system(tmp_path, QWEN, "decoupled_sft", 20)
+    none = {"count": 0, "share": None, "low": None, "high": None}
+    empty = {"n": 0, "errors": {one.value: none for one in PsychError}}
+    write(folder / "errors" / "proportions.json", reported.proportions(smoke=False) | empty)
+    value, _, page = made(QWEN)
+    assert tables(value)["figure-7"]["status"] == "partly run"
+    for name, why in (("figure-7", "undefined"), ("figure-2", "not run")):
+        article = page.partition(f'<article id="{name}">')[2].partition("</article>")[0]
+        assert "<svg" not in article
+        assert f'<p class="gap">{why}</p>' in article
 
 
 def test_the_paper_stands_beside_its_own_backbones_and_both_beside_any_other(tmp_path, made):
@@ -313,6 +329,13 @@ def test_hostile_text_is_only_text(tmp_path, made):
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 4 for line in lines)
 
 
+def test_the_figures_of_errors_say_what_their_intervals_resample(whole):
+    found = tables(whole[1][0])
+    told = "classified by some-judge; intervals: 95 %, by dialogue."
+    assert f"{QWEN}: {told}" in found["figure-7"]["notes"]
+    assert {f"{QWEN}: {told}", f"FailedESConv: {told}"} <= {*found["figure-2"]["notes"]}
+
+
 def test_two_backbones_stand_side_by_side(both):
     value, _, _ = both
     found = tables(value)
@@ -341,37 +364,55 @@ def test_a_difference_inside_overlapping_intervals_is_called_noise_and_says_so(t
     reported.system(tmp_path, QWEN, "decoupled_sft", 20.0)
     reported.system(tmp_path, QWEN, "decoupled_dpo", 20.15)
     found = tables(made(QWEN)[0])["table-differences"]
-    label = "RQ3: Decoupled DPO less Decoupled SFT"
-    (cell,) = row(found, label)["cells"][:1]
+    (cell,) = row(found, RQ3)["cells"][:1]
     assert (cell["shown"], cell["note"]) == ("+0.15", "inside the noise (overlap)")
     assert cell["paper"][0][1] == pytest.approx(89.84 - 91.37)
 
 
-def test_a_paired_comparison_decides_where_there_is_one(tmp_path, made):
-    reported.system(tmp_path, QWEN, "decoupled_sft", 20.0)
-    reported.system(tmp_path, QWEN, "decoupled_dpo", 20.15)
+@pytest.fixture
+def compared(tmp_path):
+    """Two systems with a paired comparison of one number; their folders."""
+    folders = [
+        reported.system(tmp_path, QWEN, name, base)
+        for name, base in (("decoupled_sft", 20.0), ("decoupled_dpo", 20.15))
+    ]
     paired = {"difference": 0.15, "low": 0.05, "high": 0.25, "verdict": "higher, outside the noise"}
+    a, b = (folder.name for folder in folders)
     write(
         tmp_path / "runs" / QWEN / "comparisons.json",
         {
-            "comparisons": [
-                {
-                    "a": "decoupled_sft",
-                    "b": "decoupled_dpo",
-                    "n": 40,
-                    "numbers": {"text.paper.f1": paired},
-                }
-            ],
+            "comparisons": [{"a": a, "b": b, "n": 40, "numbers": {"text.paper.f1": paired}}],
             "smoke": False,
+            "made_with": {
+                "predictions": {
+                    folder.name: reported.sha(folder / "predictions.jsonl") for folder in folders
+                }
+            },
         },
     )
+    return folders
+
+
+def test_a_paired_comparison_decides_where_there_is_one(compared, made):
     found = tables(made(QWEN)[0])["table-differences"]
-    cells = row(found, "RQ3: Decoupled DPO less Decoupled SFT")["cells"]
+    cells = row(found, RQ3)["cells"]
     assert (cells[2]["interval"], cells[2]["note"]) == (
         "[+0.05, +0.25]",
         "higher, outside the noise",
     )
     assert cells[1]["note"].endswith("(overlap)")
+    assert not found["todo"]
+
+
+def test_a_paired_comparison_of_other_predictions_is_left_out_and_said(tmp_path, compared, made):
+    # Predicted and measured anew, but not compared.
+    reported.system(tmp_path, QWEN, "decoupled_dpo", 20.15, reply="another reply")
+    found = tables(made(QWEN)[0])["table-differences"]
+    cell = row(found, RQ3)["cells"][2]
+    assert (cell["shown"], cell["interval"]) == ("+0.15", "")
+    assert cell["note"] == "inside the noise (overlap)"
+    assert any("decoupled_sft and decoupled_dpo is out of date" in note for note in found["notes"])
+    assert [one["command"] for one in found["todo"]] == [f"make eval MODEL={QWEN} WORK={tmp_path}"]
 
 
 def test_measurements_of_other_predictions_are_out_of_date_not_shown(tmp_path, made):
@@ -381,6 +422,20 @@ def test_measurements_of_other_predictions_are_out_of_date_not_shown(tmp_path, m
     value, _, _ = made(QWEN)
     shown = {one["shown"] for one in row(tables(value)["table-3"], "Vanilla SFT")["cells"]}
     assert shown == {"out of date"}
+
+
+def test_statistics_of_sets_built_anew_are_out_of_date_not_shown(tmp_path, made):
+    reported.data(tmp_path)
+    assert tables(made(QWEN)[0])["table-6"]["status"] == "run"
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest["options"] |= {"LIMIT": 20, "SPLIT": "seed:7"}
+    write(tmp_path / "data" / "manifest.json", manifest)
+    found = tables(made(QWEN)[0])
+    for name in ("table-1-esconv", "table-6", "figure-8"):
+        assert {one["shown"] for one in cells(found[name])} == {"out of date"}
+        # What is built now must not be replaced by the target that counts it.
+        command = f"make stats WORK={tmp_path} SPLIT=seed:7 LIMIT=20"
+        assert [one["command"] for one in found[name]["todo"]] == [command]
 
 
 def test_what_was_predicted_but_not_measured_names_eval_alone(tmp_path, made):
@@ -417,6 +472,76 @@ def test_the_manifest_names_every_file_that_was_read(whole):
     assert any("predict" in one and "STAGE=sft" in one for one in manifest["commands"])
     assert manifest["signatures"]["table-3 B-1 ↑"].startswith("signature|")
     assert manifest["commit"]
+
+
+class TestCommands:
+    """The manifest's commands make the sets, predictions and scores that the numbers are of."""
+
+    @pytest.fixture
+    def commands(self, tmp_path, made):
+        """Commands for one run and sets that were made with the given options, without WORK."""
+
+        def of(*, corpus="sample", built=None, predicted=None, judged=None, model=QWEN):
+            options = {"SPLIT": "seed:42", "LIMIT": None, "CONSECUTIVE": "separate"}
+            manifest = {"corpus": {"origin": corpus}, "options": options | (built or {})}
+            write(tmp_path / "data" / "manifest.json", manifest)
+            folder = reported.system(tmp_path, model, "decoupled_sft", 20)
+            options = json.loads((folder / "options.json").read_text()) | (predicted or {})
+            write(folder / "options.json", options)
+            if judged:
+                write(folder / "judge" / "options.json", judged)
+                errors = json.loads((folder / "errors" / "options.json").read_text())
+                is_own = judged["JUDGE"].endswith("(base)")
+                name = backbones.get(model).judge if is_own else judged["JUDGE"]
+                write(folder / "errors" / "options.json", errors | {"JUDGE": name})
+            told = made(model)[0]["manifest"]["commands"]
+            return [re.sub(rf" (WORK=|--work ){tmp_path}", "", one) for one in told]
+
+        return of
+
+    def test_name_every_option_that_is_not_the_default(self, commands):
+        assert commands(
+            corpus="my corpus.json",
+            built={"SPLIT": "seed:7", "LIMIT": 20, "CONSECUTIVE": "merge"},
+            predicted={"SET": "validation", "LIMIT": 8, "DECODE": "choice", "TEMPERATURE": 0.0},
+            judged={"JUDGE": "a-judge", "JUDGE_N": 30, "weights": {}},
+        ) == [
+            "make data 'ESCONV=my corpus.json' SPLIT=seed:7 LIMIT=20 CONSECUTIVE=merge",
+            "make stats SPLIT=seed:7 LIMIT=20 CONSECUTIVE=merge",
+            f"make predict MODEL={QWEN} SYSTEM=decoupled STAGE=sft SET=validation LIMIT=8 "
+            "DECODE=choice",
+            f"make eval MODEL={QWEN} JUDGE=a-judge JUDGE_N=30",
+            f"make report MODEL={QWEN}",
+        ]
+
+    def test_leave_out_what_is_the_default(self, commands):
+        judge = backbones.get(QWEN).judge
+        assert commands(
+            corpus="https://example.org/ESConv.json",
+            built={"SPLIT": "paper"},
+            predicted={"SET": "test", "LIMIT": None, "DECODE": "free", "ROUND": 1},
+            judged={"JUDGE": judge, "JUDGE_N": JUDGED, "weights": {}},
+        ) == [
+            "make data",
+            "make stats",
+            f"make predict MODEL={QWEN} SYSTEM=decoupled STAGE=sft",
+            f"make eval MODEL={QWEN}",
+            f"make report MODEL={QWEN}",
+        ]
+
+    def test_know_that_the_embedded_model_judges_its_own_runs(self, commands):
+        own = {"JUDGE": f"{EMBEDDED} (base)", "weights": {"base": "0"}}
+        assert "make eval" in commands(model=EMBEDDED, judged=own | {"JUDGE_N": JUDGED_BY_EMBEDDED})
+        assert "make eval JUDGE_N=2" in commands(model=EMBEDDED, judged=own | {"JUDGE_N": 2})
+        drawn = {"JUDGE": "random", "JUDGE_N": JUDGED, "weights": {}}
+        assert "make eval JUDGE=random" in commands(model=EMBEDDED, judged=drawn)
+
+    def test_name_the_step_itself_where_make_has_no_variable(self, commands):
+        told = commands(predicted={"SET": "train", "TEMPERATURE": 0.7, "DECODE": "choice"})
+        assert [one for one in told if "predict" in one] == [
+            "python -m eval predict --system decoupled --stage sft --set train --decode choice "
+            f"--temperature 0.7 --model {QWEN}"
+        ]
 
 
 def test_the_same_sources_give_the_same_report(whole):

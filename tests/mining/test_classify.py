@@ -6,6 +6,7 @@ import pytest
 from faulty_server import SERVER_ERROR, TOO_LONG, FaultyServer, refusal
 
 from esc import cli, files
+from esc.intervals import wilson
 from esc.psych_errors import PsychError
 from mining import classify
 
@@ -99,7 +100,7 @@ def test_every_record_has_a_row_with_the_judges_error_and_words(run, server):
     assert [row["error"] for row in errors(folder)] == ["Early Emotion Shift", "None"]
 
 
-def test_proportions_are_of_the_scored_records_with_wilson_intervals(run, server):
+def test_proportions_are_of_the_scored_records_by_wilson_where_dialogues_are_unknown(run, server):
     server.says = {f"reply {k}": said("Lack of Empathy") for k in range(15)}
     server.says["odd"] = "no verdict"
     rows = [prediction(str(k), f"reply {k}") for k in range(148)]
@@ -108,7 +109,20 @@ def test_proportions_are_of_the_scored_records_with_wilson_intervals(run, server
     assert found["count"] == 15 and found["share"] == pytest.approx(15 / 148)
     # Newcombe (1998), Table I, method 3.
     assert (found["low"], found["high"]) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert "over turns, since the ids name no two dialogues" in shares(out)["interval"]
     assert sum(one["share"] for one in shares(out)["errors"].values()) == pytest.approx(1)
+
+
+def test_proportions_of_known_dialogues_have_intervals_by_dialogue(run, server):
+    server.says = {f"reply {d}": said("Lack of Empathy") for d in range(5)}
+    _, shown, _, out = run(
+        [prediction(f"{d}-{t}", f"reply {d}") for d in range(10) for t in range(14)]
+    )
+    found = shares(out)["errors"]["Lack of Empathy"]
+    low, high = wilson(70, 140)
+    assert found["low"] < low - 0.1 and high + 0.1 < found["high"]
+    assert "resamples of dialogues" in shares(out)["interval"]
+    assert f"interval    {shares(out)['interval']}" in shown
 
 
 def test_all_seven_types_are_in_the_proportions_even_where_nothing_is_scored(run):

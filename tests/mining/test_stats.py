@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 
 from esc import built, cli, files, paths
 from esc.chat.message import Message
+from esc.intervals import wilson
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
 from mining import examples, found, stats
+from mining.routing import Fate
 
 ERRORS = [PsychError(name) for name in found.RG_ERRORS]
 
@@ -89,6 +91,34 @@ def test_keep_rates_are_of_all_samples_with_an_interval(mined, run, folder):
     assert sum(one["samples"] for one in kept.values()) == len(mined)
     by_strategy = rates["kept by gold strategy"]
     assert sum(one["pairs"] for one in by_strategy.values()) == len(mined[::2])
+
+
+def test_turns_of_one_dialogue_are_no_trials_of_their_own(mined, run, folder):
+    run()
+    rates = files.read_json(folder / "stats.json")["tasks"]["sp"]
+    (one,) = rates["kept by error"].values()
+    dialogues = {turn.id.partition("-")[0] for turn in mined}
+    assert one["pairs"] == one["samples"] == len(mined) > len(dialogues)
+    assert (one["low"], one["high"]) == wilson(len(dialogues), len(dialogues))
+    assert "resamples of dialogues" in rates["interval"]
+
+
+def test_keep_rates_have_intervals_by_dialogue():
+    """Two dialogues that are alike within are two trials, however many turns they have."""
+
+    def rate(each, fates=(Fate.PAIR, Fate.NO_ERROR)):
+        of = found.Found("sp", {})
+        for fate in fates:
+            way = {"error": None, "gold_strategy": Strategy.QUESTION.value, "fate": fate}
+            of.take_dialogue([way] * each)
+        (one,) = of.keep_rates("gold strategy").values()
+        return one
+
+    few, many = rate(1), rate(50)
+    assert (many["samples"], many["pairs"], many["share"]) == (100, 50, 0.5)
+    assert (few["low"], few["high"]) == (many["low"], many["high"]) == (0, 1)
+    one = rate(50, fates=[Fate.PAIR])
+    assert (one["low"], one["high"]) == wilson(50, 50)
 
 
 def test_strategies_of_both_sides_are_counted(mined, run, folder):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.means import RESAMPLES, SEED
-from eval.text_statistics import Floats
+from esc.means import RESAMPLES, SEED
 
+Floats = NDArray[np.float64]
 LEVEL = 0.95
 _AT_ONCE = 2_000_000
 """Draws held in memory at a time."""

@@ -1,7 +1,7 @@
 """A mean with its interval, by a seeded bootstrap that resamples dialogues.
 
 Turns of one dialogue resemble one another, so that an interval by turns would be too narrow. Where
-an id names no dialogue (``231-7`` does) every row stands for itself.
+an id names no dialogue (``231-7`` does), or all name the same, every row stands for itself.
 """
 
 import random
@@ -24,8 +24,12 @@ class Units:
 
     @classmethod
     def of(cls, ids: Iterable[str]) -> "Units":
-        """Dialogues where every id names one, else rows."""
-        return cls(all(_TURN.fullmatch(one) for one in ids))
+        """Dialogues where every id names one and there are two at least, else rows.
+
+        Ids of one prefix (``test-0``, ``test-1`` …) are numbers of rows, and name no dialogue.
+        """
+        found = [_TURN.fullmatch(one) for one in ids]
+        return cls(all(found) and len({one[1] for one in found if one}) > 1)
 
     def unit(self, record: str) -> str:
         """The unit that a record belongs to."""
@@ -34,7 +38,7 @@ class Units:
     @property
     def said(self) -> str:
         """The kind of interval, in words."""
-        what = "dialogues" if self.by_dialogue else "rows, since the ids name no dialogues"
+        what = "dialogues" if self.by_dialogue else "rows, since the ids name no two dialogues"
         return f"95 %, {RESAMPLES} bootstrap resamples of {what}, seed {SEED}"
 
 
