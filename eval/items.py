@@ -12,7 +12,7 @@ from esc import draw, files, paths, smoke
 from esc.backbones import EMBEDDED
 from esc.dialogue import Exchange
 from esc.exceptions import EscError
-from esc.judge import RANDOM
+from esc.judge import is_smoke
 from esc.predictions import Prediction, read_predictions
 from esc.strategies import parse, strip_tag
 
@@ -89,7 +89,7 @@ def of_pairs(path: Path, n: int) -> Source:
             raise EscError(f"{where}: id {row['id']!r} is there twice")
         pairs[row["id"]] = sides
         provenance = row.get("provenance")
-        marked |= isinstance(provenance, dict) and provenance.get("judge") == RANDOM
+        marked |= isinstance(provenance, dict) and is_smoke(provenance.get("judge", ""))
     if not pairs:
         raise EscError(f"{path} is empty; it takes one pair at least")
     drawn = draw.order(pairs)[:n]

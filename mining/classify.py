@@ -26,11 +26,11 @@ from esc.chat.policy import Asks
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.judge import (
-    RANDOM,
     Judge,
     add_judge_name,
     add_judge_url,
     check_not_all_refused,
+    is_smoke,
     judge_for,
     keyless,
 )
@@ -76,8 +76,7 @@ class Asked:
     @property
     def is_smoke(self) -> bool:
         """Whether a random judge, the embedded model or the sample corpus is in it."""
-        judges = set(self.judge_name.split(", "))
-        by_nobody = bool(judges & {RANDOM, backbones.EMBEDDED})
+        by_nobody = any(map(is_smoke, self.judge_name.split(", ")))
         return self.source.smoke or smoke.made_beside(self.path) or by_nobody
 
 

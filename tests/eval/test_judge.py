@@ -393,6 +393,20 @@ def test_both_sides_of_pairs_are_scored_blind_and_their_difference_told(run, ser
     assert {one["side"] for one in scores(out)} == {"chosen", "rejected"}
 
 
+@pytest.mark.parametrize(
+    ("judge_of_pairs", "smoke"), [("m", False), ("random", True), ("smollm2-135m", True)]
+)
+def test_pairs_that_nobody_judged_carry_the_mark(run, out, tmp_path, judge_of_pairs, smoke):
+    pair = pair_row(1, "good", "poor") | {"provenance": {"judge": judge_of_pairs}}
+    path = save(tmp_path / "data" / "pairs.jsonl", [pair])
+    code, shown, _ = run(path=path, what="--pairs")
+    assert code == 0 and ("SMOKE" in shown) is smoke is summary(out)["smoke"]
+
+
+def test_the_embedded_model_judges_as_smoke_under_its_own_name_too(run):
+    assert "SMOKE" in run(judge_name="smollm2-135m")[1]
+
+
 def test_a_set_of_the_planner_holds_no_replies(run, tmp_path):
     path = save(tmp_path / "sp" / "x.jsonl", [pair_row(1, "Question", "Others")])
     code, _, err = run(path=path, what="--pairs")
