@@ -114,7 +114,7 @@ def _rows(
 
 def _summary(asked: Asked, folder: RunFolder, rows: Sequence[Row]) -> Row:
     items = asked.source.items
-    lengths = {(item.id, item.side): len(item.reply or "") for item in items}
+    lengths = {item.key: len(item.reply or "") for item in items}
     counts = {
         status.replace(" ", "_"): sum(row["status"] == status for row in rows)
         for status in (SCORED, UNSCORED, FAILED, NOT_JUDGED)
