@@ -57,6 +57,7 @@ def options_of(asked: Asked) -> Row:
     bench = asked.bench
     return {
         "format": FORMAT,
+        "step": "judge",
         "pairs" if asked.pairs else "predictions": files.sha256(asked.path),
         "JUDGE": bench.name,
         "JUDGE_N": asked.n,
@@ -76,6 +77,7 @@ def judge(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
         raise EscError(f"--out {out} holds the file that is read; name a folder of its own")
     folder = RunFolder(out, options_of(asked), SCORES)
     with files.exclusive(out):
+        folder.check_own()
         if not sending.dry_run:
             folder.claim(force=force)
             if folder.finished() and (out / SUMMARY).is_file():

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 from faulty_server import NO_TEXT, TOO_LONG, TRUNCATED, UNAVAILABLE, FaultyServer, refusal
 from jinja2 import Environment, meta
-from predicted import quoted, row, rows, save
+from predicted import left_by_predict, quoted, row, rows, save
 
 from esc import cli, draw, files, paths, policy_server
 from esc.chat.message import Message
@@ -557,6 +557,14 @@ def test_the_same_command_again_does_nothing_and_other_options_need_force(run, s
     assert code == 2 and "JUDGE_N 40 -> 3" in error(err)
     assert (out / "judge.json").read_bytes() == before
     assert run("--n", "3", "--force")[0] == 0 and len(server.log) == asked
+
+
+@pytest.mark.parametrize("options", [(), ("--force",), ("--dry-run",)])
+def test_the_folder_of_another_step_is_never_taken(run, server, out, options):
+    theirs = left_by_predict(out)
+    code, _, err = run(*options)
+    assert code == 2 and "is the folder of another step" in error(err) and server.log == []
+    assert {name: (out / name).read_bytes() for name in theirs} == theirs
 
 
 def test_a_dry_run_sends_and_leaves_nothing(run, server, out):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from faulty_server import TOO_LONG, UNAVAILABLE, FaultyServer, refusal
-from predicted import quoted, row, rows, save
+from predicted import left_by_predict, quoted, row, rows, save
 
 from esc import cli, files
 from esc.verdicts import Unscored, read
@@ -246,6 +246,14 @@ def test_gold_replies_that_differ_in_blanks_or_are_missing_are_compared(run, out
     a = save(tmp_path / "a.jsonl", [foreign(0, predict_content="a 3")])
     b = save(tmp_path / "b.jsonl", [foreign(0, predict_content="b 1", GT_content=gold)])
     assert run(a, b)[0] == 0 and outcomes(out) == {"0": "win"}
+
+
+@pytest.mark.parametrize("options", [(), ("--force",), ("--dry-run",)])
+def test_the_folder_of_another_step_is_never_taken(run, server, out, tmp_path, options):
+    theirs = left_by_predict(out)
+    code, _, err = run(*systems(tmp_path, [(1, 2)]), *options)
+    assert code == 2 and "is the folder of another step" in error(err) and server.log == []
+    assert {name: (out / name).read_bytes() for name in theirs} == theirs
 
 
 def test_a_random_judge_asks_nobody_draws_the_same_again_and_is_smoke(run, server, out, tmp_path):
