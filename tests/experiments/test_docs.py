@@ -89,6 +89,25 @@ def test_every_error_that_the_page_of_errors_quotes_is_one_of_the_code():
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "killed, most likely for want of memory",
+        "the server has ended; see",
+        "machines came to",
+        "is in use on node 0",
+        "the disk is full; free some space:",
+        "no whole request; delete",
+        "does not ask: it is of another run",
+        "answers; what is there is kept",
+        "was not run:",
+        "the engine died on the way",
+    ],
+)
+def test_the_page_of_errors_has_what_plan_machines_and_batches_end_with(said):
+    assert len([message for message in quoted() if said in message]) == 1
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "make nosuch",
