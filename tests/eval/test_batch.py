@@ -67,7 +67,7 @@ def test_the_script_has_the_servers_flags_and_reading_between_steps_says_what_is
     run_predict("--batch", "write")
     folder = tmp_path / paths.run(MODEL, "decoupled", "base") / "batch"
     script = (folder / "run.sh").read_text()
-    assert "--served-model-name base" in script and f"{folder}/chat_template.jinja" in script
+    assert "--served-model-name base" in script and "--chat-template chat_template.jinja " in script
     # For machines with a GPU: what is for the CPU alone is left out.
     assert (folder / "chat_template.jinja").is_file() and "on_cpu" not in script
     play(folder, answer)
