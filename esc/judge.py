@@ -11,7 +11,13 @@ from esc.chat.failures import Failure, FailureKind
 from esc.exceptions import EscError
 
 RANDOM = "random"
+_NO_JUDGES = (RANDOM, backbones.EMBEDDED)
 HOSTED = "https://api.openai.com/v1"
+
+
+def is_smoke(name: str) -> bool:
+    """Whether what a judge of that name says is no judgement: random draws, the embedded model."""
+    return name in _NO_JUDGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,11 @@ class Judge:
     def is_random(self) -> bool:
         """Whether verdicts are drawn, not judged."""
         return self.name == RANDOM
+
+    @property
+    def is_smoke(self) -> bool:
+        """Whether what it says is no judgement."""
+        return is_smoke(self.name)
 
     @property
     def slug(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from esc import files
 from esc.chat.cache import Cache
-from esc.exceptions import OptionsDiffer
+from esc.exceptions import EscError, OptionsDiffer
 from esc.files import JsonlWriter, Row
 
 OPTIONS, CALLS, DONE = "options.json", "calls.jsonl", "run.json"
@@ -35,6 +35,23 @@ class RunFolder:
             return None
         facts: Row = files.read_json(done)
         return facts if facts[self.records]["sha256"] == files.sha256(records) else None
+
+    def check_own(self) -> None:
+        """Raise EscError where another step left its options: they are never replaced.
+
+        For the steps whose folder a user names; their options hold ``step``.
+        """
+        path = self.path / OPTIONS
+        made_with = files.read_json(path) if path.is_file() else self.options
+        step = self.options["step"]
+        found = dict(made_with) if isinstance(made_with, dict) else {}
+        # Answers paid for before the options named their step are still this step's own.
+        ours = {*found, "step"} == set(self.options)
+        if found.get("step", step if ours else None) != step:
+            raise EscError(
+                f"--out {self.path} is the folder of another step ({path} is not of {step}), which "
+                "--force does not replace either; name a folder of its own"
+            )
 
     def claim(self, *, force: bool) -> None:
         """Leave the options in the folder.

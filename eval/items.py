@@ -4,6 +4,7 @@ Which turns are drawn depends on their ids alone, so that every system of a comp
 the same ones, and a larger number holds a smaller one.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ from esc import draw, files, paths, smoke
 from esc.backbones import EMBEDDED
 from esc.dialogue import Exchange
 from esc.exceptions import EscError
-from esc.judge import RANDOM
+from esc.judge import is_smoke
 from esc.predictions import Prediction, read_predictions
 from esc.strategies import parse, strip_tag
 
 SIDES = ("chosen", "rejected")
+Key = tuple[str, str | None, str | None]
+"""(id, quadrant, side) of a reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,9 @@ class Item:
     """One reply to judge, after what was said before it."""
 
     id: str
+    """Of the turn."""
+    quadrant: str | None
+    """Of an entangled pair: a turn has one of each at most."""
     side: str | None
     """One of `SIDES`, or None for a prediction."""
     history: tuple[Exchange, ...]
@@ -38,7 +44,12 @@ class Item:
     @property
     def record(self) -> str:
         """What names it among all items."""
-        return self.id if self.side is None else f"{self.id} {self.side}"
+        return " ".join(filter(None, self.key))
+
+    @property
+    def key(self) -> Key:
+        """What its scores are found by."""
+        return self.id, self.quadrant, self.side
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +74,7 @@ def of_predictions(path: Path, n: int) -> Source:
     predictions, numbered = read_predictions(path)
     drawn = drawn_of(predictions, n)
     items = [
-        Item(one.id, None, one.history, one.seeker, one.reply, one.lacking, one.gold)
+        Item(one.id, None, None, one.history, one.seeker, one.reply, one.lacking, one.gold)
         for one in drawn
     ]
     return Source(tuple(items), len(drawn), len(predictions), numbered, smoke.made_beside(path))
@@ -78,30 +89,33 @@ def drawn_of(predictions: Sequence[Prediction], n: int) -> list[Prediction]:
 def of_pairs(path: Path, n: int) -> Source:
     """Both sides of ``n`` pairs of a mined preference set, without a word on which is which.
 
-    Raises EscError, naming the line, where a row is no pair of replies.
+    Turns are drawn; the pairs of one, of several quadrants, follow one another. Raises EscError,
+    naming the line, where a row is no pair of replies.
     """
-    pairs: dict[str, list[Item]] = {}
+    turns: dict[str, dict[str, list[Item]]] = defaultdict(dict)
     marked = _is_smoke_set(path)
     for number, row in enumerate(files.read_jsonl(path), start=1):
         where = f"{path}, line {number}"
         sides = _pair(row, where)
-        if row["id"] in pairs:
-            raise EscError(f"{where}: id {row['id']!r} is there twice")
-        pairs[row["id"]] = sides
+        name, quadrant = sides[0].id, sides[0].quadrant or ""
+        if quadrant in turns[name]:
+            of = f" of {quadrant}" if quadrant else ""
+            raise EscError(f"{where}: id {name!r}{of} is there twice")
+        turns[name][quadrant] = sides
         provenance = row.get("provenance")
-        marked |= isinstance(provenance, dict) and provenance.get("judge") == RANDOM
-    if not pairs:
+        marked |= isinstance(provenance, dict) and is_smoke(provenance.get("judge", ""))
+    if not turns:
         raise EscError(f"{path} is empty; it takes one pair at least")
-    drawn = draw.order(pairs)[:n]
-    items = [item for name in drawn for item in pairs[name]]
-    return Source(tuple(items), len(drawn), len(pairs), 0, marked)
+    pairs = [sides for name in draw.order(turns) for _, sides in sorted(turns[name].items())]
+    items = [item for sides in pairs[:n] for item in sides]
+    return Source(tuple(items), len(pairs[:n]), len(pairs), 0, marked)
 
 
 def _pair(row: files.Row, where: str) -> list[Item]:
     try:
         said = [(one["from"], str(one["value"])) for one in row["conversations"]]
         replies = [str(row[side]["value"]) for side in SIDES]
-        name = row["id"]
+        name, quadrant = row["id"], row.get("quadrant")
     except (KeyError, TypeError) as error:
         raise EscError(
             f"{where}: no pair of a mined set (id, conversations, chosen, rejected): "
@@ -113,13 +127,16 @@ def _pair(row: files.Row, where: str) -> list[Item]:
             f"{where}: its conversation is not human and gpt by turns up to a human's words, or "
             "its id is no text"
         )
+    if not isinstance(quadrant, str | None):
+        raise EscError(f"{where}: its quadrant is no text")
     if all(parse(reply) for reply in replies):
         raise EscError(f"{where}: strategies, no replies; judge the set of rg or vanilla")
     texts = [text if speaker == "human" else strip_tag(text)[1] for speaker, text in said]
     history = tuple(zip(texts[:-1:2], texts[1::2], strict=True))
+    without_tags = [strip_tag(reply)[1] or None for reply in replies]
     return [
-        Item(name, side, history, texts[-1], strip_tag(reply)[1] or None, "empty reply", None)
-        for side, reply in zip(SIDES, replies, strict=True)
+        Item(name, quadrant, side, history, texts[-1], reply, "empty reply", None)
+        for side, reply in zip(SIDES, without_tags, strict=True)
     ]
 
 

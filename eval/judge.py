@@ -57,6 +57,7 @@ def options_of(asked: Asked) -> Row:
     bench = asked.bench
     return {
         "format": FORMAT,
+        "step": "judge",
         "pairs" if asked.pairs else "predictions": files.sha256(asked.path),
         "JUDGE": bench.name,
         "JUDGE_N": asked.n,
@@ -76,6 +77,7 @@ def judge(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
         raise EscError(f"--out {out} holds the file that is read; name a folder of its own")
     folder = RunFolder(out, options_of(asked), SCORES)
     with files.exclusive(out):
+        folder.check_own()
         if not sending.dry_run:
             folder.claim(force=force)
             if folder.finished() and (out / SUMMARY).is_file():
@@ -114,7 +116,7 @@ def _rows(
 
 def _summary(asked: Asked, folder: RunFolder, rows: Sequence[Row]) -> Row:
     items = asked.source.items
-    lengths = {(item.id, item.side): len(item.reply or "") for item in items}
+    lengths = {item.key: len(item.reply or "") for item in items}
     counts = {
         status.replace(" ", "_"): sum(row["status"] == status for row in rows)
         for status in (SCORED, UNSCORED, FAILED, NOT_JUDGED)

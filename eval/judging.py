@@ -55,7 +55,7 @@ class Bench:
     def is_smoke(self) -> bool:
         """Whether what it says is no judgement."""
         is_embedded = self.judge.name == adapters.BASE and self.model == EMBEDDED
-        return self.judge.is_random or is_embedded or self.judge.name == EMBEDDED
+        return self.judge.is_smoke or is_embedded
 
     @property
     def is_own(self) -> bool:

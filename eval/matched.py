@@ -55,7 +55,8 @@ class Matched:
 def matched(a: Path, b: Path) -> Matched:
     """The turns of two predictions files, by id.
 
-    Raises EscError where they share no turn, or an id is of another conversation in the other file.
+    Raises EscError where they share no turn, or one is of another conversation, or has another gold
+    reply, in the other file.
     """
     (first, first_numbered), (second, second_numbered) = read_predictions(a), read_predictions(b)
     if (first_numbered or second_numbered) and len(first) != len(second):
@@ -92,6 +93,13 @@ def _pair(one: Prediction, other: Prediction, a: Path, b: Path) -> Pair:
         raise EscError(
             f"turn {one.id} is another conversation in {b} than in {a}; compare predictions of the "
             "same split and corpus"
+        )
+    if one.gold and other.gold and one.gold.split() != other.gold.split():
+        # Without ids and conversations, the gold replies alone tell that rows are of other turns.
+        raise EscError(
+            f"turn {one.id} has another gold reply in {b} than in {a}; compare predictions of the "
+            "same split and corpus; where they have no ids (a turn is its row, from 0), 'python -m "
+            "eval align' gives them"
         )
     context = told[0] if told else one
     lacking = [f"{side}: {p.lacking}" for side, p in (("a", one), ("b", other)) if p.reply is None]

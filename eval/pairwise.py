@@ -149,6 +149,7 @@ def options_of(asked: Asked) -> Row:
     is_random = asked.bench.judge.is_random
     return {
         "format": FORMAT,
+        "step": "pairwise",
         "a": asked.found.source["a"]["predictions"],
         "b": asked.found.source["b"]["predictions"],
         "JUDGE": asked.bench.name,
@@ -166,6 +167,7 @@ def compare(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
     """
     folder = RunFolder(out, options_of(asked), COMPARISONS)
     with files.exclusive(out):
+        folder.check_own()
         if not sending.dry_run:
             folder.claim(force=force)
             if folder.finished() and (out / SUMMARY).is_file():

@@ -11,12 +11,10 @@ from esc.chat.failures import Failure
 from esc.files import Row
 from esc.means import Units, inside_the_noise, mean
 from esc.verdicts import FOR_GOOD
-from eval.items import SIDES
+from eval.items import SIDES, Key
 from eval.ratings import SCALE, Dimension
 
 SCORED, UNSCORED, FAILED, NOT_JUDGED = "scored", "unscored", "failed", "not judged"
-Key = tuple[str, str | None]
-"""(id, side) of a reply."""
 
 
 def summary(rows: Sequence[Row], lengths: Mapping[Key, int], *, pairs: bool) -> Row:
@@ -47,15 +45,13 @@ def _of_predictions(rows: Iterable[Row], units: Units) -> Row:
 
 def _of_pairs(rows: Iterable[Row], units: Units) -> Row:
     first = [row for row in rows if row["sample"] == 0]
-    scores: dict[str, dict[str, int]] = defaultdict(dict)
+    scores: dict[tuple[str, str | None], dict[str, int]] = defaultdict(dict)
     for row in first:
         if row["status"] == SCORED:
-            scores[row["id"]][row["side"]] = row["score"]
-    both = {name: one for name, one in scores.items() if len(one) == len(SIDES)}
-    told: Row = {
-        side: mean([(name, one[side]) for name, one in both.items()], units) for side in SIDES
-    }
-    apart = [(name, one["chosen"] - one["rejected"]) for name, one in both.items()]
+            scores[row["id"], row["quadrant"]][row["side"]] = row["score"]
+    both = [(turn, one) for (turn, _), one in scores.items() if len(one) == len(SIDES)]
+    told: Row = {side: mean([(turn, one[side]) for turn, one in both], units) for side in SIDES}
+    apart = [(turn, one["chosen"] - one["rejected"]) for turn, one in both]
     difference = mean(apart, units)
     low = told["rejected"]["value"]
     told["difference"] = difference | {
@@ -84,13 +80,13 @@ def without_score(rows: Iterable[Row]) -> Row:
 
 
 def _trust(rows: Sequence[Row], lengths: Mapping[Key, int]) -> Row:
-    first = {(row["id"], row["side"]): row for row in rows if row["sample"] == 0}
+    first = {_key(row): row for row in rows if row["sample"] == 0}
     scored = {key: row["score"] for key, row in first.items() if row["status"] == SCORED}
     again = [row for row in rows if row["sample"] == 1]
     apart = [
-        abs(row["score"] - scored[row["id"], row["side"]])
+        abs(row["score"] - scored[_key(row)])
         for row in again
-        if row["status"] == SCORED and (row["id"], row["side"]) in scored
+        if row["status"] == SCORED and _key(row) in scored
     ]
     n = len(apart)
     rho = spearman(list(scored.values()), [lengths[key] for key in scored])
@@ -108,6 +104,10 @@ def _trust(rows: Sequence[Row], lengths: Mapping[Key, int]) -> Row:
             "note": why if rho is None else None,
         },
     }
+
+
+def _key(row: Row) -> Key:
+    return row["id"], row["quadrant"], row["side"]
 
 
 def report(found: Row) -> list[str]:

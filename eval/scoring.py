@@ -64,6 +64,7 @@ def row_of(question: Question, bench: Bench, said: Score | Unscored | Failure | 
     score, status, reason, explanation = told
     return {
         "id": item.id,
+        "quadrant": item.quadrant,
         "side": item.side,
         "dimension": question.dimension.value,
         "sample": question.sample,

@@ -26,16 +26,16 @@ from esc.chat.policy import Asks
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.judge import (
-    RANDOM,
     Judge,
     add_judge_name,
     add_judge_url,
     check_not_all_refused,
+    is_smoke,
     judge_for,
     keyless,
 )
 from esc.predictions import Prediction
-from esc.run_folder import OPTIONS, RunFolder
+from esc.run_folder import RunFolder
 from esc.verdicts import read
 from mining import questions
 from mining.classified import NOT_JUDGED, STORED, Source, read_source
@@ -54,7 +54,6 @@ from mining.verdicts import ErrorVerdict
 
 FORMAT = 2
 """Raised with every change of what its files mean."""
-STEP = "classify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +76,7 @@ class Asked:
     @property
     def is_smoke(self) -> bool:
         """Whether a random judge, the embedded model or the sample corpus is in it."""
-        judges = set(self.judge_name.split(", "))
-        by_nobody = bool(judges & {RANDOM, backbones.EMBEDDED})
+        by_nobody = any(map(is_smoke, self.judge_name.split(", ")))
         return self.source.smoke or smoke.made_beside(self.path) or by_nobody
 
 
@@ -104,7 +102,7 @@ def classify(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
         raise EscError(f"--out {out} holds the file that is read; name a folder of its own")
     folder = RunFolder(out, options_of(asked), ERRORS, "use another --out, or --force")
     with files.exclusive(folder.path):
-        _check_own(out)
+        folder.check_own()
         if not sending.dry_run:
             folder.claim(force=force)
             done = folder.finished()
@@ -133,23 +131,12 @@ def classify(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
     return 1 if found["failed"]["total"] else 0
 
 
-def _check_own(out: Path) -> None:
-    """Raise EscError where another step left its options: they are never replaced."""
-    path = out / OPTIONS
-    made_with = files.read_json(path) if path.is_file() else None
-    if path.is_file() and not (isinstance(made_with, dict) and made_with.get("step") == STEP):
-        raise EscError(
-            f"--out {out} is the folder of another step ({path} is not of classify), which --force "
-            "does not replace either; name a folder of its own"
-        )
-
-
 def options_of(asked: Asked) -> Row:
     """Everything that decides the errors, under the names a user knows."""
     asks = asked.judge is not None and not asked.judge.is_random
     return {
         "format": FORMAT,
-        "step": STEP,
+        "step": "classify",
         "predictions": files.sha256(asked.path),
         "JUDGE": asked.judge.name if asked.judge else STORED,
         "prompts": files.sha256_of(questions.files_of(ErrorVerdict)) if asks else None,

@@ -136,7 +136,7 @@ def options_of(asked: Asked, samples: Row) -> Row:
         "BLIND": asked.blind,
         "samples": samples[SAMPLES]["sha256"],
         "prompts": files.sha256_of(texts),
-        "smoke": smoke.is_smoke(mining.model, mining.work) or asked.judge.is_random,
+        "smoke": smoke.is_smoke(mining.model, mining.work) or asked.judge.is_smoke,
     }
 
 

@@ -39,7 +39,8 @@ _GRACE = 20.0
 _SCRIPT = """\
 #!/bin/sh
 # Runs these shards where they have no answers yet, each from its start. On several machines that
-# see this folder, NNODES=N and NODE_RANK=K (from 0) share the shards out.
+# see this folder, NNODES=N and NODE_RANK=K (from 0) share the shards out. Paths are from here: a
+# copy takes this folder and the adapters', at the same places within WORK.
 cd "$(dirname "$0")" || exit 1
 number=0
 for shard in {shards}; do
@@ -93,16 +94,20 @@ def run(shard: Shard, options: Options, *, root: Path = Path()) -> None:
         )
 
 
-def _flags(options: Options, folder: Path, kind: str) -> list[str]:
+def _flags(options: Options, folder: Path, kind: str, *, movable: bool = False) -> list[str]:
+    """The engine's flags; ``movable`` ones have paths from ``folder``, where it is to run."""
     backbone = backbones.get(options.model)
     found = adapters.found(options.work, options.model)
+    # A link below WORK is kept: in a copy it may be a folder.
+    work = options.work.resolve()
     return command.flags(
         model_path=backbone.location,
-        adapters={name: path.resolve() for name, path in found.items()},
+        adapters={name: work / path.relative_to(options.work) for name, path in found.items()},
         template=write_template(folder, backbone, found).resolve(),
         kind=kind,
         gpus=backbone.serving_gpus,
         extra=options.extra,
+        seen_from=folder.resolve() if movable else None,
     )
 
 
@@ -149,7 +154,7 @@ def script(folder: Path, shards: Sequence[str], names: Sequence[str], options: O
     if others:
         flags = ["--model", *others, *command.given(options.extra)]
     else:
-        flags = _flags(options, folder, "gpu")
+        flags = _flags(options, folder, "gpu", movable=True)
     text = _SCRIPT.format(
         shards=shlex.join(shards),
         requests=REQUESTS,

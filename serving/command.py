@@ -62,16 +62,22 @@ def flags(
     kind: str,
     gpus: int,
     extra: str,
+    seen_from: Path | None = None,
 ) -> list[str]:
     """What vLLM is told of the base model and its adapters, by a server and by a batch alike.
 
     ``gpus`` share the weights out; ``extra`` is the user's own flags for vLLM, such as
-    ``--tensor-parallel-size 4``; raises as `given` does.
+    ``--tensor-parallel-size 4``; ``seen_from``, the folder it runs in, makes the paths of adapters
+    and template relative. Raises as `given` does.
     """
+
+    def place(path: Path) -> str:
+        return str(path) if seen_from is None else os.path.relpath(path, seen_from)
+
     more = given(extra)
     command = [
         "--model", model_path, "--served-model-name", BASE,
-        "--chat-template", str(template),
+        "--chat-template", place(template),
         "--max-model-len", str(MAX_MODEL_LEN),
         # Sampling is what a request says: no defaults of the model's authors, who differ.
         "--generation-config", "vllm",
@@ -80,7 +86,7 @@ def flags(
         command += [
             "--enable-lora", "--max-lora-rank", str(rank(adapters)),
             "--max-loras", str(min(len(adapters), 8)),
-            "--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items()),
+            "--lora-modules", *(f"{name}={place(folder)}" for name, folder in adapters.items()),
         ]  # fmt: skip
     if kind == "cpu":
         # By itself it takes bfloat16, even of weights in float32.

@@ -21,6 +21,7 @@ SCRATCH = "try"
 """The folder that the docs' runnable commands work in."""
 MARKS = frozenset({"GPU", "network", "key", "minutes", "hour", "server", "terminal"})
 """Words of a command's comment that say what it takes, so that no test of the docs runs it."""
+DRY_RUN = "DRY_RUN=1"
 GIVEN = re.compile(r"path/to|LLaMA-Factory/|\b(PATH|FILE|FOLDER)\b|sheet\.csv|votes_|[<…]")
 """What stands for something of the reader's."""
 _SHELL = ("", "sh", "bash")
@@ -55,14 +56,24 @@ class Command:
     @property
     def runs(self) -> bool:
         return not (self.inline or self.is_marked or self.is_given) and (
-            any(_scratch(word) for word in self.words)
-            or self.words[1:] in (("help",), ("doctor",))
-            or "--help" in self.words
+            self.only_reads or any(_scratch(word) for word in self.words)
+        )
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether it writes nothing, wherever it runs."""
+        return (
+            self.words[1:] in (("help",), ("doctor",))
+            or self.words[1:4] == ("-m", "training", "memory")
+            or bool({"--help", DRY_RUN} & set(self.words))
         )
 
     def in_scratch(self, folder: Path) -> list[str]:
-        """The words, with the scratch folder's real place."""
-        return [re.sub(rf"(^|=){SCRATCH}(?=/|$)", rf"\g<1>{folder}", word) for word in self.words]
+        """The words, with the scratch folder's real place; a dry run is of what lies there."""
+        real = [re.sub(rf"(^|=){SCRATCH}(?=/|$)", rf"\g<1>{folder}", word) for word in self.words]
+        # A user's own data would make another plan of it.
+        elsewhere = DRY_RUN in real and not any(word.startswith("WORK=") for word in real)
+        return [*real, f"WORK={folder}"] if elsewhere else real
 
     def __str__(self) -> str:
         return " ".join(self.words)

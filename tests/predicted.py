@@ -37,6 +37,15 @@ def save(path: Path, records: list[dict[str, Any]]) -> Path:
     return path
 
 
+def left_by_predict(folder: Path) -> dict[str, bytes]:
+    """File to content of a folder that a prediction left."""
+    left = {"options.json": {"SYSTEM": "vanilla"}, "run.json": {"predictions.jsonl": {"rows": 1}}}
+    folder.mkdir()
+    for name, content in left.items():
+        (folder / name).write_text(json.dumps(content))
+    return {name: (folder / name).read_bytes() for name in left}
+
+
 def quoted(request: Request) -> dict[str, str]:
     """What a judge's question quotes, by the name its fence gives it."""
     asked = request.asked

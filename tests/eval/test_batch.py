@@ -61,13 +61,31 @@ def test_a_system_of_several_steps_takes_as_many_rounds(
     assert (folder / "predictions.jsonl").read_bytes() == live
 
 
+def test_a_batch_differs_from_a_server_of_this_kit_in_the_distribution_alone(
+    run_predict, tmp_path, server, monkeypatch
+):
+    monkeypatch.setattr("esc.chat.batch.engines.Written._script", lambda *_: None)
+    folder = tmp_path / paths.run(MODEL, "decoupled", "base")
+    server.tokenizes = True
+    assert run_predict()[0] == 0
+    live = list(files.read_jsonl(folder / "predictions.jsonl"))
+    shutil.rmtree(folder)
+    for _ in range(2):
+        run_predict("--batch", "write")
+        play(folder / "batch", answer)
+    assert run_predict("--batch", "read")[0] == 0
+    batch = list(files.read_jsonl(folder / "predictions.jsonl"))
+    assert all(row.pop("distribution") for row in live)
+    assert {row.pop("distribution") for row in batch} == {None} and batch == live
+
+
 def test_the_script_has_the_servers_flags_and_reading_between_steps_says_what_is_next(
     run_predict, tmp_path
 ):
     run_predict("--batch", "write")
     folder = tmp_path / paths.run(MODEL, "decoupled", "base") / "batch"
     script = (folder / "run.sh").read_text()
-    assert "--served-model-name base" in script and f"{folder}/chat_template.jinja" in script
+    assert "--served-model-name base" in script and "--chat-template chat_template.jinja " in script
     # For machines with a GPU: what is for the CPU alone is left out.
     assert (folder / "chat_template.jinja").is_file() and "on_cpu" not in script
     play(folder, answer)

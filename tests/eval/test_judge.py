@@ -13,13 +13,13 @@ from collections import Counter
 import pytest
 from faulty_server import NO_TEXT, TOO_LONG, TRUNCATED, UNAVAILABLE, FaultyServer, refusal
 from jinja2 import Environment, meta
-from predicted import quoted, row, rows, save
+from predicted import left_by_predict, quoted, row, rows, save
 
-from esc import cli, files, paths, policy_server
+from esc import cli, draw, files, paths, policy_server
 from esc.chat.message import Message
 from esc.measured_turns import JUDGED_BY_EMBEDDED
 from esc.verdicts import Reason, Unscored, read
-from eval import judge, ratings
+from eval import items, judge, ratings
 from eval.judging import Bench
 from eval.ratings import Dimension, Preference, Score
 
@@ -393,6 +393,62 @@ def test_both_sides_of_pairs_are_scored_blind_and_their_difference_told(run, ser
     assert {one["side"] for one in scores(out)} == {"chosen", "rejected"}
 
 
+def entangled(number, quadrant):
+    pair = pair_row(number, f"[Question] good {number} 4", f"[Others] poor {quadrant} {number}")
+    return pair | {"quadrant": quadrant}
+
+
+def test_the_pairs_of_one_turn_are_scored_each_and_resampled_together(run, server, out, tmp_path):
+    rejected = {"NsNr": 0, "NsPr": 2, "PsNr": 1}
+    pairs = [entangled(k, quadrant) for k in range(2) for quadrant in rejected]
+    path = save(tmp_path / "v" / "x.jsonl", pairs)
+
+    def answer(request):
+        kind, *words = quoted(request)["reply"].split()
+        return json.dumps({"score": 4 if kind == "good" else rejected[words[0]]})
+
+    server.answer = answer
+    assert run("--repeat", "0", path=path, what="--pairs")[0] == 0
+    told = summary(out)["dimensions"]["Empathy"]
+    assert (told["n"], told["chosen"]["value"], told["rejected"]["value"]) == (6, 4, 1)
+    # Both dialogues are alike within: as rows, the six pairs would spread.
+    assert told["difference"]["low"] == told["difference"]["high"] == 3
+    assert {(one["id"], one["quadrant"]) for one in scores(out)} == {
+        (pair["id"], pair["quadrant"]) for pair in pairs
+    }
+
+
+def test_whose_pairs_are_drawn_depends_on_the_turn_alone(tmp_path):
+    pairs = [entangled(k, quadrant) for k in range(4) for quadrant in ("NsNr", "PsNr")]
+    path = save(tmp_path / "x.jsonl", pairs[::-1])
+    drawn = items.of_pairs(path, 3)
+    ids = [one.id for one in drawn.items[::2]]
+    assert (drawn.drawn, drawn.of) == (3, 8)
+    first, second = draw.order({pair["id"] for pair in pairs})[:2]
+    assert ids == [first, first, second]
+    assert drawn == items.of_pairs(save(tmp_path / "y.jsonl", pairs), 3)
+
+
+def test_a_pair_that_is_there_twice_is_named(run, tmp_path):
+    path = save(tmp_path / "v" / "x.jsonl", [entangled(1, "NsNr"), entangled(1, "NsNr")])
+    code, _, err = run(path=path, what="--pairs")
+    assert code == 2 and "line 2: id '1-1' of NsNr is there twice" in error(err)
+
+
+@pytest.mark.parametrize(
+    ("judge_of_pairs", "smoke"), [("m", False), ("random", True), ("smollm2-135m", True)]
+)
+def test_pairs_that_nobody_judged_carry_the_mark(run, out, tmp_path, judge_of_pairs, smoke):
+    pair = pair_row(1, "good", "poor") | {"provenance": {"judge": judge_of_pairs}}
+    path = save(tmp_path / "data" / "pairs.jsonl", [pair])
+    code, shown, _ = run(path=path, what="--pairs")
+    assert code == 0 and ("SMOKE" in shown) is smoke is summary(out)["smoke"]
+
+
+def test_the_embedded_model_judges_as_smoke_under_its_own_name_too(run):
+    assert "SMOKE" in run(judge_name="smollm2-135m")[1]
+
+
 def test_a_set_of_the_planner_holds_no_replies(run, tmp_path):
     path = save(tmp_path / "sp" / "x.jsonl", [pair_row(1, "Question", "Others")])
     code, _, err = run(path=path, what="--pairs")
@@ -501,6 +557,14 @@ def test_the_same_command_again_does_nothing_and_other_options_need_force(run, s
     assert code == 2 and "JUDGE_N 40 -> 3" in error(err)
     assert (out / "judge.json").read_bytes() == before
     assert run("--n", "3", "--force")[0] == 0 and len(server.log) == asked
+
+
+@pytest.mark.parametrize("options", [(), ("--force",), ("--dry-run",)])
+def test_the_folder_of_another_step_is_never_taken(run, server, out, options):
+    theirs = left_by_predict(out)
+    code, _, err = run(*options)
+    assert code == 2 and "is the folder of another step" in error(err) and server.log == []
+    assert {name: (out / name).read_bytes() for name in theirs} == theirs
 
 
 def test_a_dry_run_sends_and_leaves_nothing(run, server, out):

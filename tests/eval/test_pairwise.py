@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from faulty_server import TOO_LONG, UNAVAILABLE, FaultyServer, refusal
-from predicted import quoted, row, rows, save
+from predicted import left_by_predict, quoted, row, rows, save
 
 from esc import cli, files
 from esc.intervals import wilson
@@ -236,6 +236,35 @@ def test_files_of_other_turns_are_one_line(run, server, tmp_path):
     short = save(tmp_path / "d.jsonl", [{k: v for k, v in row(0, 0).items() if k != "id"}])
     assert "some have no id to match" in error(run(a, short)[2])
     assert server.log == []
+
+
+def foreign(number, **changed):
+    said = {"GT_strategy": "Question", "predict_strategy": "Question"}
+    return said | {"GT_content": f"gold {number}", "predict_content": f"reply {number}"} | changed
+
+
+def test_rows_without_ids_whose_gold_replies_differ_are_one_line_that_names_the_row(
+    run, server, tmp_path
+):
+    records = [foreign(number) for number in range(3)]
+    a, b = save(tmp_path / "a.jsonl", records), save(tmp_path / "b.jsonl", records[::-1])
+    code, _, err = run(a, b)
+    assert code == 2 and "turn 0 has another gold reply" in error(err) and server.log == []
+
+
+@pytest.mark.parametrize("gold", [" gold\n0 ", ""], ids=["other blanks", "none"])
+def test_gold_replies_that_differ_in_blanks_or_are_missing_are_compared(run, out, tmp_path, gold):
+    a = save(tmp_path / "a.jsonl", [foreign(0, predict_content="a 3")])
+    b = save(tmp_path / "b.jsonl", [foreign(0, predict_content="b 1", GT_content=gold)])
+    assert run(a, b)[0] == 0 and outcomes(out) == {"0": "win"}
+
+
+@pytest.mark.parametrize("options", [(), ("--force",), ("--dry-run",)])
+def test_the_folder_of_another_step_is_never_taken(run, server, out, tmp_path, options):
+    theirs = left_by_predict(out)
+    code, _, err = run(*systems(tmp_path, [(1, 2)]), *options)
+    assert code == 2 and "is the folder of another step" in error(err) and server.log == []
+    assert {name: (out / name).read_bytes() for name in theirs} == theirs
 
 
 def test_a_random_judge_asks_nobody_draws_the_same_again_and_is_smoke(run, server, out, tmp_path):

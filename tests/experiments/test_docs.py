@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import documented
 import pytest
@@ -89,6 +90,25 @@ def test_every_error_that_the_page_of_errors_quotes_is_one_of_the_code():
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "killed, most likely for want of memory",
+        "the server has ended; see",
+        "machines came to",
+        "is in use on node 0",
+        "the disk is full; free some space:",
+        "no whole request; delete",
+        "does not ask: it is of another run",
+        "answers; what is there is kept",
+        "was not run:",
+        "the engine died on the way",
+    ],
+)
+def test_the_page_of_errors_has_what_plan_machines_and_batches_end_with(said):
+    assert len([message for message in quoted() if said in message]) == 1
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "make nosuch",
@@ -163,14 +183,36 @@ make output
     assert found[4] == Given("try/f.json", "{}\n") and found[2].is_marked
 
 
-def test_only_unmarked_commands_in_the_scratch_folder_are_run():
+def test_only_unmarked_commands_that_write_elsewhere_or_nothing_are_run():
     def runs(line):
         return command_of(line).runs
 
     assert runs("make data WORK=try") and runs("python -m eval metrics --out try/gold")
     assert runs("make help") and runs("python -m eval metrics --help")
+    assert runs("make reproduce DRY_RUN=1") and runs("python -m training memory --processes 8")
+    assert not runs("make mine-sp DRY_RUN=1 # server") and not runs("make reproduce")
     assert not runs("make data WORK=try # minutes") and not runs("make data")
     assert not runs("make data WORK=try ESCONV=path/to/x") and not runs("make data WORK=trying")
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("README.md", "make reproduce MODEL=qwen2.5-7b DRY_RUN=1"),
+        ("docs/scaling.md", "make reproduce MODEL=qwen2.5-7b DRY_RUN=1"),
+        ("docs/recipes.md", ".venv/bin/python -m training memory"),
+    ],
+)
+def test_the_commands_that_tell_what_a_training_takes_are_run(page, words):
+    assert [one for one in commands(page) if str(one).startswith(words) and one.runs]
+
+
+def test_a_dry_run_is_of_the_scratch_folder():
+    def words(line):
+        return command_of(line).in_scratch(Path("/tmp/x"))
+
+    assert words("make reproduce DRY_RUN=1") == ["make", "reproduce", "DRY_RUN=1", "WORK=/tmp/x"]
+    assert words("make data DRY_RUN=1 WORK=try")[2:] == ["DRY_RUN=1", "WORK=/tmp/x"]
 
 
 def test_a_message_that_the_code_no_longer_has_is_found():

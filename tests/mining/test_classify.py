@@ -364,6 +364,12 @@ def test_random_draws_are_by_the_record_and_marked(run, server):
     assert {row["id"]: row["error"] for row in errors(out)} == drawn and len({*drawn.values()}) > 3
 
 
+def test_errors_that_the_embedded_model_finds_are_marked(run, server):
+    judge = ("smollm2-135m", "--judge-base-url", server.url)
+    _, shown, _, out = run([prediction("1", "fine")], judge=judge)
+    assert "SMOKE" in shown and shares(out)["smoke"] is True
+
+
 def test_predictions_of_a_smoke_run_carry_its_mark(run, tmp_path):
     files.write_json(tmp_path / "options.json", {"MODEL": "smollm2-135m", "smoke": True})
     _, shown, _, out = run([prediction("1", "fine")])

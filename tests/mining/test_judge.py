@@ -21,6 +21,7 @@ from faulty_server import (
 )
 
 from esc import files, paths
+from esc.backbones import EMBEDDED
 from esc.chat.request import derived_seed
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
@@ -406,14 +407,15 @@ def test_a_random_judge_keeps_some_and_drops_some(bench):
     assert {"pair", "error in the gold reply", "no error in the sampled reply"} <= fates
 
 
-def test_a_random_judge_makes_smoke_of_a_real_backbones_pairs(bench, server, planted):
+@pytest.mark.parametrize("judge", ["random", EMBEDDED])
+def test_who_judges_nothing_makes_smoke_of_a_real_backbones_pairs(bench, server, planted, judge):
     bench.model = "qwen2.5-7b"
     bench.sample("rg", reply, limit=LIMIT)
     planted.plan = {reply(turn, 0): EMPATHY for turn in bench.turns(LIMIT)}
     bench.judge("rg", url=server.url)
-    bench.judge("rg", judge_name="random")
+    bench.judge("rg", judge_name=judge, url=None if judge == "random" else server.url)
     assert "SMOKE" not in bench.route("rg")[1]
-    assert "SMOKE" in bench.route("rg", "--force", judge_name="random")[1]
+    assert "SMOKE" in bench.route("rg", "--force", judge_name=judge)[1]
 
 
 def test_a_key_is_in_no_file_and_no_message(bench, server, planted, sampled, monkeypatch):

@@ -1,6 +1,7 @@
 """The batch runner's command and script, and one line for whatever ends the engine."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from batches import answer_line, error_line
 
-from esc import paths
+from esc import adapters, files, paths
 from esc.chat.batch.shards import Shard
 from esc.exceptions import EscError
 from serving import batch
@@ -156,6 +157,34 @@ def test_several_nodes_share_the_shards(folder, fake_vllm):
     subprocess.run(["sh", script], env=fake_vllm | {"NNODES": "2", "NODE_RANK": "1"}, check=True)
     assert not (folder / "0001.answers.jsonl").exists()
     assert (folder / "0002.answers.jsonl").exists()
+
+
+def test_the_script_finds_adapters_and_template_in_a_copy_of_work(tmp_path, fake_vllm, monkeypatch):
+    monkeypatch.setattr("esc.chat_template.of", lambda *_: "template")
+    work, copy = tmp_path / "work", tmp_path / "mounted" / "deeper" / "copy"
+    for name in ("rg_sft", "sp_sft", "rg_dpo", "rg_dpo/served"):
+        trained = work / paths.adapters(MODEL) / name
+        trained.mkdir(parents=True)
+        files.write_json(trained / "adapter_config.json", {"r": 16})
+        (trained / adapters.WEIGHTS).touch()
+    run = paths.run(MODEL, "decoupled", "sft") / "batch"
+    (work / run).mkdir(parents=True)
+    batch.script(work / run, ["0001"], ["rg-dpo"], batch.Options(MODEL, work, "vllm", ""))
+    shutil.copytree(work, copy)
+    shutil.rmtree(work)
+    subprocess.run(["sh", copy / run / "run.sh"], env=fake_vllm, check=True)
+    words = (tmp_path / "log").read_text().split()
+    template = words[words.index("--chat-template") + 1]
+    assert (copy / run / template).read_text() == "template"
+    begin, end = (words.index(flag) for flag in ("--lora-modules", "-i"))
+    named = dict(word.split("=") for word in words[begin + 1 : end])
+    places = {name: (copy / run / path).resolve() for name, path in named.items()}
+    saves = copy / paths.adapters(MODEL)
+    assert places == {
+        "rg-dpo": saves / "rg_dpo" / "served", "rg-sft": saves / "rg_sft",
+        "sp-sft": saves / "sp_sft",
+    }  # fmt: skip
+    assert all((place / adapters.WEIGHTS).is_file() for place in places.values())
 
 
 def test_a_script_asks_either_this_works_models_or_one_other(folder):
