@@ -6,7 +6,7 @@
 ``json.loads`` on the input and ``json.dumps`` of the same rows (median of three alternated runs,
 target at most 2).
 ``check``: rows a second of the token check on all nine sets. ``chat``: the LLM layer and the server
-(see ``bench_chat``; it trains one step and serves, some ten minutes on two cores). ``mining``:
+(see ``bench_chat``; it trains one step and serves, twenty minutes on two slow cores). ``mining``:
 routing and file writing of 100,000 stored candidates (see ``bench_mining``). ``memory``: peaks of
 the builder and the router at 1, 10 and 50 times the size of ESConv (see ``bench_memory``; four to
 six minutes on two cores and 8 GB of disk). ``metrics``: all automatic metrics of nine systems with

@@ -532,7 +532,7 @@ class TestCommands:
     def test_know_that_the_embedded_model_judges_its_own_runs(self, commands):
         own = {"JUDGE": f"{EMBEDDED} (base)", "weights": {"base": "0"}}
         assert "make eval" in commands(model=EMBEDDED, judged=own | {"JUDGE_N": JUDGED_BY_EMBEDDED})
-        assert "make eval JUDGE_N=2" in commands(model=EMBEDDED, judged=own | {"JUDGE_N": 2})
+        assert "make eval JUDGE_N=7" in commands(model=EMBEDDED, judged=own | {"JUDGE_N": 7})
         drawn = {"JUDGE": "random", "JUDGE_N": JUDGED, "weights": {}}
         assert "make eval JUDGE=random" in commands(model=EMBEDDED, judged=drawn)
 
