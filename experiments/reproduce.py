@@ -15,7 +15,7 @@ trainings.
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -266,7 +266,13 @@ def main(argv: list[str]) -> int:
     place = nodes.here()
     runner = asked.runner
     if place.rank:
-        return machines.follow(asked.machines, asked.whole, runner.make)
+
+        def make(
+            target: str, given: Mapping[str, str], left: Callable[[], bool]
+        ) -> tuple[int, str]:
+            return runner.make(target, given, until=left)
+
+        return machines.follow(asked.machines, asked.whole, make)
     if place.count > 1:
         runner.machines = machines.Told(asked.machines)
     return runner.run(asked.plan, asked.whole)

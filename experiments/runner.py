@@ -189,11 +189,15 @@ class Runner:
         return Outcome(step.name, step.what, State.FAILED, seconds, why)
 
     def make(
-        self, target: str, variables: Mapping[str, str], log: Path | None = None
+        self,
+        target: str,
+        variables: Mapping[str, str],
+        log: Path | None = None,
+        until: Callable[[], bool] | None = None,
     ) -> tuple[int, str]:
         """(exit code, why it failed) of a target with the plan's variables and these.
 
-        Its output passes through, or goes to ``log``.
+        Its output passes through, or goes to ``log``; it is ended where ``until`` says so.
         """
         given = {
             "MODEL": self.model,
@@ -207,7 +211,7 @@ class Runner:
         apart = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *given, *OWNED}
         environment = {name: value for name, value in os.environ.items() if name not in apart}
         command = ["make", "--no-print-directory", target, *(f"{k}={v}" for k, v in given.items())]
-        return told.run(command, environment, log, self._lock)
+        return told.run(command, environment, log, self._lock, until)
 
     def _files(self, step: Step, by_name: Mapping[str, Step]) -> dict[str, str | None]:
         """The hashes of what a step made and of what it was made from."""

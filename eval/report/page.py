@@ -135,7 +135,8 @@ class Table:
     def status(self) -> str:
         """How much of it was run, in words."""
         if not self.filled:
-            return NOT_RUN
+            stale = any(cell.missing == STALE for row in self.ours for cell in row.cells)
+            return STALE if stale else NOT_RUN
         partly = any(cell.missing == NOT_RUN for row in self.rows for cell in row.cells)
         return "partly run" if partly or self.todo else "run"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from esc import backbones, cli, files
 from eval.report import as_html, as_json, as_markdown
 from eval.report.build import report
-from eval.report.page import NOT_RUN, Report
+from eval.report.page import Report
 
 
 def write(found: Report, folder: Path) -> None:
@@ -30,7 +30,7 @@ def summary(found: Report, folder: Path) -> str:
     """The numbers one should see: how much of each table is there."""
     lines = [f"report      {folder / 'report.html'} (and report.md, report.json)"]
     for table in found.tables():
-        told = "" if table.status == NOT_RUN else f", {table.filled} of {len(table.ours)} rows"
+        told = "" if not table.filled else f", {table.filled} of {len(table.ours)} rows"
         lines.append(f"            {table.title}: {table.status}{told}")
     lines.append(f"examples    {len(found.examples)} turns")
     if found.banner:

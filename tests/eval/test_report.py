@@ -433,6 +433,7 @@ def test_statistics_of_sets_built_anew_are_out_of_date_not_shown(tmp_path, made)
     found = tables(made(QWEN)[0])
     for name in ("table-1-esconv", "table-6", "figure-8"):
         assert {one["shown"] for one in cells(found[name])} == {"out of date"}
+        assert found[name]["status"] == "out of date"
         # What is built now must not be replaced by the target that counts it.
         command = f"make stats WORK={tmp_path} SPLIT=seed:7 LIMIT=20"
         assert [one["command"] for one in found[name]["todo"]] == [command]

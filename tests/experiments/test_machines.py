@@ -1,6 +1,8 @@
 """Node 0's plan and another machine that follows it, as two threads over one folder."""
 
+import errno
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,20 +22,23 @@ PLAN = [Step(f"sft-{task}", f"sft-{task}", "", Path(task)) for task in ("sp", "r
 def _fast(monkeypatch):
     monkeypatch.setattr(machines, "BEAT", 0.02)
     monkeypatch.setattr(machines, "LOST", 0.4)
+    monkeypatch.setattr(machines, "SLACK", 0.1)
     monkeypatch.setattr(nodes, "PATIENCE", 0.4)
 
 
 class Follower(threading.Thread):
     """Another machine; each of its trainings is told when it begins, and ends when it may."""
 
-    def __init__(self, path, code=0):
+    def __init__(self, path, code=0, *, lasts=False):
         super().__init__(daemon=True)
-        self.path, self.answer = path, code
+        self.path, self.answer, self.lasts = path, code, lasts
         self.ran, self.begun, self.code, self.error = [], threading.Event(), None, None
 
-    def make(self, target, variables):
+    def make(self, target, variables, left):
         self.ran.append(target)
         self.begun.set()
+        while self.lasts and not left():
+            time.sleep(0.01)
         return self.answer, "no room"
 
     def run(self):
@@ -77,6 +82,51 @@ def test_a_training_that_fails_here_is_told_and_the_next_one_joined(path, capsys
     go_through(path, other, *PLAN)
     assert (len(other.ran), other.code) == (2, 1)
     assert "failed here: sft-sp (no room), sft-rg (no room)" in capsys.readouterr().out
+
+
+def test_a_training_that_node_0_has_left_for_another_is_ended_before_that_is_joined(path, capsys):
+    """It waits for a node 0 that failed at once, and must not become a part of the next one."""
+    other = Follower(path, code=-15, lasts=True)
+    go_through(path, other, *PLAN)
+    assert (other.ran, other.code) == (["sft-sp", "sft-rg"], 1)
+    assert "failed here: sft-sp (node 0 has left it), sft-rg" in capsys.readouterr().out
+
+
+def test_a_training_may_outlast_node_0s_a_little(path):
+    heard = machines.Heard(path)
+    with machines.Told(path) as told:
+        with told.at(PLAN[0]):
+            heard.listen()
+            training = heard.training
+            time.sleep(0.6)
+            assert not heard.has_left(training)
+        assert not heard.has_left(training)
+        time.sleep(0.2)
+        assert not heard.has_left(training)
+        with told.at(PLAN[1]):
+            heard.listen()
+            assert not heard.has_left(training)
+            time.sleep(0.2)
+            assert heard.has_left(training)
+
+
+def test_a_disk_that_is_full_for_a_moment_does_not_silence_node_0(path, monkeypatch):
+    write, full = files.write_json, threading.Event()
+
+    def write_json(*given):
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "no space")
+        write(*given)
+
+    monkeypatch.setattr(files, "write_json", write_json)
+    with machines.Told(path) as told:
+        full.set()
+        with told.at(PLAN[0]):
+            time.sleep(0.1)
+            assert files.read_json(path)["training"] is None
+            full.clear()
+            time.sleep(0.2)
+            assert files.read_json(path)["training"]["step"] == "sft-sp"
 
 
 def test_what_an_earlier_plan_has_left_is_no_training(path):

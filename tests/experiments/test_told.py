@@ -1,5 +1,7 @@
 import os
+import shlex
 import sys
+import time
 
 import pytest
 
@@ -46,3 +48,22 @@ def test_without_an_error_line_the_reason_names_the_log(tmp_path):
     code, why = told.run(["sh", "-c", "echo so far; exit 3"], os.environ, log)
     assert (code, why) == (3, f"exit code 3; see {log}")
     assert log.read_text() == "so far\n"
+
+
+def test_a_command_that_is_to_end_ends_with_all_it_has_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(told, "_GRACE", 0.5)
+    alive = f"trap '' TERM; while :; do date +%N > {tmp_path / 'beat'}; sleep 0.1; done"
+    begin = time.monotonic()
+    code, _ = told.run(
+        ["sh", "-c", f"sh -c {shlex.quote(alive)} & wait"],
+        os.environ,
+        until=lambda: (tmp_path / "beat").exists(),
+    )
+    assert code < 0 and time.monotonic() - begin < 15
+    beat = (tmp_path / "beat").read_text()
+    time.sleep(0.5)
+    assert (tmp_path / "beat").read_text() == beat
+
+
+def test_a_command_that_may_go_on_ends_by_itself():
+    assert told.run(["sh", "-c", "exit 3"], os.environ, until=lambda: False)[0] == 3
