@@ -71,7 +71,7 @@ class Told(AbstractContextManager["Told"]):
             self._try_to_say()
 
     def _try_to_say(self) -> None:
-        # On a disk that is full for a moment, say: the next beat says it.
+        # A disk may be full for a moment; the next beat says the same again.
         with suppress(OSError):
             self._say()
 
