@@ -15,7 +15,7 @@ trainings.
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -258,21 +258,14 @@ def main(argv: list[str]) -> int:
     set_by_user = variables.parsed(given.set)
     taken = variables.with_smoke_training(given.model, set_by_user)
     asked = Asked(given.model, given.work, taken, tuple(given.steps))
+    place, runner = nodes.here(), asked.runner
     if taken != set_by_user:
         print(f"SMOKE      trained with TRAIN_ARGS='{taken['TRAIN_ARGS']}', unless you set others")
     if given.dry_run:
         print("\n".join(dry_run(asked)))
         return 0
-    place = nodes.here()
-    runner = asked.runner
     if place.rank:
-
-        def make(
-            target: str, given: Mapping[str, str], left: Callable[[], bool]
-        ) -> tuple[int, str]:
-            return runner.make(target, given, until=left)
-
-        return machines.follow(asked.machines, asked.whole, make)
+        return machines.follow(asked.machines, asked.whole, runner.make)
     if place.count > 1:
         runner.machines = machines.Told(asked.machines)
     return runner.run(asked.plan, asked.whole)

@@ -177,7 +177,7 @@ class Runner:
         """What becomes of a step that is run now."""
         begin, started = time.monotonic(), time.time()
         with self.machines.at(step) if self.machines and step.trains else nullcontext():
-            code, reason = self.make(step.target, step.variables, log)
+            code, reason = self.make(step.target, step.variables, log=log)
         seconds = time.monotonic() - begin
         if code == 0 and (self.work / step.product).is_file():
             return Outcome(step.name, step.what, State.RAN, seconds)
@@ -192,8 +192,9 @@ class Runner:
         self,
         target: str,
         variables: Mapping[str, str],
-        log: Path | None = None,
         until: Callable[[], bool] | None = None,
+        *,
+        log: Path | None = None,
     ) -> tuple[int, str]:
         """(exit code, why it failed) of a target with the plan's variables and these.
 
