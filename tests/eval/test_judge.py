@@ -355,7 +355,7 @@ def pair_row(number, chosen, rejected):
     said = [("human", f"hi {number}"), ("gpt", "hello"), ("human", "I feel low")]
     return {
         "id": f"{number}-1",
-        "system": "You are a peer supporter.",
+        "system": "You are a supporter.",
         "conversations": [{"from": who, "value": text} for who, text in said],
         "chosen": {"from": "gpt", "value": chosen},
         "rejected": {"from": "gpt", "value": rejected},
