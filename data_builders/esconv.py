@@ -3,7 +3,8 @@
 ``release``: one JSON array, ``dialog[].speaker`` seeker/supporter (ESConv.json);
 ``failed``: the same shape with speaker/listener (FailedESConv.json);
 ``hf``: one dialogue a line, ``dialog[].speaker`` usr/sys and ``text`` (the Hugging Face files).
-Runs of whitespace inside an utterance become one blank, so that all layouts agree to the byte.
+White space inside an utterance stays as the file has it, its ends are stripped. The Hugging Face
+files have runs of it collapsed already, so that the layouts of one corpus may differ in blanks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -100,7 +101,7 @@ def _utterance(item: Any, layout: Layout, where: str) -> Utterance:
             f"{where}: unknown speaker {item.get('speaker')!r}; "
             f"layout {layout.name} has {' and '.join(layout.roles)}"
         )
-    text = " ".join(item[layout.text].split())
+    text = item[layout.text].strip()
     if not text:
         raise CorpusError(f"{where}: the utterance is empty")
     if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):

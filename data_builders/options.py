@@ -7,7 +7,7 @@ from data_builders.turns import CONSECUTIVE
 from esc import built, cli
 from esc.files import Row
 
-FORMAT = 1
+FORMAT = 2
 """Raised with every change of the rules, so that sets built before it are built anew."""
 
 

@@ -19,7 +19,7 @@ RELEASE = Path(__file__).parent / "esconv_release.json"
 
 def fingerprint(dialogue: Dialogue) -> bytes:
     """SHA-1 of the whitespace-normalised utterances, a line each; equal in every layout."""
-    text = "\n".join(utterance.text for utterance in dialogue.utterances)
+    text = "\n".join(" ".join(utterance.text.split()) for utterance in dialogue.utterances)
     return hashlib.sha1(text.encode(), usedforsecurity=False).digest()
 
 

@@ -30,7 +30,7 @@ class Survey:
         self._digest = hashlib.sha256()
         self.situations = WordSets(self._situations(chain(head, rest)))
         self.corpus = self._digest.hexdigest()
-        """SHA-256 over all that the sets take, in order; the same for every layout."""
+        """SHA-256 over all that the sets take, blanks too, in order: layouts may differ in it."""
 
     def _situations(self, dialogues: Iterable[Dialogue]) -> Iterator[str]:
         """The situation of every dialogue, once all else is noted of it."""

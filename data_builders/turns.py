@@ -4,7 +4,8 @@
 2. every supporter utterance is its own turn, with its own strategy;
 3. between two consecutive supporter utterances stands a seeker turn of one blank;
 4. a dialogue that the supporter opens gets a first seeker turn ``Hi``;
-5. seeker utterances after the last supporter turn are dropped.
+5. seeker utterances after the last supporter turn are dropped;
+6. white space inside an utterance stays, its ends are stripped (as it is read: `esconv`).
 """
 
 from collections.abc import Iterator

@@ -19,7 +19,7 @@ class Utterance:
 
     role: Role
     text: str
-    """Whitespace-normalised, never empty."""
+    """With the corpus's own white space inside and none at its ends; never empty."""
     strategy: Strategy | None = None
     """Set exactly for supporter utterances."""
 

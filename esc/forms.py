@@ -17,9 +17,11 @@ TASKS = ("sp", "rg", "vanilla")
 TEMPLATES = Path(__file__).parent / "templates"
 PROMPTS = ("sp_system.j2", "rg_system.j2", "vanilla_system.j2")
 
-# A joined seeker turn has line breaks, so a line of it could pose as another speaker's.
+# What `str.splitlines` takes for the end of a line, which a model may see as one too.
+_LINE_BREAKS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+# A message may have line breaks, so a line of it could pose as another speaker's.
 _FORGED_LABEL = re.compile(
-    rf"^({Role.SEEKER}|{Role.SUPPORTER})(?=\s*:)", re.IGNORECASE | re.MULTILINE
+    rf"((?:^|[{_LINE_BREAKS}])\s*)({Role.SEEKER}|{Role.SUPPORTER})(?=\s*:)", re.IGNORECASE
 )
 
 
@@ -45,7 +47,7 @@ def vanilla_system() -> str:
 
 def transcript_line(role: Role, text: str) -> str:
     """One ``role: text`` line of the planner's transcript, with its line break."""
-    defused = _FORGED_LABEL.sub(r"(\1)", text) if "\n" in text else text
+    defused = _FORGED_LABEL.sub(r"\1(\2)", text) if len(text.splitlines()) > 1 else text
     return f"{role}: {defused}\n"
 
 

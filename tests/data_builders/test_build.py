@@ -48,13 +48,55 @@ def test_the_train_split_has_the_papers_blank_opening_and_dropped_turns(esconv, 
     assert (said.count(" "), sum(inserted), sum(openers), sum(tails)) == (2467, 556, 556, 337)
 
 
-def test_every_layout_builds_the_same_bytes(esconv_folder, esconv_work, tmp_path):
+def test_validation_is_the_releases_own_messages_to_the_byte(esconv_folder, esconv_work):
+    raw = json.loads((esconv_folder / "ESConv.json").read_text())
+    split = json.loads((esconv_folder / "paper_split.json").read_text())
+    expected = {}
+    for position in split["validation"]:
+        said, seeker = [], []
+        for one in raw[position]["dialog"]:
+            text = one["content"].strip()
+            if one["speaker"] == "seeker":
+                seeker.append(text)
+                continue
+            said.append("\n".join(seeker) or (" " if said else "Hi"))
+            said.append(f"[{one['annotation']['strategy']}] {text}")
+            seeker = []
+        expected[str(position)] = said
+    rows = files.read_jsonl(esconv_work / paths.sft_file("vanilla", "validation"))
+    built = {row["id"]: [message["value"] for message in row["conversations"]] for row in rows}
+    assert built == expected
+    # Its runs of blanks are the original ones.
+    assert sum("  " in text for said in built.values() for text in said) > 200
+
+
+def test_layouts_of_one_corpus_build_the_same_rows_but_for_blanks(
+    esconv_folder, esconv_work, tmp_path
+):
     hf = tmp_path / "hf"
     hf.mkdir()
     for name in ("train", "valid", "test"):
         (hf / f"{name}.txt").symlink_to(esconv_folder / f"hf_{name}.txt")
     made(hf, tmp_path)
-    assert contents(tmp_path) == contents(esconv_work)
+    ours, theirs = contents(esconv_work), contents(tmp_path)
+    assert {name for name in ours if ours[name] != theirs[name]} == {
+        f"{task}_sft_validation.jsonl" for task in ROWS
+    }
+
+    def words(content):
+        return content.replace(b"\\n", b" ").replace(b"\\t", b" ").split()
+
+    assert {n: words(c) for n, c in ours.items()} == {n: words(c) for n, c in theirs.items()}
+
+
+def test_the_same_dialogues_with_other_blanks_are_other_sets(tmp_path):
+    rows = [release_row(number) for number in range(20)]
+    stamps = []
+    for blanks in (" ", "  "):
+        rows[0]["dialog"][0]["content"] = f"hello{blanks}there"
+        (tmp_path / "c.json").write_text(json.dumps(rows))
+        stamps.append(made(tmp_path / "c.json", tmp_path)["options"]["ESCONV"])
+    assert stamps[0] != stamps[1]
 
 
 def test_ids_are_unique_and_shared_by_planner_and_generator(esconv_work):

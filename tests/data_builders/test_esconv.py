@@ -38,12 +38,12 @@ def test_the_three_layouts_of_one_corpus_load_to_the_same_dialogues(tmp_path):
     assert len(first) == 3 and others == [first, first]
 
 
-def test_runs_of_whitespace_become_one_blank(tmp_path):
+def test_white_space_inside_an_utterance_stays_and_its_ends_are_stripped(tmp_path):
     row = release_row(0)
-    row["dialog"][0]["content"] = " a \n\n b\u2028c  "
+    row["dialog"][0]["content"] = " \n a \n\n b\u2028c\t \r\n"
     path = tmp_path / "c.json"
     path.write_text(json.dumps([row], ensure_ascii=False))
-    assert loaded(path)[0].utterances[0].text == "a b c"
+    assert loaded(path)[0].utterances[0].text == "a \n\n b\u2028c"
 
 
 def test_a_line_separator_inside_a_json_line_does_not_end_it(tmp_path):

@@ -63,6 +63,17 @@ def said(records):
     return {record["id"]: record["predicted_response"] for record in records}
 
 
+def test_blanks_and_line_breaks_inside_an_utterance_do_not_decide_an_alignment(turns):
+    broken = [
+        replace(turn, seeker=turn.seeker.replace(" ", " \n "), response=f"  {turn.response}\n")
+        for turn in turns[:3]
+    ]
+    found = gold_index.Turns(broken)
+    for turn, was in zip(broken, turns, strict=False):
+        context = gold_index.plain_context(turn.history, was.seeker)
+        assert found.of_context(context, foreign(was), ()) == [turn]
+
+
 def test_records_with_ids_take_the_turns_gold_and_order(run_align, turns):
     given = [foreign(turn, id=turn.id) for turn in turns[::-1]]
     code, records, out = run_align(given)
