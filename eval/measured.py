@@ -150,8 +150,6 @@ def put(told: Row, path: Path, value: object) -> None:
 def _n(path: Path, total: Floats) -> int:
     """How many turns a number is of."""
     strategy, calibrated, text = np.split(total[0], np.cumsum(_WIDTHS))
-    if path[:2] == ("text", "paper"):
-        return text_metrics.counts(text)[path[2]]
     if "calibration" in path:
         return int(calibrated[-1])
     invalid = strategy[-strategy_metrics.SIZE :].sum() if "without_invalid" in path else 0

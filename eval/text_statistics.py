@@ -36,11 +36,13 @@ WIDTH = 25
 
 @lru_cache(maxsize=1 << 16)
 def words(text: str) -> Tokens:
-    """The lower-case words of NLTK's tokenizer, without a split into sentences before.
+    """The words of NLTK's ``word_tokenize`` on the lower-cased text, as the paper's authors call it.
 
-    So no data package is needed; with that split Distinct-1 of the corpus's replies is 1.2 lower.
+    Punkt (Kiss and Strunk, 2006) splits the text into sentences first, so that the full stop of
+    each is a word: Distinct-1 of the corpus's replies is 1.2 lower than without that split.
     """
-    return tuple(_nltk()(text.lower(), preserve_line=True))
+    sentences, tokenizer = _nltk()
+    return tuple(word for one in sentences.tokenize(text.lower()) for word in tokenizer(one))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -50,11 +52,20 @@ def mteval_words(text: str) -> Tokens:
 
 
 @cache
-def _nltk() -> Any:
-    # NLTK takes a second to import, which the other steps of this package need not wait for.
-    from nltk.tokenize import word_tokenize
+def _nltk() -> tuple[Any, Any]:
+    """(Punkt's sentences, words of a sentence): what ``word_tokenize`` is made of."""
+    # NLTK takes a second to import, which the other steps of this package need not wait for. Its
+    # own word_tokenize would want Punkt's parameters downloaded; a package has the same ones.
+    from nltk.tokenize import NLTKWordTokenizer
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+    from punkt import load_model
 
-    return word_tokenize
+    english, parameters = load_model("english"), PunktParameters()
+    parameters.abbrev_types = english.abbrev_types
+    parameters.collocations = english.collocations
+    parameters.sent_starters = english.sent_starters
+    parameters.ortho_context.update(english.ortho_context)
+    return PunktSentenceTokenizer(parameters), NLTKWordTokenizer().tokenize
 
 
 @cache
