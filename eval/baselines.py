@@ -19,6 +19,7 @@ from esc.strategies import Strategy
 from eval import calibration, strategy_metrics
 from eval.cases import Case, Cases, changed
 from eval.measured import (
+    ALL_TURNS,
     confusion_told,
     measured,
     paths,
@@ -90,7 +91,7 @@ def chance(gold: Floats, shares: Floats) -> Row:
         "strategy": {
             "n": n,
             "invalid": 0,
-            "without_invalid": {"n": n},
+            ALL_TURNS: {"n": n},
             "calibration": {"n": 0, "bins": calibration.bins(np.zeros(calibration.WIDTH))},
             "confusion": confusion_told(np.outer(shares, gold).round(3).tolist()),
             "by_stage": None,

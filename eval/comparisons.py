@@ -15,11 +15,12 @@ from tqdm import tqdm
 from esc import backbones, cli, files, smoke
 from esc.files import Row
 from esc.run_folder import DONE
+from esc.strategies import Strategy
 from eval.cases import read_cases
 from eval.compare import compare
 from eval.predict import PREDICTIONS
 
-FORMAT = 1
+FORMAT = 2
 COMPARISONS = "comparisons.json"
 QUESTIONS = (
     ("RQ1: Vanilla DPO less Vanilla SFT", "vanilla_sft", "vanilla_dpo"),
@@ -46,6 +47,7 @@ def comparisons(work: Path, model: str, *, force: bool) -> tuple[Row, bool]:
     wanted = [(a, b) for _, a, b in QUESTIONS if a in there and b in there]
     made_with = {
         "format": FORMAT,
+        "strategies": [strategy.value for strategy in Strategy],
         "predictions": {run: files.sha256(path) for run, path in sorted(there.items())},
     }
     path = runs / COMPARISONS

@@ -11,7 +11,7 @@ import numpy as np
 from esc import bootstrap
 from esc.bootstrap import Floats
 from esc.files import Row
-from esc.strategies import Strategy
+from esc.strategies import UNREADABLE, Strategy
 from eval import calibration, diversity, strategy_metrics, text_metrics, text_statistics
 from eval.cases import Case, Cases
 from eval.diversity import Diversity
@@ -21,6 +21,8 @@ Path = tuple[str, ...]
 Numbers = dict[Path, Floats]
 """One value for each row of sums; NaN where undefined."""
 
+ALL_TURNS = "all_turns"
+"""The strategy numbers that leave out no turn."""
 _DIGITS = 6
 """Of a number in a file; the rest is the order in which a machine adds."""
 _WIDTHS = (strategy_metrics.WIDTH, calibration.WIDTH)
@@ -53,8 +55,8 @@ def numbers(sums: Floats) -> Numbers:
 def strategy_numbers(sums: Floats) -> Numbers:
     """The numbers of `eval.strategy_metrics`, for each row of its summed columns."""
     found: Numbers = {("strategy", "invalid_rate"): strategy_metrics.invalid_rate(sums)}
-    for place, with_invalid in ((("strategy",), True), (("strategy", "without_invalid"), False)):
-        told = strategy_metrics.numbers(strategy_metrics.confusion(sums, with_invalid=with_invalid))
+    for place, all_turns in ((("strategy",), False), (("strategy", ALL_TURNS), True)):
+        told = strategy_metrics.numbers(strategy_metrics.confusion(sums, all_turns=all_turns))
         for name in strategy_metrics.HEADLINE:
             found[*place, name] = told[name]
         for name in _SPREADS:
@@ -85,12 +87,12 @@ def facts(cases: Sequence[Case]) -> Row:
     own = columns_of_strategies(cases).sum(axis=0, keepdims=True)
     strategy, calibrated = np.split(own, [strategy_metrics.WIDTH], axis=1)
     invalid = sum(case.predicted is None for case in cases)
-    counts = strategy_metrics.confusion(strategy, with_invalid=True)[0].astype(int)
+    counts = strategy_metrics.confusion(strategy, all_turns=False)[0].astype(int)
     return {
         "strategy": {
-            "n": len(cases),
+            "n": len(cases) - invalid,
             "invalid": invalid,
-            "without_invalid": {"n": len(cases) - invalid},
+            ALL_TURNS: {"n": len(cases)},
             "calibration": {
                 "n": int(calibrated[0, -1]),
                 "bins": calibration.bins(calibrated[0]),
@@ -152,8 +154,9 @@ def _n(path: Path, total: Floats) -> int:
     strategy, calibrated, text = np.split(total[0], np.cumsum(_WIDTHS))
     if "calibration" in path:
         return int(calibrated[-1])
-    invalid = strategy[-strategy_metrics.SIZE :].sum() if "without_invalid" in path else 0
-    return int(text[-1] - invalid)
+    if path[0] == "text" or ALL_TURNS in path or path[-1] == "invalid_rate":
+        return int(text[-1])
+    return int(text[-1] - strategy[-strategy_metrics.SIZE :].sum())
 
 
 def confusion_told(counts: Sequence[Sequence[float]]) -> Row:
@@ -190,8 +193,10 @@ def signature(path: Path) -> str:
         return calibration.SIGNATURES[name]
     known = strategy_metrics.SIGNATURES
     said = known[name] if name in known else known[path[-2]]
-    left_out = "left out" if "without_invalid" in path else "as predicted Others"
-    return f"{said}|invalid:{left_out}"
+    if name == "invalid_rate":
+        return said
+    counted = f"as predicted {UNREADABLE}" if ALL_TURNS in path else "left out"
+    return f"{said}|{strategy_metrics.LIST}|invalid:{counted}"
 
 
 _TEXT = text_metrics.signatures()

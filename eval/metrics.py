@@ -18,7 +18,7 @@ from pathlib import Path
 from esc import cli, files, smoke
 from esc.files import Row
 from esc.means import RESAMPLES, SEED
-from esc.strategies import UNREADABLE
+from esc.strategies import Strategy
 from eval import text_metrics
 from eval.baselines import baselines
 from eval.cases import Cases, read_cases
@@ -63,6 +63,7 @@ def stamp_of(paths: Sequence[Path]) -> Row:
         "format": FORMAT,
         "predictions": sorted(files.sha256(path) for path in paths),
         "smoke": any(smoke.made_beside(path) for path in paths),
+        "strategies": [strategy.value for strategy in Strategy],
         "resamples": RESAMPLES,
         "seed": SEED,
         "versions": {name: version(name) for name in (*text_metrics.PACKAGES, "numpy")},
@@ -89,8 +90,9 @@ def report(found: Row) -> str:
     why = "" if by == "dialogue" else ", since no ids name dialogues"
     strategy = found["strategy"]
     lines = [
-        f"turns       {found['n']:,}; {strategy['invalid']:,} with no readable strategy (counted "
-        f"as {UNREADABLE}), {found['empty']:,} with no reply; resampled by {by}{why}"
+        f"turns       {found['n']:,}; {strategy['invalid']:,} "
+        f"({strategy['invalid_rate']['value']:.1f} %) with no readable strategy (left out of "
+        f"strategy numbers), {found['empty']:,} with no reply; resampled by {by}{why}"
     ]
     if found["failed"]:
         lines.append(

@@ -1,8 +1,8 @@
 """Strategy metrics, all from one table of counts: how often i was predicted where j was gold.
 
-The headline counts words that name no strategy as predicted ``Others``: wrong, unless that is gold.
-``without_invalid`` leaves those turns out, as the paper's authors do. Fractions ×100; bias and
-preference as in the paper; the Jensen–Shannon distance 0 to 1. NaN inside arrays is undefined.
+The headline leaves out turns whose answer names no strategy, as the paper's authors do.
+``all_turns`` counts them as predicted ``Others``: wrong, unless that is gold. Fractions ×100; bias
+and preference as in the paper; the Jensen–Shannon distance 0 to 1. NaN inside arrays is undefined.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,9 @@ _OTHERS = _ORDER[UNREADABLE]
 WIDTH = SIZE * SIZE + SIZE
 HEADLINE = ("bias", "bias_converged", "weighted_f1", "macro_f1", "accuracy", "js_distance")
 """Single numbers, in both columns."""
-_NO_TURN = "there is no turn"
+LIST = f"strategies:{','.join(strategy.code for strategy in Strategy)}"
+"""Which they are, for a signature."""
+_NO_TURN = "there is no turn with a readable strategy"
 WHY = {
     "bias_converged": "the confusions do not bind all strategies into one scale (Eq. 7 has no "
     "finite solution)",
@@ -31,7 +33,7 @@ SIGNATURES = {
     "bias": f"Eq. 7, {preference.SWEEPS} sweeps in place; Eq. 8, population std",
     "bias_converged": f"Eq. 7 to {preference.TOLERANCE:g}; Eq. 8, population std",
     "weighted_f1": "F1 weighted by gold counts",
-    "macro_f1": f"mean F1 of the strategies that occur, of {SIZE}",
+    "macro_f1": "mean F1 of the strategies that occur, as gold or as predicted",
     "accuracy": "share of turns with the gold strategy",
     "js_distance": "Jensen-Shannon distance of predicted and gold shares|base:2|0 to 1",
     "invalid_rate": "share of turns whose strategy cannot be read",
@@ -59,10 +61,10 @@ def columns(cases: Sequence[Case]) -> Floats:
     return found
 
 
-def confusion(sums: Floats, *, with_invalid: bool) -> Floats:
+def confusion(sums: Floats, *, all_turns: bool) -> Floats:
     """Counts [predicted, gold] for each row of summed `columns`, shape (R, 8, 8)."""
     counts = sums[:, : SIZE * SIZE].reshape(-1, SIZE, SIZE).copy()
-    if not with_invalid:
+    if not all_turns:
         counts[:, _OTHERS] -= sums[:, SIZE * SIZE :]
     return counts
 
@@ -99,15 +101,16 @@ def invalid_rate(sums: Floats) -> Floats:
 def by_stage(cases: Sequence[Case]) -> list[dict[str, object]] | None:
     """Per interval of progress (Figure 8) n and shares ×100; None where dialogues are unknown.
 
-    Shares are None in an interval without turns. They have no intervals of their own.
+    Of the turns with a readable strategy. Shares are None in an interval without any. They have no
+    intervals of their own.
     """
     if not cases or any(case.stage is None for case in cases):
         return None
     counts = np.zeros((INTERVALS, 2, SIZE))
     for case in cases:
-        stage = case.stage or 0
-        counts[stage, 0, _OTHERS if case.predicted is None else _ORDER[case.predicted]] += 1
-        counts[stage, 1, _ORDER[case.gold]] += 1
+        if case.predicted is not None:
+            counts[case.stage or 0, 0, _ORDER[case.predicted]] += 1
+            counts[case.stage or 0, 1, _ORDER[case.gold]] += 1
     told: list[dict[str, object]] = []
     for name, (predicted, gold) in zip(interval_names(), counts, strict=True):
         n = int(gold.sum())

@@ -51,12 +51,12 @@ def metrics(base: float, digest: str, *, smoke: bool, ece: float | None = 0.11) 
         "js_distance": number(0.25),
     }
     strategy = head | {
-        "n": 40,
+        "n": 37,
         "invalid": 3,
         "invalid_rate": number(7.5),
         "preference": {one.value: number(1.0) for one in Strategy},
         "distribution": {"predicted": shares, "gold": shares},
-        "without_invalid": head | {"n": 37},
+        "all_turns": head | {"n": 40},
         "calibration": {"ece": number(ece)},
     }
     paper = {

@@ -55,7 +55,8 @@ class StrategyNumbers(Headline):
     invalid_rate: Number
     preference: dict[Strategy, Number]
     distribution: Distribution
-    without_invalid: Headline
+    all_turns: Headline
+    """Of all turns; the others leave out answers that cannot be read."""
     calibration: Calibration
 
 

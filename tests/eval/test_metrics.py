@@ -184,14 +184,32 @@ def test_failed_records_are_counted_and_left_out_and_said(run_metrics):
     assert told["text"] == whole["text"]
 
 
-def test_unreadable_strategies_are_in_the_headline_and_in_a_column_of_their_own(run_metrics):
+def test_unreadable_strategies_are_left_out_of_the_headline_and_all_turns_count_them(run_metrics):
     given = records()
     given[0] |= {"status": "invalid", "predicted_strategy": None, "predicted_response": None}
-    _, told, _ = run_metrics(given)
-    assert told["strategy"]["invalid"] == told["empty"] == 1
-    assert told["strategy"]["invalid_rate"]["value"] == 2.5
-    assert (told["strategy"]["bias"]["n"], told["strategy"]["without_invalid"]["n"]) == (40, 39)
-    assert told["strategy"]["without_invalid"]["bias"]["n"] == 39
+    _, told, out = run_metrics(given)
+    strategy, every = told["strategy"], told["strategy"]["all_turns"]
+    assert strategy["invalid"] == told["empty"] == 1 and "1 (2.5 %) with no readable" in out
+    assert (strategy["invalid_rate"]["value"], strategy["invalid_rate"]["n"]) == (2.5, 40)
+    assert (strategy["n"], strategy["bias"]["n"]) == (39, 39)
+    assert (every["n"], every["bias"]["n"]) == (40, 40)
+    _, readable, _ = run_metrics(given[1:], out="other")
+    for name in ("bias", "weighted_f1", "macro_f1", "accuracy"):
+        assert strategy[name]["value"] == readable["strategy"][name]["value"]
+    assert set(told["baselines"]["uniform"]["strategy"]["all_turns"]) == set(every)
+
+
+def test_numbers_of_another_list_of_strategies_are_made_anew_and_the_signature_names_it(
+    run_metrics, tmp_path
+):
+    _, told, _ = run_metrics(records())
+    assert told["made_with"]["strategies"] == ALL
+    assert "|strategies:Qu,RP,RF,Sd,AR,PS,In,Ot|" in told["strategy"]["bias"]["signature"]
+    written = tmp_path / "out" / "metrics.json"
+    other = told | {"made_with": told["made_with"] | {"strategies": ALL[:5]}}
+    files.write_json(written, other)
+    _, told, out = run_metrics(records())
+    assert "nothing to do" not in out and told["made_with"]["strategies"] == ALL
 
 
 def test_a_foreign_strategy_that_is_none_is_unreadable(run_metrics):

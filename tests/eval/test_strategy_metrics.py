@@ -22,8 +22,8 @@ def sums(pairs):
     return strategy_metrics.columns(cases).sum(axis=0, keepdims=True)
 
 
-def numbers(pairs, *, with_invalid=True):
-    counts = strategy_metrics.confusion(sums(pairs), with_invalid=with_invalid)
+def numbers(pairs, *, all_turns=False):
+    counts = strategy_metrics.confusion(sums(pairs), all_turns=all_turns)
     return {name: found[0] for name, found in strategy_metrics.numbers(counts).items()}
 
 
@@ -137,16 +137,16 @@ def test_f1_by_hand():
     assert np.isnan(found["f1"][2:]).all()
 
 
-def test_the_headline_counts_the_unreadable_as_others():
+def test_the_headline_leaves_out_the_unreadable_and_all_turns_count_them_as_others():
     pairs = [(Q, None), (O, None), (Q, Q)]
-    found, without = numbers(pairs), numbers(pairs, with_invalid=False)
-    assert found["accuracy"] == pytest.approx(100 * 2 / 3)
-    assert without["accuracy"] == 100 and without["predicted"][0] == 100
+    found, every = numbers(pairs), numbers(pairs, all_turns=True)
+    assert found["accuracy"] == 100 and found["predicted"][0] == 100
+    assert every["accuracy"] == pytest.approx(100 * 2 / 3)
     assert strategy_metrics.invalid_rate(sums(pairs))[0] == pytest.approx(100 * 2 / 3)
 
 
-def test_all_unreadable_leaves_the_second_column_undefined():
-    found = numbers([(Q, None), (R, None)], with_invalid=False)
+def test_all_unreadable_leaves_the_headline_undefined():
+    found = numbers([(Q, None), (R, None)])
     assert all(np.isnan(value).all() for value in found.values())
 
 
