@@ -17,6 +17,7 @@ VARIANT ?=
 ROUND ?=
 SET ?= test
 DECODE ?=
+TEMPERATURE ?=
 SAMPLES ?=
 BLIND ?=
 JUDGE2 ?=
@@ -72,7 +73,8 @@ help:  ## this list
 	@echo "  mine, dpo, predict, chat:  ROUND=2 (with VARIANT) goes on from the models of the round before"
 	@echo "  serve:    HOST, PORT, SERVE_ARGS=\"flags for vLLM\""
 	@echo "  predict:  SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot,"
-	@echo "            STAGE=base|sft|dpo, SET=test|validation|train, DECODE=free|choice, BASE_URL=url,url,"
+	@echo "            STAGE=base|sft|dpo, SET=test|validation|train, DECODE=free|choice,"
+	@echo "            TEMPERATURE=0 for greedy (default 0.7), BASE_URL=url,url,"
 	@echo "            IN_FLIGHT=requests at a time, PRICE=in/out per million tokens, MAX_COST, DRY_RUN=1"
 	@echo "  reproduce:  STEPS=\"names of its steps\", DRY_RUN=1 for the plan and what it takes;"
 	@echo "            MAX_COST is of each step, and BATCH of steps that are called by themselves; on several"
@@ -189,8 +191,8 @@ check-template: $(READY)  ## the server's token ids against LLaMA-Factory's, on 
 
 predict: model $(ASKS)  ## a system's strategy and reply for every turn of a split
 	@$(PY) -m eval predict $(WHERE) $(LINEAGE) --system "$(SYSTEM)" --stage "$(STAGE)" \
-	  --set "$(SET)" --limit "$(LIMIT)" --decode "$(DECODE)" --base-url "$(BASE_URL)" \
-	  $(SPENDING) $(AGAIN)
+	  --set "$(SET)" --limit "$(LIMIT)" --decode "$(DECODE)" --temperature "$(TEMPERATURE)" \
+	  --base-url "$(BASE_URL)" $(SPENDING) $(AGAIN)
 
 chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generator in the terminal
 	@$(PY) -m eval chat $(WHERE) $(LINEAGE) $(if $(STAGE),--stage "$(STAGE)") \
@@ -213,8 +215,8 @@ demo: $(READY) $(SERVE_READY)  ## the whole loop in small: data, SFT, mining, DP
 	@$(PY) -m experiments demo --esconv "$(ESCONV)"
 
 # Every variable that decides what comes out, or how fast; SERVE_ARGS is exported as it is.
-PLANNED := ESCONV SPLIT LIMIT CONSECUTIVE TRAIN_ARGS ENGINE SAMPLES DECODE JUDGE JUDGE_BASE_URL JUDGE_N \
-           FAILED_ESCONV NPROC BASE_URL IN_FLIGHT PRICE MAX_COST
+PLANNED := ESCONV SPLIT LIMIT CONSECUTIVE TRAIN_ARGS ENGINE SAMPLES DECODE TEMPERATURE JUDGE JUDGE_BASE_URL \
+           JUDGE_N JUDGE_FORM FAILED_ESCONV NPROC BASE_URL IN_FLIGHT PRICE MAX_COST
 
 reproduce: $(READY) $(if $(filter 1,$(DRY_RUN)),,$(SERVE_READY))  ## the paper's whole experiment; DRY_RUN=1 shows plan and costs
 	@$(PY) -m experiments reproduce $(WHERE) --model "$(MODEL)" $(if $(filter 1,$(DRY_RUN)),--dry-run) \

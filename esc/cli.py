@@ -58,6 +58,17 @@ def optional_amount(text: str) -> float | None:
     return amount
 
 
+def optional_temperature(text: str) -> float | None:
+    """An option's number of at least 0, or None where make passes an unset variable."""
+    try:
+        temperature = float(text) if text else None
+    except ValueError:
+        temperature = -1.0
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return temperature
+
+
 def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Exit code of ``main(argv)``.
 

@@ -33,9 +33,20 @@ def sp_system() -> str:
     )
 
 
+class _Said(str):
+    """A planner's words in the place of a strategy."""
+
+    definition = code = ""
+
+
 @cache
-def rg_system(strategy: Strategy) -> str:
-    """The generator's system prompt, which names the strategy of the reply to write."""
+def rg_system(strategy: Strategy | str) -> str:
+    """The generator's system prompt, which names the strategy of the reply to write.
+
+    A planner's words that name none stand there as they are, on one line.
+    """
+    if not isinstance(strategy, Strategy):
+        strategy = _Said(" ".join(strategy.split()))
     return prompts.render(TEMPLATES, PROMPTS[1], strategy=strategy)
 
 

@@ -34,6 +34,8 @@ NAMES = tuple(strategy.value for strategy in Strategy)
 PLAN_TOKENS, REPLY_TOKENS = 24, 256
 """Room for the answer: the longest name has 8 tokens, and ESConv's longest reply is below 256; a
 backbone's own is in the table of backbones."""
+TEMPERATURE, TOP_P = 0.7, 0.95
+"""With which the paper's models speak, in mining (section 4.2) and in its predictions."""
 TIMEOUT = 600.0
 """Seconds for one answer, waiting behind other requests included."""
 
@@ -61,8 +63,8 @@ class Answer:
     """A plan, and the reply that follows it."""
 
     plan: Plan
-    response: str | None
-    """None where the plan names no strategy: then the generator is not asked."""
+    response: str
+    """Under the strategy, or, where the plan names none, under whatever the planner said."""
 
 
 def sp_chat(history: Sequence[Exchange], seeker: str) -> tuple[Message, ...]:
@@ -71,8 +73,13 @@ def sp_chat(history: Sequence[Exchange], seeker: str) -> tuple[Message, ...]:
     return Message("system", forms.sp_system()), Message("user", transcript)
 
 
-def rg_chat(history: Sequence[Exchange], seeker: str, strategy: Strategy) -> tuple[Message, ...]:
-    """The generator's chat: the strategy in the system prompt, then the real turns."""
+def rg_chat(
+    history: Sequence[Exchange], seeker: str, strategy: Strategy | str
+) -> tuple[Message, ...]:
+    """The generator's chat: the strategy in the system prompt, then the real turns.
+
+    A planner's words that name no strategy are passed on as they are, as the authors' code does.
+    """
     return _turns(forms.rg_system(strategy), history, seeker)
 
 
@@ -122,10 +129,11 @@ async def plan(
     chat: tuple[Message, ...],
     decode: str,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     expected: str = NAMES[0],
 ) -> tuple[Plan, Reply]:
     """(the plan of one turn with the distribution over the strategies, the planner's answer)."""
-    sampling = Sampling(PLAN_TOKENS, temperature)
+    sampling = Sampling(PLAN_TOKENS, temperature, top_p)
     constraint = strategy_constraint(decode)
     answer = await asks.ask(
         Generation(record, "plan", model, chat, sampling, constraint, expected=expected)
@@ -187,8 +195,11 @@ class PlanAndSpeak:
         )
         return planned
 
-    def speak(self, history: Sequence[Exchange], seeker: str, strategy: Strategy) -> str:
-        """The reply under a strategy; CallFailed where the server gives no answer."""
+    def speak(self, history: Sequence[Exchange], seeker: str, strategy: Strategy | str) -> str:
+        """The reply under a strategy, or under a planner's words that name none.
+
+        Raises CallFailed where the server gives no answer.
+        """
         sampling = Sampling(self._reply_tokens, self._temperature)
         chat = rg_chat(history, seeker, strategy)
         call = Generation(str(len(history)), "speak", self._generator, chat, sampling)
@@ -197,6 +208,4 @@ class PlanAndSpeak:
     def reply(self, history: Sequence[Exchange], seeker: str) -> Answer:
         """Plan, then speak."""
         planned = self.plan(history, seeker)
-        if planned.strategy is None:
-            return Answer(planned, None)
-        return Answer(planned, self.speak(history, seeker, planned.strategy))
+        return Answer(planned, self.speak(history, seeker, planned.strategy or planned.raw))

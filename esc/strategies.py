@@ -71,13 +71,11 @@ _ALIASES: dict[str, Strategy] = {
     "questions": Strategy.QUESTION,
     "restatement": Strategy.RESTATEMENT,
     "paraphrasing": Strategy.RESTATEMENT,
-    "restatement and paraphrasing": Strategy.RESTATEMENT,
     "reflection": Strategy.REFLECTION,
     "reflection of feeling": Strategy.REFLECTION,
     "self disclosures": Strategy.SELF_DISCLOSURE,
     "affirmation": Strategy.AFFIRMATION,
     "reassurance": Strategy.AFFIRMATION,
-    "affirmation or reassurance": Strategy.AFFIRMATION,
     "approval and reassurance": Strategy.AFFIRMATION,
     "suggestion": Strategy.SUGGESTIONS,
     "suggestions": Strategy.SUGGESTIONS,
@@ -90,21 +88,30 @@ _ALIASES: dict[str, Strategy] = {
 
 
 def _key(text: str) -> str:
-    return " ".join(re.findall(r"[a-z0-9]+", text.casefold()))
+    # "Affirmation & Reassurance", "Restatement/Paraphrasing": what joins two words is no word.
+    words = re.findall(r"[a-z0-9]+", text.casefold())
+    return " ".join(word for word in words if word not in ("and", "or"))
 
 
 _NAMES: dict[str, Strategy] = (
-    {_key(s): s for s in Strategy} | {_key(s.code): s for s in Strategy} | _ALIASES
+    {_key(s): s for s in Strategy}
+    | {_key(s.code): s for s in Strategy}
+    | {_key(name): s for name, s in _ALIASES.items()}
 )
-_TAG = re.compile(r"\s*\[([^\[\]\n]{1,60})\][ \t]*")
+_LABEL = re.compile(r"\A\W*(?:the\s+)?(?:\w+\s+)?(?:strategy|answer)\W*(?::|\bis\b)", re.I)
+"""What an answer may put before the name, as in ``Strategy: Question``."""
+_BRACKET = re.compile(r"\[(.*?)\]")
+_WITH_BRACKETS = re.compile(r"\[((?:[^\[\]\n]|\[[^\[\]\n]*\])*)\]")
 
 
 def parse(text: str) -> Strategy | None:
     """The strategy that ``text`` names, or None.
 
-    Case, brackets, punctuation and blanks do not matter; known aliases are read.
+    Case, brackets, punctuation, blanks and the signs or words that join two words (``&``, ``/``,
+    "or") do not matter; known aliases are read, and a label before the name (``Strategy:``) is
+    passed over.
     """
-    return _NAMES.get(_key(text))
+    return _NAMES.get(_key(text)) or _NAMES.get(_key(_LABEL.sub("", text, count=1)))
 
 
 def tag(strategy: Strategy, response: str) -> str:
@@ -113,9 +120,29 @@ def tag(strategy: Strategy, response: str) -> str:
 
 
 def strip_tag(text: str) -> tuple[Strategy | None, str]:
-    """(strategy, response) of an entangled reply; (None, the text itself) without a known tag."""
-    match = _TAG.match(text)
-    strategy = parse(match[1]) if match else None
-    if match is None or strategy is None:
+    """(strategy, response) of an entangled reply, as the authors' code reads it.
+
+    The first bracket of the text is its tag, wherever it stands and whatever it says: it is taken
+    out with the blanks beside it, and names the strategy, or None. A bracket that holds a whole
+    known name with brackets of its own is one. Without any the text is the response.
+    """
+    bracket = _BRACKET.search(text)
+    if bracket is None:
         return None, text
-    return strategy, text[match.end() :]
+    whole = _WITH_BRACKETS.match(text, bracket.start())
+    if whole and parse(whole[1]):
+        bracket = whole
+    before, after = text[: bracket.start()].rstrip(" \t"), text[bracket.end() :].lstrip(" \t")
+    if not before.strip():
+        return parse(bracket[1]), after
+    apart = "" if before.endswith("\n") or after.startswith("\n") or not after else " "
+    return parse(bracket[1]), f"{before}{apart}{after}"
+
+
+def untagged(text: str) -> str:
+    """A text of a conversation without its tag; whole where its first bracket names no strategy.
+
+    People write brackets too, and `strip_tag` would take them for a model's tag.
+    """
+    strategy, response = strip_tag(text)
+    return text if strategy is None else response

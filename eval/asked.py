@@ -11,7 +11,7 @@ from esc.turns import GoldTurn
 from eval import systems
 from eval.systems import Setting
 
-FORMAT = 1
+FORMAT = 2
 """Raised with every change of a record's meaning."""
 
 
@@ -59,6 +59,7 @@ def options_of(asked: Asked, weights: dict[str, str], turns: Sequence[GoldTurn])
         "DECODE": asked.setting.decode,
         "reply_tokens": asked.setting.reply_tokens,
         "TEMPERATURE": asked.setting.temperature,
+        "top_p": asked.setting.top_p,
         "turns": len(turns),
         "weights": weights,
         "prompts": files.sha256_of(texts),

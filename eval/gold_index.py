@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 
 from esc.files import Row
-from esc.strategies import parse, strip_tag
+from esc.strategies import parse, untagged
 from esc.turns import GoldTurn
 
 OPENING = "Hi"
@@ -64,7 +64,7 @@ def _contexts(turn: GoldTurn) -> set[str]:
 def plain_context(history: Sequence[tuple[str, str]], seeker: str) -> str:
     """The conversation's words, without a layout's blanks, case, speakers and strategy tags."""
     lines = "\n".join([*(text for pair in history for text in pair), seeker]).split("\n")
-    return plain(" ".join(strip_tag(_SPEAKER.sub("", line))[1] for line in lines))
+    return plain(" ".join(untagged(_SPEAKER.sub("", line)) for line in lines))
 
 
 def plain(text: str) -> str:

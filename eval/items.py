@@ -15,7 +15,7 @@ from esc.dialogue import Exchange
 from esc.exceptions import EscError
 from esc.judge import is_smoke
 from esc.predictions import Prediction, read_predictions
-from esc.strategies import parse, strip_tag
+from esc.strategies import parse, untagged
 
 SIDES = ("chosen", "rejected")
 Key = tuple[str, str | None, str | None]
@@ -131,9 +131,9 @@ def _pair(row: files.Row, where: str) -> list[Item]:
         raise EscError(f"{where}: its quadrant is no text")
     if all(parse(reply) for reply in replies):
         raise EscError(f"{where}: strategies, no replies; judge the set of rg or vanilla")
-    texts = [text if speaker == "human" else strip_tag(text)[1] for speaker, text in said]
+    texts = [text if speaker == "human" else untagged(text) for speaker, text in said]
     history = tuple(zip(texts[:-1:2], texts[1::2], strict=True))
-    without_tags = [strip_tag(reply)[1] or None for reply in replies]
+    without_tags = [untagged(reply) or None for reply in replies]
     return [
         Item(name, quadrant, side, history, texts[-1], reply, "empty reply", None)
         for side, reply in zip(SIDES, without_tags, strict=True)

@@ -5,7 +5,8 @@
 Reads the built sets, asks the running server (or one started for this run, or BASE_URL), writes
 ``runs/<model>/<system>_<stage>/``: ``calls.jsonl``, every answer as it comes, at the end
 ``predictions.jsonl``, and ``run.json`` where no record failed. The same command goes on after an
-interruption and asks nothing twice. The prompt baselines run on the base model; VARIANT and ROUND
+interruption and asks nothing twice. Answers are sampled, with a seed from the turn's id;
+TEMPERATURE=0 takes the likeliest. The prompt baselines run on the base model; VARIANT and ROUND
 say which DPO adapters predict, and add to the folder's name.
 """
 
@@ -30,6 +31,7 @@ from esc.exceptions import EscError
 from esc.files import Row
 from esc.lineage import at_stage
 from esc.paper_systems import PROMPT_BASELINES, tasks_of
+from esc.plan_and_speak import TEMPERATURE, TOP_P
 from esc.run_folder import RunFolder
 from esc.turns import GoldTurn, gold_turns
 from esc.weights import weights_of
@@ -147,6 +149,8 @@ def _write(
             any(step["truncated"] for step in record.get("steps", [])) for record in records
         ),
         "decode": asked.setting.decode,
+        "temperature": asked.setting.temperature,
+        "top_p": asked.setting.top_p,
         "requests": {"answered": meter.answered, "cached": meter.cached, "failed": meter.failed},
         "seconds": round(seconds, 1),
         # With BASE_URL, the weights named are this WORK's; what the server holds is its own matter.
@@ -168,6 +172,7 @@ def _report(facts: Row, folder: Path) -> str:
         f"records     {facts['records']:,}: {facts['ok']:,} ok, {facts['invalid']:,} invalid "
         f"(unparsable strategy, DECODE={facts['decode']}), {facts['failed']:,} failed; "
         f"{facts['truncated']:,} with an answer cut at its length limit",
+        f"sampling    {_sampling(facts)}",
         f"requests    {requests['answered']:,} answered, {requests['cached']:,} from the cache, "
         f"{requests['failed']:,} failed; {facts['seconds']:,.1f} s",
     ]
@@ -182,6 +187,12 @@ def _report(facts: Row, folder: Path) -> str:
     if facts["smoke"]:
         lines.append("SMOKE       embedded model or sample corpus: it runs, it is no result")
     return "\n".join(lines)
+
+
+def _sampling(facts: Row) -> str:
+    if not facts["temperature"]:
+        return "greedy"
+    return f"temperature {facts['temperature']}, top-p {facts['top_p']}, seeded by the turn's id"
 
 
 def main(argv: list[str]) -> int:
@@ -213,7 +224,8 @@ def _setting(given: argparse.Namespace) -> Setting:
     lineage = at_stage(stage, given.variant, given.round)
     for task in tasks_of(given.system):
         lineage.checked(task)
-    return Setting(stage, decode, backbone.reply_tokens, given.temperature, lineage)
+    temperature = TEMPERATURE if given.temperature is None else given.temperature
+    return Setting(stage, decode, backbone.reply_tokens, temperature, lineage)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -249,7 +261,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=(*DECODE, None),
         help="how a strategy is drawn (default: as the table of backbones says)",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
+    parser.add_argument(
+        "--temperature",
+        type=cli.optional_temperature,
+        help=f"default: {TEMPERATURE} with top-p {TOP_P}, as the paper's; 0 is greedy",
+    )
     parser.add_argument("--base-url", type=cli.optional, help="one or several, separated by commas")
     add_sending(parser)
     parser.add_argument("--force", action="store_true", help="replace other options' predictions")

@@ -14,7 +14,7 @@ from esc.chat.policy import Asks
 from esc.chat.request import Generation, Reply, Sampling
 from esc.files import Row
 from esc.lineage import Lineage
-from esc.plan_and_speak import PLAN_TOKENS
+from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P
 from esc.strategies import Strategy, strip_tag, tag
 from esc.turns import GoldTurn
 
@@ -30,7 +30,8 @@ class Setting:
     decode: str
     reply_tokens: int
     """Room for a reply."""
-    temperature: float = 0.0
+    temperature: float = TEMPERATURE
+    """As the authors' code samples; 0 is greedy."""
     lineage: Lineage = paths.PAPER
     """Which preference training, at stage ``dpo``."""
 
@@ -38,6 +39,15 @@ class Setting:
     def trained(self) -> str:
         """Stage and lineage in one word: ``sft``, ``dpo_ipo_r2`` …"""
         return f"{self.stage}{self.lineage.suffix}"
+
+    @property
+    def top_p(self) -> float:
+        """The mass of the tokens that are drawn from; a greedy answer has no use for it."""
+        return TOP_P if self.temperature else 1.0
+
+    def sampling(self, tokens: int) -> Sampling:
+        """How an answer of so many tokens at most is drawn."""
+        return Sampling(tokens, self.temperature, self.top_p)
 
     def model(self, task: str) -> str:
         """The served name of the policy of a task."""
@@ -51,8 +61,7 @@ class Outcome:
     strategy: Strategy | None
     """None where the raw text names none."""
     raw_strategy: str
-    response: str | None
-    """None where no strategy could be read and so no reply was asked for."""
+    response: str
     distribution: dict[Strategy, float] | None = None
     """Of the planner; entangled systems have none."""
     steps: list[Row] = field(default_factory=list)
@@ -63,7 +72,7 @@ System = Callable[[Asks, GoldTurn, Setting], Awaitable[Outcome]]
 
 
 async def decoupled(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
-    """Planner, then generator under the planned strategy."""
+    """Planner, then generator under the planned strategy, or under what the planner said."""
     model = setting.model("sp")
     chat = plan_and_speak.sp_chat(turn.history, turn.seeker)
     plan, answer = await plan_and_speak.plan(
@@ -73,20 +82,18 @@ async def decoupled(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
         chat=chat,
         decode=setting.decode,
         temperature=setting.temperature,
+        top_p=setting.top_p,
         expected=turn.strategy.value,
     )
-    outcome = Outcome(plan.strategy, plan.raw, None, plan.distribution)
-    outcome.steps.append(_step("plan", model, answer))
-    if plan.strategy is not None:
-        outcome.response = await _speak(asks, turn, setting, plan.strategy, outcome)
-    return outcome
+    response, spoken = await _speak(asks, turn, setting, plan.strategy or plan.raw)
+    steps = [_step("plan", model, answer), spoken]
+    return Outcome(plan.strategy, plan.raw, response, plan.distribution, steps)
 
 
 async def decoupled_gold(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
     """The generator under the gold strategy (Table 4)."""
-    outcome = Outcome(turn.strategy, turn.strategy.value, None)
-    outcome.response = await _speak(asks, turn, setting, turn.strategy, outcome)
-    return outcome
+    response, spoken = await _speak(asks, turn, setting, turn.strategy)
+    return Outcome(turn.strategy, turn.strategy.value, response, steps=[spoken])
 
 
 async def vanilla(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
@@ -150,18 +157,18 @@ def _after(turn: GoldTurn, draft: Outcome, request: str) -> tuple[Message, ...]:
 def _generation(
     turn: GoldTurn, step: str, model: str, chat: tuple[Message, ...], setting: Setting
 ) -> Generation:
-    sampling = Sampling(setting.reply_tokens, setting.temperature)
+    sampling = setting.sampling(setting.reply_tokens)
     return Generation(turn.id, step, model, chat, sampling, expected=turn.response)
 
 
 async def _speak(
-    asks: Asks, turn: GoldTurn, setting: Setting, strategy: Strategy, outcome: Outcome
-) -> str:
+    asks: Asks, turn: GoldTurn, setting: Setting, strategy: Strategy | str
+) -> tuple[str, Row]:
+    """(the generator's reply, its step)."""
     model = setting.model("rg")
     chat = plan_and_speak.rg_chat(turn.history, turn.seeker, strategy)
     answer = await asks.ask(_generation(turn, "speak", model, chat, setting))
-    outcome.steps.append(_step("speak", model, answer))
-    return answer.text.strip()
+    return answer.text.strip(), _step("speak", model, answer)
 
 
 async def _tagged(
@@ -179,14 +186,15 @@ async def _tagged(
         step,
         model,
         chat,
-        Sampling(PLAN_TOKENS + setting.reply_tokens, setting.temperature),
+        setting.sampling(PLAN_TOKENS + setting.reply_tokens),
         plan_and_speak.tagged_constraint(setting.decode),
         expected=tag(turn.strategy, turn.response),
     )
     answer = await asks.ask(call)
     strategy, response = strip_tag(answer.text)
-    # What stands in the brackets, or how an answer without any begins.
-    head = answer.text.lstrip().partition("]")[0].removeprefix("[")
+    # What stands in the first brackets, or how an answer without any begins.
+    bracket = answer.text.partition("[")[2].partition("]")
+    head = bracket[0] if bracket[1] else answer.text.lstrip()
     return Outcome(
         strategy=strategy,
         raw_strategy=head[:80],

@@ -12,8 +12,8 @@ from esc.exceptions import EscError
 Number = TypeVar("Number", int | None, float | None)
 
 DECISIVE = (
-    "ESCONV", "SPLIT", "LIMIT", "CONSECUTIVE", "TRAIN_ARGS", "ENGINE", "SAMPLES", "DECODE", "JUDGE",
-    "JUDGE_BASE_URL", "JUDGE_N", "FAILED_ESCONV",
+    "ESCONV", "SPLIT", "LIMIT", "CONSECUTIVE", "TRAIN_ARGS", "ENGINE", "SAMPLES", "DECODE",
+    "TEMPERATURE", "JUDGE", "JUDGE_BASE_URL", "JUDGE_N", "JUDGE_FORM", "FAILED_ESCONV",
 )  # fmt: skip
 """Those that decide what comes out."""
 SPEED = ("NPROC", "BASE_URL", "IN_FLIGHT", "PRICE", "MAX_COST")
@@ -46,6 +46,7 @@ def parsed(given: list[str]) -> dict[str, str]:
             found[name] = value
     for name in COUNTS:
         count(found, name)
+    temperature(found)
     budget(found)
     epochs(found)
     rows(found)
@@ -95,6 +96,14 @@ def count(given: Mapping[str, str], name: str) -> int | None:
         return cli.optional_count(given.get(name, ""))
     except argparse.ArgumentTypeError as error:
         raise EscError(f"{name}={error}") from None
+
+
+def temperature(given: Mapping[str, str]) -> float | None:
+    """With which predictions are sampled, None where it is not set; EscError for another value."""
+    try:
+        return cli.optional_temperature(given.get("TEMPERATURE", ""))
+    except argparse.ArgumentTypeError as error:
+        raise EscError(f"TEMPERATURE={error}") from None
 
 
 def budget(given: Mapping[str, str]) -> Budget:

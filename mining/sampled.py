@@ -8,14 +8,13 @@ from esc.chat.failures import Failure
 from esc.chat.policy import Asks
 from esc.chat.request import Generation, Sampling, derived_seed
 from esc.files import Row
-from esc.plan_and_speak import PLAN_TOKENS
+from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P
 from esc.strategies import parse, strip_tag
 from esc.turns import GoldTurn
 from mining.candidates import SAMPLES
 from mining.folders import Mining
 
 FORMAT = 1
-TEMPERATURE, TOP_P = 0.7, 0.95
 COUNTS = {"sp": 1, "rg": 3, "vanilla": 1}
 """Samples of a turn, by task."""
 

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from esc import backbones, commands, paths
+from esc import backbones, paths
 from esc.adapters import BASE
 from esc.backbones import EMBEDDED
 from esc.files import Row
 from esc.means import RESAMPLES, SEED
 from esc.measured_turns import JUDGED, JUDGED_BY_EMBEDDED
+from esc.plan_and_speak import TEMPERATURE
 from eval.judging import usual_judge
 from eval.report.page import Cell, Manifest, Table
 from eval.report.sources import Sources
@@ -108,17 +109,13 @@ def _corpus(sources: Sources) -> str | None:
 def _predict(sources: Sources, model: str, options: Row) -> str:
     """The command that makes predictions with these options."""
     usual = {"ROUND": 1, "SET": "test", "DECODE": backbones.get(model).decode}
+    usual |= {"TEMPERATURE": TEMPERATURE}
     given = {
         name: options.get(name)
-        for name in ("SYSTEM", "STAGE", "VARIANT", "ROUND", "SET", "LIMIT", "DECODE")
+        for name in ("SYSTEM", "STAGE", "VARIANT", "ROUND", "SET", "LIMIT", "DECODE", "TEMPERATURE")
         if options.get(name) != usual.get(name)
     }
-    temperature = options.get("TEMPERATURE")
-    if not temperature:
-        return sources.make("predict", model, **given)
-    # Make has no variable for it.
-    named = {name.lower(): value for name, value in given.items()} | {"temperature": temperature}
-    return commands.step("eval", "predict", work=sources.work, model=model, **named)
+    return sources.make("predict", model, **given)
 
 
 def _judges(model: str, of_model: Mapping[str, Row]) -> list[dict[str, object]]:

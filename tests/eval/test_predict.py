@@ -155,7 +155,7 @@ def test_a_base_url_without_its_path_is_told_so(run_predict, work, server):
     [
         (("--set", "validation"), "SET test -> validation"),
         (("--decode", "free"), "DECODE choice -> free"),
-        (("--temperature", "0.7"), "TEMPERATURE 0.0 -> 0.7"),
+        (("--temperature", "0"), "TEMPERATURE 0.7 -> 0.0"),
         (("--limit", "1"), "LIMIT 2 -> 1"),
     ],
 )
@@ -166,6 +166,31 @@ def test_predictions_of_other_options_are_kept_and_named(run_predict, work, opti
     assert code == 2 and told in error(err)
     assert "WORK=" in error(err) and "FORCE=1" in error(err)
     assert (folder(work) / "predictions.jsonl").read_bytes() == before
+
+
+def test_how_answers_are_sampled_is_told(run_predict, work, server):
+    _, out, _ = run_predict()
+    assert "sampling    temperature 0.7, top-p 0.95, seeded by the turn's id" in out
+    facts = files.read_json(folder(work) / "run.json")
+    assert (facts["temperature"], facts["top_p"]) == (0.7, 0.95)
+    _, out, _ = run_predict("--temperature", "0", "--force")
+    assert "sampling    greedy" in out and "--temperature" not in out
+
+
+@pytest.mark.parametrize("value", ["-1", "warm", "nan", "inf"])
+def test_a_temperature_that_is_none_is_one_line(run_predict, server, value):
+    code, _, err = run_predict(f"--temperature={value}")
+    assert code == 2 and f"'{value}' is not a number of at least 0" in error(err)
+    assert server.log == []
+
+
+def test_a_turn_without_a_readable_plan_is_invalid_and_has_a_reply(run_predict, work, server):
+    server.answer = lambda request: "Hug them"
+    code, out, _ = run_predict("--decode", "free")
+    assert code == 0 and " 0 ok" in out
+    for record in records(work):
+        assert (record["status"], record["predicted_strategy"]) == ("invalid", None)
+        assert record["raw_strategy"] == record["predicted_response"] == "Hug them"
 
 
 def test_a_run_that_made_nothing_yet_takes_other_options(run_predict, work):

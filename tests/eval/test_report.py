@@ -510,7 +510,7 @@ class TestCommands:
             "make data 'ESCONV=my corpus.json' SPLIT=seed:7 LIMIT=20 CONSECUTIVE=merge",
             "make stats SPLIT=seed:7 LIMIT=20 CONSECUTIVE=merge",
             f"make predict MODEL={QWEN} SYSTEM=decoupled STAGE=sft SET=validation LIMIT=8 "
-            "DECODE=choice",
+            "DECODE=choice TEMPERATURE=0.0",
             f"make eval MODEL={QWEN} JUDGE=a-judge JUDGE_N=30",
             f"make report MODEL={QWEN}",
         ]
@@ -520,7 +520,13 @@ class TestCommands:
         assert commands(
             corpus="https://example.org/ESConv.json",
             built={"SPLIT": "paper"},
-            predicted={"SET": "test", "LIMIT": None, "DECODE": "free", "ROUND": 1},
+            predicted={
+                "SET": "test",
+                "LIMIT": None,
+                "DECODE": "free",
+                "ROUND": 1,
+                "TEMPERATURE": 0.7,
+            },
             judged={"JUDGE": judge, "JUDGE_N": JUDGED, "weights": {}},
         ) == [
             "make data",
@@ -536,13 +542,6 @@ class TestCommands:
         assert "make eval JUDGE_N=7" in commands(model=EMBEDDED, judged=own | {"JUDGE_N": 7})
         drawn = {"JUDGE": "random", "JUDGE_N": JUDGED, "weights": {}}
         assert "make eval JUDGE=random" in commands(model=EMBEDDED, judged=drawn)
-
-    def test_name_the_step_itself_where_make_has_no_variable(self, commands):
-        told = commands(predicted={"SET": "train", "TEMPERATURE": 0.7, "DECODE": "choice"})
-        assert [one for one in told if "predict" in one] == [
-            "python -m eval predict --system decoupled --stage sft --set train --decode choice "
-            f"--temperature 0.7 --model {QWEN}"
-        ]
 
 
 def test_the_same_sources_give_the_same_report(whole):

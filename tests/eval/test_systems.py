@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from esc import prompts
+from esc import forms, prompts
 from esc.chat.constraint import Choice, Regex
-from esc.chat.request import Generation, Reply
+from esc.chat.request import Generation, Reply, derived_seed
 from esc.paper_systems import PROMPT_BASELINES
 from esc.plan_and_speak import NAMES, tagged_constraint
 from esc.strategies import Strategy
@@ -56,12 +56,39 @@ def test_the_decoupled_generator_speaks_under_the_planned_strategy():
     assert outcome.distribution == dict.fromkeys(Strategy, 0.125)
 
 
-def test_an_unparsable_plan_is_kept_raw_and_not_spoken():
-    model = Model(plan="Hug them", scores=None)
+def test_an_unparsable_plan_is_kept_raw_and_spoken_under_as_it_is():
+    model = Model(plan="Hug\nthem", speak="Come here.", scores=None)
     outcome = run("decoupled", model)
-    assert (outcome.strategy, outcome.raw_strategy, outcome.response) == (None, "Hug them", None)
-    assert outcome.distribution is None
-    assert [call.step for call in model.asked] == ["plan", "distribution"]
+    assert (outcome.strategy, outcome.raw_strategy) == (None, "Hug\nthem")
+    assert outcome.distribution is None and outcome.response == "Come here."
+    system = asked(model, "speak").messages[0].content
+    assert "Strategy of this reply: Hug them." in system
+
+
+def test_an_unparsable_plan_has_an_empty_definition_for_a_prompt_that_asks_for_one(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "rg_system.j2").write_text("{{ strategy }}: {{ strategy.definition }}")
+    monkeypatch.setenv("PROMPTS_DIR", str(tmp_path))
+    assert forms.rg_system.__wrapped__("Hug them") == "Hug them:"
+
+
+def test_answers_are_sampled_as_the_papers_and_seeded_by_the_turn():
+    model = Model(plan="Question", speak="Why?", scores=None)
+    run("decoupled", model)
+    for step in ("plan", "speak"):
+        call = asked(model, step)
+        assert (call.sampling.temperature, call.sampling.top_p) == (0.7, 0.95)
+        assert call.seed == derived_seed(TURN.id, 0)
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_at_temperature_0_every_answer_is_greedy(name):
+    model = Model(respond="[Question] a", feedback="b", refine="[Others] c", speak="d",
+                  emotional_state="d", plan="Question")  # fmt: skip
+    asyncio.run(SYSTEMS[name](model, TURN, Setting("sft", "free", 256, temperature=0.0)))
+    asked = [call.sampling for call in model.asked if isinstance(call, Generation)]
+    assert {(one.temperature, one.top_p) for one in asked} == {(0.0, 1.0)}
 
 
 def test_under_the_gold_strategy_no_plan_is_asked_for():
@@ -84,7 +111,7 @@ def test_the_entangled_answer_is_taken_apart_and_its_history_is_tagged():
 def test_an_entangled_answer_without_a_known_strategy_keeps_its_words():
     outcome = run("vanilla", Model(respond="[Hug] Come here."))
     assert (outcome.strategy, outcome.raw_strategy) == (None, "Hug")
-    assert outcome.response == "[Hug] Come here."
+    assert outcome.response == "Come here."
 
 
 def test_direct_refine_revises_its_own_draft_without_feedback():
