@@ -18,6 +18,7 @@ from esc.dialogue import Exchange
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.strategies import parse
+from esc.thinking import spoken
 
 NOT_GIVEN = "(not given)"
 
@@ -79,9 +80,15 @@ def named_rows(path: Path) -> Iterator[Named]:
         if name in seen:
             raise EscError(f"{where}: id {name!r} is there twice")
         seen.add(name)
-        yield Named(name, where, given is None, row)
+        yield Named(name, where, given is None, row | _spoken(row))
     if not seen:
         raise EscError(f"{path} is empty; it takes one record at least")
+
+
+def _spoken(row: Row) -> Row:
+    """What a model says in the row, without its thinking."""
+    said = {name: row[name] for name in (*OURS, *FOREIGN) if isinstance(row.get(name), str)}
+    return {name: spoken(text)[0] for name, text in said.items()}
 
 
 def read_predictions(path: Path) -> tuple[list[Prediction], int]:

@@ -64,6 +64,8 @@ class Verdict(BaseModel):
 V = TypeVar("V", bound=Verdict)
 _OPENED = re.compile(r'\{\s*"([^"\n]{1,80})"\s*:')
 """The beginning of an object, with its first key."""
+_BEGINS = re.compile(r"\s*(?:```\w*\s*)?\{")
+"""The head of an answer that is the verdict itself."""
 _Pairs = tuple[tuple[str, Any], ...]
 """An object as it was written: its keys may be there twice."""
 
@@ -71,12 +73,16 @@ _Pairs = tuple[tuple[str, Any], ...]
 def read(kind: type[V], text: str, *, truncated: bool = False) -> V | Unscored:
     """The verdict of ``kind`` in a judge's answer, or why there is none.
 
-    A judge may think aloud before it: objects that are not whole do not count. Two whole verdicts
-    that differ are none, since one of them may be quoted from the text that was judged; nor is one
-    that stands in a broken verdict, or one that names a field twice, for the same reason.
+    A judge may think aloud before it, unless it was cut: objects that are not whole do not count.
+    Two whole verdicts that differ are none, since one of them may be quoted from the text that was
+    judged; nor is one that stands in a broken verdict, or one that names a field twice, for the
+    same reason.
     """
     if not text.strip():
-        return Unscored(Reason.EMPTY)
+        return Unscored(Reason.CUT if truncated else Reason.EMPTY)
+    if truncated and not _BEGINS.match(text):
+        # Whatever stands in it may be the draft of a verdict that was still thought about.
+        return Unscored(Reason.CUT, _short(text))
     objects: list[dict[str, object]] = []
     broken = False
     for found in _objects(text):

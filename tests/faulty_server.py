@@ -75,6 +75,8 @@ class FaultyServer(ThreadingHTTPServer):
         self.always: dict[str, Fault] = {}
         self.answer: Callable[[Request], str | Fault] | None = None
         """What is said to a chat that neither the script nor ``always`` takes."""
+        self.routes: dict[str, Fault] = {}
+        """Path to what is answered there instead."""
         self.delay = 0.0
         self.tokens = 10, 5
         self.obeys = self.tokenizes = True
@@ -118,7 +120,7 @@ class FaultyServer(ThreadingHTTPServer):
 
     def requests(self, path: str) -> list[Request]:
         with self.lock:
-            return [request for request in self.log if request.path == path]
+            return [request for request in self.log if request.path.partition("?")[0] == path]
 
     def begun(self, request: Request) -> None:
         with self.lock:
@@ -156,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.begun(Request(self.path, {}, lowered(self.headers)))
-        if self.path != "/v1/models":
+        if self.path.partition("?")[0] != "/v1/models":
             self.send(refusal(404, "Not Found"), b'{"detail": "Not Found"}')
             return
         listed = [{"id": name} for name in self.server.models]
@@ -166,14 +168,17 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         request = Request(self.path, body, lowered(self.headers))
         self.server.begun(request)
-        if self.path == CHAT:
+        path = self.path.partition("?")[0]
+        if path in self.server.routes:
+            self.send(self.server.routes[path], self.server.routes[path].body or b"{}")
+        elif path == CHAT:
             fault = self.server.next_fault(request)
             text = constrained(body) if self.server.obeys else None
             usual = completion(text or f"re: {request.asked}", tokens=self.server.tokens)
             self.send(fault, usual if fault.body is None else fault.body)
-        elif self.path == TOKENIZE and self.server.tokenizes:
+        elif path == TOKENIZE and self.server.tokenizes:
             self.send(OK, json.dumps({"tokens": self.tokens(body)}).encode())
-        elif self.path == COMPLETIONS:
+        elif path == COMPLETIONS:
             self.send(OK, json.dumps(self.scored(body)).encode())
         else:
             self.send(refusal(404, "Not Found"), b'{"detail": "Not Found"}')

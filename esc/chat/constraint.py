@@ -68,6 +68,6 @@ def canary(kind: type) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": asked}]} | _CANARIES[kind].body()
 
 
-def obeyed(text: str) -> bool:
+def obeyed(text: str | None) -> bool:
     """Whether the answer to a canary shows that the constraint was kept."""
-    return _WORD in text
+    return _WORD in (text or "")

@@ -6,11 +6,12 @@ from typing import Any
 
 import orjson
 
-from esc.chat.constraint import Choice, Constraint
-from esc.chat.failures import AttemptFailed, FailureKind
-from esc.chat.message import Message
+from esc.chat.constraint import Choice, Constraint, JsonSchema
+from esc.chat.failures import AttemptFailed, FailureKind, refusal_in
+from esc.chat.message import Message, text_of
 from esc.chat.tokens import choice_tokens
 from esc.chat.transport import Endpoint
+from esc.thinking import spoken
 
 Payload = dict[str, Any]
 
@@ -29,6 +30,7 @@ class Reply:
     """A model's answer."""
 
     text: str
+    """Without what a reasoning model thought before it; nothing where its thinking was cut."""
     truncated: bool
     """Whether ``max_tokens`` cut it; such an answer is kept, and counted."""
     prompt_tokens: int
@@ -98,8 +100,9 @@ class Generation:
         body = self.body()
         if isinstance(self.constraint, Choice):
             body |= await choice_tokens(endpoint, self.model, self.constraint.options)
-        answer = await endpoint.post("chat/completions", body)
-        return read_completion(answer)
+        is_hint = isinstance(self.constraint, JsonSchema) and self.constraint.hint
+        hinted = self.constraint.body() if self.constraint and is_hint else {}
+        return read_completion(await endpoint.complete(body, hinted))
 
     def lasting(self, payload: Payload) -> bool:
         """Whether the answer is to be stored: always."""
@@ -107,9 +110,10 @@ class Generation:
 
     def read(self, payload: Payload) -> Reply:
         """The stored answer as a record."""
+        text, is_cut = spoken(payload["text"])
         return Reply(
-            text=payload["text"],
-            truncated=payload["finish"] == "length",
+            text=text,
+            truncated=is_cut or payload["finish"] == "length",
             prompt_tokens=payload["prompt_tokens"],
             completion_tokens=payload["completion_tokens"],
         )
@@ -120,25 +124,46 @@ class Generation:
 
 
 def read_completion(answer: Any) -> Payload:
-    """Text, finish reason and token counts of a completion; AttemptFailed for another shape."""
+    """Text, finish reason and token counts of a completion.
+
+    Raises AttemptFailed for another shape, and with what it used for an answer without text; where
+    that was cut at its length, another attempt would be too.
+    """
     try:
+        if refused := refusal_in(answer):
+            raise refused
         choices = answer["choices"]
         if not choices:
             raise AttemptFailed(FailureKind.EMPTY, "the answer has no choices", transient=True)
-        text, finish = choices[0]["message"]["content"], choices[0]["finish_reason"]
-        usage = answer.get("usage") or {}
-        payload = {
-            "text": text,
-            "finish": finish,
-            "prompt_tokens": int(usage.get("prompt_tokens", 0)),
-            "completion_tokens": int(usage.get("completion_tokens", 0)),
-        }
+        text, finish = (
+            text_of(choices[0]["message"].get("content")),
+            choices[0].get("finish_reason"),
+        )
+        used = usage_of(answer)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         reason = f"no chat completion: {type(error).__name__} {error}"
         raise AttemptFailed(FailureKind.BAD_ANSWER, reason, transient=True) from error
-    if not isinstance(text, str):
-        raise AttemptFailed(FailureKind.EMPTY, "the answer has no text", transient=True)
-    return payload
+    if text is None or (not text and finish == "length"):
+        is_cut = finish == "length"
+        reason = "the answer has no text" + (
+            f", its {used[1]:,} tokens went into something else, such as thinking" if is_cut else ""
+        )
+        raise AttemptFailed(FailureKind.EMPTY, reason, transient=not is_cut, used=used)
+    return {
+        "text": text,
+        "finish": finish,
+        "prompt_tokens": used[0],
+        "completion_tokens": used[1],
+    }
+
+
+def usage_of(answer: Any) -> tuple[int, int]:
+    """(tokens of the prompt, of the answer) as a completion tells them, 0 where it does not.
+
+    Raises AttributeError, TypeError or ValueError where what it tells is no number.
+    """
+    usage = answer.get("usage") or {}
+    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
 
 
 def key_of(identity: Payload, weights: str | None) -> str:

@@ -6,23 +6,34 @@ out of every message.
 
 import asyncio
 import os
+import re
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 import openai
 import orjson
+from tqdm import tqdm
 
 from esc.chat import constraint
-from esc.chat.failures import AttemptFailed, FailureKind, RunStopped, kind_of
+from esc.chat.failures import AttemptFailed, FailureKind, RunStopped, kind_of, refusal_in, told
+from esc.chat.message import text_of
 from esc.exceptions import EscError
 
 _DOWN_SECONDS = 15.0
+_MAY_LACK = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": ""}
+"""What a model may refuse, to the name it knows instead; without one it is left out."""
+_UNKNOWN = re.compile(
+    r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed",
+    re.IGNORECASE,
+)
+"""Words of a refusal that is of a parameter, not of its value."""
 
 
 def api_key(url: str) -> str:
@@ -62,11 +73,17 @@ def checked(url: str) -> str:
     return url.rstrip("/")
 
 
+def split_query(url: str) -> tuple[str, dict[str, str]]:
+    """(the URL before its query, the query by name), such as an ``api-version``."""
+    base, _, query = url.partition("?")
+    return base.rstrip("/"), dict(parse_qsl(query, keep_blank_values=True))
+
+
 class Endpoint:
     """One base URL."""
 
     def __init__(self, url: str, *, timeout: float, connections: int) -> None:
-        self.url = checked(url)
+        self.url, query = split_query(checked(url))
         key = api_key(self.url)
         self.root = self.url.removesuffix("/v1")
         """Where vLLM's own routes lie, such as ``/tokenize``."""
@@ -77,9 +94,12 @@ class Endpoint:
         self.learning = asyncio.Lock()
         self._key = key
         self._obeys: set[type] = set()
+        self._otherwise: dict[str, dict[str, str]] = {}
+        """By model, what it refuses to be sent, to the name it knows instead, or nothing."""
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = openai.AsyncOpenAI(
             base_url=self.url,
+            default_query=query,
             api_key=key,
             max_retries=0,
             timeout=timeout,
@@ -89,6 +109,43 @@ class Endpoint:
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """The JSON of the answer; AttemptFailed or RunStopped says why there is none."""
         return await self._ask("post", path, body=body)
+
+    async def complete(self, body: dict[str, Any], hinted: Mapping[str, Any] = {}) -> Any:
+        """The JSON of a chat completion, asked for in the way that the model knows.
+
+        A parameter that it refuses is sent by another name or left out, and so are the fields of
+        ``hinted``, a part of ``body``, which ask for a form that is checked in any case: from then
+        on for every request. Raises as `post`.
+        """
+        model = str(body["model"])
+        otherwise = self._otherwise.setdefault(model, {})
+        while True:
+            names = {name: otherwise.get(name, name) for name in body}
+            sent = {new: body[name] for name, new in names.items() if new}
+            try:
+                return await self.post("chat/completions", sent)
+            except AttemptFailed as failed:
+                if failed.kind is not FailureKind.REFUSED:
+                    raise
+                if refused := _refused_in(failed.message, sent):
+                    self._learn(model, refused, failed.message)
+                elif hints := hinted.keys() & sent:
+                    bare = {name: value for name, value in body.items() if name not in hints}
+                    answer = await self.complete(bare)
+                    for name in hints:
+                        self._learn(model, name, failed.message)
+                    return answer
+                else:
+                    raise
+
+    def _learn(self, model: str, name: str, why: str) -> None:
+        """Send a model a parameter otherwise from now on, and say so once."""
+        if name in self._otherwise[model]:
+            return
+        instead = self._otherwise[model][name] = _MAY_LACK.get(name, "")
+        done = f"sent as {instead}" if instead else "left out"
+        told = f"note        {self.url}: {name} is {done} for {model}, which refuses it ({why})"
+        tqdm.write(told, file=sys.stderr)
 
     async def models(self) -> list[dict[str, Any]]:
         """What the endpoint serves, as its ``/models`` lists it."""
@@ -110,21 +167,21 @@ class Endpoint:
             return
         body = {"model": model, "temperature": 0, "max_tokens": 40} | constraint.canary(kind)
         try:
-            answer = await self.post("chat/completions", body)
-            text = answer["choices"][0]["message"]["content"] or ""
+            answer = await self.complete(body)
+            text = text_of(answer["choices"][0]["message"]["content"])
         except (KeyError, TypeError, IndexError) as error:
             raise AttemptFailed(FailureKind.BAD_ANSWER, str(error), transient=True) from error
         except AttemptFailed as failed:
             if failed.kind is not FailureKind.REFUSED:
                 raise
-            raise self._without(kind, "refuses") from failed
+            raise self._without(kind, "refuses", f" ({failed.message})") from failed
         if not constraint.obeyed(text):
             raise self._without(kind, "answers, but ignores")
         self._obeys.add(kind)
 
-    def _without(self, kind: type, does: str) -> RunStopped:
+    def _without(self, kind: type, does: str, told: str = "") -> RunStopped:
         return RunStopped(
-            f"{self.url} {does} the constraint ({kind.__name__}); "
+            f"{self.url} {does} the constraint ({kind.__name__}){told}; "
             "use DECODE=free, or a server with structured outputs, such as vLLM"
         )
 
@@ -132,7 +189,7 @@ class Endpoint:
         send = self._client.post if method == "post" else self._client.get
         try:
             answer = await send(path, cast_to=httpx2.Response, **options)
-            return orjson.loads(answer.content)
+            found = orjson.loads(answer.content)
         except openai.APITimeoutError as error:
             raise AttemptFailed(
                 FailureKind.TIMEOUT, f"{self.url} did not answer in time", transient=True
@@ -148,11 +205,16 @@ class Endpoint:
             raise AttemptFailed(
                 FailureKind.BAD_ANSWER, f"{self.url} answered no JSON", transient=True
             ) from error
+        if path == "chat/completions" and (refused := refusal_in(found)):
+            refused.message = self._clean(refused.message)
+            raise refused
+        return found
 
     def _failure(self, error: openai.APIStatusError, path: str) -> AttemptFailed | RunStopped:
         status = error.status_code
-        message = self._clean(_told(error))
-        if status in (404, 405, 501) and (path.startswith("http") or path == "completions"):
+        message = self._clean(told(error.body)[0]) or f"HTTP {status}"
+        is_extra = path.startswith("http") or path == "completions"
+        if is_extra and (status == 501 or (status < 500 and status not in (408, 409, 429))):
             # vLLM's own routes and the old completions are not what every server has.
             return AttemptFailed(FailureKind.NOT_OFFERED, message, transient=False)
         if status == 402 or error.code == "insufficient_quota":
@@ -180,12 +242,11 @@ class Endpoint:
         return " ".join(text.split())[:300]
 
 
-def _told(error: openai.APIStatusError) -> str:
-    """What the server says of a refusal."""
-    body = error.body if isinstance(error.body, dict) else {}
-    inner = body.get("error", body)
-    told = inner.get("message") if isinstance(inner, dict) else None
-    return str(told or f"HTTP {error.status_code}")
+def _refused_in(message: str, sent: Mapping[str, Any]) -> str:
+    """The parameter that a refusal names and that may be sent otherwise, or nothing."""
+    if not _UNKNOWN.search(message):
+        return ""
+    return next((name for name in _MAY_LACK if name in sent and name in message), "")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

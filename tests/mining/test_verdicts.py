@@ -192,8 +192,14 @@ def test_an_answer_without_a_verdict_is_prose(text):
 
 @pytest.mark.parametrize("text", ["", " \n\t "])
 @pytest.mark.parametrize("truncated", [True, False])
-def test_nothing_is_empty(text, truncated):
-    assert reason(text, truncated=truncated) is Reason.EMPTY
+def test_nothing_is_empty_or_cut_before_it_began(text, truncated):
+    assert reason(text, truncated=truncated) is (Reason.CUT if truncated else Reason.EMPTY)
+
+
+def test_a_draft_in_thoughts_that_were_cut_is_no_verdict():
+    text = f"Draft: {said()}\nBut is the reply not a template itself? Then"
+    assert isinstance(read(FilterVerdict, text), FilterVerdict)
+    assert reason(text, truncated=True) is Reason.CUT
 
 
 @pytest.mark.parametrize("length", [5, 40, 120])

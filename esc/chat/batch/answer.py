@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from esc.chat.failures import AttemptFailed, Failure, FailureKind, RunStopped, kind_of
+from esc.chat.failures import AttemptFailed, Failure, FailureKind, RunStopped, kind_of, told
 from esc.chat.request import Payload, read_completion
 
 _EXPIRED = "batch_expired"
@@ -21,8 +21,8 @@ def outcome_of(row: Any) -> Payload | Failure:
             return read_completion(body)
         except AttemptFailed as failed:
             return Failure(failed.kind, failed.message, 1)
-    told, code = _told(error or body)
-    message = " ".join(told.split())[:300] or f"HTTP {status}"
+    words, code = told(error or body)
+    message = " ".join(words.split())[:300] or f"HTTP {status}"
     if code == _EXPIRED:
         return Failure(FailureKind.TIMEOUT, message, 1)
     if not isinstance(status, int) or status < 400:
@@ -30,12 +30,3 @@ def outcome_of(row: Any) -> Payload | Failure:
     if status in (401, 402, 403, 404) or code == "insufficient_quota":
         raise RunStopped(message)
     return Failure(kind_of(status, message), message, 1)
-
-
-def _told(error: Any) -> tuple[str, str | None]:
-    """(message, code) of an error: a text, an object, or one wrapped in another."""
-    inner = error.get("error", error) if isinstance(error, dict) else error
-    if not isinstance(inner, dict):
-        return str(inner or ""), None
-    code = inner.get("code")
-    return str(inner.get("message") or ""), code if isinstance(code, str) else None

@@ -20,6 +20,7 @@ from esc.chat.meter import Meter
 from esc.chat.policy import Asks, Call
 from esc.chat.request import Payload
 from esc.exceptions import EscError
+from esc.thinking import spoken
 
 Record = TypeVar("Record")
 Result = TypeVar("Result")
@@ -158,10 +159,11 @@ def _within(call: Call[Any], outcome: Payload | Failure) -> Payload | Failure:
 
 def _breaks(constraint: object, answer: Payload) -> bool:
     """Whether a whole answer is none that its constraint lets through."""
-    if answer["finish"] == "length":
+    text, is_cut = spoken(answer["text"])
+    if is_cut or answer["finish"] == "length":
         return False
     if isinstance(constraint, Choice):
-        return answer["text"] not in constraint.options
+        return text not in constraint.options
     if isinstance(constraint, Regex):
-        return re.match(constraint.pattern, answer["text"], re.DOTALL) is None
+        return re.match(constraint.pattern, text, re.DOTALL) is None
     return False
