@@ -9,6 +9,8 @@ from esc.lineage import Lineage, of_suffix
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "llamafactory_configs"
 SAMPLE = ROOT / "data_builders" / "sample" / "sample_corpus.json"
+IN_LLAMAFACTORY = ROOT / "training" / "in_llamafactory"
+"""Folder of the one module that runs inside LLaMA-Factory, and mends it there."""
 
 REGISTRY = "dataset_info.json"
 SPLITS = ("train", "validation", "test")

@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from esc import nodes
+from esc import nodes, paths
 from esc.exceptions import EscError
 from esc.files import Row
 from training.recipe import Training, by_torchrun
 
-IN_LLAMAFACTORY = Path(__file__).parent / "in_llamafactory"
-"""Folder of the one module that runs inside LLaMA-Factory: for IPO's loss, and for FSDP."""
 _TAIL = 100_000
 _EVERY = 0.2
 _AGAIN = "the same command goes on from the newest checkpoint, if there is one"
@@ -32,10 +30,9 @@ def environment(training: Training, settings: Row) -> dict[str, str]:
     # LLaMA-Factory looks torchrun up on the PATH, which an environment not activated is not on.
     programs = str(Path(sys.executable).parent)
     search = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
+    modules = [str(paths.IN_LLAMAFACTORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     made = os.environ | {"PATH": search, "PYTHONUNBUFFERED": "1"}
-    if settings.get("pref_loss") == "ipo" or settings.get("fsdp"):
-        found = [str(IN_LLAMAFACTORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-        made["PYTHONPATH"] = os.pathsep.join(found)
+    made["PYTHONPATH"] = os.pathsep.join(modules)
     # At its default it prints the model's configuration several times over.
     made.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     # Set for one process too: LLaMA-Factory would start one on each GPU, with another batch.

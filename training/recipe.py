@@ -162,6 +162,9 @@ def _spread(settings: Row, training: Training) -> None:
     if spread and spread.name == "ray":
         _check_ray()
         settings["ray_num_workers"] = world(training)
+        # Its processes take no variable from ours.
+        mended = {"PYTHONPATH": str(paths.IN_LLAMAFACTORY)}
+        settings["ray_init_kwargs"] = {"runtime_env": {"env_vars": mended}}
         # Its processes begin in folders of their own, on other machines too.
         for key in ("dataset_dir", "output_dir"):
             settings[key] = str(Path(settings[key]).resolve())

@@ -67,6 +67,7 @@ def render(backbone: Backbone, task: str, stage: str, variant: str | None = None
             model=backbone.name,
             path=backbone.path,
             template=backbone.template,
+            mended=_mended(backbone, task, loss),
             task=task,
             stage=loss.stage if loss else stage,
             loss=loss,
@@ -93,6 +94,16 @@ def render(backbone: Backbone, task: str, stage: str, variant: str | None = None
         )
         + "\n"
     )
+
+
+def _mended(backbone: Backbone, task: str, loss: Loss | None) -> bool:
+    """Whether LLaMA-Factory trains something else where `training/in_llamafactory` is not there."""
+    if loss is not None:
+        return loss.name == "ipo"
+    # LLaMA-Factory takes seconds to import.
+    from llamafactory.data.template import TEMPLATES
+
+    return task == "rg" and TEMPLATES[backbone.template].efficient_eos
 
 
 def _engine_settings(backbone: Backbone) -> str | None:

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import yaml
 
 from data_builders import build, check, options, registry
 from esc import backbones, files, paths
@@ -74,6 +75,69 @@ def test_a_preference_row_is_checked_on_both_sides(judge):
     assert judge(name, recipe("sp", "dpo"), longer).tokens > kept.tokens + 40
     even = DPO | {"conversations": VANILLA["conversations"]}
     assert judge(name, recipe("sp", "dpo"), even).fate == "dropped"
+
+
+@pytest.fixture
+def with_template(model, tmp_path):
+    """A function from a template to the generator's SFT recipe with it and the embedded model."""
+
+    def of(template):
+        settings = yaml.safe_load(paths.recipe("gemma2-9b", "rg", "sft").read_text())
+        path = tmp_path / f"{template}.yaml"
+        changed = {"template": template, "model_name_or_path": str(model)}
+        path.write_text(yaml.safe_dump(settings | changed))
+        return path
+
+    return of
+
+
+@pytest.mark.parametrize(("template", "fate"), [("gemma", "kept"), ("gemma2", "mislabelled")])
+def test_an_end_token_learned_before_a_masked_turn_is_counted(judge, with_template, template, fate):
+    # LLaMA-Factory as it comes: what mends it is loaded in the step's own processes.
+    assert judge("esc_rg_sft", with_template(template), RG).fate == fate
+
+
+@pytest.mark.parametrize(
+    ("settings", "row", "fate"),
+    [
+        ({"mask_history": False}, RG, "mislabelled"),
+        ({"mask_history": False}, RG | {"history": []}, "kept"),
+        ({}, VANILLA | {"conversations": VANILLA["conversations"] * 3}, "mislabelled"),
+        (
+            {"mask_history": False},
+            VANILLA | {"conversations": VANILLA["conversations"] * 3},
+            "kept",
+        ),
+    ],
+)
+def test_a_row_teaches_as_many_spans_as_it_has_replies_to_learn(
+    judge, with_template, settings, row, fate
+):
+    path = with_template("smollm2")
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | settings))
+    name = "esc_rg_sft" if "history" in row else "esc_vanilla_sft"
+    assert judge(name, path, row).fate == fate
+
+
+def test_the_check_counts_the_labels_that_the_trainer_has_after_its_mend(
+    small_corpus, tmp_path, monkeypatch, with_template
+):
+    build.build(str(small_corpus), tmp_path, options.BuildOptions(limit=1))
+    path = with_template("gemma2")
+    monkeypatch.setattr(check, "entries", lambda: {"esc_rg_sft": registry.entries()["esc_rg_sft"]})
+    monkeypatch.setattr(check, "_recipe", lambda *_: path)
+    summary = next(one for one in check.check("gemma2-9b", tmp_path, 1) if "rows" in one)
+    assert summary["kept"] == summary["rows"] > 1 and summary["mislabelled"] == []
+
+
+@pytest.mark.parametrize("column", ["system", "history"])
+def test_an_entry_of_the_registry_that_lost_a_column_is_named(tmp_path, column):
+    changed = registry.entries()
+    columns = {k: v for k, v in changed["esc_rg_sft"]["columns"].items() if k != column}
+    changed["esc_rg_sft"] |= {"columns": columns}
+    files.write_json(tmp_path / paths.REGISTRY, changed)
+    with pytest.raises(EscError, match=rf"esc_rg_sft: columns\.{column} unset -> {column}\)"):
+        check.check(backbones.EMBEDDED, tmp_path, 1)
 
 
 def test_the_sample_corpus_passes_whole(run, model, sample_work):

@@ -245,6 +245,13 @@ def test_ray_starts_its_own_processes(tmp_path, monkeypatch):
     assert found["USE_RAY"] == "1" and "FORCE_TORCHRUN" not in found
 
 
+def test_rays_processes_are_mended_too_whatever_else_is_told_to_ray(tmp_path):
+    asked = training(tmp_path, "ray_init_kwargs.address=auto", engine="ray")
+    told = recipe.recipe_for(asked)["ray_init_kwargs"]
+    assert told["address"] == "auto"
+    assert told["runtime_env"]["env_vars"]["PYTHONPATH"].endswith("training/in_llamafactory")
+
+
 def test_two_machines_share_the_batch_and_a_port(tmp_path, two_nodes):
     asked = training(tmp_path, processes=4)
     assert recipe.recipe_for(asked)["gradient_accumulation_steps"] == 4

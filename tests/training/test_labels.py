@@ -1,10 +1,14 @@
 """What LLaMA-Factory really trains on: its own loader, decoded."""
 
+import json
+import sys
+
 import pytest
 import yaml
 
 from esc import files, paths
 from esc.strategies import parse
+from training import launch, recipe
 
 IGNORED = -100
 
@@ -74,3 +78,45 @@ def test_the_entangled_model_learns_every_tagged_reply(trained_on):
         replies = [m["value"] for m in row["conversations"] if m["from"] == "gpt"]
         assert learned == replies and len(replies) > 1
         assert all(reply.startswith("[") for reply in replies)
+
+
+LABELS = """
+import json, sys
+from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+from llamafactory.hparams import get_train_args
+from llamafactory.model import load_tokenizer
+model_args, data_args, training_args, _, _ = get_train_args(json.loads(sys.argv[1]))
+tokenizer = load_tokenizer(model_args)["tokenizer"]
+template = get_template_and_fix_tokenizer(tokenizer, data_args)
+loaded = get_dataset(template, model_args, data_args, training_args, "sft", tokenizer=tokenizer)
+for row in loaded["train_dataset"]:
+    learned = [i for i, label in enumerate(row["labels"]) if label != -100]
+    text = tokenizer.decode([row["labels"][i] for i in learned])
+    print("learned", json.dumps([learned[-1] - learned[0] + 1 == len(learned), text]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("template", "answer"),
+    [("gemma2", "{}<end_of_turn>\n<|im_end|>"), ("chatglm3", "\n{}<|im_end|>")],
+)
+def test_a_template_with_an_end_token_of_its_own_learns_the_last_reply_alone(
+    run, model, sample_work, tmp_path, template, answer
+):
+    asked = recipe.Training("gemma2-9b", "rg", "sft", sample_work, 1, ())
+    settings = recipe.recipe_for(asked)
+    environment = launch.environment(asked, settings)
+    settings |= {"template": template, "model_name_or_path": str(model), "eval_strategy": "no"}
+    settings |= {"output_dir": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache")}
+    settings |= {"bf16": False, "use_cpu": True, "preprocessing_num_workers": 2}
+    del settings["eval_dataset"]
+    shown = run(
+        *(sys.executable, "-c", LABELS, json.dumps(settings)),
+        PYTHONPATH=environment["PYTHONPATH"],
+    )
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    told = (line.partition(" ") for line in shown.stdout.splitlines())
+    learned = [json.loads(found) for word, _, found in told if word == "learned"]
+    rows = list(files.read_jsonl(sample_work / paths.sft_file("rg", "train")))
+    assert any(len(row["history"]) > 1 for row in rows)
+    assert learned == [[True, answer.format(row["output"])] for row in rows]

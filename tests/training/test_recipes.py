@@ -221,6 +221,11 @@ def test_the_embedded_model_has_no_validation_pass():
         assert settings("qwen2.5-7b", task, "sft")["eval_dataset"] == f"esc_{task}_sft_validation"
 
 
-def test_what_an_ipo_recipe_says_to_run_trains_ipo():
-    for path in paths.RECIPES.glob("*/*_dpo_ipo.yaml"):
-        assert "PYTHONPATH=training/in_llamafactory llamafactory-cli train" in path.read_text()
+def test_what_a_recipe_says_to_run_is_mended_where_it_has_to_be():
+    mended = {
+        path
+        for path in RECIPES
+        if "PYTHONPATH=training/in_llamafactory llamafactory-cli train" in path.read_text()
+    }
+    generator = paths.recipe("gemma2-9b", "rg", "sft")
+    assert mended == {*paths.RECIPES.glob("*/*_dpo_ipo.yaml"), generator}

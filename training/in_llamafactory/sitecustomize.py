@@ -1,10 +1,13 @@
-"""Mends two libraries inside LLaMA-Factory; runs there, imports nothing of ours.
+"""Mends LLaMA-Factory and two of its libraries; runs there, imports nothing of ours.
 
 Python imports this module when it starts, where its folder is on PYTHONPATH.
 
 - The loss. LLaMA-Factory 0.9.5 tells TRL the loss by the trainer's ``loss_type``. Since 0.20, TRL
   takes it as an argument instead, sigmoid where it is not given: ``pref_loss: ipo`` then trains the
   sigmoid loss without a word.
+- The labels. Under ``mask_history`` LLaMA-Factory 0.9.5 masks the earlier replies, but not the end
+  token that a template with ``efficient_eos`` (gemma2, chatglm3 …) learns at the start of every
+  turn after the first.
 - The positions. Under FSDP, accelerate has a model's buffers rounded to bfloat16 with its weights,
   the frequencies of the rotary embedding among them: at token 1,000 the angles are off by up to a
   radian and more, and a server's are not.
@@ -48,6 +51,22 @@ def _take_loss_from_trainer(module: Any) -> None:
     module.DPOTrainer.dpo_loss = as_asked
 
 
+def _mask_all_before_the_last_reply(module: Any) -> None:
+    processor, ignored = module.SupervisedDatasetProcessor, module.IGNORE_INDEX
+    encode = processor._encode_data_example
+
+    def masked(self: Any, *of_row: Any, **named: Any) -> tuple[list[int], list[int]]:
+        input_ids, labels = encode(self, *of_row, **named)
+        if self.data_args.mask_history:
+            start = len(labels)
+            while start and labels[start - 1] != ignored:
+                start -= 1
+            labels[:start] = [ignored] * start
+        return input_ids, labels
+
+    processor._encode_data_example = masked
+
+
 def _keep_buffers_in_float32(module: Any) -> None:
     plugin = module.FullyShardedDataParallelPlugin
     set_mixed_precision = plugin.set_mixed_precision
@@ -60,5 +79,6 @@ def _keep_buffers_in_float32(module: Any) -> None:
 
 sys.meta_path[:0] = [
     _WhenImported("trl.trainer.dpo_trainer", _take_loss_from_trainer),
+    _WhenImported("llamafactory.data.processor.supervised", _mask_all_before_the_last_reply),
     _WhenImported("accelerate.utils.dataclasses", _keep_buffers_in_float32),
 ]
