@@ -80,16 +80,23 @@ def _dialogue(row: Any, layout: Layout, position: int, where: str) -> Dialogue:
         raise CorpusError(f"{where}: no supporter utterance in it")
     return Dialogue(
         position=position,
-        situation=_about(row, "situation"),
-        emotion_type=_about(row, "emotion_type"),
-        problem_type=_about(row, "problem_type"),
-        experience_type=_about(row, "experience_type"),
+        situation=_about(row, "situation", where),
+        emotion_type=_about(row, "emotion_type", where),
+        problem_type=_about(row, "problem_type", where),
+        experience_type=_about(row, "experience_type", where),
         utterances=utterances,
     )
 
 
-def _about(row: dict[str, Any], key: str) -> str:
-    return " ".join(str(row.get(key) or "").split())
+def _about(row: dict[str, Any], key: str, where: str) -> str:
+    text = " ".join(str(row.get(key) or "").split())
+    _check_whole(text, f"{where}, {key}")
+    return text
+
+
+def _check_whole(text: str, where: str) -> None:
+    if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise CorpusError(f"{where}: half of a surrogate pair, which is no text")
 
 
 def _utterance(item: Any, layout: Layout, where: str) -> Utterance:
@@ -104,12 +111,12 @@ def _utterance(item: Any, layout: Layout, where: str) -> Utterance:
     text = item[layout.text].strip()
     if not text:
         raise CorpusError(f"{where}: the utterance is empty")
-    if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise CorpusError(f"{where}: half of a surrogate pair, which is no text")
+    _check_whole(text, where)
     if role is Role.SEEKER:
         return Utterance(role, text)
     annotation = item.get("annotation")
-    label = annotation.get("strategy") if isinstance(annotation, dict) else item.get("strategy")
+    said = annotation.get("strategy") if isinstance(annotation, dict) else None
+    label = item.get("strategy") if said is None else said
     strategy = parse(label) if isinstance(label, str) else None
     if strategy is None:
         raise CorpusError(f"{where}: unknown strategy {label!r}")

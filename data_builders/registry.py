@@ -159,13 +159,13 @@ def _skip(text: str, position: int) -> int:
 
 def _merge_into(path: Path, ours: dict[str, Entry]) -> bool:
     """Whether ``path`` had to be changed to hold ``ours``."""
-    if not isinstance(files.read_json(path), dict):
-        raise EscError(f"{path} is no registry: not a JSON object")
+    files.read_json(path)  # raises where it is no registry
     text = path.read_bytes().decode()
     merged = merge(text, ours)
     if merged == text:
         return False
-    json.loads(merged)  # raises rather than replace a registry by what is none
+    # Raises rather than replace a registry by what is none.
+    json.loads(merged.removeprefix("\ufeff"))
     files.write_text(path, merged)
     return True
 

@@ -29,7 +29,7 @@ def values(path: Path) -> Iterator[Any]:
     Raises CorpusError, when it comes to it, with the line where the file is neither.
     """
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8-sig") as stream:
             window = _Window(stream, path)
             if window.next() == "[":
                 yield from window.elements()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import math
+import os
+import select
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from esc.exceptions import EscError, Waiting
+from esc.visible import visible
 
-USER_ERROR, WAITING, INTERRUPTED = 2, 3, 130
+USER_ERROR, WAITING, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
+_NO_PLACE = (errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,11 +78,12 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Exit code of ``main(argv)``.
 
     0, or 2 for a mistake (one line on stderr), 3 where others have to work first, 130 for Ctrl-C.
+    Raises BrokenPipeError where nobody reads the output any more.
     """
     try:
         return main(argv) or 0
     except Waiting as waiting:
-        print(waiting, file=sys.stderr)
+        print(visible(str(waiting)), file=sys.stderr)
         return WAITING
     except EscError as error:
         message = str(error)
@@ -88,17 +94,61 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         message = f"no permission to use {error.filename}; choose another WORK or change its owner"
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         message = f"{error.filename}: {(error.strerror or 'cannot be used').lower()}"
-    except OSError as error:
-        # A full disk can meet any write; every other OSError here is a bug and keeps its traceback.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except RuntimeError as error:
+        # What Path.resolve makes of links in a circle before Python 3.13.
+        if "Symlink loop" not in str(error):
             raise
-        message = f"the disk is full ({error.strerror}); free some space and run the command again"
-    print(f"error: {message}", file=sys.stderr)
+        message = f"{error}; name another place"
+    except OSError as error:
+        # A full disk can meet any write. What no user can mend is a bug and keeps its traceback.
+        if error.errno in _NO_PLACE:
+            message = f"{error.filename}: {str(error.strerror).lower()}; name another place"
+        elif error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        else:
+            message = f"the disk is full ({error.strerror}); free space and run the command again"
+    print(f"error: {visible(message)}", file=sys.stderr)
     return USER_ERROR
+
+
+class _Shown(io.TextIOWrapper):
+    """Standard output; what a model said reaches a terminal without steering it."""
+
+    def write(self, text: str, /) -> int:
+        super().write(visible(text))
+        return len(text)
 
 
 def dispatch(package: str, steps: Mapping[str, tuple[Callable[[list[str]], Any], str]]) -> int:
     """Exit code of the step named by ``sys.argv[1]``; ``steps`` maps a name to (main, summary)."""
+    sys.stdout = _Shown(
+        sys.stdout.buffer,
+        encoding=sys.stdout.encoding,
+        errors="backslashreplace",
+        line_buffering=sys.stdout.isatty(),
+        write_through=True,
+    )
+    try:
+        try:
+            return _dispatch(package, steps)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_left():
+            raise
+        # As `head` leaves it. What is still to be flushed at Python's end goes nowhere, quietly.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
+
+
+def _is_left() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _dispatch(package: str, steps: Mapping[str, tuple[Callable[[list[str]], Any], str]]) -> int:
     argv = sys.argv[1:]
     if argv and argv[0] in steps:
         return run(steps[argv[0]][0], argv[1:])

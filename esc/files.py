@@ -1,5 +1,6 @@
 """Files that are whole or absent: JSON and JSONL reading, atomic writing, option stamps."""
 
+import codecs
 import fcntl
 import hashlib
 import json
@@ -71,7 +72,8 @@ def exclusive(folder: Path, *, waiting: str | None = None) -> Iterator[int]:
 
     Yields the lock's descriptor: a child that inherits it holds the lock beyond our own death.
     Removes what a killed writer left half-written there. Raises EscError if the folder cannot be
-    made, or another process is at work: with ``waiting`` it says that, and waits for its end.
+    made, its file system has no locks, or another process is at work: with ``waiting`` it says
+    that, and waits for its end.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def exclusive(folder: Path, *, waiting: str | None = None) -> Iterator[int]:
         raise EscError(f"{folder} cannot be made ({reason}); choose another WORK") from error
     with (folder / _LOCK).open("wb") as lock:
         patience = time.monotonic() + _GRACE
-        while not _locked(lock):
+        while not _locked(lock, folder):
             if time.monotonic() > patience:
                 if waiting is None:
                     raise EscError(f"another process is writing in {folder}; wait for it to end")
@@ -104,11 +106,16 @@ def _half_written(folder: Path) -> Iterator[Path]:
             yield from _half_written(path)
 
 
-def _locked(lock: BinaryIO) -> bool:
+def _locked(lock: BinaryIO, folder: Path) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise EscError(
+            f"{folder} is on a file system without file locks ({error.strerror}); choose a WORK on "
+            "another one"
+        ) from error
     return True
 
 
@@ -123,13 +130,23 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def read_json(path: Path, *, made_by: str | None = None) -> Any:
+def read_json(path: Path, *, made_by: str | None = None) -> Row:
+    """The JSON object in ``path``; EscError as `read_value`, and where it is another value."""
+    value = read_value(path, made_by=made_by)
+    if not isinstance(value, dict):
+        raise EscError(f"{path} holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def read_value(path: Path, *, made_by: str | None = None) -> Any:
     """The JSON value in ``path``.
 
     Raises EscError with the line where it is broken, or ``made_by`` where the file is missing.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        # Half a surrogate pair can be escaped in JSON, and never be written again.
+        json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         hint = f"; {made_by} makes it" if made_by else ""
         raise EscError(f"{path} does not exist{hint}") from None
@@ -137,6 +154,13 @@ def read_json(path: Path, *, made_by: str | None = None) -> Any:
         raise EscError(f"{path} is not JSON: line {error.lineno}: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise EscError(f"{path} is not UTF-8 text: byte {error.start}") from error
+    except UnicodeEncodeError as error:
+        raise EscError(f"{path} holds half of a surrogate pair, which is no text") from error
+    except RecursionError as error:
+        raise EscError(f"{path} is nested too deeply") from error
+    except ValueError as error:
+        raise EscError(f"{path} holds a number of too many digits") from error
+    return value
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
@@ -148,7 +172,7 @@ def read_jsonl(path: Path) -> Iterator[Row]:
     with stream:
         for number, line in enumerate(stream, start=1):
             try:
-                row = orjson.loads(line)
+                row = orjson.loads(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
             except ValueError as error:
                 raise EscError(f"{path}, line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):

@@ -25,7 +25,7 @@ def source(folder: Path, name: str) -> Path:
 @cache
 def _compile(path: Path) -> Template:
     environment = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
-    return environment.from_string(path.read_text(encoding="utf-8"))
+    return environment.from_string(path.read_text(encoding="utf-8-sig"))
 
 
 def render(folder: Path, name: str, **variables: object) -> str:

@@ -8,12 +8,15 @@ import csv
 import hashlib
 import io
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from esc.exceptions import EscError
+from esc.visible import visible
 
 PAGES = Path(__file__).parent / "pages"
 """The style and script that all sheets share."""
@@ -21,6 +24,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that a spreadsheet takes for a formula."""
 # Where a spreadsheet splits at another delimiter, a cell of its own may begin inside of ours.
 _INNER_FORMULA = re.compile(r"(?<=[;\t\r\n])(?=[=+@]|-(?!\)))")
+# By itself it refuses cells of more than 131,072 characters, which this module writes.
+csv.field_size_limit(sys.maxsize)
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
@@ -35,8 +40,8 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
 
 
 def guarded(cell: str) -> str:
-    """A cell that a spreadsheet shows as text, whatever it begins with."""
-    cell = _INNER_FORMULA.sub("'", cell)
+    """A cell that a spreadsheet shows as text, whatever it begins with and holds."""
+    cell = _INNER_FORMULA.sub("'", visible(cell))
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
@@ -73,6 +78,11 @@ def hash_of(sheet: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sheet).encode()).hexdigest()
 
 
+def shown(value: object) -> object:
+    """What a template puts out for a value: text is made visible, markup of our own stays."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def page(template: Path, *, sheet: str, **variables: object) -> str:
     """A sheet as one HTML page that needs nothing else and runs the shared script alone.
 
@@ -87,6 +97,7 @@ def page(template: Path, *, sheet: str, **variables: object) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=shown,
     )
     return environment.get_template(template.name).render(
         sheet=sheet,

@@ -29,7 +29,8 @@ def stamp_of(found: Matched) -> str:
 
 def record_of(pair: Pair, stamp: str) -> str:
     """What names a turn on the sheet; no spreadsheet takes it for a date."""
-    return f"turn {pair.id} ({stamp})"
+    # As its cell on the sheet says it: it is read back from there.
+    return sheets.guarded(f"turn {pair.id} ({stamp})")
 
 
 def sides_of(pair: Pair) -> dict[str, str]:

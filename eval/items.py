@@ -113,19 +113,23 @@ def of_pairs(path: Path, n: int) -> Source:
 
 def _pair(row: files.Row, where: str) -> list[Item]:
     try:
-        said = [(one["from"], str(one["value"])) for one in row["conversations"]]
-        replies = [str(row[side]["value"]) for side in SIDES]
+        said = [(one["from"], one["value"]) for one in row["conversations"]]
+        replies = [row[side]["value"] for side in SIDES]
         name, quadrant = row["id"], row.get("quadrant")
     except (KeyError, TypeError) as error:
         raise EscError(
             f"{where}: no pair of a mined set (id, conversations, chosen, rejected): "
             f"{type(error).__name__} {error}"
         ) from error
+    for side, reply in zip(SIDES, replies, strict=True):
+        if not isinstance(reply, str):
+            raise EscError(f"{where}: its {side!r} reply is {reply!r}, no text")
     speakers = ["human", "gpt"] * (len(said) // 2) + ["human"]
-    if not isinstance(name, str) or [speaker for speaker, _ in said] != speakers:
+    whole = all(isinstance(text, str) for text in (name, *(text for _, text in said)))
+    if not whole or [speaker for speaker, _ in said] != speakers:
         raise EscError(
             f"{where}: its conversation is not human and gpt by turns up to a human's words, or "
-            "its id is no text"
+            "one of these or its id is no text"
         )
     if not isinstance(quadrant, str | None):
         raise EscError(f"{where}: its quadrant is no text")

@@ -12,16 +12,12 @@ from esc.chat.failures import CallFailed
 from esc.dialogue import Exchange
 from esc.lineage import at_stage
 from esc.plan_and_speak import PlanAndSpeak
+from esc.visible import visible
 
 NOTICE = (
     "This is research software and no counsellor; it can be wrong, and it must not stand between\n"
     "you and help. If you are in distress, talk to someone you trust or to a local helpline."
 )
-
-
-def printable(text: str) -> str:
-    """A model's words without the characters that would steer a terminal."""
-    return "".join(one if one.isprintable() or one == "\n" else " " for one in text)
 
 
 def talk(pipeline: PlanAndSpeak) -> None:
@@ -44,9 +40,9 @@ def talk(pipeline: PlanAndSpeak) -> None:
             print(f"[{plan.strategy}{sure}]", flush=True)
             reply = pipeline.speak(history, said, plan.strategy)
         except CallFailed as failed:
-            print(f"(no answer: {failed})")
+            print(f"(no answer: {visible(str(failed))})")
             continue
-        print(f"bot> {printable(reply)}")
+        print(f"bot> {visible(reply)}")
         history.append((said, reply))
 
 

@@ -77,7 +77,7 @@ def situation_of(work: Path, replies: Sequence[str]) -> str | None:
     for path in (paths.corpus(work) / name for name in names):
         if not path.is_file():
             continue
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         is_array = text.lstrip().startswith("[")
         rows = (
             json.loads(text) if is_array else map(json.loads, filter(str.strip, text.split("\n")))

@@ -7,6 +7,7 @@ from esc import files
 from esc.exceptions import EscError
 from esc.turns import gold_turns
 from esc.verdicts import Unscored
+from esc.visible import visible
 from mining.candidates import SAMPLES, Candidate, read_turns
 from mining.folders import Mining
 from mining.judge import Asked
@@ -81,5 +82,4 @@ def _fate(mining: Mining, way: Route) -> str:
 
 def _shown(text: str) -> str:
     """One line of it, with nothing in it that could steer a terminal."""
-    plain = "".join(one if one.isprintable() else " " for one in text)
-    return textwrap.shorten(plain, 160, placeholder=" …")
+    return textwrap.shorten(visible(text), 160, placeholder=" …")

@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from esc import sheets
 from eval.report.drawing import svg
 from eval.report.page import Figure, Report
 
@@ -26,6 +27,7 @@ def page(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=sheets.shown,
     )
     drawn = {
         item.table.name: Markup(svg(item))  # noqa: S704 - of our own drawing, which escapes text

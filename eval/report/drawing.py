@@ -9,6 +9,7 @@ import io
 import re
 from typing import Any
 
+from esc.visible import visible
 from eval.report.page import SMOKE, Cell, Figure, TableRow
 
 INK = "#010203"
@@ -158,7 +159,7 @@ def _inline(text: str, figure: Figure) -> str:
     text = re.sub(r' style="([^"]*)"', lambda match: _attributes(match[1]), text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = text.replace('xlink:href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    return re.sub(r"\s*\n\s*", "\n", text.replace(INK, "currentColor")).strip()
+    return visible(re.sub(r"\s*\n\s*", "\n", text.replace(INK, "currentColor")).strip())
 
 
 def _attributes(style: str) -> str:

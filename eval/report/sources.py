@@ -38,7 +38,7 @@ class Sources:
         if not whole.is_file():
             return None
         self._keep(path)
-        return files.read_json(whole)
+        return files.read_value(whole)
 
     def known(self, path: Path, shape: type[Known], renew: str) -> Known | None:
         """The file as a shape, or None where there is no such file.

@@ -6,6 +6,7 @@ from corpora import release_row
 
 from data_builders import esconv
 from esc.exceptions import CorpusError
+from esc.strategies import Strategy
 
 
 def loaded(path):
@@ -91,6 +92,10 @@ def broken(change):
             lambda row: row["dialog"][2].update(content="a \ud83d"),
             "bad.json, dialogue 1, utterance 2: half of a surrogate pair",
         ),
+        (
+            lambda row: row.update(situation="a \ud83d"),
+            "bad.json, dialogue 1, situation: half of a surrogate pair",
+        ),
         (lambda row: row["dialog"].clear(), "bad.json, dialogue 1: the dialogue is empty"),
         (lambda row: row.pop("dialog"), "bad.json, dialogue 1: no 'dialog' list"),
         (
@@ -128,6 +133,15 @@ def test_a_file_that_is_no_corpus_is_refused(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(CorpusError, match=message):
         loaded(path)
+
+
+def test_a_strategy_beside_an_annotation_without_one_is_read(tmp_path):
+    row = release_row(0)
+    row["dialog"][1] |= {"annotation": {"feedback": "4"}, "strategy": "Information"}
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps([row]))
+    (dialogue,) = loaded(path)
+    assert dialogue.utterances[1].strategy is Strategy.INFORMATION
 
 
 @pytest.mark.parametrize("layout", ["array", "lines"])

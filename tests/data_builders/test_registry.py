@@ -82,7 +82,9 @@ def test_an_entry_of_our_name_for_another_source_is_refused(entry):
         registry.merge(theirs, OURS)
 
 
-@pytest.mark.parametrize(("content", "message"), [("[]", "no registry"), ("{", "is not JSON")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("[]", "not a JSON object"), ("{", "is not JSON")]
+)
 def test_a_file_that_is_no_registry_is_refused_and_kept(run, tmp_path, content, message):
     path = tmp_path / "dataset_info.json"
     path.write_text(content)

@@ -127,6 +127,13 @@ def test_a_fraction_of_as_many_digits_is_read(window, tmp_path):
     assert list(values(path)) == json.loads(path.read_text())
 
 
+@pytest.mark.parametrize("text", ["[1, 2]", "1\n2\n"])
+def test_a_mark_of_the_byte_order_is_no_value(window, tmp_path, text):
+    path = tmp_path / "c.json"
+    path.write_text(text, encoding="utf-8-sig")
+    assert list(values(path)) == [1, 2]
+
+
 @pytest.mark.parametrize("layout", ["array", "lines"])
 def test_a_larger_file_takes_no_more_memory(tmp_path, monkeypatch, layout):
     monkeypatch.setattr(reading, "WINDOW", 1 << 14)

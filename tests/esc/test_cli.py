@@ -1,4 +1,5 @@
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,8 @@ def raising(error):
         (EscError("no such thing; make it"), 2, "error: no such thing; make it"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: the disk is full"),
         (PermissionError(errno.EACCES, "denied", "/x"), 2, "error: no permission to use /x"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), 2, "error: /x: read-only"),
+        (EscError("no \x1b[2J\u202e"), 2, "error: no \\x1b[2J\\u202e"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -27,6 +30,15 @@ def test_what_a_user_can_cause_is_one_line_and_an_exit_code(capsys, error, code,
     assert cli.run(raising(error), []) == code
     shown = capsys.readouterr().err
     assert shown.startswith(line) and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("use", [Path.read_bytes, Path.resolve])
+def test_links_in_a_circle_are_one_line(tmp_path, capsys, use):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert cli.run(lambda _: use(loop), []) == 2
+    shown = capsys.readouterr().err
+    assert str(loop) in shown and shown.count("\n") == 1
 
 
 def test_a_bug_keeps_its_traceback():

@@ -40,6 +40,50 @@ def test_a_broken_row_is_named_by_file_and_line(tmp_path, content, message):
         list(files.read_jsonl(path))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": "\\ud83d"}', "half of a surrogate pair"),
+        (f'{{"a": {"9" * 5000}}}', "a number of too many digits"),
+        (f'{{"a": {"[" * 100_000}', "nested too deeply"),
+        ("[1]", "holds a list, not a JSON object"),
+        ('{"a"', "is not JSON: line 1"),
+    ],
+)
+def test_a_json_file_that_is_no_object_of_ours_is_one_line(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(EscError, match=f"a.json .*{message}"):
+        files.read_json(path)
+
+
+@pytest.mark.parametrize("content", ['{"a": "\\ud83d"}', "9" * 5000, '{"a": ' + "[" * 2000])
+def test_a_row_that_is_no_text_or_number_is_named_by_its_line(tmp_path, content):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{{}}\n{content}\n")
+    with pytest.raises(EscError, match="line 2: not JSON"):
+        list(files.read_jsonl(path))
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_file(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1}\n', encoding="utf-8-sig")
+    assert files.read_json(path) == {"a": 1}
+    assert list(files.read_jsonl(path)) == [{"a": 1}]
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with (
+        pytest.raises(EscError, match=r"without file locks \(No locks available\); choose a WORK"),
+        files.exclusive(tmp_path),
+    ):
+        pass
+
+
 def test_differences_name_each_option_with_both_values():
     old = {"LIMIT": 2, "SPLIT": "paper", "gone": 1}
     new = {"LIMIT": None, "SPLIT": "paper", "added": "x"}

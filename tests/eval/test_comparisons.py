@@ -49,6 +49,13 @@ def test_the_same_predictions_are_compared_once_and_others_anew(work, capsys):
     assert len(stored(work)["comparisons"]) == 4
 
 
+def test_comparisons_that_are_a_list_are_one_line(work, capsys):
+    (work / "runs" / MODEL / "comparisons.json").write_text("[]")
+    assert cli.run(comparisons.main, ["--work", str(work)]) == 2
+    told = capsys.readouterr().err
+    assert "comparisons.json holds a list, not a JSON object" in told and told.count("\n") == 1
+
+
 def test_without_two_runs_of_a_question_it_says_so(tmp_path, capsys):
     assert cli.run(comparisons.main, ["--work", str(tmp_path)]) == 0
     assert "no question of the paper has both its runs yet" in capsys.readouterr().out

@@ -192,6 +192,18 @@ class Page(HTMLParser):
         self.attributes += [name for name, _ in attrs]
 
 
+def test_a_reply_of_any_length_and_an_id_of_any_letters_are_read_back(make, run, out, tmp_path):
+    ids = {"id": "1-1;=\u202e\x1b[2J"}
+    a = save(tmp_path / "a.jsonl", [row(1, 1, "long " * 30_000) | ids])
+    run("--a", a, "--b", save(tmp_path / "b.jsonl", [row(1, 1, "short") | ids]))
+    text = (out / "sheet.csv").read_text() + (out / "sheet.html").read_text()
+    assert not {"\u202e", "\x1b"} & set(text)
+    (cells,) = rows_of(out / "sheet.csv")
+    votes = write(tmp_path / "votes_anna.csv", [cells | dict.fromkeys(ASKED, "A")])
+    code, _, err = run("--read", votes)
+    assert (code, err) == (0, "")
+
+
 def test_text_of_a_model_changes_nothing_of_the_page(make, out):
     make("--n", 5)
     tame = Page((out / "sheet.html").read_text())

@@ -449,6 +449,20 @@ def test_the_embedded_model_judges_as_smoke_under_its_own_name_too(run):
     assert "SMOKE" in run(judge_name="smollm2-135m")[1]
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"chosen": {"from": "gpt", "value": None}}, "its 'chosen' reply is None, no text"),
+        ({"rejected": {"from": "gpt", "value": 5}}, "its 'rejected' reply is 5, no text"),
+        ({"conversations": [{"from": "human", "value": None}]}, "its conversation is not"),
+    ],
+)
+def test_a_pair_with_what_is_no_text_is_one_line(run, tmp_path, changed, told):
+    path = save(tmp_path / "x.jsonl", [pair_row(1, "good", "poor") | changed])
+    code, _, err = run(path=path, what="--pairs")
+    assert code == 2 and f"line 1: {told}" in error(err)
+
+
 def test_a_set_of_the_planner_holds_no_replies(run, tmp_path):
     path = save(tmp_path / "sp" / "x.jsonl", [pair_row(1, "Question", "Others")])
     code, _, err = run(path=path, what="--pairs")

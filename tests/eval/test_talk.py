@@ -1,5 +1,16 @@
-from eval.talk import printable
+import io
+from types import SimpleNamespace
+
+from esc.plan_and_speak import Plan
+from esc.strategies import Strategy
+from eval.talk import talk
 
 
-def test_a_models_words_cannot_steer_the_terminal():
-    assert printable("hello\x1b[2J\x07 you\nthere, café") == "hello [2J  you\nthere, café"
+def test_a_models_words_cannot_steer_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    pipeline = SimpleNamespace(
+        plan=lambda *_: Plan("Question", Strategy.QUESTION, None),
+        speak=lambda *_: "hello\x1b[2J\x07 \u202eyou\nthere, café",
+    )
+    talk(pipeline)
+    assert "bot> hello\\x1b[2J\\x07 \\u202eyou\nthere, café\n" in capsys.readouterr().out

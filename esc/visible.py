@@ -1,0 +1,17 @@
+"""Text of a corpus, a model or a server where people see it: nothing in it works on the reader.
+
+Data files keep such text as it is; terminals, pages, sheets and Markdown show it like this.
+"""
+
+import re
+
+# Control characters but tab and line break, the embeddings, overrides and isolates of the
+# bidirectional algorithm (UAX 9), and halves of surrogate pairs, which no encoding can write.
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)"
+)
+
+
+def visible(text: str) -> str:
+    r"""The text with what steers a terminal or turns the reading order written out: ``\x1b``."""
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -1,0 +1,94 @@
+"""What people see of a model's text: all of it, and nothing in it that works on a terminal."""
+
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from esc import sheets
+from esc.markdown import code, plain
+from esc.visible import visible
+
+WILD = "a\x1b[2Jb\x9b31m\x7f\x00\r\u202ec\u2066d\ud83d"
+HIDDEN = set("\x1b\x9b\x7f\x00\r\u202e\u2066\ud83d")
+
+
+def test_what_steers_is_written_out():
+    assert visible(WILD) == r"a\x1b[2Jb\x9b31m\x7f\x00\r\u202ec\u2066d\ud83d"
+
+
+@pytest.mark.parametrize(
+    "text", ["tab\tline\r\nline\n", "שלום \u200f(a)", "你好\u3000\U0001f468\u200d\U0001f469 é"]
+)
+def test_what_does_not_steer_stays_as_it_is(text):
+    assert visible(text) == text
+
+
+def in_csv(text):
+    return sheets.csv_text(["a"], [{"a": text}]).replace("\r\n", "\n")
+
+
+def on_a_page(text, tmp_path: Path):
+    template = tmp_path / "page.j2"
+    template.write_text('<p title="{{ text }}">{{ text }}{{ style | safe }}{{ sheet }}</p>')
+    return sheets.page(template, sheet="1", text=text)
+
+
+@pytest.mark.parametrize("show", [plain, code, in_csv], ids=["Markdown", "code", "CSV"])
+def test_nothing_hidden_gets_into_markdown_or_a_sheet(show):
+    assert not HIDDEN & set(show(WILD)) and "2Jb" in show(WILD)
+
+
+def test_nothing_hidden_gets_onto_a_page_and_markup_of_our_own_stays(tmp_path):
+    page = on_a_page(WILD + "<b>", tmp_path)
+    assert not HIDDEN & set(page) and page.count(r"\u202ec") == 2 and "&lt;b&gt;" in page
+    assert "{" in page and "&quot;" not in jinja2.Template(page).render()
+
+
+def test_a_cell_of_any_length_is_read_back(tmp_path):
+    path = tmp_path / "sheet.csv"
+    long = "word " * 30_000
+    path.write_text(sheets.csv_text(["record", "text"], [{"record": "1", "text": long}]))
+    assert [row for _, row in sheets.read_csv(path, ["text"], needed=["record"])] == [
+        {"text": long.strip()}
+    ]
+    assert list(csv.reader(io.StringIO(in_csv(long).removeprefix("\ufeff"))))[1] == [long]
+
+
+STEP = """
+import sys
+from esc import cli
+sys.argv = ["x", "say"]
+def say(argv):
+    for number in range(int({lines})):
+        print({text!r})
+sys.exit(cli.dispatch("x", {{"say": (say, "")}}))
+"""
+
+
+def step(text, lines=1, **options):
+    program = STEP.format(text=text, lines=lines)
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        **options,
+    )
+
+
+def test_what_a_step_prints_steers_no_terminal_in_any_encoding():
+    with step("\x1b[2J \u202e café", env={"PYTHONIOENCODING": "ascii"}) as running:
+        assert running.communicate() == ("\\x1b[2J \\u202e caf\\xe9\n", "")
+
+
+def test_a_step_whose_output_nobody_reads_ends_quietly():
+    with step("word " * 100, lines=10_000) as running:
+        running.stdout.readline()
+        running.stdout.close()
+        assert (running.stderr.read(), running.wait()) == ("", 141)
