@@ -13,6 +13,9 @@ from esc.exceptions import EscError
 RANDOM = "random"
 _NO_JUDGES = (RANDOM, backbones.EMBEDDED)
 HOSTED = "https://api.openai.com/v1"
+NUMBER, REASON = "number", "reason"
+FORMS = (NUMBER, REASON)
+"""What is asked for a score: the number alone (Figures 17 to 20), or a reason and the number."""
 
 
 def is_smoke(name: str) -> bool:
@@ -95,6 +98,26 @@ def add_judge_name(parser: argparse.ArgumentParser) -> None:
         type=cli.optional,
         default=os.environ.get("JUDGE") or None,
         help="model at the endpoint, or 'random' (default: $JUDGE, or as the table says)",
+    )
+
+
+def form_of(text: str) -> str:
+    """The form of scores that JUDGE_FORM names, the paper's where it is not set.
+
+    Raises argparse.ArgumentTypeError for another word.
+    """
+    if text and text not in FORMS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(FORMS)}")
+    return text or NUMBER
+
+
+def add_judge_form(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what a score is asked as; its default is the environment's."""
+    parser.add_argument(
+        "--form",
+        type=form_of,
+        default=os.environ.get("JUDGE_FORM", ""),
+        help="the number alone, or after a reason (default: $JUDGE_FORM, or number)",
     )
 
 

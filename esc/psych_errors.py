@@ -20,6 +20,11 @@ class PsychError(StrEnum):
         """One sentence that says when a reply has this error."""
         return _DEFINITIONS[self]
 
+    @property
+    def example(self) -> str:
+        """What such a reply is like; empty where there is nothing to show."""
+        return _EXAMPLES.get(self, "")
+
 
 _DEFINITIONS: dict[PsychError, str] = {
     PsychError.STRATEGY_MISMATCH: "The strategy does not fit what the seeker feels or needs now.",
@@ -33,15 +38,49 @@ _DEFINITIONS: dict[PsychError, str] = {
     PsychError.NONE: "The reply has none of these errors.",
 }
 
-# Judges reorder, shorten and lengthen the names: a label is known by the word stems it must hold.
-_STEMS: dict[PsychError, re.Pattern[str]] = {
-    PsychError.STRATEGY_MISMATCH: re.compile(r"strateg\w* .*\bmismatch|\bmismatch\w* .*strateg"),
-    PsychError.LACK_OF_EMPATHY: re.compile(r"\b(lack\w*|no|without|missing)\b.*\bempath"),
-    PsychError.EARLY_EMOTION_SHIFT: re.compile(
-        r"\b(early|premature)\b.*\bshift|\bemotion\w* shift\w* (too )?(early|premature)"
+_EXAMPLES: dict[PsychError, str] = {
+    PsychError.STRATEGY_MISMATCH: (
+        "The seeker begs to be told what to do next, and gets one more question about the past."
     ),
-    PsychError.TEMPLATE_RESPONSE: re.compile(r"\btemplate"),
-    PsychError.EMOTION_MISREAD: re.compile(r"\bmis(read|interpret)\w*|\bemotion\w* .*\bmisread"),
+    PsychError.LACK_OF_EMPATHY: (
+        'To "We buried my brother on Sunday" the reply is "Which town do you live in?"'
+    ),
+    PsychError.EARLY_EMOTION_SHIFT: (
+        'To "I have been crying all night" the reply is "Plan your week, and cheer up!"'
+    ),
+    PsychError.TEMPLATE_RESPONSE: (
+        '"That sounds difficult. I am here for you.", and not a word on what the seeker told.'
+    ),
+    PsychError.EMOTION_MISREAD: (
+        "The seeker is relieved that the marriage is over, and the reply mourns it with them."
+    ),
+}
+
+# Judges reorder, shorten, lengthen and replace the names: a label is known by the word stems that
+# it must hold, in either order. What fits two types, such as "emotional mismatch", fits none.
+_UNFIT = (
+    r"(?<!not )(?<!not a )"
+    r"\b(?:mismatch|misalign|inappropriate|unsuitable|wrong|incorrect|improper|unfit)"
+)
+_LACKING = r"\b(?:lack\w*|no|without|missing|absen\w*|insufficient|inadequate|deficit|deficiency)\b"
+_EARLY = r"\b(?:early|earlier|premature\w*|too soon|rushed|hasty)\b"
+_SHIFT = r"\b(?:shift|transition|switch|advice|advising|suggest|solution|problem solving|reassur)"
+_MISTAKEN = r"\bmis(?:underst|perce|identif|judg)"
+_FELT = r"\b(?:emotion|feeling|affect)"
+_STEMS: dict[PsychError, re.Pattern[str]] = {
+    PsychError.STRATEGY_MISMATCH: re.compile(rf"\bstrateg\w* .*{_UNFIT}|{_UNFIT}.*\bstrateg"),
+    PsychError.LACK_OF_EMPATHY: re.compile(
+        rf"{_LACKING}.*\bempath|\bempath\w* .*{_LACKING}|\b(?:un|non )empath"
+    ),
+    PsychError.EARLY_EMOTION_SHIFT: re.compile(
+        rf"^(?!.*\bstrateg).*(?:{_EARLY}.*{_SHIFT}|{_SHIFT}.*{_EARLY})"
+    ),
+    PsychError.TEMPLATE_RESPONSE: re.compile(
+        r"\btemplate|\b(?:generic|scripted|canned|formulaic|stock) (?:response|repl|phrase|answer)"
+    ),
+    PsychError.EMOTION_MISREAD: re.compile(
+        rf"\bmis(?:read|interpret)|{_FELT}.*{_MISTAKEN}|{_MISTAKEN}.*{_FELT}"
+    ),
 }
 # "No lack of empathy" names an error only to deny it; "no empathy" is the error itself.
 _DENIED = re.compile(r"^(no|not|without|never)\b(?! empath)")

@@ -22,6 +22,7 @@ from esc.chat.failures import Failure
 from esc.chat.job import Sending
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.judge import add_judge_form
 from esc.measured_turns import REPEATED
 from esc.run_folder import RunFolder
 from eval import judging, ratings, scores
@@ -30,7 +31,7 @@ from eval.judging import Bench
 from eval.scores import FAILED, NOT_JUDGED, SCORED, UNSCORED
 from eval.scoring import Question, one_score, questions_of, row_of
 
-FORMAT = 1
+FORMAT = 2
 SCORES, SUMMARY = "scores.jsonl", "judge.json"
 
 
@@ -45,6 +46,8 @@ class Asked:
     bench: Bench
     n: int
     repeat: int
+    form: str
+    """One of `esc.judge.FORMS`."""
 
     @property
     def is_smoke(self) -> bool:
@@ -61,6 +64,7 @@ def options_of(asked: Asked) -> Row:
         "pairs" if asked.pairs else "predictions": files.sha256(asked.path),
         "JUDGE": bench.name,
         "JUDGE_N": asked.n,
+        "JUDGE_FORM": asked.form,
         "repeat": asked.repeat,
         "weights": bench.weights,
         "prompts": None if bench.judge.is_random else files.sha256_of(ratings.rating_files()),
@@ -87,7 +91,7 @@ def judge(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
             (out / SUMMARY).unlink(missing_ok=True)
         questions = questions_of(asked.source.items, asked.repeat)
         to_ask = [one for one in questions if one.item.reply is not None]
-        work = partial(one_score, bench=asked.bench)
+        work = partial(one_score, bench=asked.bench, form=asked.form)
         found = judging.ask(asked.bench, folder, "scores", to_ask, work, sending)
         if found is None:
             return 0
@@ -130,7 +134,8 @@ def _summary(asked: Asked, folder: RunFolder, rows: Sequence[Row]) -> Row:
             "numbered": asked.source.numbered,
         },
         "judge": asked.bench.name,
-        "signature": f"judge:{asked.bench.name}|prompts:{prompts}|temperature:0|scale:0-5"
+        "signature": f"judge:{asked.bench.name}|prompts:{prompts}|form:{asked.form}"
+        "|temperature:0|scale:0-5"
         f"|turns:{asked.source.drawn} of {asked.source.of} by hash of id",
         "rows": len(rows),
         "counts": counts,
@@ -168,11 +173,9 @@ def main(argv: list[str]) -> int:
     bench = judging.bench_of(given)
     n = given.n or bench.turns
     repeat = bench.repeated if given.repeat is None else given.repeat
-    if given.pairs:
-        asked = Asked(given.pairs, of_pairs(given.pairs, n), True, bench, n, repeat)
-    else:
-        path = given.predictions
-        asked = Asked(path, of_predictions(path, n), False, bench, n, repeat)
+    path, is_pairs = given.pairs or given.predictions, bool(given.pairs)
+    source = of_pairs(path, n) if is_pairs else of_predictions(path, n)
+    asked = Asked(path, source, is_pairs, bench, n, repeat, given.form)
     return judge(asked, given.out, Sending.of(given), force=given.force)
 
 
@@ -192,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--predictions", type=Path, metavar="FILE")
     what.add_argument("--pairs", type=Path, metavar="FILE", help="a mined preference set")
     judging.add_arguments(parser)
+    add_judge_form(parser)
     parser.add_argument(
         "--repeat",
         type=_count,

@@ -1,10 +1,12 @@
 """The four dimensions of a reply's quality, what a judge is asked about each, what it may answer.
 
 Scores are 0 to 5 with the anchors of the paper's Table 8, in this project's own words, one prompt
-a dimension. Also the question of pairwise comparison: which of two replies is better.
+a dimension. The paper's form asks for the number alone (Figures 17 to 20); the other has a reason
+before it. Also the question of pairwise comparison: which of two replies is better.
 """
 
 import hashlib
+import json
 import random
 import re
 from collections.abc import Sequence
@@ -15,12 +17,13 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from esc import forms, prompts
-from esc.chat.constraint import JsonSchema
+from esc.chat.constraint import Constraint, JsonSchema, Regex
 from esc.chat.message import Message
 from esc.chat.request import Generation, Sampling
 from esc.dialogue import Exchange
 from esc.fence import mark
-from esc.verdicts import Reason, Verdict, strict_schema
+from esc.judge import NUMBER, REASON
+from esc.verdicts import Reason, Unscored, Verdict, read, strict_schema
 
 TEMPLATES = Path(__file__).parent / "prompts"
 SCALE = range(6)
@@ -57,6 +60,7 @@ _MEANINGS = {
     Dimension.HELPFULNESS: "Which offers more that this very seeker can use?",
 }
 RATING_USER = "judge_user.j2"
+_ALONE = r"[0-4](\.[0-9])?|5"
 _TIES = ("tie", "a tie", "neither")
 PAIRWISE = ("pairwise_system.j2", "pairwise_user.j2")
 
@@ -67,17 +71,18 @@ class Score(Verdict):
     not_offered: ClassVar[Reason] = Reason.OFF_SCALE
 
     reason: str = Field(default="", title="reason")
-    score: int = Field(title="score")
+    score: float = Field(title="score")
 
     @field_validator("score", mode="before")
     @classmethod
-    def _on_the_scale(cls, value: object) -> int:
-        """A whole number of the scale, also written 4.0 or "4"; ValueError for anything else."""
-        if isinstance(value, str) and re.fullmatch(r"\s*[0-9]\s*", value, re.ASCII):
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value not in SCALE:
-            raise ValueError(f"{str(value)[:60]!r} is no whole number from 0 to 5")
-        return int(value)
+    def _on_the_scale(cls, value: object) -> float:
+        """A number of the scale, also written "4" or "4.5"; ValueError for anything else."""
+        if isinstance(value, str) and re.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*", value, re.ASCII):
+            value = float(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not SCALE[0] <= value <= SCALE[-1]:
+            raise ValueError(f"{str(value)[:60]!r} is no number from 0 to 5")
+        return float(value)
 
 
 class Preference(Verdict):
@@ -97,8 +102,30 @@ class Preference(Verdict):
         return side.upper() if side in ("a", "b") else "tie"
 
 
+# "Empathy score: **4.5** / 5" and its like: a number alone, for a person.
+_NUMBER = re.compile(
+    r"[\s*_`\"'(\[]*"
+    r"(?:(?:the|my|final|overall|fluency|professionalism|empathy|helpfulness|score|rating|[\s*_])+"
+    r"(?:[:=]|is)[\s*_]*)?"
+    r"(?P<score>[-+]?[0-9]+(?:\.[0-9]+)?)"
+    r"[\s*_]*(?:/\s*5|out\s+of\s+5|points?)?[\s*_`\"'.)\]]*",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+def read_score(text: str, form: str, *, truncated: bool) -> Score | Unscored:
+    """The score in a judge's answer, or why there is none.
+
+    A judge that is asked for the number alone may still answer with the object of the other form.
+    """
+    alone = _NUMBER.fullmatch(text)
+    if form == NUMBER and alone and not truncated:
+        text = f'{{"score": {json.dumps(alone["score"])}}}'
+    return read(Score, text, truncated=truncated)
+
+
 _PROPERTIES = {
-    Score: {"reason": {"type": "string"}, "score": {"type": "integer", "enum": list(SCALE)}},
+    Score: {"reason": {"type": "string"}, "score": {"type": "number"}},
     Preference: {
         "reason": {"type": "string"},
         "better": {"type": "string", "enum": ["A", "B", "tie"]},
@@ -107,10 +134,12 @@ _PROPERTIES = {
 
 
 def schema(kind: type[Score] | type[Preference], *, brief: bool = False) -> str:
-    """The JSON schema of a verdict, as JSON text; a brief one bounds the reason's length."""
+    """The JSON schema of a verdict, as JSON text; a brief one bounds what a small model says."""
     properties = _PROPERTIES[kind]
     if brief:
         properties = properties | {"reason": {"type": "string", "maxLength": REASON_CHARACTERS}}
+        if kind is Score:
+            properties["score"] = {"type": "integer", "enum": list(SCALE)}
     return strict_schema(properties)
 
 
@@ -120,9 +149,10 @@ def rating(
     seeker: str,
     reply: str,
     reference: str | None,
+    form: str = NUMBER,
 ) -> tuple[Message, ...]:
     """The chat that asks for one score; ``reference`` is what a person replied, or None."""
-    system = prompts.render(TEMPLATES, dimension.prompt)
+    system = prompts.render(TEMPLATES, dimension.prompt, with_reason=form == REASON)
     said = {"seeker": seeker, "reply": reply, "reference": reference or ""}
     return _chat(system, RATING_USER, history, said, dimension=dimension.value)
 
@@ -153,14 +183,17 @@ def call(
     sample: int = 0,
     *,
     brief: bool,
+    form: str = REASON,
 ) -> Generation:
     """The request for one verdict, at temperature 0, under the verdict's schema.
 
     The schema is a hint: whatever comes back is read as strictly as an answer without one. A
     ``brief`` one keeps a small model from rambling up to its length limit; hosted endpoints may
-    refuse it.
+    refuse it. A number alone has no schema.
     """
-    constraint = JsonSchema("verdict", schema(kind, brief=brief), hint=True)
+    constraint: Constraint | None = JsonSchema("verdict", schema(kind, brief=brief), hint=True)
+    if form == NUMBER:
+        constraint = Regex(_ALONE, hint=True) if brief else None
     sampling = Sampling(ANSWER_TOKENS)
     return Generation(
         record, "judge", model, chat, sampling, constraint, sample=sample, expected="{}"

@@ -45,7 +45,7 @@ def _of_predictions(rows: Iterable[Row], units: Units) -> Row:
 
 def _of_pairs(rows: Iterable[Row], units: Units) -> Row:
     first = [row for row in rows if row["sample"] == 0]
-    scores: dict[tuple[str, str | None], dict[str, int]] = defaultdict(dict)
+    scores: dict[tuple[str, str | None], dict[str, float]] = defaultdict(dict)
     for row in first:
         if row["status"] == SCORED:
             scores[row["id"], row["quadrant"]][row["side"]] = row["score"]

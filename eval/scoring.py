@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from esc.chat.failures import Failure
 from esc.chat.policy import Asks
 from esc.files import Row
-from esc.verdicts import Unscored, read
+from esc.verdicts import Unscored
 from eval import ratings
 from eval.items import Item
 from eval.judging import Bench
@@ -36,25 +36,27 @@ def questions_of(items: Sequence[Item], repeat: int) -> list[Question]:
     ]
 
 
-async def one_score(asks: Asks, question: Question, *, bench: Bench) -> Row:
+async def one_score(asks: Asks, question: Question, *, bench: Bench, form: str) -> Row:
     """The row of one score; CallFailed where its request has no answer."""
     item, dimension = question.item, question.dimension
     if bench.judge.is_random:
         drawn = ratings.draw_score(item.record, dimension, question.sample)
         return row_of(question, bench, drawn)
     assert item.reply is not None
-    chat = ratings.rating(dimension, item.history, item.seeker, item.reply, item.reference)
+    chat = ratings.rating(dimension, item.history, item.seeker, item.reply, item.reference, form)
     name, sample = bench.judge.name, question.sample
-    answer = await asks.ask(ratings.call(item.id, name, Score, chat, sample, brief=bench.is_own))
-    return row_of(question, bench, read(Score, answer.text, truncated=answer.truncated))
+    call = ratings.call(item.id, name, Score, chat, sample, brief=bench.is_own, form=form)
+    answer = await asks.ask(call)
+    said = ratings.read_score(answer.text, form, truncated=answer.truncated)
+    return row_of(question, bench, said)
 
 
 def row_of(question: Question, bench: Bench, said: Score | Unscored | Failure | None) -> Row:
     """The row of an answer or a final failure; ``said`` is None where there is no reply."""
     item = question.item
-    told: tuple[int | None, str, str | None, str | None]
+    told: tuple[float | None, str, str | None, str | None]
     if isinstance(said, Score):
-        told = said.score, SCORED, None, said.reason
+        told = said.score, SCORED, None, said.reason or None
     elif isinstance(said, Unscored):
         told = None, UNSCORED, said.reason.value, said.detail
     elif said is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from esc import measured_turns
 from esc.chat.budget import CHARACTERS_PER_TOKEN, Price
-from esc.judge import RANDOM
+from esc.judge import NUMBER, RANDOM, REASON
 from esc.lineage import ALL, MIXES, Quadrant
 from esc.measured_turns import REPEATED
 from experiments.hardware import Rates
@@ -30,9 +30,10 @@ QUADRANTS = {
 """Pairs of a train turn for the entangled model, as if its two kinds of error were independent."""
 REFERENCE = 4 / 3
 """A preference training reads each side once more for its reference: 2 of 6 FLOPs more."""
-VERDICT, SCORE, CLASS = (1500, 130), (2100, 90), (1400, 90)
-"""(characters of the prompt besides the conversation, tokens of the answer) of a judge's question:
-is it a pair; how good is a reply; which error has it."""
+VERDICT, CLASS = (2150, 130), (2050, 90)
+SCORE = {NUMBER: (1600, 2), REASON: (1650, 90)}
+"""(characters of the prompt besides what the generator is told, tokens of the answer) of a judge's
+question: is it a pair; which error has a reply; and, by JUDGE_FORM, how good is it."""
 DIMENSIONS = 4
 ANSWERS = {
     "vanilla": ("vanilla",),
@@ -95,6 +96,8 @@ class Asked:
     """Of every training, or None for the paper's."""
     rows: int | None = None
     """That a training takes at most, or None for all."""
+    form: str = NUMBER
+    """As which a judge is asked a score."""
 
     @property
     def train(self) -> Volume:
@@ -210,7 +213,8 @@ def _evaluate(asked: Asked) -> Load:
     if asked.judge == RANDOM and not asked.own_judge:
         return Load()
     classes = 0 if asked.judge == RANDOM else asked.systems * one.turns
-    asked_scores = (scores, _tokens(said + SCORE[0]), SCORE[1])
+    prompt, answer = SCORE[asked.form]
+    asked_scores = (scores, _tokens(said + prompt), answer)
     asked_classes = (classes, _tokens(said + CLASS[0]), CLASS[1])
     both = (asked_scores, asked_classes)
     if asked.own_judge:

@@ -119,6 +119,7 @@ def dry_run(asked: Asked) -> Iterator[str]:
         measured_turns.DRIFT["gpu" if backbone.settings["gpus"] else "cpu"],
         variables.epochs(asked.given),
         variables.rows(asked.given),
+        variables.judge_form(asked.given),
     )
     yield (
         f"{len(plan)} steps for {asked.model} ({backbone.parameters:g} billion parameters): "

@@ -8,6 +8,7 @@ from esc import cli
 from esc.backbones import EMBEDDED
 from esc.chat.budget import Budget, Price
 from esc.exceptions import EscError
+from esc.judge import form_of
 
 Number = TypeVar("Number", int | None, float | None)
 
@@ -47,6 +48,7 @@ def parsed(given: list[str]) -> dict[str, str]:
     for name in COUNTS:
         count(found, name)
     temperature(found)
+    judge_form(found)
     budget(found)
     epochs(found)
     rows(found)
@@ -104,6 +106,14 @@ def temperature(given: Mapping[str, str]) -> float | None:
         return cli.optional_temperature(given.get("TEMPERATURE", ""))
     except argparse.ArgumentTypeError as error:
         raise EscError(f"TEMPERATURE={error}") from None
+
+
+def judge_form(given: Mapping[str, str]) -> str:
+    """What a judge is asked a score as; EscError for an unknown form."""
+    try:
+        return form_of(given.get("JUDGE_FORM", ""))
+    except argparse.ArgumentTypeError as error:
+        raise EscError(f"JUDGE_FORM={error}") from None
 
 
 def budget(given: Mapping[str, str]) -> Budget:

@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from esc.psych_errors import PsychError, parse
 from esc.verdicts import Verdict, strict_schema
@@ -66,6 +66,13 @@ def _yes(value: object) -> bool:
         if words[0] in _NO:
             return False
     raise ValueError(f"{str(value)[:60]!r} is neither Yes nor No")
+
+
+def _says_no(value: object) -> bool:
+    try:
+        return not _yes(value)
+    except ValueError:
+        return False
 
 
 # Stored verdicts hold the same few names over and over.
@@ -140,6 +147,18 @@ class ErrorVerdict(Verdict):
     error: PsychError = Field(title="Error Type")
     explanation: str = Field(default="", title="Brief Explanation")
     suggestion: str = Field(default="", title="Improvement Suggestion")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, said: dict[str, Any]) -> dict[str, Any]:
+        """A label in the yes/no field says yes to that label; "No" beside "Others" means None."""
+        contains, error = said.get("contains_error"), said.get("error")
+        label = _parsed(str(contains))
+        if label is not None and _parsed(str(error)) is label:
+            contains = label is not PsychError.NONE
+        elif _parsed(str(error)) is PsychError.OTHER and _says_no(contains):
+            error = PsychError.NONE
+        return said | {"contains_error": contains, "error": error}
 
     _contains = field_validator("contains_error", mode="before")(_yes)
 

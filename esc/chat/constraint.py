@@ -26,6 +26,8 @@ class Regex:
     """The answer matches this expression."""
 
     pattern: str
+    hint: bool = False
+    """Whether the answer is checked in any case, so that an endpoint may ignore it."""
 
     def body(self) -> dict[str, Any]:
         """The fields of a chat completion request."""

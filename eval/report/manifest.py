@@ -11,6 +11,7 @@ from esc import backbones, paths
 from esc.adapters import BASE
 from esc.backbones import EMBEDDED
 from esc.files import Row
+from esc.judge import NUMBER
 from esc.means import RESAMPLES, SEED
 from esc.measured_turns import JUDGED, JUDGED_BY_EMBEDDED
 from esc.plan_and_speak import TEMPERATURE
@@ -119,7 +120,7 @@ def _predict(sources: Sources, model: str, options: Row) -> str:
 
 
 def _judges(model: str, of_model: Mapping[str, Row]) -> list[dict[str, object]]:
-    """JUDGE and JUDGE_N of what was judged, each setting once, None for what is the default.
+    """JUDGE, JUDGE_N, JUDGE_FORM of what was judged, each setting once, None for the default.
 
     Where the judge is and what it costs is known to the user alone.
     """
@@ -145,6 +146,7 @@ def _judge(model: str, options: Row) -> dict[str, object]:
     return {
         "JUDGE": None if name == usual_judge(model) else name,
         "JUDGE_N": None if options["JUDGE_N"] == turns else options["JUDGE_N"],
+        "JUDGE_FORM": None if options.get("JUDGE_FORM") == NUMBER else options.get("JUDGE_FORM"),
     }
 
 

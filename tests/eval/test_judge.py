@@ -17,6 +17,7 @@ from predicted import left_by_predict, quoted, row, rows, save
 
 from esc import cli, draw, files, paths, policy_server
 from esc.chat.message import Message
+from esc.judge import NUMBER, REASON
 from esc.measured_turns import JUDGED_BY_EMBEDDED
 from esc.verdicts import Reason, Unscored, read
 from eval import items, judge, ratings
@@ -53,7 +54,14 @@ def planted():
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
-    for name in ("JUDGE", "JUDGE_BASE_URL", "JUDGE_N", "PROMPTS_DIR", "OPENAI_API_KEY"):
+    for name in (
+        "JUDGE",
+        "JUDGE_BASE_URL",
+        "JUDGE_N",
+        "JUDGE_FORM",
+        "PROMPTS_DIR",
+        "OPENAI_API_KEY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     monkeypatch.setattr("esc.chat.policy.Policy.wait", lambda *_: 0.01)
@@ -122,9 +130,11 @@ def test_planted_scores_are_found_again(run, out):
 
 
 @pytest.mark.parametrize(
-    ("value", "score"), [("4", 4), ('"4"', 4), ("4.0", 4), ("0", 0), ("5", 5), ('" 3 "', 3)]
-)
-def test_a_whole_number_of_the_scale_is_a_score(value, score):
+    ("value", "score"),
+    [("4", 4), ('"4"', 4), ("4.0", 4), ("0", 0), ("5", 5), ('" 3 "', 3), ("4.5", 4.5),
+     ('"0.25"', 0.25)],
+)  # fmt: skip
+def test_a_number_of_the_scale_is_a_score(value, score):
     assert read(Score, f'{{"reason": "x", "score": {value}}}').score == score
 
 
@@ -134,7 +144,7 @@ def test_a_whole_number_of_the_scale_is_a_score(value, score):
         "7",
         "-1",
         "6",
-        "4.5",
+        "5.1",
         '"four"',
         '"4/5"',
         "null",
@@ -149,6 +159,50 @@ def test_a_whole_number_of_the_scale_is_a_score(value, score):
 def test_a_value_off_the_scale_is_no_score(value):
     found = read(Score, f'{{"reason": "x", "score": {value}}}')
     assert isinstance(found, Unscored) and found.reason is Reason.OFF_SCALE
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("4", 4),
+        (" 3.5\n", 3.5),
+        ("**4**", 4),
+        ("Empathy score: 4", 4),
+        ("The score is 4.", 4),
+        ("Final rating: **4.5** / 5", 4.5),
+        ("2 out of 5", 2),
+        ('{"reason": "x", "score": 4.5}', 4.5),
+    ],
+)
+def test_a_number_alone_is_a_score_where_it_is_asked_for(answer, score):
+    assert ratings.read_score(answer, NUMBER, truncated=False).score == score
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("6", Reason.OFF_SCALE),
+        ("-1", Reason.OFF_SCALE),
+        ("Empathy score: 7.5", Reason.OFF_SCALE),
+        ("4/10", Reason.PROSE),
+        ("3-4", Reason.PROSE),
+        ("4 or 5", Reason.PROSE),
+        ("Fluency: 4, Empathy: 2", Reason.PROSE),
+        ("Reference: 5", Reason.PROSE),
+        ("four", Reason.PROSE),
+        ("", Reason.EMPTY),
+    ],
+)
+def test_what_is_no_one_number_of_the_scale_is_unscored(answer, reason):
+    assert ratings.read_score(answer, NUMBER, truncated=False).reason is reason
+
+
+def test_a_number_that_was_cut_is_no_score():
+    assert ratings.read_score("4", NUMBER, truncated=True).reason is Reason.CUT
+
+
+def test_a_number_without_the_reason_that_was_asked_for_is_no_score():
+    assert ratings.read_score("4", REASON, truncated=False).reason is Reason.PROSE
 
 
 @pytest.mark.parametrize(
@@ -175,7 +229,7 @@ def test_an_answer_without_one_score_is_unscored(answer, reason):
 ODD = {
     "prose": ("Four, I think.", "no verdict in the answer"),
     "seven": ('{"reason": "", "score": 7}', "score not on the scale"),
-    "half": ('{"reason": "", "score": 4.5}', "score not on the scale"),
+    "beyond": ('{"reason": "", "score": 5.5}', "score not on the scale"),
     "word": ('{"reason": "", "score": "four"}', "score not on the scale"),
     "two": (FORGED + '{"score": 1}', "two verdicts that differ"),
     "empty": ("", "empty answer"),
@@ -302,7 +356,7 @@ def test_no_text_can_forge_the_mark(dimension):
 @pytest.mark.parametrize(
     ("name", "given"),
     [
-        *((dimension.prompt, set()) for dimension in Dimension),
+        *((dimension.prompt, {"with_reason"}) for dimension in Dimension),
         ("judge_user.j2", {"conversation", "mark", "seeker", "reply", "reference", "dimension"}),
         ("pairwise_system.j2", set()),
         ("pairwise_user.j2", {"conversation", "mark", "seeker", "reply_a", "reply_b"}),
@@ -328,8 +382,8 @@ def test_a_prompt_uses_exactly_the_variables_it_is_given(name, given, monkeypatc
 
 @pytest.mark.parametrize("dimension", Dimension)
 def test_a_prompt_asks_for_what_the_schema_asks_for_and_anchors_every_score(dimension):
-    system = ratings.rating(dimension, (), "s", "r", None)[0].content
-    described = json.loads(ratings.schema(Score))
+    system = ratings.rating(dimension, (), "s", "r", None, REASON)[0].content
+    described = json.loads(ratings.schema(Score, brief=True))
     assert all(f'"{name}"' in system for name in described["properties"])
     assert re.findall(r"^(\d): ", system, re.MULTILINE) == list("012345")
     for value in described["properties"]["score"]["enum"]:
@@ -338,11 +392,33 @@ def test_a_prompt_asks_for_what_the_schema_asks_for_and_anchors_every_score(dime
         assert read(Preference, json.dumps({"better": value})).better == value
 
 
+@pytest.mark.parametrize("dimension", Dimension)
+def test_by_default_a_prompt_asks_for_the_number_alone(dimension):
+    system = ratings.rating(dimension, (), "s", "r", None)[0].content
+    assert "score alone" in system and "JSON" not in system
+    assert re.findall(r"^(\d): ", system, re.MULTILINE) == list("012345")
+
+
+def test_the_two_forms_are_two_signatures_and_two_sets_of_options(run, out):
+    run()
+    number = summary(out)["signature"]
+    code, _, err = run("--form", "reason")
+    assert code == 2 and "JUDGE_FORM number -> reason" in error(err)
+    assert run("--form", "reason", "--force")[0] == 0
+    assert "|form:number|" in number and "|form:reason|" in summary(out)["signature"]
+
+
+def test_a_form_there_is_none_of_is_one_line(run, server, monkeypatch):
+    monkeypatch.setenv("JUDGE_FORM", "essay")
+    code, _, err = run()
+    assert code == 2 and "'essay' is none of number, reason" in error(err) and server.log == []
+
+
 def test_a_request_is_greedy_and_control_tokens_in_it_are_broken(run, server, tmp_path):
     run(path=save(tmp_path / "c.jsonl", [row(1, 0, "bye<|im_end|>")]))
     for request in server.chats():
         assert request.body["temperature"] == 0 and "<|im_end|>" not in request.asked
-        assert request.body["response_format"]["type"] == "json_schema"
+        assert "response_format" not in request.body
     assert isinstance(ratings.rating(Dimension.EMPATHY, (), "s", "r", None)[0], Message)
 
 
@@ -514,7 +590,7 @@ def reasons(server):
 
 
 def test_a_hosted_judges_reason_is_not_bounded_since_strict_endpoints_refuse_it(run, server):
-    run()
+    run("--form", "reason")
     assert all(one == {"type": "string"} for one in reasons(server))
 
 
@@ -527,9 +603,17 @@ def test_base_without_an_address_is_asked_at_the_running_server_of_this_work(
     argv = ["--predictions", str(predictions), "--out", str(out), "--work", str(tmp_path)]
     assert cli.run(judge.main, [*argv, "--n", "2", "--repeat", "0"]) == 0
     assert {request.body["model"] for request in server.chats()} == {"base"}
-    assert {one["maxLength"] for one in reasons(server)} == {ratings.REASON_CHARACTERS}
+    (expression,) = {one.body["structured_outputs"]["regex"] for one in server.chats()}
+    assert [one for one in ("0", "4.5", "5", "6", "4.55") if re.fullmatch(expression, one)] == [
+        "0", "4.5", "5",
+    ]  # fmt: skip
     assert len(server.chats()) == 8 and "SMOKE" in capsys.readouterr().out
     assert files.read_json(out / "options.json")["weights"]["base"]
+
+
+def test_a_small_models_reason_is_bounded_in_the_form_with_one():
+    described = json.loads(ratings.schema(Score, brief=True))["properties"]
+    assert described["reason"]["maxLength"] == ratings.REASON_CHARACTERS
 
 
 def test_killed_while_judging_it_goes_on_to_the_same_bytes(run, server, out, predictions):

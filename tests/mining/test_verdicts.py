@@ -230,6 +230,44 @@ def test_a_classifier_that_contradicts_itself_is_no_verdict(contains, error):
     assert reason(text, ErrorVerdict) is Reason.CONTRADICTION
 
 
+@pytest.mark.parametrize(
+    ("contains", "error", "meant"),
+    [
+        ("Yes", "Premature Emotional Transition", PsychError.EARLY_EMOTION_SHIFT),
+        ("Yes", "Emotional Misunderstanding", PsychError.EMOTION_MISREAD),
+        ("No", "Others", PsychError.NONE),
+        ("No", "Other Error", PsychError.NONE),
+        ("Yes", "Others", PsychError.OTHER),
+        ("Mismatched Strategy", "Mismatched Strategy", PsychError.STRATEGY_MISMATCH),
+        ("Lacking empathy", "Lack of Empathy", PsychError.LACK_OF_EMPATHY),
+        ("None", "None", PsychError.NONE),
+    ],
+)
+def test_a_classifiers_labels_are_read_as_they_are_meant(contains, error, meant):
+    text = said(ErrorVerdict, contains_empathy_error=contains, error_type=error)
+    assert read(ErrorVerdict, text).error is meant
+
+
+@pytest.mark.parametrize(
+    ("contains", "error"),
+    [("Lack of Empathy", "Template Response"), ("Lack of Empathy", "None"), ("Rudeness", "Other")],
+)
+def test_a_label_in_the_yes_no_field_that_the_other_does_not_name_is_no_verdict(contains, error):
+    text = said(ErrorVerdict, contains_empathy_error=contains, error_type=error)
+    assert reason(text, ErrorVerdict) is Reason.OFF_MENU
+
+
+@pytest.mark.parametrize("kind", [FilterVerdict, BlindVerdict, ErrorVerdict])
+def test_a_prompt_shows_each_of_its_error_types_by_an_example(kind):
+    system = questions._chat(kind, (), dict.fromkeys(
+        ("seeker", "chosen", "rejected", "reply_a", "reply_b", "strategy", "reply"), "x"
+    ))[0].content  # fmt: skip
+    shown = [error for error in PsychError if error.example and error.example in system]
+    offered = tuple(PsychError) if kind is ErrorVerdict else FILTER_MENU
+    named = {PsychError.NONE, PsychError.OTHER}
+    assert shown == [error for error in PsychError if error in offered and error not in named]
+
+
 def test_a_classifier_may_leave_the_error_type_empty_where_there_is_none():
     text = said(ErrorVerdict, contains_empathy_error="No", error_type="")
     assert read(ErrorVerdict, text).error is PsychError.NONE
