@@ -3,7 +3,8 @@
     python -m data_builders registry                                  # write ./dataset_info.json
     python -m data_builders registry --into PATH/dataset_info.json    # add to another checkout
 
-Into another registry only this kit's entries are added or updated; every other byte stays.
+Into another registry only this kit's entries are added or updated, those of later rounds that WORK
+has registered among them; every other byte stays.
 """
 
 import json
@@ -123,12 +124,16 @@ def merge(text: str, ours: dict[str, Entry]) -> str:
 
 
 def _refuse_clash(name: str, present: Any, entry: Entry) -> None:
-    other = present.get("file_name") if isinstance(present, dict) else present
+    other = _file_of(present)
     if not isinstance(other, str) or Path(other).name != Path(entry["file_name"]).name:
         raise EscError(
             f"the registry already has {name!r} for another source ({other}); "
             "rename that entry first, nothing was changed"
         )
+
+
+def _file_of(present: Any) -> Any:
+    return present.get("file_name") if isinstance(present, dict) else present
 
 
 def _indented(entry: Entry) -> str:
@@ -174,13 +179,25 @@ def _into(path: Path, work: Path) -> None:
     # Relative names would be looked up beside that registry.
     ours = {
         name: entry | {"file_name": str((work / entry["file_name"]).resolve())}
-        for name, entry in entries().items()
+        for name, entry in (entries() | _registered(work)).items()
     }
     changed = _merge_into(path, ours)
     print(
         f"{path}: {len(ours)} entries of this kit, for the sets under {paths.data(work)}"
         + ("" if changed else " (all there already)")
     )
+    made = [name for name, entry in ours.items() if Path(entry["file_name"]).is_file()]
+    print(f"made        {len(made)}: {', '.join(made) or 'none'}")
+    print(f"not made    {len(ours) - len(made)}, registered for when they are")
+
+
+def _registered(work: Path) -> dict[str, Entry]:
+    """The mined sets in the registry of ``work``, of later rounds too."""
+    path = work / paths.REGISTRY
+    held = files.read_json(path) if path.is_file() else {}
+    mined = dict(preference_entry(*known) for known in map(paths.preference_of, held) if known)
+    # An entry of such a name for a file of another name is somebody's own.
+    return {n: e for n, e in mined.items() if _file_of(held[n]) == e["file_name"]}
 
 
 def main(argv: list[str]) -> None:

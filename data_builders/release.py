@@ -39,21 +39,25 @@ def paper_split() -> list[str]:
     return [side for _, side in _dialogues()]
 
 
+def position_of(dialogue: Dialogue) -> int | None:
+    """The release position of a dialogue in any layout, or None where it is not of the release."""
+    return _positions().get(fingerprint(dialogue))
+
+
 def recognise(dialogues: Iterator[Dialogue]) -> tuple[list[Dialogue], bool]:
     """(all dialogues with release positions and in release order, True) if they are the release.
 
     Else (those up to the first that shows it, as they are, False): never more than the release has
     and one. The rest is left to be taken.
     """
-    positions = _positions()
     taken: list[Dialogue] = []
     found: dict[int, Dialogue] = {}
     for dialogue in dialogues:
         taken.append(dialogue)
-        position = positions.get(fingerprint(dialogue))
+        position = position_of(dialogue)
         if position is None or position in found:
             return taken, False
         found[position] = replace(dialogue, position=position)
-    if len(found) < len(positions):
+    if len(found) < len(_positions()):
         return taken, False
     return [found[position] for position in range(len(found))], True

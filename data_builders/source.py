@@ -53,13 +53,18 @@ def locate(named: str | None, work: Path) -> Source:
     if named == SAMPLE:
         return Source((paths.SAMPLE,), SAMPLE)
     path = Path(named)
-    if path.is_file():
-        return Source((path,), path.name)
-    if path.is_dir():
-        return Source(_in_folder(path), path.resolve().name)
+    if path.exists():
+        return of_path(path)
     if _HUB_NAME.fullmatch(named):
         return _from_hub(named, work)
     raise CorpusError(f"ESCONV={named}: no such file or folder; {WAYS_OUT}")
+
+
+def of_path(path: Path) -> Source:
+    """The corpus in a file, or in a folder in one of ESConv's layouts; CorpusError without one."""
+    if path.is_dir():
+        return Source(_in_folder(path), path.resolve().name)
+    return Source((path,), path.name)
 
 
 def keep(source: Source, work: Path) -> None:

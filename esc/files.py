@@ -41,9 +41,12 @@ class FileFacts:
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears under ``path`` only when the block ends without an error.
 
-    A file that was there keeps its mode; a link keeps pointing at what is replaced.
+    A file that was there keeps its mode; a link keeps pointing at what is replaced. Raises EscError
+    where the file is read-only: that the folder lets it be replaced is no leave to do so.
     """
     path = path.resolve()
+    if path.is_file() and not path.stat().st_mode & 0o222:
+        raise EscError(f"{path} is read-only, and so is left as it is; make it writable first")
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)
     temporary = Path(name)

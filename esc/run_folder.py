@@ -17,6 +17,23 @@ from esc.files import JsonlWriter, Row
 OPTIONS, CALLS, DONE = "options.json", "calls.jsonl", "run.json"
 
 
+def check_own_file(out: Path, mark: str) -> Row:
+    """The options beside ``out``, a file that a user names; empty where there are none.
+
+    For the steps that write one file, and beside it what it is of: options that hold ``mark`` and,
+    as ``files``, the names of what the step wrote there. Raises EscError where ``out`` is there and
+    is none of these.
+    """
+    path = out.with_name(OPTIONS)
+    if out.is_dir() or out.name == OPTIONS:
+        raise EscError(f"--out {out} is no name for a file of records; name another")
+    options = files.read_json(path) if path.is_file() else {}
+    # Options from before they named the files are of one file.
+    if out.exists() and not (mark in options and out.name in options.get("files", [out.name])):
+        raise EscError(f"--out {out} is there and was not written by this step; name another file")
+    return options
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """The folder and the options asked for."""
@@ -42,6 +59,12 @@ class RunFolder:
         For the steps whose folder a user names; their options hold ``step``.
         """
         path = self.path / OPTIONS
+        there = [name for name in (self.records, DONE) if (self.path / name).exists()]
+        if there and not path.is_file():
+            raise EscError(
+                f"{self.path / there[0]} is there, and no {OPTIONS} that says it is of this step; "
+                "name a folder of its own in --out"
+            )
         made_with = files.read_json(path) if path.is_file() else self.options
         step = self.options["step"]
         found = dict(made_with) if isinstance(made_with, dict) else {}

@@ -21,12 +21,14 @@ from esc import cli, files, paths, smoke
 from esc.exceptions import EscError
 from esc.files import JsonlWriter, Row
 from esc.predictions import CONTEXTS, NOT_GIVEN, Named, Prediction, named_rows, prediction_of
-from esc.run_folder import DONE, OPTIONS
+from esc.run_folder import DONE, OPTIONS, check_own_file
 from esc.strategies import parse
 from esc.turns import GoldTurn, gold_turns
 from eval.gold_index import Turns, gold_of, plain, plain_context
 from eval.predict import PREDICTIONS
 
+MARK = "aligned"
+"""In the options of this step: the hash of the file that was aligned."""
 _SHOWN = 3
 
 
@@ -131,18 +133,20 @@ def align(path: Path, out: Path, work: Path, split: str) -> tuple[Aligned, int]:
     """
     if out.resolve() == path.resolve():
         raise EscError(f"--out {out} is the file that is read; name another")
+    beside = check_own_file(out, MARK)
     turns = Turns(gold_turns(work, split, None))
     found = aligned(list(named_rows(path)), turns, split)
     if not found.records:
         raise EscError(f"no record can be aligned: {found.unaligned[0]}")
     built = files.read_json(paths.data_manifest(work), made_by="make data")
     options = {
-        "aligned": files.sha256(path),
+        MARK: files.sha256(path),
         "SET": split,
         "data": built["sets"][paths.sft_file("rg", split)]["sha256"],
         "smoke": bool(built["smoke"]) or smoke.made_beside(path),
+        "files": sorted({*beside.get("files", ()), out.name}),
     }
-    _leave_options(out, options)
+    _leave_options(out, options, beside)
     facts = {"records": len(found.records), "unaligned": len(found.unaligned)}
     with files.atomic_writer(out) as stream:
         writer = JsonlWriter(stream)
@@ -154,13 +158,12 @@ def align(path: Path, out: Path, work: Path, split: str) -> tuple[Aligned, int]:
     return found, len(turns.all)
 
 
-def _leave_options(out: Path, options: Row) -> None:
+def _leave_options(out: Path, options: Row, beside: Row) -> None:
     """Say beside the records where they are from, but never over what another step says there."""
-    path = out.parent / OPTIONS
-    beside = files.read_json(path) if path.is_file() else options
-    if "aligned" in beside:
+    if not beside or MARK in beside:
         # One folder may hold several aligned files: a SMOKE mark of one stays.
-        files.write_json(path, options | {"smoke": options["smoke"] or bool(beside["smoke"])})
+        marked = options["smoke"] or bool(beside.get("smoke"))
+        files.write_json(out.parent / OPTIONS, options | {"smoke": marked})
     elif out.name == PREDICTIONS or (options["smoke"] and not beside.get("smoke")):
         raise EscError(f"{out.parent} holds another run; name a folder of its own in --out")
 

@@ -5,6 +5,7 @@ stands in the key alone.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -72,6 +73,12 @@ def html(pairs: Sequence[Pair], stamp: str, votes: str, *, smoke: bool) -> str:
         silent=SILENT,
         smoke=smoke,
     )
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a CSV file has the columns of a sheet, or of the votes that its page saves."""
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        return {"record", *ASKED} <= set(re.findall(r"\w+", stream.readline().casefold()))
 
 
 def answers(path: Path) -> Iterator[tuple[int, Row]]:

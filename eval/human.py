@@ -7,8 +7,9 @@ r"""People's choice between two systems' replies: a blinded sheet, and what the 
 Draws N turns by their ids and shuffles sides; writes to FOLDER ``sheet.csv`` for a spreadsheet and
 ``sheet.html`` for a browser, a phone or paper (with ``--annotators``, one of each per name), and
 last ``key.json``, which says whose reply is where: keep it from the annotators. A sheet with votes
-in it is never overwritten. ``--read`` writes ``human.json``: win, tie and lose per dimension, sign
-test and Fleiss' kappa (Figure 6). Research software: replies on it are no counselling.
+in it is never overwritten, nor is a file that is none of these. ``--read`` writes ``human.json``:
+win, tie and lose per dimension, sign test and Fleiss' kappa (Figure 6). Research software: replies
+on it are no counselling.
 """
 
 import argparse
@@ -40,13 +41,12 @@ def make(found: Matched, out: Path, n: int, annotators: Sequence[str]) -> Row:
         )
     drawn, stamp = able[:n], ballot.stamp_of(found)
     with files.exclusive(out):
-        for path in sorted(out.glob("*.csv")):
-            _check_blank(path)
         if (out / RESULT).is_file():
             raise EscError(f"{out / RESULT} is of the sheet of this folder; take another --out")
-        for path in [out / KEY, *out.glob("sheet*.csv"), *out.glob("sheet*.html")]:
-            path.unlink(missing_ok=True)
-        for suffix in [f"_{name}" for name in annotators] or [""]:
+        suffixes = [f"_{name}" for name in annotators] or [""]
+        for path in _former(out, suffixes):
+            path.unlink()
+        for suffix in suffixes:
             page = ballot.html(drawn, stamp, f"votes{suffix}.csv", smoke=found.smoke)
             files.write_text(out / f"sheet{suffix}.csv", ballot.csv_text(drawn, stamp))
             files.write_text(out / f"sheet{suffix}.html", page)
@@ -63,6 +63,29 @@ def make(found: Matched, out: Path, n: int, annotators: Sequence[str]) -> Row:
         }
         files.write_json(out / KEY, key)
     return key
+
+
+def _former(out: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The key and the blank sheets that an earlier call left in the folder.
+
+    Raises EscError where a sheet has votes, or a file that is to be written is there and is none of
+    these: it is a user's own.
+    """
+    key = out / KEY
+    told = files.read_json(key) if key.is_file() else {}
+    # The key is written last: a sheet without one is of a call that was killed.
+    former = [key] if "records" in told else []
+    for path in sorted(out.glob("*.csv")):
+        if ballot.is_sheet(path):
+            _check_blank(path)
+            if path.name.startswith("sheet"):
+                page = path.with_suffix(".html")
+                former += [path, page] if page.is_file() else [path]
+    sheets = [out / f"sheet{suffix}.{kind}" for suffix in suffixes for kind in ("csv", "html")]
+    for path in [key, *sheets]:
+        if path.exists() and path not in former:
+            raise EscError(f"{path} is no file of this step; name a folder of its own in --out")
+    return former
 
 
 def _check_blank(path: Path) -> None:

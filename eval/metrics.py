@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from esc import cli, files, smoke
+from esc.exceptions import EscError
 from esc.files import Row
 from esc.means import RESAMPLES, SEED
 from esc.strategies import Strategy
@@ -47,9 +48,11 @@ def metrics(paths: Sequence[Path], out: Path, *, force: bool) -> Row:
     path = out / METRICS
     stamp = stamp_of(paths)
     with files.exclusive(out):
-        if path.is_file() and not force:
-            found: Row = files.read_json(path)
-            if isinstance(found, dict) and found.get("made_with") == stamp:
+        if path.is_file():
+            found = files.read_json(path)
+            if "made_with" not in found:
+                raise EscError(f"{path} is not of this step; name another folder in --out")
+            if found["made_with"] == stamp and not force:
                 print(f"{path} is of these predictions; nothing to do")
                 return found
         found = {"made_with": stamp} | summary(read_cases(paths)) | {"smoke": stamp["smoke"]}

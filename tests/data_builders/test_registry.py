@@ -4,9 +4,10 @@ import pytest
 import yaml
 
 from data_builders import registry
-from esc import paths
+from esc import files, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
+from esc.lineage import Lineage
 
 OURS = {"esc_a": {"file_name": "/kit/data/a.jsonl"}, "esc_b": {"file_name": "/kit/data/b.jsonl"}}
 THEIRS = '{\r\n\t"alpaca" : {"file_name":"alpaca.json"},\n    "x": {"hf_hub_url": "o/\\u00e9"}\n}\n'
@@ -111,3 +112,40 @@ def test_a_users_own_entry_in_the_registry_of_work_stays(tmp_path):
     registry.write_for(tmp_path)
     held = json.loads((tmp_path / paths.REGISTRY).read_text())
     assert held == {"own": {"file_name": "own.json"}} | registry.entries()
+
+
+def into(run, tmp_path):
+    theirs = tmp_path / "theirs" / "dataset_info.json"
+    files.write_text(theirs, "{}")
+    shown = run(
+        "-m", "data_builders", "registry", "--into", str(theirs), "--work", str(tmp_path / "work")
+    )
+    assert shown.returncode == 0, shown.stderr
+    return files.read_json(theirs), shown.stdout
+
+
+def test_sets_of_later_rounds_go_into_another_registry_and_a_users_own_do_not(run, tmp_path):
+    work = tmp_path / "work"
+    name, entry = registry.preference_entry("vanilla", "smollm2-135m", Lineage("nsnr", 2))
+    own = {"file_name": "data/mine.jsonl"}
+    registry.register(work, {name: entry, "mine": own, "esc_sp_dpo_mine": own})
+    held, _ = into(run, tmp_path)
+    assert held.keys() == registry.entries().keys() | {name}
+    file = str((work / entry["file_name"]).resolve())
+    assert held[name] == entry | {"file_name": file}
+
+
+def test_it_is_said_which_sets_are_there(run, tmp_path):
+    name = paths.sft_dataset("rg")
+    files.write_text(tmp_path / "work" / paths.sft_file("rg", "train"), "{}\n")
+    held, shown = into(run, tmp_path)
+    assert f"made        1: {name}\n" in shown and f"not made    {len(held) - 1}," in shown
+
+
+def test_a_read_only_registry_is_left_as_it_is(run, tmp_path):
+    path = tmp_path / "dataset_info.json"
+    path.write_text("{}")
+    path.chmod(0o444)
+    shown = run("-m", "data_builders", "registry", "--into", str(path))
+    assert shown.returncode == 2 and "is read-only" in shown.stderr
+    assert shown.stderr.count("\n") == 1 and path.read_text() == "{}"

@@ -1,11 +1,12 @@
 """A corpus's own replies as predictions: what they are of is told beside them."""
 
+import json
 import shutil
 
 import pytest
 
-from data_builders import replies
-from esc import files, paths, smoke
+from data_builders import release, replies
+from esc import cli, files, paths, smoke
 
 
 @pytest.fixture
@@ -31,3 +32,75 @@ def test_replies_of_another_corpus_do_not(written, small_corpus):
 def test_every_reply_is_gold_and_predicted(written, small_corpus):
     rows = list(files.read_jsonl(written(small_corpus)))
     assert rows and all(row["gold_response"] == row["predicted_response"] for row in rows)
+
+
+def ids(path):
+    return {row["id"] for row in files.read_jsonl(path)}
+
+
+def test_the_release_has_its_positions_as_ids_in_any_layout(
+    written, esconv, esconv_folder, tmp_path
+):
+    hf = tmp_path / "hf"
+    hf.mkdir()
+    for name in ("train", "valid", "test"):
+        (hf / f"{name}.txt").symlink_to(esconv_folder / f"hf_{name}.txt")
+    of_release = ids(written(esconv))
+    assert ids(written(hf)) == of_release and len(of_release) == 18376
+    part = {row["id"]: row["gold_response"] for row in files.read_jsonl(written(hf / "test.txt"))}
+    assert part.keys() < of_release and len({name.partition("-")[0] for name in part}) == 195
+
+
+def test_a_part_of_a_known_release_has_release_positions(written, small_corpus, monkeypatch):
+    rows = json.loads(small_corpus.read_text())
+    small_corpus.write_text(json.dumps(rows[7:4:-1]))
+    hashes = {f"hello from {place}": place for place in range(20)}
+    monkeypatch.setattr(release, "position_of", lambda one: hashes[one.utterances[0].text])
+    assert [row["id"] for row in files.read_jsonl(written(small_corpus))] == [
+        *("7-0", "7-1", "6-0", "6-1", "5-0", "5-1")
+    ]
+
+
+@pytest.fixture
+def refused(small_corpus, capsys):
+    """The one line that refuses an --out."""
+
+    def call(out, corpus=small_corpus):
+        argv = ["--esconv", str(corpus), "--out", str(out)]
+        assert cli.run(replies.main, argv) == 2
+        return capsys.readouterr().err
+
+    return call
+
+
+def test_the_corpus_is_not_written_over(refused, small_corpus):
+    before = small_corpus.read_bytes()
+    assert "was not written by this step" in refused(small_corpus)
+    assert small_corpus.read_bytes() == before
+
+
+def test_the_corpus_in_the_folder_of_the_replies_is_not_written_over(written, refused, tmp_path):
+    corpus = shutil.copy(paths.SAMPLE, tmp_path / "own.json")
+    said = written(corpus)
+    inside = shutil.copy(corpus, said.parent / "own.json")
+    assert "was not written by this step" in refused(inside, inside)
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "other.jsonl"])
+def test_neither_records_nor_options_of_a_run_are_written_over(refused, tmp_path, name):
+    run = tmp_path / "run"
+    files.write_json(run / "options.json", {"MODEL": "x"})
+    files.write_text(run / "predictions.jsonl", "{}\n")
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    refused(run / name)
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["", "options.json"])
+def test_a_folder_and_the_options_themselves_are_no_file_of_records(refused, tmp_path, name):
+    assert "no name for a file of records" in refused(tmp_path / name)
+
+
+def test_its_own_replies_are_written_again(written, small_corpus):
+    first = written(small_corpus).read_bytes()
+    assert written(small_corpus).read_bytes() == first

@@ -238,3 +238,15 @@ def test_the_file_that_is_read_is_not_written(run_align, turns, tmp_path):
     code, _, err = run_align(given, out="given.jsonl")
     assert code == 2 and "is the file that is read" in err
     assert json.loads((tmp_path / "given.jsonl").read_text()) == given[0]
+
+
+def test_a_file_of_somebody_else_is_not_written_over(run_align, turns, tmp_path):
+    files.write_text(tmp_path / "notes.jsonl", "mine\n")
+    code, _, err = run_align([foreign(turns[0], id=turns[0].id)], out="notes.jsonl")
+    assert code == 2 and "was not written by this step" in err
+    assert (tmp_path / "notes.jsonl").read_text() == "mine\n"
+
+
+def test_an_aligned_file_is_written_again(run_align, turns):
+    given = [foreign(turn, id=turn.id) for turn in turns]
+    assert run_align(given, out="theirs/a.jsonl")[:2] == run_align(given, out="theirs/a.jsonl")[:2]

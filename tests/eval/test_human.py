@@ -342,3 +342,19 @@ def test_nothing_to_compare_is_one_line(run, tmp_path):
 )
 def test_a_turn_has_the_outcome_with_most_votes(count, outcome):
     assert votes.majority(votes.Counter(count)) == outcome
+
+
+@pytest.mark.parametrize("name", ["key.json", "sheet.csv", "sheet.html"])
+def test_a_users_own_file_of_such_a_name_is_never_replaced(make, out, name):
+    files.write_text(out / name, '{"title": "music"}\n')
+    code, _, err = make()
+    assert code == 2 and "is no file of this step" in error(err)
+    assert (out / name).read_text() == '{"title": "music"}\n'
+
+
+def test_other_files_of_a_user_stay_beside_the_sheet(make, out):
+    for name in ("sheet_music.html", "sheet_music.csv", "prices.csv"):
+        files.write_text(out / name, "a,b\n1,2\n")
+    assert make()[0] == make("--n", 3)[0] == 0
+    assert (out / "sheet_music.html").is_file() and (out / "sheet_music.csv").is_file()
+    assert len(rows_of(out / "sheet.csv")) == 3

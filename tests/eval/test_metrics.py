@@ -301,3 +301,11 @@ def test_nothing_but_failures_is_one_line(run_metrics):
 def test_a_second_part_with_the_same_id_is_one_line(run_metrics):
     code, _, err = run_metrics(records(), records()[:1])
     assert code == 2 and "id '0-0' is there twice" in err
+
+
+@pytest.mark.parametrize("options", [(), ("--force",)])
+def test_a_users_own_metrics_json_is_never_replaced(run_metrics, tmp_path, options):
+    files.write_text(tmp_path / "out" / "metrics.json", '{"accuracy": 1}\n')
+    code, _, err = run_metrics(records(), options=options)
+    assert code == 2 and "is not of this step" in err
+    assert (tmp_path / "out" / "metrics.json").read_text() == '{"accuracy": 1}\n'

@@ -324,6 +324,15 @@ def test_the_folder_of_another_step_is_never_taken(run, tmp_path, error_line, op
     assert theirs.read_bytes() == before and not (out / "errors.jsonl").exists()
 
 
+@pytest.mark.parametrize("options", [(), ("--force",)])
+def test_a_users_own_file_of_such_a_name_is_never_replaced(run, tmp_path, error_line, options):
+    out = tmp_path / "out"
+    files.write_text(out / "errors.jsonl", "mine\n")
+    code, _, err, _ = run([prediction("1", "fine")], *options)
+    assert code == 2 and "no options.json that says it is of this step" in error_line(err)
+    assert (out / "errors.jsonl").read_text() == "mine\n"
+
+
 PAIR = {"id": "1-1", "sample": 0, "rejected": "x", "error": "Lack of Empathy", "explanation": "y"}
 
 
