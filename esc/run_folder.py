@@ -65,9 +65,8 @@ class RunFolder:
                 f"{self.path / there[0]} is there, and no {OPTIONS} that says it is of this step; "
                 "name a folder of its own in --out"
             )
-        made_with = files.read_json(path) if path.is_file() else self.options
+        found = files.read_json(path) if path.is_file() else self.options
         step = self.options["step"]
-        found = dict(made_with) if isinstance(made_with, dict) else {}
         # Answers paid for before the options named their step are still this step's own.
         ours = {*found, "step"} == set(self.options)
         if found.get("step", step if ours else None) != step:
