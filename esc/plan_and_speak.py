@@ -35,7 +35,7 @@ PLAN_TOKENS, REPLY_TOKENS = 24, 256
 """Room for the answer: the longest name has 8 tokens, and ESConv's longest reply is below 256; a
 backbone's own is in the table of backbones."""
 TEMPERATURE, TOP_P = 0.7, 0.95
-"""With which the paper's models speak, in mining (section 4.2) and in its predictions."""
+"""With which the authors' code samples, in mining and for predictions."""
 TIMEOUT = 600.0
 """Seconds for one answer, waiting behind other requests included."""
 

@@ -264,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--temperature",
         type=cli.optional_temperature,
-        help=f"default: {TEMPERATURE} with top-p {TOP_P}, as the paper's; 0 is greedy",
+        help=f"default: {TEMPERATURE} with top-p {TOP_P}, as the authors' code; 0 is greedy",
     )
     parser.add_argument("--base-url", type=cli.optional, help="one or several, separated by commas")
     add_sending(parser)

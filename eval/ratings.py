@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -79,10 +79,10 @@ class Score(Verdict):
         """A number of the scale, also written "4" or "4.5"; ValueError for anything else."""
         if isinstance(value, str) and re.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*", value, re.ASCII):
             value = float(value)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not SCALE[0] <= value <= SCALE[-1]:
-            raise ValueError(f"{str(value)[:60]!r} is no number from 0 to 5")
-        return float(value)
+        is_truth = isinstance(value, bool)
+        if isinstance(value, int | float) and not is_truth and SCALE[0] <= value <= SCALE[-1]:
+            return float(value)
+        raise ValueError(f"{str(value)[:60]!r} is no number from 0 to 5")
 
 
 class Preference(Verdict):
@@ -124,7 +124,7 @@ def read_score(text: str, form: str, *, truncated: bool) -> Score | Unscored:
     return read(Score, text, truncated=truncated)
 
 
-_PROPERTIES = {
+_PROPERTIES: dict[type[Verdict], dict[str, Any]] = {
     Score: {"reason": {"type": "string"}, "score": {"type": "number"}},
     Preference: {
         "reason": {"type": "string"},

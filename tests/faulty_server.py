@@ -79,6 +79,7 @@ class FaultyServer(ThreadingHTTPServer):
         """Path to what is answered there instead."""
         self.delay = 0.0
         self.tokens = 10, 5
+        self.context = 4096
         self.obeys = self.tokenizes = True
         self.log: list[Request] = []
         self.running = self.most_running = 0
@@ -177,7 +178,9 @@ class Handler(BaseHTTPRequestHandler):
             usual = completion(text or f"re: {request.asked}", tokens=self.server.tokens)
             self.send(fault, usual if fault.body is None else fault.body)
         elif path == TOKENIZE and self.server.tokenizes:
-            self.send(OK, json.dumps({"tokens": self.tokens(body)}).encode())
+            tokens = self.tokens(body)
+            context = {"count": len(tokens), "max_model_len": self.server.context}
+            self.send(OK, json.dumps({"tokens": tokens} | context).encode())
         elif path == COMPLETIONS:
             self.send(OK, json.dumps(self.scored(body)).encode())
         else:

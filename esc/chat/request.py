@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 
-from esc.chat.constraint import Choice, Constraint, JsonSchema
+from esc.chat.constraint import Choice, Constraint, JsonSchema, Regex
 from esc.chat.failures import AttemptFailed, FailureKind, refusal_in
 from esc.chat.message import Message, text_of
-from esc.chat.tokens import choice_tokens
+from esc.chat.tokens import choice_tokens, room_after
 from esc.chat.transport import Endpoint
 from esc.thinking import spoken
 
@@ -21,6 +21,7 @@ class Sampling:
     """How an answer is drawn."""
 
     max_tokens: int
+    """At most; fewer where the context has no room for so many."""
     temperature: float = 0.0
     top_p: float = 1.0
 
@@ -100,9 +101,17 @@ class Generation:
         body = self.body()
         if isinstance(self.constraint, Choice):
             body |= await choice_tokens(endpoint, self.model, self.constraint.options)
-        is_hint = isinstance(self.constraint, JsonSchema) and self.constraint.hint
+        is_hint = isinstance(self.constraint, JsonSchema | Regex) and self.constraint.hint
         hinted = self.constraint.body() if self.constraint and is_hint else {}
-        return read_completion(await endpoint.complete(body, hinted))
+        try:
+            return read_completion(await endpoint.complete(body, hinted))
+        except AttemptFailed as failed:
+            if failed.kind is not FailureKind.TOO_LONG:
+                raise
+            left = await room_after(endpoint, self.model, self.messages)
+            if not 0 < left < self.sampling.max_tokens:
+                raise
+        return read_completion(await endpoint.complete(body | {"max_tokens": left}, hinted))
 
     def lasting(self, payload: Payload) -> bool:
         """Whether the answer is to be stored: always."""

@@ -21,6 +21,21 @@ async def tokens_of(endpoint: Endpoint, model: str, chat: Sequence[Message]) -> 
     return _ids(await endpoint.post(f"{endpoint.root}/tokenize", body))
 
 
+async def room_after(endpoint: Endpoint, model: str, chat: Sequence[Message]) -> int:
+    """The tokens that the model's context has left after a chat; 0 where the server tells none."""
+    body = {"model": model, "messages": [message.wire() for message in chat]}
+    try:
+        answer = await endpoint.post(f"{endpoint.root}/tokenize", body)
+        return int(answer["max_model_len"]) - int(answer["count"])
+    except AttemptFailed as failed:
+        if failed.kind is not FailureKind.NOT_OFFERED:
+            raise
+    except (KeyError, TypeError, ValueError):
+        # An answer of another shape tells nothing either.
+        pass
+    return 0
+
+
 def _ids(answer: Any) -> Tokens:
     try:
         return tuple(int(token) for token in answer["tokens"])

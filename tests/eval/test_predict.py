@@ -193,6 +193,18 @@ def test_a_turn_without_a_readable_plan_is_invalid_and_has_a_reply(run_predict, 
         assert record["raw_strategy"] == record["predicted_response"] == "Hug them"
 
 
+def test_a_tag_and_a_plan_are_read_behind_a_models_thinking(run_predict, work, server):
+    server.answer = lambda request: "<think>\n[Others]\n</think>\n\n[Question] Since when?"
+    assert run_predict("--decode", "free", system="vanilla")[0] == 0
+    said = {
+        (one["predicted_strategy"], one["predicted_response"]) for one in records(work, "vanilla")
+    }
+    assert said == {("Question", "Since when?")}
+    server.answer = lambda request: "<think>they ask</think>Question"
+    assert run_predict("--decode", "free")[0] == 0
+    assert {one["predicted_strategy"] for one in records(work)} == {"Question"}
+
+
 def test_a_run_that_made_nothing_yet_takes_other_options(run_predict, work):
     assert run_predict(url="http://127.0.0.1:9/v1")[0] == 2
     code, _, _ = run_predict("--limit", "1")

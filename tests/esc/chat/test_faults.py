@@ -106,6 +106,23 @@ def test_a_context_that_is_too_long_fails_at_once(server, ask_all):
     assert len(server.chats()) == 2
 
 
+def test_an_answer_has_at_most_what_is_left_of_the_context(server, ask_all):
+    # The chat has eight tokens (words, marks, ends); three of the five asked for are left.
+    server.context = 8 + 3
+    server.answer = lambda request: fs.TOO_LONG if request.body["max_tokens"] > 3 else "short"
+    outcome = ask_all(server.url, ["a"])
+    assert outcome.texts == ["short"] and outcome.meter.retries == 0
+    assert [request.body["max_tokens"] for request in server.chats()] == [5, 3]
+
+
+@pytest.mark.parametrize("context", [0, 8, 4096])
+def test_a_context_without_room_for_an_answer_is_not_asked_again(server, ask_all, context):
+    server.context = context
+    server.always = {"a": fs.TOO_LONG}
+    (failed,) = ask_all(server.url, ["a"]).results
+    assert failed.kind is FailureKind.TOO_LONG and len(server.chats()) == 1
+
+
 def test_another_refusal_fails_at_once(server, ask_all):
     server.script = [fs.refusal(400, "temperature must be\n at most 2")]
     (failed,) = ask_all(server.url, ["a"]).results
