@@ -223,14 +223,15 @@ def test_every_system_predicts_every_turn_with_all_its_steps(url, work, run, sys
     assert "SMOKE" in shown.stdout
 
 
-def test_a_free_plan_that_names_no_strategy_is_invalid_and_not_spoken(work, run, url):
+def test_a_free_plan_that_names_no_strategy_is_invalid_and_spoken_under_as_it_is(work, run, url):
     shown = predict(run, work, "--system", "decoupled", "--stage", "base", "--decode", "free")
     assert shown.returncode == 0, shown.stderr[-2000:]
     invalid = [r for r in records(work, "decoupled", "base") if r["status"] == "invalid"]
     assert invalid, "the embedded base model does not keep to the names by itself"
     for record in invalid:
-        assert record["predicted_strategy"] is None and record["predicted_response"] is None
-        assert [step["step"] for step in record["steps"]] == ["plan"]
+        assert record["predicted_strategy"] is None and record["raw_strategy"]
+        assert record["predicted_response"]
+        assert [step["step"] for step in record["steps"]] == ["plan", "speak"]
     assert f"{len(invalid)} invalid" in shown.stdout
 
 
