@@ -6,13 +6,20 @@ Reads what ``mining route`` left (``pairs.jsonl``, ``singles.jsonl``) beside the
 turn; writes ``data/esc_<task>_{dpo,kto}_<model>[_variant][_rN].jsonl`` and, last, a manifest.
 Registers sets of later rounds. The prompt of a pair is the train row's own, so that preference
 training sees what SFT saw; a pair whose turn is not of the train set stops it, nothing is written,
-and so does ``no_pairs.json`` there. A mix that no pair is of has no file.
+and so does ``no_pairs.json`` there. A mix that no pair is of has no file. KTO's singles are in an
+order in which no reply stands next to one of its own turn: LLaMA-Factory takes the reply of the row
+before as the mismatched one, and the last row's for the first.
 """
 
+import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
+
+import orjson
 
 from data_builders import registry
 from esc import backbones, built, cli, commands, files, forms, paths
@@ -20,6 +27,8 @@ from esc.exceptions import EscError
 from esc.files import JsonlWriter, Row
 from esc.lineage import ALL, MIXES, Lineage
 from esc.strategies import Strategy, tag
+
+_SEED = 0
 
 
 class _Turns:
@@ -179,11 +188,25 @@ def _write_pairs(
 def _write_singles(
     work: Path, task: str, source: Path, sets: list[tuple[Lineage, JsonlWriter]]
 ) -> None:
-    turns, path = _Turns(work, task), source / "singles.jsonl"
-    for single in files.read_jsonl(path) if sets else ():
+    path = source / "singles.jsonl"
+    for _, writer in sets:
+        order = apart([single["id"] for single in files.read_jsonl(path)])
+        # The prompts are found in the train set's order: the rows wait on the disk for theirs.
+        with tempfile.TemporaryFile() as waiting:
+            starts = []
+            for row in _single_rows(_Turns(work, task), task, path):
+                starts.append(waiting.tell())
+                waiting.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            for place in order:
+                waiting.seek(starts[place])
+                writer.write(orjson.loads(waiting.readline()))
+
+
+def _single_rows(turns: _Turns, task: str, path: Path) -> Iterator[Row]:
+    for single in files.read_jsonl(path):
         prompt, _ = turns.prompt_and_gold(single["id"], path)
         said = _answer(task, single["strategy"], single["text"])
-        row = {
+        yield {
             "id": single["id"],
             "system": prompt["system"],
             "conversations": [*prompt["conversations"], {"from": "gpt", "value": said}],
@@ -191,8 +214,29 @@ def _write_singles(
             "error": single["error"],
             "provenance": single["provenance"] | {"sample": single["sample"]},
         }
-        for _, writer in sets:
-            writer.write(row)
+
+
+def apart(turns: list[str]) -> list[int]:
+    """A seeded order of rows in which neighbours, and the first and the last, are of other turns.
+
+    ``turns`` holds each row's turn. The rows of a turn are about as far from one another as they
+    can be. Empty where one turn has more than half of the rows, so that there is no such order.
+    """
+    of_turn: dict[str, list[int]] = {}
+    for place, turn in enumerate(turns):
+        of_turn.setdefault(turn, []).append(place)
+    groups, rng = list(of_turn.values()), random.Random(_SEED)
+    rng.shuffle(groups)
+    for group in groups:
+        rng.shuffle(group)
+    # The largest first, each over slots that are `step` from one another.
+    groups.sort(key=len, reverse=True)
+    step = len(turns) // max(map(len, groups), default=1)
+    if step < 2:
+        return []
+    slots = chain.from_iterable(range(start, len(turns), step) for start in range(step))
+    placed = dict(zip(slots, chain.from_iterable(groups), strict=True))
+    return [placed[slot] for slot in range(len(turns))]
 
 
 def _manifest(path: Path, work: Path, routed: Row, sets: Row) -> Row:
@@ -216,7 +260,10 @@ def report(manifest: Row, work: Path) -> Iterator[str]:
         if facts["rows"]:
             yield f"set         {work / paths.preference_file(name)}: {facts['rows']:,} rows"
         else:
-            yield f"set         {name}: 0 rows, so no file"
+            mined = paths.preference_of(name)
+            needs = mined is not None and mined[2].kind == "kto"
+            why = " (KTO takes replies of several turns, no more than half of one)" if needs else ""
+            yield f"set         {name}: 0 rows, so no file{why}"
     yield f"licence     {manifest['licence']}"
     if manifest["smoke"]:
         yield "SMOKE       embedded model, sample corpus or random judge: no result"

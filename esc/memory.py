@@ -2,8 +2,8 @@
 
     gigabytes(backbones.get("qwen2.5-72b"), engine="zero3", processes=8, length=4096, stage="dpo")
 
-One row of ``length`` tokens at a time (a preference training has two: chosen and rejected), LoRA of
-rank 16 on all linear layers, attention that keeps no matrix of tokens by tokens. Counted, in bytes:
+One row of ``length`` tokens at a time (DPO has two, chosen and rejected; KTO four), LoRA of rank 16
+on all linear layers, attention that keeps no matrix of tokens by tokens. Counted, in bytes:
 
 - weights: 2 each (bfloat16); under QLoRA 0.52 in the linear layers (4 bits and their scales), and 4
   in the others of a float32 start of DPO; under ZeRO-3 and FSDP a GPU's share, and two whole layers
@@ -15,7 +15,8 @@ rank 16 on all linear layers, attention that keeps no matrix of tokens by tokens
   input), and all of the one layer that is recomputed; without checkpointing all of every layer;
 - logits, for each token and word of the vocabulary: 12 in SFT (bfloat16 and float32, with
   gradients), 20 in DPO: float32 logits and their log-softmax, of the policy and beside them of the
-  reference, and the copy that CUDA makes of logits without their last token;
+  reference, and the copy that CUDA makes of logits without their last token; 24 in KTO: the
+  policy's logits, their log-softmax and copies by label, and beside them those of another forward;
 - 1.5 GB for the CUDA context, buffers and what the allocator cannot use; 1 GB on a CPU.
 
 Not counted: validation, and what another program holds. An estimate: at the one point that was
@@ -29,10 +30,12 @@ from esc.engines import Engine
 RANK = 16
 _HALF, _FULL = 2, 4
 _QUANTIZED = 0.52
-_LOGITS = {"sft": 2 * _HALF + 2 * _FULL, "dpo": 5 * _FULL}
+KTO_ROWS = 4
+"""Rows of a process at a time: TRL estimates KTO's divergence from them, and refuses one alone."""
+_LOGITS = {"sft": 2 * _HALF + 2 * _FULL, "dpo": 5 * _FULL, "kto": 6 * _FULL}
 _ADAM = 3 * _FULL
 _ON_GPU, _ON_CPU = 1.5e9, 1.0e9
-_ROWS = {"sft": 1, "dpo": 2}
+_ROWS = {"sft": 1, "dpo": 2, "kto": KTO_ROWS}
 
 
 def gigabytes(
@@ -54,8 +57,9 @@ def parts(
     shares = processes if chosen and chosen.shards_weights else 1
     tokens = length * _ROWS[stage]
     on_gpu = backbone.settings["gpus"] > 0
-    whole_layers = 1 if on_gpu else shape.layers
-    checkpoints = shape.layers * shape.hidden * _HALF if on_gpu else 0
+    checkpointed = on_gpu or stage == "kto"
+    whole_layers = 1 if checkpointed else shape.layers
+    checkpoints = shape.layers * shape.hidden * _HALF if checkpointed else 0
     return {
         "weights": _weights(backbone, chosen, stage) / shares
         + (_gathered(shape, engine) if shares > 1 else 0),
@@ -89,7 +93,7 @@ def _linear(shape: Shape) -> int:
 def _weights(backbone: Backbone, engine: Engine | None, stage: str) -> float:
     """Bytes of the weights that an engine begins with, on all GPUs that share them."""
     everything = backbone.parameters * 1e9
-    in_full = stage == "dpo" and engine is not None and engine.merged_start == "float32"
+    in_full = stage != "sft" and engine is not None and engine.merged_start == "float32"
     width = _FULL if in_full else _HALF
     if engine is None or engine.name != "qlora":
         return everything * width

@@ -186,8 +186,9 @@ def _memory(step: Step, asked: Asked, processes: int) -> str:
     if step.served:
         return f"{2 * backbone.parameters * 1.25 / backbone.serving_gpus:,.0f} GB"
     engine = asked.given.get("ENGINE") or backbone.engine
+    stage = "kto" if step.variables.get("VARIANT") == "kto" else kind
     size = memory.gigabytes(
-        backbone, engine=engine, processes=processes, length=_length(asked), stage=kind
+        backbone, engine=engine, processes=processes, length=_length(asked), stage=stage
     )
     return f"{size:,.0f} GB"
 

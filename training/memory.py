@@ -20,12 +20,12 @@ def table(model: str, engines: Sequence[str | None], processes: int, length: int
     backbone = backbones.get(model)
     yield (
         f"{model}: {backbone.parameters:g} billion parameters on {processes} processes, one row of "
-        f"{length:,} tokens (DPO: two)"
+        f"{length:,} tokens (DPO: two, KTO: {memory.KTO_ROWS})"
     )
     heads = "".join(f"{name:>15}" for name in _PARTS)
     yield f"  {'engine':<9}{'stage':<6}{heads}{'GB a GPU':>10}"
     for engine in engines:
-        for stage in STAGES:
+        for stage in (*STAGES, "kto"):
             found = memory.parts(backbone, engine, processes, length, stage)
             cells = "".join(f"{found[name] / 1e9:>15.1f}" for name in _PARTS)
             total = sum(found.values()) / 1e9

@@ -8,7 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esc import backbones, cpu, engines, nodes, paths
+from esc import backbones, cpu, engines, memory, nodes, paths
 from esc.engines import Engine
 from esc.exceptions import EscError
 from esc.files import Row
@@ -25,6 +25,8 @@ _SET_BY_VARIANT = {
     "pref_bco_weight", "pref_ftx", "pref_loss", "ref_model", "ref_model_adapters",
     "ref_model_quantization_bit",
 }  # fmt: skip
+# Which reply stands beside which row: in the set's order, and all of it in one batch.
+_PAIRS_KTO = {"preprocessing_batch_size", "preprocessing_num_workers", "streaming", "val_size"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,11 @@ def recipe_for(training: Training) -> Row:
             f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the loss is the VARIANT's, and the "
             "check of the reference reads its first step"
         )
+    if settings["stage"] == "kto" and (fixed := _PAIRS_KTO & extra.keys()):
+        raise EscError(
+            f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: KTO would be given replies of a "
+            "row's own turn as mismatched ones"
+        )
     if training.merged_start and "model_name_or_path" in extra:
         assert training.spread is not None
         raise EscError(
@@ -124,6 +131,11 @@ def recipe_for(training: Training) -> Row:
     for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if not isinstance(settings[key], int) or settings[key] < 1:
             raise EscError(f"TRAIN_ARGS: {key}={settings[key]} is not a whole number of at least 1")
+    if settings["stage"] == "kto" and settings["per_device_train_batch_size"] < memory.KTO_ROWS:
+        raise EscError(
+            f"TRAIN_ARGS: KTO takes per_device_train_batch_size of at least {memory.KTO_ROWS}: "
+            "fewer mismatched replies are no estimate of the divergence"
+        )
     if "gradient_accumulation_steps" not in extra:
         per_device = settings["per_device_train_batch_size"]
         settings["gradient_accumulation_steps"] = accumulation(

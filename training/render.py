@@ -19,6 +19,8 @@ from training.losses import Loss
 STAGES = ("sft", "dpo")
 BATCH = 32  # section 6.1, for SFT and DPO
 CUTOFF = 4096
+ONE_BATCH = 10**6
+"""Rows: more than a set of KTO has."""
 _SFT = {"learning_rate": 1e-5, "epochs": 3.0}  # section 6.1
 _DPO_EPOCHS = 1.0  # section 6.1
 _NAMES = {
@@ -53,6 +55,9 @@ def render(backbone: Backbone, task: str, stage: str, variant: str | None = None
     loss = None if stage == "sft" else losses.of(lineage)
     rates = _rates(settings, task, loss)
     on_gpu = settings["gpus"] > 0
+    per_device = settings["per_device_batch"]
+    if loss and loss.stage == "kto":
+        per_device = max(per_device, memory.KTO_ROWS)
     # A pass over the validation turns takes tens of minutes on a CPU.
     validated = loss is None and on_gpu
     preferred = paths.preference_dataset(task, backbone.name, lineage)
@@ -74,10 +79,11 @@ def render(backbone: Backbone, task: str, stage: str, variant: str | None = None
             hardware=settings["hardware"],
             gpus=settings["gpus"],
             world=world,
-            per_device_batch=settings["per_device_batch"],
+            per_device_batch=per_device,
+            one_batch=ONE_BATCH,
             batch=BATCH,
             cutoff=CUTOFF,
-            accumulation=accumulation(settings["per_device_batch"], world),
+            accumulation=accumulation(per_device, world),
             learning_rate=f"{rates['learning_rate']:.1e}",
             beta=rates.get("beta"),
             epochs=rates["epochs"],
@@ -86,7 +92,7 @@ def render(backbone: Backbone, task: str, stage: str, variant: str | None = None
             output=paths.adapter(backbone.name, task, stage, lineage),
             engine=backbone.engine,
             engine_settings=_engine_settings(backbone),
-            memory=_memory(backbone, stage) if on_gpu else None,
+            memory=_memory(backbone, loss.stage if loss else stage) if on_gpu else None,
             sft_output=paths.adapter(backbone.name, task, "sft"),
             merged=_merged_start(backbone, task) if loss else None,
             merged_dtype=engines.get(backbone.engine).merged_start if backbone.engine else None,

@@ -7,12 +7,14 @@ import datasets
 import pytest
 
 from data_builders import check
+from data_builders.preference import apart
 from esc import files, paths
 from esc.backbones import EMBEDDED
 from esc.lineage import Lineage
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
 from experiments.cards.step import card
+from training.recipe import Training, recipe_for
 
 TASKS = ("sp", "rg", "vanilla")
 NONE, EMPATHY, TEMPLATE = (
@@ -146,6 +148,67 @@ def test_single_replies_are_labelled_by_whether_they_are_wanted(mined, task):
         system, prompt, gold = train[row["id"]]
         assert (row["system"], before) == (system, prompt) and answer["from"] == "gpt"
         assert (answer["value"] == gold) is row["label"]
+
+
+@pytest.mark.parametrize("task", ["rg", "vanilla"])
+def test_no_row_has_a_mismatched_reply_of_its_own_turn_as_llamafactory_pairs_them(
+    mined, model, tmp_path, task
+):
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    asked = Training(EMBEDDED, task, "dpo", mined.work, 1, (), Lineage("kto"))
+    here = {"model_name_or_path": str(model), "cache_dir": str(tmp_path / "cache")}
+    arguments = get_train_args(recipe_for(asked) | here | {"output_dir": str(tmp_path / "out")})
+    model_args, data_args, training_args, _, _ = arguments
+    tokenizer = load_tokenizer(model_args)["tokenizer"]
+    template = get_template_and_fix_tokenizer(tokenizer, data_args)
+    loaded = get_dataset(
+        template, model_args, data_args, training_args, stage="kto", tokenizer=tokenizer
+    )
+    rows = mined.set_rows(f"esc_{task}_kto_{EMBEDDED}")
+    turn_of = {row["conversations"][-1]["value"]: row["id"] for row in rows}
+    assert len(turn_of) == len(rows) == len(loaded["train_dataset"])
+    for row, seen in zip(rows, loaded["train_dataset"], strict=True):
+        own, mismatched = (
+            turn_of[tokenizer.decode([i for i in seen[key] if i >= 0]).split("<|im_end|>")[0]]
+            for key in ("labels", "kl_labels")
+        )
+        assert own == row["id"] != mismatched
+
+
+@pytest.mark.parametrize(
+    "sizes", [[1, 1], [2, 1, 1], [2, 2], [3, 3], [3, 2, 1], [4, 2, 2], [2] * 50, [4, 3, 3, 2, 1]]
+)
+def test_no_neighbours_in_a_circle_share_a_turn(sizes):
+    turns = [str(turn) for turn, size in enumerate(sizes) for _ in range(size)]
+    order = apart(turns)
+    assert sorted(order) == list(range(len(turns)))
+    # The first one's neighbour is the last.
+    assert all(turns[order[i]] != turns[order[i - 1]] for i in range(len(order)))
+
+
+def test_random_sets_have_such_an_order_exactly_where_no_turn_has_more_than_half():
+    rng = random.Random(3)
+    for _ in range(2000):
+        turns = [str(rng.randrange(rng.randint(1, 6))) for _ in range(rng.randint(0, 20))]
+        order = apart(turns)
+        most = max(map(turns.count, turns), default=0)
+        assert bool(order) == (bool(turns) and 2 * most <= len(turns))
+        assert all(turns[order[i]] != turns[order[i - 1]] for i in range(len(order)))
+
+
+def test_single_replies_of_one_turn_alone_leave_no_file_and_say_so(bench, server, planted):
+    first = bench.turns()[0]
+    bench.sample("rg", reply)
+    planted.plan = {reply(first, 0): TEMPLATE}
+    bench.judge("rg", url=server.url)
+    bench.route("rg")
+    code, out, _ = bench.preference("rg")
+    name = f"esc_rg_kto_{EMBEDDED}"
+    assert code == 0 and f"{name}: 0 rows, so no file (KTO takes replies of several turns" in out
+    assert [path.stem for path in sets(bench.work)] == [f"esc_rg_dpo_{EMBEDDED}"]
 
 
 def test_a_gold_reply_with_an_error_is_no_wanted_reply(bench, server, planted):

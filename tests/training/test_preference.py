@@ -120,6 +120,20 @@ def test_what_would_change_the_first_loss_or_hide_it_is_the_variants(work, given
         recipe.recipe_for(training(work, given))
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("per_device_train_batch_size=2", "at least 4"),
+        ("preprocessing_num_workers=8", "replies of a row's own turn"),
+        ("preprocessing_batch_size=1000", "replies of a row's own turn"),
+    ],
+)
+def test_what_would_take_kto_its_mismatched_replies_is_refused(work, given, told):
+    recipe.recipe_for(training(work, given))
+    with pytest.raises(EscError, match=told):
+        recipe.recipe_for(training(work, given, lineage=Lineage("kto")))
+
+
 def test_a_missing_sft_adapter_names_the_target_that_trains_it(work):
     pairs(work)
     shutil.rmtree(work / paths.adapter(MODEL, "sp", "sft"))

@@ -215,6 +215,14 @@ def test_a_refused_batch_counts_the_processes_that_fit_on_each_machine(machines,
         render.accumulation(1, processes, machines)
 
 
+def test_kto_has_its_set_as_one_batch_and_four_rows_a_process():
+    for path in paths.RECIPES.glob("*/*_kto.yaml"):
+        made = yaml.safe_load(path.read_text())
+        assert made["per_device_train_batch_size"] == 4
+        assert "preprocessing_num_workers" not in made
+        assert made["preprocessing_batch_size"] == render.ONE_BATCH
+
+
 def test_the_embedded_model_has_no_validation_pass():
     for task in TASKS:
         assert "eval_dataset" not in settings("smollm2-135m", task, "sft")
