@@ -8,7 +8,7 @@ from typing import Any
 Body = dict[str, Any]
 
 
-def answer_line(key: str, text: str, finish: str = "stop") -> str:
+def answer_line(key: str, text: str | None, finish: str = "stop") -> str:
     message = {"role": "assistant", "content": text}
     body = {
         "object": "chat.completion",

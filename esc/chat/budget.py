@@ -59,8 +59,8 @@ class Budget:
         most = self.price.of(characters / 2 + _TEMPLATE_TOKENS, max_tokens)
         if self.limit is not None and self.spent + most > self.limit:
             raise RunStopped(
-                f"the next request could pass MAX_COST={self.limit:g} ({self.spent:.4f} spent by "
-                "this call); all answers are kept: the same command goes on, with its own MAX_COST"
+                f"the next request could pass MAX_COST={self.limit:g}{self.told()}; all answers "
+                "are kept: the same command goes on, with its own MAX_COST"
             )
         if self.limit is not None and self.spent + self._reserved + most > self.limit:
             return None
@@ -72,3 +72,7 @@ class Budget:
         self._reserved -= reserved
         if self.price is not None:
             self.spent += self.price.of(prompt_tokens, completion_tokens)
+
+    def told(self) -> str:
+        """What is spent so far, for the end of a sentence; nothing where no price is known."""
+        return "" if self.price is None else f" ({self.spent:.4f} spent by this call)"

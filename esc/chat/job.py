@@ -19,7 +19,7 @@ from esc.chat.batch.engines import ENGINES, SHARD, Batch, engine_of
 from esc.chat.batch.rounds import Rounds
 from esc.chat.budget import Budget, Price
 from esc.chat.cache import Cache
-from esc.chat.failures import Failure
+from esc.chat.failures import Failure, FailureKind, RunStopped, counted
 from esc.chat.meter import Meter
 from esc.chat.policy import Asks, Chat, Policy, Rehearsal
 from esc.chat.transport import Pool
@@ -27,6 +27,7 @@ from esc.exceptions import Waiting
 from esc.files import Row
 from esc.plan_and_speak import TIMEOUT
 from esc.policy_server import Servers
+from esc.visible import visible
 
 IN_FLIGHT = {"gpu": 256, "cpu": 32}
 """Requests at a time that keep an engine full, by where the backbone runs."""
@@ -165,8 +166,13 @@ class Job(Generic[Record]):
                     f"batch       {meter.failed:,} failures were brought: BATCH=write asks again",
                     file=sys.stderr,
                 )
-            return found, meter
-        return asyncio.run(self._ask(urls, sending, listed))
+        else:
+            found, meter = asyncio.run(self._ask(urls, sending, listed))
+        _check_not_all_empty(found, sending.budget)
+        lost = [(one.kind.value, one.message) for one in found if isinstance(one, Failure)]
+        if lost:
+            print(f"no answer   {visible(counted(lost))}", file=sys.stderr)
+        return found, meter
 
     async def _ask(
         self, urls: Sequence[str], sending: Sending, listed: bool
@@ -181,3 +187,13 @@ class Job(Generic[Record]):
         finally:
             await pool.close()
         return rows, chat.meter
+
+
+def _check_not_all_empty(results: Sequence[object], budget: Budget) -> None:
+    """Raise RunStopped where no record has an answer, because none of the answers has a text."""
+    empty = [one for one in results if isinstance(one, Failure) and one.kind is FailureKind.EMPTY]
+    if empty and len(empty) == len(results):
+        raise RunStopped(
+            f"every answer is empty{budget.told()}: {empty[0].message}; nothing is written: switch "
+            "the model's thinking off where it is served, or take another one"
+        )

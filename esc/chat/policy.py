@@ -7,6 +7,7 @@ limits them is the number of requests at a time.
 import asyncio
 import random
 import weakref
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,15 +15,18 @@ from typing import Any, Protocol, TypeVar
 
 from esc.chat.budget import CHARACTERS_PER_TOKEN, Budget
 from esc.chat.cache import Cache
-from esc.chat.failures import AttemptFailed, CallFailed, Failure, FailureKind
+from esc.chat.failures import AttemptFailed, CallFailed, Failure, FailureKind, RunStopped
 from esc.chat.meter import Meter
 from esc.chat.request import Payload, key_of
 from esc.chat.transport import Endpoint, Pool
 from esc.exceptions import EscError
+from esc.thinking import spoken
 
 Answer = TypeVar("Answer", covariant=True)
 Record = TypeVar("Record")
 Result = TypeVar("Result")
+MUTE = 20
+"""Requests that end without a word, until a run does not wait for one any more."""
 
 
 class Call(Protocol[Answer]):
@@ -104,6 +108,9 @@ class Chat:
         self._asking: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._stopped: EscError | OSError | None = None
         self._stop = asyncio.Event()
+        self._mute: Counter[str] = Counter()
+        self._speaks: set[str] = set()
+        """Models that have said something; of the others, how often they have not."""
         self.meter = Meter(budget)
 
     async def ask(self, call: Call[Answer]) -> Answer:
@@ -115,6 +122,7 @@ class Chat:
         # A second call of the same key waits for the first one's answer.
         async with self._asking.setdefault(key, asyncio.Lock()):
             stored = self._cache.get(key)
+            was_stored = stored is not None
             if stored is None:
                 async with self._slots:
                     stored = await self._answer(call)
@@ -125,6 +133,11 @@ class Chat:
         if stored.get("finish") == "length":
             self.meter.truncated += 1
         self.meter.tick()
+        said, is_cut = spoken(stored.get("text", ""))
+        if said:
+            self._speaks.add(call.model)
+        elif is_cut and not was_stored:
+            self._check_not_mute(call.model, "cut while the model thought")
         return call.read(stored)
 
     async def run(
@@ -165,27 +178,45 @@ class Chat:
         return [task.result() for task in tasks]
 
     async def _answer(self, call: Call[Any]) -> Payload:
-        characters, max_tokens = call.size()
-        reserved = 0.0
-        answer: Payload = {}
         try:
-            while (most := self._budget.reserve(characters, max_tokens)) is None:
-                # What runs may turn out cheaper than it can be at most.
-                await asyncio.sleep(0.1)
-                if self._stopped is not None:
-                    raise self._stopped
-            reserved = most
             answer = await self._attempts(call)
-        except CallFailed:
+        except CallFailed as failed:
             self.meter.failed += 1
+            if failed.failure.kind in (FailureKind.EMPTY, FailureKind.REFUSED):
+                self._check_not_mute(call.model, failed.failure.message)
+            raise
+        self.meter.answered += 1
+        return answer
+
+    async def _send(self, call: Call[Any], endpoint: Endpoint) -> Payload:
+        """The answer to one request; what it can cost is set aside until that is known."""
+        characters, max_tokens = call.size()
+        while (reserved := self._budget.reserve(characters, max_tokens)) is None:
+            # What runs may turn out cheaper than it can be at most.
+            await asyncio.sleep(0.1)
+            if self._stopped is not None:
+                raise self._stopped
+        used = 0, 0
+        try:
+            answer = await call.send(endpoint)
+            used = answer["prompt_tokens"], answer["completion_tokens"]
+            return answer
+        except AttemptFailed as failed:
+            used = failed.used
             raise
         finally:
-            used = answer.get("prompt_tokens", 0), answer.get("completion_tokens", 0)
             self._budget.settle(reserved, *used)
-        self.meter.answered += 1
-        self.meter.prompt_tokens += used[0]
-        self.meter.completion_tokens += used[1]
-        return answer
+            self.meter.prompt_tokens += used[0]
+            self.meter.completion_tokens += used[1]
+
+    def _check_not_mute(self, model: str, why: str) -> None:
+        """Raise RunStopped where all that a model was asked ended without a word of it."""
+        self._mute[model] += 1
+        if model not in self._speaks and self._mute[model] >= MUTE:
+            raise RunStopped(
+                f"the first {MUTE} requests to {model} brought no answer ({why}), nor would the "
+                f"others{self._budget.told()}; all answers are kept"
+            )
 
     async def _attempts(self, call: Call[Any]) -> Payload:
         attempt = 0
@@ -199,7 +230,7 @@ class Chat:
                     # What is checked in any case is worth no canary.
                     if constraint is not None and not getattr(constraint, "hint", False):
                         await self._pool.verify(endpoint, type(constraint), call.model)
-                    return await call.send(endpoint)
+                    return await self._send(call, endpoint)
             except AttemptFailed as failed:
                 if self._stopped is not None:
                     raise self._stopped from failed

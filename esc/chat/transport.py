@@ -25,6 +25,7 @@ from esc.chat import constraint
 from esc.chat.failures import AttemptFailed, FailureKind, RunStopped, kind_of, refusal_in, told
 from esc.chat.message import text_of
 from esc.exceptions import EscError
+from esc.visible import visible
 
 _DOWN_SECONDS = 15.0
 _MAY_LACK = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": ""}
@@ -145,7 +146,7 @@ class Endpoint:
         instead = self._otherwise[model][name] = _MAY_LACK.get(name, "")
         done = f"sent as {instead}" if instead else "left out"
         told = f"note        {self.url}: {name} is {done} for {model}, which refuses it ({why})"
-        tqdm.write(told, file=sys.stderr)
+        tqdm.write(visible(told), file=sys.stderr)
 
     async def models(self) -> list[dict[str, Any]]:
         """What the endpoint serves, as its ``/models`` lists it."""

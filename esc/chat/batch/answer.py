@@ -3,7 +3,7 @@
 from typing import Any
 
 from esc.chat.failures import AttemptFailed, Failure, FailureKind, RunStopped, kind_of, told
-from esc.chat.request import Payload, read_completion
+from esc.chat.request import Payload, read_completion, usage_of
 
 _EXPIRED = "batch_expired"
 
@@ -30,3 +30,13 @@ def outcome_of(row: Any) -> Payload | Failure:
     if status in (401, 402, 403, 404) or code == "insufficient_quota":
         raise RunStopped(message)
     return Failure(kind_of(status, message), message, 1)
+
+
+def paid_for(row: Any) -> tuple[int, int]:
+    """(tokens of the prompt, of the answer) that a line without an answer costs all the same."""
+    response = row.get("response")
+    body = response.get("body") if isinstance(response, dict) else None
+    try:
+        return usage_of(body)
+    except (AttributeError, TypeError, ValueError):
+        return 0, 0

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from esc.chat.batch.answer import outcome_of
+from esc.chat.batch.answer import outcome_of, paid_for
 from esc.chat.batch.collect import Collecting, Pending
 from esc.chat.batch.shards import FOLDER, Shard, Shards
 from esc.chat.cache import Cache
@@ -98,7 +98,7 @@ class Rounds:
         for one that others would meet too, or for missing answers, when all that are there are
         stored.
         """
-        failures: dict[str, Failure] = {}
+        failures: dict[str, tuple[Failure, tuple[int, int]]] = {}
         stops: dict[str, RunStopped] = {}
         lacking = None
         taken: set[str] = set()
@@ -121,7 +121,7 @@ class Rounds:
                     taken.add(key)
                     self._taken.add(key)
                 elif counts:
-                    failures[key] = outcome
+                    failures[key] = outcome, paid_for(row)
             if shard in self._ran and (lacks := shard.ids & pending.keys() - seen):
                 lacking = lacking or EscError(
                     f"{shard.answers} lacks {len(lacks):,} of {len(shard.ids):,} answers; what is "
@@ -132,16 +132,20 @@ class Rounds:
                 raise stop
         if lacking:
             raise lacking
-        final = {k: failure for k, failure in failures.items() if k not in taken | waits}
+        final = {k: failure for k, (failure, _) in failures.items() if k not in taken | waits}
         self._failures |= final
+        for key in final:
+            self._pay(failures[key][1])
         self.meter.failed += len(final)
         return bool(taken or final)
 
     def _store(self, key: str, call: Call[Any], answer: Payload) -> None:
         self.cache.put(key, call.audit(), answer)
-        used = answer["prompt_tokens"], answer["completion_tokens"]
-        self.meter.budget.settle(0.0, *used)
+        self._pay((answer["prompt_tokens"], answer["completion_tokens"]))
         self.meter.answered += 1
+
+    def _pay(self, used: tuple[int, int]) -> None:
+        self.meter.budget.settle(0.0, *used)
         self.meter.prompt_tokens += used[0]
         self.meter.completion_tokens += used[1]
 

@@ -8,7 +8,7 @@ from batches import answer_line, error_line, play, requests
 from esc.chat.batch.answer import outcome_of
 from esc.chat.batch.rounds import Rounds
 from esc.chat.batch.spelling import choice_fields
-from esc.chat.budget import Budget
+from esc.chat.budget import Budget, Price
 from esc.chat.cache import Cache
 from esc.chat.constraint import Choice, Regex
 from esc.chat.failures import Failure, FailureKind, RunStopped
@@ -351,3 +351,17 @@ def test_a_choice_is_kept_to_the_usual_tokens_of_its_options(model):
     for name in ("Question", "Reflection of feelings"):
         ids = tokenizer(name, add_special_tokens=False)["input_ids"]
         assert set(ids) <= set(fields["allowed_token_ids"])
+
+
+def test_an_answer_without_text_is_paid_for(ask):
+    budget = Budget(Price(0.0, 1e6))
+    silent = Played(lambda body: lambda key: answer_line(key, None, "length"))
+    (failed,), meter = ask(["a"], silent, budget=budget)
+    assert (failed.kind, budget.spent) == (FailureKind.EMPTY, 5.0)
+    assert (meter.failed, meter.completion_tokens) == (1, 5)
+
+
+def test_a_choice_made_after_thinking_keeps_its_constraint(ask):
+    choice = call("a", constraint=Choice(("Question", "Others")))
+    (text,), _ = ask([choice], Played(lambda body: "<think>Or?</think>\n\nOthers"))
+    assert text == "Others"

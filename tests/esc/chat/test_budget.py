@@ -1,12 +1,13 @@
 import asyncio
 
+import faulty_server as fs
 import pytest
 from faulty_server import TOO_LONG
 
 from esc.chat.budget import Budget, Price
 from esc.chat.cache import Cache
-from esc.chat.failures import RunStopped
-from esc.chat.policy import Rehearsal
+from esc.chat.failures import FailureKind, RunStopped
+from esc.chat.policy import MUTE, Rehearsal
 from esc.chat.score import Scoring
 from esc.exceptions import EscError
 
@@ -59,6 +60,59 @@ def test_a_failed_request_gives_its_reserve_back(server, ask_all):
     failed, answered = ask_all(server.url, ["a", "b"], budget=budget, in_flight=1).results
     assert failed.attempts == 1 and answered.text == "re: b"
     assert budget.spent == 5.0
+
+
+CUT_THINKING = fs.Fault(body=fs.completion(None, "length"))
+CUT_BEFORE_A_WORD = fs.Fault(body=fs.completion("", "length"))
+WITHOUT_TEXT = pytest.mark.parametrize("fault", [CUT_THINKING, CUT_BEFORE_A_WORD])
+
+
+@WITHOUT_TEXT
+def test_an_answer_cut_before_its_text_is_paid_for_and_asked_once(server, ask_all, fault):
+    budget = Budget(PER_ANSWER_TOKEN, 99.0)
+    server.always = {"a": fault}
+    failed, answered = ask_all(server.url, ["a", "b"], budget=budget).results
+    assert (failed.kind, failed.attempts) == (FailureKind.EMPTY, 1)
+    assert "its 5 tokens went into something else" in failed.message and answered.text == "re: b"
+    assert len(server.chats()) == 2 and budget.spent == 10.0
+
+
+def test_every_attempt_without_text_is_paid_for(server, ask_all):
+    budget = Budget(PER_ANSWER_TOKEN, 99.0)
+    server.script = [fs.NO_TEXT, fs.NO_TEXT]
+    outcome = ask_all(server.url, ["a"], budget=budget)
+    assert outcome.texts == ["re: a"] and budget.spent == 15.0
+    assert outcome.meter.line() == "1 ok, 0 failed, 0 cached, 0.0k tokens, 2 retries, cost 15.0000"
+
+
+def test_answers_without_text_do_not_pass_the_limit(server, ask_all):
+    budget = Budget(PER_ANSWER_TOKEN, 12.0)
+    server.script = [fs.NO_TEXT] * 9
+    with pytest.raises(RunStopped, match=r"MAX_COST=12 \(10\.0000 spent by this call\)"):
+        ask_all(server.url, ["a"], budget=budget)
+    assert len(server.chats()) == 2
+
+
+MUTE_MODELS = {
+    "without text": (CUT_THINKING, "the answer has no text"),
+    "in cut thinking": (fs.Fault(body=fs.completion("<think>\nOr")), "while the model thought"),
+    "refused": (fs.refusal(400, "no such parameter: x"), "no such parameter: x"),
+}
+MANY = [f"r{number}" for number in range(60)]
+
+
+@pytest.mark.parametrize(("fault", "why"), MUTE_MODELS.values(), ids=MUTE_MODELS)
+def test_a_run_in_which_every_answer_ends_without_a_word_stops(server, ask_all, fault, why):
+    server.script = [fault] * 60
+    with pytest.raises(RunStopped, match=f"the first {MUTE} requests to m brought .*{why}.*spent"):
+        ask_all(server.url, MANY, in_flight=1, budget=Budget(PER_ANSWER_TOKEN))
+    assert len(server.chats()) == MUTE
+
+
+def test_a_model_that_has_said_something_may_be_silent_often(server, ask_all):
+    server.script = [fs.OK] + [CUT_THINKING] * 59
+    outcome = ask_all(server.url, MANY, in_flight=1)
+    assert (outcome.meter.answered, outcome.meter.failed) == (1, 59)
 
 
 def test_a_limit_without_a_price_is_refused():
