@@ -26,7 +26,7 @@ LIST = f"strategies:{','.join(strategy.code for strategy in Strategy)}"
 _NO_TURN = "there is no turn with a readable strategy"
 WHY = {
     "bias_converged": "the confusions do not bind all strategies into one scale (Eq. 7 has no "
-    "finite solution)",
+    "finite solution that numbers can hold)",
 }
 """Why a number is undefined, where it is not for want of turns."""
 SIGNATURES = {

@@ -70,6 +70,38 @@ def test_planted_preferences_are_recovered(solve):
     np.testing.assert_allclose(solve(wins[None])[0], planted * 8 / planted.sum(), rtol=1e-4)
 
 
+def settles(wins, p):
+    """Whether every strategy is predicted wrongly as often as Eq. 7 expects of ``p``."""
+    both = wins + wins.T
+    expected = (both * p[:, None] / (p[:, None] + p)).sum(axis=1)
+    return np.allclose(expected, wins.sum(axis=1))
+
+
+@pytest.mark.parametrize("size", [5, 8, 12, 18])
+def test_sparse_confusions_are_solved_wherever_they_bind_all_strategies(size):
+    from scipy.sparse.csgraph import connected_components
+
+    rng = np.random.default_rng(size)
+    occurs = rng.random((200, size, size)) < 2.5 / size
+    wins = occurs * ~np.eye(size, dtype=bool) * rng.integers(1, 300, size=occurs.shape) * 1.0
+    # Of a strategy that never wins, or is never confused, other tests tell.
+    wins = wins[wins.any(axis=2).all(axis=1)]
+    found = preference.converged(wins)
+    bound = np.array([connected_components(one, connection="strong")[0] == 1 for one in wins])
+    np.testing.assert_array_equal(~np.isnan(found).any(axis=1), bound)
+    assert bound.any() and not bound.all()
+    assert all(settles(one, p) for one, p in zip(wins[bound], found[bound], strict=True))
+
+
+@pytest.mark.parametrize("size", [3, 8, 12, 18])
+def test_one_ring_of_confusions_binds_any_number_of_strategies(size):
+    wins = np.roll(np.diag(np.arange(1.0, size + 1)), 1, axis=1)
+    (found,) = preference.converged(wins[None])
+    assert found.sum() == pytest.approx(size) and settles(wins, found)
+    (cut,) = preference.converged(wins[None] * (np.arange(size) < size - 1)[:, None])
+    assert cut[0] == pytest.approx(size)
+
+
 def test_two_strategies_have_the_ratio_of_their_wins():
     # Question stands three times for Restatement, once the other way; the rest is never confused.
     found = numbers([(R, Q)] * 3 + [(Q, R)] + [(s, s) for s in ALL])
