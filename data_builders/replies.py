@@ -29,9 +29,11 @@ MARK = "sha256"
 def records(dialogue: Dialogue) -> Iterator[Row]:
     """One record a supporter turn: its reply stands as gold and as predicted."""
     history: list[Exchange] = []
-    for turn in turns(dialogue):
+    of_dialogue = turns(dialogue)
+    for turn in of_dialogue:
         yield {
             "id": turn.id,
+            "dialogue_turns": len(of_dialogue),
             "context": {"history": [list(pair) for pair in history], "seeker": turn.seeker},
             "gold_strategy": turn.strategy.value,
             "gold_response": turn.response,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from esc.means import RESAMPLES, SEED
+from esc.intervals import FEWEST, too_few
+from esc.means import NARROW, RESAMPLES, SEED
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
@@ -17,7 +18,6 @@ _AT_ONCE = 2_000_000
 """Draws held in memory at a time."""
 _MOST_UNDEFINED = 0.05
 """Share of resamples without a value beyond which their percentiles say nothing."""
-ONE_UNIT = "one {unit} alone has no interval"
 OFTEN_UNDEFINED = "more than 5 % of the resamples have no value"
 
 
@@ -54,26 +54,34 @@ def resampled(sums: Floats) -> Floats:
     return found
 
 
-def interval(value: float, drawn: Floats, units: int, unit: str) -> Interval:
+def interval(
+    value: float, drawn: Floats, units: int, unit: str, *, reverse: bool = False
+) -> Interval:
     """The percentile interval (Efron, 1979) of resampled values; NaN among them is undefined.
 
-    It is widened to hold the value itself: a number that cannot be negative, like a bias, gains
-    from every resample's own noise, so that all of them may lie above it.
+    ``reverse`` is for what noise alone raises, like a bias: as far as the resamples lie above the
+    value, so far the value lies above the truth. Then the interval is the percentile one mirrored
+    at the value (the basic bootstrap of Davison and Hinkley, 1997). Either is widened to hold the
+    value itself. There is none of fewer than `FEWEST` units.
     """
     if np.isnan(value):
         return Interval(None, None)
-    if units < 2:
-        return Interval(None, None, ONE_UNIT.format(unit=unit))
+    if units < FEWEST:
+        return Interval(None, None, too_few(units, unit))
     known = drawn[~np.isnan(drawn)]
     if len(known) < (1 - _MOST_UNDEFINED) * len(drawn):
         return Interval(None, None, OFTEN_UNDEFINED)
     low, high = np.quantile(known, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    if reverse:
+        low, high = 2 * value - high, 2 * value - low
     return Interval(min(float(low), value), max(float(high), value))
 
 
-def said(unit: str) -> str:
+def said(unit: str, *, reverse: bool = False) -> str:
     """How the intervals were made, for a signature."""
-    return f"ci:95 % percentile bootstrap, {RESAMPLES} resamples by {unit}, seed {SEED}"
+    kind = "reverse percentile" if reverse else "percentile"
+    by = f"{unit} ({NARROW})" if unit == "row" else unit
+    return f"ci:95 % {kind} bootstrap, {RESAMPLES} resamples by {by}, seed {SEED}"
 
 
 def verdict(difference: float | None, low: float | None, high: float | None) -> str:

@@ -1,9 +1,17 @@
-"""Confidence intervals of a share."""
+"""Confidence intervals of a share, and how few dialogues have none."""
 
 import math
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
+FEWEST = 10
+"""Dialogues, or rows where no dialogues are known, that an interval or a verdict takes: of 5
+dialogues an interval of "95 %" holds the truth in 82 % of cases, of 2 in 53 %."""
+
+
+def too_few(units: int, unit: str) -> str:
+    """Why so few units have no interval: one sentence."""
+    return f"{units} {unit}{'' if units == 1 else 's'}, and an interval takes {FEWEST} at least"
 
 
 def wilson(successes: float, n: int) -> tuple[float, float] | None:

@@ -1,7 +1,7 @@
 """A mean with its interval, by a seeded bootstrap that resamples dialogues.
 
 Turns of one dialogue resemble one another, so that an interval by turns would be too narrow. Where
-an id names no dialogue (``231-7`` does), or all name the same, every row stands for itself.
+ids name no dialogues every row stands for itself, and what is said of the interval warns of it.
 """
 
 import random
@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from esc.files import Row
+from esc.intervals import FEWEST, too_few
 
 RESAMPLES = 1000
 SEED = 0
+NARROW = "turns of one dialogue resemble one another, so the true interval is wider"
 _TURN = re.compile(r"(.+)-\d+")
 
 
@@ -24,12 +26,15 @@ class Units:
 
     @classmethod
     def of(cls, ids: Iterable[str]) -> "Units":
-        """Dialogues where every id names one and there are two at least, else rows.
+        """Dialogues where every id names one, else rows.
 
-        Ids of one prefix (``test-0``, ``test-1`` …) are numbers of rows, and name no dialogue.
+        A number names a dialogue, as in this kit's ids (``231-7``); other prefixes do where there
+        are `FEWEST` at least: those of a few (``test-0``, ``dev-0`` …) number the rows of files.
         """
         found = [_TURN.fullmatch(one) for one in ids]
-        return cls(all(found) and len({one[1] for one in found if one}) > 1)
+        prefixes = {one[1] for one in found if one}
+        numbers = all(prefix.isdecimal() for prefix in prefixes)
+        return cls(bool(found) and all(found) and (numbers or len(prefixes) >= FEWEST))
 
     def unit(self, record: str) -> str:
         """The unit that a record belongs to."""
@@ -38,14 +43,20 @@ class Units:
     @property
     def said(self) -> str:
         """The kind of interval, in words."""
-        what = "dialogues" if self.by_dialogue else "rows, since the ids name no two dialogues"
+        what = "dialogues" if self.by_dialogue else f"rows, since the ids name none ({NARROW})"
         return f"95 %, {RESAMPLES} bootstrap resamples of {what}, seed {SEED}"
+
+    @property
+    def name(self) -> str:
+        """What one of them is."""
+        return "dialogue" if self.by_dialogue else "row"
 
 
 def mean(values: Sequence[tuple[str, float]], units: Units) -> Row:
     """Value, low, high and n of the mean of (record, value); None where there is none.
 
-    The order of the values changes nothing. One unit alone has no interval.
+    The order of the values changes nothing. Fewer than `FEWEST` units have no interval, and then
+    ``reason`` says so.
     """
     sums: dict[str, tuple[float, int]] = {}
     for record, value in sorted(values):
@@ -55,8 +66,10 @@ def mean(values: Sequence[tuple[str, float]], units: Units) -> Row:
     told: Row = {"value": None, "low": None, "high": None, "n": n}
     if n:
         told["value"] = sum(total for total, _ in sums.values()) / n
-    if len(sums) > 1:
+    if len(sums) >= FEWEST:
         told["low"], told["high"] = _interval(list(sums.values()))
+    elif n:
+        told["reason"] = f"no interval: {too_few(len(sums), units.name)}"
     return told
 
 

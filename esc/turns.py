@@ -1,5 +1,6 @@
 """The turns of a built split, as a system meets them: gold history, then the seeker's words."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ class GoldTurn:
     seeker: str
     strategy: Strategy
     response: str
+    dialogue_turns: int
+    """How many turns its dialogue has."""
 
     @property
     def entangled_history(self) -> list[tuple[str, Strategy, str]]:
@@ -37,7 +40,9 @@ def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
     if not path.is_file():
         raise EscError(f"{path} does not exist; {commands.make('data', work=work)} builds it")
     turns: list[GoldTurn] = []
-    for row in files.read_jsonl(path):
+    rows = list(files.read_jsonl(path))
+    lengths = Counter(_dialogue(row["id"]) for row in rows)
+    for row in rows:
         # The set holds a dialogue's turns one after the other.
         before = turns[-1] if row["history"] else None
         strategies = (*before.history_strategies, before.strategy) if before else ()
@@ -49,9 +54,10 @@ def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
                 seeker=row["instruction"],
                 strategy=Strategy(row["strategy"]),
                 response=row["output"],
+                dialogue_turns=lengths[_dialogue(row["id"])],
             )
         )
-    dialogues = list(dict.fromkeys(_dialogue(turn) for turn in turns))
+    dialogues = list(lengths)
     if limit is None:
         return turns
     if limit > len(dialogues):
@@ -60,7 +66,7 @@ def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
             f"dialogues; use a LIMIT of at most {len(dialogues)}{_larger(work, limit)}"
         )
     chosen = set(draw.order(dialogues)[:limit])
-    return [turn for turn in turns if _dialogue(turn) in chosen]
+    return [turn for turn in turns if _dialogue(turn.id) in chosen]
 
 
 def _larger(work: Path, limit: int) -> str:
@@ -71,5 +77,5 @@ def _larger(work: Path, limit: int) -> str:
     return f", or first {commands.make('data', work=work, LIMIT=limit)}"
 
 
-def _dialogue(turn: GoldTurn) -> str:
-    return turn.id.rpartition("-")[0]
+def _dialogue(turn: str) -> str:
+    return turn.rpartition("-")[0]

@@ -111,6 +111,7 @@ def _record(named: Named, turn: GoldTurn) -> Row:
     strategy = parse(raw or "")
     gold: Row = {
         "id": turn.id,
+        "dialogue_turns": turn.dialogue_turns,
         "context": {"history": [list(pair) for pair in turn.history], "seeker": turn.seeker},
         "gold_strategy": turn.strategy.value,
         "gold_response": turn.response,

@@ -45,7 +45,7 @@ class Case:
     spread: Spread | None = None
     """The planner's probabilities."""
     stage: int | None = None
-    """How far its dialogue has come (`esc.progress`); None where dialogues are unknown."""
+    """How far its dialogue has come (`esc.progress`); None where its length is unknown."""
 
     @property
     def content(self) -> tuple[Any, ...]:
@@ -106,20 +106,12 @@ def read_cases(paths: Sequence[Path]) -> Cases:
 def arranged(
     cases: Iterable[Case], *, ids: Sequence[str], failed: int = 0, numbered: int = 0
 ) -> Cases:
-    """The cases by dialogue, where all ``ids`` name one (``231-7``) and there are two at least.
+    """The cases by dialogue, where all ``ids`` name one (`esc.means.Units`).
 
-    ``ids`` are those of all records, failed ones too: they tell how long a dialogue is.
+    ``ids`` are those of all records, failed ones too.
     """
     units = Units.of(ids)
     by_dialogue = units.by_dialogue and not numbered
-    last: dict[str, int] = defaultdict(int)
-    if by_dialogue:
-        for one in ids:
-            last[units.unit(one)] = max(last[units.unit(one)], _turn(one))
-        cases = [
-            replace(one, stage=progress.interval(_turn(one.id), last[units.unit(one.id)] + 1))
-            for one in cases
-        ]
     groups: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         groups[units.unit(case.id) if by_dialogue else case.id].append(case)
@@ -144,10 +136,6 @@ def _in_order(groups: Iterable[list[Case]], of: Cases) -> Cases:
         rows=tuple(one for group in ordered for one in group),
         units=np.repeat(np.arange(len(ordered)), [len(group) for group in ordered]),
     )
-
-
-def _turn(name: str) -> int:
-    return int(name.rpartition("-")[2])
 
 
 def case_of(named: Named) -> Case | None:
@@ -182,7 +170,18 @@ def case_of(named: Named) -> Case | None:
         predicted=parse(row[predicted] or ""),
         text=(row[text] or "").strip(),
         spread=_spread(row.get("distribution"), where),
+        stage=_stage(named.id, row.get("dialogue_turns"), where),
     )
+
+
+def _stage(name: str, turns: object, where: str) -> int | None:
+    """How far the dialogue has come; the length of it is what a part of a file does not show."""
+    turn = name.rpartition("-")[2]
+    if turns is None or not turn.isdecimal():
+        return None
+    if isinstance(turns, bool) or not isinstance(turns, int) or turns <= int(turn):
+        raise EscError(f"{where}: dialogue_turns {turns!r} is no number of turns that has {name!r}")
+    return progress.interval(int(turn), turns)
 
 
 def _spread(given: object, where: str) -> Spread | None:

@@ -14,10 +14,11 @@ import numpy as np
 from esc import bootstrap
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.intervals import FEWEST, too_few
 from esc.means import Units
 from eval.cases import Case, Cases
 from eval.diversity import half_width
-from eval.measured import columns, diverse, numbers, rounded
+from eval.measured import RAISED_BY_NOISE, columns, diverse, numbers, rounded
 
 
 def compare(a: Cases, b: Cases) -> Row:
@@ -26,8 +27,9 @@ def compare(a: Cases, b: Cases) -> Row:
     ``n`` turns, ``alone`` what only one of them has, ``resampled_by``, and ``numbers``: by the
     dotted name a number has in ``metrics.json``, ``a``, ``b``, ``difference`` (b − a), ``low`` and
     ``high`` of its 95 % interval, and ``verdict`` in words, such as ``inside the noise``. Both
-    systems are resampled by the same draws. Turns are matched by id, or by their place in the file
-    where there are no ids. The order of the rows changes nothing.
+    systems are resampled by the same draws. Fewer than `FEWEST` dialogues have no interval, which
+    ``interval`` says. Turns are matched by id, or by their place in the file where there are no
+    ids. The order of the rows changes nothing.
 
     Raises EscError where they share no turn, or an id has another gold turn in the other.
     """
@@ -47,15 +49,24 @@ def compare(a: Cases, b: Cases) -> Row:
     for path in values[0]:
         one, other = (float(value[path][0]) for value in values)
         spread = resamples[1][path] - resamples[0][path]
-        ends = bootstrap.interval(other - one, spread, len(by_unit[0]), unit)
+        reverse = path[-1] in RAISED_BY_NOISE
+        ends = bootstrap.interval(other - one, spread, len(by_unit[0]), unit, reverse=reverse)
         told[".".join(path)] = _told(one, other, ends.low, ends.high)
     told |= _of_diversity(first, second)
     return {
         "n": len(first.rows),
         "alone": {"a": len(a.rows) - len(first.rows), "b": len(b.rows) - len(first.rows)},
         "resampled_by": unit,
+        "interval": _interval(len(by_unit[0]), unit),
         "numbers": told,
     }
+
+
+def _interval(units: int, unit: str) -> str:
+    """How the intervals were made, or why there is none."""
+    if units < FEWEST:
+        return f"no interval: {too_few(units, unit)}"
+    return f"{bootstrap.said(unit)}; reverse percentile of {', '.join(RAISED_BY_NOISE)}"
 
 
 def _of_diversity(first: Cases, second: Cases) -> Row:
@@ -65,7 +76,8 @@ def _of_diversity(first: Cases, second: Cases) -> Row:
         other = others[name]
         half = half_width(other.left_out - one.left_out)
         difference = other.value - one.value
-        ends = (None, None) if np.isnan(half) else (difference - half, difference + half)
+        none = np.isnan(half) or len(one.left_out) < FEWEST
+        ends = (None, None) if none else (difference - half, difference + half)
         told[f"text.corpus.{name}"] = _told(one.value, other.value, *ends)
     return told
 

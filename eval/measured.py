@@ -5,12 +5,15 @@ numbers of 1,000 resamples come from the same functions as the numbers themselve
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from esc import bootstrap
 from esc.bootstrap import Floats
 from esc.files import Row
+from esc.intervals import FEWEST, too_few
+from esc.means import NARROW
 from esc.strategies import UNREADABLE, Strategy
 from eval import calibration, diversity, strategy_metrics, text_metrics, text_statistics
 from eval.cases import Case, Cases
@@ -23,6 +26,8 @@ Numbers = dict[Path, Floats]
 
 ALL_TURNS = "all_turns"
 """The strategy numbers that leave out no turn."""
+RAISED_BY_NOISE = ("bias", "bias_converged", "js_distance", "ece")
+"""Numbers that cannot be negative, and are the higher the fewer turns there are."""
 _DIGITS = 6
 """Of a number in a file; the rest is the order in which a machine adds."""
 _WIDTHS = (strategy_metrics.WIDTH, calibration.WIDTH)
@@ -74,9 +79,14 @@ def measured(cases: Cases) -> Row:
     unit = cases.resampled_by
     told = facts(cases.rows)
     for path, value in values.items():
-        ends = bootstrap.interval(float(value[0]), drawn[path], len(by_unit), unit)
+        reverse = path[-1] in RAISED_BY_NOISE
+        ends = bootstrap.interval(float(value[0]), drawn[path], len(by_unit), unit, reverse=reverse)
+        if reverse and ends.low is not None:
+            # None of them can be negative.
+            ends = replace(ends, low=max(0.0, ends.low))
         number = _number(float(value[0]), ends, _n(path, total), why(path))
-        put(told, path, number | {"signature": f"{signature(path)}|{bootstrap.said(unit)}"})
+        by = bootstrap.said(unit, reverse=reverse)
+        put(told, path, number | {"signature": f"{signature(path)}|{by}"})
     for name, found in diverse(cases).items():
         put(told, ("text", "corpus", name), _of_diversity(name, found, cases, len(by_unit)))
     return told
@@ -112,13 +122,14 @@ def diverse(cases: Cases) -> dict[str, Diversity]:
 def _of_diversity(name: str, found: Diversity, cases: Cases, units: int) -> Row:
     unit, half = cases.resampled_by, found.half_width
     ends = bootstrap.Interval(None, None)
-    if units < 2:
-        ends = bootstrap.Interval(None, None, bootstrap.ONE_UNIT.format(unit=unit))
+    if units < FEWEST:
+        ends = bootstrap.Interval(None, None, too_few(units, unit))
     elif not np.isnan(half):
         ends = bootstrap.Interval(max(0.0, found.value - half), found.value + half)
     path = ("text", "corpus", name)
     told = _number(found.value, ends, len(cases.rows), why(path))
-    return told | {"signature": f"{signature(path)}|ci:95 % jackknife by {unit}"}
+    by = unit if cases.by_dialogue else f"{unit} ({NARROW})"
+    return told | {"signature": f"{signature(path)}|ci:95 % jackknife by {by}"}
 
 
 def _number(value: float, ends: bootstrap.Interval, n: int, why_not: str) -> Row:

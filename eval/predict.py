@@ -65,6 +65,7 @@ def _record(turn: GoldTurn, outcome: Outcome, asked: Asked, weights: dict[str, s
 def _gold(turn: GoldTurn) -> Row:
     return {
         "id": turn.id,
+        "dialogue_turns": turn.dialogue_turns,
         "context": {"history": [list(pair) for pair in turn.history], "seeker": turn.seeker},
         "gold_strategy": turn.strategy.value,
         "gold_response": turn.response,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from esc.agreement import sign_test
 from esc.files import Row
-from esc.shares import share, shares
+from esc.shares import share_of_turns, shares
 
 OUTCOMES = ("win", "tie", "lose")
 """Of system A against system B."""
@@ -15,7 +15,8 @@ def shares_by_dialogue(outcomes: Iterable[tuple[str, str]]) -> Row:
 
     ``outcomes`` are (turn, outcome). Intervals resample dialogues, or ``interval`` says what else.
     ``p`` is of the exact two-sided sign test on wins against losses, ties left out. It is over
-    turns: where turns of one dialogue have one outcome, p is smaller than it should be.
+    turns: where turns of one dialogue have one outcome, p is smaller than it should be. Where there
+    are too few dialogues for intervals there is no test either.
     """
     found, interval = shares(outcomes, OUTCOMES)
     return _tested(found) | {"interval": interval}
@@ -24,13 +25,15 @@ def shares_by_dialogue(outcomes: Iterable[tuple[str, str]]) -> Row:
 def shares_by_turn(counts: Mapping[str, int]) -> Row:
     """The same of counted turns, each of which stands for itself; intervals are Wilson's."""
     n = sum(counts.get(outcome, 0) for outcome in OUTCOMES)
-    return _tested({outcome: share({(counts.get(outcome, 0), n): 1}) for outcome in OUTCOMES})
+    return _tested({outcome: share_of_turns(counts.get(outcome, 0), n) for outcome in OUTCOMES})
 
 
 def _tested(found: Mapping[str, Row]) -> Row:
     counts = {outcome: one["count"] for outcome, one in found.items()}
-    p = sign_test(counts["win"], counts["lose"])
-    return dict(found) | {"n": sum(counts.values()), "sign_test": {"p": p, "said": _said(p)}}
+    why = found["win"].get("reason")
+    p = None if why else sign_test(counts["win"], counts["lose"])
+    tested = {"p": p, "said": why.replace("interval", "verdict", 1) if why else _said(p)}
+    return dict(found) | {"n": sum(counts.values()), "sign_test": tested}
 
 
 def _said(p: float | None) -> str:

@@ -99,7 +99,7 @@ def invalid_rate(sums: Floats) -> Floats:
 
 
 def by_stage(cases: Sequence[Case]) -> list[dict[str, object]] | None:
-    """Per interval of progress (Figure 8) n and shares ×100; None where dialogues are unknown.
+    """Per interval of progress (Figure 8) n and shares ×100; None where a length is unknown.
 
     Of the turns with a readable strategy. Shares are None in an interval without any. They have no
     intervals of their own.

@@ -21,6 +21,7 @@ from esc import cli, files
 from esc.agreement import kappa
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.intervals import FEWEST, too_few
 from esc.judge import add_judge_name, judge_for
 from mining.candidates import SAMPLES, Key, read_turns
 from mining.folders import Mining
@@ -69,8 +70,9 @@ def agreement(by_dialogue: Sequence[Cells]) -> Agreement:
     if found is None:
         why = "both judges give one label throughout, so agreement cannot be told from chance"
         return Agreement(None, None, None, agreed, n, why if n else "no pair is scored by both")
-    if len(by_dialogue) < 2:
-        return Agreement(found, None, None, agreed, n, "one dialogue has no interval")
+    if len(by_dialogue) < FEWEST:
+        why = f"no interval: {too_few(len(by_dialogue), 'dialogue')}"
+        return Agreement(found, None, None, agreed, n, why)
     rng = random.Random(SEED)
     drawn = [_resampled(by_dialogue, rng) for _ in range(RESAMPLES)]
     defined = sorted(one for one in drawn if one is not None)

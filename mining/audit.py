@@ -21,7 +21,7 @@ from pathlib import Path
 from esc import cli, files, sheets
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.intervals import wilson
+from esc.intervals import FEWEST, wilson
 from esc.psych_errors import PsychError
 from esc.turns import gold_turns
 from mining.folders import Mining
@@ -87,7 +87,7 @@ def precision(
 
 def _precise(count: Counter[str]) -> Row:
     n = count["yes"] + count["no"]
-    low, high = wilson(count["yes"], n) or (None, None)
+    low, high = (wilson(count["yes"], n) if n >= FEWEST else None) or (None, None)
     share = count["yes"] / n if n else None
     told = {answer: count[answer] for answer in (*ANSWERS, "blank")}
     return {"precision": share, "low": low, "high": high, "n": n, **told}

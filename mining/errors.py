@@ -57,7 +57,7 @@ def proportions(rows: Iterable[Row]) -> Row:
     """Per error its count, share of the scored records and 95 % interval; the rest counted.
 
     Shares are 0 to 1, and None where nothing is scored. ``interval`` says whether it resamples
-    dialogues, or what else where the ids name no two.
+    dialogues, or what else where the ids name none.
     """
     status: Counter[str] = Counter()
     scored: list[tuple[str, str]] = []

@@ -1,5 +1,6 @@
 """The figures of a mining as PNG: Figures 9 and 10, lengths and keep-rates."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,19 @@ def draw_kept(figure: Any, found: dict[str, Found]) -> None:
             places = [-place for place in range(len(rates))]
             shares = [100 * rate["share"] for rate in rates.values()]
             reach = [
-                [max(0.0, rate["share"] - rate["low"]) * 100 for rate in rates.values()],
-                [max(0.0, rate["high"] - rate["share"]) * 100 for rate in rates.values()],
+                [_reach(rate["low"], rate["share"]) for rate in rates.values()],
+                [_reach(rate["share"], rate["high"]) for rate in rates.values()],
             ]
             axes.barh(places, shares, xerr=reach, color=COLOURS["here"], ecolor="#444")
             axes.set_yticks(places, [f"{k} ({v['samples']:,})" for k, v in rates.items()])
             axes.set_xlim(0, 105)
             axes.set_xlabel("became pairs (%)")
             axes.set_title(f"{task}, by {what}", fontsize=9)
+
+
+def _reach(begin: float | None, end: float | None) -> float:
+    """A side of an interval in per cent; none is drawn where there is no interval."""
+    return math.nan if begin is None or end is None else max(0.0, end - begin) * 100
 
 
 LEGEND: Any = {"loc": "outside lower center", "ncols": 3, "frameon": False, "fontsize": 8}

@@ -10,6 +10,7 @@ from esc import built, files
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.forms import TASKS
+from esc.intervals import FEWEST
 from esc.lineage import Quadrant
 from esc.means import Units
 from esc.psych_errors import PsychError
@@ -35,7 +36,7 @@ SIDES = ("chosen", "rejected")
 BIN = 20
 """Characters; longer than `LONGEST` is counted in the last bin."""
 LONGEST = 400
-KEPT = f"{BY_DIALOGUE}, over samples where there is one dialogue alone"
+KEPT = f"{BY_DIALOGUE}; none below {FEWEST} dialogues"
 """The interval of a share of samples that became pairs."""
 _BY_DIALOGUE = Units(by_dialogue=True)
 

@@ -98,7 +98,8 @@ def _keep_table(one: Found, what: str) -> Iterator[str]:
     yield f"Samples that became pairs, by {what} (interval: {KEPT}):"
     yield from ("", f"| {what} | samples | pairs | share | 95 % |", "|---|---:|---:|---:|---:|")
     for value, rate in one.keep_rates(what).items():
-        interval = f"{rate['low']:.1%} to {rate['high']:.1%}"
+        known = rate["low"] is not None
+        interval = f"{rate['low']:.1%} to {rate['high']:.1%}" if known else "—"
         cells = f"{rate['samples']:,} | {rate['pairs']:,} | {rate['share']:.1%} | {interval}"
         yield f"| {value} | {cells} |"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from faulty_server import Request
 
-DIALOGUES, TURNS = 8, 5
+DIALOGUES, TURNS = 10, 4
 
 
 def row(dialogue: int, turn: int, reply: str | None = None, **changed: Any) -> dict[str, Any]:

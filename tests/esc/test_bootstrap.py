@@ -41,15 +41,30 @@ def test_an_interval_holds_its_value():
     assert found.low == 0.1 and found.high == pytest.approx(0.395)
 
 
-def test_one_unit_has_no_interval():
-    found = bootstrap.interval(0.5, np.full(1000, 0.5), 1, "row")
-    assert (found.low, found.high) == (None, None) and "one row alone" in found.reason
+def test_fewer_than_ten_units_have_no_interval_and_no_verdict():
+    found = bootstrap.interval(0.5, np.full(1000, 0.5), 9, "dialogue")
+    assert (found.low, found.high) == (None, None) and "9 dialogues" in found.reason
+    assert "no interval" in bootstrap.verdict(0.5, found.low, found.high)
+    assert bootstrap.interval(0.5, np.full(1000, 0.5), 10, "dialogue").low == 0.5
+
+
+def test_the_reverse_interval_mirrors_the_resamples_and_holds_its_value():
+    drawn = np.linspace(0.1, 0.4, 1001)
+    found = bootstrap.interval(0.2, drawn, 50, "dialogue", reverse=True)
+    assert (found.low, found.high) == pytest.approx((0.4 - 0.3925, 0.4 - 0.1075))
+    above = bootstrap.interval(0.1, drawn + 0.1, 50, "dialogue", reverse=True)
+    assert above.high == 0.1
+
+
+def test_an_interval_by_rows_says_that_the_true_one_is_wider():
+    assert "the true interval is wider" in bootstrap.said("row")
+    assert "wider" not in bootstrap.said("dialogue")
 
 
 def test_resamples_without_a_value_leave_no_interval_where_they_are_many():
     drawn = np.where(np.arange(1000) < 60, np.nan, 1.0)
-    assert bootstrap.interval(1.0, drawn, 9, "row").reason == bootstrap.OFTEN_UNDEFINED
-    assert bootstrap.interval(1.0, drawn[20:], 9, "row").low == 1.0
+    assert bootstrap.interval(1.0, drawn, 10, "row").reason == bootstrap.OFTEN_UNDEFINED
+    assert bootstrap.interval(1.0, drawn[20:], 10, "row").low == 1.0
 
 
 @pytest.mark.parametrize(

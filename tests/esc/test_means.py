@@ -1,4 +1,4 @@
-"""Means: their intervals resample dialogues, or rows where there are no two dialogues."""
+"""Means: their intervals resample dialogues, or rows where the ids name none."""
 
 import pytest
 
@@ -10,24 +10,33 @@ from esc import means
     [
         (["1-0", "1-1", "2-0"], True),
         (["test-0", "test-1", "test-2"], False),
+        ([f"{'ab'[k % 2]}-{k}" for k in range(200)], False),
+        ([f"talk{k}-0" for k in range(9)], False),
+        ([f"talk{k}-0" for k in range(10)], True),
+        ([f"talk{k}-0" for k in range(9)] + ["7-0"], True),
+        (["7-0", "7-1"], True),
         (["1-0", "2"], False),
         ([], False),
     ],
 )
-def test_dialogues_are_resampled_where_all_ids_name_one_and_there_are_two(ids, by_dialogue):
+def test_ids_name_dialogues_by_numbers_or_by_ten_prefixes(ids, by_dialogue):
     assert means.Units.of(ids).by_dialogue is by_dialogue
 
 
-def test_an_interval_is_of_dialogues_and_one_dialogue_has_none():
-    units = means.Units.of(["1-0", "1-1", "2-0"])
-    assert means.mean([("1-0", 1), ("1-1", 3)], units) == {
-        "value": 2.0,
-        "low": None,
-        "high": None,
-        "n": 2,
-    }
+def test_an_interval_is_of_dialogues():
+    units = means.Units(by_dialogue=True)
+    # Dialogues that are alike within: as wide as so many rows, however many turns they have.
+    few = means.mean([(f"{d}-0", d % 2) for d in range(10)], units)
+    many = means.mean([(f"{d}-{t}", d % 2) for d in range(10) for t in range(50)], units)
+    assert (few["low"], few["high"]) == (many["low"], many["high"]) == (0.2, 0.8)
+
+
+@pytest.mark.parametrize("by_dialogue", [True, False])
+def test_fewer_than_ten_have_a_mean_and_the_reason_for_no_interval(by_dialogue):
+    units = means.Units(by_dialogue)
+    found = means.mean([(f"{d}-0", d) for d in range(9)], units)
+    assert (found["value"], found["low"], found["high"], found["n"]) == (4, None, None, 9)
+    assert f"9 {units.name}s, and an interval takes 10" in found["reason"]
+    assert means.inside_the_noise(found) is None
+    assert means.mean([(f"{d}-0", d) for d in range(10)], units)["low"] is not None
     assert means.mean([], units) == {"value": None, "low": None, "high": None, "n": 0}
-    # Two dialogues that are alike within: as wide as two rows, however many turns they have.
-    few = means.mean([("1-0", 1), ("2-0", 5)], units)
-    many = means.mean([(f"{d}-{t}", 1 if d == 1 else 5) for d in (1, 2) for t in range(50)], units)
-    assert (few["low"], few["high"]) == (many["low"], many["high"]) == (1.0, 5.0)

@@ -43,7 +43,7 @@ def test_it_is_the_interval_of_the_mean_of_ones_and_noughts():
 
 
 @pytest.mark.parametrize("name", ["{}", "test-{}"], ids=["rows", "one dialogue"])
-def test_without_two_dialogues_it_is_wilsons_over_turns_and_says_so(name):
+def test_without_dialogues_it_is_wilsons_over_turns_and_says_so(name):
     labelled = [(name.format(k), "yes" if k < 15 else "no") for k in range(148)]
     found, said = shares(labelled, ["yes"])
     assert said == BY_TURN
@@ -54,7 +54,15 @@ def test_what_no_dialogue_has_keeps_a_width_that_is_of_dialogues():
     found, _ = shares(turns(lambda *_: "no"), ["yes", "no"])
     assert ends(found["yes"]) == wilson(0, 20)
     assert ends(found["no"]) == wilson(20, 20)
-    assert ends(share({(1, 2): 3, (7, 14): 1})) == wilson(2, 4)
+    assert ends(share({(1, 2): 6, (7, 14): 4})) == wilson(5, 10)
+
+
+def test_fewer_than_ten_have_a_share_and_the_reason_for_no_interval():
+    found, _ = shares(turns(lambda d, _: "yes" if d % 2 else "no", dialogues=9), ["yes"])
+    assert found["yes"]["share"] == pytest.approx(4 / 9) and ends(found["yes"]) == (None, None)
+    assert "9 dialogues, and an interval takes 10" in found["yes"]["reason"]
+    found, _ = shares([(str(k), "yes") for k in range(9)], ["yes"])
+    assert ends(found["yes"]) == (None, None) and "9 turns" in found["yes"]["reason"]
 
 
 def test_the_order_of_the_turns_changes_nothing():

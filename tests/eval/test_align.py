@@ -110,7 +110,7 @@ def test_records_without_ids_are_found_by_what_was_said_before(run_align, turns,
 def test_a_supporters_opening_needs_no_inserted_greeting(turns):
     turn = turns[0]
     opened = turn.__class__(
-        "9-1", (("Hi", "welcome"),), (turn.strategy,), "thanks", turn.strategy, "how are you"
+        "9-1", (("Hi", "welcome"),), (turn.strategy,), "thanks", turn.strategy, "how are you", 2
     )
     known = gold_index.Turns([opened])
     assert known.of_context("welcome thanks", {}, ()) == [opened]
@@ -129,7 +129,7 @@ def test_a_conversation_of_no_turn_is_named_and_the_rest_is_written(run_align, t
 def test_a_conversation_of_two_turns_is_decided_by_its_gold_reply(turns):
     first, second = turns[0], turns[1]
     twin = second.__class__("9-9", first.history, first.history_strategies, first.seeker,
-                            second.strategy, "another reply")  # fmt: skip
+                            second.strategy, "another reply", 10)  # fmt: skip
     known = gold_index.Turns([first, twin])
     context = gold_index.plain_context(first.history, first.seeker)
     assert len(known.of_context(context, {}, ())) == 2

@@ -72,6 +72,15 @@ def test_the_order_and_the_ids_change_no_comparison():
     assert compare(system(3, other), system(7, other)) == wanted
 
 
+def test_fewer_than_ten_shared_dialogues_have_no_interval_and_no_verdict():
+    found = compare(system(3, dialogues=12), system(7, dialogues=9))
+    assert "9 dialogues, and an interval takes 10" in found["interval"]
+    for one in found["numbers"].values():
+        assert (one["low"], one["high"]) == (None, None)
+        assert one["verdict"].startswith(("no interval", "undefined"))
+    assert "reverse percentile of bias" in compare(system(3), system(7))["interval"]
+
+
 def test_turns_that_only_one_has_are_counted():
     found = compare(system(3, dialogues=12), system(7, dialogues=10))
     assert found["n"] == 100 and found["alone"] == {"a": 20, "b": 0}

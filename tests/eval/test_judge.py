@@ -440,15 +440,15 @@ def pair_row(number, chosen, rejected):
 
 
 def test_both_sides_of_pairs_are_scored_blind_and_their_difference_told(run, server, out, tmp_path):
-    pairs = [pair_row(k, f"good {k} answer", f"poor {k}") for k in range(10)]
-    good, poor = [4, 5, 4, 3, 4, 5, 4, 4, 5, 4], [2, 1, 3, 2, 2, 2, 1, 2, 0, 2]
+    pairs = [pair_row(k, f"good {k} answer", f"poor {k}") for k in range(11)]
+    good, poor = [4, 5, 4, 3, 4, 5, 4, 4, 5, 4, 4], [2, 1, 3, 2, 2, 2, 1, 2, 0, 2, 2]
 
     def answer(request):
         kind, number, *_ = quoted(request)["reply"].split()
         assert "reference" not in quoted(request)
         for message in request.body["messages"]:
             assert not re.search(r"\b(chosen|rejected|gold|sampled)\b", message["content"])
-        if kind == "poor" and number == "9":
+        if kind == "poor" and number == "10":
             return "hm"
         return json.dumps({"score": (good if kind == "good" else poor)[int(number)]})
 
@@ -458,14 +458,14 @@ def test_both_sides_of_pairs_are_scored_blind_and_their_difference_told(run, ser
     assert code == 0 and "difference" in printed
     for dimension in Dimension:
         told = summary(out)["dimensions"][dimension]
-        assert told["n"] == 9 and told["unscored"]["total"] == 1
-        assert told["chosen"]["value"] == pytest.approx(sum(good[:9]) / 9)
-        assert told["rejected"]["value"] == pytest.approx(sum(poor[:9]) / 9)
+        assert told["n"] == 10 and told["unscored"]["total"] == 1
+        assert told["chosen"]["value"] == pytest.approx(sum(good[:10]) / 10)
+        assert told["rejected"]["value"] == pytest.approx(sum(poor[:10]) / 10)
         difference = told["difference"]
-        assert difference["value"] == pytest.approx((sum(good[:9]) - sum(poor[:9])) / 9)
+        assert difference["value"] == pytest.approx((sum(good[:10]) - sum(poor[:10])) / 10)
         assert 0 < difference["low"] < difference["value"] < difference["high"]
         assert difference["inside_the_noise"] is False
-        assert difference["percent"] == pytest.approx(100 * 23 / 15)
+        assert difference["percent"] == pytest.approx(100 * 25 / 17)
     assert {one["side"] for one in scores(out)} == {"chosen", "rejected"}
 
 
@@ -476,7 +476,7 @@ def entangled(number, quadrant):
 
 def test_the_pairs_of_one_turn_are_scored_each_and_resampled_together(run, server, out, tmp_path):
     rejected = {"NsNr": 0, "NsPr": 2, "PsNr": 1}
-    pairs = [entangled(k, quadrant) for k in range(2) for quadrant in rejected]
+    pairs = [entangled(k, quadrant) for k in range(10) for quadrant in rejected]
     path = save(tmp_path / "v" / "x.jsonl", pairs)
 
     def answer(request):
@@ -486,8 +486,8 @@ def test_the_pairs_of_one_turn_are_scored_each_and_resampled_together(run, serve
     server.answer = answer
     assert run("--repeat", "0", path=path, what="--pairs")[0] == 0
     told = summary(out)["dimensions"]["Empathy"]
-    assert (told["n"], told["chosen"]["value"], told["rejected"]["value"]) == (6, 4, 1)
-    # Both dialogues are alike within: as rows, the six pairs would spread.
+    assert (told["n"], told["chosen"]["value"], told["rejected"]["value"]) == (30, 4, 1)
+    # All dialogues are alike within: as rows, the pairs would spread.
     assert told["difference"]["low"] == told["difference"]["high"] == 3
     assert {(one["id"], one["quadrant"]) for one in scores(out)} == {
         (pair["id"], pair["quadrant"]) for pair in pairs
@@ -719,13 +719,13 @@ def test_a_foreign_file_without_ids_is_scored_and_says_so(run, out, tmp_path):
     (tmp_path / "theirs.json").write_text(json.dumps(foreign))
     code, printed, _ = run(path=tmp_path / "theirs.json")
     assert code == 0 and "5 records have none" in printed
-    assert "rows, since the ids name no two dialogues" in summary(out)["interval"]
+    assert "rows, since the ids name none (turns" in summary(out)["interval"]
 
 
 def test_ids_of_one_prefix_are_resampled_by_row_and_the_file_says_so(run, out, tmp_path):
     renamed = [row | {"id": f"test-{k}"} for k, row in enumerate(rows())]
     run(path=save(tmp_path / "renamed.jsonl", renamed))
     found = summary(out)
-    assert "rows, since the ids name no two dialogues" in found["interval"]
+    assert "rows, since the ids name none (turns" in found["interval"]
     one = found["dimensions"]["Fluency"]
     assert one["low"] < one["value"] < one["high"]

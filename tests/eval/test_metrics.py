@@ -152,6 +152,40 @@ def test_ids_of_one_dialogue_resample_rows(run_metrics):
     assert run_metrics(given)[1]["resampled_by"] == "row"
 
 
+def test_two_prefixes_name_no_dialogues_and_the_signature_says_what_that_means(run_metrics):
+    given = [one | {"id": f"{'ab'[k % 2]}-{k // 2}"} for k, one in enumerate(records())]
+    _, told, _ = run_metrics(given)
+    assert told["resampled_by"] == "row"
+    for one in (told["strategy"]["bias"], told["text"]["corpus"]["ead"]):
+        assert one["low"] <= one["high"] and "the true interval is wider" in one["signature"]
+
+
+def test_nine_dialogues_have_numbers_and_the_reason_for_no_interval(run_metrics):
+    nine = [one for one in records() if int(one["id"].split("-")[0]) < 9]
+    _, told, _ = run_metrics(nine)
+    found = [told["strategy"]["bias"], *told["text"]["paper"].values()]
+    for one in [*found, *told["text"]["corpus"].values()]:
+        assert one["value"] is not None and (one["low"], one["high"]) == (None, None)
+        assert "9 dialogues, and an interval takes 10" in one["reason"]
+
+
+def test_intervals_of_what_noise_raises_are_reverse_and_say_so(run_metrics):
+    _, told, _ = run_metrics(records())
+    strategy = told["strategy"]
+    for one in (strategy["bias"], strategy["js_distance"], strategy["calibration"]["ece"]):
+        assert "reverse percentile" in one["signature"] and one["low"] >= 0
+    assert "reverse" not in strategy["accuracy"]["signature"]
+
+
+def test_stages_are_of_the_dialogues_own_length_whatever_the_file_holds(run_metrics):
+    begun = [one | {"dialogue_turns": 14} for one in records()]
+    _, told, _ = run_metrics([one for one in begun if one["id"].endswith(("-0", "-1"))])
+    stages = told["strategy"]["by_stage"]
+    assert stages[0]["n"] == told["n"] and sum(one["n"] for one in stages) == told["n"]
+    _, told, _ = run_metrics(records(), out="unknown")
+    assert told["strategy"]["by_stage"] is None
+
+
 def test_the_same_command_again_does_nothing(run_metrics, tmp_path):
     run_metrics(records())
     before = (tmp_path / "out" / "metrics.json").stat().st_mtime_ns
@@ -222,7 +256,7 @@ def test_one_record_is_measured(run_metrics, one):
     code, told, _ = run_metrics([one])
     assert code == 0 and told["n"] == 1
     assert told["strategy"]["bias"]["low"] is None
-    assert "one row alone" in told["strategy"]["bias"]["reason"]
+    assert "1 dialogue, and an interval takes 10" in told["strategy"]["bias"]["reason"]
 
 
 def test_smoke_beside_the_predictions_marks_the_numbers(run_metrics, tmp_path):
@@ -247,6 +281,7 @@ def test_a_missing_field_is_one_line(run_metrics, field):
         ({"predicted_response": 7}, "'predicted_response' is no text"),
         ({"status": "lost"}, "its status 'lost' is none of"),
         ({"id": "0-0"}, "id '0-0' is there twice"),
+        ({"dialogue_turns": 0}, "dialogue_turns 0 is no number of turns that has '0-3'"),
         ({"distribution": [0.5, 0.5]}, "no object of eight probabilities"),
         ({"distribution": SHARES | {"Question": 1.5}}, "gives Question 1.5, no probability"),
         ({"distribution": SHARES | {"Question": None}}, "gives Question None, no probability"),

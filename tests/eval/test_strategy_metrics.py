@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from esc import bootstrap
 from esc.strategies import Strategy
 from eval import calibration, preference, strategy_metrics
 from eval.cases import Case
@@ -235,3 +236,27 @@ def test_without_distributions_calibration_is_undefined():
 def test_turns_without_a_distribution_are_left_out_of_calibration():
     one = case(Q, Q, spread=spread(Q, 0.9))
     assert calibrated([one, case(R, Q)]) == calibrated([one])
+
+
+@pytest.mark.parametrize("dialogues", [10, 30])
+def test_the_interval_of_a_bias_holds_the_true_one(dialogues, monkeypatch):
+    """A planner of known bias: its interval is right in 88 of 100 experiments at least."""
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 300)
+    gold = np.array([21, 6, 8, 9, 15, 16, 7, 18]) / 100
+    liked = gold * np.exp([0.6, -0.6, 0.3, -0.3, 0.5, -0.1, -0.5, 0.2])
+    # Right in 30 % of turns, else one of its favourites.
+    joint = 0.7 * np.outer(liked / liked.sum(), gold) + 0.3 * np.diag(gold)
+    (true,) = preference.bias(preference.preference(joint[None]))
+    rng = np.random.default_rng(0)
+
+    def biases(sums):
+        return preference.bias(preference.preference(sums.reshape(-1, 8, 8)))
+
+    held = 0
+    for _ in range(100):
+        sums = rng.multinomial(14, joint.ravel(), size=dialogues).astype(float)
+        (value,) = biases(sums.sum(axis=0))
+        drawn = biases(bootstrap.resampled(sums))
+        ends = bootstrap.interval(value, drawn, dialogues, "dialogue", reverse=True)
+        held += ends.low <= true <= ends.high
+    assert 0.3 < true < 0.5 and held >= 88

@@ -21,6 +21,7 @@ TURN = GoldTurn(
     seeker="I failed.",
     strategy=Strategy.QUESTION,
     response="What happened?",
+    dialogue_turns=9,
 )
 
 

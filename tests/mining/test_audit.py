@@ -185,8 +185,7 @@ def test_precision_is_yes_among_yes_and_no(routed, run):
     assert code == 0 and "SMOKE" in out and found["smoke"] is True
     empathy, shift = found["errors"][EMPATHY.value], found["errors"][SHIFT.value]
     assert empathy["precision"] == 0.75 and empathy["n"] == 4 and empathy["unsure"] == 1
-    # Wilson: 3 of 4.
-    assert (empathy["low"], empathy["high"]) == pytest.approx((0.3006, 0.9544), abs=5e-5)
+    assert (empathy["low"], empathy["high"]) == (None, None)  # of fewer than ten
     assert shift["precision"] == 0.0 and shift["blank"] == 4
     assert found["all"]["precision"] == 3 / 5 and found["all"]["n"] == 5
 

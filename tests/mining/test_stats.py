@@ -104,9 +104,9 @@ def test_turns_of_one_dialogue_are_no_trials_of_their_own(mined, run, folder):
 
 
 def test_keep_rates_have_intervals_by_dialogue():
-    """Two dialogues that are alike within are two trials, however many turns they have."""
+    """Ten dialogues that are alike within are ten trials, however many turns they have."""
 
-    def rate(each, fates=(Fate.PAIR, Fate.NO_ERROR)):
+    def rate(each, fates=(Fate.PAIR, Fate.NO_ERROR) * 5):
         of = found.Found("sp", {})
         for fate in fates:
             way = {"error": None, "gold_strategy": Strategy.QUESTION.value, "fate": fate}
@@ -115,10 +115,10 @@ def test_keep_rates_have_intervals_by_dialogue():
         return one
 
     few, many = rate(1), rate(50)
-    assert (many["samples"], many["pairs"], many["share"]) == (100, 50, 0.5)
-    assert (few["low"], few["high"]) == (many["low"], many["high"]) == (0, 1)
+    assert (many["samples"], many["pairs"], many["share"]) == (500, 250, 0.5)
+    assert (few["low"], few["high"]) == (many["low"], many["high"]) == (0.2, 0.8)
     one = rate(50, fates=[Fate.PAIR])
-    assert (one["low"], one["high"]) == wilson(50, 50)
+    assert (one["low"], one["high"]) == (None, None) and "1 dialogue," in one["reason"]
 
 
 def test_strategies_of_both_sides_are_counted(mined, run, folder):
