@@ -1,7 +1,7 @@
 r"""People's choice between two systems' replies: a blinded sheet, and what the votes on it say.
 
     python -m eval human --a runs/llama3.1-8b/decoupled_dpo/predictions.jsonl \
-        --b runs/llama3.1-8b/vanilla_dpo/predictions.jsonl --out runs/llama3.1-8b/human --n 20
+        --b runs/llama3.1-8b/vanilla_dpo/predictions.jsonl --out runs/llama3.1-8b/human
     python -m eval human --out runs/llama3.1-8b/human --read votes_anna.csv votes_ben.csv
 
 Draws N turns by their ids and shuffles sides; writes to FOLDER ``sheet.csv`` for a spreadsheet and
@@ -162,7 +162,7 @@ def main(argv: list[str]) -> None:
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
             raise EscError(f"annotator {name!r}: letters, digits, dots and dashes make file names")
-    key = make(matched(given.a, given.b), given.out, given.n or 30, names)
+    key = make(matched(given.a, given.b), given.out, given.n or 20, names)
     told = " and ".join(f"{count} with {why}" for why, count in key["left_out"].items())
     sheets = "sheet.csv and sheet.html" if not names else f"a sheet each for {', '.join(names)}"
     print(f"sheet       {given.out}: {sheets}, {key['n']} of {key['shared']} shared turns")
@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--a", type=Path, metavar="FILE", help="predictions of a system")
     parser.add_argument("--b", type=Path, metavar="FILE", help="predictions of another")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--n", type=cli.optional_count, help="turns on the sheet (default: 30)")
+    parser.add_argument("--n", type=cli.optional_count, help="turns on the sheet (default: 20)")
     parser.add_argument(
         "--annotators", nargs="+", default=[], metavar="NAME", help="a sheet for each of them"
     )

@@ -49,9 +49,9 @@ def examples(work: Path, found: dict[str, Found], notes: Sequence[str]) -> str:
 def _example(work: Path, task: str, pair: Row, turn: GoldTurn, error: PsychError) -> Iterator[str]:
     like = f" (as in Figure {EXAMPLE_FIGURES[error]})" if error in EXAMPLE_FIGURES else ""
     yield from ("", f"## {error}{like}", "", f"Turn {plain(turn.id)}, {task} pair.", "")
-    situation = situation_of(work, [reply for _, reply in turn.history] + [turn.response])
-    yield f"**Situation** {plain(situation) if situation else '(not found in the kept corpus)'}"
-    yield ""
+    known = seeker_of(work, [reply for _, reply in turn.history] + [turn.response])
+    for name, said in (known or {"Situation": "(not found in the kept corpus)"}).items():
+        yield f"**{name}** {plain(said) if known else said}\n"
     for seeker, reply in turn.history:
         yield f"> **{Role.SEEKER}** {plain(seeker) or SILENT}\n>"
         yield f"> **{Role.SUPPORTER}** {plain(reply)}\n>"
@@ -65,11 +65,12 @@ def _example(work: Path, task: str, pair: Row, turn: GoldTurn, error: PsychError
     yield f"**Explanation** {plain(pair['explanation'] or '(none)')}"
 
 
-def situation_of(work: Path, replies: Sequence[str]) -> str | None:
-    """The situation of the one dialogue in the kept corpus that holds these replies in a row.
+def seeker_of(work: Path, replies: Sequence[str]) -> dict[str, str]:
+    """What the corpus knows of the seeker in the one dialogue that holds these replies in a row.
 
-    None where no dialogue or several do. By content, since the ids of a corpus in another order
-    are not its positions.
+    Name to text: situation, experience, emotion, problem, and the scores of the survey,
+    each where the kept corpus has it. Empty where no dialogue or several hold them. By content,
+    since the ids of a corpus in another order are not its positions.
     """
     said = " ".join(" ".join(replies).split())
     names = built.manifest(work)["corpus"]["files"]
@@ -82,8 +83,24 @@ def situation_of(work: Path, replies: Sequence[str]) -> str | None:
         rows = (
             json.loads(text) if is_array else map(json.loads, filter(str.strip, text.split("\n")))
         )
-        found += [row.get("situation") for row in rows if said in _replies(row)]
-    return str(found[0]) if len(found) == 1 and found[0] else None
+        found += [_seeker(row) for row in rows if said in _replies(row)]
+    return found[0] if len(found) == 1 else {}
+
+
+def _seeker(row: Row) -> dict[str, str]:
+    survey = row.get("survey_score")
+    scores = survey.get("seeker") if isinstance(survey, dict) else None
+    told = scores.items() if isinstance(scores, dict) else ()
+    known = {
+        "Situation": row.get("situation"),
+        "Experience": row.get("experience_type"),
+        "Emotion": row.get("emotion_type"),
+        "Problem": row.get("problem_type"),
+        "Survey": ", ".join(
+            f"{name.replace('_', ' ')} {score}" for name, score in told if score not in (None, "")
+        ),
+    }
+    return {name: str(said) for name, said in known.items() if said}
 
 
 def _replies(row: Row) -> str:

@@ -220,7 +220,7 @@ def test_the_page_needs_nothing_else_and_runs_its_own_script_alone(make, out):
     assert Page(text).tags.count("script") == 1
     assert re.search(r"default-src &#39;none&#39;; .*script-src &#39;sha256-[\w+/]+=&#39;", text)
     assert "Research software" in text and "SMOKE" not in text
-    assert Page(text).tags.count("input") == 30 * (4 * 3 + 1)
+    assert Page(text).tags.count("input") == 20 * (4 * 3 + 1)
 
 
 def test_what_comes_from_a_smoke_run_is_marked_on_the_page_and_in_the_result(

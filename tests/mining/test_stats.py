@@ -181,20 +181,22 @@ def test_every_error_has_an_example_with_its_situation(mined, run, folder):
         turn = section.partition("Turn ")[2].partition(",")[0]
         dialogue = turn.partition("-")[0]
         assert f"**Situation** case {dialogue} with matter" in section
+        assert "**Emotion** anxiety\n" in section and "**Problem** job crisis\n" in section
         assert f"hello from {dialogue}" in section
     assert "**Gold strategy**" in text and "**Rejected reply**" in text
 
 
 def test_a_situation_is_not_guessed_where_two_dialogues_say_the_same(bench):
     said = ["what about 1?", "try 1"]
-    assert examples.situation_of(bench.work, said) == "case 1 with matter 7 and worry 13"
+    known = examples.seeker_of(bench.work, said)
+    assert known["Situation"] == "case 1 with matter 7 and worry 13"
     (name,) = built.manifest(bench.work)["corpus"]["files"]
     path = paths.corpus(bench.work) / name
     rows = json.loads(path.read_text())
     path.write_text(json.dumps([*rows, rows[1]]))
-    assert examples.situation_of(bench.work, said) is None
+    assert examples.seeker_of(bench.work, said) == {}
     path.unlink()
-    assert examples.situation_of(bench.work, said) is None
+    assert examples.seeker_of(bench.work, said) == {}
 
 
 def test_the_hub_layout_gives_the_situation_too(bench):
@@ -204,7 +206,26 @@ def test_the_hub_layout_gives_the_situation_too(bench):
         "dialog": [{"speaker": "usr", "text": "hi"}, {"speaker": "sys", "text": "oh  no"}],
     }
     (paths.corpus(bench.work) / name).write_text(f"{json.dumps(row)}\n\n")
-    assert examples.situation_of(bench.work, ["oh no"]) == "far away"
+    assert examples.seeker_of(bench.work, ["oh no"]) == {"Situation": "far away"}
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        (
+            {"seeker": {"initial_emotion_intensity": "4", "empathy": 5}, "supporter": {}},
+            {"Survey": "initial emotion intensity 4, empathy 5"},
+        ),
+        ({"seeker": {"initial_emotion_intensity": None}}, {}),
+        ({}, {}),
+        (None, {}),
+    ],
+)
+def test_the_seekers_survey_is_told_where_the_corpus_has_it(bench, scores, told):
+    (name,) = built.manifest(bench.work)["corpus"]["files"]
+    row = {"survey_score": scores, "dialog": [{"speaker": "sys", "text": "oh no"}]}
+    (paths.corpus(bench.work) / name).write_text(json.dumps([row]))
+    assert examples.seeker_of(bench.work, ["oh no"]) == told
 
 
 def test_text_of_a_model_is_no_markdown(bench, server, planted, run, folder):
