@@ -34,13 +34,14 @@ PRICE ?=
 MAX_COST ?=
 DRY_RUN ?=
 BATCH ?=
+JUDGE_BATCH ?=
 SHARD ?=
 FORCE ?=
 PYTHON ?= python3
 
 # Through the environment: a shell would take the quotes in SERVE_ARGS, and every step that asks
 # models reads BATCH. JUDGE and JUDGE_BASE_URL are read there too.
-export SERVE_ARGS BATCH SHARD
+export SERVE_ARGS BATCH JUDGE_BATCH SHARD
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -79,7 +80,8 @@ help:  ## this list
 	@echo "  reproduce:  STEPS=\"names of its steps\", DRY_RUN=1 for the plan and what it takes;"
 	@echo "            MAX_COST is of each step, and BATCH of steps that are called by themselves; on several"
 	@echo "            machines the same command on each, with NNODES, NODE_RANK, MASTER_ADDR and a shared WORK"
-	@echo "  mine, predict, eval:  BATCH=vllm|ray|openai|write|read through batch files, SHARD=requests of one"
+	@echo "  mine, predict, eval:  BATCH=vllm|ray|openai|write|read through batch files, SHARD=requests of one;"
+	@echo "            of mine it is the step's that can use it; JUDGE_BATCH where the judge's is another"
 	@echo "  eval:     JUDGE, JUDGE_BASE_URL, JUDGE_N=turns judged, JUDGE_FORM=number|reason,"
 	@echo "            FAILED_ESCONV=FailedESConv.json for Figure 2;"
 	@echo "            PRICE, MAX_COST of all its steps together, IN_FLIGHT, DRY_RUN=1"
@@ -144,7 +146,7 @@ sft-sp sft-rg sft-vanilla: sft-%: model data $(SPREAD)  ## LoRA SFT of planner, 
 # A BASE_URL needs no server of our own, nor do files for others. Sets that are built are taken as they are: here LIMIT is of
 # the prediction, and must not cut them down.
 BUILT := $(shell test -f "$(WORK)/data/manifest.json" && echo yes)
-ELSEWHERE := $(BASE_URL) $(filter openai write read,$(BATCH))
+ELSEWHERE := $(BASE_URL) $(filter write read,$(BATCH))
 ASKS := $(if $(strip $(ELSEWHERE)),,$(SERVE_READY)) $(if $(filter ray,$(BATCH)),$(RAY_READY)) $(if $(BUILT),,data)
 
 LINEAGE := --model "$(MODEL)" --variant "$(VARIANT)" --round "$(ROUND)"
@@ -156,12 +158,15 @@ BLINDLY := $(if $(filter 1,$(BLIND)),--blind)
 TASKS = $(if $(filter mine,$@),sp rg vanilla,$(patsubst mine-%,%,$@))
 # The planner's errors are found by comparing names; the others' need a judge.
 JUDGED = $(filter-out sp,$(TASKS))
+# BATCH is of the step that can use it: a service has none of this WORK's models, and these engines no judge.
+SAMPLE = BATCH="$(filter-out $(if $(JUDGED),$(if $(JUDGE_BATCH),,openai)),$(BATCH))" $(PY) -m mining sample
+JUDGES = BATCH="$(filter-out vllm ray,$(BATCH))" $(PY) -m mining judge
 
 mine mine-sp mine-rg mine-vanilla: model $(ASKS)  ## errors of the SFT models on train turns, as preference sets
-	@$(PY) -m mining sample $(WHERE) $(LINEAGE) --task $(TASKS) --limit "$(LIMIT)" \
+	@$(SAMPLE) $(WHERE) $(LINEAGE) --task $(TASKS) --limit "$(LIMIT)" \
 	  --samples "$(SAMPLES)" --decode "$(DECODE)" --base-url "$(BASE_URL)" $(SENDING) $(AGAIN)
-	$(if $(JUDGED),@$(PY) -m mining judge $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) $(SPENDING) $(AGAIN))
-	$(if $(and $(JUDGED),$(JUDGE2)),@$(PY) -m mining judge $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) \
+	$(if $(JUDGED),@$(JUDGES) $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) $(SPENDING) $(AGAIN))
+	$(if $(and $(JUDGED),$(JUDGE2)),@$(JUDGES) $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) \
 	  --judge "$(JUDGE2)" --judge-base-url "$(JUDGE2_BASE_URL)" $(SPENDING) $(AGAIN))
 ifneq ($(DRY_RUN),1)
 	$(if $(and $(JUDGED),$(JUDGE2)),@$(PY) -m mining agreement $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) \

@@ -123,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_work(parser)
     add_judge_name(parser)
     add_judge_url(parser)
-    add_sending(parser)
+    add_sending(parser, judge=True)
     parser.add_argument("--force", action="store_true", help="replace other options' results")
 
 

@@ -24,7 +24,7 @@ PER_STEP = (
     "JUDGE2_BASE_URL", "MODELS",
 )  # fmt: skip
 """Those that would make other rows than the paper's: a plan sets them by itself."""
-BATCHES = ("BATCH", "SHARD")
+BATCHES = ("BATCH", "JUDGE_BATCH", "SHARD")
 """Not a plan's: its steps ask side by side, and no machine holds an engine for each."""
 OWNED = frozenset((*DECISIVE, *SPEED, *PER_STEP, *BATCHES, "DRY_RUN"))
 """All that reaches a step from its plan alone, never from the environment round it."""

@@ -217,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     backbones.add_model(parser, "whose judge is asked unless one is named")
     add_judge_name(parser)
     add_judge_url(parser)
-    add_sending(parser)
+    add_sending(parser, judge=True)
     parser.add_argument(
         "--force", action="store_true", help="make the errors anew; stored answers are kept"
     )

@@ -271,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_mining(parser)
     add_judge(parser)
-    add_sending(parser)
+    add_sending(parser, judge=True)
     parser.add_argument(
         "--force", action="store_true", help="make the verdicts anew; stored answers are kept"
     )

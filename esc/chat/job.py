@@ -32,6 +32,9 @@ from esc.visible import visible
 IN_FLIGHT = {"gpu": 256, "cpu": 32}
 """Requests at a time that keep an engine full, by where the backbone runs."""
 
+LIVE = "live"
+"""No batches for this step, where others of the same command use them."""
+
 Record = TypeVar("Record")
 
 
@@ -71,8 +74,9 @@ class Sending:
                 yield where
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `Sending`."""
+def add_arguments(parser: argparse.ArgumentParser, *, judge: bool = False) -> None:
+    """Add the options of `Sending`; a step that asks a ``judge`` takes JUDGE_BATCH before BATCH."""
+    batch = ("JUDGE_BATCH", "BATCH") if judge else ("BATCH",)
     parser.add_argument("--in-flight", type=cli.optional_count, help="requests at a time")
     parser.add_argument(
         "--timeout", type=cli.optional_amount, default=TIMEOUT, help="seconds for an answer"
@@ -85,8 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=_engine,
         metavar="|".join(ENGINES),
-        default=os.environ.get("BATCH") or None,
-        help="an engine that reads batch files, instead of a live server (default: $BATCH)",
+        default=next(filter(None, map(os.environ.get, batch)), None),
+        help="an engine that reads batch files, instead of a live server (default: "
+        f"{', '.join(f'${name}' for name in batch)})",
     )
     parser.add_argument(
         "--shard",
@@ -98,10 +103,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _engine(text: str) -> str | None:
-    """The name of a batch engine, or None where make passes a variable that is not set."""
-    if text and text not in ENGINES:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(ENGINES)}")
-    return text or None
+    """The name of a batch engine; None where none is meant, or make passes an unset variable."""
+    if text and text not in (*ENGINES, LIVE):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join((*ENGINES, LIVE))}")
+    return text if text not in ("", LIVE) else None
 
 
 class Waits:

@@ -22,6 +22,33 @@ def test_the_makefile_stays_short():
     assert MAKEFILE.count("\n") <= 260
 
 
+@pytest.mark.parametrize(
+    ("target", "given", "sample", "judge"),
+    [
+        ("mine-rg", ("BATCH=openai",), "", "openai"),
+        ("mine", ("BATCH=vllm",), "vllm", ""),
+        ("mine-vanilla", ("BATCH=ray", "JUDGE_BATCH=openai"), "ray", ""),
+        ("mine-rg", ("BATCH=write",), "write", "write"),
+        ("mine-rg", ("BATCH=openai", "JUDGE_BATCH=live"), "openai", "openai"),
+        ("mine-sp", ("BATCH=openai",), "openai", None),
+    ],
+)
+def test_batch_is_of_the_step_that_can_use_it(run, target, given, sample, judge):
+    shown = run("make", "--dry-run", target, *given).stdout
+    steps = re.findall(r'^BATCH="(\w*)" \S+ -m mining (\w+)', shown, re.MULTILINE)
+    assert [(name, batch) for batch, name in steps] == [
+        ("sample", sample),
+        *([("judge", judge)] if judge is not None else []),
+    ]
+
+
+@pytest.mark.parametrize(("given", "needs"), [("BATCH=openai", True), ("BATCH=write", False)])
+def test_a_server_is_needed_unless_the_samples_come_from_elsewhere(run, given, needs):
+    database = run("make", "--dry-run", "--print-data-base", "mine-rg", given).stdout
+    (prerequisites,) = re.findall(r"^mine-rg: (.*)$", database, re.MULTILINE)
+    assert (".venv-serve/.ready" in prerequisites) is needs
+
+
 def test_an_unknown_model_stops_before_anything_is_made(run, tmp_path):
     shown = run("make", "sft-sp", "MODEL=gpt9", f"WORK={tmp_path / 'w'}")
     assert shown.returncode != 0 and "unknown MODEL 'gpt9'; known: " in shown.stderr

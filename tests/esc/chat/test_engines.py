@@ -148,6 +148,25 @@ def test_the_environment_names_the_engine_and_the_size(engine, monkeypatch):
     assert Sending.of(parser.parse_args(["--batch", ""])).batch is None
 
 
+@pytest.mark.parametrize(
+    ("both", "judges", "engine"),
+    [
+        ("vllm", "openai", "openai"),
+        ("write", "", "write"),
+        ("", "openai", "openai"),
+        ("read", "live", None),
+    ],
+)
+def test_a_step_that_asks_a_judge_takes_the_judge_s_engine_first(both, judges, engine, monkeypatch):
+    monkeypatch.setenv("BATCH", both)
+    monkeypatch.setenv("JUDGE_BATCH", judges)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default=MODEL)
+    add_arguments(parser, judge=True)
+    batch = Sending.of(parser.parse_args([])).batch
+    assert (batch.engine if batch else None) == engine
+
+
 def test_a_live_run_starts_no_batch_and_a_batch_no_server(tmp_path, monkeypatch):
     monkeypatch.setattr("esc.policy_server.servers", None)
     parser = argparse.ArgumentParser()
