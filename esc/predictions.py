@@ -1,33 +1,25 @@
 """A file of predictions, this kit's own or another system's, row by row and strictly.
 
-JSONL or a JSON array. Foreign rows hold ``GT_strategy``, ``predict_strategy``, ``GT_content`` and
-``predict_content``, and may name the conversation ``context`` or ``history`` (text, utterances, or
-pairs) and the latest message ``seeker``.
+Foreign rows hold ``GT_strategy``, ``predict_strategy``, ``GT_content`` and ``predict_content``, or
+what `foreign` reads as these, and may name the conversation ``context`` or ``history`` (text,
+utterances, or pairs) and the latest message ``seeker``.
 """
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import orjson
-
+from esc import foreign
 from esc.dialogue import Exchange
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.foreign import CONTEXTS, FOREIGN, OURS
 from esc.strategies import parse
 from esc.thinking import spoken
 
 NOT_GIVEN = "(not given)"
 
-OURS = ("predicted_strategy", "predicted_response")
-FOREIGN = ("predict_strategy", "predict_content")
 _GOLD = ("gold_response", "GT_content")
-_BETWEEN = re.compile(r"[\s,]*")
-CONTEXTS = ("context", "history", "dialog_history", "dialogue_history", "conversation")
-"""Where a foreign row may keep the conversation."""
 _SPEAKERS = {
     **dict.fromkeys(("seeker", "user", "usr", "human", "speaker"), "seeker"),
     **dict.fromkeys(("supporter", "assistant", "sys", "system", "gpt", "listener"), "supporter"),
@@ -61,26 +53,36 @@ class Named:
     numbered: bool
     """Whether it has no id of its own: then it is the row's number, from 0."""
     row: Row
+    """Under the names that this kit reads."""
+    columns: str
+    """The names it has in the file."""
 
 
 def named_rows(path: Path) -> Iterator[Named]:
-    """The rows of a JSONL file or of a JSON array, one id each.
+    """The rows of a file (`foreign.rows`), one id each; tells what is taken of a foreign one.
 
     Raises EscError, naming the row, for whatever is not as it should be; also where there is none.
     """
     seen = set()
-    for number, row in enumerate(_rows(path)):
+    for number, row in enumerate(foreign.rows(path)):
         where = f"{path}, row {number} (from 0)"
         if not isinstance(row, dict):
             raise EscError(f"{where}: not a JSON object")
         given = row.get("id")
+        # Pandas makes 3.0 of 3 in a column with a gap. Beyond this size digits are lost.
+        if isinstance(given, float) and given.is_integer() and abs(given) < 2**53:
+            given = int(given)
         if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
-            raise EscError(f"{where}: its id is neither text nor a whole number")
+            raise EscError(f"{where}: its id is neither text nor a whole number; write ids as text")
         name = str(number if given is None else given)
         if name in seen:
             raise EscError(f"{where}: id {name!r} is there twice")
+        if not seen and (told := foreign.told(row)):
+            print(f"columns     {path}: {told}")
         seen.add(name)
-        yield Named(name, where, given is None, row | _spoken(row))
+        known = foreign.known_names(row)
+        columns = ", ".join(row)
+        yield Named(name, where, given is None, known | _spoken(known), columns)
     if not seen:
         raise EscError(f"{path} is empty; it takes one record at least")
 
@@ -103,43 +105,6 @@ def read_predictions(path: Path) -> tuple[list[Prediction], int]:
     return predictions, numbered
 
 
-def _rows(path: Path) -> Iterator[Any]:
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise EscError(f"{path} is not UTF-8 text: byte {error.start}") from error
-    if text.lstrip().startswith("["):
-        try:
-            yield from orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            row = _row_at(text, error.pos)
-            raise EscError(f"{path} is no JSON array, row {row} (from 0): {error.msg}") from error
-        return
-    # Not str.splitlines: a JSON string may hold the line separators that it knows beyond "\n".
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise EscError(f"{path}, line {number}: not JSON ({error.msg})") from error
-
-
-def _row_at(text: str, place: int) -> int:
-    """The number of the array's element, from 0, that a character belongs to."""
-    row, begin = 0, text.index("[") + 1
-    while True:
-        begin = _BETWEEN.match(text, begin).end()  # type: ignore[union-attr]  # matches nothing too
-        try:
-            # Python's own decoder takes NaN, and so gets past what is wrong elsewhere.
-            _, end = json.JSONDecoder().raw_decode(text, begin)
-        except json.JSONDecodeError:
-            return row
-        if end > place:
-            return row
-        row, begin = row + 1, end
-
-
 def prediction_of(named: Named) -> Prediction:
     """The row as a prediction; EscError, naming the row, where it is none."""
     row, where = named.row, named.where
@@ -150,7 +115,7 @@ def prediction_of(named: Named) -> Prediction:
     if not ours and FOREIGN[1] not in row:
         raise EscError(
             f"{where}: neither a prediction ({' and '.join(OURS)}) nor a foreign one "
-            f"({' and '.join(FOREIGN)})"
+            f"({' and '.join(FOREIGN)}); its columns are {named.columns}: rename those that are it"
         )
     for field in (*needed, "context") if ours else needed:
         if field not in row:

@@ -45,13 +45,11 @@ def guarded(cell: str) -> str:
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
-def read_csv(
-    path: Path, columns: Sequence[str], *, needed: Sequence[str]
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """(row as a spreadsheet counts it, its cells in ``columns``) of every row that is not blank.
+def table(path: Path) -> list[list[str]]:
+    """The cells of a CSV file, row by row; a blank line is a row without any.
 
     Reads commas, semicolons and tabs, since spreadsheets save either. Raises EscError where it is
-    no CSV file in UTF-8 or a needed column is missing.
+    no CSV file in UTF-8.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -60,9 +58,19 @@ def read_csv(
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
     try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise EscError(f"{path} is no CSV file ({error})") from error
+
+
+def read_csv(
+    path: Path, columns: Sequence[str], *, needed: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """(row as a spreadsheet counts it, its cells in ``columns``) of every row that is not blank.
+
+    Raises EscError where it is no CSV file in UTF-8 or a needed column is missing.
+    """
+    rows = table(path)
     names = [name.strip().casefold() for name in rows[0]] if rows else []
     for name in needed:
         if name not in names:

@@ -13,5 +13,8 @@ def spoken(text: str) -> tuple[str, bool]:
     Thinking is a ``<think>…</think>`` block, and what stands before a closing tag alone, whose
     opening one was in the prompt. Where it was cut nothing is said: it may hold drafts.
     """
-    said = _CLOSED.sub("", _BLOCK.sub("", text))
+    said = _BLOCK.sub("", text)
+    # Matched once, at the begin: a search would try again at every letter of a long text.
+    if closed := _CLOSED.match(said):
+        said = said[closed.end() :]
     return ("", True) if _OPENED.search(said) else (said, False)

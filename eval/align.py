@@ -2,7 +2,7 @@ r"""Another system's predictions, checked against the gold turns and in this kit
 
     python -m eval align --predictions theirs.json --out runs/theirs/predictions.jsonl --set test
 
-Reads a JSONL file or a JSON array, and the built sets of WORK. A record is aligned by its id
+Reads a file (JSONL, a JSON array, CSV …), and the built sets of WORK. A record is aligned by its id
 (``231-7``), or, where it has none, by its conversation: the one gold turn with the same words
 before it, whatever their case and blanks; where that is not one turn alone, its gold strategy and
 reply decide, and of turns that are alike in these too each record takes one. Writes the records in
@@ -197,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
         examples="  python -m eval align --predictions theirs.json --out theirs.jsonl\n"
         "  python -m eval align --predictions theirs.json --out theirs.jsonl --set validation",
     )
-    parser.add_argument("--predictions", type=Path, required=True, help="JSONL or a JSON array")
+    parser.add_argument("--predictions", type=Path, required=True, help="JSONL, JSON or CSV")
     parser.add_argument("--out", type=Path, required=True, help="the JSONL file to write")
     cli.add_work(parser)
     parser.add_argument("--set", choices=paths.SPLITS, default="test", help="default: test")

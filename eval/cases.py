@@ -154,11 +154,12 @@ def case_of(named: Named) -> Case | None:
     for field in _FIELDS[form]:
         if field not in row:
             raise EscError(
-                f"{where}: no {field!r}; a record has {', '.join(_FIELDS['ours'])}, or "
-                f"{', '.join(_FIELDS['foreign'])}"
+                f"{where}: no {field!r}; metrics take {', '.join(_FIELDS['ours'])}, or "
+                f"{', '.join(_FIELDS['foreign'])}: add it, or rename one of {named.columns}"
             )
         if not isinstance(row[field], str if field in (gold, gold_text) else str | None):
-            raise EscError(f"{where}: {field!r} is no text")
+            lost = ", but null or NaN: fill it in, or leave the row out"
+            raise EscError(f"{where}: {field!r} is no text{lost if row[field] is None else ''}")
     strategy = parse(row[gold])
     if strategy is None:
         known = ", ".join(Strategy)

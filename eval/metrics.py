@@ -3,7 +3,7 @@ r"""All automatic metrics of a system's predictions, with intervals, beside what
     python -m eval metrics --predictions runs/smollm2-135m/decoupled_sft/predictions.jsonl \
         --out runs/smollm2-135m/decoupled_sft
 
-Reads one file of predictions (JSONL or a JSON array, this kit's or with foreign field names), or
+Reads one file of predictions (JSONL, JSON or CSV, this kit's or with foreign field names), or
 the parts of one. Takes gold from inside the file: no corpus and no ids are needed; without dialogue
 ids (``231-7``) rows are resampled. Writes ``FOLDER/metrics.json``. Failed records are counted and
 left out; whatever else cannot be read stops the step and names the row. The same command again does

@@ -54,7 +54,7 @@ class Source:
 
 
 def read_source(path: Path) -> Source:
-    """The records of a JSONL file or of a JSON array.
+    """The records of a file, in any form that `esc.foreign` reads.
 
     Raises EscError, naming the row, for whatever is not as it should be.
     """
@@ -72,7 +72,8 @@ def read_source(path: Path) -> Source:
         else:
             raise EscError(
                 f"{named.where}: neither a prediction ({' and '.join(OURS)}, or "
-                f"{' and '.join(FOREIGN)}) nor a stored verdict on one ({_FORMS})"
+                f"{' and '.join(FOREIGN)}) nor a stored verdict on one ({_FORMS}); its columns are "
+                f"{named.columns}: rename those that are it"
             )
     return Source(predictions, verdicts, numbered, is_smoke)
 

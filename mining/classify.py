@@ -3,7 +3,7 @@
     python -m mining classify --predictions runs/smollm2-135m/decoupled_sft/predictions.jsonl \
         --out runs/smollm2-135m/decoupled_sft/errors
 
-FILE is JSONL or a JSON array: predictions of this kit, foreign ones (``GT_strategy``,
+FILE is JSONL, JSON or CSV: predictions of this kit, foreign ones (``GT_strategy``,
 ``predict_strategy``, ``GT_content``, ``predict_content``), or verdicts that are already there, and
 then nobody is asked. Writes to FOLDER ``calls.jsonl``, every answer as it comes, ``errors.jsonl``,
 the error of every record, ``proportions.json``, and last ``run.json``. An answer that is no verdict

@@ -693,7 +693,7 @@ def test_a_judge_that_refuses_every_request_leaves_no_scores(run, server, out):
     [
         (b"", "is empty"),
         (b'{"id": "1-1", "text": "x"}\n', "row 0 (from 0): neither a prediction"),
-        (b'{"id": "1", "score": NaN}\n', "line 1: not JSON"),
+        (b'{"id": "1", "score": Infinity}\n', "line 1: not JSON"),
         (b"\xff\xfe", "is not UTF-8"),
         (json.dumps([row(1, 1), row(1, 1)]).encode(), "row 1 (from 0): id '1-1' is there twice"),
     ],

@@ -297,9 +297,28 @@ def test_a_record_that_is_wrong_is_one_line_that_names_it(run_metrics, changed, 
     assert code == 2 and "row 3 (from 0)" in err and told in err
 
 
-def test_nan_is_one_line_that_names_its_row(run_metrics):
+@pytest.mark.parametrize("missing", [float("nan"), "nan", None])
+def test_a_reply_that_is_nan_is_none(run_metrics, missing):
     lines = [foreign(one) for one in records()]
-    lines[5]["predict_content"] = float("nan")
+    lines[5]["predict_content"] = missing
+    code, told, _ = run_metrics(lines)
+    assert (code, told["empty"]) == (0, 1)
+    code, told, _ = run_metrics(json.dumps(lines).encode())
+    assert (code, told["empty"]) == (0, 1)
+
+
+@pytest.mark.parametrize("missing", [float("nan"), "nan", None])
+@pytest.mark.parametrize("field", ["GT_strategy", "GT_content"])
+def test_gold_that_is_nan_is_one_line_that_names_row_and_column(run_metrics, field, missing):
+    lines = [foreign(one) for one in records()]
+    lines[5][field] = missing
+    code, _, err = run_metrics(lines)
+    assert code == 2 and f"row 5 (from 0): {field!r} is no text, but null or NaN" in err
+
+
+def test_infinity_is_one_line_that_names_its_row(run_metrics):
+    lines = [foreign(one) for one in records()]
+    lines[5]["predict_content"] = float("inf")
     code, _, err = run_metrics(lines)
     assert code == 2 and "line 6: not JSON" in err
     code, _, err = run_metrics(json.dumps(lines).encode())
