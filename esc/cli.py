@@ -106,7 +106,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         elif error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         else:
-            message = f"the disk is full ({error.strerror}); free space and run the command again"
+            why = error.strerror
+            message = f"the disk is full ({why}); free some space and run the command again"
     print(f"error: {visible(message)}", file=sys.stderr)
     return USER_ERROR
 

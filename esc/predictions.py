@@ -63,7 +63,7 @@ def named_rows(path: Path) -> Iterator[Named]:
 
     Raises EscError, naming the row, for whatever is not as it should be; also where there is none.
     """
-    seen = set()
+    seen: set[str] = set()
     for number, row in enumerate(foreign.rows(path)):
         where = f"{path}, row {number} (from 0)"
         if not isinstance(row, dict):

@@ -20,7 +20,8 @@ from pathlib import Path
 from esc import cli, files, paths, smoke
 from esc.exceptions import EscError
 from esc.files import JsonlWriter, Row
-from esc.predictions import CONTEXTS, NOT_GIVEN, Named, Prediction, named_rows, prediction_of
+from esc.foreign import CONTEXTS
+from esc.predictions import NOT_GIVEN, Named, Prediction, named_rows, prediction_of
 from esc.run_folder import DONE, OPTIONS, check_own_file
 from esc.strategies import parse
 from esc.turns import GoldTurn, gold_turns

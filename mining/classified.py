@@ -10,7 +10,8 @@ import orjson
 
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.predictions import FOREIGN, OURS, Prediction, named_rows, prediction_of
+from esc.foreign import FOREIGN, OURS
+from esc.predictions import Prediction, named_rows, prediction_of
 from esc.psych_errors import PsychError, parse
 from esc.verdicts import Reason, Unscored, read
 from mining.verdicts import ErrorVerdict

@@ -305,6 +305,7 @@ def test_the_page_needs_nothing_and_runs_nothing(both):
 
 HOSTILE = (
     "<script>alert(1)</script> | `x` **b** [l](javascript:y) \n# head </td> http://bad.example"
+    " \x1b[2J\x9b\u202e\u2066"
 )
 
 
@@ -320,6 +321,7 @@ def test_hostile_text_is_only_text(tmp_path, made):
     assert "x&lt;b&gt;_|_$y$" in page
     assert "&lt;script&gt;alert(1)" in page
     assert "<script" not in markdown.replace("\\<", "")
+    assert not set("\x1b\x9b\u202e\u2066") & {*markdown, *page} and r"\x9b\u202e" in page
     assert not re.search(r"(?<!\\)\[l\]", markdown)
     assert "http://" not in markdown
     for line in markdown.splitlines():

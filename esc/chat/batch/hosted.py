@@ -25,6 +25,7 @@ from esc.chat.policy import Call
 from esc.chat.request import Payload
 from esc.chat.transport import api_key, checked
 from esc.exceptions import EscError
+from esc.visible import visible
 
 T = TypeVar("T")
 LARGEST = 50_000
@@ -139,7 +140,8 @@ class Hosted:
                 metadata={_MARK: digest},
             )
         )
-        print(f"batch       {requests}: {made.id} at {self._url}", file=sys.stderr, flush=True)
+        told = visible(f"batch       {requests}: {made.id} at {self._url}")
+        print(told, file=sys.stderr, flush=True)
         return made.id
 
     def _made_before(self, digest: str) -> str | None:
