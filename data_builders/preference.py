@@ -1,6 +1,7 @@
 """Mined pairs to preference sets: DPO in sharegpt form, the mixes of Table 5, and KTO's singles.
 
     python -m data_builders preference --model smollm2-135m --task rg
+    python -m data_builders preference --model qwen2.5-7b --task rg --from pairs.json
 
 Reads what ``mining route`` left (``pairs.jsonl``, ``singles.jsonl``) beside the train set, turn by
 turn; writes ``data/esc_<task>_{dpo,kto}_<model>[_variant][_rN].jsonl`` and, last, a manifest.
@@ -9,9 +10,15 @@ training sees what SFT saw; a pair whose turn is not of the train set stops it, 
 and so does ``no_pairs.json`` there. A mix that no pair is of has no file. KTO's singles are in an
 order in which no reply stands next to one of its own turn: LLaMA-Factory takes the reply of the row
 before as the mismatched one, and the last row's for the first.
+
+With ``--from`` the pairs are those of a file of others (`published`), without sampling or a judge,
+and their statistics are made at once.
 """
 
+import argparse
 import random
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,7 +28,7 @@ from pathlib import Path
 
 import orjson
 
-from data_builders import registry
+from data_builders import published, registry
 from esc import backbones, built, cli, commands, files, forms, paths
 from esc.exceptions import EscError
 from esc.files import JsonlWriter, Row
@@ -181,7 +188,8 @@ def _write_pairs(
             "provenance": pair["provenance"] | {"sample": pair["sample"], "seed": pair["seed"]},
         }
         for mix, writer in mixes:
-            if pair["quadrant"] is None or pair["quadrant"] in mix:
+            # An entangled pair of others may have no quadrant: it is in no mix.
+            if mix == ALL if pair["quadrant"] is None else pair["quadrant"] in mix:
                 writer.write(row)
 
 
@@ -269,14 +277,15 @@ def report(manifest: Row, work: Path) -> Iterator[str]:
         yield "SMOKE       embedded model, sample corpus or random judge: no result"
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Command line of the step."""
     parser = cli.parser(
         prog="python -m data_builders preference",
         description=__doc__,
         examples=(
             "  python -m data_builders preference --task sp\n"
-            "  python -m data_builders preference --model qwen2.5-7b --task rg --round 2"
+            "  python -m data_builders preference --model qwen2.5-7b --task rg --round 2\n"
+            "  python -m data_builders preference --model qwen2.5-7b --task rg --from pairs.json"
         ),
     )
     backbones.add_model(parser)
@@ -284,11 +293,23 @@ def main(argv: list[str]) -> None:
     cli.add_work(parser)
     parser.add_argument("--variant", type=cli.optional, help="of a later round")
     parser.add_argument("--round", type=cli.optional_count, help="default: 1")
+    parser.add_argument(
+        "--from",
+        dest="pairs",
+        type=Path,
+        metavar="FILE",
+        help="pairs of others, JSON or JSONL, in place of mined ones",
+    )
+    parser.add_argument("--force", action="store_true", help="with --from: replace other pairs")
     given = parser.parse_args(argv)
+    if given.pairs and len(given.task) > 1:
+        raise EscError(f"--from {given.pairs} takes one --task: a file holds the pairs of one")
     failed = []
     for task in given.task:
         lineage = Lineage(given.variant, given.round or 1).checked(task).mining
         try:
+            if given.pairs:
+                _take(given, task, lineage)
             manifest = build(given.work, given.model, task, lineage)
         except EscError as error:
             # One task's mining is none of another's.
@@ -297,3 +318,21 @@ def main(argv: list[str]) -> None:
         print("\n".join(report(manifest, given.work)))
     if failed:
         raise EscError("; ".join(failed))
+    if given.pairs:
+        # A step of a package above this one: called as a user would call it.
+        own = (f"--{name.lower()}={value}" for name, value in lineage.variables.items() if value)
+        command = ["-m", "mining", "stats", "--model", given.model, "--work", str(given.work), *own]
+        sys.stdout.flush()
+        return subprocess.run([sys.executable, *command], check=False).returncode
+    return 0
+
+
+def _take(given: argparse.Namespace, task: str, lineage: Lineage) -> None:
+    """Put the pairs of a file where routing leaves a mining's, and say what became of its rows."""
+    model = backbones.get(given.model).name
+    done = published.route(
+        given.pairs, given.work, model, task, lineage, _FORMS[task], force=given.force
+    )
+    told = "".join(f"\n            {n:>9,}  {fate}" for fate, n in done["fates"].items())
+    print(f"read        {given.pairs}: {done['samples']:,} rows{told}")
+    print("errors      " + ", ".join(f"{n:,} {error}" for error, n in done["errors"].items()))

@@ -40,7 +40,7 @@ def draw(pairs: Iterable[Row], n: int) -> list[Row]:
     """
     drawn: dict[str, list[tuple[str, Row]]] = {}
     for pair in pairs:
-        if pair["error"] == PsychError.NONE:
+        if pair["error"] in (None, PsychError.NONE):
             continue
         place = hashlib.sha256(f"audit\n{pair['id']}/{pair['sample']}".encode()).hexdigest()
         first = drawn.setdefault(pair["error"], [])

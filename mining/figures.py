@@ -124,6 +124,9 @@ def draw(name: str, found: dict[str, Found], notes: Sequence[str], path: Path) -
 
     title, drawn, tasks = FIGURES[name]
     found = {task: found[task] for task in tasks if task in found}
+    if name in ("kept", "errors"):
+        # A file of others has no samples that were dropped, and may name no errors.
+        found = {task: one for task, one in found.items() if getattr(one, name)}
     path.unlink(missing_ok=True)
     if not found:
         return

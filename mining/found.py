@@ -68,11 +68,13 @@ class Found:
         """Count one pair."""
         self.chosen[pair["gold_strategy"]] += 1
         self.rejected[pair["strategy"]] += 1
-        self.errors[pair["error"]] += 1
         if pair["quadrant"]:
             self.quadrants[pair["quadrant"]] += 1
         for side, lengths in self.lengths.items():
             lengths[len(pair[side])] += 1
+        if pair["error"] is None:
+            return
+        self.errors[pair["error"]] += 1
         place = hashlib.sha256(f"example\n{pair['id']}/{pair['sample']}".encode()).hexdigest()
         if pair["error"] not in self.examples or place < self.examples[pair["error"]][0]:
             self.examples[pair["error"]] = place, pair
@@ -204,7 +206,9 @@ def table_1(found: dict[str, Found]) -> dict[str, float | None]:
     if rg:
         here["response pairs"] = rg.chosen.total()
         here |= {f"mean characters of {side}": spread(rg.lengths[side])["mean"] for side in SIDES}
-        here |= {error: rg.errors[error] for error in RG_ERRORS}
+        # A file of others may name none.
+        if rg.errors:
+            here |= {error: rg.errors[error] for error in RG_ERRORS}
     return here
 
 
@@ -218,6 +222,11 @@ def notes_on(found: dict[str, Found]) -> list[str]:
             notes.append(f"{task}: not mined")
             continue
         of = found[task].routed["provenance"]
+        if of.get("file"):
+            model, known = found[task].routed["model"], found[task].routed["fates"]["pair"]
+            rows = f"{known:,} of its {found[task].routed['samples']:,} rows"
+            notes.append(f"{task}: for {model}, pairs of the file {of['sampler']}, {rows}")
+            continue
         by = (
             f", judged by {of['judge']}" + (" (blind)" if of["blind"] else "")
             if of["judge"]

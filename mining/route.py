@@ -116,7 +116,7 @@ def _check_same_judge(mining: Mining, provenance: Row) -> None:
     if not path.is_file():
         return
     there: Row = files.read_json(path)["provenance"]
-    names = ("judge", "blind")
+    names = ("judge", "blind", "file")
     changed = files.differences(
         {name: there.get(name) for name in names}, {name: provenance.get(name) for name in names}
     )

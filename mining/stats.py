@@ -48,7 +48,8 @@ def markdown(found: dict[str, Found], notes: Sequence[str]) -> str:
         lines += _length_table(one) if task == "rg" else _strategy_table(one)
         if task == "vanilla":
             lines += ["", *_length_table(one)]
-        for what in ("error", "gold strategy"):
+        # Pairs of a file of others have no samples that were dropped.
+        for what in ("error", "gold strategy") if one.kept else ():
             lines += ["", *_keep_table(one, what)]
         if one.quadrants:
             told = ", ".join(f"{name} {one.quadrants[name]:,}" for name in sorted(one.quadrants))

@@ -103,11 +103,16 @@ def _mined(work: Path, manifest: Row) -> list[BuiltSet]:
         file = paths.preference_file(name)
         one = _file(work, file, manifest | {"sets": {file: facts}})
         mined = manifest["provenance"] | {"smoke": manifest["smoke"]}
-        errors = Counter(str(row["error"] or WANTED) for row in files.read_jsonl(work / file))
+        errors = Counter(_error(row) for row in files.read_jsonl(work / file))
         found.append(
             BuiltSet(name, task, lineage.kind, {"train": one}, mined, dict(errors.most_common()))
         )
     return found
+
+
+def _error(row: Row) -> str:
+    """What is wrong with the unwanted reply of a row; a pair of others may not say."""
+    return str(row["error"] or (WANTED if row.get("label") else "not said"))
 
 
 def _file(work: Path, name: str, manifest: dict[str, Any]) -> SetFile:

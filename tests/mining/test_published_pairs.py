@@ -1,0 +1,200 @@
+"""Pair files of others: their rows find their train turns, and become a registered set."""
+
+import json
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from data_builders import preference
+from esc import files, paths
+from esc.backbones import EMBEDDED
+from esc.psych_errors import PsychError
+from esc.strategies import Strategy, tag
+from esc.turns import gold_turns
+from esc.weights import ELSEWHERE
+from experiments.cards.step import card
+from training import stamp
+
+SETS = {task: f"esc_{task}_dpo_{EMBEDDED}" for task in ("sp", "rg", "vanilla")}
+BAD = "cheer up, it is nothing"
+DONE = SimpleNamespace(returncode=0)
+
+
+def wrong(strategy):
+    return Strategy.OTHERS if strategy is not Strategy.OTHERS else Strategy.QUESTION
+
+
+def messages(task, turn):
+    """A turn's conversation as others write it: with a prompt of their own, blanks and all."""
+    said = [{"role": "system", "content": "a prompt of theirs"}]
+    if task == "sp":
+        lines = [f"seeker: {seeker}\nsupporter: {reply}\n" for seeker, reply in turn.history]
+        text = "".join(lines) + f"seeker: {turn.seeker}"
+        return [*said, {"role": "user", "content": text}]
+    for (seeker, reply), strategy in zip(turn.history, turn.history_strategies, strict=True):
+        answer = tag(strategy, reply) if task == "vanilla" else reply
+        said.append({"role": "user", "content": f"{seeker} "})
+        said.append({"role": "assistant", "content": answer.replace(" ", "  ")})
+    return [*said, {"role": "user", "content": turn.seeker}]
+
+
+def given(task, turn, rejected=BAD, **more):
+    """A turn as a ranking row."""
+    sides = {"sp": (turn.strategy.value, wrong(turn.strategy).value)}.get(
+        task, (turn.response, rejected)
+    )
+    if task == "vanilla":
+        sides = tag(turn.strategy, sides[0]), tag(wrong(turn.strategy), sides[1])
+    chosen, wrong_one = ({"role": "assistant", "content": text} for text in sides)
+    return {"messages": messages(task, turn), "chosen": chosen, "rejected": wrong_one} | more
+
+
+@pytest.fixture
+def take(bench, tmp_path, monkeypatch):
+    """Exit code, stdout and stderr of reading a file of these rows; statistics are slow to draw."""
+
+    def call(task, rows, *options, lines=True, statistics=False):
+        own = subprocess if statistics else SimpleNamespace(run=lambda *_, **__: DONE)
+        monkeypatch.setattr(preference, "subprocess", own)
+        path = tmp_path / "theirs.json"
+        text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1)
+        path.write_text(text)
+        return bench.preference(task, options=("--from", str(path), *options))
+
+    return call
+
+
+@pytest.mark.parametrize(("with_ids", "lines"), [(True, True), (False, False)])
+@pytest.mark.parametrize("task", SETS)
+def test_every_train_turn_is_found_again(bench, take, task, with_ids, lines):
+    turns = bench.turns()
+    rows = [given(task, turn, **({"id": turn.id} if with_ids else {})) for turn in turns[::-1]]
+    assert take(task, rows, lines=lines)[0] == 0
+    built = bench.set_rows(SETS[task])
+    assert [row["id"] for row in built] == [turn.id for turn in turns]
+    for row, turn in zip(built, turns, strict=True):
+        chosen = {"sp": turn.strategy, "rg": turn.response}.get(
+            task, tag(turn.strategy, turn.response)
+        )
+        assert row["chosen"]["value"] == chosen
+        assert row["rejected"]["value"] == given(task, turn)["rejected"]["content"]
+
+
+def test_the_prompt_is_the_train_rows_own(bench, take):
+    take("rg", [given("rg", turn) for turn in bench.turns()])
+    train = files.read_jsonl(bench.work / paths.sft_file("rg", "train"))
+    for row, own in zip(bench.set_rows(SETS["rg"]), train, strict=True):
+        assert row["system"] == own["system"]
+        assert row["conversations"][-1] == {"from": "human", "value": own["instruction"]}
+
+
+def test_the_set_is_registered_with_a_manifest(bench, take):
+    take("rg", [given("rg", turn) for turn in bench.turns()])
+    entry = files.read_json(bench.work / paths.REGISTRY)[SETS["rg"]]
+    assert entry["ranking"] is True and (bench.work / entry["file_name"]).is_file()
+    manifest = files.read_json(bench.work / paths.preference_manifest("rg", EMBEDDED, paths.PAPER))
+    assert manifest["sets"][SETS["rg"]]["rows"] == len(bench.turns())
+    assert manifest["smoke"] is True and manifest["provenance"]["sampler"] == "theirs.json"
+
+
+def test_rows_that_fit_no_train_turn_are_counted_and_said(bench, take):
+    first, second, third, fourth, *_ = bench.turns()
+    stranger = given("rg", first) | {"messages": [{"role": "user", "content": "who are you?"}]}
+    rewritten = given("rg", second) | {"chosen": "another answer"}
+    same = given("rg", third, rejected=f" {third.response.upper()}")
+    twice = [given("rg", fourth), given("rg", fourth, rejected="another")]
+    code, out, _ = take("rg", [stranger, rewritten, same, *twice])
+    assert code == 0 and "theirs.json: 5 rows" in out
+    for told in (
+        "fits no train turn",
+        "its chosen answer is not the gold one of its train turn",
+        "chosen equals rejected",
+        "its turn has a pair already",
+    ):
+        assert f"1  {told}\n" in out
+    assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [fourth.id]
+
+
+def test_a_row_of_a_validation_turn_makes_no_pair(bench, take):
+    held_out = gold_turns(bench.work, "validation", None)
+    code, _, err = take("rg", [given("rg", turn) for turn in held_out])
+    assert code == 2 and err.count("\n") == 1
+    assert f"no pair of a train turn in {paths.data(bench.work)}" in err
+    assert not (bench.work / "data" / f"{SETS['rg']}.jsonl").exists()
+
+
+def test_an_entangled_pair_without_a_quadrant_is_in_no_mix(bench, take):
+    first, second, *_ = bench.turns()
+    rows = [given("vanilla", first), given("vanilla", second, quadrant="NsNr")]
+    assert take("vanilla", rows)[0] == 0
+    assert [row["id"] for row in bench.set_rows(SETS["vanilla"])] == [first.id, second.id]
+    assert [row["id"] for row in bench.set_rows(SETS["vanilla"] + "_nsnr")] == [second.id]
+
+
+def test_the_training_takes_the_pairs(bench, take):
+    take("rg", [given("rg", turn) for turn in bench.turns()])
+    mined = stamp.provenance(None, bench.work / "data" / f"{SETS['rg']}.jsonl")
+    assert (mined["model"], mined["weights"]) == (EMBEDDED, ELSEWHERE)
+
+
+def test_the_card_says_whose_the_pairs_are(bench, take):
+    take("rg", [given("rg", turn) for turn in bench.turns()])
+    list(card(bench.work, EMBEDDED, force=False))
+    text = (bench.work / "data" / "README.md").read_text()
+    assert "theirs.json" in text and f"{len(bench.turns())} not said" in text
+
+
+def test_other_pairs_are_replaced_by_force_alone(bench, take):
+    turns = bench.turns()
+    take("rg", [given("rg", turns[0])])
+    assert take("rg", [given("rg", turns[0])])[0] == 0
+    code, _, err = take("rg", [given("rg", turns[1])])
+    assert code == 2 and "holds the pairs of theirs.json" in err
+    assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [turns[0].id]
+    assert take("rg", [given("rg", turns[1])], "--force")[0] == 0
+    assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [turns[1].id]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"chosen": {"role": "assistant", "content": None}}, "'chosen' is neither a text"),
+        ({"rejected": None}, "'rejected' is neither a text"),
+        ({"messages": "hello"}, "no list of 'messages'"),
+        ({"messages": [{"role": "user"}]}, "message 0 is neither a text"),
+    ],
+)
+def test_a_row_that_is_no_pair_is_one_line_that_names_it(bench, take, change, told):
+    turns = bench.turns()
+    code, _, err = take("rg", [given("rg", turns[0]), given("rg", turns[1]) | change])
+    assert code == 2 and err.count("\n") == 1
+    assert "row 1 (from 0)" in err and told in err
+
+
+def test_statistics_are_made_with_the_errors_that_the_file_names(bench, take):
+    first, second, *rest = bench.turns()
+    rows = [
+        given("rg", first, error="Lack of Empathy"),
+        given("rg", second, error_type="Template Response"),
+        *(given("rg", turn) for turn in rest),
+    ]
+    assert take("rg", rows, statistics=True)[0] == 0
+    folder = bench.work / paths.mining(EMBEDDED) / "stats"
+    told = files.read_json(folder / "stats.json")
+    here = told["table_1"]["here"]
+    assert here["response pairs"] == len(rows) and here["mean characters of rejected"] == len(BAD)
+    assert here[PsychError.LACK_OF_EMPATHY] == here[PsychError.TEMPLATE_RESPONSE] == 1
+    assert any("pairs of the file theirs.json" in note for note in told["notes"])
+    assert {path.stem for path in folder.glob("*.png")} == {"errors", "lengths"}
+
+
+def test_a_file_that_names_no_errors_has_no_figure_of_them_and_no_zeros(bench, take):
+    assert take("sp", [given("sp", turn) for turn in bench.turns()])[0] == 0
+    rows = [given("rg", turn) for turn in bench.turns()]
+    assert take("rg", rows, statistics=True)[0] == 0
+    folder = bench.work / paths.mining(EMBEDDED) / "stats"
+    assert {path.stem for path in folder.glob("*.png")} == {"strategies", "lengths"}
+    here = files.read_json(folder / "stats.json")["table_1"]["here"]
+    assert here[PsychError.LACK_OF_EMPATHY] is None
+    assert here["strategy pairs"] == here["response pairs"] == len(bench.turns())
