@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from esc import commands, files, paths
 from esc.exceptions import EscError
@@ -13,9 +14,35 @@ BASE = "base"
 STAGES = (BASE, "sft", "dpo")
 """What a system can be tested at, in the order of training."""
 WEIGHTS = "adapter_model.safetensors"
+LORA = (".lora_A.weight", ".lora_B.weight")
+"""How the names of a plain LoRA's tensors end."""
+CONFIG = "adapter_config.json"
 SERVED = "served"
 """Folder inside a DPO adapter that holds SFT and DPO in one adapter."""
+LARGEST_RANK = 512
+"""That vLLM serves."""
 
+_PEFT = "base_model.model."
+"""How PEFT begins the name of every tensor of an adapter."""
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "fan_in_fan_out": (False, None),
+    "use_dora": (False, None),
+    "use_rslora": (False, None),
+    "use_qalora": (False, None),
+    "lora_bias": (False, None),
+    # Others change the base itself, and then the adapter is a difference to that.
+    "init_lora_weights": (True, False, "gaussian", None),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "modules_to_save": ([], None),
+    "target_parameters": ([], None),
+    "trainable_token_indices": ([], {}, None),
+    "alora_invocation_tokens": ([], None),
+    "layer_replication": ([], None),
+}
+"""What the recipes train, by PEFT's own configuration: other kinds are added in other ways."""
 _FOLDER = re.compile(r"(sp|rg|vanilla)_(sft|dpo)(_[A-Za-z0-9_.-]+)?")
 
 
@@ -45,7 +72,8 @@ def folder(work: Path, model: str, name: str) -> Path:
 def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> list[Path]:
     """The folders of a policy's adapters, SFT's first: each was trained on those before it.
 
-    Raises EscError where one is not trained, or the last one not on the others as they are.
+    Raises EscError where one is not trained or no plain LoRA, or the last one not on the others as
+    they are.
     """
     parts = [work / paths.adapter(model, task, "sft")]
     if stage == "dpo":
@@ -67,20 +95,36 @@ def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> li
 
 
 def check(trained: Path, work: Path, model: str) -> None:
-    """Raise EscError where a training's folder holds no adapter, or an empty or torn one."""
+    """Raise EscError where a training's folder holds no adapter, a torn one, or no plain LoRA."""
     task, stage, lineage = _parts(trained.name)
     step = commands.make(f"{stage}-{task}", work=work, model=model, **lineage.variables)
     weights = trained / WEIGHTS
     if not weights.is_file():
         raise EscError(f"{trained} holds no adapter; {step} trains it")
-    if not _is_whole(weights):
+    tensors = _tensors(weights)
+    if not tensors or not (trained / CONFIG).is_file():
+        what = f"{weights} holds no weights (empty, or cut off)"
+        if tensors:
+            what = f"{trained} has no {CONFIG}"
+        raise EscError(f"{what}; delete {trained}, {step} trains it")
+    if why := _not_plain(files.read_json(trained / CONFIG), tensors):
         raise EscError(
-            f"{weights} holds no weights (empty, or cut off); delete {trained}, {step} trains it"
+            f"{trained} is no plain LoRA ({why}): composed, merged or served it would be another "
+            f"model than was trained; {step} FORCE=1, without it in TRAIN_ARGS, trains one"
         )
 
 
-def _is_whole(weights: Path) -> bool:
-    """Whether the file has a safetensors header that names tensors, and all their bytes."""
+def _not_plain(config: files.Row, tensors: set[str]) -> str | None:
+    """Why an adapter is no plain LoRA; None where it is one."""
+    for key, allowed in _PLAIN.items():
+        if key in config and config[key] not in allowed:
+            return f"{key}={config[key]!r}"
+    others = (name for name in sorted(tensors) if name.startswith(_PEFT))
+    return next((one for one in others if not one.endswith(LORA)), None)
+
+
+def _tensors(weights: Path) -> set[str]:
+    """The tensors that a safetensors file names; none where it lacks its header or their bytes."""
     with weights.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         begin = stream.read(size) if size < weights.stat().st_size else b""
@@ -88,8 +132,8 @@ def _is_whole(weights: Path) -> bool:
         tensors = {k: v for k, v in json.loads(begin).items() if k != "__metadata__"}
         ends = [int(tensor["data_offsets"][1]) for tensor in tensors.values()]
     except (ValueError, AttributeError, KeyError, TypeError, IndexError):
-        return False
-    return bool(ends) and weights.stat().st_size == 8 + size + max(ends)
+        return set()
+    return set(tensors) if ends and weights.stat().st_size == 8 + size + max(ends) else set()
 
 
 def _parts(folder_name: str) -> tuple[str, str, Lineage]:

@@ -41,10 +41,10 @@ class Backbone:
     name: str
     licence: str
     """The base model's, as the Hugging Face hub names it."""
-    hub: str
-    """Its name there."""
+    hub: str | None
+    """Its name there; None where it has a folder alone."""
     path: str
-    """Hub id, or for the embedded model the folder that ``make model`` fills."""
+    """Hub id, or a folder; for the embedded model the one that ``make model`` fills."""
     template: str
     """Name of LLaMA-Factory's chat template."""
     parameters: float
@@ -64,9 +64,32 @@ class Backbone:
     """What the recipes take: hardware, batch, DPO rates."""
 
     @property
+    def is_local(self) -> bool:
+        """Whether its weights are in a folder of this machine, and not fetched from the hub.
+
+        Raises EscError where the path can only be a folder's, and there is none.
+        """
+        if self.name == EMBEDDED or Path(self.path).is_dir():
+            return True
+        if _is_folder_name(self.path):
+            raise EscError(
+                f"{self.path}, the path of MODEL={self.name} in {paths.RECIPES.name}/"
+                "backbones.yaml, is no folder of this machine"
+            )
+        return False
+
+    @property
     def location(self) -> str:
-        """Where its weights are: the hub id, or the embedded model's folder as an absolute path."""
-        return str(Path(self.path).resolve()) if self.name == EMBEDDED else self.path
+        """Where its weights are: the hub id, or the folder as an absolute path.
+
+        Raises EscError where that is not there.
+        """
+        return str(Path(self.path).resolve()) if self.is_local else self.path
+
+
+def _is_folder_name(path: str) -> bool:
+    """Whether no model of the hub could be called so: ``owner/name`` is its form."""
+    return path.startswith(("/", ".", "~")) or path.count("/") > 1
 
 
 @cache
@@ -77,7 +100,7 @@ def table() -> dict[str, Backbone]:
         name: Backbone(
             name,
             licence=row.pop("licence"),
-            hub=row.pop("hub", row["path"]),
+            hub=row.pop("hub", None if Path(row["path"]).is_dir() else row["path"]),
             path=row.pop("path"),
             template=row.pop("template"),
             parameters=row.pop("parameters"),

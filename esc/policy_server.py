@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from esc import commands, files, paths
+from esc import backbones, commands, files, paths
 from esc.exceptions import EscError
 
 PROGRAM = "vllm.entrypoints.openai.api_server"
@@ -155,6 +155,29 @@ def refuse_beside_training() -> None:
     if pids:
         raise EscError(
             f"a vLLM server or batch runs on this machine (process {pids[0]}), and training on the "
-            "CPU beside it would take its memory and time; 'make stop', with the MODEL and WORK it "
-            "was started with, ends a server, Ctrl-C a batch"
+            f"CPU beside it would take its memory and time; {_ENDS}"
         )
+
+
+_ENDS = "'make stop', with the MODEL and WORK it was started with, ends a server, Ctrl-C a batch"
+
+
+def beside_training(work: Path) -> str | None:
+    """What runs on this machine and holds most of its GPUs' memory, and what ends it; or None.
+
+    A server of ``work`` is named with its own command, another one by its process.
+    """
+    for model in backbones.table():
+        if state := running(model, work):
+            stop = commands.make("stop", work=work, model=model)
+            return (
+                f"a server of {model} runs at {state.url}, and vLLM takes most of the memory of "
+                f"its GPUs; {stop} frees it"
+            )
+    pids = [pid for pid in on_this_machine() if pid != os.getpid()]
+    if not pids:
+        return None
+    return (
+        f"a vLLM server or batch runs on this machine (process {pids[0]}), and takes most of the "
+        f"memory of its GPUs; {_ENDS}"
+    )

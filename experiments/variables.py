@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from esc import cli
+from esc import cli, secret
 from esc.backbones import EMBEDDED
 from esc.chat.budget import Budget, Price
 from esc.exceptions import EscError
@@ -45,6 +45,7 @@ def parsed(given: list[str]) -> dict[str, str]:
             raise EscError(f"--set {text!r} is not NAME=value of {', '.join((*DECISIVE, *SPEED))}")
         if value:
             found[name] = value
+    secret.refuse(found.get("TRAIN_ARGS", ""))
     for name in COUNTS:
         count(found, name)
     temperature(found)

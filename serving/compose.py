@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esc import adapters, backbones, chat_template, cli, files, paths
+from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.lineage import Lineage
 
@@ -22,11 +23,18 @@ MANIFEST = "composed.json"
 def compose(work: Path, model: str, task: str, lineage: Lineage = paths.PAPER) -> tuple[Path, bool]:
     """(folder of the composed adapter, whether it was made now).
 
-    Raises EscError where a part is not trained, or the last one not on the others as they are.
+    Raises EscError where a part is not trained or no plain LoRA, the last one not on the others as
+    they are, or the sum of their ranks more than a server takes.
     """
     parts = adapters.chain(work, model, task, "dpo", lineage)
     last = parts[-1]
     output = last / adapters.SERVED
+    rank = sum(int(files.read_json(part / adapters.CONFIG)["r"]) for part in parts)
+    if rank > adapters.LARGEST_RANK:
+        raise EscError(
+            f"{' + '.join(part.name for part in parts)} has rank {rank}, and vLLM serves up to "
+            f"{adapters.LARGEST_RANK}; train with a smaller lora_rank"
+        )
     made_from = {folder.name: adapters.fingerprint(folder) for folder in parts}
     with files.exclusive(last):
         manifest = output / MANIFEST

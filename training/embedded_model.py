@@ -102,7 +102,10 @@ def main(argv: list[str]) -> None:
     )
     backbone = backbones.get(parser.parse_args(argv).model)
     if backbone.name != backbones.EMBEDDED:
-        print(f"{backbone.path} comes from the model hub when LLaMA-Factory first needs it")
+        if backbone.is_local:
+            print(f"{backbone.path} is a folder of this machine")
+        else:
+            print(f"{backbone.path} comes from the model hub when LLaMA-Factory first needs it")
         return
     made = prepare(Path(backbone.path))
     print(f"{backbone.path} is {'ready' if made else 'up to date'}")

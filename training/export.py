@@ -111,7 +111,7 @@ def finished(backbone: Backbone, parts: Sequence[Path], dtype: str) -> Row | Non
 
 def base_files(backbone: Backbone) -> Path:
     """The folder of the base's files, fetched from the hub where they are not on this machine."""
-    if backbone.name == backbones.EMBEDDED:
+    if backbone.is_local:
         return Path(backbone.location)
     # Heavy, and needed for this one step only.
     from huggingface_hub import snapshot_download

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from esc import nodes, paths
+from esc import nodes, paths, policy_server
 from esc.exceptions import EscError
 from esc.files import Row
 from training.recipe import Training, by_torchrun
@@ -33,6 +33,10 @@ def environment(training: Training, settings: Row) -> dict[str, str]:
     modules = [str(paths.IN_LLAMAFACTORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     made = os.environ | {"PATH": search, "PYTHONUNBUFFERED": "1"}
     made["PYTHONPATH"] = os.pathsep.join(modules)
+    if not settings.get("use_cpu") and "PYTORCH_ALLOC_CONF" not in made:
+        # LLaMA-Factory sets it for several processes alone; without it, rows of ever other lengths
+        # leave memory in pieces too small for the longest.
+        made.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     # At its default it prints the model's configuration several times over.
     made.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     # Set for one process too: LLaMA-Factory would start one on each GPU, with another batch.
@@ -85,7 +89,8 @@ def run(
     ):
         code = watch(process)
     if code:
-        raise EscError(reason(code, _tail(log), nodes.here()))
+        beside = None if settings.get("use_cpu") else policy_server.beside_training(training.work)
+        raise EscError(reason(code, _tail(log), nodes.here(), beside))
     return time.monotonic() - begin
 
 
@@ -128,16 +133,21 @@ _SMALLER = (
 )
 
 
-def reason(code: int, said: str, place: nodes.Place) -> str:
-    """One line: why it ended, and how to go on; ``said`` is the end of what it wrote to stderr."""
+def reason(code: int, said: str, place: nodes.Place, beside: str | None = None) -> str:
+    """One line: why it ended, and how to go on.
+
+    ``said`` is the end of what it wrote to stderr, ``beside`` what else holds the GPUs' memory.
+    """
+    # Another engine does not help where the memory is somebody else's.
+    smaller = beside or _SMALLER
     if re.search(_FULL_DISK, said):
         return f"the disk is full; free some space: {_AGAIN}"
     if re.search(r"OutOfMemoryError|out of memory|can't allocate memory", said):
-        return f"the training ran out of memory; {_SMALLER}: {_AGAIN}"
+        return f"the training ran out of memory; {smaller}: {_AGAIN}"
     if code in (-9, 137) or re.search(r"Signal 9 \(SIGKILL\)|exitcode\s*: -9\b", said):
         return (
             "a training process was killed (signal 9): most likely the machine ran out of memory; "
-            f"{_SMALLER}: {_AGAIN}"
+            f"{smaller}: {_AGAIN}"
         )
     if re.search(r"EADDRINUSE|[Aa]ddress already in use", said):
         return (

@@ -11,17 +11,6 @@ from esc import adapters, files
 from esc.exceptions import EscError
 
 _PREFIX = "base_model.model."
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "use_dora": (False, None),
-    "use_rslora": (False, None),
-    "fan_in_fan_out": (False, None),
-    "modules_to_save": (None, []),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-}
-"""What the recipes train: other kinds of LoRA are added in other ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +23,11 @@ class Lora:
 
     @classmethod
     def load(cls, folder: Path) -> "Lora":
-        """The adapter in ``folder``; EscError where it is no plain LoRA."""
+        """The adapter in ``folder``, a plain LoRA as `adapters.check` has found it to be."""
         # Heavy, and needed for this one step only.
         from safetensors.torch import load_file
 
-        config = files.read_json(folder / "adapter_config.json")
-        for key, allowed in _PLAIN.items():
-            if key in config and config[key] not in allowed:
-                raise EscError(
-                    f"{folder} is no plain LoRA ({key}={config[key]!r}); llamafactory-cli export "
-                    "merges other kinds"
-                )
+        config = files.read_json(folder / adapters.CONFIG)
         tensors = load_file(folder / adapters.WEIGHTS)
         weights = {
             f"{name.removeprefix(_PREFIX).removesuffix('.lora_A.weight')}.weight": (

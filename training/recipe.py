@@ -1,6 +1,7 @@
 """The recipe as one training will run it: WORK's paths, the batch, the user's own settings."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esc import backbones, cpu, engines, memory, nodes, paths
+from esc import adapters, backbones, cpu, engines, files, memory, nodes, paths, secret
 from esc.engines import Engine
 from esc.exceptions import EscError
 from esc.files import Row
@@ -27,6 +28,28 @@ _SET_BY_VARIANT = {
 }  # fmt: skip
 # Which reply stands beside which row: in the set's order, and all of it in one batch.
 _PAIRS_KTO = {"preprocessing_batch_size", "preprocessing_num_workers", "streaming", "val_size"}
+_OTHER_ADAPTERS = {
+    "use_rslora": "is scaled by a rule of its own, and composed it would be served too strong",
+    "use_dora": "is no sum that could be added to another, and vLLM serves none",
+    "pissa_init": "changes the base itself, which is served as it was",
+    "pissa_convert": "changes the base itself, which is served as it was",
+    "additional_target": "trains whole modules, which are not composed and not served",
+    "resize_vocab": "changes the embedding, which is served as it was",
+    "add_tokens": "changes the vocabulary, which is served as it was",
+    "add_special_tokens": "changes the vocabulary, which is served as it was",
+    "new_special_tokens_config": "changes the vocabulary, which is served as it was",
+    "train_from_scratch": "trains on random weights, and those of the backbone are served",
+    "mixture_of_depths": "changes the base itself, which is served as it was",
+    "use_llama_pro": "changes the base itself, which is served as it was",
+}
+"""What makes an adapter that is no sum of small differences to the backbone, and why.
+
+LoRA+ is none of them: ``loraplus_lr_ratio`` is a learning rate, and the adapter a plain LoRA.
+"""
+_WHOLE_VOCABULARY = {"embed_tokens", "lm_head"}
+"""Modules that PEFT saves whole beside their LoRA."""
+# YAML reads no, yes, on and off as truth values; of these LLaMA-Factory wants the word.
+_WORDS = re.compile(r"(_strategy|_name|project|report_to)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +110,16 @@ class Training:
 def recipe_for(training: Training) -> Row:
     """The recipe as it will run: WORK's paths, the batch for the processes, the overrides.
 
-    Raises EscError for an unknown model, variant or engine, an override of another form, or a batch
-    that does not fit.
+    Raises EscError for an unknown model, variant or engine, an override of another form or with a
+    secret, an adapter that could not be composed, merged or served, or a batch that does not fit.
     """
-    backbones.get(training.model)
+    backbone = backbones.get(training.model)
     variant = training.lineage.checked(training.task).variant
     path = paths.recipe(training.model, training.task, training.stage, variant)
     settings: Row = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings["dataset_dir"] = str(training.work)
     settings["output_dir"] = str(training.output)
+    settings["model_name_or_path"] = backbone.path
     if training.starts_from:
         _start(settings, training)
     extra = _parsed(training.overrides)
@@ -126,6 +150,7 @@ def recipe_for(training: Training) -> Row:
     for key, value in extra.items():
         both = isinstance(value, dict) and isinstance(settings.get(key), dict)
         settings[key] = settings[key] | value if both else value
+    _check_adapter(settings, training)
     if training.starts_from and not training.merged_start:
         _check_merge(settings, losses.of(training.lineage).start is not None)
     for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
@@ -152,7 +177,6 @@ def _start(settings: Row, training: Training) -> None:
         settings.pop("adapter_name_or_path", None)
         settings.pop("create_new_adapter", None)
         return
-    settings["model_name_or_path"] = backbones.get(training.model).path
     settings["create_new_adapter"] = True
     # LLaMA-Factory splits at commas, and merges one after the other.
     settings["adapter_name_or_path"] = ",".join(map(str, training.starts_from))
@@ -178,6 +202,7 @@ def _spread(settings: Row, training: Training) -> None:
         mended = {"PYTHONPATH": str(paths.IN_LLAMAFACTORY)}
         settings["ray_init_kwargs"] = {"runtime_env": {"env_vars": mended}}
         # Its processes begin in folders of their own, on other machines too.
+        settings["model_name_or_path"] = backbones.get(training.model).location
         for key in ("dataset_dir", "output_dir"):
             settings[key] = str(Path(settings[key]).resolve())
         if "adapter_name_or_path" in settings:
@@ -217,6 +242,37 @@ def by_torchrun(training: Training) -> bool:
         return False
     distributed = training.spread is not None and training.spread.name != "qlora"
     return distributed or world(training) > 1
+
+
+def _check_adapter(settings: Row, training: Training) -> None:
+    """Raise EscError where the adapter could not be composed, merged or served."""
+    kind = settings.get("finetuning_type", "lora")
+    if kind != "lora":
+        raise EscError(
+            f"TRAIN_ARGS cannot set finetuning_type={kind}: what is served, merged and trained on "
+            "is a LoRA adapter; llamafactory-cli train takes any"
+        )
+    for key, why in _OTHER_ADAPTERS.items():
+        if settings.get(key):
+            raise EscError(
+                f"TRAIN_ARGS cannot set {key}: it {why}; llamafactory-cli train takes it"
+            )
+    targets = {name.strip() for name in str(settings.get("lora_target")).split(",")}
+    if whole := targets & _WHOLE_VOCABULARY:
+        raise EscError(
+            f"TRAIN_ARGS cannot set lora_target={min(whole)}: it would be saved whole, and is "
+            "served as it was; llamafactory-cli train takes it"
+        )
+    # Composed, the adapters of a preference training have the sum of their ranks.
+    before = (folder / adapters.CONFIG for folder in training.starts_from)
+    rank = settings["lora_rank"]
+    if isinstance(rank, int):
+        rank += sum(int(files.read_json(one)["r"]) for one in before if one.is_file())
+    if not isinstance(rank, int) or not 0 < rank <= adapters.LARGEST_RANK:
+        raise EscError(
+            f"TRAIN_ARGS: lora_rank={settings['lora_rank']} gives an adapter of rank {rank}, and "
+            f"vLLM serves up to {adapters.LARGEST_RANK}"
+        )
 
 
 def _check_merge(settings: Row, referenced: bool) -> None:
@@ -259,6 +315,7 @@ def world(training: Training) -> int:
 
 
 def _parsed(overrides: tuple[str, ...]) -> Row:
+    secret.refuse(" ".join(overrides))
     for override in overrides:
         if "=" not in override:
             raise EscError(f"TRAIN_ARGS: {override!r} is not key=value")
@@ -268,4 +325,7 @@ def _parsed(overrides: tuple[str, ...]) -> Row:
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise EscError(f"TRAIN_ARGS: {str(error).splitlines()[0]}") from error
     assert isinstance(parsed, dict)
-    return {str(key): value for key, value in parsed.items()}
+    named = {str(key): value for key, value in parsed.items()}
+    texts = dict(override.partition("=")[::2] for override in overrides)
+    words = (key for key, value in named.items() if isinstance(value, bool) and _WORDS.search(key))
+    return named | {key: texts[key] for key in words}

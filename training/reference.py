@@ -6,6 +6,7 @@ model where `create_new_adapter` was taken out; such a training is stopped at it
 """
 
 import json
+import math
 import subprocess
 import time
 from pathlib import Path
@@ -20,6 +21,10 @@ from training.losses import Loss
 LOG, STATE = "trainer_log.jsonl", "trainer_state.json"
 TOLERANCE = 1e-3
 """Of the first loss and of the first rewards."""
+NO_NUMBER = (
+    "it was no number (which the trainer may show as 0); a setting of TRAIN_ARGS, or the "
+    "precision, is wrong for this model"
+)
 _EVERY = 0.5
 _GRACE = 20.0
 
@@ -45,6 +50,8 @@ def check_loss(output: Path, loss: Loss, settings: Row) -> bool:
     found = first_loss(output / LOG)
     if found is None:
         return False
+    if expected is None and not 0 < found < math.inf:
+        raise EscError(f"the first {loss.name} loss in {output} is {found}: {NO_NUMBER}")
     # Written so that a loss that is no number is wrong too.
     if expected is not None and not abs(found - expected) <= TOLERANCE:
         raise EscError(

@@ -5,6 +5,7 @@ from pathlib import Path
 from esc import adapters, backbones, built, commands, files, paths
 from esc.exceptions import EscError, OptionsDiffer
 from esc.files import Row
+from esc.secret import is_secret
 from esc.weights import ELSEWHERE
 from training.recipe import Training, world
 
@@ -47,7 +48,7 @@ def stamp(training: Training, settings: Row) -> Row:
             f"adapter {folder.name}": adapters.fingerprint(folder)
             for folder in training.starts_from
         }
-    recipe = {key: value for key, value in settings.items() if key not in _NOT_DECISIVE}
+    recipe = decisive(settings)
     if training.merged_start:
         # Its adapters are named above, by what they hold.
         recipe["model_name_or_path"] = backbones.get(training.model).path
@@ -133,34 +134,69 @@ def _check_provenance(training: Training, mined: Row) -> None:
 _NOT_DECISIVE = {
     "adapter_name_or_path",
     "bf16",  # set by what the machine can do
+    "cache_dir",
     "dataloader_num_workers",
     "dataset_dir",
     "ddp_backend",
     "ddp_timeout",
     "deepspeed",
     "disable_gradient_checkpointing",
+    "disable_tqdm",
+    "flash_attn",
     "fsdp",
     "fsdp_config",
     "gradient_accumulation_steps",
-    "logging_steps",
+    "include_effective_tokens_per_second",
+    "include_num_input_tokens_seen",
     "master_addr",
     "master_port",
     "output_dir",
     "overwrite_cache",
+    "overwrite_output_dir",
     "per_device_train_batch_size",
     "plot_loss",
     "preprocessing_num_workers",
+    "print_param_status",
+    "project",
+    "push_to_hub",
     "ray_init_kwargs",
     "ray_num_workers",
     "report_to",
-    "save_steps",
+    "run_name",
     "save_total_limit",
+    "use_swanlab",
 }
+_NOT_DECISIVE_KINDS = ("hub_", "log_", "logging_", "swanlab_", "trackio_")
+# What is measured and saved on the way, unless the training is steered by it.
+_MEASURED = {"compute_accuracy", "do_eval", "per_device_eval_batch_size", "prediction_loss_only"}
+_MEASURED_KINDS = ("eval_", "save_")
+
+
+def decisive(settings: Row) -> Row:
+    """What of a recipe decides the adapter; nothing that holds a secret is in it."""
+    steered = (
+        settings.get("load_best_model_at_end")
+        or settings.get("early_stopping_steps")
+        or settings.get("lr_scheduler_type") == "reduce_lr_on_plateau"
+    )
+    left_out = _NOT_DECISIVE if steered else _NOT_DECISIVE | _MEASURED
+    kinds = _NOT_DECISIVE_KINDS if steered else (*_NOT_DECISIVE_KINDS, *_MEASURED_KINDS)
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in left_out and not key.startswith(kinds) and not is_secret(key)
+    }
 
 
 def _flat(options: Row) -> Row:
-    recipe = {f"recipe.{key}": value for key, value in options["recipe"].items()}
+    # A folder may have been begun when more was held to decide.
+    recipe = {f"recipe.{key}": value for key, value in decisive(options["recipe"]).items()}
     return {key: value for key, value in options.items() if key != "recipe"} | recipe
+
+
+def same(path: Path, options: Row) -> bool:
+    """Whether the stamp at ``path`` is of a training with these options."""
+    return not files.differences(_flat(files.read_json(path)), _flat(options))
 
 
 def guard_options(output: Path, options: Row) -> None:

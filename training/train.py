@@ -15,6 +15,7 @@ On several machines (NNODES, NODE_RANK, MASTER_ADDR) the same command runs on ea
 the folder, the others their own log beside it and their processes' part of each checkpoint.
 """
 
+import math
 import os
 import shlex
 import shutil
@@ -25,7 +26,17 @@ from typing import Any
 
 import yaml
 
-from esc import backbones, chat_template, cli, commands, files, nodes, paths, policy_server
+from esc import (
+    adapters,
+    backbones,
+    chat_template,
+    cli,
+    commands,
+    files,
+    nodes,
+    paths,
+    policy_server,
+)
 from esc.engines import ENGINES
 from esc.exceptions import EscError
 from esc.files import Row
@@ -36,9 +47,10 @@ from training import checkpoints, export, follow, launch, losses, reference
 from training.recipe import Training, recipe_for
 from training.reference import STATE
 from training.render import STAGES
-from training.stamp import OPTIONS, RECIPE, guard_options, provenance, stamp
+from training.stamp import OPTIONS, RECIPE, guard_options, provenance, same, stamp
 
 DONE = "run.json"
+_REPORTERS = ("mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 CURVE = "training_loss.png"
 
 
@@ -49,13 +61,13 @@ def train(training: Training, *, force: bool) -> Row | None:
     a server, OptionsDiffer where the folder is of another run.
     """
     settings = recipe_for(training)
-    _check_packages(training)
+    _check_packages(training, settings)
     options = stamp(training, settings)
     beside = training.output.with_name(f".{training.output.name}")
     if nodes.here().rank:
         done = training.output / DONE
         # On a shared disk; with force, node 0 deletes it.
-        if force or not done.is_file() or files.read_json(training.output / OPTIONS) != options:
+        if force or not done.is_file() or not same(training.output / OPTIONS, options):
             follow.follow(training, settings, beside, force=force)
         return None
     with files.exclusive(beside) as lock:
@@ -66,8 +78,15 @@ def train(training: Training, *, force: bool) -> Row | None:
         return _train(training, settings, options, lock)
 
 
-def _check_packages(training: Training) -> None:
-    """Raise EscError where the engine's packages are not installed."""
+def _check_packages(training: Training, settings: Row) -> None:
+    """Raise EscError where the engine's packages, or one that it reports to, are not installed."""
+    asked = settings.get("report_to")
+    for name in asked if isinstance(asked, list) else [asked]:
+        if name in _REPORTERS and find_spec(name) is None:
+            raise EscError(
+                f"report_to={name} needs the package {name}; '.venv/bin/python -m pip install "
+                f"{name}' installs it"
+            )
     for name in training.spread.packages if training.spread else ():
         if find_spec(name) is None:
             assert training.spread is not None
@@ -97,6 +116,8 @@ def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
         )
         print("\n".join(export.report(start, training.starts_from[-1].name, start=True)))
     log = training.output.with_name(f".{training.output.name}") / "node0.log"
+    if not settings.get("use_cpu") and (beside := policy_server.beside_training(training.work)):
+        print(f"NOTE        {beside}", flush=True)
     seconds = launch.run(
         recipe,
         training,
@@ -110,6 +131,8 @@ def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
     # Over the tokenizer's own: whoever loads the adapter's tokenizer gets the training's ids.
     text = chat_template.of(settings["model_name_or_path"], settings["template"])
     files.write_text(training.output / chat_template.FILE, text)
+    # Whatever LLaMA-Factory has been told, without a whole adapter nothing is done.
+    adapters.check(training.output, training.work, training.model)
     facts = {
         "seconds": round(seconds, 1),
         "smoke": _is_smoke(training, settings),
@@ -148,6 +171,10 @@ def _losses(output: Path) -> dict[str, Any]:
     ]
     if not losses:
         raise EscError(f"{output / STATE} shows no training step; is the training set empty?")
+    if not 0 < losses[0] < math.inf:
+        raise EscError(
+            f"the first loss in {output} is {losses[0]}: {reference.NO_NUMBER}; FORCE=1 begins anew"
+        )
     return {"steps": state["global_step"], "first_loss": losses[0], "last_loss": losses[-1]}
 
 

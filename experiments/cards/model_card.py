@@ -9,6 +9,7 @@ from esc import chat_template, prompts
 from esc.adapters import SERVED
 from esc.forms import PROMPTS
 from esc.markdown import code, plain
+from esc.secret import is_secret
 from experiments.cards import licences
 from experiments.cards.dataset_card import TEMPLATES
 from experiments.cards.scores import Number
@@ -42,7 +43,8 @@ def text(trained: Trained, place: Path) -> str:
         composed=composed,
         is_delta=trained.stage == "dpo" and not composed,
         served=SERVED,
-        base=code(trained.backbone.hub),
+        # A folder's name says nothing to others, and where it lies is nobody's business.
+        base=code(trained.backbone.hub or trained.backbone.name),
         base_licence=licences.of_base(trained.backbone),
         # An adapter composed before it was written there has it where the training left it.
         template_beside=not composed or (place / chat_template.FILE).is_file(),
@@ -61,7 +63,9 @@ def text(trained: Trained, place: Path) -> str:
             if name.startswith("adapter ")
         ],
         recipe=[
-            (code(name), code(str(value))) for name, value in recipe.items() if name not in _PLACES
+            (code(name), code(str(value)))
+            for name, value in recipe.items()
+            if name not in _PLACES and not is_secret(name)
         ],
         batch=trained.options["batch"],
         facts=trained.facts,

@@ -36,6 +36,7 @@ def adapter(folder, weight=1):
     (folder / adapters.WEIGHTS).write_bytes(
         len(header).to_bytes(8, "little") + header + bytes([weight])
     )
+    write(folder / adapters.CONFIG, {"r": 16})
     return adapters.fingerprint(folder)
 
 

@@ -205,7 +205,7 @@ def test_an_engine_that_cannot_work_without_a_gpu_is_refused_there(tmp_path, eng
 def test_a_package_that_is_not_installed_names_what_installs_it(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "find_spec", lambda name: None)
     with pytest.raises(EscError, match="ENGINE=zero3 needs deepspeed; make setup-scale installs"):
-        train._check_packages(training(tmp_path, engine="zero3"))
+        train._check_packages(training(tmp_path, engine="zero3"), {})
 
 
 def environment(work, **of):

@@ -64,10 +64,22 @@ def test_what_bfloat16_keeps_of_the_last_adapters_change_is_counted(base, size, 
     assert (changed.weights, changed.kept) == (12, kept)
 
 
-@pytest.mark.parametrize("given", [{"use_dora": True}, {"use_rslora": True}, {"bias": "all"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"bias": "all"},
+        {"init_lora_weights": "pissa_niter_16"},
+        {"modules_to_save": ["lm_head"]},
+    ],
+)
 def test_an_adapter_that_is_no_plain_lora_is_refused(tmp_path, given):
-    with pytest.raises(EscError, match="is no plain LoRA"):
-        Lora.load(lora(tmp_path / "part", 1.0, **given))
+    sft = tmp_path / paths.adapter(MODEL, "sp", "sft")
+    with pytest.raises(
+        EscError, match=r"sp_sft is no plain LoRA \(.*\): .* make sft-sp .* FORCE=1"
+    ):
+        export.export(tmp_path, backbones.get(MODEL), [lora(sft, 1.0, **given)], "float32")
 
 
 def test_an_adapter_of_another_base_is_refused(base):

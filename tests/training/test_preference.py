@@ -27,6 +27,7 @@ def training(work, *overrides, task="sp", lineage=paths.PAPER, engine=None):
 def adapter(folder):
     folder.mkdir(parents=True)
     save_file({"weight": torch.zeros(1)}, folder / adapters.WEIGHTS)
+    files.write_json(folder / adapters.CONFIG, {"r": 16})
     return folder
 
 
