@@ -128,11 +128,11 @@ def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:
     )
     if training.stage == "dpo":
         reference.check_rewards(training.output, losses.of(training.lineage), settings)
+    # Whatever LLaMA-Factory has been told, without a whole adapter nothing is done.
+    adapters.check(training.output, training.work, training.model)
     # Over the tokenizer's own: whoever loads the adapter's tokenizer gets the training's ids.
     text = chat_template.of(settings["model_name_or_path"], settings["template"])
     files.write_text(training.output / chat_template.FILE, text)
-    # Whatever LLaMA-Factory has been told, without a whole adapter nothing is done.
-    adapters.check(training.output, training.work, training.model)
     facts = {
         "seconds": round(seconds, 1),
         "smoke": _is_smoke(training, settings),

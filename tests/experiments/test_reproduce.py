@@ -166,6 +166,7 @@ def test_a_count_that_is_none_is_one_line(tmp_path, capsys, name, dry):
         ("MAX_COST=5", "MAX_COST needs PRICE=PROMPT/COMPLETION, money per million tokens"),
         ("PRICE=1", "PRICE='1' is not PROMPT/COMPLETION"),
         ("TRAIN_ARGS=num_train_epochs=x", "TRAIN_ARGS: num_train_epochs='x' is not a number"),
+        ("TRAIN_ARGS=hf_hub_token=x", "TRAIN_ARGS cannot hold hf_hub_token, which"),
         ("TRAIN_ARGS=max_samples=0.5", "TRAIN_ARGS: max_samples='0.5' is not a whole number"),
     ],
 )

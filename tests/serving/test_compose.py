@@ -144,6 +144,28 @@ def test_a_part_that_is_not_trained_is_named_with_its_command(tmp_path):
         compose(tmp_path, MODEL, "rg")
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_part_that_is_no_plain_lora_is_refused(parts, stage):
+    config = parts / paths.adapter(MODEL, "sp", stage) / adapters.CONFIG
+    files.write_json(config, {"r": 16, "use_rslora": True})
+    with pytest.raises(EscError, match=rf"sp_{stage} is no plain LoRA \(use_rslora=True\)"):
+        compose(parts, MODEL, "sp")
+
+
+def test_tensors_of_another_kind_are_refused_whatever_the_configuration_says(parts):
+    sft = parts / paths.adapter(MODEL, "sp", "sft")
+    save_file({"base_model.model.lm_head.weight": torch.zeros(1)}, sft / adapters.WEIGHTS)
+    with pytest.raises(EscError, match=r"no plain LoRA \(base_model\.model\.lm_head\.weight\)"):
+        compose(parts, MODEL, "sp")
+
+
+def test_more_rank_than_a_server_takes_is_refused(parts):
+    for stage in ("sft", "dpo"):
+        files.write_json(parts / paths.adapter(MODEL, "sp", stage) / adapters.CONFIG, {"r": 300})
+    with pytest.raises(EscError, match=r"sp_sft \+ sp_dpo has rank 600, and vLLM serves up to 512"):
+        compose(parts, MODEL, "sp")
+
+
 def test_a_delta_on_another_sft_adapter_is_refused(tmp_path):
     touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "sft"))
     dpo = touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "dpo"))

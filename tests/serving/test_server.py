@@ -260,6 +260,14 @@ def test_flags_that_no_shell_could_read_are_one_line():
         built(extra="--hf-overrides '{")
 
 
+def test_a_training_on_a_gpu_is_told_of_its_own_server_and_what_ends_it(tmp_path):
+    begun = policy_server.begin_of(os.getpid())
+    state = policy_server.State(os.getpid(), begun, "http://127.0.0.1:8000/v1", {}, "", ready=True)
+    policy_server.write_state(tmp_path / paths.server("qwen2.5-7b"), state)
+    told = policy_server.beside_training(tmp_path)
+    assert told and f"make stop MODEL=qwen2.5-7b WORK={tmp_path} frees it" in told
+
+
 @pytest.mark.parametrize(
     "words",
     [("-m", policy_server.PROGRAM), ("-m", policy_server.BATCH_PROGRAM), (str(batch.IN_RAY),)],
@@ -271,5 +279,7 @@ def test_training_is_refused_beside_a_server_or_batch(words):
         try:
             with pytest.raises(EscError, match="'make stop', with the MODEL and WORK"):
                 policy_server.refuse_beside_training()
+            told = policy_server.beside_training(paths.ROOT / "nothing-here")
+            assert told and "'make stop', with the MODEL and WORK" in told
         finally:
             pretended.kill()

@@ -366,6 +366,21 @@ def test_what_helps_out_of_memory_loses_no_data_and_says_what_begins_anew():
     assert "another ENGINE begins anew: with FORCE=1, or another WORK" in line
 
 
+def test_beside_a_server_a_lack_of_memory_is_answered_with_what_ends_the_server():
+    for code, said in ((1, "torch.OutOfMemoryError: CUDA out of memory."), (-9, "")):
+        line = launch.reason(code, said, ONE, "a server runs; make stop frees it")
+        assert "make stop frees it" in line and "ENGINE" not in line
+
+
+def test_memory_grows_in_segments_on_one_gpu_too(tmp_path, monkeypatch):
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    wanted = "expandable_segments:True"
+    assert environment(tmp_path, processes=1)["PYTORCH_CUDA_ALLOC_CONF"] == wanted
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:cudaMallocAsync")
+    assert environment(tmp_path, processes=1)["PYTORCH_CUDA_ALLOC_CONF"].startswith("backend")
+
+
 @pytest.mark.parametrize(
     ("code", "said", "place", "told"),
     [

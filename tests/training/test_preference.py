@@ -260,9 +260,12 @@ def test_a_loss_without_a_reference_may_start_anywhere(tmp_path, variant):
     assert reference.check_loss(logged(tmp_path, {"loss": 17.0}), loss, SETTINGS)
 
 
-def test_a_first_loss_that_is_no_number_is_wrong(tmp_path):
-    with pytest.raises(EscError, match=r"loss in .* is nan"):
-        reference.check_loss(logged(tmp_path, {"loss": float("nan")}), losses.SIGMOID, SETTINGS)
+@pytest.mark.parametrize("variant", [None, "ipo", "kto", "orpo", "simpo"])
+@pytest.mark.parametrize("first", [0.0, float("nan")])
+def test_a_first_loss_of_zero_or_no_number_is_wrong(tmp_path, variant, first):
+    loss = losses.of(Lineage(variant))
+    with pytest.raises(EscError, match=r"loss in .* is (0\.0|nan)"):
+        reference.check_loss(logged(tmp_path, {"loss": first}), loss, SETTINGS)
 
 
 def test_only_the_first_step_is_held_to_it_and_half_a_line_is_none(tmp_path):

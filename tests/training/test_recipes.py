@@ -8,7 +8,7 @@ from esc import backbones, engines, memory, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
 from esc.lineage import LOSSES, MIXES, Lineage, variants
-from training import losses, render
+from training import losses, recipe, render
 
 ENGINES = sorted(engines.FOLDER.glob("*.yaml"))
 RECIPES = sorted(set(paths.RECIPES.glob("*/*.yaml")) - set(ENGINES))
@@ -237,3 +237,22 @@ def test_what_a_recipe_says_to_run_is_mended_where_it_has_to_be():
     }
     generator = paths.recipe("gemma2-9b", "rg", "sft")
     assert mended == {*paths.RECIPES.glob("*/*_dpo_ipo.yaml"), generator}
+
+
+def test_the_words_of_yaml_are_kept_for_no_setting_that_llamafactory_takes_as_true_or_false():
+    from dataclasses import fields
+
+    from llamafactory.hparams import (
+        DataArguments,
+        FinetuningArguments,
+        ModelArguments,
+        TrainingArguments,
+    )
+
+    taken = DataArguments, FinetuningArguments, ModelArguments, TrainingArguments
+    types = {one.name: str(one.type) for group in taken for one in fields(group)}
+    kept = {name for name in types if recipe._WORDS.search(name)}
+    assert not any("bool" in types[name] for name in kept)
+    assert {name for name in types if name.endswith("_strategy")} < kept
+    assert {"run_name", "report_to", "swanlab_run_name"} < kept
+    assert types.keys() >= recipe._OTHER_ADAPTERS.keys()

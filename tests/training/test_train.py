@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from data_builders import build, options
-from esc import files, paths
+from esc import adapters, files, paths
 from esc.exceptions import EscError, OptionsDiffer
-from training import recipe, stamp
+from training import launch, recipe, stamp
 from training import train as step
 
 QUICK = ("max_steps=10", "gradient_accumulation_steps=2", "save_steps=1")
@@ -69,6 +70,96 @@ def test_an_exponent_without_a_point_is_a_number_as_it_is_to_llamafactory(tmp_pa
 def test_an_override_that_cannot_be_is_one_line(tmp_path, given):
     with pytest.raises(EscError, match=r"^TRAIN_ARGS[^\n]*$"):
         recipe.recipe_for(training(tmp_path, given))
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "use_rslora=true",
+        "use_dora=true",
+        "pissa_init=true",
+        "additional_target=embed_tokens",
+        "lora_target=q_proj,lm_head",
+        "finetuning_type=full",
+        "finetuning_type=oft",
+        "resize_vocab=true",
+        "add_tokens=<plan>",
+        "lora_rank=1024",
+    ],
+)
+def test_an_adapter_that_could_not_be_composed_merged_or_served_is_refused(tmp_path, stage, given):
+    with pytest.raises(EscError, match=rf"^TRAIN_ARGS.*{given.partition('=')[0]}[^\n]*$"):
+        recipe.recipe_for(training(tmp_path, given, stage=stage))
+
+
+def test_ranks_add_up_over_the_adapters_that_are_composed(tmp_path):
+    sft = tmp_path / paths.adapter("smollm2-135m", "sp", "sft")
+    files.write_json(sft / adapters.CONFIG, {"r": 500})
+    with pytest.raises(EscError, match="an adapter of rank 516, and vLLM serves up to 512"):
+        recipe.recipe_for(training(tmp_path, stage="dpo"))
+
+
+def test_loraplus_is_a_learning_rate_and_taken(tmp_path):
+    made = recipe.recipe_for(training(tmp_path, "loraplus_lr_ratio=16.0"))
+    assert made["loraplus_lr_ratio"] == 16
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("hf_hub_token=s3cr3t", "cannot hold hf_hub_token, .* set HF_TOKEN in"),
+        ("hub_token=s3cr3t", "set HF_TOKEN in"),
+        ("swanlab_api_key=s3cr3t", "set SWANLAB_API_KEY in"),
+        ("swanlab_lark_secret=s3cr3t", "leave it out"),
+        ("ray_init_kwargs={env: {WANDB_API_KEY: s3cr3t}}", "set WANDB_API_KEY in"),
+        ("ray_init_kwargs.env.HF_TOKEN=s3cr3t", "cannot hold HF_TOKEN"),
+        ("hf_hub_token=[s3cr3t", "set HF_TOKEN in"),
+    ],
+)
+def test_a_secret_is_refused_and_not_repeated(tmp_path, given, told):
+    with pytest.raises(EscError, match=told) as refused:
+        recipe.recipe_for(training(tmp_path, given))
+    assert "s3cr3t" not in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["add_tokens=", "max_new_tokens=8", "skip_special_tokens=true"])
+def test_a_setting_of_tokens_is_no_secret(tmp_path, given):
+    recipe.recipe_for(training(tmp_path, given))
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("save_strategy=no", "no"),
+        ("eval_strategy=no", "no"),
+        ("run_name=on", "on"),
+        ("plot_loss=no", False),
+        ("overwrite_cache=yes", True),
+    ],
+)
+def test_a_word_reaches_llamafactory_as_what_it_takes_there(tmp_path, given, value):
+    made = recipe.recipe_for(training(tmp_path, given))
+    key = given.partition("=")[0]
+    # As LLaMA-Factory reads the file that it is given.
+    read = OmegaConf.to_container(OmegaConf.create(yaml.safe_dump(made)))
+    assert read[key] == value and type(read[key]) is type(value)
+
+
+def test_a_reporter_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "find_spec", lambda name: None)
+    asked = training(tmp_path, "report_to=[wandb,tensorboard]")
+    with pytest.raises(EscError, match=r"report_to=wandb needs the package wandb; .*pip install"):
+        step._check_packages(asked, recipe.recipe_for(asked))
+    step._check_packages(training(tmp_path), recipe.recipe_for(training(tmp_path)))
+
+
+def test_run_json_is_written_only_where_the_adapter_is(work, monkeypatch):
+    monkeypatch.setattr(launch, "run", lambda *given, **named: 1.0)
+    asked = training(work, "do_train=false")
+    with pytest.raises(EscError, match=r"sp_sft holds no adapter; make sft-sp"):
+        step.train(asked, force=False)
+    assert not (asked.output / step.DONE).exists()
 
 
 def test_a_machine_with_gpus_gives_the_embedded_model_one_process(monkeypatch):
@@ -135,7 +226,29 @@ def test_another_way_to_spread_the_same_batch_is_the_same_training(work):
 def test_how_a_run_is_logged_and_saved_does_not_bind_it(work):
     begun(work, "seed=1", "max_steps=2")
     given = ("max_steps=2", "seed=1", "save_steps=7", "disable_gradient_checkpointing=false")
-    stamp.guard_options(*stamped(work, *given))
+    more = (
+        *("save_strategy=no", "eval_strategy=no", "eval_steps=7", "run_name=a", "report_to=wandb"),
+        *("push_to_hub=true", "hub_model_id=a/b", "flash_attn=sdpa", "swanlab_mode=local"),
+    )
+    stamp.guard_options(*stamped(work, *given, *more))
+
+
+def test_what_is_measured_binds_a_training_that_is_steered_by_it(work):
+    steered = ("load_best_model_at_end=true", "eval_strategy=steps")
+    begun(work, *steered, "eval_steps=1")
+    with pytest.raises(OptionsDiffer, match=r"recipe\.eval_steps 1 -> 2"):
+        stamp.guard_options(*stamped(work, *steered, "eval_steps=2"))
+
+
+def test_a_stamp_with_settings_that_no_longer_bind_goes_on_and_tells_no_secret(work):
+    output = begun(work)
+    kept = files.read_json(output / stamp.OPTIONS)
+    kept["recipe"] |= {"flash_attn": "auto", "hf_hub_token": "s3cr3t"}
+    files.write_json(output / stamp.OPTIONS, kept)
+    stamp.guard_options(*stamped(work))
+    with pytest.raises(OptionsDiffer) as differ:
+        stamp.guard_options(*stamped(work, "seed=1"))
+    assert "s3cr3t" not in str(differ.value)
 
 
 def test_a_failed_start_does_not_bind_the_folder(work):
@@ -156,6 +269,14 @@ def test_a_run_shorter_than_its_logging_interval_counts_as_trained(tmp_path):
     state = {"global_step": 3, "log_history": [{"train_loss": 2.5, "step": 3}]}
     files.write_json(tmp_path / "trainer_state.json", state)
     assert step._losses(tmp_path) == {"steps": 3, "first_loss": 2.5, "last_loss": 2.5}
+
+
+@pytest.mark.parametrize("first", [0.0, float("nan"), float("inf")])
+def test_a_training_whose_first_loss_is_no_number_is_not_done(tmp_path, first):
+    state = {"global_step": 2, "log_history": [{"loss": first}, {"loss": 2.5}]}
+    files.write_json(tmp_path / "trainer_state.json", state)
+    with pytest.raises(EscError, match=r"first loss in .* it was no number"):
+        step._losses(tmp_path)
 
 
 def test_the_batch_counts_all_nodes(tmp_path, monkeypatch):
