@@ -78,6 +78,11 @@ class FaultyServer(ThreadingHTTPServer):
         self.routes: dict[str, Fault] = {}
         """Path to what is answered there instead."""
         self.delay = 0.0
+        self.rate: float | None = None
+        """Chats a second, a tenth of a second's at once; more are answered with ``limit``."""
+        self.limit = RATE_LIMITED
+        self.refused = 0
+        self._left, self._filled = 0.0, 0.0
         self.tokens = 10, 5
         self.context = 4096
         self.obeys = self.tokenizes = True
@@ -135,11 +140,22 @@ class FaultyServer(ThreadingHTTPServer):
 
     def next_fault(self, request: Request) -> Fault:
         with self.lock:
+            if self.rate is not None and not self.within_rate(self.rate):
+                self.refused += 1
+                return self.limit
             fault = self.always.get(request.asked) or (self.script.pop(0) if self.script else OK)
         if fault is not OK or self.answer is None:
             return fault
         said = self.answer(request)
         return said if isinstance(said, Fault) else Fault(body=completion(said, tokens=self.tokens))
+
+    def within_rate(self, rate: float) -> bool:
+        now = time.monotonic()
+        self._left = min(self._left + (now - self._filled) * rate, max(rate / 10, 1.0))
+        self._filled = now
+        fits = self._left >= 1
+        self._left -= fits
+        return fits
 
     def ids(self, text: str) -> list[int]:
         with self.lock:

@@ -6,6 +6,7 @@ limits them is the number of requests at a time.
 
 import asyncio
 import random
+import time
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -75,7 +76,9 @@ class Policy:
     in_flight: int = 32
     """Requests at a time, over all endpoints."""
     attempts: int = 6
-    """Of one request, the first included."""
+    """Of one request, the first included; those that a rate limit refuses do not count."""
+    patience: float = 900.0
+    """Seconds without any answer, after which a rate limit is a failure."""
     first_wait: float = 0.5
     """Seconds before the second attempt; doubled with each one after, with jitter."""
     longest_wait: float = 60.0
@@ -83,9 +86,10 @@ class Policy:
 
     def wait(self, attempt: int, retry_after: float | None) -> float:
         """Seconds to wait after the given attempt (1-based)."""
-        if retry_after is not None:
-            return min(retry_after, self.longest_wait)
-        longest: float = min(self.first_wait * 2.0 ** (attempt - 1), self.longest_wait)
+        if retry_after:
+            # Not all at the same moment.
+            return min(retry_after, self.longest_wait) * random.uniform(1.0, 1.3)
+        longest: float = min(self.first_wait * 2.0 ** min(attempt - 1, 30), self.longest_wait)
         return longest * random.uniform(0.5, 1.0)
 
 
@@ -106,6 +110,8 @@ class Chat:
         self._policy, self._budget = policy, budget
         self._slots = asyncio.Semaphore(policy.in_flight)
         self._asking: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._heard = time.monotonic()
+        """When somebody last had an answer, or the start."""
         self._stopped: EscError | OSError | None = None
         self._stop = asyncio.Event()
         self._mute: Counter[str] = Counter()
@@ -119,6 +125,9 @@ class Chat:
         Raises CallFailed where it has none for good, RunStopped where no call of the run would.
         """
         key = key_of(call.identity(), self._weights.get(call.model))
+        if not self._asking:
+            # Where nobody asked, as between a person's two messages, nobody was refused either.
+            self._heard = time.monotonic()
         # A second call of the same key waits for the first one's answer.
         async with self._asking.setdefault(key, asyncio.Lock()):
             stored = self._cache.get(key)
@@ -185,6 +194,7 @@ class Chat:
             if failed.failure.kind in (FailureKind.EMPTY, FailureKind.REFUSED):
                 self._check_not_mute(call.model, failed.failure.message)
             raise
+        self._heard = time.monotonic()
         self.meter.answered += 1
         return answer
 
@@ -219,26 +229,45 @@ class Chat:
             )
 
     async def _attempts(self, call: Call[Any]) -> Payload:
-        attempt = 0
+        attempt = limited = 0
         while True:
             attempt += 1
             if self._stopped is not None:
                 raise self._stopped
             try:
                 async with self._pool.endpoint() as endpoint:
-                    constraint = getattr(call, "constraint", None)
-                    # What is checked in any case is worth no canary.
-                    if constraint is not None and not getattr(constraint, "hint", False):
-                        await self._pool.verify(endpoint, type(constraint), call.model)
-                    return await self._send(call, endpoint)
+                    return await self._attempt(call, endpoint)
             except AttemptFailed as failed:
                 if self._stopped is not None:
                     raise self._stopped from failed
-                if not failed.transient or attempt >= self._policy.attempts:
+                is_limit = failed.kind is FailureKind.RATE_LIMITED
+                limited += is_limit
+                if not self._again(failed, attempt - limited):
                     failure = Failure(failed.kind, failed.message, attempt)
                     raise CallFailed(failure) from failed
                 self.meter.retries += 1
-                await self._pause(self._policy.wait(attempt, failed.retry_after))
+                count = limited if is_limit else attempt - limited
+                await self._pause(self._policy.wait(count, failed.retry_after))
+
+    async def _attempt(self, call: Call[Any], endpoint: Endpoint) -> Payload:
+        if endpoint.is_limited:
+            async with endpoint.turn:
+                await self._pause(endpoint.due())
+                endpoint.ask()
+            if self._stopped is not None:
+                raise self._stopped
+        with endpoint.watched():
+            constraint = getattr(call, "constraint", None)
+            # What is checked in any case is worth no canary.
+            if constraint is not None and not getattr(constraint, "hint", False):
+                await self._pool.verify(endpoint, type(constraint), call.model)
+            return await self._send(call, endpoint)
+
+    def _again(self, failed: AttemptFailed, attempts: int) -> bool:
+        """Whether another attempt is worth it: after a rate limit by time, else by their number."""
+        if failed.kind is FailureKind.RATE_LIMITED:
+            return time.monotonic() - self._heard < self._policy.patience
+        return failed.transient and attempts < self._policy.attempts
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or until the run is stopped."""

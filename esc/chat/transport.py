@@ -5,12 +5,15 @@ out of every message.
 """
 
 import asyncio
+import ipaddress
+import math
 import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -27,7 +30,16 @@ from esc.chat.message import text_of
 from esc.exceptions import EscError
 from esc.visible import visible
 
-_DOWN_SECONDS = 15.0
+DOWN = 15.0
+"""Seconds for which an endpoint that fails is left out."""
+_FAULTS = 3
+"""Server errors one after another, until an endpoint is left out for a while."""
+WINDOW = 2.0
+"""Seconds over which the rate of an endpoint's answers is taken, where it limits it."""
+_MORE, _MUCH_MORE = 1.1, 2.0
+"""Times that rate it is asked: where it refused something within the window, and where not."""
+SLOWEST = 1.0
+"""Requests a second that it is asked in any case."""
 _MAY_LACK = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": ""}
 """What a model may refuse, to the name it knows instead; without one it is left out."""
 _UNKNOWN = re.compile(
@@ -90,6 +102,12 @@ class Endpoint:
         """Where vLLM's own routes lie, such as ``/tokenize``."""
         self.running = 0
         self.down_until = 0.0
+        self.turn = asyncio.Lock()
+        """Held by who waits for the next turn, where it is limited."""
+        self._faults = 0
+        self._refused: float | None = None
+        self._answers: deque[float] = deque()
+        self._next = 0.0
         self.known: dict[Any, Any] = {}
         """What a kind of call has learnt of this endpoint, such as token ids."""
         self.learning = asyncio.Lock()
@@ -104,7 +122,12 @@ class Endpoint:
             api_key=key,
             max_retries=0,
             timeout=timeout,
-            http_client=openai.DefaultAsyncHttpxClient(limits=limits, timeout=timeout),
+            http_client=openai.DefaultAsyncHttpxClient(
+                limits=limits,
+                timeout=timeout,
+                # A proxy of the environment does not reach this machine's own loopback.
+                trust_env=not is_loopback(self.url),
+            ),
         )
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
@@ -157,6 +180,53 @@ class Endpoint:
             raise AttemptFailed(
                 FailureKind.BAD_ANSWER, "its /models is no list", transient=False
             ) from error
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """One request: how it goes decides how soon others follow, and whether any do."""
+        try:
+            yield
+        except AttemptFailed as failed:
+            if failed.kind is FailureKind.RATE_LIMITED:
+                self._refused = time.monotonic()
+            elif failed.kind in (FailureKind.SERVER_ERROR, FailureKind.BAD_ANSWER):
+                self._faults += 1
+            if failed.kind is FailureKind.CONNECTION or self._faults >= _FAULTS:
+                self.leave_out()
+            raise
+        self._faults = 0
+        if self.is_limited:
+            self._answers.append(time.monotonic())
+
+    def leave_out(self) -> None:
+        """Ask it nothing for a while, where another answers."""
+        self.down_until = time.monotonic() + DOWN
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether it kept failing, and a request is on its way that shows whether it still does."""
+        return self._faults >= _FAULTS and self.running > 0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it has refused requests for their number, so that they take turns."""
+        return self._refused is not None
+
+    def due(self) -> float:
+        """Seconds until it is asked again, where it is limited."""
+        return max(self._next - time.monotonic(), 0.0)
+
+    def ask(self) -> None:
+        """Note that it is asked now: the next turn is a little sooner than it has answered lately.
+
+        So the number in flight follows what the endpoint takes, and finds out where that is more.
+        """
+        now = time.monotonic()
+        while self._answers and self._answers[0] < now - WINDOW:
+            self._answers.popleft()
+        refuses = self._refused is not None and now - self._refused < WINDOW
+        rate = (_MORE if refuses else _MUCH_MORE) * len(self._answers) / WINDOW
+        self._next = now + 1 / max(rate, SLOWEST)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -250,22 +320,36 @@ def _refused_in(message: str, sent: Mapping[str, Any]) -> str:
     return next((name for name in _MAY_LACK if name in sent and name in message), "")
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks for, given as a number or a date, or None."""
-    text = headers.get("retry-after", "")
+def is_loopback(url: str) -> bool:
+    """Whether a URL is of this very machine: ``localhost``, 127.0.0.0/8 or ``::1``."""
+    host = urlsplit(url).hostname or ""
     try:
-        return max(float(text), 0.0)
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        pass
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the headers of an answer ask to wait, or None.
+
+    They stand in ``retry-after-ms``, or in ``retry-after`` as a number or a date.
+    """
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) / unit
+        except ValueError:
+            continue
+        if not math.isnan(seconds):
+            return max(seconds, 0.0)
     try:
-        until = parsedate_to_datetime(text)
+        until = parsedate_to_datetime(headers.get("retry-after", ""))
         return max((until - datetime.now(UTC)).total_seconds(), 0.0)
     except (ValueError, TypeError):
         return None
 
 
 class Pool:
-    """Several endpoints that serve the same models; a dead one is left out for a while."""
+    """Several endpoints that serve the same models; one that fails is left out for a while."""
 
     def __init__(self, urls: Sequence[str], *, timeout: float, connections: int) -> None:
         if not urls:
@@ -287,7 +371,7 @@ class Pool:
             except AttemptFailed as failed:
                 if not listed and failed.kind is not FailureKind.CONNECTION:
                     continue
-                self._mark_down(endpoint)
+                endpoint.leave_out()
                 reasons.append(failed.message)
                 continue
             if not listed:
@@ -307,17 +391,13 @@ class Pool:
 
     @asynccontextmanager
     async def endpoint(self) -> AsyncIterator[Endpoint]:
-        """The endpoint with the least to do; it is left out for a while when it drops a request."""
+        """The endpoint with the least to do, of those not left out."""
         now = time.monotonic()
-        alive = [one for one in self._endpoints if one.down_until <= now] or self._endpoints
-        chosen = min(alive, key=lambda one: one.running)
+        up = [one for one in self._endpoints if one.down_until <= now and not one.is_tried]
+        chosen = min(up or self._endpoints, key=lambda one: one.running)
         chosen.running += 1
         try:
             yield chosen
-        except AttemptFailed as failed:
-            if failed.kind is FailureKind.CONNECTION:
-                self._mark_down(chosen)
-            raise
         finally:
             chosen.running -= 1
 
@@ -330,6 +410,3 @@ class Pool:
         """Close all connections."""
         for endpoint in self._endpoints:
             await endpoint.close()
-
-    def _mark_down(self, endpoint: Endpoint) -> None:
-        endpoint.down_until = time.monotonic() + _DOWN_SECONDS

@@ -4,6 +4,7 @@ from email.utils import formatdate
 import faulty_server as fs
 import pytest
 
+from esc.chat import transport
 from esc.chat.failures import Failure, FailureKind, RunStopped
 from esc.chat.transport import Pool, api_key, retry_after
 from esc.exceptions import EscError
@@ -11,7 +12,6 @@ from esc.exceptions import EscError
 KEY = "sk-very-secret-0123456789"
 
 TRANSIENT = {
-    "429": (fs.RATE_LIMITED, FailureKind.RATE_LIMITED),
     "500": (fs.SERVER_ERROR, FailureKind.SERVER_ERROR),
     "503": (fs.UNAVAILABLE, FailureKind.SERVER_ERROR),
     "slow": (fs.SLOW, FailureKind.TIMEOUT),
@@ -78,13 +78,49 @@ def test_retry_after_is_followed_no_longer_than_the_longest_wait(server, ask_all
     assert 0.3 <= time.monotonic() - begin < 3
 
 
-def test_retry_after_is_read_as_seconds_or_as_a_date():
+def test_retry_after_is_read_as_seconds_or_as_a_date_or_as_milliseconds():
+    assert retry_after({"retry-after-ms": "700", "retry-after": "9"}) == 0.7
+    assert retry_after({"retry-after-ms": "soon", "retry-after": "9"}) == 9.0
+    assert retry_after({"retry-after": "nan"}) is None
     assert retry_after({"retry-after": "7"}) == 7.0
     in_a_minute = formatdate(time.time() + 60, usegmt=True)
     assert 55 < retry_after({"retry-after": in_a_minute}) <= 60
     assert retry_after({"retry-after": formatdate(0, usegmt=True)}) == 0.0
     assert retry_after({"retry-after": "soon"}) is None
     assert retry_after({}) is None
+
+
+def test_a_rate_limit_uses_up_no_attempts(server, ask_all, monkeypatch):
+    monkeypatch.setattr(transport, "SLOWEST", 100.0)
+    server.script = [fs.RATE_LIMITED] * 6 + [fs.SERVER_ERROR]
+    outcome = ask_all(server.url, ["a"], attempts=2, longest_wait=0.01)
+    assert outcome.texts == ["re: a"]
+    assert len(server.chats()) == 8
+
+
+def test_a_rate_limit_that_lets_nobody_through_fails_by_time(server, ask_all):
+    server.always = {"b": fs.RATE_LIMITED}
+    first, failed, last = ask_all(server.url, ["a", "b", "c"], patience=0.5).results
+    assert (first.text, last.text) == ("re: a", "re: c")
+    assert isinstance(failed, Failure) and failed.kind == FailureKind.RATE_LIMITED
+    assert failed.attempts == [request.asked for request in server.chats()].count("b") > 1
+
+
+@pytest.mark.parametrize("told", [{}, {"Retry_After": "0.1"}, {"Retry_After_Ms": "70"}])
+def test_nothing_is_lost_to_a_limit_on_the_rate_and_the_number_in_flight_follows_it(
+    server, ask_all, monkeypatch, told
+):
+    monkeypatch.setattr(transport, "WINDOW", 0.2)
+    server.rate, server.delay = 50.0, 0.07
+    server.limit = fs.refusal(429, "slow down", **told)
+    records = [f"r{number}" for number in range(60)]
+    begin = time.monotonic()
+    # As many attempts as are usual would not do.
+    outcome = ask_all(server.url, records, in_flight=60, first_wait=0.05, attempts=1)
+    assert outcome.texts == [f"re: {record}" for record in records]
+    assert time.monotonic() - begin < 2 * len(records) / server.rate + 1
+    # All were sent at once; asked again as told alone, each would be refused many times.
+    assert len(records) - 10 < server.refused < 3 * len(records)
 
 
 def test_a_truncated_answer_is_kept_and_counted_and_not_asked_again(server, ask_all, tmp_path):

@@ -4,6 +4,7 @@ import socket
 import faulty_server as fs
 import pytest
 
+from esc.chat import transport
 from esc.chat.transport import Pool
 from esc.exceptions import EscError
 
@@ -66,6 +67,36 @@ def test_the_records_of_a_server_that_dies_go_to_the_other_one(server, second_se
     assert outcome.texts == [f"re: {record}" for record in records]
     assert outcome.meter.failed == 0 and outcome.meter.retries >= 1
     assert len(second_server.chats()) >= 3
+
+
+@pytest.mark.parametrize("fault", [fs.SERVER_ERROR, fs.refusal(502, "bad gateway"), fs.NO_JSON])
+def test_an_endpoint_that_keeps_failing_at_once_is_left_out_while_another_answers(
+    server, second_server, ask_all, fault
+):
+    server.delay = 0.05
+    records = [f"r{number}" for number in range(100)]
+    second_server.always = dict.fromkeys(records, fault)
+    outcome = ask_all([second_server.url, server.url], records, in_flight=8, attempts=2)
+    assert outcome.texts == [f"re: {record}" for record in records]
+    # Those that were on their way before the third failed.
+    assert len(second_server.chats()) <= 2 + 4
+
+
+def test_an_endpoint_that_was_left_out_is_tried_again_and_answers(
+    server, second_server, ask_all, monkeypatch
+):
+    monkeypatch.setattr(transport, "DOWN", 0.1)
+    server.delay = second_server.delay = 0.02
+    second_server.script = [fs.SERVER_ERROR] * 4
+    records = [f"r{number}" for number in range(60)]
+    outcome = ask_all([second_server.url, server.url], records, in_flight=4)
+    assert outcome.texts == [f"re: {record}" for record in records]
+    assert len(second_server.chats()) > 10
+
+
+def test_where_all_endpoints_fail_they_are_asked_all_the_same(server, ask_all):
+    server.script = [fs.SERVER_ERROR] * 5
+    assert ask_all(server.url, ["a", "b"], in_flight=1, attempts=6).texts == ["re: a", "re: b"]
 
 
 def test_two_servers_share_the_work(server, second_server, ask_all):
