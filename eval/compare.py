@@ -7,15 +7,17 @@ compare(read_cases([first]), read_cases([second]))["numbers"]["text.paper.bleu1"
 
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from esc import bootstrap
+from esc import bootstrap, files
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.intervals import FEWEST, too_few
 from esc.means import Units
+from esc.psych_errors import PsychError
 from eval.cases import Case, Cases
 from eval.diversity import half_width
 from eval.measured import RAISED_BY_NOISE, columns, diverse, numbers, rounded
@@ -57,16 +59,18 @@ def compare(a: Cases, b: Cases) -> Row:
         "n": len(first.rows),
         "alone": {"a": len(a.rows) - len(first.rows), "b": len(b.rows) - len(first.rows)},
         "resampled_by": unit,
-        "interval": _interval(len(by_unit[0]), unit),
+        "interval": _interval(
+            len(by_unit[0]),
+            unit,
+            f"{bootstrap.said(unit)}; reverse percentile of {', '.join(RAISED_BY_NOISE)}",
+        ),
         "numbers": told,
     }
 
 
-def _interval(units: int, unit: str) -> str:
-    """How the intervals were made, or why there is none."""
-    if units < FEWEST:
-        return f"no interval: {too_few(units, unit)}"
-    return f"{bootstrap.said(unit)}; reverse percentile of {', '.join(RAISED_BY_NOISE)}"
+def _interval(units: int, unit: str, said: str) -> str:
+    """How the intervals were made, which is ``said``, or why there is none."""
+    return f"no interval: {too_few(units, unit)}" if units < FEWEST else said
 
 
 def _of_diversity(first: Cases, second: Cases) -> Row:
@@ -137,3 +141,61 @@ def _said(pair: tuple[Case, Case]) -> tuple[Any, ...]:
 
 def _all_said(group: list[tuple[Case, Case]]) -> list[tuple[Any, ...]]:
     return [_said(pair) for pair in group]
+
+
+def compare_errors(a: Path, b: Path) -> Row:
+    """What b has more than a of every psychological error (RQ4, section 6.2), paired by turn.
+
+    ``a`` and ``b`` are files of `mining classify`. ``shares`` maps an error to its shares in points
+    of 100, their difference (b − a) with interval and verdict, of the ``n`` turns that both have a
+    scored reply to; ``reason`` says why there are none. Raises EscError for a file of another form.
+    """
+    none: Row = {"n": 0, "shares": {}, "interval": "", "judge": None}
+    if missing := [path for path in (a, b) if not path.is_file()]:
+        return none | {
+            "reason": f"the errors of {missing[0].parent.parent.name} are not classified"
+        }
+    (first, by_first), (second, by_second) = _errors_in(a), _errors_in(b)
+    shared = sorted(first.keys() & second.keys())
+    if not shared or by_first != by_second:
+        reason = f"judged by {by_first} and {by_second}" if shared else "no turn is scored in both"
+        return none | {"reason": reason}
+    units = Units.of(shared)
+    kinds = [error.value for error in PsychError]
+    found = np.array(
+        [
+            [one[name] == kind for one in (first, second) for kind in kinds] + [True]
+            for name in shared
+        ]
+    )
+    names = [units.unit(name) for name in shared]
+    order = np.argsort(names, kind="stable")
+    numbered = np.unique(names, return_inverse=True)[1]
+    sums = bootstrap.unit_sums(found[order].astype(np.float64), numbered[order])
+    drawn = bootstrap.resampled(sums)
+    unit = "dialogue" if units.by_dialogue else "row"
+    told: Row = {}
+    one, other = np.split(100 * sums[:, :-1].sum(axis=0) / len(shared), 2)
+    lower, upper = np.split(100 * drawn[:, :-1] / drawn[:, -1:], 2, axis=1)
+    for place, kind in enumerate(kinds):
+        difference = float(other[place] - one[place])
+        spread = upper[:, place] - lower[:, place]
+        ends = bootstrap.interval(difference, spread, len(sums), unit)
+        told[kind] = _told(float(one[place]), float(other[place]), ends.low, ends.high)
+    return {
+        "n": len(shared),
+        "shares": told,
+        "interval": _interval(len(sums), unit, bootstrap.said(unit)),
+        "judge": by_first,
+        "reason": None,
+    }
+
+
+def _errors_in(path: Path) -> tuple[dict[str, str], str]:
+    """(error by turn, of the replies that are scored; who judged)."""
+    rows = [row for row in files.read_jsonl(path) if row.get("status") == "scored"]
+    try:
+        judges = ", ".join(sorted({row["judge"] for row in rows}))
+        return {row["id"]: PsychError(row["error"]).value for row in rows}, judges
+    except (KeyError, ValueError, TypeError) as error:
+        raise EscError(f"{path} is no file of psychological errors ({error})") from error

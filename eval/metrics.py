@@ -11,9 +11,12 @@ nothing; other predictions are measured anew. A language model's scores are of a
 """
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+
+import orjson
 
 from esc import cli, files, smoke
 from esc.exceptions import EscError
@@ -26,7 +29,7 @@ from eval.cases import Cases, read_cases
 from eval.measured import measured
 
 METRICS = "metrics.json"
-FORMAT = 2
+FORMAT = 3
 """Raised with every change of a number's meaning."""
 _SHOWN = (
     ("bias", ("strategy", "bias")),
@@ -77,6 +80,8 @@ def summary(cases: Cases) -> Row:
     """All numbers of a system, and of the baselines on its turns."""
     return {
         "n": len(cases.rows),
+        "dialogues": len(set(cases.units)) if cases.by_dialogue else None,
+        "turns": turns_of(cases),
         "empty": sum(not case.text for case in cases.rows),
         "empty_gold": sum(not case.gold_text.strip() for case in cases.rows),
         "failed": cases.failed,
@@ -85,6 +90,12 @@ def summary(cases: Cases) -> Row:
         **measured(cases),
         "baselines": baselines(cases),
     }
+
+
+def turns_of(cases: Cases) -> str:
+    """A hash of the turns with their gold: equal where two systems answered the same ones."""
+    told = sorted((case.id, case.gold.value, case.gold_text.split()) for case in cases.rows)
+    return hashlib.sha256(orjson.dumps(told)).hexdigest()
 
 
 def report(found: Row) -> str:

@@ -172,3 +172,7 @@ def columns(model: str) -> dict[str, str]:
     if model in BACKBONES:
         return {"paper": BACKBONES[model]}
     return {column: column for column in BACKBONES.values()}
+
+
+RQ4 = {PsychError.NONE: 7.0}
+"""Share of replies without an error, Decoupled DPO less SFT, in points (section 6.2)."""

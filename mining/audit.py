@@ -176,16 +176,24 @@ def main(argv: list[str]) -> None:
     given = _parser().parse_args(argv)
     if given.read and len(given.task) > 1:
         raise EscError("a sheet is of one task; name that one alone with --read")
+    without = []
     for mining in minings_of(given):
         if given.read:
             print(report(read(mining, given.read)))
             print(f"written     {folder_of(mining) / PRECISION}")
             continue
-        done = make(mining, given.n or 20)
+        try:
+            done = make(mining, given.n or 20)
+        except EscError as error:
+            # One task's mining is none of another's.
+            without.append(str(error))
+            continue
         told = ", ".join(f"{n} {error}" for error, n in Counter(done["records"].values()).items())
         print(f"sheet       {folder_of(mining)}/{CSV} and {HTML}: {len(done['records'])} ({told})")
         if done["smoke"]:
             print("SMOKE       embedded model, sample corpus or random judge: no result")
+    if without:
+        raise EscError("; ".join(without))
 
 
 def _parser() -> argparse.ArgumentParser:

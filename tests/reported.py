@@ -73,6 +73,8 @@ def metrics(base: float, digest: str, *, smoke: bool, ece: float | None = 0.11) 
     return measured | {
         "baselines": dict.fromkeys(NAMES, measured),
         "n": 40,
+        "dialogues": 10,
+        "turns": "some turns",
         "empty": 1,
         "failed": 0,
         "resampled_by": "dialogue",
@@ -208,6 +210,23 @@ def drift(work: Path, model: str, name: str = "sp_dpo", *, smoke: bool = False) 
     )
 
 
+def compared(work: Path, model: str, *, smoke: bool = False) -> None:
+    points = {"difference": 7.5, "low": 2.0, "high": 13.0, "verdict": "higher, outside the noise"}
+    errors = {"n": 38, "shares": {one.value: points for one in PsychError}, "interval": "95 %"}
+    pair = {"a": "decoupled_sft", "b": "decoupled_dpo"}
+    runs = work / "runs" / model
+    predictions = {run: sha(runs / run / "predictions.jsonl") for run in pair.values()}
+    write(
+        runs / "comparisons.json",
+        {
+            "comparisons": [pair | {"n": 40, "numbers": {}, "errors": errors | {"reason": None}}],
+            "left_out": [],
+            "smoke": smoke,
+            "made_with": {"predictions": predictions},
+        },
+    )
+
+
 def whole(work: Path, model: str, *, smoke: bool = False, base: float = 20.0) -> Path:
     """Everything that a backbone can have, but for what is left to be not run."""
     data(work, smoke=smoke)
@@ -223,4 +242,5 @@ def whole(work: Path, model: str, *, smoke: bool = False, base: float = 20.0) ->
     )
     for place, name in enumerate(names):
         system(work, model, name, base + 1.37 * place, smoke=smoke)
+    compared(work, model, smoke=smoke)
     return work

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from esc.markdown import code, plain
-from eval.report.page import SMOKE, Cell, Example, Figure, Manifest, Report, Table, Todo
+from eval.report.page import SMOKE, Cell, Example, Figure, Manifest, Report, Table, TableRow, Todo
 
 
 def markdown(report: Report) -> str:
@@ -38,11 +38,15 @@ def _table(table: Table) -> Iterator[str]:
     yield "| " + " | ".join(plain(head) for head in heads) + " |"
     yield "|" + "---|" * (len(heads) - len(table.columns)) + "---:|" * len(table.columns)
     for row in table.rows:
-        cells = [plain(row.group)] * grouped + [plain(row.label), *map(_cell, row.cells)]
+        cells = [plain(row.group)] * grouped + [_label(row), *map(_cell, row.cells)]
         yield "| " + " | ".join(cells) + " |"
     for note in table.notes:
         yield from ("", plain(note))
     yield from _todo(table.todo)
+
+
+def _label(row: TableRow) -> str:
+    return plain(f"{row.label} ({row.measured_on})" if row.measured_on else row.label)
 
 
 def _cell(cell: Cell) -> str:

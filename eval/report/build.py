@@ -11,13 +11,13 @@ from eval.report import (
     system_figures,
     system_tables,
 )
-from eval.report.differences import differences
+from eval.report.differences import differences, rq4
 from eval.report.examples import examples
 from eval.report.human_figure import figure_6
 from eval.report.manifest import manifest
 from eval.report.movement import movement, trainings
 from eval.report.page import Figure, Report, Section, Table, Todo
-from eval.report.runs import read_backbone
+from eval.report.runs import on_one_split, read_backbone
 from eval.report.sources import Sources
 
 NOTICE = (
@@ -47,7 +47,7 @@ def report(work: Path, models: Sequence[str]) -> Report:
     sources = Sources(work)
     corpus = data_tables.read_corpus(sources)
     minings = [data_tables.read_mined(sources, model) for model in models]
-    backbones = [read_backbone(sources, model) for model in models]
+    backbones = on_one_split(sources, [read_backbone(sources, model) for model in models])
     failed = system_figures.read_failed(sources)
     others = system_tables.other_runs(backbones)
     sections = (
@@ -78,6 +78,7 @@ def report(work: Path, models: Sequence[str]) -> Report:
             (
                 system_figures.figure_2(sources, backbones, failed),
                 system_figures.figure_7(backbones),
+                rq4(sources, backbones),
                 figure_6(sources, models),
                 further_tables.corpus_family(backbones),
                 further_tables.counts(backbones),

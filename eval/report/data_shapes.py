@@ -71,6 +71,15 @@ class Difference(Shape):
     verdict: str
 
 
+class ErrorDifferences(Shape):
+    """What b has more than a of each error, in points of 100; ``reason`` says why nothing is."""
+
+    n: int
+    shares: dict[PsychError, Difference]
+    interval: str
+    reason: str | None
+
+
 class Comparison(Shape):
     """Two runs on the same turns; ``numbers`` by the dotted names of ``metrics.json``."""
 
@@ -78,6 +87,15 @@ class Comparison(Shape):
     b: str
     n: int
     numbers: dict[str, Difference]
+    errors: ErrorDifferences
+
+
+class LeftOut(Shape):
+    """A question that has no answer, and why."""
+
+    a: str
+    b: str
+    reason: str
 
 
 class Compared(Shape):
@@ -91,6 +109,7 @@ class Comparisons(Shape):
     """``comparisons.json`` of a backbone."""
 
     comparisons: list[Comparison]
+    left_out: list[LeftOut]
     smoke: bool
     made_with: Compared
 

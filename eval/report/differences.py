@@ -8,10 +8,12 @@ cell says.
 from collections.abc import Sequence
 from pathlib import Path
 
+from esc.backbones import EMBEDDED
+from esc.psych_errors import PsychError
 from eval import paper_values
 from eval.comparisons import COMPARISONS, QUESTIONS
 from eval.report.cells import Paper, judge_cells, not_run, paper_of, strategy_cells, text_cells
-from eval.report.data_shapes import Comparison, Comparisons
+from eval.report.data_shapes import Comparison, Comparisons, ErrorDifferences
 from eval.report.page import NOT_RUN, STALE, UNDEFINED, Cell, Table, TableRow, Todo
 from eval.report.runs import PREDICTIONS, Backbone, Run
 from eval.report.sources import Sources
@@ -19,6 +21,7 @@ from eval.report.system_tables import COLUMNS
 
 NOISE, CLEAR = "inside the noise", "outside the noise"
 OVERLAP = "(overlap)"
+OTHER_TURNS = "of other turns"
 _PATHS = (
     *("text.paper.distinct1", "text.paper.bleu1", "text.paper.f1", "text.paper.rouge_l"),
     *(None,) * 4,  # a judge's scores are compared by their intervals
@@ -37,6 +40,8 @@ def differences(sources: Sources, backbones: Sequence[Backbone]) -> Table:
         renew = sources.make("eval", one.model, FORCE=1)
         stored = sources.known(path, Comparisons, renew)
         paired = {(pair.a, pair.b): pair for pair in stored.comparisons} if stored else {}
+        for gone in stored.left_out if stored else ():
+            notes.append(f"{one.model}: {gone.a} and {gone.b} are not compared: {gone.reason}.")
         if stored and (stale := _stale(sources, one.model, stored)):
             told = ", ".join(f"{a} and {b}" for a, b in stale)
             notes.append(
@@ -58,7 +63,7 @@ def differences(sources: Sources, backbones: Sequence[Backbone]) -> Table:
             "A difference is the second system's number less the first's. It is inside the noise "
             "where the 95 % interval of the paired comparison holds 0; without such a comparison, "
             f"where the two systems' own intervals overlap, marked {OVERLAP}: a coarser rule "
-            "that calls too much noise.",
+            "that calls too much noise. Numbers of other turns are not subtracted.",
             *notes,
         ),
         tuple(todo),
@@ -104,9 +109,17 @@ def _cells(
                     note=found.verdict,
                 )
             )
-        else:
+        elif _same_turns(backbone.runs[a], backbone.runs[b], judged=path is None):
             cells.append(_apart(one, other, paper))
+        else:
+            cells.append(not_run(paper, OTHER_TURNS, form="+.2f"))
     return cells
+
+
+def _same_turns(one: Run, other: Run, *, judged: bool) -> bool:
+    """Whether numbers of both may be subtracted; judges draw some of the turns, by their ids."""
+    drawn = [run.judged.source.get("drawn") if run.judged else None for run in (one, other)]
+    return one.same_turns(other) and (not judged or drawn[0] == drawn[1])
 
 
 def _apart(one: Cell, other: Cell, paper: Paper) -> Cell:
@@ -151,3 +164,62 @@ def _paper(model: str, a: str, b: str, place: int) -> Paper:
         if name in sides[0] and name in sides[1]:
             found.append((name, sides[1][name] - sides[0][name]))
     return tuple(found)
+
+
+def rq4(sources: Sources, backbones: Sequence[Backbone]) -> Table:
+    """RQ4 (section 6.2): what preference training changes in the shares of errors.
+
+    Raises EscError where a file of comparisons has another shape.
+    """
+    rows, notes, todo = [], [], []
+    for one in backbones:
+        path = Path("runs") / one.model / COMPARISONS
+        stored = sources.known(path, Comparisons, sources.make("eval", one.model, FORCE=1))
+        found = _of_rq4(sources, one.model, stored) if stored else None
+        smoke = one.model == EMBEDDED or bool(stored and stored.smoke)
+        cells = [_points(one.model, error, found, smoke=smoke) for error in PsychError]
+        rows.append(TableRow("Decoupled DPO less SFT", tuple(cells), one.model))
+        if found:
+            notes.append(f"{one.model}: {found.reason or found.interval}.")
+        if not any(cell.measured for cell in cells):
+            todo.append(Todo(f"{one.model} RQ4", sources.make("eval", one.model)))
+    return Table(
+        "table-rq4",
+        "RQ4: errors under the decoupled framework, DPO less SFT",
+        "question",
+        tuple("No error" if one is PsychError.NONE else one.value for one in PsychError),
+        tuple(rows),
+        (
+            "Points of 100, paired by turn. The paper: 27 % of Decoupled DPO's replies hold no "
+            "error, 7 points more than SFT's on the average of both backbones.",
+            *notes,
+        ),
+        tuple(todo),
+    )
+
+
+def _of_rq4(sources: Sources, model: str, stored: Comparisons) -> ErrorDifferences | None:
+    asked = ("decoupled_sft", "decoupled_dpo")
+    if asked in _stale(sources, model, stored):
+        return None
+    return next((pair.errors for pair in stored.comparisons if (pair.a, pair.b) == asked), None)
+
+
+def _points(model: str, error: PsychError, found: ErrorDifferences | None, *, smoke: bool) -> Cell:
+    paper: Paper = ()
+    if error in paper_values.RQ4:
+        paper = (("paper", paper_values.RQ4[error]),)
+    share = found.shares.get(error) if found else None
+    if found is None or share is None:
+        return not_run(paper, form="+.1f", unit=" %")
+    return Cell(
+        share.difference,
+        share.low,
+        share.high,
+        found.n,
+        paper,
+        "+.1f",
+        " %",
+        smoke=smoke,
+        note=share.verdict,
+    )

@@ -128,7 +128,9 @@ def _measured(
             run = one.runs[kind.name]
             empty = [not_run(missing=run.missing)] * len(columns)
             found = cells(run.metrics, run.smoke(run.metrics)) if run.metrics else empty
-            rows.append(TableRow(_label(kind), tuple(found), one.model))
+            rows.append(
+                TableRow(_label(kind), tuple(found), one.model, measured_on=run.measured_on)
+            )
         for run in one.others:
             if run.metrics:
                 found = cells(run.metrics, run.smoke(run.metrics))

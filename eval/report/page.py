@@ -80,6 +80,8 @@ class TableRow:
     """The heading it stands under, where a table has several blocks."""
     of_paper: bool = False
     """Whether its values are the paper's."""
+    measured_on: str = ""
+    """The split and how many dialogues of it."""
 
     @property
     def smoke(self) -> bool:

@@ -107,6 +107,10 @@ class Metrics(Shape):
     text: Text
     baselines: dict[str, Baseline]
     n: int
+    dialogues: int | None
+    """None where the ids name none."""
+    turns: str
+    """A hash of the turns with their gold."""
     empty: int
     failed: int
     resampled_by: str

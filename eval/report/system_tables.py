@@ -55,7 +55,8 @@ def table_4(backbones: Sequence[Backbone]) -> Table:
     for one in backbones:
         for kind, run in one.of(TABLE_4):
             papers = _papers(paper_values.TABLE_4, one.model, kind.name, 4)
-            rows.append(TableRow(kind.label, tuple(judge_cells(run, papers)), one.model))
+            cells = tuple(judge_cells(run, papers))
+            rows.append(TableRow(kind.label, cells, one.model, measured_on=run.measured_on))
     return Table(
         "table-4",
         "Table 4: the response generator under the gold strategy",
@@ -119,7 +120,8 @@ def _full_row(
         *judge_cells(run, papers[4:8]),
         *strategy_cells(run, papers[8:]),
     )
-    return TableRow(kind.label if kind else run.label, cells, backbone.model)
+    label = kind.label if kind else run.label
+    return TableRow(label, cells, backbone.model, measured_on=run.measured_on)
 
 
 def _baseline_rows(backbone: Backbone) -> list[TableRow]:
@@ -154,13 +156,16 @@ def _or_dash(number: Number | None, smoke: bool) -> Cell:
 def _turns_notes(backbones: Sequence[Backbone]) -> list[str]:
     notes = []
     for one in backbones:
-        sizes = {metrics.n for _, metrics in one.measured}
-        if len(sizes) > 1:
-            told = ", ".join(f"{size:,}" for size in sorted(sizes))
+        if len({metrics.turns for _, metrics in one.measured}) > 1:
             notes.append(
-                f"{one.model}: its systems were measured on different numbers of turns ({told}); "
-                "compare them with care. Baselines are on those of the first."
+                f"{one.model}: its systems were not all measured on the same turns, as their rows "
+                "say; such numbers are not subtracted. Baselines are on those of the first."
             )
+        splits = {run.split for run, _ in one.measured if run.split}
+        if splits:
+            notes.append(f"{one.model}: measured on {' and '.join(sorted(splits))}.")
+        if drawn := {run.sampling for run, _ in one.measured if run.sampling}:
+            notes.append(f"{one.model}: answers drawn by {' or '.join(sorted(drawn))}.")
         by = {metrics.resampled_by for _, metrics in one.measured}
         if by:
             notes.append(

@@ -59,3 +59,51 @@ def test_comparisons_that_are_a_list_are_one_line(work, capsys):
 def test_without_two_runs_of_a_question_it_says_so(tmp_path, capsys):
     assert cli.run(comparisons.main, ["--work", str(tmp_path)]) == 0
     assert "no question of the paper has both its runs yet" in capsys.readouterr().out
+
+
+def errors(work, run, share, judge="some-judge"):
+    """The first ``share`` of the run's replies hold an error."""
+    said = rows()
+    folder = work / "runs" / MODEL / run / "errors"
+    folder.mkdir()
+    found = [
+        {
+            "id": one["id"],
+            "status": "scored",
+            "error": "Lack of Empathy" if place < share * len(said) else "None",
+            "judge": judge,
+        }
+        for place, one in enumerate(said)
+    ]
+    (folder / "errors.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found))
+
+
+def test_errors_are_compared_turn_by_turn_with_an_interval(work):
+    errors(work, "vanilla_sft", 0.8)
+    errors(work, "vanilla_dpo", 0.3)
+    cli.run(comparisons.main, ["--work", str(work)])
+    found = stored(work)["comparisons"][0]["errors"]
+    none = found["shares"]["None"]
+    assert (none["a"], none["b"], none["difference"], found["n"]) == (20.0, 70.0, 50.0, 40)
+    assert none["low"] <= 50 <= none["high"] and none["verdict"] == "higher, outside the noise"
+    assert stored(work)["comparisons"][1]["errors"]["shares"] == {}
+
+
+def test_errors_of_two_judges_are_not_compared(work):
+    errors(work, "vanilla_sft", 0.8)
+    errors(work, "vanilla_dpo", 0.3, judge="another")
+    cli.run(comparisons.main, ["--work", str(work)])
+    found = stored(work)["comparisons"][0]["errors"]
+    assert found["shares"] == {} and found["reason"] == "judged by some-judge and another"
+
+
+def test_a_run_that_shares_no_turn_leaves_out_its_own_question_alone(work, capsys):
+    other = [one | {"id": f"9{one['id']}"} for one in rows()]
+    save(work / "runs" / MODEL / "vanilla_dpo" / "predictions.jsonl", other)
+    assert cli.run(comparisons.main, ["--work", str(work)]) == 1
+    found = stored(work)
+    assert [(row["a"], row["b"]) for row in found["comparisons"]] == [
+        ("vanilla_sft", "decoupled_sft")
+    ]
+    assert [(one["a"], one["b"]) for one in found["left_out"]] == [("vanilla_sft", "vanilla_dpo")]
+    assert "share no turn" in capsys.readouterr().err

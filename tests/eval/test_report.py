@@ -383,7 +383,21 @@ def compared(tmp_path):
     write(
         tmp_path / "runs" / QWEN / "comparisons.json",
         {
-            "comparisons": [{"a": a, "b": b, "n": 40, "numbers": {"text.paper.f1": paired}}],
+            "comparisons": [
+                {
+                    "a": a,
+                    "b": b,
+                    "n": 40,
+                    "numbers": {"text.paper.f1": paired},
+                    "errors": {
+                        "n": 38,
+                        "shares": {"None": paired | {"difference": 8.5, "low": 2.0, "high": 15.0}},
+                        "interval": "95 %",
+                        "reason": None,
+                    },
+                }
+            ],
+            "left_out": [],
             "smoke": False,
             "made_with": {
                 "predictions": {
@@ -415,6 +429,36 @@ def test_a_paired_comparison_of_other_predictions_is_left_out_and_said(tmp_path,
     assert cell["note"] == "inside the noise (overlap)"
     assert any("decoupled_sft and decoupled_dpo is out of date" in note for note in found["notes"])
     assert [one["command"] for one in found["todo"]] == [f"make eval MODEL={QWEN} WORK={tmp_path}"]
+
+
+def test_rq4_is_a_paired_difference_of_shares_beside_the_papers(compared, made):
+    found = tables(made(QWEN)[0])["table-rq4"]
+    cell = row(found, "Decoupled DPO less SFT")["cells"][-1]
+    assert (cell["shown"], cell["interval"], cell["n"]) == ("+8.5 %", "[+2.0, +15.0]", 38)
+    assert cell["paper"] == [["paper", 7.0]]
+
+
+def of_split(folder, split, turns, dialogues=10):
+    write(folder / "run.json", {"set": f"{split} of some.json, SPLIT=paper"})
+    found = json.loads((folder / "metrics.json").read_text())
+    write(folder / "metrics.json", found | {"turns": turns, "dialogues": dialogues})
+
+
+def test_a_system_of_another_split_is_not_shown_beside_the_others(tmp_path, made):
+    for name in ("vanilla_sft", "vanilla_dpo", "decoupled_sft"):
+        of_split(reported.system(tmp_path, QWEN, name, 20), "validation", "v")
+    of_split(reported.system(tmp_path, QWEN, "decoupled_dpo", 20), "test", "t", 12)
+    found = tables(made(QWEN)[0])["table-3"]
+    assert row(found, "Decoupled DPO")["measured_on"] == "test, 12 dialogues"
+    shown = {one["shown"] for one in row(found, "Vanilla SFT")["cells"]}
+    assert shown == {"of another split (validation, 10 dialogues)"}
+
+
+def test_numbers_of_other_turns_of_a_split_are_not_subtracted(tmp_path, made):
+    of_split(reported.system(tmp_path, QWEN, "decoupled_sft", 20), "test", "some")
+    of_split(reported.system(tmp_path, QWEN, "decoupled_dpo", 21), "test", "others")
+    found = tables(made(QWEN)[0])["table-differences"]
+    assert {one["shown"] for one in row(found, RQ3)["cells"]} == {"of other turns"}
 
 
 def test_measurements_of_other_predictions_are_out_of_date_not_shown(tmp_path, made):
