@@ -210,6 +210,9 @@ class Chat:
         try:
             answer = await call.send(endpoint)
             used = answer["prompt_tokens"], answer["completion_tokens"]
+            if not any(used) and call.lasting(answer):
+                # A server that tells no usage is not one that costs nothing.
+                self._budget.spent += reserved
             return answer
         except AttemptFailed as failed:
             used = failed.used

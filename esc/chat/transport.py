@@ -296,7 +296,7 @@ class Endpoint:
             return AttemptFailed(kind, message, transient=True, retry_after=wait)
         if status in (401, 403):
             return RunStopped(
-                f"{self.url} refuses the key ({status}); set {_key_name(self.url)} in the "
+                f"{self.url} refuses the key ({message}); set {_key_name(self.url)} in the "
                 "environment"
             )
         if status == 404 and path == "models":

@@ -85,6 +85,14 @@ def test_every_attempt_without_text_is_paid_for(server, ask_all):
     assert outcome.meter.line() == "1 ok, 0 failed, 0 cached, 0.0k tokens, 2 retries, cost 15.0000"
 
 
+def test_an_answer_without_usage_counts_as_the_most_it_can_cost(server, ask_all):
+    server.tokens = 0, 0
+    budget = Budget(PER_ANSWER_TOKEN, 12.0)
+    with pytest.raises(RunStopped, match=r"\(10\.0000 spent by this call\)"):
+        ask_all(server.url, RECORDS, budget=budget, in_flight=1)
+    assert len(server.chats()) == 2
+
+
 def test_answers_without_text_do_not_pass_the_limit(server, ask_all):
     budget = Budget(PER_ANSWER_TOKEN, 12.0)
     server.script = [fs.NO_TEXT] * 9
