@@ -68,6 +68,26 @@ def numbers(told):
     return {key: value for key, value in told.items() if key not in ("made_with", "numbered")}
 
 
+def thinking(one, begin="<think>\nPerhaps they ask?\n</think>\n\n"):
+    names = ("predicted_strategy", "predicted_response", "predict_strategy", "predict_content")
+    return {name: begin + text if name in names else text for name, text in one.items()}
+
+
+@pytest.mark.parametrize("form", [dict, foreign])
+@pytest.mark.parametrize("begin", ["<think>\n\n</think>\n\n", "They ask.\n</think>\n"])
+def test_what_a_stored_prediction_thought_changes_no_number(run_metrics, form, begin):
+    given = [form(one) for one in records()]
+    _, told, _ = run_metrics(given)
+    _, again, _ = run_metrics([thinking(one, begin) for one in given], out="again")
+    assert numbers(again) == numbers(told)
+
+
+def test_a_stored_prediction_that_was_cut_while_thinking_is_an_empty_one(run_metrics):
+    first, *others = records()
+    _, told, _ = run_metrics([thinking(first, "<think>\nDraft: "), *others])
+    assert (told["n"], told["empty"]) == (40, 1)
+
+
 def test_the_contract(run_metrics):
     code, told, out = run_metrics(records())
     assert code == 0 and "bias" in out

@@ -88,6 +88,24 @@ def test_an_entangled_answer_is_taken_apart(draw, bench, server):
     assert (row["strategy"], row["response"]) == ("Question", "And how are you?")
 
 
+THOUGHT = "<think>\n[Others]?\n</think>\n\n"
+AFTER_THINKING = {
+    "sp": ("Question", "Question", None),
+    "rg": ("And you?", None, "And you?"),
+    "vanilla": ("[Question] And you?", "Question", "And you?"),
+}
+
+
+@pytest.mark.parametrize("task", AFTER_THINKING)
+def test_what_a_model_thought_is_in_no_sample(draw, bench, server, task):
+    said, strategy, response = AFTER_THINKING[task]
+    server.answer = lambda request: THOUGHT + said
+    draw(task, "--limit", "1", "--decode", "free")
+    for row in samples(bench, task):
+        assert (row["text"], row["response"]) == (said, response)
+        assert row["strategy"] == (strategy or row["gold_strategy"])
+
+
 def test_a_cut_answer_is_kept_and_counted(draw, bench, server):
     server.script = [TRUNCATED]
     _, out, _ = draw("rg", "--limit", "1")

@@ -164,7 +164,7 @@ def _within(call: Call[Any], outcome: Payload | Failure) -> Payload | Failure:
 def _breaks(constraint: object, answer: Payload) -> bool:
     """Whether a whole answer is none that its constraint lets through."""
     text, is_cut = spoken(answer["text"])
-    if is_cut or answer["finish"] == "length":
+    if is_cut or answer["finish"] == "length" or getattr(constraint, "hint", False):
         return False
     if isinstance(constraint, Choice):
         return text not in constraint.options

@@ -365,3 +365,8 @@ def test_a_choice_made_after_thinking_keeps_its_constraint(ask):
     choice = call("a", constraint=Choice(("Question", "Others")))
     (text,), _ = ask([choice], Played(lambda body: "<think>Or?</think>\n\nOthers"))
     assert text == "Others"
+
+
+def test_a_form_that_is_checked_in_any_case_stops_no_run(ask):
+    number = call("a", constraint=Regex("[0-5]", hint=True))
+    assert ask([number], Played(lambda body: "about 4"))[0] == ["about 4"]
