@@ -20,6 +20,7 @@ class BatchService(ThreadingHTTPServer):
         self.batches: dict[str, dict[str, Any]] = {}
         self.keys: set[str] = set()
         """Values of the Authorization header."""
+        self.queries: set[str] = set()
         self.ends: str = "completed"
         self.ends_of: dict[str, str] = {}
         """Batch to how it ends, where not as the others."""
@@ -102,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/v1/files":
+        if self.path.partition("?")[0] == "/v1/files":
             self.send(json.dumps(self.server.upload(body)).encode())
         elif self.refused() is None:
             self.send(json.dumps(self.server.create(json.loads(body))).encode())
@@ -116,6 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send(self, body: bytes) -> None:
         self.server.keys.add(self.headers.get("Authorization", ""))
+        self.server.queries.add(self.path.partition("?")[2])
         drop = self.server.drop
         if drop and f"{self.command} {self.path}".startswith(drop):
             self.server.drop = None

@@ -23,7 +23,7 @@ from esc.chat.constraint import Choice, Regex
 from esc.chat.failures import RunStopped
 from esc.chat.policy import Call
 from esc.chat.request import Payload
-from esc.chat.transport import api_key, checked
+from esc.chat.transport import api_key, checked, split_query
 from esc.exceptions import EscError
 from esc.visible import visible
 
@@ -48,9 +48,12 @@ class Hosted:
     writes = True
 
     def __init__(self, url: str, budget: Budget) -> None:
-        self._url, self._budget = checked(url), budget
+        self._url, query = split_query(checked(url))
+        self._budget = budget
         self._key = api_key(self._url)
-        self._client = openai.OpenAI(base_url=self._url, api_key=self._key, max_retries=5)
+        self._client = openai.OpenAI(
+            base_url=self._url, default_query=query, api_key=self._key, max_retries=5
+        )
 
     def body(self, call: Call[Any]) -> Payload:
         """The request as it is sent live; RunStopped where it has vLLM's own constraint."""

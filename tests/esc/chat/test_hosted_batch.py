@@ -61,6 +61,12 @@ def test_every_shard_becomes_a_batch_whose_answers_are_stored(ask, service, tmp_
     assert ask() == RECORDS and len(service.batches) == 2
 
 
+def test_a_base_url_s_query_is_sent_with_every_request(ask, service):
+    service.url += "?api-version=2024-10-21"
+    assert ask() == RECORDS
+    assert service.queries == {"api-version=2024-10-21"}
+
+
 def test_a_batch_whose_making_was_answered_to_nobody_is_found_and_not_made_again(ask, service):
     service.drop = "POST /v1/batches"
     with pytest.raises(EscError, match="not made again: the same command goes on"):
