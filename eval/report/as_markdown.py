@@ -28,6 +28,7 @@ def _lines(report: Report) -> Iterator[str]:
     for example in report.examples:
         yield from _example(example)
     yield from _manifest(report.manifest)
+    yield from ("", "## Citation", "", "```bibtex", report.citation, "```")
 
 
 def _table(table: Table) -> Iterator[str]:

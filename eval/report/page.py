@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from esc.citation import BIBTEX
+
 NOT_RUN = "not run"
 STALE = "out of date"
 """Measured of files that have changed since."""
@@ -221,6 +223,8 @@ class Report:
     manifest: Manifest
     words: dict[str, str] = field(default_factory=dict)
     """Abbreviation to what it means."""
+    citation: str = BIBTEX
+    """Of the paper that it stands beside."""
 
     @property
     def smoke(self) -> bool:

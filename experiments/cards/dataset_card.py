@@ -5,12 +5,18 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCardData
 
-from esc import paths, prompts
+from esc import citation, paths, prompts
 from esc.markdown import code, plain
 from esc.strategies import Strategy
 from experiments.cards import licences
 from experiments.cards.found_sets import BuiltSet, Sets
 
+CITED = {
+    "paper": citation.TITLE,
+    "authors": ", ".join(citation.AUTHORS),
+    "bibtex": citation.BIBTEX,
+}
+"""What both cards say of the paper."""
 TEMPLATES = Path(__file__).parent / "templates"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _NAMES = {
@@ -32,6 +38,7 @@ def text(sets: Sets) -> str:
     body = prompts.render(
         TEMPLATES,
         "dataset_card.md.j2",
+        **CITED,
         source=_NAMES[sets.kind],
         kind=sets.kind,
         smoke=sets.smoke,

@@ -11,7 +11,7 @@ from esc.forms import PROMPTS
 from esc.markdown import code, plain
 from esc.secret import is_secret
 from experiments.cards import licences
-from experiments.cards.dataset_card import TEMPLATES
+from experiments.cards.dataset_card import CITED, TEMPLATES
 from experiments.cards.scores import Number
 from experiments.cards.trained import Trained
 
@@ -32,6 +32,7 @@ def text(trained: Trained, place: Path) -> str:
     body = prompts.render(
         TEMPLATES,
         "model_card.md.j2",
+        **CITED,
         title=code(f"{trained.backbone.name}/{trained.name}"),
         smoke=trained.smoke,
         what=_TASKS[trained.task],

@@ -11,6 +11,7 @@ import reported
 from reported import number, write
 
 from esc import backbones, cli
+from esc.citation import BIBTEX
 from esc.draw import order
 from esc.markdown import plain
 from esc.measured_turns import JUDGED, JUDGED_BY_EMBEDDED
@@ -102,6 +103,11 @@ def refused(tmp_path, capsys):
         return line
 
     return run
+
+
+def test_every_form_of_the_report_cites_the_paper(made):
+    value, markdown, page = made(EMBEDDED)
+    assert value["citation"] == BIBTEX and BIBTEX in markdown and html.escape(BIBTEX) in page
 
 
 def test_without_any_run_every_table_is_there_and_says_what_fills_it(made):

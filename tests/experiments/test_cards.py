@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -10,7 +11,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from reported import metrics, sha, write
 
 from data_builders import build
-from esc import adapters, backbones, built, chat_template, cli, files, paths
+from esc import adapters, backbones, built, chat_template, citation, cli, files, paths
 from esc.exceptions import EscError
 from esc.lineage import Lineage
 from experiments.cards import licences, owned, step
@@ -183,6 +184,22 @@ def test_sets_mined_from_other_train_turns_are_left_out_and_named(work):
     write(path, manifest)
     assert f"left out    the sets of {path.name}" in cards(work)
     assert "esc_sp_dpo" not in dataset_card(work).content
+
+
+def test_both_cards_cite_the_paper(work):
+    trained(work)
+    cards(work)
+    assert all(citation.BIBTEX in card.text for card in (dataset_card(work), model_card(work)))
+
+
+def test_a_card_tells_no_secret_and_no_folder_of_the_base(work, monkeypatch):
+    own = replace(backbones.get(QWEN), hub=None, path="/srv/models/own")
+    monkeypatch.setattr(backbones, "table", lambda: {QWEN: own})
+    trained(work, model=QWEN, hf_hub_token="s3cr3t")
+    cards(work, QWEN)
+    text = (work / paths.adapter(QWEN, "sp", "sft") / owned.README).read_text()
+    assert "s3cr3t" not in text and "/srv" not in text and "base_model" not in text
+    assert f"A LoRA adapter of `{QWEN}`" in text
 
 
 def test_text_of_a_corpus_forges_neither_metadata_nor_markdown(work):

@@ -3,9 +3,10 @@
 import subprocess
 
 import pytest
+import yaml
 
 from data_builders import esconv as loader
-from esc import paths
+from esc import citation, paths
 
 TRACKED = subprocess.run(
     ["git", "ls-files"], cwd=paths.ROOT, capture_output=True, text=True, check=True
@@ -36,3 +37,10 @@ def test_no_absolute_path_of_a_machine_is_in_the_repository(word):
     for name in TRACKED:
         if not name.startswith("tests/"):
             assert word not in (paths.ROOT / name).read_text(errors="ignore"), name
+
+
+def test_readme_and_citation_file_cite_the_paper_as_cards_and_report_do():
+    assert citation.BIBTEX in (paths.ROOT / "README.md").read_text()
+    cited = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())["preferred-citation"]
+    authors = tuple(f"{one['given-names']} {one['family-names']}" for one in cited["authors"])
+    assert (cited["title"], authors) == (citation.TITLE, citation.AUTHORS)
