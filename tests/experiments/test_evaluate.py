@@ -123,10 +123,10 @@ def test_a_limit_without_a_price_is_one_line(run, work):
     assert shown.stderr.startswith("error: MAX_COST needs PRICE=PROMPT/COMPLETION")
 
 
-def test_the_makefile_hands_over_money_and_requests_at_a_time(run):
-    given = ("PRICE=1/2", "MAX_COST=5", "IN_FLIGHT=7", "DRY_RUN=1")
+def test_the_makefile_hands_over_money(run):
+    given = ("PRICE=1/2", "MAX_COST=5", "DRY_RUN=1")
     told = run("make", "--dry-run", "eval", *given).stdout
-    for option in ('--price "1/2"', '--max-cost "5"', '--in-flight "7"', "--dry-run"):
+    for option in ('--price "1/2"', '--max-cost "5"', "--dry-run"):
         assert option in told.partition("experiments evaluate")[2]
 
 

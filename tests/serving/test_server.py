@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,33 @@ from esc import adapters, backbones, paths, policy_server
 from esc.chat_template import FILE
 from esc.exceptions import EscError
 from esc.policy_server import State
-from serving import batch, command, server
+from serving import batch, command, process, server
 from serving.server import Options
 
 MODEL = "smollm2-135m"
+
+
+class Healthy(HTTPServer):
+    """Answers 200 to everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            """Nothing on stderr."""
+
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), self.Handler)
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
 
 
 def adapter(folder, rank):
@@ -141,6 +166,62 @@ def test_a_port_in_use_is_one_line_with_the_fix(tmp_path, model):
         options = Options(MODEL, tmp_path / "work", port=port)
         with pytest.raises(EscError, match=rf"127.0.0.1:{port}: .*PORT=N"):
             server.start(options, root=environment_at(tmp_path))
+
+
+def test_a_cpus_environment_beside_a_gpu_is_refused_with_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "gpus", lambda: ["A card, 80 GB"])
+    with pytest.raises(EscError, match="make setup-serve KIND=gpu"):
+        server.start(Options(MODEL, tmp_path), root=environment_at(tmp_path))
+
+
+ENGINE = "(EngineCore pid=7) ERROR 01-02 03:04:05 [core.py:9] "
+WORKER = "(VllmWorker-0 pid=8) ERROR 01-02 03:04:05 [multiproc_executor.py:9] "
+DIED = (
+    "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+)
+LOGS = {
+    "the engine itself": [
+        "(APIServer pid=6) WARNING 01-02 03:04:05 [utils.py:1] errors like `OSError: [Errno 24]`",
+        f"{ENGINE}    raise ValueError(",
+        f"{ENGINE}ValueError: No room for the cache: 8.1 GiB are asked for",
+        "Process EngineCore:",
+        "    raise ValueError(",
+    ],
+    "a GPU's worker": [
+        f"{WORKER}Traceback (most recent call last):",
+        f"{WORKER}torch.OutOfMemoryError: No room for the cache: 8.1 GiB are asked for",
+        f"{ENGINE}Exception: WorkerProc initialization failed due to an exception in a "
+        "background process. See stack trace for root cause.",
+        "Exception: WorkerProc initialization failed due to an exception in a background process. "
+        "See stack trace for root cause.",
+    ],
+}
+
+
+@pytest.mark.parametrize("lines", LOGS.values(), ids=LOGS)
+def test_an_engine_that_dies_at_start_is_told_with_its_own_reason(tmp_path, lines):
+    log = tmp_path / "server.log"
+    tail = ["    raise RuntimeError(", DIED]
+    # However long what follows the reason is.
+    log.write_text("\n".join([*lines, *["  File x, line 1"] * 500, *tail]) + "\n")
+    assert process.reason(log).endswith("Error: No room for the cache: 8.1 GiB are asked for")
+
+
+def test_a_log_without_a_reason_gives_its_last_line(tmp_path):
+    log = tmp_path / "server.log"
+    log.write_text("one\nKilled\n\n")
+    assert process.reason(log) == "Killed"
+    log.write_text("")
+    assert process.reason(log) == "no output"
+
+
+def test_a_server_is_seen_to_be_healthy_past_a_proxy(monkeypatch):
+    with socket.socket() as held, Healthy() as healthy:
+        held.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{held.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert process._healthy(f"http://127.0.0.1:{healthy.server_port}")
 
 
 def test_a_server_that_dies_says_why_and_leaves_no_state(tmp_path, model):

@@ -23,7 +23,7 @@ from esc.chat.constraint import Choice, Regex
 from esc.chat.failures import RunStopped
 from esc.chat.policy import Call
 from esc.chat.request import Payload
-from esc.chat.transport import api_key, checked, split_query
+from esc.chat.transport import api_key, checked, is_loopback, split_query
 from esc.exceptions import EscError
 from esc.visible import visible
 
@@ -52,7 +52,11 @@ class Hosted:
         self._budget = budget
         self._key = api_key(self._url)
         self._client = openai.OpenAI(
-            base_url=self._url, default_query=query, api_key=self._key, max_retries=5
+            base_url=self._url,
+            default_query=query,
+            api_key=self._key,
+            max_retries=5,
+            http_client=openai.DefaultHttpxClient(trust_env=not is_loopback(self._url)),
         )
 
     def body(self, call: Call[Any]) -> Payload:

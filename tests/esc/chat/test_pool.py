@@ -111,3 +111,40 @@ def test_no_more_requests_run_at_a_time_than_in_flight(server, ask_all):
     server.delay = 0.02
     ask_all(server.url, [f"r{number}" for number in range(16)], in_flight=3)
     assert server.most_running == 3
+
+
+@pytest.fixture
+def proxied(monkeypatch, dead_url):
+    """A proxy in the environment where nobody listens, for everything."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, dead_url.removesuffix("/v1"))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_server_on_loopback_is_asked_past_a_proxy(server, ask_all, proxied):
+    urls = [server.url, server.url.replace("127.0.0.1", "localhost")]
+    records = [f"r{number}" for number in range(8)]
+    assert ask_all(urls, records, connect=True, attempts=1).meter.failed == 0
+
+
+def test_a_server_elsewhere_is_asked_through_the_proxy(ask_all, proxied):
+    (failed,) = ask_all("http://esc.invalid/v1", ["a"], attempts=1).results
+    assert "refused" in failed.message or "connect" in failed.message.lower()
+    assert "Name or service" not in failed.message
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://127.8.9.1/v1", True),
+        ("http://localhost:8000/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("https://api.example.org/v1", False),
+        ("http://192.168.0.1:8000/v1", False),
+        ("http://localhost.example.org/v1", False),
+    ],
+)
+def test_loopback_is_told_from_elsewhere(url, expected):
+    assert transport.is_loopback(url) is expected
