@@ -10,8 +10,9 @@ target at most 2).
 routing and file writing of 100,000 stored candidates (see ``bench_mining``). ``memory``: peaks of
 the builder and the router at 1, 10 and 50 times the size of ESConv (see ``bench_memory``; four to
 six minutes on two cores and 8 GB of disk). ``metrics``: all automatic metrics of nine systems with
-their intervals (see ``bench_metrics``). Without ESCONV it measures the sample corpus, whose few
-rows mostly show how long Python takes to start.
+their intervals (see ``bench_metrics``). ``limits``: questions to judges that limit their rate, and
+to two servers of which one fails (see ``bench_limits``; four minutes). Without ESCONV it measures
+the sample corpus, whose few rows mostly show how long Python takes to start.
 """
 
 import json
@@ -25,7 +26,7 @@ from typing import Any
 from esc import cli, files, paths
 from esc.exceptions import EscError
 from esc.forms import TASKS
-from experiments import bench_chat, bench_memory, bench_metrics, bench_mining
+from experiments import bench_chat, bench_limits, bench_memory, bench_metrics, bench_mining
 from experiments.step import measured, python
 
 REPEATS = 3
@@ -99,6 +100,7 @@ def main(argv: list[str]) -> None:
             "mining": bench_mining.measure(work / "mining", bench_chat.stub),
             "memory": bench_memory.measure(work / "memory"),
             "metrics": bench_metrics.measure(work / "metrics"),
+            "limits": bench_limits.measure(bench_chat.stub),
             "chat": bench_chat.measure(work, esconv or "sample"),
         }
     print(json.dumps(result, indent=2))

@@ -193,7 +193,9 @@ def _open_loop(url: str, calls: Sequence[Generation]) -> None:
     """The server's own limit: everything sent at once, by a bare HTTP client."""
 
     async def go() -> None:
-        async with httpx2.AsyncClient(timeout=600, limits=httpx2.Limits()) as client:
+        async with httpx2.AsyncClient(
+            timeout=600, limits=httpx2.Limits(), trust_env=False
+        ) as client:
             bodies = [
                 {
                     "model": call.model,
@@ -214,13 +216,13 @@ def _open_loop(url: str, calls: Sequence[Generation]) -> None:
 
 
 @contextmanager
-def stub() -> Iterator[str]:
-    """The address of a server that answers at once, while the block runs."""
+def stub(*options: str) -> Iterator[str]:
+    """The address of a server that answers at once, or as its options say, while the block runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/v1"
-    command = [sys.executable, "-m", "experiments.stub_server", str(port)]
+    command = [sys.executable, "-m", "experiments.stub_server", str(port), *options]
     with subprocess.Popen(command) as server:
         try:
             for _ in range(200):
@@ -235,4 +237,4 @@ def stub() -> Iterator[str]:
 
 
 def _count(url: str) -> int:
-    return int(httpx2.get(f"{url.removesuffix('/v1')}/count").json())
+    return int(httpx2.get(f"{url.removesuffix('/v1')}/count", trust_env=False).json())

@@ -55,9 +55,9 @@ class Stub:
         path = scope["path"]
         status = await self._work() if path == _COMPLETIONS else 200
         self.completions += path == _COMPLETIONS
-        said = f"This is reply {self.completions}." if b'"seed"' in body else "Question"
-        answers = {
-            _COMPLETIONS: completion(said),
+        reply = f"This is reply {self.completions}." if b'"seed"' in body else "Question"
+        answers: dict[str, Any] = {
+            _COMPLETIONS: completion(reply),
             "/v1/models": _MODELS,
             "/count": self.completions,
         }
@@ -67,8 +67,8 @@ class Stub:
             headers.append((name.encode(), value.encode()))
         status = status if path in answers else 404
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        body = answers.get(path, {}) if status == 200 else {}
-        await send({"type": "http.response.body", "body": orjson.dumps(body)})
+        said = answers[path] if status == 200 else {}
+        await send({"type": "http.response.body", "body": orjson.dumps(said)})
 
     async def _work(self) -> int:
         """The status of a completion, once it has taken its time."""
