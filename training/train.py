@@ -20,11 +20,13 @@ import os
 import shlex
 import shutil
 import subprocess
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.requirements import Requirement
 
 from esc import (
     adapters,
@@ -50,7 +52,11 @@ from training.render import STAGES
 from training.stamp import OPTIONS, RECIPE, guard_options, provenance, same, stamp
 
 DONE = "run.json"
-_REPORTERS = ("mlflow", "swanlab", "tensorboard", "trackio", "wandb")
+# From 0.8 on, SwanLab is none that transformers 5.6 can begin a run of.
+_REPORTERS = {name: name for name in ("mlflow", "tensorboard", "trackio", "wandb")} | {
+    "swanlab": "swanlab<0.8"
+}
+"""Tracker to the package it needs."""
 CURVE = "training_loss.png"
 
 
@@ -82,10 +88,11 @@ def _check_packages(training: Training, settings: Row) -> None:
     """Raise EscError where the engine's packages, or one that it reports to, are not installed."""
     asked = settings.get("report_to")
     for name in asked if isinstance(asked, list) else [asked]:
-        if name in _REPORTERS and find_spec(name) is None:
+        needed = _REPORTERS.get(str(name))
+        if needed and not _is_installed(needed):
             raise EscError(
-                f"report_to={name} needs the package {name}; '.venv/bin/python -m pip install "
-                f"{name}' installs it"
+                f"report_to={name} needs the package {needed}; '.venv/bin/python -m pip install "
+                f'"{needed}"\' installs it'
             )
     for name in training.spread.packages if training.spread else ():
         if find_spec(name) is None:
@@ -94,6 +101,14 @@ def _check_packages(training: Training, settings: Row) -> None:
                 f"ENGINE={training.spread.name} needs {name}; {training.spread.installed_by} "
                 "installs it"
             )
+
+
+def _is_installed(needed: str) -> bool:
+    wanted = Requirement(needed)
+    try:
+        return wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _train(training: Training, settings: Row, options: Row, lock: int) -> Row:

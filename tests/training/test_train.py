@@ -146,12 +146,22 @@ def test_a_word_reaches_llamafactory_as_what_it_takes_there(tmp_path, given, val
     assert read[key] == value and type(read[key]) is type(value)
 
 
-def test_a_reporter_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(step, "find_spec", lambda name: None)
-    asked = training(tmp_path, "report_to=[wandb,tensorboard]")
-    with pytest.raises(EscError, match=r"report_to=wandb needs the package wandb; .*pip install"):
+def test_a_reporter_that_is_not_installed_or_too_new_is_one_line(tmp_path, monkeypatch):
+    there = {"wandb": "0.31.0", "swanlab": "0.10.3"}
+
+    def version(name):
+        if name not in there:
+            raise step.metadata.PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr(step.metadata, "version", version)
+    for given, needed in (("[wandb,tensorboard]", "tensorboard"), ("swanlab", "swanlab<0.8")):
+        asked = training(tmp_path, f"report_to={given}")
+        with pytest.raises(EscError, match=f"needs the package {needed}; .*pip install"):
+            step._check_packages(asked, recipe.recipe_for(asked))
+    for given in ("none", "wandb"):
+        asked = training(tmp_path, f"report_to={given}")
         step._check_packages(asked, recipe.recipe_for(asked))
-    step._check_packages(training(tmp_path), recipe.recipe_for(training(tmp_path)))
 
 
 def test_run_json_is_written_only_where_the_adapter_is(work, monkeypatch):
