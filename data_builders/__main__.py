@@ -2,7 +2,7 @@
 
 import sys
 
-from data_builders import build, check, preference, registry, replies, stats
+from data_builders import build, check, preference, registry, stats
 from esc import cli
 
 STEPS = {
@@ -10,7 +10,7 @@ STEPS = {
     "preference": (preference.main, "mined pairs as DPO and KTO sets, registered"),
     "check": (check.main, "every row through LLaMA-Factory's converter, template and tokenizer"),
     "stats": (stats.main, "Table 1, Table 6 and Figure 8 beside the paper's numbers"),
-    "replies": (replies.main, "a corpus's own replies in the form of predictions"),
+    "replies": (build.replies_main, "a corpus's own replies in the form of predictions"),
     "registry": (registry.main, "dataset_info.json, here or added to another checkout's"),
 }
 

@@ -9,21 +9,127 @@ options.
 The mined preference sets are not built here but by ``mining``.
 """
 
+import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from data_builders import esconv, options, registry, source, split
-from data_builders.sft import ROWS
-from data_builders.survey import Survey
-from data_builders.turns import turns
-from esc import cli, files, paths
-from esc.dialogue import Dialogue
+from data_builders import registry, source, split
+from data_builders.corpus import position_of, read
+from data_builders.split import Survey
+from esc import cli, files, paths, prompts, step
+from esc.dialogue import CONSECUTIVE, Dialogue, Exchange, Role, Turn, turns
 from esc.exceptions import CorpusError, EscError
+from esc.files import JsonlWriter, Row
+from esc.step import OPTIONS, check_own_file
+from esc.strategies import tag
+
+FORMAT = 2
+"""Raised with every change of the rules, so that sets built before it are built anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What a user asks of a build."""
+
+    split: str | None = None
+    """``paper``, ``seed:N``, or None for the corpus's default."""
+    limit: int | None = None
+    """Dialogues per split, or None for all."""
+    consecutive: str = CONSECUTIVE[0]
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> "BuildOptions":
+        """The options in parsed arguments."""
+        return cls(arguments.split, arguments.limit, arguments.consecutive)
+
+    def stamp(self, split: str, *, corpus: str) -> Row:
+        """Everything that decides the bytes of the sets, under the names a user knows."""
+        return {
+            "format": FORMAT,
+            "ESCONV": corpus,
+            "SPLIT": split,
+            "LIMIT": self.limit,
+            "CONSECUTIVE": self.consecutive,
+            "prompts": step.wording(),
+        }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a build to a parser; unset ones may be given as empty text."""
+    parser.add_argument(
+        "--esconv",
+        type=cli.optional,
+        help="corpus: a file, a folder, thu-coai/esconv, or 'sample'; "
+        "default: the one used before, else the official download",
+    )
+    cli.add_work(parser)
+    parser.add_argument("--split", type=cli.optional, help="'paper' or 'seed:N'")
+    parser.add_argument(
+        "--limit", type=cli.optional_count, help="dialogues per split, drawn by their id"
+    )
+    parser.add_argument(
+        "--consecutive",
+        choices=CONSECUTIVE,
+        default=CONSECUTIVE[0],
+        help="what becomes of consecutive supporter utterances (default: the paper's way)",
+    )
+
+
+def sp_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
+    """Planner rows: the whole conversation in one user message, the strategy's name as answer."""
+    transcript = ""
+    for index, turn in enumerate(turns):
+        transcript += prompts.transcript_line(Role.SEEKER, turn.seeker)
+        yield {
+            "id": turn.id,
+            "system": prompts.sp_system(),
+            "instruction": transcript,
+            "input": "",
+            "output": turn.strategy.value,
+            "provenance": provenance | {"turn": index},
+        }
+        transcript += prompts.transcript_line(Role.SUPPORTER, turn.response)
+
+
+def rg_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
+    """Generator rows: the strategy in the system prompt, the chat as real turns, one reply."""
+    history: list[Exchange] = []
+    for index, turn in enumerate(turns):
+        yield {
+            "id": turn.id,
+            "system": prompts.rg_system(turn.strategy),
+            "instruction": turn.seeker,
+            "input": "",
+            "output": turn.response,
+            "history": [list(exchange) for exchange in history],
+            "strategy": turn.strategy.value,
+            "provenance": provenance | {"turn": index},
+        }
+        history.append((turn.seeker, turn.response))
+
+
+def vanilla_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
+    """The one entangled row of a dialogue: every reply is ``[Strategy] response``."""
+    conversations = []
+    for turn in turns:
+        conversations.append({"from": "human", "value": turn.seeker})
+        conversations.append({"from": "gpt", "value": tag(turn.strategy, turn.response)})
+    yield {
+        "id": turns[0].id.partition("-")[0],
+        "system": prompts.vanilla_system(),
+        "conversations": conversations,
+        "provenance": provenance,
+    }
+
+
+ROWS = {"sp": sp_rows, "rg": rg_rows, "vanilla": vanilla_rows}
+"""Task to its row function."""
+
 
 _ESCONV_LICENCE = "{}: CC BY-NC 4.0, academic use; so are these files, which are built from it"
 LICENCES = {
@@ -36,7 +142,7 @@ LICENCES = {
 
 
 def build(
-    esconv_option: str | None, work: Path, wanted: options.BuildOptions
+    esconv_option: str | None, work: Path, wanted: BuildOptions
 ) -> tuple[dict[str, Any], bool]:
     """(manifest of the nine sets, whether they were built now).
 
@@ -50,11 +156,11 @@ def build(
 
 
 def _build(
-    esconv_option: str | None, work: Path, wanted: options.BuildOptions
+    esconv_option: str | None, work: Path, wanted: BuildOptions
 ) -> tuple[dict[str, Any], bool]:
     found = source.locate(esconv_option, work)
     digests = _digests(found)
-    layout, dialogues = esconv.read(found.files)
+    layout, dialogues = read(found.files)
     survey = Survey(tqdm(dialogues, "reading", unit=" dialogues", leave=False, delay=1))
     spec = split.resolve(wanted.split, is_release=survey.released is not None)
     stamp = wanted.stamp(spec, corpus=survey.corpus)
@@ -97,7 +203,7 @@ def _digests(found: source.Source) -> dict[str, str]:
 
 def _read_again(found: source.Source, digests: dict[str, str]) -> Iterator[Dialogue]:
     """The dialogues of a corpus that is too large to be held from the first reading."""
-    yield from esconv.read(found.files)[1]
+    yield from read(found.files)[1]
     if _digests(found) != digests:
         raise CorpusError(f"{found.origin} was changed while it was read; build again")
 
@@ -220,11 +326,83 @@ def main(argv: list[str]) -> None:
             "  python -m data_builders build --esconv sample --work demo --limit 4"
         ),
     )
-    options.add_arguments(parser)
+    add_arguments(parser)
     arguments = parser.parse_args(argv)
-    wanted = options.BuildOptions.of(arguments)
+    wanted = BuildOptions.of(arguments)
     manifest, built_now = build(arguments.esconv, arguments.work, wanted)
     if built_now:
         print(report(manifest, arguments.work))
     else:
         print(f"{paths.data(arguments.work)} is up to date ({manifest['corpus']['origin']})")
+
+
+MARK = "sha256"
+"""In the options of this step: the hash of the corpus that the replies are of."""
+
+
+def records(dialogue: Dialogue) -> Iterator[Row]:
+    """One record a supporter turn: its reply stands as gold and as predicted."""
+    history: list[Exchange] = []
+    of_dialogue = turns(dialogue)
+    for turn in of_dialogue:
+        yield {
+            "id": turn.id,
+            "dialogue_turns": len(of_dialogue),
+            "context": {"history": [list(pair) for pair in history], "seeker": turn.seeker},
+            "gold_strategy": turn.strategy.value,
+            "gold_response": turn.response,
+            "status": "ok",
+            "predicted_strategy": turn.strategy.value,
+            "raw_strategy": turn.strategy.value,
+            "predicted_response": turn.response,
+        }
+        history.append((turn.seeker, turn.response))
+
+
+def _dialogues(corpus: Sequence[Path]) -> Iterator[Dialogue]:
+    """The dialogues of a corpus, at their positions in the release where it has them all."""
+    places = [position_of(dialogue) for dialogue in read(corpus)[1]]
+    is_known = None not in places and len(set(places)) == len(places)
+    for dialogue, place in zip(read(corpus)[1], places, strict=True):
+        yield replace(dialogue, position=place) if is_known and place is not None else dialogue
+
+
+def write(dialogues: Iterable[Dialogue], out: Path) -> tuple[int, int]:
+    """(number of dialogues, number of their records written to ``out``)."""
+    count = 0
+    with files.atomic_writer(out) as stream:
+        writer = JsonlWriter(stream)
+        for dialogue in tqdm(dialogues, unit=" dialogues", leave=False):
+            count += 1
+            for record in records(dialogue):
+                writer.write(record)
+    return count, writer.facts().rows
+
+
+def replies_main(argv: list[str]) -> None:
+    """Command line of the step."""
+    parser = cli.parser(
+        prog="python -m data_builders replies",
+        description=__doc__,
+        examples="  python -m data_builders replies --esconv FailedESConv.json --out replies.jsonl",
+    )
+    parser.add_argument("--esconv", type=Path, required=True, metavar="PATH")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    given = parser.parse_args(argv)
+    if not given.esconv.exists():
+        raise EscError(f"{given.esconv}: no such file; name a corpus in one of ESConv's layouts")
+    corpus = source.of_path(given.esconv).files
+    out: Path = given.out
+    beside = check_own_file(out, MARK)
+    if beside and MARK not in beside:
+        raise EscError(f"{out.parent} holds another run; name a folder of its own in --out")
+    count, rows = write(_dialogues(corpus), out)
+    # Beside the records, as for a system's: what they are of.
+    smoke = files.sha256(corpus[0]) == files.sha256(paths.SAMPLE)
+    sha256 = files.sha256(corpus[0]) if len(corpus) == 1 else files.sha256_of(corpus)
+    made_of = {"corpus": given.esconv.name, MARK: sha256, "smoke": smoke}
+    written = sorted({*beside.get("files", ()), out.name})
+    files.write_json(out.with_name(OPTIONS), made_of | {"files": written})
+    print(f"replies     {out}: {rows:,} of {count:,} dialogues")
+    if smoke:
+        print("SMOKE       sample corpus: no result")

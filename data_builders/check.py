@@ -27,7 +27,7 @@ from data_builders.registry import entries, preference_entry
 from esc import backbones, cli, files, paths
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.smoke import is_smoke
+from esc.step import is_smoke
 
 # Long enough for any row, so that LLaMA-Factory itself shows a row's full length.
 UNCUT = 10**7

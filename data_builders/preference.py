@@ -29,10 +29,11 @@ from pathlib import Path
 import orjson
 
 from data_builders import published, registry
-from esc import backbones, built, cli, commands, files, forms, paths
+from esc import backbones, cli, files, paths, prompts
+from esc import step as built
 from esc.exceptions import EscError
 from esc.files import JsonlWriter, Row
-from esc.lineage import ALL, MIXES, Lineage
+from esc.paths import ALL, MIXES, Lineage
 from esc.strategies import Strategy, tag
 
 _SEED = 0
@@ -105,7 +106,7 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
     backbones.get(model)
     built.refuse_without_pairs(work, model, task, lineage)
     source = work / paths.mining(model, lineage) / task / "routed"
-    again = commands.make(f"mine-{task}", work=work, model=model, **lineage.variables)
+    again = paths.make(f"mine-{task}", work=work, model=model, **lineage.variables)
     routed: Row = files.read_json(source / "route.json", made_by=again)
     if (routed["model"], routed["task"]) != (model, task):
         raise EscError(f"{source} is of {routed['model']} {routed['task']}; {again} mines it anew")
@@ -289,7 +290,7 @@ def main(argv: list[str]) -> int:
         ),
     )
     backbones.add_model(parser)
-    parser.add_argument("--task", choices=forms.TASKS, nargs="+", required=True)
+    parser.add_argument("--task", choices=prompts.TASKS, nargs="+", required=True)
     cli.add_work(parser)
     parser.add_argument("--variant", type=cli.optional, help="of a later round")
     parser.add_argument("--round", type=cli.optional_count, help="default: 1")

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.values import values
-from esc import built, files, paths, psych_errors, smoke
+from esc import files, paths, psych_errors, step
+from esc.adapters import ELSEWHERE
 from esc.exceptions import EscError, OptionsDiffer
 from esc.files import JsonlWriter, Row
-from esc.lineage import Lineage, Quadrant
+from esc.paths import Lineage, Quadrant
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, parse, strip_tag
-from esc.weights import ELSEWHERE
 
 PAIR = "pair"
 NO_TURN = "fits no train turn"
@@ -78,7 +78,7 @@ def route(
     pair, and where none is a pair of a train turn; without ``force`` OptionsDiffer where the pairs
     of a mining or of another file are there.
     """
-    manifest = built.manifest(work)
+    manifest = step.manifest(work)
     given = values(path)
     folder = work / paths.mining(model, lineage) / task / "routed"
     with files.exclusive(folder):
@@ -98,9 +98,9 @@ def route(
             "sampler": path.name,
             "weights": ELSEWHERE,
             "prompts": manifest["options"]["prompts"],
-            "data": built.train_set(manifest),
+            "data": step.train_set(manifest),
             "split": "train",
-            "smoke": smoke.is_smoke(model, work),
+            "smoke": step.is_smoke(model, work),
             "judge": None if task == "sp" else f"of {path.name}",
             "blind": False,
             "file": files.sha256(path),

@@ -12,10 +12,10 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any
 
-from data_builders.sft import ROWS
 from esc import backbones, cli, files, paths
 from esc.exceptions import EscError
-from esc.lineage import MIXES, Lineage
+from esc.paths import MIXES, Lineage
+from esc.prompts import TASKS
 
 Entry = dict[str, Any]
 
@@ -61,13 +61,13 @@ def entries() -> dict[str, Entry]:
     """
     sft = {
         paths.sft_dataset(task, split): {"file_name": paths.sft_file(task, split)} | _SFT[task]
-        for task in ROWS
+        for task in TASKS
         for split in paths.SPLITS
     }
     mined = [
         preference_entry(task, model, Lineage(variant))
         for model in backbones.table()
-        for task in ROWS
+        for task in TASKS
         for variant in (None, "kto", *(MIXES if task == "vanilla" else ()))
     ]
     return sft | dict(mined)

@@ -13,7 +13,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from data_builders import esconv
+from data_builders import corpus
 from esc import files, paths
 from esc.exceptions import CorpusError
 
@@ -152,7 +152,7 @@ def _download(work: Path) -> Source:
 def _keep_fetched(target: Path, origin: str) -> Source:
     """The fetched file as the kept corpus; it is deleted again if it is none."""
     try:
-        for _ in esconv.read([target])[1]:
+        for _ in corpus.read([target])[1]:
             pass
     except CorpusError as error:
         target.unlink()

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from esc import cli, files, paths
+from esc.dialogue import INTERVALS, interval, interval_names
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.progress import INTERVALS, interval, interval_names
 from esc.strategies import Strategy, tag
 
 # Table 1, upper half, and Table 6 of the paper.

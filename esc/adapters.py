@@ -1,13 +1,15 @@
 """The trained adapters of a model, under the names a server gives them."""
 
 import json
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from esc import commands, files, paths
+from esc import backbones, files, paths
 from esc.exceptions import EscError
-from esc.lineage import Lineage, of_suffix
+from esc.paths import EMBEDDED, Lineage, of_suffix
 
 BASE = "base"
 """The served name of the backbone itself."""
@@ -97,7 +99,7 @@ def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> li
 def check(trained: Path, work: Path, model: str) -> None:
     """Raise EscError where a training's folder holds no adapter, a torn one, or no plain LoRA."""
     task, stage, lineage = _parts(trained.name)
-    step = commands.make(f"{stage}-{task}", work=work, model=model, **lineage.variables)
+    step = paths.make(f"{stage}-{task}", work=work, model=model, **lineage.variables)
     weights = trained / WEIGHTS
     if not weights.is_file():
         raise EscError(f"{trained} holds no adapter; {step} trains it")
@@ -175,3 +177,59 @@ def _to_serve(trained: Path, work: Path, model: str) -> Path:
             f"--model {model} --task {task}{of} --work {work}' makes what can be served"
         )
     return composed
+
+
+FILE = "chat_template.jinja"
+"""Its name beside an adapter, where Hugging Face's tokenizers look for it."""
+
+
+def load(model: str, template: str) -> tuple[Any, Any]:
+    """(tokenizer, LLaMA-Factory's template) of a model, as its training prepares them."""
+    # Its log tells of tokens it adds, at a level it reads when it is imported.
+    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
+    # Heavy, and needed by three steps only.
+    from llamafactory.data.template import get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return tokenizer, get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
+
+
+def of(model: str, template: str) -> str:
+    """The Jinja text for ``model`` (a hub id or a folder) under LLaMA-Factory's ``template``."""
+    tokenizer, chat = load(model, template)
+    text: str = chat._get_jinja_template(tokenizer)
+    return text
+
+
+ELSEWHERE = "unknown: served elsewhere"
+
+
+def weights_of(
+    work: Path, model: str, names: Sequence[str], *, elsewhere: bool = False
+) -> dict[str, str]:
+    """Served name to a hash of what answers under it.
+
+    Raises EscError where an adapter is not trained; ``elsewhere`` says that another machine's
+    server may have it, and then it is known by its name alone.
+    """
+    found = {}
+    for name in names:
+        if name == BASE:
+            found[name] = _base_identity(backbones.get(model))
+            continue
+        try:
+            found[name] = fingerprint(folder(work, model, name))
+        except EscError:
+            if not elsewhere:
+                raise
+            found[name] = ELSEWHERE
+    return found
+
+
+def _base_identity(backbone: backbones.Backbone) -> str:
+    if backbone.name != EMBEDDED:
+        return backbone.path
+    manifest = files.read_json(Path(backbone.location) / "manifest.json", made_by="make model")
+    return str(manifest["gguf_sha256"])

@@ -1,8 +1,16 @@
 """The records that cross file boundaries: utterances, dialogues, turns."""
 
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from heapq import nsmallest
+from itertools import groupby
+from pathlib import Path
 
+from esc import files, paths
+from esc.exceptions import EscError
 from esc.strategies import Strategy
 
 
@@ -55,3 +63,167 @@ class Turn:
 
 Exchange = tuple[str, str]
 """(seeker's words, supporter's reply without a tag)."""
+
+
+BLANK = " "
+OPENER = "Hi"
+CONSECUTIVE = ("separate", "merge-same", "merge")
+"""What becomes of consecutive supporter utterances. ``separate`` is the paper's way (rules 2, 3);
+``merge-same`` joins neighbours of one strategy, ``merge`` the run under its first strategy."""
+
+
+def turns(dialogue: Dialogue, *, consecutive: str = "separate") -> list[Turn]:
+    """The turns of a dialogue, oldest first; never empty, since a dialogue has a supporter."""
+    result: list[Turn] = []
+    said = OPENER
+    for role, run in groupby(dialogue.utterances, key=lambda utterance: utterance.role):
+        if role is Role.SEEKER:
+            said = "\n".join(utterance.text for utterance in run)
+            continue
+        for reply in _replies(list(run), consecutive):
+            assert reply.strategy is not None
+            result.append(Turn(f"{dialogue.id}-{len(result)}", said, reply.strategy, reply.text))
+            said = BLANK
+    return result
+
+
+def _replies(run: list[Utterance], consecutive: str) -> Iterator[Utterance]:
+    if consecutive == "separate":
+        yield from run
+        return
+    # A constant key makes one group of the whole run.
+    key = (lambda reply: reply.strategy) if consecutive == "merge-same" else (lambda reply: None)
+    for _, group in groupby(run, key=key):
+        replies = list(group)
+        text = "\n".join(reply.text for reply in replies)
+        yield Utterance(Role.SUPPORTER, text, replies[0].strategy)
+
+
+def order(ids: Iterable[str]) -> list[str]:
+    """The ids in the order in which they are drawn.
+
+    The first N of a set are also the first N of every subset that holds them: a smaller LIMIT is
+    contained in every larger one.
+    """
+    return sorted(ids, key=_place)
+
+
+def first(count: int, ids: Iterable[str]) -> list[str]:
+    """The first ``count`` of that order, without holding the others."""
+    return nsmallest(count, ids, key=_place)
+
+
+def _place(one: str) -> bytes:
+    return hashlib.sha256(one.encode()).digest()
+
+
+JUDGED, JUDGED_BY_EMBEDDED = 100, 2
+"""Of each system (section 6.1); by the embedded model, which is no judge, a few."""
+REPEATED = 10
+"""Of those, asked a second time; by the embedded model, none."""
+DRIFT = {"gpu": 200, "cpu": 2}
+"""Validation turns by which a preference training is measured, by where the backbone runs."""
+
+
+INTERVALS = 6
+"""Progress of a turn k of n is k/n: five equal intervals below 1, and 1 itself (the last turn), as
+in the corpus's own paper (Liu et al. 2021). The paper prints no numbers for its Figure 8."""
+
+
+def interval(turn: int, turns: int) -> int:
+    """The interval (0 to 5) of the 0-based supporter turn ``turn`` of ``turns``."""
+    return min((turn + 1) * (INTERVALS - 1) // turns, INTERVALS - 1)
+
+
+def interval_names() -> list[str]:
+    """Labels of the intervals of progress."""
+    step = 100 // (INTERVALS - 1)
+    return [f"{k * step}–{(k + 1) * step} %" for k in range(INTERVALS - 1)] + ["last turn"]
+
+
+class CounselingStage(StrEnum):
+    """A stage of a support conversation, in the usual order."""
+
+    EXPLORATION = "Exploration"
+    COMFORTING = "Comforting"
+    ACTION = "Action"
+
+    @property
+    def definition(self) -> str:
+        """What the supporter does in this stage."""
+        return {
+            CounselingStage.EXPLORATION: "find out together what the problem is",
+            CounselingStage.COMFORTING: "show understanding and give comfort",
+            CounselingStage.ACTION: "help the seeker towards a next step",
+        }[self]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldTurn:
+    """One turn with everything said before it."""
+
+    id: str
+    history: tuple[Exchange, ...]
+    history_strategies: tuple[Strategy, ...]
+    """Of the replies in ``history``."""
+    seeker: str
+    strategy: Strategy
+    response: str
+    dialogue_turns: int
+    """How many turns its dialogue has."""
+
+    @property
+    def entangled_history(self) -> list[tuple[str, Strategy, str]]:
+        """The history as the entangled model sees it: (seeker's words, strategy, reply)."""
+        past = zip(self.history, self.history_strategies, strict=True)
+        return [(said, strategy, reply) for (said, reply), strategy in past]
+
+
+def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
+    """All turns of ``limit`` dialogues of a split, in the order of the set.
+
+    Raises EscError where the sets are not built, or hold fewer dialogues than ``limit``.
+    """
+    path = work / paths.sft_file("rg", split)
+    if not path.is_file():
+        raise EscError(f"{path} does not exist; {paths.make('data', work=work)} builds it")
+    turns: list[GoldTurn] = []
+    rows = list(files.read_jsonl(path))
+    lengths = Counter(_dialogue(row["id"]) for row in rows)
+    for row in rows:
+        # The set holds a dialogue's turns one after the other.
+        before = turns[-1] if row["history"] else None
+        strategies = (*before.history_strategies, before.strategy) if before else ()
+        turns.append(
+            GoldTurn(
+                id=row["id"],
+                history=tuple((said, reply) for said, reply in row["history"]),
+                history_strategies=strategies,
+                seeker=row["instruction"],
+                strategy=Strategy(row["strategy"]),
+                response=row["output"],
+                dialogue_turns=lengths[_dialogue(row["id"])],
+            )
+        )
+    dialogues = list(lengths)
+    if limit is None:
+        return turns
+    if limit > len(dialogues):
+        raise EscError(
+            f"LIMIT={limit}, but the {split} set in {paths.data(work)} has {len(dialogues)} "
+            f"dialogues; use a LIMIT of at most {len(dialogues)}{_larger(work, limit)}"
+        )
+    chosen = set(order(dialogues)[:limit])
+    return [turn for turn in turns if _dialogue(turn.id) in chosen]
+
+
+def _larger(work: Path, limit: int) -> str:
+    """How to have more, where the sets were built with a LIMIT."""
+    built = files.read_json(paths.data_manifest(work), made_by="make data")
+    if built["options"]["LIMIT"] is None:
+        return ""
+    return f", or first {paths.make('data', work=work, LIMIT=limit)}"
+
+
+def _dialogue(turn: str) -> str:
+    return turn.rpartition("-")[0]

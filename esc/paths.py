@@ -1,9 +1,147 @@
 """Where everything lies. ``work`` is the root of what is generated (WORK, default ``.``)."""
 
 import re
+import shlex
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from esc.lineage import Lineage, of_suffix
+from esc.exceptions import EscError
+
+EMBEDDED = "smollm2-135m"
+"""The default model: small, openly licensed, and runnable without a GPU or a model hub."""
+
+
+def make(*targets: str, work: Path, model: str = EMBEDDED, **variables: object) -> str:
+    """``make TARGETS MODEL=… WORK=… …``, without what is the default."""
+    given = {
+        "MODEL": None if model == EMBEDDED else model,
+        "WORK": None if work == Path() else work,
+    } | variables
+    set_here = [
+        shlex.quote(f"{name}={value}") for name, value in given.items() if value is not None
+    ]
+    return " ".join(["make", *targets, *set_here])
+
+
+def step(*words: str, work: Path, model: str = EMBEDDED, **options: object) -> str:
+    """``python -m WORDS --model … --work … …``, without what is the default."""
+    given = options | {
+        "model": None if model == EMBEDDED else model,
+        "work": None if work == Path() else work,
+    }
+    told = [
+        f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None
+    ]
+    return " ".join(["python -m", *words, *told])
+
+
+class Quadrant(StrEnum):
+    """An entangled reply by its strategy and its response: positive (P) or negative (N)."""
+
+    PSPR = "PsPr"
+    PSNR = "PsNr"
+    NSPR = "NsPr"
+    NSNR = "NsNr"
+
+
+LOSSES = ("practical", "ipo", "simpo", "orpo", "kto")
+"""Variants of every task: rates that move a LoRA, and the losses the paper leaves open."""
+ALL = frozenset({Quadrant.PSNR, Quadrant.NSPR, Quadrant.NSNR})
+"""What the entangled model is trained against without a variant (Table 3, Table 5's last row)."""
+MIXES = {
+    "nsnr": frozenset({Quadrant.NSNR}),  # Table 5, first row, and Figure 4
+    "nsnr_psnr": frozenset({Quadrant.NSNR, Quadrant.PSNR}),  # Table 5, second row
+    "nsnr_nspr": frozenset({Quadrant.NSNR, Quadrant.NSPR}),  # Table 5, third row
+    "psnr": frozenset({Quadrant.PSNR}),  # Figure 4
+}
+"""Variants of the entangled model alone: what PsPr is preferred to."""
+
+_SUFFIX = re.compile(r"(?:_(?P<variant>[a-z_]+?))?(?:_r(?P<round>[1-9]\d*))?")
+
+
+def variants(task: str) -> tuple[str, ...]:
+    """The variants a task can be trained in, besides the paper's own."""
+    return (*LOSSES, *MIXES) if task == "vanilla" else LOSSES
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A preference training among those of one task."""
+
+    variant: str | None = None
+    """None is the paper's own."""
+    round: int = 1
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to the name of a folder: ``""``, ``"_ipo"``, ``"_ipo_r2"`` …"""
+        of_round = f"_r{self.round}" if self.round > 1 else ""
+        return (f"_{self.variant}" if self.variant else "") + of_round
+
+    @property
+    def data_suffix(self) -> str:
+        """What it adds to the name of its pairs.
+
+        All losses of round 1 share the pairs mined from the SFT model; only a mix has its own.
+        """
+        shared = self.round == 1 and self.variant not in MIXES
+        return "" if shared else self.suffix
+
+    @property
+    def kind(self) -> str:
+        """``kto`` where it learns from single replies, ``dpo`` where it learns from pairs."""
+        return "kto" if self.variant == "kto" else "dpo"
+
+    @property
+    def mining(self) -> "Lineage":
+        """The lineage of the mining its pairs come from: in round 1 the same for all variants."""
+        return self if self.round > 1 else Lineage()
+
+    @property
+    def mixes(self) -> dict[str | None, frozenset[Quadrant]]:
+        """Of a mining: variant to the mix of pairs that makes an entangled set of its own."""
+        if self.round == 1:
+            every: dict[str | None, frozenset[Quadrant]] = {None: ALL}
+            every.update(MIXES)
+            return every
+        return {self.variant: MIXES.get(self.variant or "", ALL)}
+
+    @property
+    def before(self) -> list["Lineage"]:
+        """The trainings it goes on from, after SFT, oldest first."""
+        return [Lineage(self.variant, number) for number in range(1, self.round)]
+
+    @property
+    def variables(self) -> dict[str, object]:
+        """Make's variables for it, None for what is the default."""
+        return {"VARIANT": self.variant, "ROUND": self.round if self.round > 1 else None}
+
+    def checked(self, task: str) -> "Lineage":
+        """Itself; EscError where the task has no such variant."""
+        if self.variant is not None and self.variant not in variants(task):
+            raise EscError(
+                f"VARIANT={self.variant} is none of {task}'s: {', '.join(variants(task))}"
+            )
+        return self
+
+
+def at_stage(stage: str, variant: str | None, number: int | None) -> Lineage:
+    """The lineage that VARIANT and ROUND name; EscError where they are given for another stage."""
+    if stage != "dpo" and (variant or number):
+        raise EscError("VARIANT and ROUND name a DPO training; use STAGE=dpo")
+    return Lineage(variant, number or 1)
+
+
+def of_suffix(suffix: str) -> Lineage | None:
+    """The lineage that a folder's or set's suffix names, or None where it names none."""
+    match = _SUFFIX.fullmatch(suffix)
+    if match is None or match["round"] == "1":
+        return None
+    lineage = Lineage(match["variant"], int(match["round"] or 1))
+    known = lineage.variant is None or lineage.variant in variants("vanilla")
+    return lineage if known else None
+
 
 # Parent of the packages: the repository root, or site-packages in an installed kit.
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,3 +261,67 @@ def adapters(model: str) -> Path:
 def server(model: str) -> Path:
     """The folder of the model's server: its state, log and chat template, relative to ``work``."""
     return Path("runs") / model / "server"
+
+
+PROMPT_BASELINES = ("direct-refine", "self-refine", "emotional-cot")
+"""Systems that are prompts alone, and so are run on the base model only."""
+
+_TASKS: dict[str, tuple[str, ...]] = {"decoupled": ("sp", "rg"), "decoupled-gold": ("rg",)}
+
+
+def tasks_of(system: str) -> tuple[str, ...]:
+    """The tasks whose policies a system asks."""
+    return _TASKS.get(system, ("vanilla",))
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One row of the paper's tables: a system at a stage of training."""
+
+    system: str
+    stage: str
+    label: str
+    paradigm: str
+    lineage: Lineage = PAPER
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return run("", self.system, self.stage, self.lineage).name
+
+
+SYSTEMS_OF_TABLE_3 = (
+    Kind("vanilla", "base", "Vanilla Base", "Vanilla"),
+    Kind("direct-refine", "base", "+ Direct-Refine", "Vanilla"),
+    Kind("self-refine", "base", "+ Self-Refine", "Vanilla"),
+    Kind("emotional-cot", "base", "+ Emotional CoT", "Vanilla"),
+    Kind("vanilla", "sft", "Vanilla SFT", "Vanilla"),
+    Kind("vanilla", "dpo", "Vanilla DPO", "Vanilla"),
+    Kind("decoupled", "base", "Decoupled Base", "Decoupled"),
+    Kind("decoupled", "sft", "Decoupled SFT", "Decoupled"),
+    Kind("decoupled", "dpo", "Decoupled DPO", "Decoupled"),
+)
+SYSTEMS_OF_TABLE_4 = (
+    Kind("decoupled-gold", "sft", "SFT, gold strategy", "Decoupled"),
+    Kind("decoupled-gold", "dpo", "DPO, gold strategy", "Decoupled"),
+)
+SYSTEMS_OF_TABLE_5 = (
+    Kind("vanilla", "dpo", "PsPr > NsNr", "Vanilla", Lineage("nsnr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr", "Vanilla", Lineage("nsnr_psnr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr, NsPr", "Vanilla", Lineage("nsnr_nspr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr, NsPr", "Vanilla"),
+)
+SYSTEMS_OF_FIGURE_4 = (
+    Kind("vanilla", "dpo", "PsPr > PsNr", "Vanilla", Lineage("psnr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr", "Vanilla", Lineage("nsnr")),
+)
+KINDS = {
+    kind.name: kind
+    for kind in (
+        *SYSTEMS_OF_TABLE_5,
+        *SYSTEMS_OF_FIGURE_4,
+        *SYSTEMS_OF_TABLE_4,
+        *SYSTEMS_OF_TABLE_3,
+    )
+}
+"""By the name of the folder: what two tables share is here once."""

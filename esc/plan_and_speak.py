@@ -15,20 +15,26 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from esc import adapters, forms
-from esc.chat.budget import Budget
-from esc.chat.cache import Cache
-from esc.chat.constraint import Choice, Constraint, Regex
-from esc.chat.message import Message
-from esc.chat.policy import Asks, Chat, Policy
-from esc.chat.request import Generation, Reply, Sampling
-from esc.chat.score import Scoring, normalised
-from esc.chat.transport import Pool
-from esc.dialogue import Exchange
-from esc.lineage import Lineage
-from esc.paths import PAPER
+from esc import adapters, prompts
+from esc.choice import Scoring, normalised
+from esc.dialogue import Exchange, GoldTurn
+from esc.llm import (
+    Asks,
+    Budget,
+    Cache,
+    Chat,
+    Choice,
+    Constraint,
+    Generation,
+    Policy,
+    Pool,
+    Regex,
+    Reply,
+    Sampling,
+)
+from esc.paths import PAPER, Lineage
+from esc.prompts import Message
 from esc.strategies import Strategy, parse, tag
-from esc.turns import GoldTurn
 
 NAMES = tuple(strategy.value for strategy in Strategy)
 PLAN_TOKENS, REPLY_TOKENS = 24, 256
@@ -69,8 +75,8 @@ class Answer:
 
 def sp_chat(history: Sequence[Exchange], seeker: str) -> tuple[Message, ...]:
     """The planner's chat: one message with the whole transcript."""
-    transcript = forms.sp_transcript(history, seeker)
-    return Message("system", forms.sp_system()), Message("user", transcript)
+    transcript = prompts.sp_transcript(history, seeker)
+    return Message("system", prompts.sp_system()), Message("user", transcript)
 
 
 def rg_chat(
@@ -80,7 +86,7 @@ def rg_chat(
 
     A planner's words that name no strategy are passed on as they are, as the authors' code does.
     """
-    return _turns(forms.rg_system(strategy), history, seeker)
+    return _turns(prompts.rg_system(strategy), history, seeker)
 
 
 def vanilla_chat(history: Sequence[tuple[str, Strategy, str]], seeker: str) -> tuple[Message, ...]:
@@ -89,7 +95,7 @@ def vanilla_chat(history: Sequence[tuple[str, Strategy, str]], seeker: str) -> t
     ``history`` holds (seeker's words, strategy, reply).
     """
     tagged = [(said, tag(strategy, reply)) for said, strategy, reply in history]
-    return _turns(forms.vanilla_system(), tagged, seeker)
+    return _turns(prompts.vanilla_system(), tagged, seeker)
 
 
 def _turns(system: str, history: Sequence[Exchange], seeker: str) -> tuple[Message, ...]:

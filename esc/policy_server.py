@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from esc import backbones, commands, files, paths
+from esc import backbones, files, paths
 from esc.exceptions import EscError
 
 PROGRAM = "vllm.entrypoints.openai.api_server"
@@ -142,7 +142,7 @@ def _check_fresh(state: State, model: str, work: Path, weights: Mapping[str, str
         raise EscError(f"the server at {state.url} is still loading; try again when it is up")
     stale = [name for name, sha in weights.items() if state.adapters.get(name, sha) != sha]
     if stale:
-        anew = commands.make("stop", "serve", work=work, model=model)
+        anew = paths.make("stop", "serve", work=work, model=model)
         raise EscError(
             f"the server at {state.url} was started with older weights of {', '.join(stale)}; "
             f"{anew}"
@@ -169,7 +169,7 @@ def beside_training(work: Path) -> str | None:
     """
     for model in backbones.table():
         if state := running(model, work):
-            stop = commands.make("stop", work=work, model=model)
+            stop = paths.make("stop", work=work, model=model)
             return (
                 f"a server of {model} runs at {state.url}, and vLLM takes most of the memory of "
                 f"its GPUs; {stop} frees it"

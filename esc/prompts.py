@@ -1,12 +1,52 @@
 """Strict Jinja2 prompts: a missing variable raises, and PROMPTS_DIR replaces any of the texts."""
 
+import hashlib
 import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template, TemplateError
 
+from esc.dialogue import CounselingStage, Role
 from esc.exceptions import EscError
+from esc.strategies import Strategy
+
+# What looks like a model's own control token: in a text it would end the turn it stands in.
+_CONTROL = re.compile(r"<(?=[|｜][^<>\n]{1,40}[|｜]>|/?[a-z][a-z_]{0,40}>)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat."""
+
+    role: str
+    """``system``, ``user`` or ``assistant``."""
+    content: str
+
+    def wire(self) -> dict[str, str]:
+        """The message as it is sent: words of people and models cannot pose as control tokens."""
+        text = self.content if self.role == "system" else _CONTROL.sub("< ", self.content)
+        return {"role": self.role, "content": text}
+
+
+def text_of(content: Any) -> str | None:
+    """The text of an answer's content, which may be a list of parts; None where it has none."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    parts = [one if isinstance(one, str) else one.get("text") for one in content]
+    return "".join(part for part in parts if isinstance(part, str)) if parts else None
+
+
+def mark(*texts: str) -> str:
+    """The mark that fences quotations of these texts.
+
+    It is made from all of them: no text can hold it, since no text holds its own hash.
+    """
+    return "=== " + hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def source(folder: Path, name: str) -> Path:
@@ -38,3 +78,63 @@ def render(folder: Path, name: str, **variables: object) -> str:
         return _compile(path).render(**variables).strip()
     except (OSError, UnicodeDecodeError, TemplateError) as error:
         raise EscError(f"prompt {path.name}: {error}") from error
+
+
+TASKS = ("sp", "rg", "vanilla")
+TEMPLATES = Path(__file__).parent / "templates"
+PROMPTS = ("sp_system.j2", "rg_system.j2", "vanilla_system.j2")
+
+# What `str.splitlines` takes for the end of a line, which a model may see as one too.
+_LINE_BREAKS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+# A message may have line breaks, so a line of it could pose as another speaker's.
+_FORGED_LABEL = re.compile(
+    rf"((?:^|[{_LINE_BREAKS}])\s*)({Role.SEEKER}|{Role.SUPPORTER})(?=\s*:)", re.IGNORECASE
+)
+
+
+@cache
+def sp_system() -> str:
+    """The planner's system prompt; its answer is the bare name of a strategy."""
+    return render(TEMPLATES, PROMPTS[0], strategies=list(Strategy), stages=list(CounselingStage))
+
+
+class _Said(str):
+    """A planner's words in the place of a strategy."""
+
+    definition = code = ""
+
+
+@cache
+def rg_system(strategy: Strategy | str) -> str:
+    """The generator's system prompt, which names the strategy of the reply to write.
+
+    A planner's words that name none stand there as they are, on one line.
+    """
+    if not isinstance(strategy, Strategy):
+        strategy = _Said(" ".join(strategy.split()))
+    return render(TEMPLATES, PROMPTS[1], strategy=strategy)
+
+
+@cache
+def vanilla_system() -> str:
+    """The entangled model's system prompt; its answer is ``[Strategy] response``."""
+    return render(TEMPLATES, PROMPTS[2], strategies=list(Strategy))
+
+
+def transcript_line(role: Role, text: str) -> str:
+    """One ``role: text`` line of the planner's transcript, with its line break."""
+    defused = _FORGED_LABEL.sub(r"\1(\2)", text) if len(text.splitlines()) > 1 else text
+    return f"{role}: {defused}\n"
+
+
+def sp_transcript(history: Iterable[tuple[str, str]], seeker: str) -> str:
+    """The planner's one user message: all exchanges so far and the seeker's latest words."""
+    return exchanges(history) + transcript_line(Role.SEEKER, seeker)
+
+
+def exchanges(history: Iterable[tuple[str, str]]) -> str:
+    """The transcript of all exchanges so far."""
+    return "".join(
+        transcript_line(Role.SEEKER, said) + transcript_line(Role.SUPPORTER, reply)
+        for said, reply in history
+    )

@@ -3,19 +3,19 @@
 import sys
 
 from esc import cli
-from eval import align, comparisons, human, judge, metrics, pairwise, predict, talk
-from eval.report import step
+from eval import cases, chat, human, judge, metrics, pairwise, predict
+from eval.report import page
 
 STEPS = {
     "predict": (predict.main, "a system's strategy and reply for every turn of a split"),
-    "align": (align.main, "another system's predictions, by gold turn, in this kit's form"),
+    "align": (cases.main, "another system's predictions, by gold turn, in this kit's form"),
     "metrics": (metrics.main, "all automatic metrics with intervals, beside what chance gives"),
-    "compare": (comparisons.main, "the paper's questions as paired comparisons of systems"),
+    "compare": (metrics.compare_main, "the paper's questions as paired comparisons of systems"),
     "judge": (judge.main, "a judge's scores of replies on four dimensions (Tables 2 and 3)"),
     "pairwise": (pairwise.main, "which of two systems replies better, asked in both orders"),
     "human": (human.main, "a blinded sheet for people, and what their votes say (Figure 6)"),
-    "report": (step.main, "everything that was run, on one page beside the paper"),
-    "chat": (talk.main, "talk with planner and generator in the terminal"),
+    "report": (page.main, "everything that was run, on one page beside the paper"),
+    "chat": (chat.main, "talk with planner and generator in the terminal"),
 }
 
 if __name__ == "__main__":

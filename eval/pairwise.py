@@ -10,25 +10,81 @@ a tie that nobody is asked about; an answer that is no verdict leaves the pair *
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from esc import cli, files
-from esc.chat.failures import Failure
-from esc.chat.job import Sending
-from esc.chat.policy import Asks
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.run_folder import RunFolder
-from esc.verdicts import Unscored, read
-from eval import judging, ratings
-from eval.judging import Bench
-from eval.matched import Matched, Pair, matched
-from eval.ratings import Preference
-from eval.scores import NOT_JUDGED, SCORED, UNSCORED, lost, why_without, without_score
-from eval.shares import line, shares_by_dialogue
+from esc.judging import Sending, Unscored, read
+from esc.llm import Asks, Failure
+from esc.stats import share_of_turns, shares, sign_test
+from esc.step import RunFolder
+from eval import judge
+from eval.cases import Matched, Pair, matched
+from eval.judge import (
+    NOT_JUDGED,
+    SCORED,
+    UNSCORED,
+    Bench,
+    Preference,
+    lost,
+    why_without,
+    without_score,
+)
+
+OUTCOMES = ("win", "tie", "lose")
+"""Of system A against system B."""
+
+
+def shares_by_dialogue(outcomes: Iterable[tuple[str, str]]) -> Row:
+    """Per outcome its count, share and 95 % interval (0 to 1, None of nothing); n; sign test.
+
+    ``outcomes`` are (turn, outcome). Intervals resample dialogues, or ``interval`` says what else.
+    ``p`` is of the exact two-sided sign test on wins against losses, ties left out. It is over
+    turns: where turns of one dialogue have one outcome, p is smaller than it should be. Where there
+    are too few dialogues for intervals there is no test either.
+    """
+    found, interval = shares(outcomes, OUTCOMES)
+    return _tested(found) | {"interval": interval}
+
+
+def shares_by_turn(counts: Mapping[str, int]) -> Row:
+    """The same of counted turns, each of which stands for itself; intervals are Wilson's."""
+    n = sum(counts.get(outcome, 0) for outcome in OUTCOMES)
+    return _tested({outcome: share_of_turns(counts.get(outcome, 0), n) for outcome in OUTCOMES})
+
+
+def _tested(found: Mapping[str, Row]) -> Row:
+    counts = {outcome: one["count"] for outcome, one in found.items()}
+    why = found["win"].get("reason")
+    p = None if why else sign_test(counts["win"], counts["lose"])
+    tested = {"p": p, "said": why.replace("interval", "verdict", 1) if why else _said(p)}
+    return dict(found) | {"n": sum(counts.values()), "sign_test": tested}
+
+
+def _said(p: float | None) -> str:
+    if p is None:
+        return "no win and no loss to test"
+    if p < 0.05:
+        return "the two differ more than chance would explain (p < 0.05)"
+    return "inside the noise (p >= 0.05)"
+
+
+def line(told: Row) -> str:
+    """The shares in one line."""
+    parts = []
+    for outcome in OUTCOMES:
+        one = told[outcome]
+        share = "—" if one["share"] is None else f"{one['share']:.1%}"
+        interval = "" if one["low"] is None else f" [{one['low']:.1%}, {one['high']:.1%}]"
+        parts.append(f"{outcome} {one['count']:,} {share}{interval}")
+    p = told["sign_test"]["p"]
+    tested = "" if p is None else f"; sign test over turns p = {p:.4f}"
+    return f"{', '.join(parts)}; n {told['n']:,}{tested}: {told['sign_test']['said']}"
+
 
 FORMAT = 2
 """Raised with every change of what its files mean."""
@@ -60,12 +116,12 @@ async def one_pair(asks: Asks, pair: Pair, *, bench: Bench) -> Row:
 
 async def _answer(asks: Asks, pair: Pair, order: str, bench: Bench) -> Preference | Unscored:
     if bench.judge.is_random:
-        return ratings.draw_preference(pair.id, ORDERS.index(order))
+        return judge.draw_preference(pair.id, ORDERS.index(order))
     replies = str(pair.a), str(pair.b)
     shown = replies if order == "ab" else replies[::-1]
-    chat = ratings.comparison(pair.history, pair.seeker, shown)
+    chat = judge.comparison(pair.history, pair.seeker, shown)
     answer = await asks.ask(
-        ratings.call(pair.id, bench.judge.name, Preference, chat, brief=bench.is_own)
+        judge.rating_request(pair.id, bench.judge.name, Preference, chat, brief=bench.is_own)
     )
     return read(Preference, answer.text, truncated=answer.truncated)
 
@@ -155,7 +211,7 @@ def options_of(asked: Asked) -> Row:
         "JUDGE": asked.bench.name,
         "JUDGE_N": asked.n,
         "weights": asked.bench.weights,
-        "prompts": None if is_random else files.sha256_of(ratings.comparison_files()),
+        "prompts": None if is_random else files.sha256_of(judge.comparison_files()),
         "smoke": asked.is_smoke,
     }
 
@@ -177,7 +233,7 @@ def compare(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
             (out / SUMMARY).unlink(missing_ok=True)
         to_ask = [pair for pair in asked.pairs if pair.is_whole and not pair.is_alike]
         work = partial(one_pair, bench=asked.bench)
-        found = judging.ask(asked.bench, folder, "comparisons", to_ask, work, sending)
+        found = judge.ask(asked.bench, folder, "comparisons", to_ask, work, sending)
         if found is None:
             return 0
         said = dict(zip((pair.id for pair in to_ask), found[0], strict=True))
@@ -215,7 +271,7 @@ def report(out: Path, told: Row) -> str:
 def main(argv: list[str]) -> int:
     """Command line of the step."""
     given = _parser().parse_args(argv)
-    bench = judging.bench_of(given)
+    bench = judge.bench_of(given)
     n = given.n or bench.turns
     for path in (given.a, given.b):
         if path.resolve().parent == given.out.resolve():
@@ -237,5 +293,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--a", type=Path, required=True, metavar="FILE")
     parser.add_argument("--b", type=Path, required=True, metavar="FILE")
-    judging.add_arguments(parser)
+    judge.add_arguments(parser)
     return parser

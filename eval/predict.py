@@ -15,28 +15,82 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from esc import adapters, backbones, cli, files, paths, smoke
+from esc import adapters, backbones, cli, files, paths, prompts
+from esc import step as built
+from esc.adapters import weights_of
 from esc.backbones import DECODE
-from esc.chat.failures import Failure, FailureKind
-from esc.chat.job import Job, Sending
-from esc.chat.job import add_arguments as add_sending
-from esc.chat.meter import Meter
-from esc.chat.policy import Asks
-from esc.chat.request import derived_seed
+from esc.dialogue import GoldTurn, gold_turns
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.lineage import at_stage
-from esc.paper_systems import PROMPT_BASELINES, tasks_of
+from esc.judging import Job, Sending
+from esc.judging import add_arguments as add_sending
+from esc.llm import Asks, Failure, FailureKind, Meter, derived_seed
+from esc.paths import PROMPT_BASELINES, at_stage, tasks_of
 from esc.plan_and_speak import TEMPERATURE, TOP_P
-from esc.run_folder import RunFolder
-from esc.turns import GoldTurn, gold_turns
-from esc.weights import weights_of
-from eval.asked import Asked, options_of
+from esc.step import RunFolder, is_smoke
+from eval import systems
 from eval.systems import SYSTEMS, Outcome, Setting
+
+FORMAT = 2
+"""Raised with every change of a record's meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a user asks of a prediction."""
+
+    model: str
+    work: Path
+    system: str
+    setting: Setting
+    split: str
+    limit: int | None
+    base_urls: str | None
+
+    @property
+    def folder(self) -> Path:
+        """Of the predictions."""
+        setting = self.setting
+        return self.work / paths.run(self.model, self.system, setting.stage, setting.lineage)
+
+    @property
+    def models(self) -> list[str]:
+        """The served names the system asks."""
+        return sorted({self.setting.model(task) for task in tasks_of(self.system)})
+
+
+def options_of(asked: Asked, weights: dict[str, str], turns: Sequence[GoldTurn]) -> Row:
+    """Everything that decides the records, under the names a user knows."""
+    manifest = built.manifest(asked.work)
+    texts = built.system_prompts()
+    if asked.system in PROMPT_BASELINES:
+        stem = asked.system.replace("-", "_")
+        names = sorted(path.name for path in systems.TEMPLATES.glob(f"{stem}*.j2"))
+        texts += [prompts.source(systems.TEMPLATES, name) for name in names]
+    return {
+        "format": FORMAT,
+        "MODEL": asked.model,
+        "SYSTEM": asked.system,
+        "STAGE": asked.setting.stage,
+        "VARIANT": asked.setting.lineage.variant,
+        "ROUND": asked.setting.lineage.round,
+        "SET": asked.split,
+        "LIMIT": asked.limit,
+        "DECODE": asked.setting.decode,
+        "reply_tokens": asked.setting.reply_tokens,
+        "TEMPERATURE": asked.setting.temperature,
+        "top_p": asked.setting.top_p,
+        "turns": len(turns),
+        "weights": weights,
+        "prompts": files.sha256_of(texts),
+        "data": manifest["sets"][paths.sft_file("rg", asked.split)]["sha256"],
+        "smoke": is_smoke(asked.model, asked.work),
+    }
+
 
 PREDICTIONS = "predictions.jsonl"
 
@@ -156,7 +210,7 @@ def _write(
         "seconds": round(seconds, 1),
         # With BASE_URL, the weights named are this WORK's; what the server holds is its own matter.
         "asked": "BASE_URL" if asked.base_urls else "the server of this WORK",
-        "smoke": smoke.is_smoke(asked.model, asked.work),
+        "smoke": is_smoke(asked.model, asked.work),
     }
     folder.write(records, facts, complete=not count["failed"])
     if count["failed"]:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from esc import adapters, paths, plan_and_speak, prompts
-from esc.chat.message import Message
-from esc.chat.policy import Asks
-from esc.chat.request import Generation, Reply, Sampling
+from esc.dialogue import GoldTurn
 from esc.files import Row
-from esc.lineage import Lineage
+from esc.llm import Asks, Generation, Reply, Sampling
+from esc.paths import Lineage
 from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P
+from esc.prompts import Message
 from esc.strategies import Strategy, strip_tag, tag
-from esc.turns import GoldTurn
 
 TEMPLATES = Path(__file__).parent / "prompts"
 

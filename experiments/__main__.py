@@ -3,14 +3,14 @@
 import sys
 
 from esc import cli
-from experiments import bench, demo, evaluate, reproduce, volumes
-from experiments.cards import step as card
+from experiments import bench, demo, estimate, evaluate, reproduce
+from experiments import cards as card
 
 STEPS = {
     "demo": (demo.main, "the kit in small, from nothing"),
     "reproduce": (reproduce.main, "the paper's whole experiment for one backbone"),
     "evaluate": (evaluate.main, "what is missing of the evaluation of every system"),
-    "volumes": (volumes.main, "how much text the corpus is, for the costs of a plan"),
+    "volumes": (estimate.main, "how much text the corpus is, for the costs of a plan"),
     "card": (card.main, "dataset and model cards in the Hugging Face hub's format"),
     "bench": (bench.main, "speed figures as JSON"),
 }

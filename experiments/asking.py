@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from esc import cli
-from esc.chat.budget import Budget, Price
+from esc.llm import Budget, Price
 
 _REST = 0.01
 """Share of the limit: a step that fails with less left was most likely short of money."""

@@ -25,7 +25,7 @@ from typing import Any
 
 from esc import cli, files, paths
 from esc.exceptions import EscError
-from esc.forms import TASKS
+from esc.prompts import TASKS
 from experiments import bench_chat, bench_limits, bench_memory, bench_metrics, bench_mining
 from experiments.step import measured, python
 

@@ -26,15 +26,11 @@ import httpx2
 
 from esc import files, paths, policy_server
 from esc.adapters import BASE
-from esc.backbones import EMBEDDED
-from esc.chat.budget import Budget
-from esc.chat.cache import Cache
-from esc.chat.message import Message
-from esc.chat.policy import Asks, Chat, Policy
-from esc.chat.request import Generation, Sampling
-from esc.chat.transport import Pool
 from esc.exceptions import EscError
+from esc.llm import Asks, Budget, Cache, Chat, Generation, Policy, Pool, Sampling
+from esc.paths import EMBEDDED
 from esc.plan_and_speak import PLAN_TOKENS, strategy_constraint
+from esc.prompts import Message
 from experiments.step import python
 
 ALTERNATIONS = 5

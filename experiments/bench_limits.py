@@ -14,13 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from esc.chat.budget import Budget
-from esc.chat.cache import Cache
-from esc.chat.message import Message
-from esc.chat.meter import Meter
-from esc.chat.policy import Asks, Chat, Policy
-from esc.chat.request import Generation, Sampling
-from esc.chat.transport import Pool
+from esc.llm import Asks, Budget, Cache, Chat, Generation, Meter, Policy, Pool, Sampling
+from esc.prompts import Message
 
 QUESTIONS = 1500
 _LIMITS = [

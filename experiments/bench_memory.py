@@ -17,13 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from esc import built, files, paths
-from esc.backbones import EMBEDDED
-from esc.chat.request import derived_seed
+from esc import files, paths
+from esc import step as built
 from esc.files import Row
-from esc.judge import RANDOM
+from esc.judging import RANDOM
+from esc.llm import derived_seed
+from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
-from esc.run_folder import DONE, RunFolder
+from esc.step import DONE, RunFolder
 from esc.strategies import Strategy
 from experiments.step import measured
 

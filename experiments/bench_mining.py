@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from esc import files, paths
-from esc.backbones import EMBEDDED
+from esc.paths import EMBEDDED
 from esc.strategies import Strategy
 from experiments.step import measured, python
 

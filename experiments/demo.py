@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from esc import cli, files, paths
-from esc.backbones import EMBEDDED
+from esc.paths import EMBEDDED
 from experiments.plan import Sizes, steps
 from experiments.runner import Runner
 from experiments.variables import smoke_training

@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esc import backbones, cli, commands, files, paths
+from esc import backbones, cli, files, paths
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.run_folder import CALLS, DONE
+from esc.paths import EMBEDDED
+from esc.step import CALLS, DONE
 from experiments.asking import Asking, add_arguments
 
 PREDICTIONS = "predictions.jsonl"
@@ -53,7 +54,7 @@ def steps(work: Path, model: str, force: bool, failed: Path | None) -> Iterator[
     root = work / "runs" / model
     runs = [folder.parent for folder in sorted(root.glob(f"*/{PREDICTIONS}"))]
     if not runs:
-        make = commands.make("predict", work=work, model=model)
+        make = paths.make("predict", work=work, model=model)
         raise EscError(f"no predictions in {root}; {make} makes them")
     for folder in runs:
         source = str(folder / PREDICTIONS)
@@ -159,9 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         examples="  python -m experiments evaluate\n"
         "  JUDGE_N=20 python -m experiments evaluate --model qwen2.5-7b",
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
+    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
     parser.add_argument(
         "--failed-esconv",

@@ -9,11 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from esc import backbones, paths
-from esc.backbones import EMBEDDED
 from esc.exceptions import EscError
-from esc.forms import TASKS
-from esc.lineage import MIXES, Lineage
-from esc.paper_systems import FIGURE_4, KINDS, PROMPT_BASELINES, TABLE_5, Kind, tasks_of
+from esc.paths import (
+    EMBEDDED,
+    KINDS,
+    MIXES,
+    PROMPT_BASELINES,
+    SYSTEMS_OF_FIGURE_4,
+    SYSTEMS_OF_TABLE_5,
+    Kind,
+    Lineage,
+    tasks_of,
+)
+from esc.prompts import TASKS
 
 STAGES = ("sft", "dpo")
 
@@ -218,7 +226,7 @@ def _named(name: str, lineage: Lineage) -> str:
 
 def _where(variant: str) -> str:
     """The tables and figures of the paper that a mix is in."""
-    found = {"Table 5": TABLE_5, "Figure 4": FIGURE_4}
+    found = {"Table 5": SYSTEMS_OF_TABLE_5, "Figure 4": SYSTEMS_OF_FIGURE_4}
     return ", ".join(
         name for name, kinds in found.items() if variant in {kind.lineage.variant for kind in kinds}
     )

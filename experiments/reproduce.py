@@ -21,16 +21,18 @@ from pathlib import Path
 
 import yaml
 
-from esc import backbones, cli, files, measured_turns, memory, nodes, paths
-from esc.backbones import EMBEDDED, Backbone
-from esc.chat.budget import CHARACTERS_PER_TOKEN, Price
-from esc.forms import TASKS
-from esc.judge import RANDOM
-from experiments import forecast, hardware, machines, variables
+from esc import backbones, cli, dialogue, files, nodes, paths
+from esc.backbones import Backbone
+from esc.judging import RANDOM
+from esc.llm import CHARACTERS_PER_TOKEN, Price
+from esc.paths import EMBEDDED
+from esc.prompts import TASKS
+from experiments import estimate, machines, variables
+from experiments.estimate import Known, known
 from experiments.plan import Sizes, Step, only, steps
 from experiments.runner import Runner, clock
 from experiments.variables import DECISIVE, SPEED
-from experiments.volumes import Known, known
+from training import memory
 
 NAME = "reproduce"
 
@@ -69,9 +71,9 @@ class Asked:
     @property
     def judged(self) -> int:
         """Turns of each system that a judge scores."""
-        usual = measured_turns.JUDGED
+        usual = dialogue.JUDGED
         if self.judge_is_served:
-            usual = measured_turns.JUDGED_BY_EMBEDDED
+            usual = dialogue.JUDGED_BY_EMBEDDED
         return self.count("JUDGE_N") or usual
 
     @property
@@ -106,8 +108,8 @@ def dry_run(asked: Asked) -> Iterator[str]:
     judge = asked.given.get("JUDGE") or backbone.judge
     price = _price(asked, judge)
     processes = nodes.here().count * (asked.count("NPROC") or max(backbone.settings["gpus"], 1))
-    rates = hardware.rates(backbone, processes)
-    about = forecast.Asked(
+    rates = estimate.rates(backbone, processes)
+    about = estimate.Asked(
         corpus.volumes,
         asked.count("LIMIT"),
         judge,
@@ -116,7 +118,7 @@ def dry_run(asked: Asked) -> Iterator[str]:
         asked.judge_is_served,
         sum(step.target == "predict" for step in whole),
         _pairs(asked) if corpus.as_asked else {},
-        measured_turns.DRIFT["gpu" if backbone.settings["gpus"] else "cpu"],
+        dialogue.DRIFT["gpu" if backbone.settings["gpus"] else "cpu"],
         variables.epochs(asked.given),
         variables.rows(asked.given),
         variables.judge_form(asked.given),
@@ -133,7 +135,7 @@ def dry_run(asked: Asked) -> Iterator[str]:
     )
     seconds = cost = 0.0
     for step in plan:
-        load = forecast.load(step, about)
+        load = estimate.load(step, about)
         takes = load.seconds(rates)
         if step in left:
             seconds += takes
@@ -165,7 +167,7 @@ def _states(asked: Asked) -> dict[str, str]:
 
 
 def _price(asked: Asked, judge: str) -> Price | None:
-    return variables.budget(asked.given).price or forecast.PRICES.get(judge)
+    return variables.budget(asked.given).price or estimate.PRICES.get(judge)
 
 
 def _pairs(asked: Asked) -> dict[str, int]:
@@ -181,7 +183,7 @@ def _memory(step: Step, asked: Asked, processes: int) -> str:
     """Of each training process, or of each GPU of the server."""
     backbone = asked.backbone
     kind, _, _ = step.target.partition("-")
-    if not backbone.settings["gpus"] or not (kind in forecast.EPOCHS or step.served):
+    if not backbone.settings["gpus"] or not (kind in estimate.EPOCHS or step.served):
         return "—"
     if step.served:
         return f"{2 * backbone.parameters * 1.25 / backbone.serving_gpus:,.0f} GB"
@@ -208,7 +210,7 @@ def _count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def _judged(load: forecast.Load, price: Price | None) -> str:
+def _judged(load: estimate.Load, price: Price | None) -> str:
     if not load.judged:
         return "—"
     told = f"{_count(load.judged)} asked"
@@ -217,8 +219,8 @@ def _judged(load: forecast.Load, price: Price | None) -> str:
 
 def _assumptions(
     asked: Asked,
-    about: forecast.Asked,
-    rates: hardware.Rates,
+    about: estimate.Asked,
+    rates: estimate.Rates,
     corpus: Known,
     price: Price | None,
 ) -> Iterator[str]:

@@ -4,11 +4,12 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from esc import cli, secret
-from esc.backbones import EMBEDDED
-from esc.chat.budget import Budget, Price
+from esc import cli
 from esc.exceptions import EscError
-from esc.judge import form_of
+from esc.judging import form_of
+from esc.llm import Budget, Price
+from esc.paths import EMBEDDED
+from training import recipes
 
 Number = TypeVar("Number", int | None, float | None)
 
@@ -45,7 +46,7 @@ def parsed(given: list[str]) -> dict[str, str]:
             raise EscError(f"--set {text!r} is not NAME=value of {', '.join((*DECISIVE, *SPEED))}")
         if value:
             found[name] = value
-    secret.refuse(found.get("TRAIN_ARGS", ""))
+    recipes.refuse(found.get("TRAIN_ARGS", ""))
     for name in COUNTS:
         count(found, name)
     temperature(found)

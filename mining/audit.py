@@ -14,21 +14,83 @@ import argparse
 import bisect
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
 
 from esc import cli, files, sheets
+from esc.dialogue import GoldTurn, gold_turns
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.intervals import FEWEST, wilson
 from esc.psych_errors import PsychError
-from esc.turns import gold_turns
-from mining.folders import Mining
-from mining.found import finished_route
-from mining.options import add_mining, minings_of
-from mining.routed import PAIRS
-from mining.sheet import ANSWERS, COLUMNS, answers, html, record_of, sheet_of, sheet_row
+from esc.stats import FEWEST, wilson
+from esc.strategies import Strategy, tag
+from mining.route import PAIRS
+from mining.sample import Mining, add_mining, minings_of
+from mining.stats import finished_route
+
+TEMPLATE = Path(__file__).parent / "pages" / "audit.html.j2"
+ANSWERS = ("yes", "no", "unsure")
+COLUMNS = (
+    *("record", "error", "conversation", "seeker", "strategy", "gold", "rejected", "explanation"),
+    *("answer", "comment", "sheet"),
+)
+
+
+def record_of(pair: Row) -> str:
+    """What names a pair on the sheet; no spreadsheet takes it for a date."""
+    return f"{pair['id']} sample {pair['sample']}"
+
+
+def sheet_of(made: Row) -> str:
+    """What tells the sheet of an audit from another's; ``made`` is as in ``audit.json``."""
+    return sheets.hash_of([made["pairs"], *made["records"]])
+
+
+def sheet_row(made: Row, pair: Row, turn: GoldTurn) -> dict[str, str]:
+    """A pair as a row of the sheet, its answer and comment still blank."""
+    sides = {"gold": pair["chosen"], "rejected": pair["rejected"]}
+    if made["task"] == "vanilla":
+        # The strategy is part of an entangled answer, and its two sides need not share it.
+        strategies = Strategy(pair["gold_strategy"]), Strategy(pair["strategy"])
+        sides = {
+            side: tag(strategy, text)
+            for (side, text), strategy in zip(sides.items(), strategies, strict=True)
+        }
+    said = [f"seeker: {seeker}\nsupporter: {reply}" for seeker, reply in turn.history]
+    return dict.fromkeys(COLUMNS, "") | {
+        "record": record_of(pair),
+        "error": pair["error"],
+        "conversation": "\n".join(said),
+        "seeker": turn.seeker,
+        "strategy": pair["gold_strategy"],
+        "explanation": pair["explanation"] or "",
+        "sheet": sheet_of(made),
+        **sides,
+    }
+
+
+def answers(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(row as a spreadsheet counts it, record, answer, comment and sheet) of every row not blank.
+
+    Raises EscError where it is no sheet that can be read.
+    """
+    columns = ("record", "answer", "comment", "sheet")
+    return sheets.read_csv(path, columns, needed=columns[:2])
+
+
+def html(rows: list[dict[str, str]], turns: list[GoldTurn], made: Row, command: str) -> str:
+    """The sheet as one page that needs nothing else; ``command`` makes it."""
+    return sheets.page(
+        TEMPLATE,
+        sheet=sheet_of(made),
+        command=command,
+        cards=list(zip(rows, turns, strict=True)),
+        made=made,
+        errors={error.value: error.definition for error in PsychError},
+        answers=ANSWERS,
+    )
+
 
 CSV, HTML, DONE, PRECISION = "sheet.csv", "sheet.html", "audit.json", "precision.json"
 

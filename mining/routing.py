@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from esc.lineage import Quadrant
+from esc.judging import Unscored
+from esc.paths import Quadrant
 from esc.psych_errors import PsychError
-from esc.verdicts import Unscored
-from mining.candidates import Candidate, Key
+from esc.records import Candidate, Key
 from mining.verdicts import FilterVerdict
 
 STAGE_OF: dict[PsychError, str | None] = {

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from esc.judging import Verdict, strict_schema
 from esc.psych_errors import PsychError, parse
-from esc.verdicts import Verdict, strict_schema
 
 FILTER_MENU = (
     PsychError.NONE,

@@ -20,11 +20,12 @@ from pathlib import Path
 
 from esc import adapters, backbones, cli, files
 from esc.adapters import BASE
-from esc.chat.batch.shards import ANSWERS, REQUESTS, Shard
 from esc.exceptions import EscError
+from esc.llm_batch import ANSWERS, REQUESTS, Shard
+from esc.paths import EMBEDDED
 from esc.policy_server import BATCH_PROGRAM
 from esc.serving_environment import PYTHON, RAY_PYTHON, RAY_READY
-from serving import command, process
+from serving import server
 from serving.server import given_flags, kind_of, write_template
 
 ENGINES = ("vllm", "ray")
@@ -81,7 +82,7 @@ def run(shard: Shard, options: Options, *, root: Path = Path()) -> None:
     words += ["-i", str(shard.requests), "-o", str(unfinished)]
     try:
         log = shard.beside(".log")
-        _run(words, command.environment(kind), log)
+        _run(words, server.environment(kind), log)
         died = _DEAD.encode() in unfinished.read_bytes()
         unfinished.replace(shard.answers)
     finally:
@@ -100,7 +101,7 @@ def _flags(options: Options, folder: Path, kind: str, *, movable: bool = False) 
     found = adapters.found(options.work, options.model)
     # A link below WORK is kept: in a copy it may be a folder.
     work = options.work.resolve()
-    return command.flags(
+    return server.flags(
         model_path=backbone.location,
         adapters={name: work / path.relative_to(options.work) for name, path in found.items()},
         template=write_template(folder, backbone, found).resolve(),
@@ -133,13 +134,13 @@ def _run(words: Sequence[str], environment: Mapping[str, str], log: Path) -> Non
                 engine.wait(_GRACE)
             except subprocess.TimeoutExpired:
                 engine.kill()
-        process.end_session(engine.pid)
+        server.end_session(engine.pid)
     if engine.returncode == -signal.SIGKILL:
         raise EscError(
             f"the engine was killed, as a system does that runs out of memory (log: {log}); {_LESS}"
         )
     if engine.returncode:
-        raise EscError(f"the engine stopped: {process.reason(log)} (log: {log})")
+        raise EscError(f"the engine stopped: {server.reason(log)} (log: {log})")
 
 
 def script(folder: Path, shards: Sequence[str], names: Sequence[str], options: Options) -> Path:
@@ -152,7 +153,7 @@ def script(folder: Path, shards: Sequence[str], names: Sequence[str], options: O
     if others and len(names) > 1:
         raise EscError(f"{', '.join(sorted(others))} cannot be run together with other models")
     if others:
-        flags = ["--model", *others, *command.given(options.extra)]
+        flags = ["--model", *others, *server.given(options.extra)]
     else:
         flags = _flags(options, folder, "gpu", movable=True)
     text = _SCRIPT.format(
@@ -187,9 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         examples="  python -m serving run-batch --requests batch/0001.requests.jsonl\n"
         "  python -m serving run-batch --script batch --shards 0001 0002 --names sp-sft",
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
+    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
     parser.add_argument("--engine", choices=ENGINES, default="vllm", help="default: vllm")
     what = parser.add_mutually_exclusive_group(required=True)

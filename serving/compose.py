@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from esc import adapters, backbones, chat_template, cli, files, paths
+from esc import adapters, backbones, cli, files, paths
 from esc.exceptions import EscError
-from esc.forms import TASKS
-from esc.lineage import Lineage
+from esc.paths import EMBEDDED, Lineage
+from esc.prompts import TASKS
 
 MANIFEST = "composed.json"
 
@@ -38,14 +38,14 @@ def compose(work: Path, model: str, task: str, lineage: Lineage = paths.PAPER) -
     made_from = {folder.name: adapters.fingerprint(folder) for folder in parts}
     with files.exclusive(last):
         manifest = output / MANIFEST
-        whole = manifest.is_file() and (output / chat_template.FILE).is_file()
+        whole = manifest.is_file() and (output / adapters.FILE).is_file()
         if whole and files.read_json(manifest)["made_from"] == made_from:
             return output, False
         fresh = last / f".{adapters.SERVED}{files.TEMPORARY}"
         backbone = backbones.get(model)
         rank = concatenate(backbone.location, parts, fresh)
-        text = chat_template.of(backbone.location, backbone.template)
-        files.write_text(fresh / chat_template.FILE, text)
+        text = adapters.of(backbone.location, backbone.template)
+        files.write_text(fresh / adapters.FILE, text)
         files.write_json(fresh / MANIFEST, {"made_from": made_from, "rank": rank})
         shutil.rmtree(output, ignore_errors=True)
         fresh.rename(output)
@@ -93,9 +93,7 @@ def main(argv: list[str]) -> None:
         examples="  python -m serving compose --task sp\n"
         "  python -m serving compose --model qwen2.5-7b --task rg --variant practical",
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
+    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--variant", type=cli.optional, help="of the preference training")
     parser.add_argument("--round", type=cli.optional_count, help="default: 1")

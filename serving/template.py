@@ -13,24 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esc import (
-    adapters,
-    backbones,
-    chat_template,
-    cli,
-    commands,
-    draw,
-    files,
-    paths,
-    policy_server,
-)
-from esc.chat.failures import AttemptFailed
-from esc.chat.message import Message
-from esc.chat.tokens import tokens_of
-from esc.chat.transport import Endpoint
+from esc import adapters, backbones, cli, dialogue, files, paths, policy_server
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.forms import TASKS
+from esc.llm import AttemptFailed, Endpoint, tokens_of
+from esc.paths import EMBEDDED
+from esc.prompts import TASKS, Message
 
 ROWS = 40
 """Of each task; the longest one, and others drawn by their id."""
@@ -50,7 +38,7 @@ def samples(work: Path, task: str, count: int = ROWS) -> Iterator[Sample]:
     path = work / paths.sft_file(task, "test")
     rows = {row["id"]: row for row in files.read_jsonl(path)}
     longest = max(rows, key=lambda one: sum(map(len, _texts(rows[one]))))
-    drawn = [one for one in draw.order(rows) if one != longest]
+    drawn = [one for one in dialogue.order(rows) if one != longest]
     for one in [longest, *drawn[: count - 1]]:
         yield Sample(task, one, tuple(_chat(rows[one])))
 
@@ -119,7 +107,7 @@ async def compare(
 
 async def _check(url: str, *, model: str, work: Path) -> list[str]:
     backbone = backbones.get(model)
-    tokenizer, template = chat_template.load(backbone.location, backbone.template)
+    tokenizer, template = adapters.load(backbone.location, backbone.template)
     endpoint = Endpoint(url, timeout=60, connections=1)
     lines = [endpoint.url]
     try:
@@ -147,9 +135,7 @@ def main(argv: list[str]) -> None:
         examples="  python -m serving check-template\n"
         "  python -m serving check-template --base-url http://127.0.0.1:8000/v1",
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
+    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
     parser.add_argument("--base-url", type=cli.optional, help="default: the running server's")
     given = parser.parse_args(argv)
@@ -160,7 +146,7 @@ def main(argv: list[str]) -> None:
     elif state:
         urls = [state.url]
     else:
-        start = commands.make("serve", work=given.work, model=given.model)
+        start = paths.make("serve", work=given.work, model=given.model)
         raise EscError(f"no server runs; {start} starts one, or give BASE_URL")
     for url in urls:
         print("\n".join(asyncio.run(_check(url, model=given.model, work=given.work))))

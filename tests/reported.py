@@ -7,11 +7,11 @@ from typing import Any
 
 from predicted import rows, save
 
-from esc.progress import interval_names
+from esc.dialogue import interval_names
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy
-from eval.baselines import NAMES
-from eval.paper_values import DIMENSIONS, TABLE_1_ESCONV, TABLE_1_PAIRS
+from eval.metrics import NAMES
+from eval.paper import DIMENSIONS, TABLE_1_ESCONV, TABLE_1_PAIRS
 
 SYSTEMS = ("vanilla_base", "vanilla_sft", "vanilla_dpo", "decoupled_sft", "decoupled_dpo")
 

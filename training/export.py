@@ -20,14 +20,93 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from esc import adapters, backbones, chat_template, cli, files, paths
-from esc.backbones import Backbone
+from tqdm import tqdm
+
+from esc import adapters, backbones, cli, files, paths
+from esc.backbones import STAGES, Backbone
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.forms import TASKS
-from esc.lineage import at_stage
-from training.merging import Changed, Lora, merge_file
-from training.render import STAGES
+from esc.paths import EMBEDDED, at_stage
+from esc.prompts import TASKS
+
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """What an adapter adds: name of a base's weight to the factors of the difference."""
+
+    weights: dict[str, tuple[Any, Any]]
+    """(A, rank x inputs; B, outputs x rank), float32."""
+    scale: float
+
+    @classmethod
+    def load(cls, folder: Path) -> "Lora":
+        """The adapter in ``folder``, a plain LoRA as `adapters.check` has found it to be."""
+        # Heavy, and needed for this one step only.
+        from safetensors.torch import load_file
+
+        config = files.read_json(folder / adapters.CONFIG)
+        tensors = load_file(folder / adapters.WEIGHTS)
+        weights = {
+            f"{name.removeprefix(_PREFIX).removesuffix('.lora_A.weight')}.weight": (
+                tensor.float(),
+                tensors[name.replace(".lora_A.", ".lora_B.")].float(),
+            )
+            for name, tensor in tensors.items()
+            if name.endswith(".lora_A.weight")
+        }
+        return cls(weights, config["lora_alpha"] / config["r"])
+
+    def added(self, name: str) -> Any:
+        """What it adds to a weight, or 0."""
+        if name not in self.weights:
+            return 0
+        a, b = self.weights[name]
+        return self.scale * (b @ a)
+
+
+@dataclass(slots=True)
+class Changed:
+    """How many weights the last adapter changes, and how many of these differ once rounded."""
+
+    weights: int = 0
+    rounded: int = 0
+
+    @property
+    def kept(self) -> float:
+        """Share of the changes that the precision keeps."""
+        return self.rounded / self.weights if self.weights else 0.0
+
+
+def merge_file(
+    source: Path, loras: Sequence[Lora], target: Path, dtype: str, changed: Changed
+) -> set[str]:
+    """Write ``source`` with the LoRAs added, and count in ``changed``; the weights' names."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
+
+    precision = getattr(torch, dtype)
+    merged = {}
+    with safe_open(source, "pt") as stream:
+        for name in tqdm(stream.keys(), desc=f"merging {source.name}", unit=" weights"):
+            before = stream.get_tensor(name).float()
+            for lora in loras[:-1]:
+                before = before + lora.added(name)
+            after = before + loras[-1].added(name)
+            merged[name] = after.to(precision)
+            changed.weights += int((after != before).sum())
+            changed.rounded += int((merged[name] != before.to(precision)).sum())
+        names = set(merged)
+    try:
+        save_file(merged, target, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise EscError(
+            f"{target} could not be written ({error}); free some space and run the command again"
+        ) from error
+    return names
+
 
 MANIFEST = "merged.json"
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -164,9 +243,9 @@ def _merge(
 
 def _write_the_rest(base: Path, backbone: Backbone, fresh: Path, dtype: str) -> None:
     """Configuration, tokenizer and chat template, as LLaMA-Factory trains with them."""
-    tokenizer, template = chat_template.load(backbone.location, backbone.template)
+    tokenizer, template = adapters.load(backbone.location, backbone.template)
     tokenizer.save_pretrained(fresh)
-    files.write_text(fresh / chat_template.FILE, template._get_jinja_template(tokenizer))
+    files.write_text(fresh / adapters.FILE, template._get_jinja_template(tokenizer))
     for name in _CONFIGURATIONS:
         if (base / name).is_file():
             files.write_json(fresh / name, dict(_as(files.read_json(base / name), name, dtype)))
@@ -184,7 +263,7 @@ def _as(configuration: dict[str, Any], name: str, dtype: str) -> Iterator[tuple[
 def _is_smoke(part: Path, backbone: Backbone) -> bool:
     trained = part / "run.json"
     known = json.loads(trained.read_text()) if trained.is_file() else {}
-    return backbone.name == backbones.EMBEDDED or bool(known.get("smoke"))
+    return backbone.name == EMBEDDED or bool(known.get("smoke"))
 
 
 def report(merged: Merged, last: str, *, start: bool = False) -> Iterator[str]:
@@ -219,9 +298,7 @@ def main(argv: list[str]) -> None:
         examples="  python -m training export --task sp --stage dpo\n"
         "  python -m training export --model qwen2.5-7b --task rg --stage dpo --variant practical",
     )
-    parser.add_argument(
-        "--model", default=backbones.EMBEDDED, help="folder of llamafactory_configs"
-    )
+    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--stage", type=cli.optional, choices=(*STAGES, None), help="default: dpo")
     parser.add_argument("--variant", type=cli.optional, help="of a preference training")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import yaml
 
-from esc import backbones, commands, files, nodes
+from esc import backbones, files, nodes, paths
 from esc.exceptions import EscError
 from esc.files import Row
-from training import checkpoints, export, launch
-from training.recipe import Training
+from training import export, train
+from training.recipes import Training
 
 _PATIENCE = 1800.0
 """Seconds that it waits for the merged model that node 0 exports, since that last grew."""
@@ -24,15 +24,15 @@ def follow(training: Training, settings: Row, beside: Path, *, force: bool) -> N
     """
     place = nodes.here()
     if force:
-        checkpoints.drop(training.output)
-    checkpoints.check_whole(training.output)
-    checkpoints.check_processes(training.output, training, settings)
+        train.drop(training.output)
+    train.check_whole(training.output)
+    train.check_processes(training.output, training, settings)
     if training.start_dtype:
         _await_start(training, training.start_dtype)
     recipe = beside / f"node{place.rank}.yaml"
     files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     log = recipe.with_suffix(".log")
-    launch.run(recipe, training, settings, log=log, lock=None, watch=lambda one: one.wait())
+    train.run(recipe, training, settings, log=log, lock=None, watch=lambda one: one.wait())
 
 
 def _await_start(training: Training, dtype: str) -> None:
@@ -44,7 +44,7 @@ def _await_start(training: Training, dtype: str) -> None:
             size, deadline = grown, time.monotonic() + _PATIENCE
         if time.monotonic() > deadline:
             before = training.lineage.before
-            step = commands.make(
+            step = paths.make(
                 "export",
                 work=training.work,
                 model=training.model,

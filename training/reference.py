@@ -16,7 +16,7 @@ import psutil
 from esc import files
 from esc.exceptions import EscError
 from esc.files import Row
-from training.losses import Loss
+from training.recipes import Loss
 
 LOG, STATE = "trainer_log.jsonl", "trainer_state.json"
 TOLERANCE = 1e-3

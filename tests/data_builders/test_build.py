@@ -9,12 +9,12 @@ import time
 import pytest
 from corpora import release_row
 
-from data_builders import build, options
-from data_builders.sft import ROWS
-from esc import files, forms, paths
+from data_builders import build
+from data_builders.build import ROWS
+from esc import files, paths, prompts
 from esc.exceptions import CorpusError, EscError
 
-DEFAULT = options.BuildOptions()
+DEFAULT = build.BuildOptions()
 
 
 def made(corpus, work, wanted=DEFAULT):
@@ -121,14 +121,14 @@ def test_a_second_build_with_the_same_options_writes_nothing(small_corpus, tmp_p
 
 
 def test_a_build_without_esconv_uses_the_corpus_kept_from_before(small_corpus, tmp_path):
-    made(small_corpus, tmp_path, options.BuildOptions(limit=1))
+    made(small_corpus, tmp_path, build.BuildOptions(limit=1))
     small_corpus.unlink()
     assert made(None, tmp_path)["dialogues"] == {"train": 16, "validation": 2, "test": 2}
 
 
 def test_other_options_rebuild_the_sets(small_corpus, tmp_path):
-    made(small_corpus, tmp_path, options.BuildOptions(limit=1))
-    manifest = made(small_corpus, tmp_path, options.BuildOptions(limit=2))
+    made(small_corpus, tmp_path, build.BuildOptions(limit=1))
+    manifest = made(small_corpus, tmp_path, build.BuildOptions(limit=2))
     assert manifest["sets"]["data/vanilla_sft_train.jsonl"]["rows"] == 2
     assert manifest["options"]["LIMIT"] == 2
 
@@ -199,16 +199,16 @@ def test_a_corpus_that_changes_while_it_is_read_leaves_the_old_sets_whole(
 
     monkeypatch.setattr(build.split, "subset", meanwhile)
     with pytest.raises(CorpusError, match="changed while it was read"):
-        made(small_corpus, tmp_path, options.BuildOptions(limit=1))
+        made(small_corpus, tmp_path, build.BuildOptions(limit=1))
     assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
 
 
 def test_a_clash_in_the_registry_leaves_the_old_sets_whole(small_corpus, tmp_path):
-    made(small_corpus, tmp_path, options.BuildOptions(limit=1))
+    made(small_corpus, tmp_path, build.BuildOptions(limit=1))
     before = contents(tmp_path)
     files.write_json(tmp_path / paths.REGISTRY, {"esc_sp_sft": {"file_name": "mine.json"}})
     with pytest.raises(EscError, match="nothing was changed"):
-        made(small_corpus, tmp_path, options.BuildOptions(limit=2))
+        made(small_corpus, tmp_path, build.BuildOptions(limit=2))
     assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
 
 
@@ -230,15 +230,15 @@ def test_other_prompts_rebuild_the_sets(small_corpus, tmp_path, monkeypatch):
     before = made(small_corpus, tmp_path)["options"]["prompts"]
     (tmp_path / "sp_system.j2").write_text("plan")
     monkeypatch.setenv("PROMPTS_DIR", str(tmp_path))
-    forms.sp_system.cache_clear()
+    prompts.sp_system.cache_clear()
     after = made(small_corpus, tmp_path)["options"]["prompts"]
     row = next(files.read_jsonl(tmp_path / paths.sft_file("sp", "train")))
-    forms.sp_system.cache_clear()
+    prompts.sp_system.cache_clear()
     assert before != after and row["system"] == "plan"
 
 
 def test_a_full_disk_leaves_the_old_sets_whole(small_corpus, tmp_path):
-    made(small_corpus, tmp_path, options.BuildOptions(limit=1))
+    made(small_corpus, tmp_path, build.BuildOptions(limit=1))
     before = contents(tmp_path)
     command = [sys.executable, "-m", "data_builders", "build", "--work", str(tmp_path)]
     # A limit on the size of a file: the write fails as it does on a full disk.
@@ -256,7 +256,7 @@ def test_a_full_disk_leaves_the_old_sets_whole(small_corpus, tmp_path):
 
 
 def test_a_kill_in_the_middle_of_writing_leaves_the_old_sets_whole(esconv, tmp_path):
-    made(esconv, tmp_path, options.BuildOptions(limit=1))
+    made(esconv, tmp_path, build.BuildOptions(limit=1))
     before = contents(tmp_path)
     command = [sys.executable, "-m", "data_builders", "build", "--work", str(tmp_path)]
     with subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.DEVNULL) as process:
@@ -268,7 +268,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_old_sets_whole(esconv, tmp_p
             assert process.poll() is None and time.monotonic() < deadline
         process.send_signal(signal.SIGKILL)
     assert contents(tmp_path) == before
-    made(esconv, tmp_path, options.BuildOptions(limit=2))
+    made(esconv, tmp_path, build.BuildOptions(limit=2))
     assert not list(paths.data(tmp_path).glob(".*.tmp"))
     assert files.read_json(paths.data_manifest(tmp_path))["options"]["LIMIT"] == 2
 

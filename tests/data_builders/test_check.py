@@ -3,9 +3,10 @@ import json
 import pytest
 import yaml
 
-from data_builders import build, check, options, registry
-from esc import backbones, files, paths
+from data_builders import build, check, registry
+from esc import files, paths
 from esc.exceptions import EscError
+from esc.paths import EMBEDDED
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def judge(model, tmp_path):
 
 
 def recipe(task="rg", stage="sft"):
-    return paths.recipe(backbones.EMBEDDED, task, stage)
+    return paths.recipe(EMBEDDED, task, stage)
 
 
 RG = {
@@ -68,7 +69,7 @@ def test_a_special_token_in_the_text_is_found(judge):
 
 
 def test_a_preference_row_is_checked_on_both_sides(judge):
-    name = paths.preference_dataset("sp", backbones.EMBEDDED)
+    name = paths.preference_dataset("sp", EMBEDDED)
     kept = judge(name, recipe("sp", "dpo"), DPO)
     longer = DPO | {"rejected": {"from": "gpt", "value": "word " * 50}}
     assert kept.fate == "kept"
@@ -122,7 +123,7 @@ def test_a_row_teaches_as_many_spans_as_it_has_replies_to_learn(
 def test_the_check_counts_the_labels_that_the_trainer_has_after_its_mend(
     small_corpus, tmp_path, monkeypatch, with_template
 ):
-    build.build(str(small_corpus), tmp_path, options.BuildOptions(limit=1))
+    build.build(str(small_corpus), tmp_path, build.BuildOptions(limit=1))
     path = with_template("gemma2")
     monkeypatch.setattr(check, "entries", lambda: {"esc_rg_sft": registry.entries()["esc_rg_sft"]})
     monkeypatch.setattr(check, "_recipe", lambda *_: path)
@@ -137,7 +138,7 @@ def test_an_entry_of_the_registry_that_lost_a_column_is_named(tmp_path, column):
     changed["esc_rg_sft"] |= {"columns": columns}
     files.write_json(tmp_path / paths.REGISTRY, changed)
     with pytest.raises(EscError, match=rf"esc_rg_sft: columns\.{column} unset -> {column}\)"):
-        check.check(backbones.EMBEDDED, tmp_path, 1)
+        check.check(EMBEDDED, tmp_path, 1)
 
 
 def test_the_sample_corpus_passes_whole(run, model, sample_work):
@@ -149,7 +150,7 @@ def test_the_sample_corpus_passes_whole(run, model, sample_work):
 
 
 def test_a_lost_row_fails_the_check_and_is_named(run, model, small_corpus, tmp_path):
-    build.build(str(small_corpus), tmp_path, options.BuildOptions(limit=1))
+    build.build(str(small_corpus), tmp_path, build.BuildOptions(limit=1))
     with files.atomic_writer(tmp_path / paths.sft_file("rg", "test")) as stream:
         stream.write(json.dumps(RG | {"output": None, "id": "9-9"}).encode() + b"\n")
     shown = run("-m", "data_builders", "check", "--work", str(tmp_path), "--processes", "1")
@@ -160,7 +161,7 @@ def test_a_lost_row_fails_the_check_and_is_named(run, model, small_corpus, tmp_p
 @pytest.mark.parametrize(
     ("name", "sample", "smoke"),
     [
-        (backbones.EMBEDDED, False, True),
+        (EMBEDDED, False, True),
         ("qwen2.5-7b", True, True),
         ("qwen2.5-7b", False, False),
     ],
@@ -187,20 +188,20 @@ def test_a_registry_that_lacks_a_set_is_refused(tmp_path):
     some = {name: entry for name, entry in registry.entries().items() if name != "esc_sp_sft"}
     files.write_json(tmp_path / paths.REGISTRY, some)
     with pytest.raises(EscError, match="lacks esc_sp_sft"):
-        check.check(backbones.EMBEDDED, tmp_path, 1)
+        check.check(EMBEDDED, tmp_path, 1)
 
 
 def test_a_missing_sft_set_fails_the_check(small_corpus, tmp_path):
-    build.build(str(small_corpus), tmp_path, options.BuildOptions(limit=1))
+    build.build(str(small_corpus), tmp_path, build.BuildOptions(limit=1))
     (tmp_path / paths.sft_file("sp", "test")).unlink()
     with pytest.raises(EscError, match="esc_sp_sft_test not built"):
-        check.check(backbones.EMBEDDED, tmp_path, 1)
+        check.check(EMBEDDED, tmp_path, 1)
 
 
 def test_nothing_built_is_said_so(tmp_path):
     registry.write_for(tmp_path)
     with pytest.raises(EscError, match=r"not built .* run 'make data'"):
-        check.check(backbones.EMBEDDED, tmp_path, 1)
+        check.check(EMBEDDED, tmp_path, 1)
 
 
 @pytest.mark.slow

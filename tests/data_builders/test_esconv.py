@@ -4,13 +4,13 @@ import json
 import pytest
 from corpora import release_row
 
-from data_builders import esconv
+from data_builders import corpus
 from esc.exceptions import CorpusError
 from esc.strategies import Strategy
 
 
 def loaded(path):
-    return list(esconv.read([path])[1])
+    return list(corpus.read([path])[1])
 
 
 def in_hf_layout(row):
@@ -33,7 +33,7 @@ def test_the_three_layouts_of_one_corpus_load_to_the_same_dialogues(tmp_path):
     release.write_text(json.dumps(rows))
     failed.write_text(json.dumps([in_failed_layout(row) for row in rows]))
     hf.write_text("".join(json.dumps(in_hf_layout(row)) + "\n" for row in rows))
-    found = [esconv.read([p]) for p in (release, failed, hf)]
+    found = [corpus.read([p]) for p in (release, failed, hf)]
     assert [layout for layout, _ in found] == ["release", "failed", "hf"]
     first, *others = [list(dialogues) for _, dialogues in found]
     assert len(first) == 3 and others == [first, first]
@@ -152,12 +152,12 @@ def test_dialogues_before_a_fault_are_read(tmp_path, layout):
     path.write_text(
         json.dumps(rows) if layout == "array" else "\n".join(json.dumps(row) for row in rows)
     )
-    dialogues = esconv.read([path])[1]
+    dialogues = corpus.read([path])[1]
     assert [next(dialogues).position, next(dialogues).position] == [0, 1]
     with pytest.raises(CorpusError, match="dialogue 2, utterance 1: unknown strategy"):
         next(dialogues)
 
 
 def test_failed_esconv_loads_with_its_own_labels(esconv_folder):
-    layout, dialogues = esconv.read([esconv_folder / "FailedESConv.json"])
+    layout, dialogues = corpus.read([esconv_folder / "FailedESConv.json"])
     assert (layout, len(list(dialogues))) == ("failed", 196)

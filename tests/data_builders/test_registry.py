@@ -6,8 +6,8 @@ import yaml
 from data_builders import registry
 from esc import files, paths
 from esc.exceptions import EscError
-from esc.forms import TASKS
-from esc.lineage import Lineage
+from esc.paths import Lineage
+from esc.prompts import TASKS
 
 OURS = {"esc_a": {"file_name": "/kit/data/a.jsonl"}, "esc_b": {"file_name": "/kit/data/b.jsonl"}}
 THEIRS = '{\r\n\t"alpaca" : {"file_name":"alpaca.json"},\n    "x": {"hf_hub_url": "o/\\u00e9"}\n}\n'

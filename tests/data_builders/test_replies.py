@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from data_builders import release, replies
-from esc import cli, files, paths, smoke
+from data_builders import build
+from esc import cli, files, paths, step
 
 
 @pytest.fixture
@@ -15,18 +15,18 @@ def written(tmp_path):
 
     def call(corpus):
         out = tmp_path / "said" / "replies.jsonl"
-        replies.main(["--esconv", str(corpus), "--out", str(out)])
+        build.replies_main(["--esconv", str(corpus), "--out", str(out)])
         return out
 
     return call
 
 
 def test_replies_of_the_sample_corpus_carry_the_mark_under_any_name(written, tmp_path):
-    assert smoke.made_beside(written(shutil.copy(paths.SAMPLE, tmp_path / "FailedESConv.json")))
+    assert step.made_beside(written(shutil.copy(paths.SAMPLE, tmp_path / "FailedESConv.json")))
 
 
 def test_replies_of_another_corpus_do_not(written, small_corpus):
-    assert not smoke.made_beside(written(small_corpus))
+    assert not step.made_beside(written(small_corpus))
 
 
 def test_every_reply_is_gold_and_predicted(written, small_corpus):
@@ -55,7 +55,7 @@ def test_a_part_of_a_known_release_has_release_positions(written, small_corpus, 
     rows = json.loads(small_corpus.read_text())
     small_corpus.write_text(json.dumps(rows[7:4:-1]))
     hashes = {f"hello from {place}": place for place in range(20)}
-    monkeypatch.setattr(release, "position_of", lambda one: hashes[one.utterances[0].text])
+    monkeypatch.setattr(build, "position_of", lambda one: hashes[one.utterances[0].text])
     assert [row["id"] for row in files.read_jsonl(written(small_corpus))] == [
         *("7-0", "7-1", "6-0", "6-1", "5-0", "5-1")
     ]
@@ -67,7 +67,7 @@ def refused(small_corpus, capsys):
 
     def call(out, corpus=small_corpus):
         argv = ["--esconv", str(corpus), "--out", str(out)]
-        assert cli.run(replies.main, argv) == 2
+        assert cli.run(build.replies_main, argv) == 2
         return capsys.readouterr().err
 
     return call

@@ -5,11 +5,10 @@ from itertools import groupby, pairwise
 
 import pytest
 
-from data_builders import esconv as loader
-from data_builders.similar import WordSets
-from data_builders.turns import turns
+from data_builders import corpus as loader
+from data_builders.split import WordSets
 from esc import paths
-from esc.dialogue import Role
+from esc.dialogue import Role, turns
 from esc.strategies import Strategy
 
 

@@ -1,8 +1,8 @@
 from corpora import dialogue
 
-from data_builders.sft import rg_rows, sp_rows, vanilla_rows
-from data_builders.turns import turns
-from esc import forms
+from data_builders.build import rg_rows, sp_rows, vanilla_rows
+from esc import prompts
+from esc.dialogue import turns
 from esc.strategies import Strategy
 
 TURNS = turns(
@@ -21,7 +21,7 @@ def test_sp_rows_hold_the_transcript_and_the_bare_strategy():
     assert list(sp_rows(TURNS, PROVENANCE)) == [
         {
             "id": "7-0",
-            "system": forms.sp_system(),
+            "system": prompts.sp_system(),
             "instruction": "seeker: I lost it\n",
             "input": "",
             "output": "Question",
@@ -29,7 +29,7 @@ def test_sp_rows_hold_the_transcript_and_the_bare_strategy():
         },
         {
             "id": "7-1",
-            "system": forms.sp_system(),
+            "system": prompts.sp_system(),
             "instruction": "seeker: I lost it\nsupporter: Lost what?\nseeker: my key\n",
             "input": "",
             "output": "Reflection of feelings",
@@ -42,7 +42,7 @@ def test_rg_rows_hold_the_strategy_in_the_prompt_and_the_chat_as_turns():
     assert list(rg_rows(TURNS, PROVENANCE)) == [
         {
             "id": "7-0",
-            "system": forms.rg_system(Strategy.QUESTION),
+            "system": prompts.rg_system(Strategy.QUESTION),
             "instruction": "I lost it",
             "input": "",
             "output": "Lost what?",
@@ -52,7 +52,7 @@ def test_rg_rows_hold_the_strategy_in_the_prompt_and_the_chat_as_turns():
         },
         {
             "id": "7-1",
-            "system": forms.rg_system(Strategy.REFLECTION),
+            "system": prompts.rg_system(Strategy.REFLECTION),
             "instruction": "my key",
             "input": "",
             "output": "You sound upset.",
@@ -67,7 +67,7 @@ def test_the_vanilla_row_holds_the_dialogue_with_tagged_replies():
     assert list(vanilla_rows(TURNS, PROVENANCE)) == [
         {
             "id": "7",
-            "system": forms.vanilla_system(),
+            "system": prompts.vanilla_system(),
             "conversations": [
                 {"from": "human", "value": "I lost it"},
                 {"from": "gpt", "value": "[Question] Lost what?"},
@@ -81,4 +81,4 @@ def test_the_vanilla_row_holds_the_dialogue_with_tagged_replies():
 
 def test_the_planner_sees_what_the_transcript_of_the_generators_history_says():
     for sp, rg in zip(sp_rows(TURNS, {}), rg_rows(TURNS, {}), strict=True):
-        assert sp["instruction"] == forms.sp_transcript(rg["history"], rg["instruction"])
+        assert sp["instruction"] == prompts.sp_transcript(rg["history"], rg["instruction"])

@@ -3,7 +3,7 @@ from itertools import combinations
 
 import pytest
 
-from data_builders.similar import THRESHOLD, WordSets
+from data_builders.split import THRESHOLD, WordSets
 
 
 @pytest.fixture(scope="module")

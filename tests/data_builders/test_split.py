@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from corpora import dialogue
 
-from data_builders import esconv as esconv_loader
-from data_builders import release, split
-from data_builders.survey import Survey
+from data_builders import corpus as esconv_loader
+from data_builders import split
+from data_builders.corpus import RELEASE, fingerprint
+from data_builders.split import Survey
 from esc.exceptions import EscError
 from esc.paths import SPLITS
 
@@ -95,7 +96,7 @@ def test_the_papers_split_needs_the_release():
 
 
 def test_the_release_manifest_has_the_papers_sizes_and_1300_distinct_hashes():
-    rows = json.loads(release.RELEASE.read_text())["dialogues"]
+    rows = json.loads(RELEASE.read_text())["dialogues"]
     assert Counter(name for _, name in rows) == {"train": 1040, "validation": 130, "test": 130}
     assert len({sha1 for sha1, _ in rows}) == 1300
 
@@ -108,9 +109,7 @@ def test_every_layout_and_order_of_the_release_is_recognised_with_the_same_ids(e
     of_official, of_hf = Survey(official), Survey(hf)
     assert of_official.released == official and of_hf.released is not None
     assert [one.position for one in of_hf.released] == list(range(1300))
-    assert list(map(release.fingerprint, of_hf.released)) == list(
-        map(release.fingerprint, official)
-    )
+    assert list(map(fingerprint, of_hf.released)) == list(map(fingerprint, official))
     assert of_official.families == of_hf.families
 
 
@@ -123,6 +122,6 @@ def test_a_part_of_the_release_is_not_the_release(esconv):
 
 def test_the_papers_indices_are_those_of_the_manifest(esconv_folder):
     given = json.loads((esconv_folder / "paper_split.json").read_text())
-    rows = json.loads(release.RELEASE.read_text())["dialogues"]
+    rows = json.loads(RELEASE.read_text())["dialogues"]
     for name in ("validation", "test"):
         assert {n for n, row in enumerate(rows) if row[1] == name} == set(given[name])

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from corpora import dialogue
 
-from data_builders import release
-from data_builders.survey import Survey
+from data_builders.corpus import recognise
+from data_builders.split import Survey
 
 
 def corpus(size, words=1):
@@ -20,7 +20,7 @@ def corpus(size, words=1):
 
 def test_another_corpus_is_known_by_its_first_dialogue():
     rest = corpus(5)
-    taken, is_release = release.recognise(rest)
+    taken, is_release = recognise(rest)
     assert [one.position for one in taken] == [0] and not is_release
     assert [one.position for one in rest] == [1, 2, 3, 4]
 

@@ -1,7 +1,7 @@
 import pytest
 from corpora import dialogue
 
-from data_builders.turns import turns
+from esc.dialogue import turns
 
 RUN = (
     ("seeker", "hello"),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from esc.agreement import fleiss_kappa, sign_test, spearman
+from esc.stats import fleiss_kappa, sign_test, spearman
 
 # Fleiss' kappa as it is commonly taught: 10 subjects, 14 raters, 5 categories.
 TABLE = """

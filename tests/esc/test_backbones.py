@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from data_builders import check
-from esc import backbones, weights
+from esc import adapters, backbones
 from esc.exceptions import EscError
-from training import embedded_model, export, recipe, render
+from training import embedded_model, export, recipes
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def local(model, monkeypatch):
 
 
 def training(work, stage="sft", engine=None):
-    return recipe.Training("qwen2.5-7b", "sp", stage, work, 1, (), engine=engine)
+    return recipes.Training("qwen2.5-7b", "sp", stage, work, 1, (), engine=engine)
 
 
 def test_a_hub_id_stays_what_it_is():
@@ -33,8 +33,8 @@ def test_a_hub_id_stays_what_it_is():
 def test_a_folder_is_found_from_wherever_a_step_runs(local, model):
     assert local.location == str(model.resolve())
     assert export.base_files(local) == model.resolve()
-    assert weights.weights_of(Path(), "own", ["base"]) == {"base": local.path}
-    assert "own" in render.render(local, "sp", "sft")
+    assert adapters.weights_of(Path(), "own", ["base"]) == {"base": local.path}
+    assert "own" in recipes.render(local, "sp", "sft")
 
 
 def test_the_tokenizer_is_read_from_the_folder(local):
@@ -56,8 +56,8 @@ def test_make_model_does_not_promise_a_folder_from_the_hub(local, capsys):
 def test_a_training_starts_from_the_tables_path(tmp_path, monkeypatch, local, model, stage):
     named = {"qwen2.5-7b": replace(local, name="qwen2.5-7b")}
     monkeypatch.setattr(backbones, "table", lambda: named)
-    made = recipe.recipe_for(training(tmp_path, stage))
+    made = recipes.recipe_for(training(tmp_path, stage))
     assert made["model_name_or_path"] == local.path
     # Ray's processes begin in folders of their own.
-    spread = recipe.recipe_for(training(tmp_path, stage, engine="ray"))
+    spread = recipes.recipe_for(training(tmp_path, stage, engine="ray"))
     assert spread["model_name_or_path"] == str(model.resolve())

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from esc import cli
-from esc.chat.job import add_arguments as add_sending
 from esc.exceptions import EscError
+from esc.judging import add_arguments as add_sending
 
 
 def raising(error):

@@ -1,6 +1,6 @@
 import pytest
 
-from esc.intervals import wilson
+from esc.stats import wilson
 
 
 @pytest.mark.parametrize(

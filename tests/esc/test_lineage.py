@@ -4,8 +4,8 @@ import pytest
 
 from esc import adapters, paths
 from esc.exceptions import EscError
-from esc.forms import TASKS
-from esc.lineage import MIXES, Lineage, Quadrant, of_suffix, variants
+from esc.paths import MIXES, Lineage, Quadrant, of_suffix, variants
+from esc.prompts import TASKS
 
 EVERY = [
     Lineage(variant, number) for variant in (None, *variants("vanilla")) for number in (1, 2, 13)

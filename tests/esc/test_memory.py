@@ -7,7 +7,8 @@ from accelerate import init_empty_weights
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from esc import backbones, engines, memory
+from esc import backbones
+from training import memory
 
 BACKBONES = list(backbones.table())
 
@@ -79,7 +80,7 @@ def test_fsdp_keeps_embedding_and_output_whole_which_zero3_does_not(name, embedd
 
 @pytest.mark.parametrize("engine", ["fsdp", "zero3"])
 def test_a_start_that_is_shared_out_is_counted_and_merged_in_16_bits(engine):
-    assert engines.get(engine).merged_start == "bfloat16"
+    assert backbones.engine(engine).merged_start == "bfloat16"
     sft, dpo = (parts("llama3.1-8b", engine, 4, stage=stage) for stage in ("sft", "dpo"))
     assert dpo["weights"] == sft["weights"]
 

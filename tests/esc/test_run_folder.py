@@ -2,7 +2,7 @@ import pytest
 
 from esc import files
 from esc.exceptions import EscError
-from esc.run_folder import OPTIONS, RunFolder
+from esc.step import OPTIONS, RunFolder
 
 OURS = {"step": "judge", "JUDGE": "a-judge", "JUDGE_N": 2}
 

@@ -4,9 +4,8 @@ import random
 
 import pytest
 
-from esc import means
-from esc.intervals import wilson
-from esc.shares import BY_DIALOGUE, BY_TURN, share, shares
+from esc import stats
+from esc.stats import BY_DIALOGUE, BY_TURN, share, shares, wilson
 
 
 def turns(label, dialogues=20, each=14):
@@ -37,7 +36,7 @@ def test_it_is_the_interval_of_the_mean_of_ones_and_noughts():
     labelled = turns(lambda d, t: "yes" if rng.random() < d / 20 else "no")
     found, _ = shares(labelled, ["yes"])
     values = [(name, float(label == "yes")) for name, label in labelled]
-    of_mean = means.mean(values, means.Units.of(name for name, _ in labelled))
+    of_mean = stats.mean(values, stats.Units.of(name for name, _ in labelled))
     assert found["yes"]["share"] == pytest.approx(of_mean["value"])
     assert ends(found["yes"]) == pytest.approx(ends(of_mean), abs=0.03)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from esc.thinking import spoken
+from esc.llm import spoken
 
 SAID = {
     "an empty block": "<think>\n\n</think>\n\n[Question] How long?",

@@ -2,10 +2,10 @@ import shutil
 
 import pytest
 
-from esc import files, forms, paths
+from esc import files, paths, prompts
+from esc.dialogue import gold_turns
 from esc.exceptions import EscError
 from esc.plan_and_speak import rg_chat, sp_chat, vanilla_chat
-from esc.turns import gold_turns
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def rows(sample_work):
         task: {
             row["id"]: row for row in files.read_jsonl(sample_work / paths.sft_file(task, "test"))
         }
-        for task in forms.TASKS
+        for task in prompts.TASKS
     }
 
 

@@ -10,8 +10,7 @@ import jinja2
 import pytest
 
 from esc import sheets
-from esc.markdown import code, plain
-from esc.visible import visible
+from esc.visible import code, plain, visible
 
 WILD = "a\x1b[2Jb\x9b31m\x7f\x00\r\u202ec\u2066d\ud83d"
 HIDDEN = set("\x1b\x9b\x7f\x00\r\u202e\u2066\ud83d")

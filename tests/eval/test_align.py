@@ -7,8 +7,8 @@ import pytest
 from predicted import save
 
 from esc import cli, files
-from esc.turns import gold_turns
-from eval import align, gold_index, metrics
+from esc.dialogue import gold_turns
+from eval import cases, metrics
 
 ROLES = ("user", "assistant")
 
@@ -49,7 +49,7 @@ def run_align(sample_work, tmp_path, capsys):
         else:
             save(source, given)
         argv = ["--predictions", str(source), "--out", str(tmp_path / out)]
-        code = cli.run(align.main, [*argv, "--work", str(sample_work), *options])
+        code = cli.run(cases.main, [*argv, "--work", str(sample_work), *options])
         shown = capsys.readouterr()
         if code == 2:
             assert shown.err.count("\n") == 1
@@ -68,9 +68,9 @@ def test_blanks_and_line_breaks_inside_an_utterance_do_not_decide_an_alignment(t
         replace(turn, seeker=turn.seeker.replace(" ", " \n "), response=f"  {turn.response}\n")
         for turn in turns[:3]
     ]
-    found = gold_index.Turns(broken)
+    found = cases.Turns(broken)
     for turn, was in zip(broken, turns, strict=False):
-        context = gold_index.plain_context(turn.history, was.seeker)
+        context = cases.plain_context(turn.history, was.seeker)
         assert found.of_context(context, foreign(was), ()) == [turn]
 
 
@@ -112,7 +112,7 @@ def test_a_supporters_opening_needs_no_inserted_greeting(turns):
     opened = turn.__class__(
         "9-1", (("Hi", "welcome"),), (turn.strategy,), "thanks", turn.strategy, "how are you", 2
     )
-    known = gold_index.Turns([opened])
+    known = cases.Turns([opened])
     assert known.of_context("welcome thanks", {}, ()) == [opened]
     assert known.of_context("hi welcome thanks", {}, ()) == [opened]
 
@@ -130,16 +130,16 @@ def test_a_conversation_of_two_turns_is_decided_by_its_gold_reply(turns):
     first, second = turns[0], turns[1]
     twin = second.__class__("9-9", first.history, first.history_strategies, first.seeker,
                             second.strategy, "another reply", 10)  # fmt: skip
-    known = gold_index.Turns([first, twin])
-    context = gold_index.plain_context(first.history, first.seeker)
+    known = cases.Turns([first, twin])
+    context = cases.plain_context(first.history, first.seeker)
     assert len(known.of_context(context, {}, ())) == 2
     assert known.of_context(context, {"GT_content": "Another  reply"}, ()) == [twin]
 
 
 def test_of_turns_that_are_alike_each_record_takes_one(turns):
     first = turns[0]
-    known = gold_index.Turns([first, replace(first, id="9-9")])
-    context, row = gold_index.plain_context(first.history, first.seeker), foreign(first)
+    known = cases.Turns([first, replace(first, id="9-9")])
+    context, row = cases.plain_context(first.history, first.seeker), foreign(first)
     assert [turn.id for turn in known.of_context(context, row, ())] == [first.id]
     assert [turn.id for turn in known.of_context(context, row, {first.id})] == ["9-9"]
 

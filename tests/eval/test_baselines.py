@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from esc.dialogue import gold_turns
 from esc.strategies import Strategy
-from esc.turns import gold_turns
-from eval.baselines import NAMES, baselines, chance
 from eval.cases import Case, arranged, changed
-from eval.measured import measured
+from eval.metrics import NAMES, baselines, chance, measured
 
 ALL = list(Strategy)
 

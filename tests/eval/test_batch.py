@@ -47,7 +47,7 @@ def run_predict(sample_work, tmp_path, server, capsys, model):
 def test_a_system_of_several_steps_takes_as_many_rounds(
     run_predict, tmp_path, system, rounds, monkeypatch
 ):
-    monkeypatch.setattr("esc.chat.batch.engines.Written._script", lambda *_: None)
+    monkeypatch.setattr("esc.llm_batch.Written._script", lambda *_: None)
     folder = tmp_path / paths.run(MODEL, system, "base")
     assert run_predict(system=system)[0] == 0
     live = (folder / "predictions.jsonl").read_bytes()
@@ -64,7 +64,7 @@ def test_a_system_of_several_steps_takes_as_many_rounds(
 def test_a_batch_differs_from_a_server_of_this_kit_in_the_distribution_alone(
     run_predict, tmp_path, server, monkeypatch
 ):
-    monkeypatch.setattr("esc.chat.batch.engines.Written._script", lambda *_: None)
+    monkeypatch.setattr("esc.llm_batch.Written._script", lambda *_: None)
     folder = tmp_path / paths.run(MODEL, "decoupled", "base")
     server.tokenizes = True
     assert run_predict()[0] == 0

@@ -4,7 +4,7 @@ import numpy as np
 
 from esc.strategies import Strategy
 from eval.cases import Case, arranged
-from eval.compare import compare
+from eval.metrics import compare
 
 Q, R = Strategy.QUESTION, Strategy.RESTATEMENT
 

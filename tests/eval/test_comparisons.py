@@ -6,7 +6,7 @@ import pytest
 from predicted import rows, save
 
 from esc import cli, files
-from eval import comparisons
+from eval import metrics
 
 MODEL = "smollm2-135m"
 
@@ -28,7 +28,7 @@ def stored(work):
 
 
 def test_every_question_whose_runs_are_complete_is_answered_and_marked(work, capsys):
-    assert cli.run(comparisons.main, ["--work", str(work)]) == 0
+    assert cli.run(metrics.compare_main, ["--work", str(work)]) == 0
     found = stored(work)
     assert [(row["a"], row["b"]) for row in found["comparisons"]] == [
         ("vanilla_sft", "vanilla_dpo"),
@@ -39,25 +39,25 @@ def test_every_question_whose_runs_are_complete_is_answered_and_marked(work, cap
 
 
 def test_the_same_predictions_are_compared_once_and_others_anew(work, capsys):
-    cli.run(comparisons.main, ["--work", str(work)])
+    cli.run(metrics.compare_main, ["--work", str(work)])
     before = (work / "runs" / MODEL / "comparisons.json").read_bytes()
-    cli.run(comparisons.main, ["--work", str(work)])
+    cli.run(metrics.compare_main, ["--work", str(work)])
     assert "nothing to do" in capsys.readouterr().out
     assert (work / "runs" / MODEL / "comparisons.json").read_bytes() == before
     (work / "runs" / MODEL / "decoupled_dpo" / "run.json").write_text("{}")
-    cli.run(comparisons.main, ["--work", str(work)])
+    cli.run(metrics.compare_main, ["--work", str(work)])
     assert len(stored(work)["comparisons"]) == 4
 
 
 def test_comparisons_that_are_a_list_are_one_line(work, capsys):
     (work / "runs" / MODEL / "comparisons.json").write_text("[]")
-    assert cli.run(comparisons.main, ["--work", str(work)]) == 2
+    assert cli.run(metrics.compare_main, ["--work", str(work)]) == 2
     told = capsys.readouterr().err
     assert "comparisons.json holds a list, not a JSON object" in told and told.count("\n") == 1
 
 
 def test_without_two_runs_of_a_question_it_says_so(tmp_path, capsys):
-    assert cli.run(comparisons.main, ["--work", str(tmp_path)]) == 0
+    assert cli.run(metrics.compare_main, ["--work", str(tmp_path)]) == 0
     assert "no question of the paper has both its runs yet" in capsys.readouterr().out
 
 
@@ -81,7 +81,7 @@ def errors(work, run, share, judge="some-judge"):
 def test_errors_are_compared_turn_by_turn_with_an_interval(work):
     errors(work, "vanilla_sft", 0.8)
     errors(work, "vanilla_dpo", 0.3)
-    cli.run(comparisons.main, ["--work", str(work)])
+    cli.run(metrics.compare_main, ["--work", str(work)])
     found = stored(work)["comparisons"][0]["errors"]
     none = found["shares"]["None"]
     assert (none["a"], none["b"], none["difference"], found["n"]) == (20.0, 70.0, 50.0, 40)
@@ -92,7 +92,7 @@ def test_errors_are_compared_turn_by_turn_with_an_interval(work):
 def test_errors_of_two_judges_are_not_compared(work):
     errors(work, "vanilla_sft", 0.8)
     errors(work, "vanilla_dpo", 0.3, judge="another")
-    cli.run(comparisons.main, ["--work", str(work)])
+    cli.run(metrics.compare_main, ["--work", str(work)])
     found = stored(work)["comparisons"][0]["errors"]
     assert found["shares"] == {} and found["reason"] == "judged by some-judge and another"
 
@@ -100,7 +100,7 @@ def test_errors_of_two_judges_are_not_compared(work):
 def test_a_run_that_shares_no_turn_leaves_out_its_own_question_alone(work, capsys):
     other = [one | {"id": f"9{one['id']}"} for one in rows()]
     save(work / "runs" / MODEL / "vanilla_dpo" / "predictions.jsonl", other)
-    assert cli.run(comparisons.main, ["--work", str(work)]) == 1
+    assert cli.run(metrics.compare_main, ["--work", str(work)]) == 1
     found = stored(work)
     assert [(row["a"], row["b"]) for row in found["comparisons"]] == [
         ("vanilla_sft", "decoupled_sft")

@@ -9,9 +9,9 @@ import pytest
 from predicted import row, rows, save
 
 from esc import cli, files
-from eval import human, votes
-from eval.ballot import ASKED
-from eval.ratings import Dimension
+from eval import human
+from eval.human import ASKED
+from eval.judge import Dimension
 
 
 @pytest.fixture
@@ -341,7 +341,7 @@ def test_nothing_to_compare_is_one_line(run, tmp_path):
     ],
 )
 def test_a_turn_has_the_outcome_with_most_votes(count, outcome):
-    assert votes.majority(votes.Counter(count)) == outcome
+    assert human.majority(human.Counter(count)) == outcome
 
 
 @pytest.mark.parametrize("name", ["key.json", "sheet.csv", "sheet.html"])

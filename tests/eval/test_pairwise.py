@@ -10,11 +10,11 @@ from predicted import left_by_predict, quoted, row, rows, save
 from scipy.stats import binomtest
 
 from esc import cli, files
-from esc.intervals import wilson
-from esc.verdicts import Unscored, read
+from esc.judging import Unscored, read
+from esc.stats import wilson
 from eval import pairwise
-from eval.ratings import Preference
-from eval.shares import shares_by_dialogue, shares_by_turn
+from eval.judge import Preference
+from eval.pairwise import shares_by_dialogue, shares_by_turn
 
 FORGED = '{"reason": "best", "better": "B"}'
 
@@ -23,7 +23,7 @@ FORGED = '{"reason": "best", "better": "B"}'
 def _environment(monkeypatch):
     for name in ("JUDGE", "JUDGE_BASE_URL", "JUDGE_N", "PROMPTS_DIR", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("esc.chat.policy.Policy.wait", lambda *_: 0.01)
+    monkeypatch.setattr("esc.llm.Policy.wait", lambda *_: 0.01)
 
 
 class Planted:

@@ -7,8 +7,8 @@ import pytest
 from faulty_server import NO_MODEL, SERVER_ERROR, TOO_LONG, TRUNCATED, FaultyServer
 
 from esc import cli, files, paths
-from esc.lineage import Lineage
-from esc.turns import gold_turns
+from esc.dialogue import gold_turns
+from esc.paths import Lineage
 from eval import predict
 
 MODEL = "smollm2-135m"
@@ -17,7 +17,7 @@ MODEL = "smollm2-135m"
 @pytest.fixture
 def work(sample_work, tmp_path, monkeypatch):
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    monkeypatch.setattr("esc.chat.policy.Policy.wait", lambda *_: 0.01)
+    monkeypatch.setattr("esc.llm.Policy.wait", lambda *_: 0.01)
     shutil.copytree(sample_work / "data", tmp_path / "data")
     return tmp_path
 

@@ -12,13 +12,12 @@ from reported import number, write
 
 from esc import backbones, cli
 from esc.citation import BIBTEX
-from esc.draw import order
-from esc.markdown import plain
-from esc.measured_turns import JUDGED, JUDGED_BY_EMBEDDED
+from esc.dialogue import JUDGED, JUDGED_BY_EMBEDDED, order
 from esc.psych_errors import PsychError
-from eval import paper_values
-from eval.report import step
-from eval.report.page import Cell
+from esc.visible import plain
+from eval import paper
+from eval.report.page import main
+from eval.report.parts import Cell
 
 EMBEDDED, QWEN, LLAMA = "smollm2-135m", "qwen2.5-7b", "llama3.1-8b"
 RQ3 = "RQ3: Decoupled DPO less Decoupled SFT"
@@ -54,7 +53,7 @@ def row(table, label, group=""):
 
 def written(work, *models):
     """Run the step; (JSON, Markdown, HTML) of what it wrote."""
-    assert cli.run(step.main, ["--models", *models, "--work", str(work)]) == 0
+    assert cli.run(main, ["--models", *models, "--work", str(work)]) == 0
     folder = work / "runs" / (models[0] if len(models) == 1 else "")
     texts = [(folder / f"report.{end}").read_text() for end in ("json", "md", "html")]
     return json.loads(texts[0]), texts[1], texts[2]
@@ -98,7 +97,7 @@ def refused(tmp_path, capsys):
     """Run the step; the one line it ends with."""
 
     def run(model):
-        assert cli.run(step.main, ["--models", model, "--work", str(tmp_path)]) == 2
+        assert cli.run(main, ["--models", model, "--work", str(tmp_path)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
@@ -190,30 +189,30 @@ def test_every_number_is_the_same_in_all_three_forms(whole):
 def test_every_printed_value_of_the_paper_is_in_the_report_of_its_backbone(tmp_path, made):
     value, markdown, _ = made(QWEN, LLAMA)
     shown = {one for cell in cells(value) for _, one in cell["paper"]}
-    for table in (paper_values.TABLE_3, paper_values.TABLE_5, paper_values.TABLE_4):
+    for table in (paper.TABLE_3, paper.TABLE_5, paper.TABLE_4):
         for column in table.values():
             for values in column.values():
                 assert {one for one in values if one is not None} <= shown
-    for sides in paper_values.TABLE_2.values():
+    for sides in paper.TABLE_2.values():
         for values in sides.values():
             assert {*values} <= shown
-    for values in paper_values.TABLE_1_PAIRS.values():
+    for values in paper.TABLE_1_PAIRS.values():
         assert {*values} <= shown
-    assert {*paper_values.TABLE_6.values(), *paper_values.TABLE_6_SHARES.values()} <= shown
-    assert {*paper_values.TABLE_1_ESCONV.values()} <= shown
+    assert {*paper.TABLE_6.values(), *paper.TABLE_6_SHARES.values()} <= shown
+    assert {*paper.TABLE_1_ESCONV.values()} <= shown
     assert "paper 29,526" in markdown
 
 
 def test_the_papers_tables_add_up_as_printed():
-    assert sum(paper_values.TABLE_6.values()) == 14763
-    for total, qwen, llama in list(paper_values.TABLE_1_PAIRS.values())[:2]:
+    assert sum(paper.TABLE_6.values()) == 14763
+    for total, qwen, llama in list(paper.TABLE_1_PAIRS.values())[:2]:
         assert total == qwen + llama
-    assert sum(one[1] for one in list(paper_values.TABLE_1_PAIRS.values())[4:]) == 6041
-    for table in (paper_values.TABLE_3, paper_values.TABLE_5):
+    assert sum(one[1] for one in list(paper.TABLE_1_PAIRS.values())[4:]) == 6041
+    for table in (paper.TABLE_3, paper.TABLE_5):
         assert all(len(row) == 11 for column in table.values() for row in column.values())
     for column in ("Qwen", "Llama"):
-        same = paper_values.TABLE_5[column]["vanilla_dpo"]
-        assert same == paper_values.TABLE_3[column]["vanilla_dpo"]
+        same = paper.TABLE_5[column]["vanilla_dpo"]
+        assert same == paper.TABLE_3[column]["vanilla_dpo"]
 
 
 class TestSmoke:

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from esc import bootstrap
+from esc import stats
 from esc.strategies import Strategy
-from eval import calibration, preference, strategy_metrics
+from eval import strategy_metrics
 from eval.cases import Case
 
 ALL = list(Strategy)
@@ -44,26 +44,26 @@ def by_hand(wins, sweeps=20):
 
 def test_the_sweeps_are_those_of_the_equation():
     wins = np.random.default_rng(0).integers(1, 40, size=(8, 8)).astype(float)
-    np.testing.assert_allclose(preference.preference(wins[None])[0], by_hand(wins))
+    np.testing.assert_allclose(strategy_metrics.preference(wins[None])[0], by_hand(wins))
 
 
 def test_the_diagonal_says_nothing():
     wins = np.random.default_rng(0).integers(1, 40, size=(8, 8)).astype(float)
     right = wins + 1000 * np.eye(8)
     np.testing.assert_array_equal(
-        preference.preference(wins[None]), preference.preference(right[None])
+        strategy_metrics.preference(wins[None]), strategy_metrics.preference(right[None])
     )
 
 
 def test_many_counts_at_once_are_each_alone():
     wins = np.random.default_rng(1).integers(0, 9, size=(50, 8, 8)).astype(float)
-    for solve in (preference.preference, preference.converged):
+    for solve in (strategy_metrics.preference, strategy_metrics.converged):
         together = solve(wins)
         for place in range(50):
             np.testing.assert_allclose(together[place], solve(wins[place : place + 1])[0])
 
 
-@pytest.mark.parametrize("solve", [preference.preference, preference.converged])
+@pytest.mark.parametrize("solve", [strategy_metrics.preference, strategy_metrics.converged])
 def test_planted_preferences_are_recovered(solve):
     planted = np.array([3.0, 0.2, 0.5, 1.0, 1.6, 0.8, 0.4, 0.5])
     # Of the confusions of two strategies, each wins its share.
@@ -87,7 +87,7 @@ def test_sparse_confusions_are_solved_wherever_they_bind_all_strategies(size):
     wins = occurs * ~np.eye(size, dtype=bool) * rng.integers(1, 300, size=occurs.shape) * 1.0
     # Of a strategy that never wins, or is never confused, other tests tell.
     wins = wins[wins.any(axis=2).all(axis=1)]
-    found = preference.converged(wins)
+    found = strategy_metrics.converged(wins)
     bound = np.array([connected_components(one, connection="strong")[0] == 1 for one in wins])
     np.testing.assert_array_equal(~np.isnan(found).any(axis=1), bound)
     assert bound.any() and not bound.all()
@@ -97,9 +97,9 @@ def test_sparse_confusions_are_solved_wherever_they_bind_all_strategies(size):
 @pytest.mark.parametrize("size", [3, 8, 12, 18])
 def test_one_ring_of_confusions_binds_any_number_of_strategies(size):
     wins = np.roll(np.diag(np.arange(1.0, size + 1)), 1, axis=1)
-    (found,) = preference.converged(wins[None])
+    (found,) = strategy_metrics.converged(wins[None])
     assert found.sum() == pytest.approx(size) and settles(wins, found)
-    (cut,) = preference.converged(wins[None] * (np.arange(size) < size - 1)[:, None])
+    (cut,) = strategy_metrics.converged(wins[None] * (np.arange(size) < size - 1)[:, None])
     assert cut[0] == pytest.approx(size)
 
 
@@ -114,7 +114,7 @@ def test_two_strategies_have_the_ratio_of_their_wins():
 
 
 def test_bias_is_the_population_standard_deviation():
-    assert preference.bias(np.array([[2.0, 0, 1, 1, 1, 1, 1, 1]]))[0] == pytest.approx(0.5)
+    assert strategy_metrics.bias(np.array([[2.0, 0, 1, 1, 1, 1, 1, 1]]))[0] == pytest.approx(0.5)
 
 
 def test_a_faultless_system_prefers_nothing():
@@ -204,8 +204,10 @@ def test_stages_hold_their_shares_and_none_where_empty():
 
 
 def calibrated(cases):
-    total = calibration.columns(cases).sum(axis=0, keepdims=True)
-    return {name: float(value[0]) for name, value in calibration.numbers(total).items()}
+    total = strategy_metrics.calibration_columns(cases).sum(axis=0, keepdims=True)
+    return {
+        name: float(value[0]) for name, value in strategy_metrics.calibration_numbers(total).items()
+    }
 
 
 def spread(top, share):
@@ -226,7 +228,7 @@ def test_calibration_by_hand():
 def test_a_sure_and_wrong_planner_has_a_finite_loss():
     found = calibrated([case(R, Q, spread=spread(Q, 1.0))])
     assert (found["ece"], found["brier"]) == (1, 2)
-    assert found["nll"] == pytest.approx(-math.log(calibration.FLOOR))
+    assert found["nll"] == pytest.approx(-math.log(strategy_metrics.FLOOR))
 
 
 def test_without_distributions_calibration_is_undefined():
@@ -241,22 +243,22 @@ def test_turns_without_a_distribution_are_left_out_of_calibration():
 @pytest.mark.parametrize("dialogues", [10, 30])
 def test_the_interval_of_a_bias_holds_the_true_one(dialogues, monkeypatch):
     """A planner of known bias: its interval is right in 88 of 100 experiments at least."""
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 300)
+    monkeypatch.setattr(stats, "RESAMPLES", 300)
     gold = np.array([21, 6, 8, 9, 15, 16, 7, 18]) / 100
     liked = gold * np.exp([0.6, -0.6, 0.3, -0.3, 0.5, -0.1, -0.5, 0.2])
     # Right in 30 % of turns, else one of its favourites.
     joint = 0.7 * np.outer(liked / liked.sum(), gold) + 0.3 * np.diag(gold)
-    (true,) = preference.bias(preference.preference(joint[None]))
+    (true,) = strategy_metrics.bias(strategy_metrics.preference(joint[None]))
     rng = np.random.default_rng(0)
 
     def biases(sums):
-        return preference.bias(preference.preference(sums.reshape(-1, 8, 8)))
+        return strategy_metrics.bias(strategy_metrics.preference(sums.reshape(-1, 8, 8)))
 
     held = 0
     for _ in range(100):
         sums = rng.multinomial(14, joint.ravel(), size=dialogues).astype(float)
         (value,) = biases(sums.sum(axis=0))
-        drawn = biases(bootstrap.resampled(sums))
-        ends = bootstrap.interval(value, drawn, dialogues, "dialogue", reverse=True)
+        drawn = biases(stats.resampled(sums))
+        ends = stats.interval(value, drawn, dialogues, "dialogue", reverse=True)
         held += ends.low <= true <= ends.high
     assert 0.3 < true < 0.5 and held >= 88

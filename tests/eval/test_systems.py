@@ -5,13 +5,12 @@ import re
 
 import pytest
 
-from esc import forms, prompts
-from esc.chat.constraint import Choice, Regex
-from esc.chat.request import Generation, Reply, derived_seed
-from esc.paper_systems import PROMPT_BASELINES
+from esc import prompts
+from esc.dialogue import GoldTurn
+from esc.llm import Choice, Generation, Regex, Reply, derived_seed
+from esc.paths import PROMPT_BASELINES
 from esc.plan_and_speak import NAMES, tagged_constraint
 from esc.strategies import Strategy
-from esc.turns import GoldTurn
 from eval.systems import SYSTEMS, TEMPLATES, Setting
 
 TURN = GoldTurn(
@@ -71,7 +70,7 @@ def test_an_unparsable_plan_has_an_empty_definition_for_a_prompt_that_asks_for_o
 ):
     (tmp_path / "rg_system.j2").write_text("{{ strategy }}: {{ strategy.definition }}")
     monkeypatch.setenv("PROMPTS_DIR", str(tmp_path))
-    assert forms.rg_system.__wrapped__("Hug them") == "Hug them:"
+    assert prompts.rg_system.__wrapped__("Hug them") == "Hug them:"
 
 
 def test_answers_are_sampled_as_the_papers_and_seeded_by_the_turn():

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 from esc.plan_and_speak import Plan
 from esc.strategies import Strategy
-from eval.talk import talk
+from eval.chat import talk
 
 
 def test_a_models_words_cannot_steer_the_terminal(monkeypatch, capsys):

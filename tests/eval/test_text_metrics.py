@@ -10,8 +10,8 @@ import sacrebleu
 from nltk.tokenize import word_tokenize
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 
-from eval import diversity, text_metrics, text_statistics
-from eval.text_statistics import lcs, words
+from eval import text_metrics
+from eval.text_metrics import lcs, words
 
 PAIRS = [
     ("the cat sat on the mat", "the cat sat on the mat"),
@@ -48,7 +48,7 @@ TABLE = [*PAIRS, *drawn(150)]
 
 def scores(pairs):
     """Numbers of all pairs together."""
-    columns = text_metrics.columns(text_statistics.statistics(pairs))
+    columns = text_metrics.columns(text_metrics.statistics(pairs))
     found = text_metrics.numbers(columns.sum(axis=0, keepdims=True))
     return {family: {k: float(v[0]) for k, v in told.items()} for family, told in found.items()}
 
@@ -91,7 +91,7 @@ def test_the_papers_family_is_the_authors_numbers_to_four_digits(rows, wanted):
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_sentence_bleu_is_nltks(order):
-    columns = text_metrics.columns(text_statistics.statistics(TABLE))
+    columns = text_metrics.columns(text_metrics.statistics(TABLE))
     ours = text_metrics.numbers(columns)["paper"][f"bleu{order}"]
     theirs = [
         100
@@ -190,7 +190,7 @@ def test_a_faultless_reply_scores_100():
 
 def diverse(texts, units=None):
     units = np.arange(len(texts)) if units is None else np.array(units)
-    return diversity.diversity([tuple(text.split()) for text in texts], units)
+    return text_metrics.diversity([tuple(text.split()) for text in texts], units)
 
 
 def test_distinct_of_the_corpus_counts_over_all_responses():
@@ -200,7 +200,7 @@ def test_distinct_of_the_corpus_counts_over_all_responses():
 
 
 def test_ead_sets_different_words_against_what_chance_would_give():
-    v = diversity.VOCABULARY
+    v = text_metrics.VOCABULARY
     wanted = 3 / (v * (1 - ((v - 1) / v) ** 5))
     assert diverse(["a b", "a b c"])["ead"].value == pytest.approx(100 * wanted)
 

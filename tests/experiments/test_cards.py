@@ -11,10 +11,12 @@ from huggingface_hub import DatasetCard, ModelCard
 from reported import metrics, sha, write
 
 from data_builders import build
-from esc import adapters, backbones, built, chat_template, citation, cli, files, paths
+from esc import adapters, backbones, citation, cli, files, paths
+from esc import step as built
 from esc.exceptions import EscError
-from esc.lineage import Lineage
-from experiments.cards import licences, owned, step
+from esc.paths import Lineage
+from experiments import cards as step
+from experiments.cards import README, check, of_base, of_corpus
 
 EMBEDDED, QWEN, LLAMA = "smollm2-135m", "qwen2.5-7b", "llama3.1-8b"
 HOSTILE = "x`|\n---\n# pwned <script> [a](http://b)"
@@ -155,7 +157,7 @@ def test_the_dataset_card_counts_rows_and_strategies_and_names_every_file_by_its
 @pytest.mark.parametrize("kind", sorted(build.LICENCES))
 def test_every_kind_of_corpus_has_a_licence_the_hub_knows(kind):
     known = {"esconv": "cc-by-nc-4.0", "failed-esconv": "cc-by-nc-4.0", "sample": "apache-2.0"}
-    assert licences.of_corpus(kind) == known.get(kind, "other")
+    assert of_corpus(kind) == known.get(kind, "other")
 
 
 def test_sets_of_the_real_corpus_carry_its_licence_and_no_smoke(work):
@@ -197,7 +199,7 @@ def test_a_card_tells_no_secret_and_no_folder_of_the_base(work, monkeypatch):
     monkeypatch.setattr(backbones, "table", lambda: {QWEN: own})
     trained(work, model=QWEN, hf_hub_token="s3cr3t")
     cards(work, QWEN)
-    text = (work / paths.adapter(QWEN, "sp", "sft") / owned.README).read_text()
+    text = (work / paths.adapter(QWEN, "sp", "sft") / README).read_text()
     assert "s3cr3t" not in text and "/srv" not in text and "base_model" not in text
     assert f"A LoRA adapter of `{QWEN}`" in text
 
@@ -298,7 +300,7 @@ def test_the_card_of_a_composed_adapter_names_the_chat_template_where_it_lies(wo
     trained(work, stage="dpo", data=mined(work))
     cards(work)
     assert "in the folder above this one" in model_card(work, "sp_dpo/served").text
-    (work / paths.adapter(EMBEDDED, "sp", "dpo") / adapters.SERVED / chat_template.FILE).touch()
+    (work / paths.adapter(EMBEDDED, "sp", "dpo") / adapters.SERVED / adapters.FILE).touch()
     cards(work)
     assert "`chat_template.jinja` beside this card" in model_card(work, "sp_dpo/served").text
 
@@ -348,7 +350,7 @@ def test_metrics_of_another_form_are_one_clear_line(work, capsys):
 @pytest.mark.parametrize("name", list(backbones.table()))
 def test_every_backbone_has_a_licence_with_a_note(name):
     backbone = backbones.get(name)
-    assert "read it before" not in licences.of_base(backbone)
+    assert "read it before" not in of_base(backbone)
     assert backbone.hub.count("/") == 1
 
 
@@ -418,6 +420,6 @@ def test_where_nothing_is_trained_the_sets_have_their_card(work):
 
 def test_metadata_that_the_hub_would_not_read_are_refused(tmp_path):
     with pytest.raises(EscError, match="the Hugging Face library"):
-        owned.check("---\nlicense: [\n---\nbody\n", tmp_path)
+        check("---\nlicense: [\n---\nbody\n", tmp_path)
     with pytest.raises(EscError, match="the Hugging Face library"):
-        owned.check("no metadata\n", tmp_path)
+        check("no metadata\n", tmp_path)

@@ -11,8 +11,8 @@ import predicted
 import pytest
 
 from esc import files, paths
-from esc.chat.budget import Budget, Price
 from esc.exceptions import EscError
+from esc.llm import Budget, Price
 from experiments import evaluate
 from experiments.asking import Asking
 

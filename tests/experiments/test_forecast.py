@@ -5,13 +5,12 @@ from dataclasses import asdict
 import pytest
 
 from esc import files, paths
-from esc.backbones import EMBEDDED
-from esc.chat.budget import Price
-from esc.forms import TASKS
-from experiments import forecast, volumes
-from experiments.forecast import load
+from esc.llm import Price
+from esc.paths import EMBEDDED
+from esc.prompts import TASKS
+from experiments import estimate
+from experiments.estimate import Volume, load
 from experiments.plan import Sizes, steps
-from experiments.volumes import Volume
 
 # 10 dialogues of 10 turns; 4 characters are a token.
 SMALL = Volume(
@@ -26,7 +25,7 @@ PLAN = {step.name: step for step in steps("qwen2.5-7b", Sizes(), whole=True, jud
 
 def asked(**more):
     known = dict.fromkeys(paths.SPLITS, SMALL)
-    return forecast.Asked(known, **({"limit": None, "judge": "a-judge", "judged": 100} | more))
+    return estimate.Asked(known, **({"limit": None, "judge": "a-judge", "judged": 100} | more))
 
 
 def test_sft_reads_prompts_and_answers_three_times():
@@ -68,9 +67,9 @@ def test_preference_training_reads_both_sides_and_its_reference():
 
 
 def test_without_pairs_the_papers_yield_counts():
-    assert forecast.expected_pairs("sp", None, asked()) == pytest.approx(100 * 10651 / 14763)
+    assert estimate.expected_pairs("sp", None, asked()) == pytest.approx(100 * 10651 / 14763)
     mixes = {
-        mix: forecast.expected_pairs("vanilla", mix, asked())
+        mix: estimate.expected_pairs("vanilla", mix, asked())
         for mix in ("nsnr", "psnr", "nsnr_psnr", "nsnr_nspr", None)
     }
     assert mixes["nsnr_psnr"] == pytest.approx(mixes["nsnr"] + mixes["psnr"])
@@ -99,7 +98,7 @@ def test_the_judge_scores_four_dimensions_and_repeats_ten_turns():
 
 
 def test_what_a_judge_costs_is_its_tokens_at_the_price():
-    found = forecast.Load(judged=1, judge_prompt_tokens=2e6, judge_answer_tokens=1e6)
+    found = estimate.Load(judged=1, judge_prompt_tokens=2e6, judge_answer_tokens=1e6)
     assert found.cost(Price(0.40, 1.60)) == pytest.approx(2.40)
 
 
@@ -110,16 +109,16 @@ def test_a_limit_takes_a_share_of_the_dialogues():
 
 def test_the_committed_volumes_are_those_of_the_release(esconv_work):
     for split in paths.SPLITS:
-        assert asdict(volumes.measured(esconv_work, split)) == asdict(volumes.committed(split))
+        assert asdict(estimate.measured(esconv_work, split)) == asdict(estimate.committed(split))
 
 
 def test_the_release_has_the_papers_turns():
-    assert volumes.committed("train").turns == 14763  # Table 1
-    assert volumes.committed("train").dialogues == 1040
+    assert estimate.committed("train").turns == 14763  # Table 1
+    assert estimate.committed("train").dialogues == 1040
 
 
 def test_built_sets_are_counted_and_said_to_be(sample_work):
-    found = volumes.known(sample_work, {})
+    found = estimate.known(sample_work, {})
     manifest = files.read_json(paths.data_manifest(sample_work))
     assert found.told == "the built sets" and found.as_asked
     assert found.volumes["test"].turns == manifest["sets"][paths.sft_file("rg", "test")]["rows"]
@@ -144,21 +143,21 @@ def test_built_sets_are_counted_and_said_to_be(sample_work):
 def test_built_sets_of_other_options_are_named_by_them(built, asked, told):
     options = {"LIMIT": None, "SPLIT": "paper", "CONSECUTIVE": "separate"} | built
     manifest = {"corpus": {"kind": "esconv", "origin": "ESConv.json"}, "options": options}
-    assert volumes.difference(manifest, asked) == told
+    assert estimate.difference(manifest, asked) == told
 
 
 def test_sets_that_are_not_those_asked_for_are_not_counted(sample_work):
-    found = volumes.known(sample_work, {"SPLIT": "seed:7"})
-    assert found.volumes["train"] == volumes.committed("train") and not found.as_asked
+    found = estimate.known(sample_work, {"SPLIT": "seed:7"})
+    assert found.volumes["train"] == estimate.committed("train") and not found.as_asked
     assert found.told.endswith("since the sets built here are of SPLIT=seed:42")
 
 
 def test_pairs_of_whole_sets_are_not_those_of_a_part(sample_work):
-    assert not volumes.known(sample_work, {"LIMIT": "2"}).as_asked
+    assert not estimate.known(sample_work, {"LIMIT": "2"}).as_asked
 
 
 def test_the_demos_model_is_planned_too():
     plan = steps(EMBEDDED, Sizes(), whole=True, judge_is_served=True)
     loads = {step.name: load(step, asked(own_judge=True, systems=1)) for step in plan}
     assert loads["eval"].requests and not loads["eval"].judged
-    assert loads["data"] == forecast.Load()
+    assert loads["data"] == estimate.Load()

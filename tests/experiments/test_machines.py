@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from esc import files, nodes, paths
-from esc.backbones import EMBEDDED
 from esc.exceptions import EscError
+from esc.paths import EMBEDDED
 from experiments import machines, reproduce, variables
 from experiments.plan import Step
 

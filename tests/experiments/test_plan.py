@@ -6,10 +6,16 @@ from collections import Counter
 import pytest
 
 from esc import paths
-from esc.backbones import EMBEDDED
 from esc.exceptions import EscError
-from esc.lineage import MIXES
-from esc.paper_systems import FIGURE_4, PROMPT_BASELINES, TABLE_3, TABLE_4, TABLE_5
+from esc.paths import (
+    EMBEDDED,
+    MIXES,
+    PROMPT_BASELINES,
+    SYSTEMS_OF_FIGURE_4,
+    SYSTEMS_OF_TABLE_3,
+    SYSTEMS_OF_TABLE_4,
+    SYSTEMS_OF_TABLE_5,
+)
 from experiments import demo
 from experiments.plan import Sizes, only, steps
 
@@ -20,7 +26,15 @@ PLANS = pytest.mark.parametrize("plan", [WHOLE, DEMO], ids=["whole", "demo"])
 
 def test_every_row_of_the_tables_is_predicted_once():
     predicted = Counter(step.product.parent.name for step in WHOLE if step.target == "predict")
-    rows = {kind.name for kind in (*TABLE_3, *TABLE_4, *TABLE_5, *FIGURE_4)}
+    rows = {
+        kind.name
+        for kind in (
+            *SYSTEMS_OF_TABLE_3,
+            *SYSTEMS_OF_TABLE_4,
+            *SYSTEMS_OF_TABLE_5,
+            *SYSTEMS_OF_FIGURE_4,
+        )
+    }
     assert predicted == Counter(rows) and len(rows) == 15
 
 

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import yaml
 
-from data_builders import esconv as loader
+from data_builders import corpus as loader
 from esc import citation, paths
 
 TRACKED = subprocess.run(

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from esc import cli, files, paths, policy_server
-from esc.backbones import EMBEDDED
 from esc.exceptions import EscError
+from esc.paths import EMBEDDED
 from experiments import reproduce, variables
 
 STEPS = ("predict-decoupled_sft", "eval", "report")

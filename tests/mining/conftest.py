@@ -14,17 +14,16 @@ from faulty_server import Fault, FaultyServer, Request
 from predicted import quoted
 
 from data_builders import build, preference
-from data_builders.options import BuildOptions
+from data_builders.build import BuildOptions
 from esc import cli, files, strategies
-from esc.backbones import EMBEDDED
-from esc.chat.request import derived_seed
-from esc.lineage import Lineage
+from esc.dialogue import GoldTurn, gold_turns
+from esc.llm import derived_seed
+from esc.paths import EMBEDDED, Lineage
 from esc.psych_errors import PsychError
-from esc.run_folder import RunFolder
-from esc.turns import GoldTurn, gold_turns
-from mining import judge, route, sampled
-from mining.candidates import SAMPLES
-from mining.folders import Mining
+from esc.records import SAMPLES
+from esc.step import RunFolder
+from mining import judge, route
+from mining.sample import Asked, Mining, options_of
 
 Say = Callable[[GoldTurn, int], str]
 
@@ -50,7 +49,7 @@ NAMES = {
 def _environment(monkeypatch):
     for name in ("JUDGE", "JUDGE_BASE_URL", "PROMPTS_DIR", "OPENAI_API_KEY", "VLLM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("esc.chat.policy.Policy.wait", lambda *_: 0.01)
+    monkeypatch.setattr("esc.llm.Policy.wait", lambda *_: 0.01)
 
 
 def build_sets(work: Path, corpus: Path, **options: Any) -> None:
@@ -96,8 +95,8 @@ class Bench:
     ) -> Mining:
         """Leave what ``mining sample`` leaves, with ``say`` in the model's place."""
         mining, turns = self.mining(task), self.turns(limit)
-        asked = sampled.Asked(mining, limit, count, "choice", None)
-        options = sampled.options_of(asked, {mining.sampler: "a" * 64}, turns)
+        asked = Asked(mining, limit, count, "choice", None)
+        options = options_of(asked, {mining.sampler: "a" * 64}, turns)
         folder = RunFolder(mining.folder, options, SAMPLES)
         folder.claim(force=True)
         rows = [

@@ -6,7 +6,7 @@ import pytest
 
 from esc import cli, files
 from esc.psych_errors import PsychError
-from mining import agreement
+from mining import judge
 
 YES, NO = "Yes", "No"
 FILE = "agreement_first_second.json"
@@ -28,31 +28,31 @@ def cells(yes_yes, yes_no, no_yes, no_no):
     ],
 )
 def test_kappa_by_hand(table, expected):
-    assert agreement.kappa(cells(*table)) == pytest.approx(expected)
+    assert judge.kappa(cells(*table)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("table", [(7, 0, 0, 0), (0, 7, 0, 0), (0, 0, 0, 0)])
 def test_two_constant_judges_have_no_kappa_and_it_is_said(table):
-    assert agreement.kappa(cells(*table)) is None
-    found = agreement.agreement([cells(*table)])
+    assert judge.kappa(cells(*table)) is None
+    found = judge.agreement([cells(*table)])
     assert (found.kappa, found.low) == (None, None) and found.said
 
 
 def test_the_interval_holds_kappa_and_is_the_same_again():
     dialogues = [cells(2, k % 2, (k + 1) % 3 == 0, 1 + k % 3) for k in range(60)]
-    found = agreement.agreement(dialogues)
+    found = judge.agreement(dialogues)
     assert found.low < found.kappa < found.high
-    assert agreement.agreement(dialogues) == found
+    assert judge.agreement(dialogues) == found
 
 
 def test_more_dialogues_narrow_the_interval():
     few = [cells(2, k % 2, (k + 1) % 3 == 0, 1 + k % 3) for k in range(12)]
-    one, other = agreement.agreement(few), agreement.agreement(few * 16)
+    one, other = judge.agreement(few), judge.agreement(few * 16)
     assert other.high - other.low < (one.high - one.low) / 2
 
 
 def test_one_dialogue_has_kappa_and_no_interval():
-    found = agreement.agreement([cells(20, 5, 10, 15)])
+    found = judge.agreement([cells(20, 5, 10, 15)])
     assert found.kappa == pytest.approx(0.4) and found.low is None and "interval" in found.said
 
 
@@ -75,7 +75,7 @@ def agree(bench, capsys):
     def call(*options):
         capsys.readouterr()
         argv = ["--work", str(bench.work), "--task", "rg", "--judge", "first", *options]
-        code = cli.run(agreement.main, argv)
+        code = cli.run(judge.agreement_main, argv)
         shown = capsys.readouterr()
         return code, shown.out, shown.err
 
@@ -131,5 +131,5 @@ def test_a_judge_that_was_not_asked_is_one_line_with_those_there_are(two_judges,
 
 def test_the_planner_has_no_judge(bench, capsys, error_line):
     argv = ["--work", str(bench.work), "--task", "sp", "--judge", "a", "--judge2", "b"]
-    assert cli.run(agreement.main, argv) == 2
+    assert cli.run(judge.agreement_main, argv) == 2
     assert "comparing names" in error_line(capsys.readouterr().err)

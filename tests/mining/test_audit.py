@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from esc import cli, files
-from esc.chat.message import Message
 from esc.exceptions import EscError
-from esc.lineage import Lineage
+from esc.paths import Lineage
+from esc.prompts import Message
 from esc.psych_errors import PsychError
-from mining import audit, sheet
-from mining.folders import Mining
+from mining import audit
+from mining.sample import Mining
 
 EMPATHY, SHIFT = PsychError.LACK_OF_EMPATHY, PsychError.EARLY_EMOTION_SHIFT
 
@@ -283,7 +283,7 @@ def test_a_bad_sheet_is_one_line_with_the_row(tmp_path, content, told):
     path = tmp_path / "sheet.csv"
     path.write_bytes(content)
     with pytest.raises(EscError) as raised:
-        audit.precision(sheet.answers(path), {"A": EMPATHY.value, "B": EMPATHY.value}, "S")
+        audit.precision(audit.answers(path), {"A": EMPATHY.value, "B": EMPATHY.value}, "S")
     assert told in str(raised.value) and "\n" not in str(raised.value)
 
 

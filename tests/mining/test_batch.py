@@ -76,7 +76,7 @@ def test_a_run_begun_live_goes_on_through_files(draw, bench, models):
 def test_every_task_leaves_its_shards_and_what_has_its_answers_is_finished(
     draw, bench, monkeypatch
 ):
-    monkeypatch.setattr("esc.chat.batch.engines.Written._script", lambda *_: None)
+    monkeypatch.setattr("esc.llm_batch.Written._script", lambda *_: None)
     both = {"task": ("rg", "vanilla")}
     options = ("--decode", "free")
     code, _, err = draw("--batch", "write", *options, **both)

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from esc.exceptions import EscError
-from mining.candidates import read_turns
+from esc.records import read_turns
 
 
 def row(turn, sample=0):

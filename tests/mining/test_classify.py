@@ -6,8 +6,8 @@ import pytest
 from faulty_server import SERVER_ERROR, TOO_LONG, FaultyServer, refusal
 
 from esc import cli, files
-from esc.intervals import wilson
 from esc.psych_errors import PsychError
+from esc.stats import wilson
 from mining import classify
 
 OURS = {

@@ -21,8 +21,8 @@ from faulty_server import (
 )
 
 from esc import files, paths
-from esc.backbones import EMBEDDED
-from esc.chat.request import derived_seed
+from esc.llm import derived_seed
+from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
 

@@ -9,12 +9,11 @@ import pytest
 from data_builders import check
 from data_builders.preference import apart
 from esc import files, paths
-from esc.backbones import EMBEDDED
-from esc.lineage import Lineage
+from esc.paths import EMBEDDED, Lineage
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
-from experiments.cards.step import card
-from training.recipe import Training, recipe_for
+from experiments.cards import card
+from training.recipes import Training, recipe_for
 
 TASKS = ("sp", "rg", "vanilla")
 NONE, EMPATHY, TEMPLATE = (

@@ -8,13 +8,13 @@ import pytest
 
 from data_builders import preference
 from esc import files, paths
-from esc.backbones import EMBEDDED
+from esc.adapters import ELSEWHERE
+from esc.dialogue import gold_turns
+from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
-from esc.turns import gold_turns
-from esc.weights import ELSEWHERE
-from experiments.cards.step import card
-from training import stamp
+from experiments.cards import card
+from training.train import provenance
 
 SETS = {task: f"esc_{task}_dpo_{EMBEDDED}" for task in ("sp", "rg", "vanilla")}
 BAD = "cheer up, it is nothing"
@@ -134,7 +134,7 @@ def test_an_entangled_pair_without_a_quadrant_is_in_no_mix(bench, take):
 
 def test_the_training_takes_the_pairs(bench, take):
     take("rg", [given("rg", turn) for turn in bench.turns()])
-    mined = stamp.provenance(None, bench.work / "data" / f"{SETS['rg']}.jsonl")
+    mined = provenance(None, bench.work / "data" / f"{SETS['rg']}.jsonl")
     assert (mined["model"], mined["weights"]) == (EMBEDDED, ELSEWHERE)
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from esc import files
 from esc.exceptions import EscError
-from esc.lineage import Lineage
+from esc.paths import Lineage
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
-from mining.found import finished_route
+from mining.stats import finished_route
 
 NONE, EMPATHY, SHIFT = (
     PsychError.NONE,

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
+from esc.judging import Reason, Unscored
 from esc.psych_errors import PsychError
+from esc.records import Candidate
 from esc.strategies import Strategy
-from esc.verdicts import Reason, Unscored
-from mining.candidates import Candidate
 from mining.routing import STAGE_OF, Fate, StrategyFit, route_turn, screen, seeded, strategy_fit
 from mining.verdicts import FilterVerdict
 

@@ -13,8 +13,8 @@ from faulty_server import SERVER_ERROR, TOO_LONG, TRUNCATED, FaultyServer
 from safetensors.torch import save_file
 
 from esc import adapters, cli, files, paths
-from esc.chat.request import derived_seed
-from esc.lineage import Lineage
+from esc.llm import derived_seed
+from esc.paths import Lineage
 from mining import sample
 
 MODEL = "smollm2-135m"

@@ -9,15 +9,15 @@ from collections import Counter
 import pytest
 from matplotlib.figure import Figure
 
-from esc import built, cli, files, paths
-from esc.chat.message import Message
-from esc.intervals import wilson
+from esc import cli, files, paths, step
+from esc.prompts import Message
 from esc.psych_errors import PsychError
+from esc.stats import wilson
 from esc.strategies import Strategy, tag
-from mining import examples, found, stats
+from mining import stats
 from mining.routing import Fate
 
-ERRORS = [PsychError(name) for name in found.RG_ERRORS]
+ERRORS = [PsychError(name) for name in stats.RG_ERRORS]
 
 
 @pytest.fixture
@@ -72,15 +72,15 @@ def test_table_1_counts_the_pairs_and_their_characters(mined, run, folder):
     assert here["mean characters of rejected"] == pytest.approx(
         sum(len(f"sampled {turn.id}") for turn in pairs) / len(pairs)
     )
-    assert sum(here[error] for error in found.RG_ERRORS) == len(pairs)
+    assert sum(here[error] for error in stats.RG_ERRORS) == len(pairs)
 
 
 def test_the_papers_two_backbones_add_up_to_its_totals():
-    for name, (total, qwen, llama) in found.PAPER_TABLE_1.items():
+    for name, (total, qwen, llama) in stats.PAPER_TABLE_1.items():
         if "mean" not in name:
             assert total == qwen + llama
-    sums = [sum(found.PAPER_TABLE_1[error][k] for error in found.RG_ERRORS) for k in range(3)]
-    assert tuple(sums) == found.PAPER_TABLE_1["response pairs"]
+    sums = [sum(stats.PAPER_TABLE_1[error][k] for error in stats.RG_ERRORS) for k in range(3)]
+    assert tuple(sums) == stats.PAPER_TABLE_1["response pairs"]
 
 
 def test_keep_rates_are_of_all_samples_with_an_interval(mined, run, folder):
@@ -107,7 +107,7 @@ def test_keep_rates_have_intervals_by_dialogue():
     """Ten dialogues that are alike within are ten trials, however many turns they have."""
 
     def rate(each, fates=(Fate.PAIR, Fate.NO_ERROR) * 5):
-        of = found.Found("sp", {})
+        of = stats.Found("sp", {})
         for fate in fates:
             way = {"error": None, "gold_strategy": Strategy.QUESTION.value, "fate": fate}
             of.take_dialogue([way] * each)
@@ -134,14 +134,14 @@ def test_strategies_of_both_sides_are_counted(mined, run, folder):
 def test_mean_and_median_are_those_of_the_list(seed):
     rng = random.Random(seed)
     lengths = [rng.randint(0, 900) for _ in range(rng.randint(1, 60))]
-    shown = found.spread(Counter(lengths))
+    shown = stats.spread(Counter(lengths))
     assert shown["mean"] == pytest.approx(statistics.mean(lengths))
     assert shown["median"] == statistics.median(lengths)
     assert sum(shown["bins"]) == len(lengths)
 
 
 def test_nothing_has_neither_mean_nor_median():
-    assert found.spread(Counter())["mean"] is found.spread(Counter())["median"] is None
+    assert stats.spread(Counter())["mean"] is stats.spread(Counter())["median"] is None
 
 
 def test_every_table_page_and_figure_carries_the_mark(mined, run, folder, monkeypatch):
@@ -188,25 +188,25 @@ def test_every_error_has_an_example_with_its_situation(mined, run, folder):
 
 def test_a_situation_is_not_guessed_where_two_dialogues_say_the_same(bench):
     said = ["what about 1?", "try 1"]
-    known = examples.seeker_of(bench.work, said)
+    known = stats.seeker_of(bench.work, said)
     assert known["Situation"] == "case 1 with matter 7 and worry 13"
-    (name,) = built.manifest(bench.work)["corpus"]["files"]
+    (name,) = step.manifest(bench.work)["corpus"]["files"]
     path = paths.corpus(bench.work) / name
     rows = json.loads(path.read_text())
     path.write_text(json.dumps([*rows, rows[1]]))
-    assert examples.seeker_of(bench.work, said) == {}
+    assert stats.seeker_of(bench.work, said) == {}
     path.unlink()
-    assert examples.seeker_of(bench.work, said) == {}
+    assert stats.seeker_of(bench.work, said) == {}
 
 
 def test_the_hub_layout_gives_the_situation_too(bench):
-    (name,) = built.manifest(bench.work)["corpus"]["files"]
+    (name,) = step.manifest(bench.work)["corpus"]["files"]
     row = {
         "situation": "far away",
         "dialog": [{"speaker": "usr", "text": "hi"}, {"speaker": "sys", "text": "oh  no"}],
     }
     (paths.corpus(bench.work) / name).write_text(f"{json.dumps(row)}\n\n")
-    assert examples.seeker_of(bench.work, ["oh no"]) == {"Situation": "far away"}
+    assert stats.seeker_of(bench.work, ["oh no"]) == {"Situation": "far away"}
 
 
 @pytest.mark.parametrize(
@@ -222,10 +222,10 @@ def test_the_hub_layout_gives_the_situation_too(bench):
     ],
 )
 def test_the_seekers_survey_is_told_where_the_corpus_has_it(bench, scores, told):
-    (name,) = built.manifest(bench.work)["corpus"]["files"]
+    (name,) = step.manifest(bench.work)["corpus"]["files"]
     row = {"survey_score": scores, "dialog": [{"speaker": "sys", "text": "oh no"}]}
     (paths.corpus(bench.work) / name).write_text(json.dumps([row]))
-    assert examples.seeker_of(bench.work, ["oh no"]) == told
+    assert stats.seeker_of(bench.work, ["oh no"]) == told
 
 
 def test_text_of_a_model_is_no_markdown(bench, server, planted, run, folder):

@@ -12,8 +12,8 @@ import pytest
 from batches import answer_line, error_line
 
 from esc import adapters, files, paths
-from esc.chat.batch.shards import Shard
 from esc.exceptions import EscError
+from esc.llm_batch import Shard
 from serving import batch
 
 MODEL = "smollm2-135m"
@@ -160,7 +160,7 @@ def test_several_nodes_share_the_shards(folder, fake_vllm):
 
 
 def test_the_script_finds_adapters_and_template_in_a_copy_of_work(tmp_path, fake_vllm, monkeypatch):
-    monkeypatch.setattr("esc.chat_template.of", lambda *_: "template")
+    monkeypatch.setattr("esc.adapters.of", lambda *_: "template")
     work, copy = tmp_path / "work", tmp_path / "mounted" / "deeper" / "copy"
     for name in ("rg_sft", "sp_sft", "rg_dpo", "rg_dpo/served"):
         trained = work / paths.adapters(MODEL) / name

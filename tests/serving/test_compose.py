@@ -6,10 +6,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-import serving.compose
-from esc import adapters, chat_template, files, paths
+from esc import adapters, files, paths
 from esc.exceptions import EscError
-from esc.lineage import Lineage
+from esc.paths import Lineage
+from serving import compose as composing
 from serving.compose import MANIFEST, compose, concatenate
 
 LARGEST = 1e-4
@@ -120,22 +120,22 @@ def parts(tmp_path, monkeypatch):
     """A WORK folder with two adapters whose sum is made by hand."""
     for stage in ("sft", "dpo"):
         touch_adapter(tmp_path / paths.adapter(MODEL, "sp", stage))
-    monkeypatch.setattr(serving.compose, "concatenate", concatenated)
-    monkeypatch.setattr(chat_template, "of", lambda model, template: f"of {template}")
+    monkeypatch.setattr(composing, "concatenate", concatenated)
+    monkeypatch.setattr(adapters, "of", lambda model, template: f"of {template}")
     return tmp_path
 
 
 def test_the_composed_folder_has_the_chat_template_of_the_training(parts):
     served, _ = compose(parts, MODEL, "sp")
-    assert (served / chat_template.FILE).read_text() == "of smollm2"
+    assert (served / adapters.FILE).read_text() == "of smollm2"
 
 
 def test_one_composed_without_its_chat_template_is_composed_anew(parts):
     served, _ = compose(parts, MODEL, "sp")
     assert compose(parts, MODEL, "sp") == (served, False)
-    (served / chat_template.FILE).unlink()
+    (served / adapters.FILE).unlink()
     assert compose(parts, MODEL, "sp") == (served, True)
-    assert (served / chat_template.FILE).is_file()
+    assert (served / adapters.FILE).is_file()
 
 
 def test_a_part_that_is_not_trained_is_named_with_its_command(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from esc import paths
 from esc.serving_environment import PYTHON
-from serving.command import IN_VLLM
+from serving.server import IN_VLLM
 
 pytestmark = pytest.mark.slow
 

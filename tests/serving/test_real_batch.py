@@ -9,10 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from esc import adapters, chat_template, files, paths, policy_server
-from esc.chat.batch.spelling import choice_fields
-from esc.chat.tokens import choice_tokens
-from esc.chat.transport import Endpoint
+from esc import adapters, files, paths, policy_server
+from esc.llm import Endpoint, choice_tokens
+from esc.llm_batch import choice_fields
 from esc.plan_and_speak import NAMES
 from esc.serving_environment import RAY_PYTHON, RAY_READY
 
@@ -176,5 +175,5 @@ def test_a_request_is_sent_as_to_the_server(through, live, engine):
     (shard,) = (through[engine][0] / paths.mining(MODEL) / "sp" / "batch").glob("*.requests.jsonl")
     for row in files.read_jsonl(shard):
         assert row["body"]["allowed_token_ids"] == live[2]["allowed_token_ids"]
-    text = (shard.parent / chat_template.FILE).read_text()
-    assert text == (through["live"][0] / paths.server(MODEL) / chat_template.FILE).read_text()
+    text = (shard.parent / adapters.FILE).read_text()
+    assert text == (through["live"][0] / paths.server(MODEL) / adapters.FILE).read_text()

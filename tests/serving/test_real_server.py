@@ -12,19 +12,24 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from esc import adapters, chat_template, files, paths, policy_server
-from esc.chat.budget import Budget
-from esc.chat.cache import Cache
-from esc.chat.constraint import Choice
-from esc.chat.failures import Failure, FailureKind
-from esc.chat.message import Message
-from esc.chat.policy import Chat, Policy
-from esc.chat.request import Generation, Sampling
-from esc.chat.score import Scoring, normalised
-from esc.chat.transport import Pool
+from esc import adapters, files, paths, policy_server
+from esc.choice import Scoring, normalised
+from esc.dialogue import gold_turns
+from esc.llm import (
+    Budget,
+    Cache,
+    Chat,
+    Choice,
+    Failure,
+    FailureKind,
+    Generation,
+    Policy,
+    Pool,
+    Sampling,
+)
 from esc.plan_and_speak import NAMES, PLAN_TOKENS, PlanAndSpeak, sp_chat
+from esc.prompts import Message
 from esc.strategies import Strategy
-from esc.turns import gold_turns
 
 pytestmark = pytest.mark.slow
 
@@ -77,10 +82,10 @@ def url(work, run):
 
 
 def test_training_leaves_the_template_that_gives_its_ids(work, model):
-    text = chat_template.of(str(model), "smollm2")
+    text = adapters.of(str(model), "smollm2")
     for task in ("sp", "rg", "vanilla"):
         folder = work / paths.adapter(MODEL, task, "sft")
-        assert (folder / chat_template.FILE).read_text() == text
+        assert (folder / adapters.FILE).read_text() == text
 
 
 def test_server_and_training_have_the_same_ids_for_all_tasks(url, work, run):
@@ -141,8 +146,8 @@ def hugging_face_scores(policy, tokenizer, chat, template):
 @pytest.mark.parametrize("name", ["base", "sp-sft", "sp-dpo"])
 def test_served_log_probabilities_agree_with_hugging_face(url, work, model, name):
     calls = scorings(work, name, 1)
-    tokenizer, _ = chat_template.load(str(model), "smollm2")
-    template = chat_template.of(str(model), "smollm2")
+    tokenizer, _ = adapters.load(str(model), "smollm2")
+    template = adapters.of(str(model), "smollm2")
     served = getattr(torch, files.read_json(model / "manifest.json")["precision"])
 
     def scores(precision):

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from esc import adapters, backbones, paths, policy_server
-from esc.chat_template import FILE
+from esc.adapters import FILE
 from esc.exceptions import EscError
 from esc.policy_server import State
-from serving import batch, command, process, server
+from serving import batch, server
 from serving.server import Options
 
 MODEL = "smollm2-135m"
@@ -58,7 +58,7 @@ def built(**changes):
         "adapters": {}, "host": "127.0.0.1", "port": 8000, "kind": "gpu", "gpus": 1,
         "extra": "",
     }  # fmt: skip
-    return command.build(**settings | changes)
+    return server.build(**settings | changes)
 
 
 def value(words, flag):
@@ -113,13 +113,13 @@ def test_a_key_on_the_command_line_is_refused_and_not_repeated(flag):
 def test_no_key_is_in_the_command(monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "hunter2")
     assert "hunter2" not in " ".join(built(kind="cpu"))
-    assert command.environment("cpu")["VLLM_API_KEY"] == "hunter2"
+    assert server.environment("cpu")["VLLM_API_KEY"] == "hunter2"
 
 
 def test_what_the_user_set_for_vllm_stays(monkeypatch):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
-    assert command.environment("cpu")["VLLM_CPU_KVCACHE_SPACE"] == "40"
-    assert command.environment("cpu")["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
+    assert server.environment("cpu")["VLLM_CPU_KVCACHE_SPACE"] == "40"
+    assert server.environment("cpu")["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
 
 
 @pytest.mark.slow
@@ -204,15 +204,15 @@ def test_an_engine_that_dies_at_start_is_told_with_its_own_reason(tmp_path, line
     tail = ["    raise RuntimeError(", DIED]
     # However long what follows the reason is.
     log.write_text("\n".join([*lines, *["  File x, line 1"] * 500, *tail]) + "\n")
-    assert process.reason(log).endswith("Error: No room for the cache: 8.1 GiB are asked for")
+    assert server.reason(log).endswith("Error: No room for the cache: 8.1 GiB are asked for")
 
 
 def test_a_log_without_a_reason_gives_its_last_line(tmp_path):
     log = tmp_path / "server.log"
     log.write_text("one\nKilled\n\n")
-    assert process.reason(log) == "Killed"
+    assert server.reason(log) == "Killed"
     log.write_text("")
-    assert process.reason(log) == "no output"
+    assert server.reason(log) == "no output"
 
 
 def test_a_server_is_seen_to_be_healthy_past_a_proxy(monkeypatch):
@@ -221,7 +221,7 @@ def test_a_server_is_seen_to_be_healthy_past_a_proxy(monkeypatch):
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{held.getsockname()[1]}")
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
-        assert process._healthy(f"http://127.0.0.1:{healthy.server_port}")
+        assert server._healthy(f"http://127.0.0.1:{healthy.server_port}")
 
 
 def test_a_server_that_dies_says_why_and_leaves_no_state(tmp_path, model):

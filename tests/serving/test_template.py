@@ -9,10 +9,10 @@ from threading import Thread
 import pytest
 from transformers import AutoTokenizer
 
-from esc import chat_template
-from esc.chat.transport import Endpoint
+from esc import adapters
 from esc.exceptions import EscError
-from esc.forms import TASKS
+from esc.llm import Endpoint
+from esc.prompts import TASKS
 from serving.template import compare, difference, samples
 
 # The form of Llama-3.1's own template: two lines with dates before every system prompt.
@@ -87,13 +87,13 @@ def plans(sample_work):
 @pytest.mark.parametrize("name", ["smollm2", "qwen", "llama3", "gemma2"])
 def test_the_exported_template_gives_the_ids_of_training(name, model, chats, plans):
     chats = plans if name == "llama3" else chats
-    tokenizer, template = chat_template.load(str(model), name)
-    with tokenizing_server(tokenizer, chat_template.of(str(model), name)) as url:
+    tokenizer, template = adapters.load(str(model), name)
+    with tokenizing_server(tokenizer, adapters.of(str(model), name)) as url:
         assert compared(url, tokenizer, template, chats) > 2000
 
 
 def test_llama31s_date_lines_are_caught_and_shown(model, plans):
-    tokenizer, template = chat_template.load(str(model), "llama3")
+    tokenizer, template = adapters.load(str(model), "llama3")
     with tokenizing_server(tokenizer, LLAMA31) as url, pytest.raises(EscError) as caught:
         compared(url, tokenizer, template, plans)
     assert "Cutting Knowledge Date" in str(caught.value)

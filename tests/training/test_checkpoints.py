@@ -4,14 +4,14 @@ import pytest
 
 from esc import adapters, files, paths
 from esc.exceptions import EscError
-from training import checkpoints, follow, launch, recipe
+from training import follow, recipes, train
 from training.reference import STATE
 
 ZERO = {"deepspeed": "zero2.json"}
 
 
 def training(work, processes=8):
-    return recipe.Training("qwen2.5-7b", "sp", "sft", work, processes, (), engine="zero2")
+    return recipes.Training("qwen2.5-7b", "sp", "sft", work, processes, (), engine="zero2")
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_a_half_written_checkpoint_is_dropped_before_resuming(tmp_path):
         (tmp_path / name).mkdir()
         if state is not None:
             (tmp_path / name / STATE).write_text(state)
-    checkpoints.drop_torn(tmp_path)
+    train.drop_torn(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
 
 
@@ -54,7 +54,7 @@ def test_the_newest_is_of_the_last_step_as_llamafactory_takes_it(tmp_path):
 
     for step in (5, 100, 20):
         checkpoint(tmp_path, step)
-    assert str(checkpoints.newest(tmp_path)) == get_last_checkpoint(str(tmp_path))
+    assert str(train.newest(tmp_path)) == get_last_checkpoint(str(tmp_path))
 
 
 @pytest.fixture
@@ -62,11 +62,11 @@ def followed(tmp_path, monkeypatch):
     """A function that follows as the second of two machines; what it gives is the launches."""
     machine(monkeypatch, "1")
     launched = []
-    monkeypatch.setattr(launch, "run", lambda *of, **named: launched.append(of))
+    monkeypatch.setattr(train, "run", lambda *of, **named: launched.append(of))
 
     def call(force=False):
         asked = training(tmp_path)
-        follow.follow(asked, recipe.recipe_for(asked), tmp_path / ".beside", force=force)
+        follow.follow(asked, recipes.recipe_for(asked), tmp_path / ".beside", force=force)
         return launched
 
     return call
@@ -102,18 +102,18 @@ def test_node_0s_checkpoint_copied_over_a_machines_own_part_is_gone_on_from(tmp_
 def test_zero_on_another_number_of_processes_names_the_one_it_was_begun_on(tmp_path):
     checkpoint(tmp_path, 200, ranks=range(8))
     with pytest.raises(EscError, match=r"begun on 8 processes.* NPROC=8 goes on, FORCE=1 begins"):
-        checkpoints.check_processes(tmp_path, training(tmp_path, 4), ZERO)
+        train.check_processes(tmp_path, training(tmp_path, 4), ZERO)
 
 
 def test_zero_goes_on_with_as_many_processes(tmp_path):
     checkpoint(tmp_path, 100, ranks=range(4))
     checkpoint(tmp_path, 200, ranks=range(8))
-    checkpoints.check_processes(tmp_path, training(tmp_path, 8), ZERO)
+    train.check_processes(tmp_path, training(tmp_path, 8), ZERO)
 
 
 def test_without_zero_any_number_of_processes_goes_on(tmp_path):
     checkpoint(tmp_path, 200, ranks=range(8))
-    checkpoints.check_processes(tmp_path, training(tmp_path, 4), {})
+    train.check_processes(tmp_path, training(tmp_path, 4), {})
 
 
 @pytest.mark.parametrize(("rank", "there"), [("0", range(8)), ("0", range(16)), ("1", range(16))])
@@ -122,11 +122,11 @@ def test_zero_goes_on_with_shared_disks_and_with_each_machines_own(
 ):
     machine(monkeypatch, rank)
     checkpoint(tmp_path, 200, ranks=there)
-    checkpoints.check_processes(tmp_path, training(tmp_path, 8), ZERO)
+    train.check_processes(tmp_path, training(tmp_path, 8), ZERO)
 
 
 def test_zero_begun_on_other_machines_tells_the_processes_of_all(tmp_path, monkeypatch):
     machine(monkeypatch, "1")
     checkpoint(tmp_path, 200, ranks=range(8))
     with pytest.raises(EscError, match=r"begun on 8 processes.*NPROC x NNODES = 8 goes on"):
-        checkpoints.check_processes(tmp_path, training(tmp_path, 8), ZERO)
+        train.check_processes(tmp_path, training(tmp_path, 8), ZERO)

@@ -7,11 +7,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from data_builders import build, options
-from esc import cpu, files, paths
+from data_builders import build
+from esc import backbones, files, paths
+from esc.dialogue import gold_turns
 from esc.exceptions import EscError
-from esc.lineage import Lineage
-from esc.turns import gold_turns
+from esc.paths import Lineage
 from serving.compose import compose
 from training import drift
 
@@ -66,7 +66,7 @@ def test_a_practical_rate_that_moved_nothing_is_not_sent_to_itself():
 
 
 def test_without_the_adapter_the_target_that_trains_it_is_named(small_corpus, tmp_path):
-    build.build(str(small_corpus), tmp_path, options.BuildOptions())
+    build.build(str(small_corpus), tmp_path, build.BuildOptions())
     with pytest.raises(EscError, match="make sft-sp"):
         drift.drift(tmp_path, MODEL, "sp", paths.PAPER, None)
 
@@ -89,26 +89,26 @@ def adapter(model, folder, scale, seed):
 def test_an_update_below_the_precision_is_told_from_one_that_moves(
     small_corpus, tmp_path, model, scale, has_moved
 ):
-    build.build(str(small_corpus), tmp_path, options.BuildOptions())
+    build.build(str(small_corpus), tmp_path, build.BuildOptions())
     adapter(model, tmp_path / paths.adapter(MODEL, "rg", "sft"), 1e-3, 1)
     adapter(model, tmp_path / paths.adapter(MODEL, "rg", "dpo"), scale, 2)
     compose(tmp_path, MODEL, "rg")
     found = drift.drift(tmp_path, MODEL, "rg", paths.PAPER, 2)
-    assert found["precision"] == cpu.precision() and found["tokens"] > 0
+    assert found["precision"] == backbones.precision() and found["tokens"] > 0
     assert found["moved"] is has_moved, found
     written = tmp_path / paths.adapter(MODEL, "rg", "dpo") / drift.DRIFT
     assert files.read_json(written) == found
 
 
 def test_a_limit_beyond_the_validation_dialogues_takes_them_all(small_corpus, tmp_path):
-    build.build(str(small_corpus), tmp_path, options.BuildOptions())
+    build.build(str(small_corpus), tmp_path, build.BuildOptions())
     turns = gold_turns(tmp_path, "validation", None)
     assert drift._drawn(turns, 500, 200) == turns
     assert 0 < len(drift._drawn(turns, 1, 200)) < len(turns)
 
 
 def test_no_more_turns_are_read_than_asked_for(small_corpus, tmp_path):
-    build.build(str(small_corpus), tmp_path, options.BuildOptions())
+    build.build(str(small_corpus), tmp_path, build.BuildOptions())
     turns = gold_turns(tmp_path, "validation", None)
     drawn = drift._drawn(turns, None, 2)
     assert len(drawn) == 2 and all(turn in turns for turn in drawn)

@@ -1,7 +1,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from esc import cpu, files
+from esc import backbones, files
 from esc.exceptions import EscError
 from training import embedded_model
 
@@ -25,7 +25,7 @@ def test_a_package_that_cannot_be_fetched_is_one_line_and_leaves_nothing(tmp_pat
 
 
 def test_the_checkpoint_is_in_the_precision_this_cpu_multiplies_in(model):
-    assert files.read_json(model / "config.json")["dtype"] == cpu.precision()
+    assert files.read_json(model / "config.json")["dtype"] == backbones.precision()
 
 
 def test_a_model_of_another_cpus_precision_is_made_anew(tmp_path, monkeypatch):

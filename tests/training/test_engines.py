@@ -10,22 +10,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from esc import backbones, engines, memory, nodes, paths
+from esc import backbones, nodes, paths
 from esc.exceptions import EscError
-from esc.forms import TASKS
-from esc.lineage import Lineage
-from training import follow, launch, recipe, train
+from esc.paths import Lineage
+from esc.prompts import TASKS
+from training import follow, memory, recipes, train
 
 GPU = [name for name, backbone in backbones.table().items() if backbone.settings["gpus"]]
 PAPERS = [(task, stage) for task in TASKS for stage in ("sft", "dpo")]
-SPREAD = [(engine, model, *of) for engine in engines.ENGINES for model in GPU for of in PAPERS]
+SPREAD = [(engine, model, *of) for engine in backbones.ENGINES for model in GPU for of in PAPERS]
 
 
 def training(
     work, *overrides, task="sp", stage="dpo", model="qwen2.5-7b", processes=4, engine=None,
     lineage=paths.PAPER, dtype=None,
 ):  # fmt: skip
-    return recipe.Training(
+    return recipes.Training(
         model, task, stage, work, processes, overrides, lineage, engine=engine, dtype=dtype
     )
 
@@ -55,13 +55,13 @@ def test_llamafactory_parses_it_and_the_batch_is_32(
     from llamafactory.hparams import get_ray_args, get_train_args
 
     one = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    spread = engines.get(engine)
+    spread = backbones.engine(engine)
     for name, value in (one | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}).items():
         monkeypatch.setenv(name, value)
     for name, value in spread.environment.items():
         monkeypatch.setenv(name, value)
     asked = training(tmp_path, task=task, stage=stage, model=model, engine=engine, processes=8)
-    made = recipe.recipe_for(asked)
+    made = recipes.recipe_for(asked)
     try:
         model_args, _, arguments, finetuning, _ = get_train_args(
             made | {"use_cpu": True, "ddp_backend": "gloo"}
@@ -89,9 +89,9 @@ def test_a_deepspeed_configuration_has_its_stage_and_takes_the_batch_from_the_re
     assert set(batch.values()) == {"auto"} and settings["gradient_accumulation_steps"] == "auto"
 
 
-@pytest.mark.parametrize("engine", engines.ENGINES)
+@pytest.mark.parametrize("engine", backbones.ENGINES)
 def test_an_engines_header_says_what_it_is_its_hardware_the_command_and_an_override(engine):
-    first, *others = (engines.FOLDER / f"{engine}.yaml").read_text().splitlines()[:4]
+    first, *others = (backbones.FOLDER / f"{engine}.yaml").read_text().splitlines()[:4]
     assert first.startswith(f"# ENGINE={engine}: ")
     starts = [line.partition(":")[0] for line in others]
     assert starts[0] == "# Hardware" and starts[1].startswith("# By hand")
@@ -104,7 +104,7 @@ ESTIMATE = re.compile(r"(\S+) on (\d+), SFT (\d+), DPO (\d+)")
 
 @pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp", "qlora"])
 def test_the_memory_in_an_engines_header_is_the_estimates(engine):
-    told = ESTIMATE.findall((engines.FOLDER / f"{engine}.yaml").read_text())
+    told = ESTIMATE.findall((backbones.FOLDER / f"{engine}.yaml").read_text())
     assert told
     for model, processes, *sizes in told:
         of = {"engine": engine, "processes": int(processes), "length": 4096}
@@ -126,16 +126,16 @@ def test_the_memory_in_the_recipes_readme_is_the_estimates():
 
 def test_an_unknown_engine_lists_the_known_ones(tmp_path):
     with pytest.raises(EscError, match="unknown ENGINE 'zero9'; known: zero2, zero3, fsdp"):
-        recipe.recipe_for(training(tmp_path, engine="zero9"))
+        recipes.recipe_for(training(tmp_path, engine="zero9"))
 
 
 def test_an_engine_takes_the_place_of_the_backbones_own(tmp_path):
-    made = recipe.recipe_for(training(tmp_path, model="qwen2.5-72b", engine="qlora"))
+    made = recipes.recipe_for(training(tmp_path, model="qwen2.5-72b", engine="qlora"))
     assert "deepspeed" not in made and made["quantization_bit"] == 4
 
 
 def test_a_later_round_starts_from_the_merged_model_of_the_round_before(tmp_path):
-    made = recipe.recipe_for(training(tmp_path, engine="zero3", lineage=Lineage("ipo", 2)))
+    made = recipes.recipe_for(training(tmp_path, engine="zero3", lineage=Lineage("ipo", 2)))
     saves = tmp_path / paths.adapters("qwen2.5-7b")
     assert made["model_name_or_path"] == str(saves / "sp_dpo_ipo" / "merged_bfloat16")
     assert not made.keys() & {"adapter_name_or_path", "create_new_adapter"}
@@ -154,7 +154,7 @@ def test_a_later_round_starts_from_the_merged_model_of_the_round_before(tmp_path
 def test_a_merged_start_is_in_the_precision_the_engine_uses_or_the_one_asked_for(
     tmp_path, engine, dtype, folder
 ):
-    made = recipe.recipe_for(training(tmp_path, engine=engine, dtype=dtype))
+    made = recipes.recipe_for(training(tmp_path, engine=engine, dtype=dtype))
     assert made["model_name_or_path"].endswith(f"/sp_sft/{folder}")
 
 
@@ -162,30 +162,30 @@ def test_a_merged_start_is_in_the_precision_the_engine_uses_or_the_one_asked_for
 def test_a_merged_start_is_no_train_args_for_another_would_be_the_reference_too(tmp_path, engine):
     given = "model_name_or_path=Qwen/Qwen2.5-7B-Instruct"
     with pytest.raises(EscError, match=f"cannot set model_name_or_path: ENGINE={engine} starts"):
-        recipe.recipe_for(training(tmp_path, given, engine=engine))
+        recipes.recipe_for(training(tmp_path, given, engine=engine))
 
 
 def test_a_backbone_whose_own_engine_takes_a_merged_start_keeps_it_too(tmp_path):
     with pytest.raises(EscError, match="cannot set model_name_or_path: ENGINE=zero3 starts"):
-        recipe.recipe_for(training(tmp_path, "model_name_or_path=x", model="qwen2.5-72b"))
+        recipes.recipe_for(training(tmp_path, "model_name_or_path=x", model="qwen2.5-72b"))
 
 
 @pytest.mark.parametrize("loss", ["simpo", "orpo"])
 @pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp", "qlora", "ray"])
 def test_a_loss_without_reference_trains_on_every_engine(tmp_path, engine, loss):
-    made = recipe.recipe_for(training(tmp_path, engine=engine, lineage=Lineage(loss)))
+    made = recipes.recipe_for(training(tmp_path, engine=engine, lineage=Lineage(loss)))
     assert made["pref_loss"] == loss
 
 
 def test_stage_3_by_hand_is_refused_to_a_loss_that_could_not_show_it(tmp_path):
     given = f"deepspeed={paths.RECIPES / 'deepspeed' / 'zero3.json'}"
     with pytest.raises(EscError, match="deepspeed may keep the SFT adapter apart"):
-        recipe.recipe_for(training(tmp_path, given, lineage=Lineage("orpo")))
+        recipes.recipe_for(training(tmp_path, given, lineage=Lineage("orpo")))
 
 
 def test_a_part_of_an_engines_settings_can_be_overridden(tmp_path):
     given = "fsdp_config.limit_all_gathers=false"
-    made = recipe.recipe_for(training(tmp_path, given, engine="fsdp"))
+    made = recipes.recipe_for(training(tmp_path, given, engine="fsdp"))
     assert made["fsdp_config"] == {"cpu_ram_efficient_loading": True, "limit_all_gathers": False}
 
 
@@ -199,7 +199,7 @@ def test_a_part_of_an_engines_settings_can_be_overridden(tmp_path):
 )
 def test_an_engine_that_cannot_work_without_a_gpu_is_refused_there(tmp_path, engine, why):
     with pytest.raises(EscError, match=rf"^ENGINE={engine}: without GPUs .*{why}"):
-        recipe.recipe_for(training(tmp_path, model="smollm2-135m", engine=engine))
+        recipes.recipe_for(training(tmp_path, model="smollm2-135m", engine=engine))
 
 
 def test_a_package_that_is_not_installed_names_what_installs_it(tmp_path, monkeypatch):
@@ -210,7 +210,7 @@ def test_a_package_that_is_not_installed_names_what_installs_it(tmp_path, monkey
 
 def environment(work, **of):
     asked = training(work, **of)
-    return launch.environment(asked, recipe.recipe_for(asked))
+    return train.environment(asked, recipes.recipe_for(asked))
 
 
 def test_an_engine_that_shards_is_launched_by_torchrun_even_as_one_process(tmp_path):
@@ -235,7 +235,7 @@ def test_under_fsdp_weights_are_rounded_and_the_rotary_frequencies_are_not(tmp_p
 
 
 def test_what_fsdp_says_to_run_by_hand_keeps_the_rotary_frequencies_too():
-    by_hand = (engines.FOLDER / "fsdp.yaml").read_text().splitlines()[2]
+    by_hand = (backbones.FOLDER / "fsdp.yaml").read_text().splitlines()[2]
     assert "PYTHONPATH=training/in_llamafactory llamafactory-cli train" in by_hand
 
 
@@ -247,14 +247,14 @@ def test_ray_starts_its_own_processes(tmp_path, monkeypatch):
 
 def test_rays_processes_are_mended_too_whatever_else_is_told_to_ray(tmp_path):
     asked = training(tmp_path, "ray_init_kwargs.address=auto", engine="ray")
-    told = recipe.recipe_for(asked)["ray_init_kwargs"]
+    told = recipes.recipe_for(asked)["ray_init_kwargs"]
     assert told["address"] == "auto"
     assert told["runtime_env"]["env_vars"]["PYTHONPATH"].endswith("training/in_llamafactory")
 
 
 def test_two_machines_share_the_batch_and_a_port(tmp_path, two_nodes):
     asked = training(tmp_path, processes=4)
-    assert recipe.recipe_for(asked)["gradient_accumulation_steps"] == 4
+    assert recipes.recipe_for(asked)["gradient_accumulation_steps"] == 4
     found = environment(tmp_path, processes=1)
     assert (found["FORCE_TORCHRUN"], found["MASTER_PORT"]) == ("1", "29500")
 
@@ -302,12 +302,12 @@ def start(tmp_path, monkeypatch, script):
     program = tmp_path / "llamafactory-cli"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(launch.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(train.sys, "executable", str(tmp_path / "python"))
     asked = training(tmp_path, stage="sft", processes=1)
     log = tmp_path / "node0.log"
-    settings = recipe.recipe_for(asked)
+    settings = recipes.recipe_for(asked)
     of = {"log": log, "lock": None, "watch": lambda process: process.wait()}
-    return launch.run(tmp_path / "recipe.yaml", asked, settings, **of)
+    return train.run(tmp_path / "recipe.yaml", asked, settings, **of)
 
 
 def test_what_it_prints_is_shown_and_kept(tmp_path, monkeypatch, capsys):
@@ -360,7 +360,7 @@ TWO = nodes.Place(2, 0, "10.0.0.1", 29500)
 
 
 def test_what_helps_out_of_memory_loses_no_data_and_says_what_begins_anew():
-    line = launch.reason(1, "torch.OutOfMemoryError: CUDA out of memory.", ONE)
+    line = train.reason(1, "torch.OutOfMemoryError: CUDA out of memory.", ONE)
     # LLaMA-Factory would cut rows without a word.
     assert "cutoff_len" not in line
     assert "another ENGINE begins anew: with FORCE=1, or another WORK" in line
@@ -368,7 +368,7 @@ def test_what_helps_out_of_memory_loses_no_data_and_says_what_begins_anew():
 
 def test_beside_a_server_a_lack_of_memory_is_answered_with_what_ends_the_server():
     for code, said in ((1, "torch.OutOfMemoryError: CUDA out of memory."), (-9, "")):
-        line = launch.reason(code, said, ONE, "a server runs; make stop frees it")
+        line = train.reason(code, said, ONE, "a server runs; make stop frees it")
         assert "make stop frees it" in line and "ENGINE" not in line
 
 
@@ -394,6 +394,6 @@ def test_memory_grows_in_segments_on_one_gpu_too(tmp_path, monkeypatch):
     ],
 )
 def test_the_reason_of_a_failure_is_one_line_with_the_way_on(code, said, place, told):
-    line = launch.reason(code, said, place)
+    line = train.reason(code, said, place)
     assert told in line and "\n" not in line
     assert "the same command goes on from the newest checkpoint" in line

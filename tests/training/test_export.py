@@ -8,10 +8,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from esc import adapters, backbones, chat_template, files, paths
+from esc import adapters, backbones, files, paths
 from esc.exceptions import EscError
 from training import export
-from training.merging import Changed, Lora, merge_file
+from training.export import Changed, Lora, merge_file
 
 MODEL = "smollm2-135m"
 NAME = "model.layers.0.mlp.up_proj"
@@ -160,8 +160,8 @@ def test_the_merged_model_answers_as_base_and_adapters_do_and_is_made_once(model
     facts = files.read_json(folder / export.MANIFEST)
     assert facts["dtype"] == "float32" and facts["smoke"] is True
     tokenizer, before = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(model)
-    expected = chat_template.of(str(model), backbones.get(MODEL).template)
-    assert (folder / chat_template.FILE).read_text() == expected == tokenizer.chat_template
+    expected = adapters.of(str(model), backbones.get(MODEL).template)
+    assert (folder / adapters.FILE).read_text() == expected == tokenizer.chat_template
     ids = tokenizer("I lost my job last week.", return_tensors="pt").input_ids
     assert torch.equal(ids, before("I lost my job last week.", return_tensors="pt").input_ids)
     apart = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)

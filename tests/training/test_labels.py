@@ -8,7 +8,7 @@ import yaml
 
 from esc import files, paths
 from esc.strategies import parse
-from training import launch, recipe
+from training import recipes, train
 
 IGNORED = -100
 
@@ -103,9 +103,9 @@ for row in loaded["train_dataset"]:
 def test_a_template_with_an_end_token_of_its_own_learns_the_last_reply_alone(
     run, model, sample_work, tmp_path, template, answer
 ):
-    asked = recipe.Training("gemma2-9b", "rg", "sft", sample_work, 1, ())
-    settings = recipe.recipe_for(asked)
-    environment = launch.environment(asked, settings)
+    asked = recipes.Training("gemma2-9b", "rg", "sft", sample_work, 1, ())
+    settings = recipes.recipe_for(asked)
+    environment = train.environment(asked, settings)
     settings |= {"template": template, "model_name_or_path": str(model), "eval_strategy": "no"}
     settings |= {"output_dir": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache")}
     settings |= {"bf16": False, "use_cpu": True, "preprocessing_num_workers": 2}

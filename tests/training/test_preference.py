@@ -9,19 +9,21 @@ import yaml
 from corpora import release_row
 from safetensors.torch import save_file
 
-from data_builders import build, options
-from esc import adapters, backbones, built, engines, files, paths
+from data_builders import build
+from esc import adapters, backbones, files, paths
 from esc.exceptions import EscError, OptionsDiffer
-from esc.lineage import Lineage
+from esc.paths import Lineage
+from esc.step import manifest, train_set
 from serving.compose import compose
-from training import losses, recipe, reference, stamp
+from training import recipes, reference
+from training import train as stamp
 from training import train as step
 
 MODEL = "smollm2-135m"
 
 
 def training(work, *overrides, task="sp", lineage=paths.PAPER, engine=None):
-    return recipe.Training(MODEL, task, "dpo", work, 1, overrides, lineage, engine)
+    return recipes.Training(MODEL, task, "dpo", work, 1, overrides, lineage, engine)
 
 
 def adapter(folder):
@@ -38,7 +40,7 @@ def pairs(work, task="sp", lineage=paths.PAPER, **changed):
     provenance = {
         "model": MODEL,
         "weights": adapters.fingerprint(start),
-        "data": built.train_set(built.manifest(work)),
+        "data": train_set(manifest(work)),
         "smoke": True,
     } | changed
     path = work / paths.preference_file(paths.preference_dataset(task, MODEL, lineage))
@@ -60,13 +62,13 @@ def pairs(work, task="sp", lineage=paths.PAPER, **changed):
 @pytest.fixture
 def work(small_corpus, tmp_path):
     """Built sets and an SFT adapter of the planner, which holds nothing a model could load."""
-    build.build(str(small_corpus), tmp_path, options.BuildOptions())
+    build.build(str(small_corpus), tmp_path, build.BuildOptions())
     adapter(tmp_path / paths.adapter(MODEL, "sp", "sft"))
     return tmp_path
 
 
 def stamped(asked):
-    return stamp.stamp(asked, recipe.recipe_for(asked))
+    return stamp.stamp(asked, recipes.recipe_for(asked))
 
 
 def test_the_stamp_holds_the_adapter_it_starts_from(work):
@@ -94,11 +96,11 @@ def test_a_training_does_not_go_on_under_another_engine(work):
 
 def test_a_quantized_base_by_hand_is_sent_to_the_engine(work):
     with pytest.raises(EscError, match="into a quantized base; ENGINE=qlora starts from"):
-        recipe.recipe_for(training(work, "quantization_bit=4"))
+        recipes.recipe_for(training(work, "quantization_bit=4"))
 
 
 def test_a_second_round_is_merged_after_sft_and_the_first_and_has_its_own_set(work):
-    made = recipe.recipe_for(training(work, lineage=Lineage("ipo", 2)))
+    made = recipes.recipe_for(training(work, lineage=Lineage("ipo", 2)))
     saves = work / paths.adapters(MODEL)
     assert made["adapter_name_or_path"] == f"{saves}/sp_sft,{saves}/sp_dpo_ipo"
     assert made["dataset"] == f"esc_sp_dpo_{MODEL}_ipo_r2"
@@ -107,18 +109,18 @@ def test_a_second_round_is_merged_after_sft_and_the_first_and_has_its_own_set(wo
 
 def test_a_comma_in_work_is_refused(tmp_path):
     with pytest.raises(EscError, match="holds a comma"):
-        recipe.recipe_for(training(tmp_path / "a,b"))
+        recipes.recipe_for(training(tmp_path / "a,b"))
 
 
 def test_a_variant_that_the_task_does_not_have_lists_those_it_has(work):
     with pytest.raises(EscError, match="VARIANT=psnr is none of sp's: practical, ipo"):
-        recipe.recipe_for(training(work, lineage=Lineage("psnr")))
+        recipes.recipe_for(training(work, lineage=Lineage("psnr")))
 
 
 @pytest.mark.parametrize("given", ["pref_loss=hinge", "pref_ftx=1.0", "logging_steps=10"])
 def test_what_would_change_the_first_loss_or_hide_it_is_the_variants(work, given):
     with pytest.raises(EscError, match=r"^TRAIN_ARGS cannot set [a-z_]+: the loss is the VARIANT"):
-        recipe.recipe_for(training(work, given))
+        recipes.recipe_for(training(work, given))
 
 
 @pytest.mark.parametrize(
@@ -130,9 +132,9 @@ def test_what_would_change_the_first_loss_or_hide_it_is_the_variants(work, given
     ],
 )
 def test_what_would_take_kto_its_mismatched_replies_is_refused(work, given, told):
-    recipe.recipe_for(training(work, given))
+    recipes.recipe_for(training(work, given))
     with pytest.raises(EscError, match=told):
-        recipe.recipe_for(training(work, given, lineage=Lineage("kto")))
+        recipes.recipe_for(training(work, given, lineage=Lineage("kto")))
 
 
 def test_a_missing_sft_adapter_names_the_target_that_trains_it(work):
@@ -152,7 +154,7 @@ def test_without_a_reference_to_show_it_an_unmerged_start_is_refused_before_it_b
     work, loss, given
 ):
     with pytest.raises(EscError, match="the SFT adapter apart"):
-        recipe.recipe_for(training(work, given, lineage=Lineage(loss)))
+        recipes.recipe_for(training(work, given, lineage=Lineage(loss)))
 
 
 def test_a_second_round_that_is_not_mined_names_the_target_that_mines_it(work):
@@ -229,7 +231,7 @@ def test_a_set_mined_from_another_adapter_is_refused(work):
 
 def test_a_set_of_other_train_turns_is_refused(work):
     pairs(work)
-    build.build(None, work, options.BuildOptions(limit=2))
+    build.build(None, work, build.BuildOptions(limit=2))
     with pytest.raises(EscError, match=r"of other train turns than are built now \(.*\); build"):
         stamped(training(work))
 
@@ -248,7 +250,7 @@ SETTINGS = {"pref_beta": 0.5, "adapter_name_or_path": "sft", "create_new_adapter
     [(None, 0.6931), ("practical", 0.6931), ("ipo", 1.0), ("kto", 0.5), ("psnr", 0.6931)],
 )
 def test_the_expected_first_loss(tmp_path, variant, start):
-    loss = losses.of(Lineage(variant))
+    loss = recipes.of(Lineage(variant))
     assert reference.check_loss(logged(tmp_path, {"loss": start}), loss, SETTINGS)
     with pytest.raises(EscError, match="the reference is not the model it starts from"):
         reference.check_loss(logged(tmp_path, {"loss": start + 0.002}), loss, SETTINGS)
@@ -256,29 +258,29 @@ def test_the_expected_first_loss(tmp_path, variant, start):
 
 @pytest.mark.parametrize("variant", ["orpo", "simpo"])
 def test_a_loss_without_a_reference_may_start_anywhere(tmp_path, variant):
-    loss = losses.of(Lineage(variant))
+    loss = recipes.of(Lineage(variant))
     assert reference.check_loss(logged(tmp_path, {"loss": 17.0}), loss, SETTINGS)
 
 
 @pytest.mark.parametrize("variant", [None, "ipo", "kto", "orpo", "simpo"])
 @pytest.mark.parametrize("first", [0.0, float("nan")])
 def test_a_first_loss_of_zero_or_no_number_is_wrong(tmp_path, variant, first):
-    loss = losses.of(Lineage(variant))
+    loss = recipes.of(Lineage(variant))
     with pytest.raises(EscError, match=r"loss in .* is (0\.0|nan)"):
         reference.check_loss(logged(tmp_path, {"loss": first}), loss, SETTINGS)
 
 
 def test_only_the_first_step_is_held_to_it_and_half_a_line_is_none(tmp_path):
     folder = logged(tmp_path, {"loss": 0.6931}, {"loss": 0.5})
-    assert reference.check_loss(folder, losses.SIGMOID, SETTINGS)
+    assert reference.check_loss(folder, recipes.SIGMOID, SETTINGS)
     (folder / reference.LOG).write_text('{"loss": 0.1')
-    assert not reference.check_loss(folder, losses.SIGMOID, SETTINGS)
+    assert not reference.check_loss(folder, recipes.SIGMOID, SETTINGS)
 
 
 def test_without_create_new_adapter_the_message_says_so(tmp_path):
     folder = logged(tmp_path, {"loss": 0.6})
     with pytest.raises(EscError, match="create_new_adapter is not true"):
-        reference.check_loss(folder, losses.SIGMOID, SETTINGS | {"create_new_adapter": False})
+        reference.check_loss(folder, recipes.SIGMOID, SETTINGS | {"create_new_adapter": False})
 
 
 def state(folder, **rewards):
@@ -290,12 +292,12 @@ def state(folder, **rewards):
 def test_first_rewards_other_than_zero_are_refused(tmp_path, rewards):
     state(tmp_path, **rewards)
     with pytest.raises(EscError, match="first rewards in"):
-        reference.check_rewards(tmp_path, losses.SIGMOID, SETTINGS)
+        reference.check_rewards(tmp_path, recipes.SIGMOID, SETTINGS)
 
 
 def test_first_rewards_of_zero_pass(tmp_path):
     state(tmp_path, chosen=0.0, rejected=-0.0)
-    reference.check_rewards(tmp_path, losses.SIGMOID, SETTINGS)
+    reference.check_rewards(tmp_path, recipes.SIGMOID, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +306,7 @@ def trained(tmp_path_factory, run, model):
     work = tmp_path_factory.mktemp("preference")
     corpus = work / "small.json"
     corpus.write_text(json.dumps([release_row(number) for number in range(20)]))
-    build.build(str(corpus), work, options.BuildOptions())
+    build.build(str(corpus), work, build.BuildOptions())
     quick = ("max_steps=2", "gradient_accumulation_steps=1")
     moved = ("learning_rate=1.0e-3", "warmup_steps=0")
     shown = run(
@@ -360,7 +362,7 @@ def test_every_loss_trains_and_starts_as_the_table_says(run, trained, variant):
     shown = prefer(run, trained, variant=variant)
     assert shown.returncode == 0, shown.stderr[-2000:]
     output = training(trained, lineage=Lineage(variant)).output
-    facts, loss = files.read_json(output / "run.json"), losses.of(Lineage(variant))
+    facts, loss = files.read_json(output / "run.json"), recipes.of(Lineage(variant))
     assert facts["smoke"] is True and "SMOKE" in shown.stdout
     if loss.start:
         expected = loss.start(loss.beta or 0.5)
@@ -375,7 +377,7 @@ def test_a_merged_sft_model_is_exported_trained_from_and_composed_with_its_adapt
 ):
     # Four bits take minutes a step on a CPU: all of the engine but them.
     (tmp_path / "qlora.yaml").write_text("report_to: none\n")
-    monkeypatch.setattr(engines, "FOLDER", tmp_path)
+    monkeypatch.setattr(backbones, "FOLDER", tmp_path)
     quick = ("max_steps=1", "gradient_accumulation_steps=1")
     asked = training(trained, *quick, lineage=Lineage("practical"), engine="qlora")
     # Another test trains the same variant without an engine.

@@ -4,13 +4,13 @@ from fractions import Fraction
 import pytest
 import yaml
 
-from esc import backbones, engines, memory, paths
+from esc import backbones, paths
 from esc.exceptions import EscError
-from esc.forms import TASKS
-from esc.lineage import LOSSES, MIXES, Lineage, variants
-from training import losses, recipe, render
+from esc.paths import LOSSES, MIXES, Lineage, variants
+from esc.prompts import TASKS
+from training import memory, recipes
 
-ENGINES = sorted(engines.FOLDER.glob("*.yaml"))
+ENGINES = sorted(backbones.FOLDER.glob("*.yaml"))
 RECIPES = sorted(set(paths.RECIPES.glob("*/*.yaml")) - set(ENGINES))
 # Table 7: learning rate and beta of DPO.
 TABLE_7 = {
@@ -34,13 +34,13 @@ def settings(model, task, stage, variant=None):
 
 def test_there_are_125_recipes_and_5_engines_and_no_other_yaml():
     assert (len(RECIPES), len(ENGINES)) == (125, 5)
-    assert {path.stem for path in ENGINES} == set(engines.ENGINES)
+    assert {path.stem for path in ENGINES} == set(backbones.ENGINES)
     others = {*ENGINES, paths.RECIPES / "backbones.yaml"}
     assert set(paths.RECIPES.rglob("*.yaml")) == {*RECIPES, *others}
 
 
 def test_the_committed_recipes_are_what_the_table_renders():
-    assert {path: path.read_text() for path in RECIPES} == render.recipes()
+    assert {path: path.read_text() for path in RECIPES} == recipes.recipes()
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_llamafactory_trains_without_a_reference_exactly_where_the_table_expects
     from llamafactory.hparams import FinetuningArguments
 
     for variant in (None, *LOSSES):
-        loss = losses.of(Lineage(variant))
+        loss = recipes.of(Lineage(variant))
         kind = {} if loss.stage == "kto" else {"pref_loss": loss.name}
         arguments = FinetuningArguments(stage=loss.stage, **kind)
         # In KTO's stage the reference needs no switch.
@@ -146,7 +146,7 @@ def test_history_is_masked_in_generator_sft_alone(model):
     masked = {
         (task, stage)
         for task in TASKS
-        for stage in render.STAGES
+        for stage in recipes.STAGES
         if settings(model, task, stage).get("mask_history")
     }
     assert masked == {("rg", "sft")}
@@ -177,7 +177,7 @@ def test_the_rows_that_a_backbones_hardware_takes_are_the_estimates(name):
             assert memory.gigabytes(backbone, length=row, stage=stage, **of) <= int(card)
             # A seventh more is too much, unless it is beyond what a recipe takes.
             longer = memory.gigabytes(backbone, length=row * 8 // 7, stage=stage, **of)
-            assert row == render.CUTOFF or longer > int(card)
+            assert row == recipes.CUTOFF or longer > int(card)
 
 
 def test_the_memory_of_the_embedded_models_hardware_is_the_estimates_and_a_little_more():
@@ -191,18 +191,18 @@ def test_the_memory_of_the_embedded_models_hardware_is_the_estimates_and_a_littl
 
 @pytest.mark.parametrize(("per_device", "processes"), [(1, 1), (1, 8), (2, 4), (4, 8), (1, 32)])
 def test_accumulation_keeps_the_batch_at_32(per_device, processes):
-    assert render.accumulation(per_device, processes) * per_device * processes == 32
+    assert recipes.accumulation(per_device, processes) * per_device * processes == 32
 
 
 @pytest.mark.parametrize(("per_device", "processes"), [(1, 3), (1, 64)])
 def test_a_batch_that_does_not_divide_is_refused_with_what_fits(per_device, processes):
     with pytest.raises(EscError, match="do not divide the paper's batch of 32; use NPROC of"):
-        render.accumulation(per_device, processes)
+        recipes.accumulation(per_device, processes)
 
 
 def test_a_batch_that_no_number_of_processes_divides_is_refused_without_one():
     with pytest.raises(EscError, match="of 32; no NPROC does, or set TRAIN_ARGS"):
-        render.accumulation(3, 1)
+        recipes.accumulation(3, 1)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_batch_that_no_number_of_processes_divides_is_refused_without_one():
 def test_a_refused_batch_counts_the_processes_that_fit_on_each_machine(machines, processes, way):
     told = f"{machines} machines x {processes} processes x 1 samples .*{way} or set TRAIN_ARGS"
     with pytest.raises(EscError, match=told):
-        render.accumulation(1, processes, machines)
+        recipes.accumulation(1, processes, machines)
 
 
 def test_kto_has_its_set_as_one_batch_and_four_rows_a_process():
@@ -220,7 +220,7 @@ def test_kto_has_its_set_as_one_batch_and_four_rows_a_process():
         made = yaml.safe_load(path.read_text())
         assert made["per_device_train_batch_size"] == 4
         assert "preprocessing_num_workers" not in made
-        assert made["preprocessing_batch_size"] == render.ONE_BATCH
+        assert made["preprocessing_batch_size"] == recipes.ONE_BATCH
 
 
 def test_the_embedded_model_has_no_validation_pass():
@@ -251,8 +251,8 @@ def test_the_words_of_yaml_are_kept_for_no_setting_that_llamafactory_takes_as_tr
 
     taken = DataArguments, FinetuningArguments, ModelArguments, TrainingArguments
     types = {one.name: str(one.type) for group in taken for one in fields(group)}
-    kept = {name for name in types if recipe._WORDS.search(name)}
+    kept = {name for name in types if recipes._WORDS.search(name)}
     assert not any("bool" in types[name] for name in kept)
     assert {name for name in types if name.endswith("_strategy")} < kept
     assert {"run_name", "report_to", "swanlab_run_name"} < kept
-    assert types.keys() >= recipe._OTHER_ADAPTERS.keys()
+    assert types.keys() >= recipes._OTHER_ADAPTERS.keys()

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from data_builders import build, options
+from data_builders import build
 from esc import adapters, files, paths
 from esc.exceptions import EscError, OptionsDiffer
-from training import launch, recipe, stamp
+from training import recipes, train
 from training import train as step
 
 QUICK = ("max_steps=10", "gradient_accumulation_steps=2", "save_steps=1")
@@ -24,17 +24,17 @@ QUICK = ("max_steps=10", "gradient_accumulation_steps=2", "save_steps=1")
 def training(
     work, *overrides, task="sp", stage="sft", model="smollm2-135m", processes=1, lineage=paths.PAPER
 ):
-    return recipe.Training(model, task, stage, work, processes, overrides, lineage)
+    return recipes.Training(model, task, stage, work, processes, overrides, lineage)
 
 
 @pytest.fixture
 def work(small_corpus, tmp_path):
-    build.build(str(small_corpus), tmp_path, options.BuildOptions())
+    build.build(str(small_corpus), tmp_path, build.BuildOptions())
     return tmp_path
 
 
 def test_the_recipe_runs_in_work_with_the_batch_for_the_processes(tmp_path):
-    made = recipe.recipe_for(training(tmp_path, task="rg", model="qwen2.5-7b", processes=8))
+    made = recipes.recipe_for(training(tmp_path, task="rg", model="qwen2.5-7b", processes=8))
     assert made["output_dir"] == str(tmp_path / "saves/qwen2.5-7b/rg_sft")
     assert made["dataset_dir"] == str(tmp_path)
     assert made["gradient_accumulation_steps"] == 4
@@ -42,19 +42,19 @@ def test_the_recipe_runs_in_work_with_the_batch_for_the_processes(tmp_path):
 
 
 def test_dpo_in_work_starts_from_the_sft_adapter_of_work(tmp_path):
-    made = recipe.recipe_for(training(tmp_path, stage="dpo"))
+    made = recipes.recipe_for(training(tmp_path, stage="dpo"))
     assert made["adapter_name_or_path"] == str(tmp_path / "saves/smollm2-135m/sp_sft")
 
 
 def test_overrides_win_and_keep_their_types(tmp_path):
     given = ("learning_rate=2.0e-5", "bf16=false", "gradient_accumulation_steps=3")
-    made = recipe.recipe_for(training(tmp_path, *given))
+    made = recipes.recipe_for(training(tmp_path, *given))
     assert (made["learning_rate"], made["bf16"]) == (2e-5, False)
     assert made["gradient_accumulation_steps"] == 3
 
 
 def test_an_exponent_without_a_point_is_a_number_as_it_is_to_llamafactory(tmp_path):
-    assert recipe.recipe_for(training(tmp_path, "learning_rate=2e-5"))["learning_rate"] == 2e-5
+    assert recipes.recipe_for(training(tmp_path, "learning_rate=2e-5"))["learning_rate"] == 2e-5
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_an_exponent_without_a_point_is_a_number_as_it_is_to_llamafactory(tmp_pa
 )
 def test_an_override_that_cannot_be_is_one_line(tmp_path, given):
     with pytest.raises(EscError, match=r"^TRAIN_ARGS[^\n]*$"):
-        recipe.recipe_for(training(tmp_path, given))
+        recipes.recipe_for(training(tmp_path, given))
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
@@ -90,18 +90,18 @@ def test_an_override_that_cannot_be_is_one_line(tmp_path, given):
 )
 def test_an_adapter_that_could_not_be_composed_merged_or_served_is_refused(tmp_path, stage, given):
     with pytest.raises(EscError, match=rf"^TRAIN_ARGS.*{given.partition('=')[0]}[^\n]*$"):
-        recipe.recipe_for(training(tmp_path, given, stage=stage))
+        recipes.recipe_for(training(tmp_path, given, stage=stage))
 
 
 def test_ranks_add_up_over_the_adapters_that_are_composed(tmp_path):
     sft = tmp_path / paths.adapter("smollm2-135m", "sp", "sft")
     files.write_json(sft / adapters.CONFIG, {"r": 500})
     with pytest.raises(EscError, match="an adapter of rank 516, and vLLM serves up to 512"):
-        recipe.recipe_for(training(tmp_path, stage="dpo"))
+        recipes.recipe_for(training(tmp_path, stage="dpo"))
 
 
 def test_loraplus_is_a_learning_rate_and_taken(tmp_path):
-    made = recipe.recipe_for(training(tmp_path, "loraplus_lr_ratio=16.0"))
+    made = recipes.recipe_for(training(tmp_path, "loraplus_lr_ratio=16.0"))
     assert made["loraplus_lr_ratio"] == 16
 
 
@@ -119,13 +119,13 @@ def test_loraplus_is_a_learning_rate_and_taken(tmp_path):
 )
 def test_a_secret_is_refused_and_not_repeated(tmp_path, given, told):
     with pytest.raises(EscError, match=told) as refused:
-        recipe.recipe_for(training(tmp_path, given))
+        recipes.recipe_for(training(tmp_path, given))
     assert "s3cr3t" not in str(refused.value)
 
 
 @pytest.mark.parametrize("given", ["add_tokens=", "max_new_tokens=8", "skip_special_tokens=true"])
 def test_a_setting_of_tokens_is_no_secret(tmp_path, given):
-    recipe.recipe_for(training(tmp_path, given))
+    recipes.recipe_for(training(tmp_path, given))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_setting_of_tokens_is_no_secret(tmp_path, given):
     ],
 )
 def test_a_word_reaches_llamafactory_as_what_it_takes_there(tmp_path, given, value):
-    made = recipe.recipe_for(training(tmp_path, given))
+    made = recipes.recipe_for(training(tmp_path, given))
     key = given.partition("=")[0]
     # As LLaMA-Factory reads the file that it is given.
     read = OmegaConf.to_container(OmegaConf.create(yaml.safe_dump(made)))
@@ -158,14 +158,14 @@ def test_a_reporter_that_is_not_installed_or_too_new_is_one_line(tmp_path, monke
     for given, needed in (("[wandb,tensorboard]", "tensorboard"), ("swanlab", "swanlab<0.8")):
         asked = training(tmp_path, f"report_to={given}")
         with pytest.raises(EscError, match=f"needs the package {needed}; .*pip install"):
-            step._check_packages(asked, recipe.recipe_for(asked))
+            step._check_packages(asked, recipes.recipe_for(asked))
     for given in ("none", "wandb"):
         asked = training(tmp_path, f"report_to={given}")
-        step._check_packages(asked, recipe.recipe_for(asked))
+        step._check_packages(asked, recipes.recipe_for(asked))
 
 
 def test_run_json_is_written_only_where_the_adapter_is(work, monkeypatch):
-    monkeypatch.setattr(launch, "run", lambda *given, **named: 1.0)
+    monkeypatch.setattr(train, "run", lambda *given, **named: 1.0)
     asked = training(work, "do_train=false")
     with pytest.raises(EscError, match=r"sp_sft holds no adapter; make sft-sp"):
         step.train(asked, force=False)
@@ -180,12 +180,12 @@ def test_a_machine_with_gpus_gives_the_embedded_model_one_process(monkeypatch):
 
 def test_an_override_of_another_form_is_refused(tmp_path):
     with pytest.raises(EscError, match="'fast' is not key=value"):
-        recipe.recipe_for(training(tmp_path, "fast"))
+        recipes.recipe_for(training(tmp_path, "fast"))
 
 
 def test_an_unknown_model_lists_the_known_ones(tmp_path):
     with pytest.raises(EscError, match="unknown MODEL 'gpt9'; known: qwen2"):
-        recipe.recipe_for(training(tmp_path, model="gpt9"))
+        recipes.recipe_for(training(tmp_path, model="gpt9"))
 
 
 def test_a_training_set_that_is_not_there_names_the_target_that_makes_it(work):
@@ -204,33 +204,33 @@ def test_a_set_missing_in_the_registry_is_named(work):
 
 def stamped(work, *overrides):
     asked = training(work, *overrides)
-    return asked.output, stamp.stamp(asked, recipe.recipe_for(asked))
+    return asked.output, train.stamp(asked, recipes.recipe_for(asked))
 
 
 def begun(work, *overrides):
     """A folder in which a training with these options has saved a checkpoint."""
     output, options_of_run = stamped(work, *overrides)
-    stamp.guard_options(output, options_of_run)
+    train.guard_options(output, options_of_run)
     (output / "checkpoint-1").mkdir()
     return output
 
 
 def test_the_same_options_go_on(work):
     begun(work)
-    stamp.guard_options(*stamped(work))
+    train.guard_options(*stamped(work))
 
 
 def test_other_options_stop_with_the_difference_and_both_ways_out(work, small_corpus):
     begun(work)
-    build.build(None, work, options.BuildOptions(limit=2))
+    build.build(None, work, build.BuildOptions(limit=2))
     with pytest.raises(OptionsDiffer, match=r"\(LIMIT unset -> 2\); use another WORK.* or FORCE=1"):
-        stamp.guard_options(*stamped(work))
+        train.guard_options(*stamped(work))
 
 
 def test_another_way_to_spread_the_same_batch_is_the_same_training(work):
     output = begun(work)
     asked = training(work, processes=2)
-    stamp.guard_options(output, stamp.stamp(asked, recipe.recipe_for(asked)))
+    train.guard_options(output, train.stamp(asked, recipes.recipe_for(asked)))
 
 
 def test_how_a_run_is_logged_and_saved_does_not_bind_it(work):
@@ -240,30 +240,30 @@ def test_how_a_run_is_logged_and_saved_does_not_bind_it(work):
         *("save_strategy=no", "eval_strategy=no", "eval_steps=7", "run_name=a", "report_to=wandb"),
         *("push_to_hub=true", "hub_model_id=a/b", "flash_attn=sdpa", "swanlab_mode=local"),
     )
-    stamp.guard_options(*stamped(work, *given, *more))
+    train.guard_options(*stamped(work, *given, *more))
 
 
 def test_what_is_measured_binds_a_training_that_is_steered_by_it(work):
     steered = ("load_best_model_at_end=true", "eval_strategy=steps")
     begun(work, *steered, "eval_steps=1")
     with pytest.raises(OptionsDiffer, match=r"recipe\.eval_steps 1 -> 2"):
-        stamp.guard_options(*stamped(work, *steered, "eval_steps=2"))
+        train.guard_options(*stamped(work, *steered, "eval_steps=2"))
 
 
 def test_a_stamp_with_settings_that_no_longer_bind_goes_on_and_tells_no_secret(work):
     output = begun(work)
-    kept = files.read_json(output / stamp.OPTIONS)
+    kept = files.read_json(output / train.OPTIONS)
     kept["recipe"] |= {"flash_attn": "auto", "hf_hub_token": "s3cr3t"}
-    files.write_json(output / stamp.OPTIONS, kept)
-    stamp.guard_options(*stamped(work))
+    files.write_json(output / train.OPTIONS, kept)
+    train.guard_options(*stamped(work))
     with pytest.raises(OptionsDiffer) as differ:
-        stamp.guard_options(*stamped(work, "seed=1"))
+        train.guard_options(*stamped(work, "seed=1"))
     assert "s3cr3t" not in str(differ.value)
 
 
 def test_a_failed_start_does_not_bind_the_folder(work):
-    stamp.guard_options(*stamped(work))
-    stamp.guard_options(*stamped(work, "learning_rate=1.0e-3"))
+    train.guard_options(*stamped(work))
+    train.guard_options(*stamped(work, "learning_rate=1.0e-3"))
 
 
 def test_files_of_others_in_the_folder_are_not_touched(work):
@@ -271,7 +271,7 @@ def test_files_of_others_in_the_folder_are_not_touched(work):
     output.mkdir(parents=True)
     (output / "notes.txt").write_text("x")
     with pytest.raises(OptionsDiffer, match="this kit did not make"):
-        stamp.guard_options(output, wanted)
+        train.guard_options(output, wanted)
     assert (output / "notes.txt").exists()
 
 
@@ -292,28 +292,28 @@ def test_a_training_whose_first_loss_is_no_number_is_not_done(tmp_path, first):
 def test_the_batch_counts_all_nodes(tmp_path, monkeypatch):
     for name, value in (("NNODES", "2"), ("NODE_RANK", "0"), ("MASTER_ADDR", "10.0.0.1")):
         monkeypatch.setenv(name, value)
-    made = recipe.recipe_for(training(tmp_path, model="qwen2.5-7b", processes=4))
+    made = recipes.recipe_for(training(tmp_path, model="qwen2.5-7b", processes=4))
     assert made["gradient_accumulation_steps"] == 4
 
 
 def test_a_blank_in_work_is_refused_for_several_processes(tmp_path):
     with pytest.raises(EscError, match="holds a blank"):
-        recipe.recipe_for(training(tmp_path / "my work", processes=2))
+        recipes.recipe_for(training(tmp_path / "my work", processes=2))
 
 
 def test_a_blank_in_work_is_refused_for_one_process_that_may_see_several_gpus(tmp_path):
     with pytest.raises(EscError, match=r"holds a blank, .* choose another WORK$"):
-        recipe.recipe_for(training(tmp_path / "my work", model="qwen2.5-7b"))
+        recipes.recipe_for(training(tmp_path / "my work", model="qwen2.5-7b"))
 
 
 def test_a_blank_in_work_does_not_matter_to_one_process_on_a_cpu(tmp_path):
-    assert "my work" in recipe.recipe_for(training(tmp_path / "my work"))["output_dir"]
+    assert "my work" in recipes.recipe_for(training(tmp_path / "my work"))["output_dir"]
 
 
 def test_the_next_command_carries_the_options(work):
-    build.build(None, work, options.BuildOptions(limit=2))
+    build.build(None, work, build.BuildOptions(limit=2))
     asked = training(work, "max_steps=1", "seed=2")
-    stamp.guard_options(*stamped(work, "max_steps=1", "seed=2"))
+    train.guard_options(*stamped(work, "max_steps=1", "seed=2"))
     shown = step._next(asked)
     assert shown.startswith(f"make sft-rg MODEL=smollm2-135m WORK={work} SPLIT=seed:42 LIMIT=2 ")
     assert shown.endswith("'TRAIN_ARGS=max_steps=1 seed=2'")
@@ -364,7 +364,7 @@ def test_force_deletes_an_adapter_of_other_options_and_trains_anew(run, model, w
     forced = run(*command(work, *quick), "--force")
     assert forced.returncode == 0, forced.stderr[-2000:]
     assert files.read_json(output / step.DONE)["steps"] == 1
-    assert files.read_json(output / stamp.OPTIONS)["recipe"].get("seed") is None
+    assert files.read_json(output / train.OPTIONS)["recipe"].get("seed") is None
 
 
 @pytest.mark.slow
@@ -399,7 +399,7 @@ def test_one_process_two_processes_and_two_nodes_begin_with_the_same_loss(
     place["OMP_NUM_THREADS"] = "1"
     for name, processes, accumulation in (("one", 1, 2), ("two", 2, 1), ("nodes", 1, 1)):
         work = tmp_path / name
-        build.build(str(small_corpus), work, options.BuildOptions())
+        build.build(str(small_corpus), work, build.BuildOptions())
         if name == "nodes":
             with ThreadPoolExecutor() as pool:
                 both = [
@@ -417,7 +417,7 @@ def test_one_process_two_processes_and_two_nodes_begin_with_the_same_loss(
         output = training(work, task="rg").output
         found[name] = files.read_json(output / step.DONE)["first_loss"]
         expected = None if name == "one" else "gloo"
-        assert yaml.safe_load((output / stamp.RECIPE).read_text()).get("ddp_backend") == expected
+        assert yaml.safe_load((output / train.RECIPE).read_text()).get("ddp_backend") == expected
     # The same two rows in float32, weighed by their labels, which the trainer counts over all
     # processes: what is left is the order of sums, and the four digits that are logged.
     assert found["two"] == pytest.approx(found["one"], abs=2e-3)

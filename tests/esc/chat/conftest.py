@@ -9,13 +9,8 @@ from typing import Any
 import pytest
 from faulty_server import FaultyServer
 
-from esc.chat.budget import Budget
-from esc.chat.cache import Cache
-from esc.chat.message import Message
-from esc.chat.meter import Meter
-from esc.chat.policy import Chat, Policy
-from esc.chat.request import Generation, Sampling
-from esc.chat.transport import Pool
+from esc.llm import Budget, Cache, Chat, Generation, Meter, Policy, Pool, Sampling
+from esc.prompts import Message
 
 RUN = {"system": "test"}
 

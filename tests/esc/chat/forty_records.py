@@ -5,12 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from esc.chat.budget import Budget
-from esc.chat.cache import Cache
-from esc.chat.message import Message
-from esc.chat.policy import Asks, Chat, Policy
-from esc.chat.request import Generation, Reply, Sampling
-from esc.chat.transport import Pool
+from esc.llm import Asks, Budget, Cache, Chat, Generation, Policy, Pool, Reply, Sampling
+from esc.prompts import Message
 
 IN_FLIGHT = 4
 RECORDS = [f"r{number:02}" for number in range(40)]

@@ -5,18 +5,23 @@ import json
 import pytest
 from batches import answer_line, error_line, play, requests
 
-from esc.chat.batch.answer import outcome_of
-from esc.chat.batch.rounds import Rounds
-from esc.chat.batch.spelling import choice_fields
-from esc.chat.budget import Budget, Price
-from esc.chat.cache import Cache
-from esc.chat.constraint import Choice, Regex
-from esc.chat.failures import Failure, FailureKind, RunStopped
-from esc.chat.message import Message
-from esc.chat.meter import Meter
-from esc.chat.request import Generation, Sampling
-from esc.chat.score import Scoring
+from esc.choice import Scoring
 from esc.exceptions import EscError, Waiting
+from esc.llm import (
+    Budget,
+    Cache,
+    Choice,
+    Failure,
+    FailureKind,
+    Generation,
+    Meter,
+    Price,
+    Regex,
+    RunStopped,
+    Sampling,
+)
+from esc.llm_batch import Rounds, choice_fields, outcome_of
+from esc.prompts import Message
 
 RUN = {"system": "test"}
 RECORDS = ["a", "b", "c", "d", "e"]

@@ -4,12 +4,9 @@ import faulty_server as fs
 import pytest
 from faulty_server import TOO_LONG
 
-from esc.chat.budget import Budget, Price
-from esc.chat.cache import Cache
-from esc.chat.failures import FailureKind, RunStopped
-from esc.chat.policy import MUTE, Rehearsal
-from esc.chat.score import Scoring
+from esc.choice import Scoring
 from esc.exceptions import EscError
+from esc.llm import MUTE, Budget, Cache, FailureKind, Price, Rehearsal, RunStopped
 
 PER_ANSWER_TOKEN = Price(0.0, 1e6)
 """One unit of money for each token of an answer; every call here asks for at most five."""

@@ -3,11 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from esc.chat.cache import Cache
-from esc.chat.constraint import Choice
-from esc.chat.message import Message
-from esc.chat.request import Sampling, key_of
 from esc.exceptions import EscError
+from esc.llm import Cache, Choice, Sampling, key_of
+from esc.prompts import Message
 
 RUN = {"system": "test"}
 AUDIT = {"record": "r"}

@@ -1,8 +1,7 @@
 import faulty_server as fs
 import pytest
 
-from esc.chat.constraint import Choice, JsonSchema, Regex
-from esc.chat.failures import RunStopped
+from esc.llm import Choice, JsonSchema, Regex, RunStopped
 
 CHOICE = Choice(("Question", "Others"))
 REGEX = Regex("ab")

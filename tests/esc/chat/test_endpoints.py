@@ -5,11 +5,9 @@ import json
 import faulty_server as fs
 import pytest
 
-from esc.chat.constraint import Choice, JsonSchema
-from esc.chat.failures import Failure, FailureKind, RunStopped
-from esc.chat.message import Message
-from esc.chat.score import Scoring
-from esc.chat.transport import Endpoint
+from esc.choice import Scoring
+from esc.llm import Choice, Endpoint, Failure, FailureKind, JsonSchema, RunStopped
+from esc.prompts import Message
 
 HINT = JsonSchema("verdict", '{"type": "object", "properties": {}}', hint=True)
 CHOICE = Choice(("Question", "Others"))

@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 from batches import answer_line
 
-from esc.chat.batch.engines import ENGINES, Batch, Local, engine_of
-from esc.chat.batch.shards import Shard, request_line
-from esc.chat.budget import Budget
-from esc.chat.job import Sending, add_arguments
-from esc.chat.message import Message
-from esc.chat.request import Generation, Sampling
 from esc.exceptions import EscError, Waiting
+from esc.judging import Sending, add_arguments
+from esc.llm import Budget, Generation, Sampling
+from esc.llm_batch import ENGINES, Batch, Local, Shard, engine_of, request_line
+from esc.prompts import Message
 
 MODEL = "smollm2-135m"
 

@@ -4,10 +4,9 @@ from email.utils import formatdate
 import faulty_server as fs
 import pytest
 
-from esc.chat import transport
-from esc.chat.failures import Failure, FailureKind, RunStopped
-from esc.chat.transport import Pool, api_key, retry_after
+from esc import llm
 from esc.exceptions import EscError
+from esc.llm import Failure, FailureKind, Pool, RunStopped, api_key, retry_after
 
 KEY = "sk-very-secret-0123456789"
 
@@ -91,7 +90,7 @@ def test_retry_after_is_read_as_seconds_or_as_a_date_or_as_milliseconds():
 
 
 def test_a_rate_limit_uses_up_no_attempts(server, ask_all, monkeypatch):
-    monkeypatch.setattr(transport, "SLOWEST", 100.0)
+    monkeypatch.setattr(llm, "SLOWEST", 100.0)
     server.script = [fs.RATE_LIMITED] * 6 + [fs.SERVER_ERROR]
     outcome = ask_all(server.url, ["a"], attempts=2, longest_wait=0.01)
     assert outcome.texts == ["re: a"]
@@ -110,7 +109,7 @@ def test_a_rate_limit_that_lets_nobody_through_fails_by_time(server, ask_all):
 def test_nothing_is_lost_to_a_limit_on_the_rate_and_the_number_in_flight_follows_it(
     server, ask_all, monkeypatch, told
 ):
-    monkeypatch.setattr(transport, "WINDOW", 0.2)
+    monkeypatch.setattr(llm, "WINDOW", 0.2)
     server.rate, server.delay = 50.0, 0.07
     server.limit = fs.refusal(429, "slow down", **told)
     records = [f"r{number}" for number in range(60)]

@@ -11,24 +11,29 @@ from pathlib import Path
 import pytest
 from batch_service import BatchService
 
-from esc.chat.batch import hosted
-from esc.chat.batch.hosted import Hosted
-from esc.chat.batch.rounds import Rounds
-from esc.chat.budget import Budget, Price
-from esc.chat.cache import Cache
-from esc.chat.constraint import Choice, JsonSchema
-from esc.chat.failures import FailureKind, RunStopped
-from esc.chat.message import Message
-from esc.chat.meter import Meter
-from esc.chat.request import Generation, Sampling
+from esc import llm_batch
 from esc.exceptions import EscError
+from esc.llm import (
+    Budget,
+    Cache,
+    Choice,
+    FailureKind,
+    Generation,
+    JsonSchema,
+    Meter,
+    Price,
+    RunStopped,
+    Sampling,
+)
+from esc.llm_batch import Hosted, Rounds
+from esc.prompts import Message
 
 RECORDS = ["a", "b", "c"]
 
 
 @pytest.fixture
 def service(monkeypatch):
-    monkeypatch.setattr(hosted, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(llm_batch, "POLL_SECONDS", 0.02)
     with BatchService() as service:
         yield service
 

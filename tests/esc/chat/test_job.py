@@ -4,14 +4,14 @@ import argparse
 
 import pytest
 
-from esc.chat import job
-from esc.chat.job import Sending
+from esc import judging
+from esc.judging import Sending
 
 
 def sending(*words, judge):
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="qwen2.5-7b")
-    job.add_arguments(parser, judge=judge)
+    judging.add_arguments(parser, judge=judge)
     return Sending.of(parser.parse_args(words))
 
 
@@ -22,11 +22,11 @@ def unset(monkeypatch):
 
 
 def test_a_judge_has_a_number_in_flight_of_its_own(monkeypatch):
-    assert sending(judge=True).policy.in_flight == job.JUDGE_IN_FLIGHT
+    assert sending(judge=True).policy.in_flight == judging.JUDGE_IN_FLIGHT
     monkeypatch.setenv("JUDGE_IN_FLIGHT", "7")
     assert sending(judge=True).policy.in_flight == 7
     assert sending("--in-flight", "9", judge=True).policy.in_flight == 9
-    assert sending(judge=False).policy.in_flight == job.IN_FLIGHT["gpu"]
+    assert sending(judge=False).policy.in_flight == judging.IN_FLIGHT["gpu"]
 
 
 def test_the_makefile_gives_the_servers_number_to_the_server_alone(run):

@@ -4,9 +4,9 @@ import socket
 import faulty_server as fs
 import pytest
 
-from esc.chat import transport
-from esc.chat.transport import Pool
+from esc import llm
 from esc.exceptions import EscError
+from esc.llm import Pool
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_an_endpoint_that_keeps_failing_at_once_is_left_out_while_another_answer
 def test_an_endpoint_that_was_left_out_is_tried_again_and_answers(
     server, second_server, ask_all, monkeypatch
 ):
-    monkeypatch.setattr(transport, "DOWN", 0.1)
+    monkeypatch.setattr(llm, "DOWN", 0.1)
     server.delay = second_server.delay = 0.02
     second_server.script = [fs.SERVER_ERROR] * 4
     records = [f"r{number}" for number in range(60)]
@@ -147,4 +147,4 @@ def test_a_server_elsewhere_is_asked_through_the_proxy(ask_all, proxied):
     ],
 )
 def test_loopback_is_told_from_elsewhere(url, expected):
-    assert transport.is_loopback(url) is expected
+    assert llm.is_loopback(url) is expected

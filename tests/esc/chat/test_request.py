@@ -1,8 +1,7 @@
 import pytest
 
-from esc.chat.failures import AttemptFailed, FailureKind
-from esc.chat.message import Message
-from esc.chat.request import derived_seed, read_completion
+from esc.llm import AttemptFailed, FailureKind, derived_seed, read_completion
+from esc.prompts import Message
 
 
 def test_a_seed_depends_on_record_and_sample_alone():

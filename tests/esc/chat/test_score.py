@@ -3,8 +3,8 @@ import math
 import faulty_server as fs
 import pytest
 
-from esc.chat.message import Message
-from esc.chat.score import Scoring, normalised
+from esc.choice import Scoring, normalised
+from esc.prompts import Message
 
 ANSWERS = ("Question", "Providing Suggestions", "Providing Information")
 LOGPROBS = {

@@ -1,0 +1,458 @@
+"""A sampled answer, the record that goes from sampling to the judge and the router."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from esc import files
+from esc.exceptions import EscError
+from esc.files import Row
+from esc.llm import derived_seed
+from esc.psych_errors import PsychError
+from esc.strategies import Strategy
+
+
+class Shape(BaseModel):
+    """A part of a file; fields that the report does not show are passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Number(Shape):
+    """A value with its interval; None where undefined, and then ``reason`` says why."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None = None
+    signature: str = ""
+    reason: str | None = None
+
+
+class Headline(Shape):
+    """Strategy metrics; fractions ×100, bias as in the paper."""
+
+    bias: Number
+    bias_converged: Number
+    weighted_f1: Number
+    macro_f1: Number
+    js_distance: Number
+
+
+class Distribution(Shape):
+    """Shares ×100 of the turns."""
+
+    predicted: dict[Strategy, Number]
+    gold: dict[Strategy, Number]
+
+
+class Calibration(Shape):
+    """Of the planner's probabilities."""
+
+    ece: Number
+
+
+class StrategyNumbers(Headline):
+    """``strategy`` of ``metrics.json``."""
+
+    invalid: int
+    invalid_rate: Number
+    preference: dict[Strategy, Number]
+    distribution: Distribution
+    all_turns: Headline
+    """Of all turns; the others leave out answers that cannot be read."""
+    calibration: Calibration
+
+
+class PaperText(Shape):
+    """The family ``paper``."""
+
+    bleu1: Number
+    distinct1: Number
+    f1: Number
+    rouge_l: Number
+
+
+class CorpusText(Shape):
+    """The family ``corpus``."""
+
+    bleu: Number
+    distinct1: Number
+    distinct2: Number
+    ead: Number
+    rouge_l: Number
+
+
+class Text(Shape):
+    """``text`` of ``metrics.json``."""
+
+    paper: PaperText
+    corpus: CorpusText
+
+
+class Baseline(Shape):
+    """What a trivial system gives on the same turns; without a reply it has no text metrics."""
+
+    strategy: StrategyNumbers
+    text: Text | None = None
+
+
+class MadeWith(Shape):
+    """What the numbers were measured from."""
+
+    predictions: list[str]
+    """SHA-256 of every file."""
+
+
+class Metrics(Shape):
+    """``metrics.json``."""
+
+    strategy: StrategyNumbers
+    text: Text
+    baselines: dict[str, Baseline]
+    n: int
+    dialogues: int | None
+    """None where the ids name none."""
+    turns: str
+    """A hash of the turns with their gold."""
+    empty: int
+    failed: int
+    resampled_by: str
+    made_with: MadeWith
+    smoke: bool
+
+
+class Lost(Shape):
+    """How many have no score."""
+
+    total: int
+
+
+class Score(Number):
+    """One dimension of a judge's scores, 0 to 5."""
+
+    n: int
+    unscored: Lost
+    failed: Lost
+
+
+class Dimensions(Shape):
+    """The four dimensions, by the names of the files."""
+
+    fluency: Score = Field(alias="Fluency")
+    professionalism: Score = Field(alias="Professionalism")
+    empathy: Score = Field(alias="Empathy")
+    helpfulness: Score = Field(alias="Helpfulness")
+
+    def all(self) -> tuple[Score, ...]:
+        """In the paper's order."""
+        return self.fluency, self.professionalism, self.empathy, self.helpfulness
+
+
+class Judged(Shape):
+    """``judge.json`` of predictions."""
+
+    judge: str
+    signature: str
+    interval: str
+    source: dict[str, Any]
+    dimensions: Dimensions
+    smoke: bool
+
+
+class Apart(Number):
+    """Chosen less rejected."""
+
+    percent: float | None
+    inside_the_noise: bool | None
+
+
+class PairScore(Shape):
+    """One dimension of both sides."""
+
+    chosen: Number
+    rejected: Number
+    difference: Apart
+
+
+class PairsJudged(Shape):
+    """``judge.json`` of pairs (Table 2)."""
+
+    judge: str
+    source: dict[str, Any]
+    dimensions: dict[str, PairScore]
+    smoke: bool
+
+
+class Share(Shape):
+    """A count and its share, 0 to 1."""
+
+    count: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
+class Proportions(Shape):
+    """``proportions.json``."""
+
+    n: int
+    errors: dict[PsychError, Share]
+    interval: str
+    unscored: Lost
+    failed: Lost
+    judge: str
+    smoke: bool
+
+
+class Votes(Shape):
+    """One dimension of ``human.json``."""
+
+    win: Share
+    tie: Share
+    lose: Share
+    n: int
+    sign_test: dict[str, Any]
+
+
+class Voted(Shape):
+    """``human.json``."""
+
+    a: dict[str, Any]
+    b: dict[str, Any]
+    annotators: dict[str, Any]
+    dimensions: dict[str, Votes]
+    smoke: bool
+
+
+class CorpusFigures(Shape):
+    """``here`` of ``data/stats/stats.json``."""
+
+    table_1: dict[str, float]
+    table_6: dict[Strategy, int]
+    figure_8: list[dict[Strategy, float]]
+
+
+class CorpusStats(Shape):
+    """``data/stats/stats.json``."""
+
+    notes: list[str]
+    here: CorpusFigures
+    options: dict[str, Any]
+    """What the sets were built with that it is of."""
+
+
+class Sides(Shape):
+    """Pairs with a strategy on either side."""
+
+    chosen: int
+    rejected: int
+
+
+class MinedTask(Shape):
+    """One task of a mining."""
+
+    pairs: int
+    judge: str | None
+    strategies: dict[Strategy, Sides]
+    errors: dict[PsychError, int]
+
+
+class MinedTable(Shape):
+    """Table 1's lower half."""
+
+    here: dict[str, float | None]
+
+
+class MiningStats(Shape):
+    """``stats.json`` of a mining."""
+
+    notes: list[str]
+    smoke: bool
+    table_1: MinedTable
+    tasks: dict[str, MinedTask]
+
+
+class Moved(Shape):
+    """How far one policy is from another."""
+
+    kl: float
+    changed: float
+
+
+class Difference(Shape):
+    """What system b has more than a, with its paired interval."""
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+
+
+class ErrorDifferences(Shape):
+    """What b has more than a of each error, in points of 100; ``reason`` says why nothing is."""
+
+    n: int
+    shares: dict[PsychError, Difference]
+    interval: str
+    reason: str | None
+
+
+class Comparison(Shape):
+    """Two runs on the same turns; ``numbers`` by the dotted names of ``metrics.json``."""
+
+    a: str
+    b: str
+    n: int
+    numbers: dict[str, Difference]
+    errors: ErrorDifferences
+
+
+class LeftOut(Shape):
+    """A question that has no answer, and why."""
+
+    a: str
+    b: str
+    reason: str
+
+
+class Compared(Shape):
+    """What the comparisons were made from."""
+
+    predictions: dict[str, str]
+    """Run to the SHA-256 of its predictions."""
+
+
+class Comparisons(Shape):
+    """``comparisons.json`` of a backbone."""
+
+    comparisons: list[Comparison]
+    left_out: list[LeftOut]
+    smoke: bool
+    made_with: Compared
+
+
+class Drift(Moved):
+    """``drift.json``."""
+
+    turns: int
+    tokens: int
+    rounding: Moved
+    moved: bool
+    smoke: bool
+
+
+class Context(Shape):
+    """What was said before a turn."""
+
+    history: list[tuple[str, str]]
+    seeker: str
+
+
+class Record(Shape):
+    """A record of ``predictions.jsonl``."""
+
+    id: str
+    context: Context
+    gold_strategy: str
+    gold_response: str
+    status: str
+    predicted_strategy: str | None = None
+    raw_strategy: str | None = None
+    predicted_response: str | None = None
+
+
+SAMPLES = "samples.jsonl"
+Key = tuple[str, int]
+"""(id of the turn, 0-based index of the sample)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One sampled answer to one train turn."""
+
+    id: str
+    sample: int
+    gold_strategy: Strategy
+    gold_response: str
+    strategy: Strategy | None
+    """Sampled, or for the generator the gold one it was given; None where it does not parse."""
+    response: str | None
+    """None for the planner, and where sampling failed."""
+    failed: bool
+    """Whether the request had no answer; the text of a failed one is empty."""
+    text: str
+    """The answer as it came."""
+    truncated: bool
+
+    @property
+    def key(self) -> Key:
+        """What a verdict on it is found by."""
+        return self.id, self.sample
+
+    @property
+    def seed(self) -> int:
+        """The seed it was sampled with; also its place in its turn's order."""
+        return _seed(self.id, self.sample)
+
+
+@lru_cache(maxsize=1024)
+def _seed(turn: str, sample: int) -> int:
+    # Asked for each time that the candidates of the turn in hand are put in order.
+    return derived_seed(turn, sample)
+
+
+def of_row(row: Row) -> Candidate:
+    """The candidate in a row of ``samples.jsonl``; KeyError or ValueError where it is none."""
+    return Candidate(
+        id=row["id"],
+        sample=row["sample"],
+        gold_strategy=Strategy(row["gold_strategy"]),
+        gold_response=row["gold_response"],
+        strategy=Strategy(row["strategy"]) if row["strategy"] else None,
+        response=row["response"],
+        failed=row["status"] == "failed",
+        text=row["text"],
+        truncated=row["truncated"],
+    )
+
+
+def read_turns(path: Path) -> Iterator[list[Candidate]]:
+    """The candidates of one turn after the other, in the order of the train set.
+
+    Raises EscError for a row that is no candidate, a sample given twice, or a turn out of order.
+    """
+    before = (-1, -1)
+    for turn, group in groupby(_read(path), key=lambda candidate: candidate.id):
+        found = list(group)
+        place = _place(turn, path)
+        # By the order alone, so that the ids of all turns need not be held.
+        if place <= before or len({candidate.sample for candidate in found}) < len(found):
+            raise EscError(
+                f"{path}: turn {turn} is there twice, or not in the train set's order; sample again"
+            )
+        before = place
+        yield found
+
+
+def _place(turn: str, path: Path) -> tuple[int, int]:
+    """(dialogue, turn in it) of a turn's id: both ascend in every set."""
+    dialogue, _, number = turn.partition("-")
+    if not (dialogue.isdecimal() and number.isdecimal()):
+        raise EscError(f"{path}: {turn!r} is no id of a turn, such as 231-7; sample again")
+    return int(dialogue), int(number)
+
+
+def _read(path: Path) -> Iterator[Candidate]:
+    for number, row in enumerate(files.read_jsonl(path), start=1):
+        try:
+            yield of_row(row)
+        except (KeyError, ValueError, TypeError) as error:
+            raise EscError(
+                f"{path}, line {number}: no sample of this kit ({type(error).__name__} {error})"
+            ) from error
