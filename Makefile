@@ -240,11 +240,15 @@ reproduce: $(READY) $(if $(filter 1,$(DRY_RUN)),,$(SERVE_READY))  ## the paper's
 
 test: $(READY) $(SCALE_READY) $(SERVE_READY)  ## all tests, the slow ones too
 	@$(MAKE) --no-print-directory model MODEL=smollm2-135m
-	$(PY) -m pytest
+	$(PY) -m pytest $(SIDE_BY_SIDE)
+	$(PY) -m pytest -m slow
+
+# A file's tests stay together: they share what its fixtures make. More workers would each load torch.
+SIDE_BY_SIDE := -m "not slow" -n 2 --dist loadfile
 
 test-unit: $(READY) $(SCALE_READY)  ## the fast, offline tests
 	@$(MAKE) --no-print-directory model MODEL=smollm2-135m
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest $(SIDE_BY_SIDE)
 
 lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .
