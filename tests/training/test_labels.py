@@ -85,38 +85,45 @@ import json, sys
 from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
 from llamafactory.hparams import get_train_args
 from llamafactory.model import load_tokenizer
-model_args, data_args, training_args, _, _ = get_train_args(json.loads(sys.argv[1]))
-tokenizer = load_tokenizer(model_args)["tokenizer"]
-template = get_template_and_fix_tokenizer(tokenizer, data_args)
-loaded = get_dataset(template, model_args, data_args, training_args, "sft", tokenizer=tokenizer)
-for row in loaded["train_dataset"]:
-    learned = [i for i, label in enumerate(row["labels"]) if label != -100]
-    text = tokenizer.decode([row["labels"][i] for i in learned])
-    print("learned", json.dumps([learned[-1] - learned[0] + 1 == len(learned), text]))
+for given in map(json.loads, sys.argv[1:]):
+    model_args, data_args, training_args, _, _ = get_train_args(given)
+    tokenizer = load_tokenizer(model_args)["tokenizer"]
+    template = get_template_and_fix_tokenizer(tokenizer, data_args)
+    loaded = get_dataset(template, model_args, data_args, training_args, "sft", tokenizer=tokenizer)
+    for row in loaded["train_dataset"]:
+        learned = [i for i, label in enumerate(row["labels"]) if label != -100]
+        text = tokenizer.decode([row["labels"][i] for i in learned])
+        whole = learned[-1] - learned[0] + 1 == len(learned)
+        print("learned", json.dumps([given["template"], whole, text]))
 """
 
 
-@pytest.mark.parametrize(
-    ("template", "answer"),
-    [("gemma2", "{}<end_of_turn>\n<|im_end|>"), ("chatglm3", "\n{}<|im_end|>")],
-)
-def test_a_template_with_an_end_token_of_its_own_learns_the_last_reply_alone(
-    run, model, sample_work, tmp_path, template, answer
-):
+ANSWERS = {"gemma2": "{}<end_of_turn>\n<|im_end|>", "chatglm3": "\n{}<|im_end|>"}
+
+
+@pytest.fixture(scope="module")
+def mended(run, model, sample_work, tmp_path_factory):
+    """[template, whether what is learned is one run, its text] of each row, in one trainer."""
+    scratch = tmp_path_factory.mktemp("mended")
     asked = recipes.Training("gemma2-9b", "rg", "sft", sample_work, 1, ())
     settings = recipes.recipe_for(asked)
     environment = train.environment(asked, settings)
-    settings |= {"template": template, "model_name_or_path": str(model), "eval_strategy": "no"}
-    settings |= {"output_dir": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache")}
+    settings |= {"model_name_or_path": str(model), "eval_strategy": "no"}
+    settings |= {"output_dir": str(scratch / "out"), "cache_dir": str(scratch / "cache")}
     settings |= {"bf16": False, "use_cpu": True, "preprocessing_num_workers": 2}
     del settings["eval_dataset"]
-    shown = run(
-        *(sys.executable, "-c", LABELS, json.dumps(settings)),
-        PYTHONPATH=environment["PYTHONPATH"],
-    )
+    given = [json.dumps(settings | {"template": template}) for template in ANSWERS]
+    shown = run(sys.executable, "-c", LABELS, *given, PYTHONPATH=environment["PYTHONPATH"])
     assert shown.returncode == 0, shown.stderr[-2000:]
     told = (line.partition(" ") for line in shown.stdout.splitlines())
-    learned = [json.loads(found) for word, _, found in told if word == "learned"]
+    return [json.loads(found) for word, _, found in told if word == "learned"]
+
+
+@pytest.mark.parametrize(("template", "answer"), ANSWERS.items())
+def test_a_template_with_an_end_token_of_its_own_learns_the_last_reply_alone(
+    mended, sample_work, template, answer
+):
     rows = list(files.read_jsonl(sample_work / paths.sft_file("rg", "train")))
     assert any(len(row["history"]) > 1 for row in rows)
-    assert learned == [[True, answer.format(row["output"])] for row in rows]
+    learned = [found for found in mended if found[0] == template]
+    assert learned == [[template, True, answer.format(row["output"])] for row in rows]
