@@ -76,6 +76,7 @@ help:  ## this list
 	@echo "  mine, dpo, predict, chat:  ROUND=2 (with VARIANT) goes on from the models of the round before"
 	@echo "  serve:    HOST, PORT, SERVE_ARGS=\"flags for vLLM\""
 	@echo "  predict:  SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot,"
+	@echo "            or several in one server start: SYSTEMS=\"vanilla_base decoupled_dpo vanilla_dpo_nsnr\","
 	@echo "            STAGE=base|sft|dpo, SET=test|validation|train, DECODE=free|choice,"
 	@echo "            TEMPERATURE=0 for greedy (default 0.7), BASE_URL=url,url,"
 	@echo "            IN_FLIGHT=requests at a time, PRICE=in/out per million tokens, MAX_COST, DRY_RUN=1"
@@ -148,7 +149,7 @@ SPREAD := $(if $(filter zero2 zero3 qlora,$(ENGINE)),$(SCALE_READY))
 FOLLOWS := $(filter-out 0,$(NODE_RANK))
 
 sft-sp sft-rg sft-vanilla: sft-%: model data $(SPREAD)  ## LoRA SFT of planner, generator, entangled model
-	@$(PY) -m training train $(WHERE) --model "$(MODEL)" --task $* --stage sft \
+	@VARIANT= ROUND= $(PY) -m training train $(WHERE) --model "$(MODEL)" --task $* --stage sft \
 	  --processes "$(NPROC)" --engine "$(ENGINE)" $(AGAIN) --set $(TRAIN_ARGS)
 
 # A BASE_URL needs no server of our own, nor do files for others. Sets that are built are taken as they are: here LIMIT is of
@@ -168,7 +169,7 @@ TASKS = $(if $(filter mine,$@),sp rg vanilla,$(patsubst mine-%,%,$@))
 # The planner's errors are found by comparing names; the others' need a judge.
 JUDGED = $(filter-out sp,$(TASKS))
 # BATCH is of the step that can use it: a service has none of this WORK's models, and these engines no judge.
-SAMPLE = BATCH="$(filter-out $(if $(JUDGED),$(if $(JUDGE_BATCH),,openai)),$(BATCH))" $(PY) -m mining sample
+SAMPLE = BATCH="$(filter-out $(if $(JUDGED),$(if $(JUDGE_BATCH),,openai)),$(BATCH))" $(PY) -m mining sample --price "" --max-cost ""
 JUDGES = BATCH="$(filter-out vllm ray,$(BATCH))" $(PY) -m mining judge
 
 mine mine-sp mine-rg mine-vanilla: model $(ASKS)  ## errors of the SFT models on train turns, as preference sets
@@ -206,7 +207,7 @@ check-template: $(READY)  ## the server's token ids against LLaMA-Factory's, on 
 	@$(PY) -m serving check-template $(WHERE) --model "$(MODEL)" --base-url "$(BASE_URL)"
 
 predict: model $(ASKS)  ## a system's strategy and reply for every turn of a split
-	@$(PY) -m eval predict $(WHERE) $(LINEAGE) --system "$(SYSTEM)" --stage "$(STAGE)" \
+	@$(PY) -m eval predict $(WHERE) $(LINEAGE) --system $(or $(SYSTEMS),$(SYSTEM)) --stage "$(STAGE)" \
 	  --set "$(SET)" --limit "$(LIMIT)" --decode "$(DECODE)" --temperature "$(TEMPERATURE)" \
 	  --base-url "$(BASE_URL)" --in-flight "$(IN_FLIGHT)" $(SPENDING) $(AGAIN)
 

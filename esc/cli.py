@@ -1,4 +1,8 @@
-"""Running a step from the command line: one clear line for a mistake, a fixed exit code."""
+"""Running a step from the command line: one clear line for a mistake, a fixed exit code.
+
+An option that is not given takes the variable of make that it is named after from the environment;
+an empty one counts as unset.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import math
 import os
 import select
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +24,55 @@ USER_ERROR, WAITING, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
 _NO_PLACE = (errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS)
 
 
+VARIABLES = {
+    f"--{name.lower().replace('_', '-')}": name
+    for name in (
+        "BASE_URL", "BLIND", "CONSECUTIVE", "DECODE", "DRY_RUN", "DTYPE", "ENGINE", "ESCONV",
+        "FAILED_ESCONV", "FORCE", "HOST", "IN_FLIGHT", "KIND", "LIMIT", "MAX_COST", "MODEL",
+        "MODELS", "PORT", "PRICE", "ROUND", "SAMPLES", "SET", "SPLIT", "STAGE", "TASK",
+        "TEMPERATURE", "VARIANT", "WORK",
+    )
+}  # fmt: skip
+"""Option to the variable of make that it takes where it is not given."""
+_VARIABLE = "variable"
+
+
+def variable(action: argparse.Action, *names: str) -> argparse.Action:
+    """``action``, which takes the first of these variables that is set, or none at all."""
+    setattr(action, _VARIABLE, names)
+    return action
+
+
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # Before what is given, which so takes precedence, and is read by the same rules.
+        argv = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args([*self._from_environment(), *argv], namespace)
+
+    def _from_environment(self) -> Iterator[str]:
+        for action, names in self._variables():
+            text = next(filter(None, map(os.environ.get, names)), "")
+            option = action.option_strings[-1]
+            if action.nargs == 0:
+                yield from [option] if text == "1" else []
+            elif action.nargs is not None:
+                yield from [option, *text.split()] if text.strip() else []
+            elif text:
+                yield f"{option}={text}"
+
+    def _variables(self) -> Iterator[tuple[argparse.Action, tuple[str, ...]]]:
+        for action in self._actions:
+            option = action.option_strings[-1] if action.option_strings else ""
+            named = (VARIABLES[option],) if option in VARIABLES else ()
+            if names := getattr(action, _VARIABLE, named):
+                yield action, names
+
+    def format_help(self) -> str:
+        for action, names in self._variables():
+            if names[0] not in (action.help or ""):
+                action.help = f"{action.help or ''} [{', '.join(names)}]".strip()
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         raise EscError(f"{message}; '{self.prog} --help' shows examples")
 

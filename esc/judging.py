@@ -97,14 +97,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, judge: bool = False) -> No
     A judge's number in flight is JUDGE_IN_FLIGHT.
     """
     batch = ("JUDGE_BATCH", "BATCH") if judge else ("BATCH",)
-    parser.add_argument(
+    in_flight = parser.add_argument(
         "--in-flight",
         type=cli.optional_count,
-        default=(os.environ.get("JUDGE_IN_FLIGHT") or JUDGE_IN_FLIGHT) if judge else None,
-        help=f"requests at a time (default: $JUDGE_IN_FLIGHT, or {JUDGE_IN_FLIGHT})"
-        if judge
-        else "requests at a time",
+        default=JUDGE_IN_FLIGHT if judge else None,
+        help="requests at a time" + (f" (default: {JUDGE_IN_FLIGHT})" if judge else ""),
     )
+    if judge:
+        cli.variable(in_flight, "JUDGE_IN_FLIGHT")
     parser.add_argument(
         "--timeout", type=cli.optional_amount, default=TIMEOUT, help="seconds for an answer"
     )

@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -87,6 +88,24 @@ def on_this_machine() -> list[int]:
     return found
 
 
+_kept: ContextVar[tuple[ExitStack, dict[tuple[str, Path], str]] | None]
+_kept = ContextVar("_kept", default=None)
+
+
+@contextmanager
+def one_server() -> Iterator[None]:
+    """Keep a server that is started inside the block for all of it: several questions, one start.
+
+    None may be trained meanwhile: it would go on with the adapters it was started with.
+    """
+    with ExitStack() as stack:
+        token = _kept.set((stack, {}))
+        try:
+            yield
+        finally:
+            _kept.reset(token)
+
+
 @contextmanager
 def servers(
     model: str, work: Path, given: str | None, weights: Mapping[str, str]
@@ -103,6 +122,11 @@ def servers(
     elif state := running(model, work):
         _check_fresh(state, model, work, weights)
         yield Servers([state.url], own=True)
+    elif kept := _kept.get():
+        stack, urls = kept
+        if (model, work) not in urls:
+            urls[model, work] = stack.enter_context(_own_server(model, work))
+        yield Servers([urls[model, work]], own=True)
     else:
         with _own_server(model, work) as url:
             yield Servers([url], own=True)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from esc import adapters, backbones, cli, files, paths, prompts
+from esc import adapters, backbones, cli, files, paths, policy_server, prompts
 from esc import step as built
 from esc.adapters import weights_of
 from esc.backbones import DECODE
@@ -253,7 +253,36 @@ def _sampling(facts: Row) -> str:
 def main(argv: list[str]) -> int:
     """Command line of the step."""
     given = _parser().parse_args(argv)
-    asked = Asked(
+    wanted = [_asked(_of_folder(name, given)) for name in given.system]
+    if len(wanted) == 1:
+        return predict(wanted[0], Sending.of(given), force=given.force)
+    failed, codes = [], []
+    with policy_server.one_server():
+        for asked in wanted:
+            print(f"--- {asked.folder.name}", flush=True)
+            try:
+                codes.append(predict(asked, Sending.of(given), force=given.force))
+            except EscError as error:
+                # One system's adapter, or its options, are none of another's.
+                failed.append(f"{asked.folder.name}: {error}")
+    if failed:
+        raise EscError("; ".join(failed))
+    return max(codes)
+
+
+def _of_folder(name: str, given: argparse.Namespace) -> argparse.Namespace:
+    """The options for one system, which may be named as its folder is: ``vanilla_dpo_nsnr``."""
+    system, _, rest = name.partition("_")
+    stage, _, variant = rest.partition("_")
+    if system not in SYSTEMS or stage not in ("", *adapters.STAGES):
+        known = ", ".join(SYSTEMS)
+        raise EscError(f"SYSTEM={name} is none of {known}, nor one with its stage (vanilla_sft)")
+    own = {"system": system} | ({"stage": stage, "variant": variant or None} if stage else {})
+    return argparse.Namespace(**(vars(given) | own))
+
+
+def _asked(given: argparse.Namespace) -> Asked:
+    return Asked(
         model=given.model,
         work=given.work,
         system=given.system,
@@ -262,7 +291,6 @@ def main(argv: list[str]) -> int:
         limit=given.limit,
         base_urls=given.base_url,
     )
-    return predict(asked, Sending.of(given), force=given.force)
 
 
 def _setting(given: argparse.Namespace) -> Setting:
@@ -297,7 +325,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     backbones.add_model(parser)
     cli.add_work(parser)
-    parser.add_argument("--system", choices=SYSTEMS, default="decoupled")
+    system = parser.add_argument(
+        "--system",
+        nargs="+",
+        default=["decoupled"],
+        metavar="SYSTEM",
+        help=f"{', '.join(SYSTEMS)}; one may have its stage and variant in its name, as in "
+        "vanilla_dpo_nsnr; several are asked of one server",
+    )
+    cli.variable(system, "SYSTEMS", "SYSTEM")
     parser.add_argument(
         "--stage",
         type=cli.optional,

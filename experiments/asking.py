@@ -65,7 +65,8 @@ def _lines(path: Path) -> list[bytes]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `Asking`."""
-    parser.add_argument("--in-flight", type=cli.optional_count, help="requests at a time")
+    in_flight = parser.add_argument("--in-flight", type=cli.optional_count, help="at a time")
+    cli.variable(in_flight, "JUDGE_IN_FLIGHT")
     parser.add_argument("--price", type=cli.optional, help="money per million tokens: IN/OUT")
     parser.add_argument(
         "--max-cost", type=cli.optional_amount, help="stop before all steps together cost more"

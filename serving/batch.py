@@ -190,7 +190,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
-    parser.add_argument("--engine", choices=ENGINES, default="vllm", help="default: vllm")
+    # The variable ENGINE is a training's.
+    cli.variable(
+        parser.add_argument("--engine", choices=ENGINES, default="vllm", help="default: vllm")
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--requests", type=Path, metavar="FILE")
     what.add_argument("--script", type=Path, metavar="FOLDER", help="write run.sh there instead")

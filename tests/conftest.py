@@ -12,10 +12,16 @@ from typing import Any
 import pytest
 from corpora import release_row
 
-from esc import paths
+from esc import cli, paths
 
 # No test may reach a model hub; what is not on this machine is missing.
 os.environ |= {"HF_HUB_OFFLINE": "1", "LLAMAFACTORY_VERBOSITY": "ERROR"}
+
+# What is set for the tests is no option of the steps under test; the workers of one run inherit it.
+_CORPUS = "TESTED_ESCONV"
+os.environ.setdefault(_CORPUS, os.environ.get("ESCONV", ""))
+for _name in (*cli.VARIABLES.values(), "NPROC", "TRAIN_ARGS", "SYSTEM", "SYSTEMS"):
+    os.environ.pop(_name, None)
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -23,7 +29,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="session")
 def esconv() -> Path:
     """The real ESConv.json; a test that needs it is skipped, visibly, where ESCONV is not set."""
-    value = os.environ.get("ESCONV")
+    value = os.environ[_CORPUS]
     if not value:
         pytest.skip("ESCONV is not set: needs the real corpus")
     return Path(value).resolve()

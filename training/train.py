@@ -680,12 +680,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--variant", type=cli.optional, help="of a preference training")
     parser.add_argument("--round", type=cli.optional_count, help="of mining (default: 1)")
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
-    parser.add_argument(
+    processes = parser.add_argument(
         "--processes", type=cli.optional_count, help="training processes (default: all GPUs, or 1)"
     )
-    parser.add_argument(
+    settings = parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="for LLaMA-Factory"
     )
+    cli.variable(processes, "NPROC")
+    cli.variable(settings, "TRAIN_ARGS")
     parser.add_argument("--engine", type=cli.optional, help=f"{', '.join(ENGINES)}")
     parser.add_argument(
         "--dtype",

@@ -62,6 +62,31 @@ def test_an_unknown_step_lists_the_known_ones(run, arguments):
     assert shown.returncode == 2 and "build" in shown.stderr
 
 
+def test_an_option_that_is_not_given_takes_its_variable(monkeypatch):
+    parser = cli.parser(prog="x", description=None, examples="")
+    add_sending(parser)
+    parser.add_argument("--limit", type=cli.optional_count)
+    parser.add_argument("--task", nargs="+", required=True)
+    set_here = {"LIMIT": "3", "TASK": "sp rg", "DRY_RUN": "1", "MAX_COST": "", "IN_FLIGHT": "4"}
+    for name, value in set_here.items():
+        monkeypatch.setenv(name, value)
+    given = parser.parse_args(["--in-flight", "2"])
+    assert (given.limit, given.task, given.dry_run) == (3, ["sp", "rg"], True)
+    assert given.max_cost is None and given.in_flight == 2
+    assert all(name in parser.format_help() for name in set_here)
+
+
+def test_a_switch_is_set_by_1_alone_and_a_wrong_variable_is_one_line(monkeypatch):
+    parser = cli.parser(prog="x", description=None, examples="")
+    parser.add_argument("--force", action="store_true")
+    parser.add_argument("--limit", type=cli.optional_count)
+    monkeypatch.setenv("FORCE", "0")
+    assert not parser.parse_args([]).force
+    monkeypatch.setenv("LIMIT", "some")
+    with pytest.raises(EscError, match="--limit: 'some' is not a whole number"):
+        parser.parse_args([])
+
+
 @pytest.mark.parametrize("text", ["nan", "inf", "-1", "0", "soon"])
 def test_seconds_and_money_are_numbers_above_0(text):
     parser = cli.parser(prog="x", description=None, examples="")

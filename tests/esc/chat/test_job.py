@@ -1,15 +1,13 @@
 """How requests are sent, from the options of a step."""
 
-import argparse
-
 import pytest
 
-from esc import judging
+from esc import cli, judging
 from esc.judging import Sending
 
 
 def sending(*words, judge):
-    parser = argparse.ArgumentParser()
+    parser = cli.parser(prog="x", description=None, examples="")
     parser.add_argument("--model", default="qwen2.5-7b")
     judging.add_arguments(parser, judge=judge)
     return Sending.of(parser.parse_args(words))
