@@ -1,8 +1,12 @@
-"""A judge's answer, read strictly: one verdict that is whole and as offered, or none at all.
+"""The one loop that asks, and a judge's answer, read strictly.
 
-A kind of verdict is a pydantic model: a field's title is its name in the judge's answer, a field
-that may be missing is an explanation and decides nothing. Names of fields are read tolerantly,
-since judges paraphrase them; whatever stays unclear is unscored, with the reason.
+`ask_all` goes from records by a rehearsal, questions and answers to rows, a summary and
+``run.json`` for every step that asks a model; an `Asking` is what differs between them.
+
+A verdict in an answer is whole and as offered, or there is none. A kind of verdict is a pydantic
+model: a field's title is its name in the judge's answer, a field that may be missing is an
+explanation and decides nothing. Names of fields are read tolerantly, since judges paraphrase them;
+whatever stays unclear is unscored, with the reason.
 """
 
 import argparse
@@ -11,16 +15,17 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from esc import backbones, cli, policy_server
+from esc import backbones, cli, files, policy_server
 from esc.exceptions import EscError, Waiting
 from esc.files import Row
 from esc.llm import (
@@ -41,7 +46,7 @@ from esc.llm import (
 from esc.llm_batch import ENGINES, SHARD, Batch, Rounds, engine_of
 from esc.paths import EMBEDDED
 from esc.plan_and_speak import TIMEOUT
-from esc.policy_server import Servers
+from esc.step import RunFolder
 from esc.visible import visible
 
 IN_FLIGHT = {"gpu": 256, "cpu": 32}
@@ -79,16 +84,24 @@ class Sending:
             Batch(given.batch, given.shard or SHARD, given.model, work) if given.batch else None,
         )
 
+    def at(self, given: argparse.Namespace) -> "Where":
+        """Where policies are asked: BASE_URL, else the running server, else one for the block."""
+
+        def urls(weights: Mapping[str, str]) -> AbstractContextManager[Sequence[str]]:
+            return self.servers(given.model, given.work, given.base_url, weights)
+
+        return urls
+
     @contextmanager
     def servers(
         self, model: str, work: Path, given: str | None, weights: Mapping[str, str]
-    ) -> Iterator[Servers]:
-        """As `policy_server.servers`; a batch has an engine of its own, and none is started."""
+    ) -> Iterator[Sequence[str]]:
+        """URLs as of `policy_server.servers`; a batch has an engine of its own, none is started."""
         if self.batch:
-            yield Servers(policy_server.split_urls(given or ""), own=False)
+            yield policy_server.split_urls(given or "")
         else:
             with policy_server.servers(model, work, given, weights) as where:
-                yield where
+                yield where.urls
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, judge: bool = False) -> None:
@@ -136,89 +149,198 @@ def _engine(text: str) -> str | None:
     return text if text not in ("", LIVE) else None
 
 
-class Waits:
-    """Several runs of one step: where one has to wait for others' answers, the next goes on."""
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the asking of one folder took."""
 
-    def __init__(self) -> None:
-        self._told: list[str] = []
+    requests: Row
+    """How many were answered, found in the cache, and failed."""
+    cost: float | None
+    """Money, or None where no price is given."""
+    seconds: float
 
-    @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Note it where the block has to wait."""
-        try:
-            yield
-        except Waiting as waiting:
-            self._told.append(str(waiting))
+    @property
+    def facts(self) -> Row:
+        """For ``run.json``."""
+        return {"requests": self.requests, "cost": self.cost}
 
-    def tell(self) -> None:
-        """Raise Waiting where one of them had to."""
-        if self._told:
-            raise Waiting("\n".join(self._told))
+
+def failed(rows: Sequence[Row]) -> int:
+    """How many rows another run may still fill."""
+    return sum(row["status"] == "failed" for row in rows)
 
 
 @dataclass(frozen=True, slots=True)
-class Job(Generic[Record]):
-    """What is asked of each record, and where the answers are kept."""
+class Asking(Generic[Record]):
+    """One folder of answers: what is asked of which records, and what becomes of it."""
 
+    folder: RunFolder
     what: str
     """For the progress bar."""
-    records: Sequence[Record]
+    run: Row
+    """What the stored answers are of."""
+    records: Callable[[], Sequence[Record]]
+    """Every record, in the order of the rows; called where there is something to do."""
     work: Callable[[Asks, Record], Awaitable[Row]]
     """From somebody to ask and a record to its row."""
-    cache: Cache
+    without: Callable[[Record, Failure | None], Row]
+    """The row of a record's final failure, or, with None, of one that nobody is asked about."""
+    told: Callable[[Sequence[Row], Sent], Row]
+    """What the rows come to: for the report, and the summary file or ``run.json``."""
+    report: Callable[[Row], str]
+    """The numbers one should see, of what is told."""
     models: Sequence[str]
     """The served names it asks."""
-    weights: Mapping[str, str]
+    weights: Mapping[str, str] = field(default_factory=dict)
     """Served name to a hash of what answers under it."""
+    is_asked: Callable[[Record], bool] = lambda _: True
+    missing: Callable[[Sequence[Row]], int] = failed
+    summary: str = ""
+    """The name of the file of what is told, where that is not ``run.json``."""
+    judge: str = ""
+    """Who is asked, as a reader knows it; its endpoint need not list its models. Empty for ours."""
+    name: str = ""
+    """Before what a dry run says, where several folders are asked for."""
 
-    def rehearse(self) -> tuple[Rehearsal, list[Row]]:
-        """(what is still to be sent, the rows as far as answers are stored)."""
-        rehearsal = Rehearsal(self.cache, self.weights)
+    def finished(self) -> Row | None:
+        """What was told where these options are done and the files whole, or None."""
+        done = self.folder.finished()
+        if done is None or not self.summary:
+            return done
+        path = self.folder.path / self.summary
+        return files.read_json(path) if path.is_file() else None
 
-        async def all_records() -> list[Row]:
-            return [await self.work(rehearsal, record) for record in self.records]
 
-        return rehearsal, asyncio.run(all_records())
+Where = Callable[[Mapping[str, str]], AbstractContextManager[Sequence[str]]]
+"""From the weights asked, by served name, to the URLs to ask while the block runs."""
 
-    def ask(
-        self, urls: Sequence[str], sending: Sending, *, listed: bool = True
-    ) -> tuple[list[Row | Failure], Meter]:
-        """(a row, or the final failure, for every record in order; what was sent).
 
-        ``listed`` says that the endpoints list their models, and those asked must be among them.
-        Raises EscError, or Waiting where BATCH leaves the asking to others.
-        """
-        if sending.batch:
-            engine, meter = engine_of(sending.batch, urls, sending.budget), Meter(sending.budget)
-            size = sending.batch.shard
-            rounds = Rounds(self.cache, self.weights, engine, size, meter)
-            found = rounds.ask(self.records, self.work)
-            if meter.failed and not engine.writes:
-                print(
-                    f"batch       {meter.failed:,} failures were brought: BATCH=write asks again",
-                    file=sys.stderr,
-                )
-        else:
-            found, meter = asyncio.run(self._ask(urls, sending, listed))
-        _check_not_all_empty(found, sending.budget)
-        lost = [(one.kind.value, one.message) for one in found if isinstance(one, Failure)]
-        if lost:
-            print(f"no answer   {visible(counted(lost))}", file=sys.stderr)
-        return found, meter
+def ask_all(askings: Iterable[Asking[Any]], where: Where, sending: Sending, *, force: bool) -> int:
+    """Exit code: 0 where no row of any folder is missing, 1 where requests failed.
 
-    async def _ask(
-        self, urls: Sequence[str], sending: Sending, listed: bool
-    ) -> tuple[list[Row | Failure], Meter]:
-        pool = Pool(urls, timeout=sending.timeout, connections=sending.policy.in_flight)
-        chat = Chat(
-            pool, self.cache, weights=self.weights, policy=sending.policy, budget=sending.budget
-        )
-        try:
-            await pool.connect(self.models, listed=listed)
-            rows = await chat.run(self.records, self.work, self.what)
-        finally:
-            await pool.close()
-        return rows, chat.meter
+    The one loop that asks: claims every folder, rehearses, asks what no stored answer tells (one
+    start of ``where`` for all of them), writes rows, summary and ``run.json``, prints the report.
+    Raises EscError for whatever a user can mend, and, once the others are done, Waiting where BATCH
+    leaves some of the asking to others.
+    """
+    with ExitStack() as stack:
+        opened = [one for asking in askings if (one := _opened(asking, sending, force, stack))]
+        if sending.dry_run:
+            return 0
+        to_ask = [one for one in opened if one.rehearsal.requests]
+        weights = {name: sha for one in to_ask for name, sha in one.asking.weights.items()}
+        urls = stack.enter_context(where(weights)) if to_ask else ()
+        missing, waits = 0, []
+        for one in opened:
+            try:
+                missing += _finish(one, urls, sending)
+            except Waiting as waiting:
+                waits.append(str(waiting))
+    if waits:
+        raise Waiting("\n".join(waits))
+    return 1 if missing else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    asking: Asking[Any]
+    records: Sequence[Any]
+    """All of them."""
+    asked: Sequence[Any]
+    cache: Cache
+    rehearsal: Rehearsal
+    rehearsed: Sequence[Row]
+
+
+def _opened(asking: Asking[Any], sending: Sending, force: bool, stack: ExitStack) -> _Opened | None:
+    """What is to be asked, or None where all is there; its folder is held until the end."""
+    folder = asking.folder
+    stack.enter_context(files.exclusive(folder.path))
+    if "step" in folder.options:
+        folder.check_own()
+    if not sending.dry_run:
+        folder.claim(force=force)
+        if (done := asking.finished()) is not None:
+            print(f"{folder.path / folder.records} is complete with these options; nothing to do")
+            print(asking.report(done))
+            return None
+        if asking.summary:
+            (folder.path / asking.summary).unlink(missing_ok=True)
+    cache = folder.cache(asking.run)
+    if cache.repaired:
+        print("the last stored answer was torn and is asked for again", file=sys.stderr)
+    records = asking.records()
+    asked = [record for record in records if asking.is_asked(record)]
+    rehearsal = Rehearsal(cache, asking.weights)
+
+    async def all_records() -> list[Row]:
+        return [await asking.work(rehearsal, record) for record in asked]
+
+    rehearsed = asyncio.run(all_records())
+    if sending.dry_run:
+        print(f"{asking.name}: " * bool(asking.name) + rehearsal.report(sending.budget))
+    return _Opened(asking, records, asked, cache, rehearsal, rehearsed)
+
+
+def _finish(one: _Opened, urls: Sequence[str], sending: Sending) -> int:
+    """Ask, write and tell; the number of rows to ask for again."""
+    asking, folder, budget = one.asking, one.asking.folder, sending.budget
+    spent, begin = budget.spent, time.monotonic()
+    results: Sequence[Row | Failure] = one.rehearsed
+    meter = Meter(budget, cached=one.rehearsal.cached)
+    if one.rehearsal.requests:
+        results, meter = _ask(one, urls, sending)
+    if asking.judge:
+        check_not_all_refused(asking.judge, results)
+    answers = iter(results)
+    rows = []
+    for record in one.records:
+        found = next(answers) if asking.is_asked(record) else None
+        rows.append(found if isinstance(found, dict) else asking.without(record, found))
+    sent = Sent(
+        {"answered": meter.answered, "cached": meter.cached, "failed": meter.failed},
+        round(budget.spent - spent, 4) if budget.price else None,
+        time.monotonic() - begin,
+    )
+    told, missing = asking.told(rows, sent), asking.missing(rows)
+    if asking.summary:
+        files.write_json(folder.path / asking.summary, told)
+    folder.write(rows, sent.facts if asking.summary else told, complete=not missing)
+    print(asking.report(told))
+    return missing
+
+
+def _ask(one: _Opened, urls: Sequence[str], sending: Sending) -> tuple[list[Row | Failure], Meter]:
+    """(a row, or the final failure, for every record asked about, in order; what was sent)."""
+    work, weights = one.asking.work, one.asking.weights
+    if sending.batch:
+        engine, meter = engine_of(sending.batch, urls, sending.budget), Meter(sending.budget)
+        found = Rounds(one.cache, weights, engine, sending.batch.shard, meter).ask(one.asked, work)
+        if meter.failed and not engine.writes:
+            print(
+                f"batch       {meter.failed:,} failures were brought: BATCH=write asks again",
+                file=sys.stderr,
+            )
+    else:
+        found, meter = asyncio.run(_ask_live(one, urls, sending))
+    _check_not_all_empty(found, sending.budget)
+    if lost := [(it.kind.value, it.message) for it in found if isinstance(it, Failure)]:
+        print(f"no answer   {visible(counted(lost))}", file=sys.stderr)
+    return found, meter
+
+
+async def _ask_live(
+    one: _Opened, urls: Sequence[str], sending: Sending
+) -> tuple[list[Row | Failure], Meter]:
+    asking, policy = one.asking, sending.policy
+    pool = Pool(urls, timeout=sending.timeout, connections=policy.in_flight)
+    chat = Chat(pool, one.cache, weights=asking.weights, policy=policy, budget=sending.budget)
+    try:
+        await pool.connect(asking.models, listed=not asking.judge)
+        rows = await chat.run(one.asked, asking.work, asking.what)
+    finally:
+        await pool.close()
+    return rows, chat.meter
 
 
 def _check_not_all_empty(results: Sequence[object], budget: Budget) -> None:
@@ -372,6 +494,13 @@ FOR_GOOD = {
     FailureKind.REFUSED: Reason.REFUSED,
 }
 """Failures that another run would meet again: what was asked about stays without a verdict."""
+
+
+def lost(failure: Failure) -> tuple[str, str, str]:
+    """(status, reason, detail) of a row whose request failed: for good, or worth asking again."""
+    if failure.kind in FOR_GOOD:
+        return "unscored", FOR_GOOD[failure.kind].value, failure.message
+    return "failed", failure.kind.value, failure.message
 
 
 @dataclass(frozen=True, slots=True)

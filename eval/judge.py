@@ -17,15 +17,14 @@ import json
 import os
 import random
 import re
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -35,27 +34,28 @@ from esc.dialogue import JUDGED, JUDGED_BY_EMBEDDED, REPEATED, Exchange
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.judging import (
-    FOR_GOOD,
     NUMBER,
     REASON,
-    Job,
+    Asking,
     Judge,
     Reason,
     Sending,
     Unscored,
     Verdict,
+    Where,
     add_judge_form,
     add_judge_name,
     add_judge_url,
-    check_not_all_refused,
+    ask_all,
     is_smoke,
     judge_for,
     keyless,
+    lost,
     read,
     strict_schema,
 )
 from esc.judging import add_arguments as add_sending
-from esc.llm import Asks, Constraint, Failure, Generation, JsonSchema, Meter, Regex, Sampling
+from esc.llm import Asks, Constraint, Failure, Generation, JsonSchema, Regex, Sampling
 from esc.paths import EMBEDDED
 from esc.predictions import Prediction, read_predictions
 from esc.prompts import Message, mark
@@ -201,9 +201,6 @@ def _is_smoke_set(path: Path) -> bool:
     return model == EMBEDDED or marked
 
 
-QuestionT = TypeVar("QuestionT")
-
-
 @dataclass(frozen=True, slots=True)
 class Bench:
     """Who is asked, and where."""
@@ -249,14 +246,11 @@ class Bench:
         """Served name to a hash of what answers, where it is this kit's own server."""
         return weights_of(self.work, self.model, [adapters.BASE]) if self.is_own else {}
 
-    @contextmanager
-    def urls(self, sending: Sending) -> Iterator[Sequence[str]]:
-        """Where it is asked while the block runs."""
-        if self.judge.urls:
-            yield self.judge.urls
-        else:
-            with sending.servers(self.model, self.work, None, self.weights) as where:
-                yield where.urls
+    def at(self, sending: Sending) -> Where:
+        """Where it is asked."""
+        if self.judge.urls or self.judge.is_random:
+            return lambda _: nullcontext(self.judge.urls)
+        return lambda weights: sending.servers(self.model, self.work, None, weights)
 
 
 def usual_judge(model: str) -> str:
@@ -292,44 +286,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_judge_url(parser)
     add_sending(parser, judge=True)
     parser.add_argument("--force", action="store_true", help="replace other options' results")
-
-
-def ask(
-    bench: Bench,
-    folder: RunFolder,
-    what: str,
-    questions: Sequence[QuestionT],
-    work: Callable[[Asks, QuestionT], Awaitable[Row]],
-    sending: Sending,
-) -> tuple[Sequence[Row | Failure], Row] | None:
-    """(a row or final failure for every question, what was sent); None for a dry run.
-
-    Raises EscError where a judge refuses every question, so that the request is at fault.
-    """
-    cache = folder.cache({"judge": bench.name, "question": what})
-    if cache.repaired:
-        print("the last stored answer was torn and is asked for again", file=sys.stderr)
-    job = Job(
-        what=what,
-        records=questions,
-        work=work,
-        cache=cache,
-        models=[bench.judge.name],
-        weights=bench.weights,
-    )
-    rehearsal, rows = job.rehearse()
-    if sending.dry_run:
-        print(rehearsal.report(sending.budget))
-        return None
-    results: Sequence[Row | Failure] = rows
-    meter = Meter(sending.budget, cached=rehearsal.cached)
-    if rehearsal.requests:
-        with bench.urls(sending) as urls:
-            results, meter = job.ask(urls, sending, listed=False)
-    check_not_all_refused(bench.name, results)
-    sent = {"answered": meter.answered, "cached": meter.cached, "failed": meter.failed}
-    cost = round(meter.budget.spent, 4) if meter.budget.price else None
-    return results, {"requests": sent, "cost": cost}
 
 
 TEMPLATES = Path(__file__).parent / "prompts"
@@ -580,13 +536,6 @@ def _of_pairs(rows: Iterable[Row], units: Units) -> Row:
     return told | {"n": len(both)} | without_score(first)
 
 
-def lost(failure: Failure) -> tuple[str, str, str]:
-    """(status, reason, detail) of a row whose request failed: for good, or worth asking again."""
-    if failure.kind in FOR_GOOD:
-        return UNSCORED, FOR_GOOD[failure.kind].value, failure.message
-    return FAILED, failure.kind.value, failure.message
-
-
 def without_score(rows: Iterable[Row]) -> Row:
     """How many rows have no score, and why."""
     rows = list(rows)
@@ -785,60 +734,35 @@ def options_of(asked: Asked) -> Row:
     }
 
 
-def judge(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
-    """Exit code: 0 where every score is there or unscored for good, 1 where requests failed.
-
-    Raises EscError for whatever a user can mend.
-    """
+def asking(asked: Asked, out: Path) -> Asking[Question]:
+    """The scoring of one file; EscError where ``out`` is the file's own folder."""
     if asked.path.resolve().parent == out.resolve():
         raise EscError(f"--out {out} holds the file that is read; name a folder of its own")
-    folder = RunFolder(out, options_of(asked), SCORES)
-    with files.exclusive(out):
-        folder.check_own()
-        if not sending.dry_run:
-            folder.claim(force=force)
-            if folder.finished() and (out / SUMMARY).is_file():
-                print(f"{out / SCORES} is complete with these options; nothing to do")
-                print(report(out, files.read_json(out / SUMMARY)))
-                return 0
-            (out / SUMMARY).unlink(missing_ok=True)
-        questions = questions_of(asked.source.items, asked.repeat)
-        to_ask = [one for one in questions if one.item.reply is not None]
-        work = partial(one_score, bench=asked.bench, form=asked.form)
-        found = ask(asked.bench, folder, "scores", to_ask, work, sending)
-        if found is None:
-            return 0
-        rows = _rows(asked, questions, to_ask, found[0])
-        told = _summary(asked, folder, rows)
-        files.write_json(out / SUMMARY, told)
-        failed = sum(row["status"] == FAILED for row in rows)
-        folder.write(rows, {"scores": told["counts"]} | found[1], complete=not failed)
-    print(report(out, told))
-    return 1 if failed else 0
+    bench, options = asked.bench, options_of(asked)
+    return Asking(
+        folder=RunFolder(out, options, SCORES),
+        what="scores",
+        run={"judge": bench.name, "question": "scores"},
+        records=lambda: questions_of(asked.source.items, asked.repeat),
+        work=partial(one_score, bench=bench, form=asked.form),
+        without=lambda question, failure: row_of(question, bench, failure),
+        told=lambda rows, _: _summary(asked, options["prompts"] or "none", rows),
+        report=partial(report, out),
+        models=[bench.judge.name],
+        weights=bench.weights,
+        is_asked=lambda question: question.item.reply is not None,
+        summary=SUMMARY,
+        judge=bench.name,
+    )
 
 
-def _rows(
-    asked: Asked,
-    questions: Sequence[Question],
-    to_ask: Sequence[Question],
-    results: Sequence[Row | Failure],
-) -> list[Row]:
-    said = dict(zip(to_ask, results, strict=True))
-    rows = []
-    for question in questions:
-        one = said.get(question)
-        rows.append(one if isinstance(one, dict) else row_of(question, asked.bench, one))
-    return rows
-
-
-def _summary(asked: Asked, folder: RunFolder, rows: Sequence[Row]) -> Row:
+def _summary(asked: Asked, prompts: str, rows: Sequence[Row]) -> Row:
     items = asked.source.items
     lengths = {item.key: len(item.reply or "") for item in items}
     counts = {
         status.replace(" ", "_"): sum(row["status"] == status for row in rows)
         for status in (SCORED, UNSCORED, FAILED, NOT_JUDGED)
     }
-    prompts = (folder.options["prompts"] or "none")[:12]
     return {
         "source": {
             "pairs" if asked.pairs else "predictions": files.sha256(asked.path),
@@ -847,7 +771,7 @@ def _summary(asked: Asked, folder: RunFolder, rows: Sequence[Row]) -> Row:
             "numbered": asked.source.numbered,
         },
         "judge": asked.bench.name,
-        "signature": f"judge:{asked.bench.name}|prompts:{prompts}|form:{asked.form}"
+        "signature": f"judge:{asked.bench.name}|prompts:{prompts[:12]}|form:{asked.form}"
         "|temperature:0|scale:0-5"
         f"|turns:{asked.source.drawn} of {asked.source.of} by hash of id",
         "rows": len(rows),
@@ -889,7 +813,8 @@ def main(argv: list[str]) -> int:
     path, is_pairs = given.pairs or given.predictions, bool(given.pairs)
     source = of_pairs(path, n) if is_pairs else of_predictions(path, n)
     asked = Asked(path, source, is_pairs, bench, n, repeat, given.form)
-    return judge(asked, given.out, Sending.of(given), force=given.force)
+    sending = Sending.of(given)
+    return ask_all([asking(asked, given.out)], bench.at(sending), sending, force=given.force)
 
 
 def _parser() -> argparse.ArgumentParser:

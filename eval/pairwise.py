@@ -18,7 +18,7 @@ from pathlib import Path
 from esc import cli, files
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.judging import Sending, Unscored, read
+from esc.judging import Asking, Sending, Unscored, ask_all, lost, read
 from esc.llm import Asks, Failure
 from esc.stats import share_of_turns, shares, sign_test
 from esc.step import RunFolder
@@ -30,7 +30,6 @@ from eval.judge import (
     UNSCORED,
     Bench,
     Preference,
-    lost,
     why_without,
     without_score,
 )
@@ -173,14 +172,12 @@ def _without(
     }
 
 
-def _row(pair: Pair, bench: Bench, said: Row | Failure | None) -> Row:
-    if isinstance(said, dict):
-        return said
-    if said is None and pair.is_whole:
+def _without_answers(bench: Bench, pair: Pair, failure: Failure | None) -> Row:
+    if failure:
+        return _without(pair, bench, *lost(failure))
+    if pair.is_whole:
         return _without(pair, bench, SCORED, None)
-    if said is None:
-        return _without(pair, bench, NOT_JUDGED, pair.lacking)
-    return _without(pair, bench, *lost(said))
+    return _without(pair, bench, NOT_JUDGED, pair.lacking)
 
 
 def summary(asked: Asked, rows: Sequence[Row], prompts: str) -> Row:
@@ -216,33 +213,24 @@ def options_of(asked: Asked) -> Row:
     }
 
 
-def compare(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
-    """Exit code: 0 where every pair is there or unscored for good, 1 where requests failed.
-
-    Raises EscError for whatever a user can mend.
-    """
-    folder = RunFolder(out, options_of(asked), COMPARISONS)
-    with files.exclusive(out):
-        folder.check_own()
-        if not sending.dry_run:
-            folder.claim(force=force)
-            if folder.finished() and (out / SUMMARY).is_file():
-                print(f"{out / COMPARISONS} is complete with these options; nothing to do")
-                print(report(out, files.read_json(out / SUMMARY)))
-                return 0
-            (out / SUMMARY).unlink(missing_ok=True)
-        to_ask = [pair for pair in asked.pairs if pair.is_whole and not pair.is_alike]
-        work = partial(one_pair, bench=asked.bench)
-        found = judge.ask(asked.bench, folder, "comparisons", to_ask, work, sending)
-        if found is None:
-            return 0
-        said = dict(zip((pair.id for pair in to_ask), found[0], strict=True))
-        rows = [_row(pair, asked.bench, said.get(pair.id)) for pair in asked.pairs]
-        told = summary(asked, rows, folder.options["prompts"] or "none")
-        files.write_json(out / SUMMARY, told)
-        folder.write(rows, found[1], complete=not told["failed"]["total"])
-    print(report(out, told))
-    return 1 if told["failed"]["total"] else 0
+def asking(asked: Asked, out: Path) -> Asking[Pair]:
+    """The comparison of two systems."""
+    bench, options = asked.bench, options_of(asked)
+    return Asking(
+        folder=RunFolder(out, options, COMPARISONS),
+        what="comparisons",
+        run={"judge": bench.name, "question": "comparisons"},
+        records=lambda: asked.pairs,
+        work=partial(one_pair, bench=bench),
+        without=partial(_without_answers, bench),
+        told=lambda rows, _: summary(asked, rows, options["prompts"] or "none"),
+        report=partial(report, out),
+        models=[bench.judge.name],
+        weights=bench.weights,
+        is_asked=lambda pair: pair.is_whole and not pair.is_alike,
+        summary=SUMMARY,
+        judge=bench.name,
+    )
 
 
 def report(out: Path, told: Row) -> str:
@@ -278,7 +266,8 @@ def main(argv: list[str]) -> int:
             raise EscError(f"--out {given.out} holds {path}; name a folder of its own")
     found = matched(given.a, given.b)
     asked = Asked(found, found.pairs[:n], bench, n)
-    return compare(asked, given.out, Sending.of(given), force=given.force)
+    sending = Sending.of(given)
+    return ask_all([asking(asked, given.out)], bench.at(sending), sending, force=given.force)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,8 +11,6 @@ say which DPO adapters predict, and add to the folder's name.
 """
 
 import argparse
-import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,9 +24,9 @@ from esc.backbones import DECODE
 from esc.dialogue import GoldTurn, gold_turns
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.judging import Job, Sending
+from esc.judging import Asking, Sending, Sent, ask_all
 from esc.judging import add_arguments as add_sending
-from esc.llm import Asks, Failure, FailureKind, Meter, derived_seed
+from esc.llm import Asks, Failure, FailureKind, derived_seed
 from esc.paths import PROMPT_BASELINES, at_stage, tasks_of
 from esc.plan_and_speak import TEMPERATURE, TOP_P
 from esc.step import RunFolder, is_smoke
@@ -126,74 +124,37 @@ def _gold(turn: GoldTurn) -> Row:
     }
 
 
-def _failed(turn: GoldTurn, failure: Failure) -> Row:
+def _failed(turn: GoldTurn, failure: Failure | None) -> Row:
+    assert failure is not None
     return _gold(turn) | {"status": "failed", "failure": asdict(failure)}
 
 
-def predict(asked: Asked, sending: Sending, *, force: bool) -> int:
-    """Exit code: 0 where every record is there, 1 where some failed.
-
-    Raises EscError for whatever a user can mend.
-    """
+def asking(asked: Asked) -> Asking[GoldTurn]:
+    """The predictions of one system; EscError for whatever a user can mend."""
     weights = weights_of(asked.work, asked.model, asked.models, elsewhere=bool(asked.base_urls))
     turns = gold_turns(asked.work, asked.split, asked.limit)
-    folder = RunFolder(asked.folder, options_of(asked, weights, turns), PREDICTIONS)
-    with files.exclusive(folder.path):
-        if not sending.dry_run:
-            folder.claim(force=force)
-            if facts := folder.finished():
-                print(f"{folder.path} is complete with these options; nothing to do")
-                print(_report(facts, folder.path))
-                return 0
-        job = _job(asked, folder, turns, weights)
-        if job.cache.repaired:
-            print("the last stored answer was torn and is asked for again", file=sys.stderr)
-        rehearsal, rows = job.rehearse()
-        if sending.dry_run:
-            print(rehearsal.report(sending.budget))
-            return 0
-        records: list[Row | Failure] = list(rows)
-        begin = time.monotonic()
-        meter = Meter(sending.budget, cached=rehearsal.cached)
-        if rehearsal.requests:
-            with sending.servers(asked.model, asked.work, asked.base_urls, weights) as where:
-                records, meter = job.ask(where.urls, sending)
-        facts = _write(folder, asked, turns, records, meter, time.monotonic() - begin)
-    print(_report(facts, folder.path))
-    return 1 if facts["failed"] else 0
-
-
-def _job(
-    asked: Asked, folder: RunFolder, turns: Sequence[GoldTurn], weights: dict[str, str]
-) -> Job[GoldTurn]:
     trained = asked.setting.trained
-    return Job(
+    return Asking(
+        folder=RunFolder(asked.folder, options_of(asked, weights, turns), PREDICTIONS),
         what=f"{asked.system} {trained}",
-        records=turns,
+        run={"model": asked.model, "system": asked.system, "stage": trained},
+        records=lambda: turns,
         work=partial(one_record, asked=asked, weights=weights),
-        cache=folder.cache({"model": asked.model, "system": asked.system, "stage": trained}),
+        without=_failed,
+        told=partial(_told, asked),
+        report=partial(_report, folder=asked.folder),
         models=asked.models,
         weights=weights,
     )
 
 
-def _write(
-    folder: RunFolder,
-    asked: Asked,
-    turns: Sequence[GoldTurn],
-    results: Sequence[Row | Failure],
-    meter: Meter,
-    seconds: float,
-) -> Row:
-    records = [
-        _failed(turn, result) if isinstance(result, Failure) else result
-        for turn, result in zip(turns, results, strict=True)
-    ]
+def _told(asked: Asked, records: Sequence[Row], sent: Sent) -> Row:
     count = Counter(record["status"] for record in records)
     answered = count["ok"] + count["invalid"]
     built = files.read_json(paths.data_manifest(asked.work))
     corpus, spec = built["corpus"]["origin"], built["options"]["SPLIT"]
-    facts: Row = {
+    reasons = Counter(str(r["failure"]["kind"]) for r in records if r["status"] == "failed")
+    return {
         "set": f"{asked.split} of {corpus}, SPLIT={spec}",
         "records": len(records),
         "ok": count["ok"],
@@ -206,17 +167,12 @@ def _write(
         "decode": asked.setting.decode,
         "temperature": asked.setting.temperature,
         "top_p": asked.setting.top_p,
-        "requests": {"answered": meter.answered, "cached": meter.cached, "failed": meter.failed},
-        "seconds": round(seconds, 1),
+        "requests": sent.requests,
+        "seconds": round(sent.seconds, 1),
         # With BASE_URL, the weights named are this WORK's; what the server holds is its own matter.
         "asked": "BASE_URL" if asked.base_urls else "the server of this WORK",
         "smoke": is_smoke(asked.model, asked.work),
-    }
-    folder.write(records, facts, complete=not count["failed"])
-    if count["failed"]:
-        reasons = Counter(str(r["failure"]["kind"]) for r in records if r["status"] == "failed")
-        facts["reasons"] = dict(reasons.most_common())
-    return facts
+    } | ({"reasons": dict(reasons.most_common())} if reasons else {})
 
 
 def _report(facts: Row, folder: Path) -> str:
@@ -253,15 +209,16 @@ def _sampling(facts: Row) -> str:
 def main(argv: list[str]) -> int:
     """Command line of the step."""
     given = _parser().parse_args(argv)
+    sending, force = Sending.of(given), given.force
     wanted = [_asked(_of_folder(name, given)) for name in given.system]
     if len(wanted) == 1:
-        return predict(wanted[0], Sending.of(given), force=given.force)
+        return ask_all([asking(wanted[0])], sending.at(given), sending, force=force)
     failed, codes = [], []
     with policy_server.one_server():
         for asked in wanted:
             print(f"--- {asked.folder.name}", flush=True)
             try:
-                codes.append(predict(asked, Sending.of(given), force=given.force))
+                codes.append(ask_all([asking(asked)], sending.at(given), sending, force=force))
             except EscError as error:
                 # One system's adapter, or its options, are none of another's.
                 failed.append(f"{asked.folder.name}: {error}")

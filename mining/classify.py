@@ -11,9 +11,9 @@ is *unscored*, kept with its reason; a record without a reply is *not judged*.
 """
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,22 +24,23 @@ from esc import backbones, cli, files, step
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.judging import (
-    FOR_GOOD,
-    Job,
+    Asking,
     Judge,
     Reason,
     Sending,
+    Sent,
     Unscored,
     add_judge_name,
     add_judge_url,
-    check_not_all_refused,
+    ask_all,
     is_smoke,
     judge_for,
     keyless,
+    lost,
     read,
 )
 from esc.judging import add_arguments as add_sending
-from esc.llm import Asks, Failure, Meter
+from esc.llm import Asks, Failure
 from esc.predictions import FOREIGN, OURS, Prediction, named_rows, prediction_of
 from esc.psych_errors import PsychError, parse
 from esc.stats import shares
@@ -186,14 +187,6 @@ def row_without_error(record: str, judge: str, status: str, reason: str, detail:
     return {"id": record, "error": None, **told, **nothing, "judge": judge}
 
 
-def failed_row(record: str, judge: str, failure: Failure) -> Row:
-    """The row of a record whose request has no answer: unscored where none will ever come."""
-    reason = FOR_GOOD.get(failure.kind)
-    if reason is not None:
-        return row_without_error(record, judge, "unscored", reason, failure.message)
-    return row_without_error(record, judge, "failed", failure.kind, failure.message)
-
-
 def stored_row(one: StoredVerdict) -> Row:
     """The row of a verdict that was there already."""
     if one.verdict is not None:
@@ -292,8 +285,9 @@ class Asked:
         return self.source.smoke or step.made_beside(self.path) or by_nobody
 
 
-async def one_error(asks: Asks, record: Prediction, *, judge: Judge) -> Row:
+async def one_error(asks: Asks, record: Prediction | StoredVerdict, *, judge: Judge | None) -> Row:
     """The row of one reply; CallFailed where its request has no answer."""
+    assert judge is not None and isinstance(record, Prediction)
     if judge.is_random:
         return error_row(record.id, judge.name, draw_error(record.id))
     assert record.reply is not None
@@ -303,44 +297,6 @@ async def one_error(asks: Asks, record: Prediction, *, judge: Judge) -> Row:
     )
     verdict = read(ErrorVerdict, answer.text, truncated=answer.truncated)
     return error_row(record.id, judge.name, verdict)
-
-
-def classify(asked: Asked, out: Path, sending: Sending, *, force: bool) -> int:
-    """Exit code: 0 where every record has a row for good, 1 where requests failed.
-
-    Raises EscError for whatever a user can mend.
-    """
-    if asked.path.resolve().parent == out.resolve():
-        raise EscError(f"--out {out} holds the file that is read; name a folder of its own")
-    folder = RunFolder(out, options_of(asked), ERRORS, "use another --out, or --force")
-    with files.exclusive(folder.path):
-        folder.check_own()
-        if not sending.dry_run:
-            folder.claim(force=force)
-            done = folder.finished()
-            if done and (out / PROPORTIONS).is_file():
-                print(f"{out / ERRORS} is complete with these options; nothing to do")
-                print(report(out, done["proportions"]))
-                return 0
-            (out / PROPORTIONS).unlink(missing_ok=True)
-        if asked.judge:
-            rows, meter = _judged(asked, asked.judge, folder, sending)
-        else:
-            rows, meter = [stored_row(one) for one in asked.source.verdicts], None
-        if sending.dry_run:
-            if not asked.judge:
-                print(f"{len(rows):,} stored verdicts: nobody is to be asked")
-            return 0
-        found = proportions(rows) | {
-            "judge": asked.judge_name,
-            "numbered": asked.source.numbered,
-            "smoke": folder.options["smoke"],
-        }
-        files.write_json(out / PROPORTIONS, found)
-        facts = {"proportions": found} | (_sent(meter) if meter else {})
-        folder.write(rows, facts, complete=not found["failed"]["total"])
-    print(report(out, found))
-    return 1 if found["failed"]["total"] else 0
 
 
 def options_of(asked: Asked) -> Row:
@@ -356,48 +312,36 @@ def options_of(asked: Asked) -> Row:
     }
 
 
-def _judged(
-    asked: Asked, judge: Judge, folder: RunFolder, sending: Sending
-) -> tuple[list[Row], Meter]:
-    """(a row for every record in order, what was sent)."""
-    cache = folder.cache({"judge": judge.name, "question": "error of a reply"})
-    if cache.repaired:
-        print("the last stored answer was torn and is asked for again", file=sys.stderr)
-    to_ask = [record for record in asked.source.predictions if record.reply is not None]
-    job = Job(
+def asking(asked: Asked, out: Path) -> Asking[Prediction | StoredVerdict]:
+    """The classification of one file; EscError where ``out`` is the file's own folder."""
+    if asked.path.resolve().parent == out.resolve():
+        raise EscError(f"--out {out} holds the file that is read; name a folder of its own")
+    options, judge = options_of(asked), asked.judge
+
+    def without(record: Prediction | StoredVerdict, failure: Failure | None) -> Row:
+        if isinstance(record, StoredVerdict):
+            return stored_row(record)
+        told = lost(failure) if failure else (NOT_JUDGED, record.lacking)
+        return row_without_error(record.id, asked.judge_name, *told)
+
+    def told(rows: Sequence[Row], _: Sent) -> Row:
+        about = {"judge": asked.judge_name, "numbered": asked.source.numbered}
+        return proportions(rows) | about | {"smoke": options["smoke"]}
+
+    return Asking(
+        folder=RunFolder(out, options, ERRORS, "use another --out, or --force"),
         what="classifying",
-        records=to_ask,
+        run={"judge": asked.judge_name, "question": "error of a reply"},
+        records=lambda: asked.source.verdicts or asked.source.predictions,
         work=partial(one_error, judge=judge),
-        cache=cache,
-        models=[judge.name],
-        weights={},
+        without=without,
+        told=told,
+        report=partial(report, out),
+        models=[asked.judge_name],
+        is_asked=lambda record: isinstance(record, Prediction) and record.reply is not None,
+        summary=PROPORTIONS,
+        judge=", ".join(judge.urls) if judge else "",
     )
-    rehearsal, rehearsed = job.rehearse()
-    meter = Meter(sending.budget, cached=rehearsal.cached)
-    if sending.dry_run:
-        print(rehearsal.report(sending.budget))
-        return [], meter
-    results: Sequence[Row | Failure] = rehearsed
-    if rehearsal.requests:
-        results, meter = job.ask(judge.urls, sending, listed=False)
-        check_not_all_refused(", ".join(judge.urls), results)
-    found = dict(zip((record.id for record in to_ask), results, strict=True))
-    rows = []
-    for record in asked.source.predictions:
-        result = found.get(record.id)
-        if result is None:
-            rows.append(row_without_error(record.id, judge.name, NOT_JUDGED, record.lacking))
-        elif isinstance(result, Failure):
-            rows.append(failed_row(record.id, judge.name, result))
-        else:
-            rows.append(result)
-    return rows, meter
-
-
-def _sent(meter: Meter) -> Row:
-    sent = {"answered": meter.answered, "cached": meter.cached, "failed": meter.failed}
-    cost = round(meter.budget.spent, 4) if meter.budget.price else None
-    return {"requests": sent, "cost": cost}
 
 
 def main(argv: list[str]) -> int:
@@ -408,8 +352,11 @@ def main(argv: list[str]) -> int:
     judge = None
     if not source.verdicts:
         judge = judge_for(given.model, given.judge, given.judge_base_url, keyless=keyless(given))
-    asked = Asked(given.predictions, source, judge)
-    return classify(asked, given.out, sending, force=given.force)
+    elif sending.dry_run:
+        print(f"{len(source.verdicts):,} stored verdicts: nobody is to be asked")
+    one = asking(Asked(given.predictions, source, judge), given.out)
+    urls = judge.urls if judge else ()
+    return ask_all([one], lambda _: nullcontext(urls), sending, force=given.force)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,9 +13,9 @@ its reason. The planner's samples need no judge.
 import argparse
 import hashlib
 import random
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,21 +27,21 @@ from esc.exceptions import EscError
 from esc.files import Row
 from esc.judging import (
     FOR_GOOD,
-    Job,
+    Asking,
     Judge,
     Reason,
     Sending,
+    Sent,
     Unscored,
     Verdict,
-    Waits,
     add_judge_name,
-    check_not_all_refused,
+    ask_all,
     judge_for,
     keyless,
     read,
 )
 from esc.judging import add_arguments as add_sending
-from esc.llm import Asks, Failure, Generation, JsonSchema, Meter, Sampling
+from esc.llm import Asks, Failure, Generation, JsonSchema, Sampling
 from esc.prompts import Message, mark
 from esc.psych_errors import PsychError
 from esc.records import SAMPLES, Candidate, Key, read_turns
@@ -231,7 +231,9 @@ def verdict_row(asked: Asked, candidate: Candidate, verdict: FilterVerdict | Uns
     return row | {"status": "scored"} | verdict.model_dump(mode="json")
 
 
-def _without_answer(asked: Asked, candidate: Candidate, failure: Failure) -> Row:
+def _without_answer(asked: Asked, question: Question, failure: Failure | None) -> Row:
+    assert failure is not None
+    candidate = question[1]
     reason = FOR_GOOD.get(failure.kind)
     if reason is not None:
         return verdict_row(asked, candidate, Unscored(reason, failure.message))
@@ -267,67 +269,31 @@ def options_of(asked: Asked, samples: Row) -> Row:
     }
 
 
-def judge(asked: Asked, sending: Sending, *, force: bool) -> int:
-    """Exit code: 0 where every verdict is there or unscored for good, 1 where requests failed.
-
-    Raises EscError for whatever a user can mend.
-    """
+def asking(asked: Asked) -> Asking[Question]:
+    """The judging of one mining; EscError where it is not sampled, or by other options."""
     mining = asked.mining
-    if sending.dry_run and not (mining.folder / SAMPLES).is_file():
-        print(f"{mining.task}: not sampled yet; what the judge is asked is known once it is")
-        return 0
-    options, facts = finished_samples(mining)
-    folder = RunFolder(mining.judged(asked.slug), options_of(asked, facts), VERDICTS)
-    with files.exclusive(folder.path):
-        if not sending.dry_run:
-            folder.claim(force=force)
-            if done := folder.finished():
-                print(f"{folder.path / VERDICTS} is complete with these options; nothing to do")
-                print(_report(asked, done))
-                return 0
-        cache = folder.cache({"judge": asked.slug, "task": mining.task, "model": mining.model})
-        if cache.repaired:
-            print("the last stored answer was torn and is asked for again", file=sys.stderr)
-        to_ask = list(to_judge(mining, options["LIMIT"]))
-        job = Job(
-            what=f"judging {mining.task}",
-            records=to_ask,
-            work=partial(one_verdict, asked=asked),
-            cache=cache,
-            models=[asked.judge.name],
-            weights={},
-        )
-        rehearsal, rows = job.rehearse()
-        spent_before = sending.budget.spent
-        if sending.dry_run:
-            print(f"{mining.task}: {rehearsal.report(sending.budget)}")
-            return 0
-        results: Sequence[Row | Failure] = rows
-        meter = Meter(sending.budget, cached=rehearsal.cached)
-        if rehearsal.requests:
-            results, meter = job.ask(asked.judge.urls, sending, listed=False)
-            check_not_all_refused(", ".join(asked.judge.urls), results)
-        done = _write(folder, asked, to_ask, results, meter, spent_before)
-    print(_report(asked, done))
-    return 1 if done["failed"] else 0
+    drawn_with, samples = finished_samples(mining)
+    options = options_of(asked, samples)
+    return Asking(
+        folder=RunFolder(mining.judged(asked.slug), options, VERDICTS),
+        what=f"judging {mining.task}",
+        run={"judge": asked.slug, "task": mining.task, "model": mining.model},
+        records=lambda: list(to_judge(mining, drawn_with["LIMIT"])),
+        work=partial(one_verdict, asked=asked),
+        without=partial(_without_answer, asked),
+        told=lambda rows, sent: _told(rows, sent) | {"smoke": options["smoke"]},
+        report=partial(_report, asked),
+        models=[asked.judge.name],
+        judge=", ".join(asked.judge.urls) or asked.judge.name,
+        name=mining.task,
+    )
 
 
-def _write(
-    folder: RunFolder,
-    asked: Asked,
-    to_ask: Sequence[Question],
-    results: Sequence[Row | Failure],
-    meter: Meter,
-    spent_before: float,
-) -> Row:
-    rows = [
-        _without_answer(asked, candidate, result) if isinstance(result, Failure) else result
-        for (_, candidate), result in zip(to_ask, results, strict=True)
-    ]
+def _told(rows: Sequence[Row], sent: Sent) -> Row:
     count = Counter(row["status"] for row in rows)
     reasons = Counter(row["reason"] for row in rows if row["status"] == "unscored")
     failures = Counter(row["failure"]["kind"] for row in rows if row["status"] == "failed")
-    facts: Row = {
+    return {
         "asked": len(rows),
         "scored": count["scored"],
         "unscored": count["unscored"],
@@ -335,16 +301,8 @@ def _write(
         "reasons": dict(reasons.most_common()),
         "failures": dict(failures.most_common()),
         "kept": sum(row.get("retain", False) for row in rows),
-        "requests": {
-            "answered": meter.answered,
-            "cached": meter.cached,
-            "failed": meter.failed,
-        },
-        "cost": round(meter.budget.spent - spent_before, 4) if meter.budget.price else None,
-        "smoke": folder.options["smoke"],
+        **sent.facts,
     }
-    folder.write(rows, facts, complete=not count["failed"])
-    return facts
 
 
 def _report(asked: Asked, facts: Row) -> str:
@@ -369,23 +327,22 @@ def _report(asked: Asked, facts: Row) -> str:
 
 def main(argv: list[str]) -> int:
     """Command line of the step."""
-    given = _parser_of_judge().parse_args(argv)
+    given = _judge_parser().parse_args(argv)
     backbones.get(given.model)
     if "sp" in given.task:
         raise EscError("the planner's errors are found by comparing names; judge rg or vanilla")
-    codes, waits, sending = [0], Waits(), Sending.of(given)
+    sending = Sending.of(given)
+    judge = judge_for(given.model, given.judge, given.judge_base_url, keyless=keyless(given))
+    askings = []
     for mining in minings_of(given):
-        asked_judge = judge_for(
-            given.model, given.judge, given.judge_base_url, keyless=keyless(given)
-        )
-        asked = Asked(mining, asked_judge, given.blind)
-        with waits.noted():
-            codes.append(judge(asked, sending, force=given.force))
-    waits.tell()
-    return max(codes)
+        if sending.dry_run and not (mining.folder / SAMPLES).is_file():
+            print(f"{mining.task}: not sampled yet; what the judge is asked is known once it is")
+        else:
+            askings.append(asking(Asked(mining, judge, given.blind)))
+    return ask_all(askings, lambda _: nullcontext(judge.urls), sending, force=given.force)
 
 
-def _parser_of_judge() -> argparse.ArgumentParser:
+def _judge_parser() -> argparse.ArgumentParser:
     parser = cli.parser(
         prog="python -m mining judge",
         description=__doc__,
@@ -573,7 +530,7 @@ def _resampled(by_dialogue: Sequence[Cells], rng: random.Random) -> float | None
     return kappa(cells)
 
 
-def compare(verdicts: Iterable[tuple[Key, Judgement, Judgement]]) -> Row:
+def compared(verdicts: Iterable[tuple[Key, Judgement, Judgement]]) -> Row:
     """What the written file says of the verdicts of two judges."""
     scored: Counter[str] = Counter()
     cells: dict[str, dict[str, Cells]] = {what: defaultdict(Counter) for what in LABELS}
@@ -585,7 +542,7 @@ def compare(verdicts: Iterable[tuple[Key, Judgement, Judgement]]) -> Row:
             for what in LABELS:
                 cells[what][dialogue][_label(one, what), _label(other, what)] += 1
     return {"pairs": {name: scored[name] for name in _SCORED.values()}} | {
-        what: _told(what, list(of_dialogue.values())) for what, of_dialogue in cells.items()
+        what: _measured(what, list(of_dialogue.values())) for what, of_dialogue in cells.items()
     }
 
 
@@ -603,7 +560,7 @@ def _label(verdict: FilterVerdict, what: str) -> str:
     return verdict.rejected_error.value
 
 
-def _told(what: str, by_dialogue: list[Cells]) -> Row:
+def _measured(what: str, by_dialogue: list[Cells]) -> Row:
     found = agreement(by_dialogue)
     cells = sum(by_dialogue, Cells())
     return {
@@ -639,7 +596,7 @@ def agree(first: Asked, second: Asked) -> Row:
         verdicts.finish()
     smoke = options["smoke"] or any(verdicts.options["smoke"] for verdicts in judged)
     done = {"task": mining.task, "model": mining.model, "judges": [first.slug, second.slug]}
-    done |= compare(found) | {"samples": facts[SAMPLES]["sha256"], "smoke": bool(smoke)}
+    done |= compared(found) | {"samples": facts[SAMPLES]["sha256"], "smoke": bool(smoke)}
     path = path_of(mining, done)
     with files.exclusive(path.parent):
         files.write_json(path, done)
@@ -651,7 +608,7 @@ def path_of(mining: Mining, done: Row) -> Path:
     return mining.judged(f"agreement_{'_'.join(done['judges'])}.json")
 
 
-def report(mining: Mining, done: Row) -> str:
+def _agreement_report(mining: Mining, done: Row) -> str:
     """The numbers one should see."""
     pairs = done["pairs"]
     lines = [
@@ -681,7 +638,7 @@ def report(mining: Mining, done: Row) -> str:
 
 def agreement_main(argv: list[str]) -> None:
     """Command line of the step."""
-    given = _parser().parse_args(argv)
+    given = _agreement_parser().parse_args(argv)
     if "sp" in given.task:
         raise EscError("the planner's errors are found by comparing names; compare rg or vanilla")
     judges = [
@@ -691,10 +648,10 @@ def agreement_main(argv: list[str]) -> None:
         first, second = (Asked(mining, judge, given.blind) for judge in judges)
         if first.slug == second.slug:
             raise EscError(f"--judge and --judge2 are both {first.slug}; name two judges")
-        print(report(mining, agree(first, second)))
+        print(_agreement_report(mining, agree(first, second)))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _agreement_parser() -> argparse.ArgumentParser:
     parser = cli.parser(
         prog="python -m mining agreement",
         description=__doc__,

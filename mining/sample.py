@@ -10,10 +10,8 @@ that the round before trained. The same command goes on after an interruption, a
 """
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,9 +23,18 @@ from esc.backbones import DECODE
 from esc.dialogue import GoldTurn, gold_turns
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.judging import FOR_GOOD, Job, Sending, Waits, add_judge_name, add_judge_url
+from esc.judging import (
+    FOR_GOOD,
+    Asking,
+    Sending,
+    Sent,
+    add_judge_name,
+    add_judge_url,
+    ask_all,
+    failed,
+)
 from esc.judging import add_arguments as add_sending
-from esc.llm import Asks, Failure, Generation, Meter, Sampling, derived_seed
+from esc.llm import Asks, Failure, Generation, Sampling, derived_seed
 from esc.paths import Lineage
 from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P
 from esc.prompts import TASKS
@@ -189,8 +196,9 @@ def _gold(draw: Draw) -> Row:
     }
 
 
-def failed_row(draw: Draw, failure: Failure) -> Row:
+def failed_row(draw: Draw, failure: Failure | None) -> Row:
     """The row of a sample whose request has no answer."""
+    assert failure is not None
     nothing = {"strategy": None, "response": None, "text": "", "truncated": False}
     return _gold(draw) | {"status": "failed", "failure": asdict(failure)} | nothing
 
@@ -254,135 +262,75 @@ def report(asked: Asked, facts: Row) -> str:
         f"requests    {requests['answered']:,} answered, {requests['cached']:,} from the cache, "
         f"{requests['failed']:,} failed",
     ]
+    if "missing" in facts:
+        told = ", ".join(f"{count} {reason}" for reason, count in facts["missing"].items())
+        lines.append(f"incomplete  {told}; the same command asks again for what is missing")
     return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    asked: Asked
-    folder: RunFolder
-    job: Job[Draw]
-    records: list[Row | Failure]
-    requests: int
-    cached: int
-
-
-def sample(wanted: Sequence[Asked], sending: Sending, *, force: bool) -> int:
-    """Exit code: 0 where every sample of every mining is there, 1 where some failed.
-
-    One server is used for all of them. Raises EscError for whatever a user can mend.
-    """
-    with ExitStack() as stack:
-        prepared = [
-            one for asked in wanted if (one := _prepare(asked, sending, force, stack)) is not None
-        ]
-        if sending.dry_run:
-            return 0
-        to_ask = [one for one in prepared if one.requests]
-        meters: dict[str, Meter] = {}
-        waits, waiting = Waits(), {one.asked.mining.task for one in to_ask}
-        if to_ask:
-            first = to_ask[0].asked
-            weights = {name: sha for one in to_ask for name, sha in one.job.weights.items()}
-            where = stack.enter_context(
-                sending.servers(first.mining.model, first.mining.work, first.base_urls, weights)
-            )
-            for one in to_ask:
-                with waits.noted():
-                    task = one.asked.mining.task
-                    one.records[:], meters[task] = one.job.ask(where.urls, sending)
-                    waiting.remove(task)
-        failed = [
-            _finish(one, meters.get(one.asked.mining.task), sending)
-            for one in prepared
-            if one.asked.mining.task not in waiting
-        ]
-        waits.tell()
-    return 1 if any(failed) else 0
-
-
-def _prepare(asked: Asked, sending: Sending, force: bool, stack: ExitStack) -> _Prepared | None:
-    """What is to be asked, or None where all is there."""
+def asking(asked: Asked) -> Asking[Draw]:
+    """The sampling of one task; EscError for whatever a user can mend."""
     mining = asked.mining
-    weights = weights_of(
-        mining.work, mining.model, [mining.sampler], elsewhere=bool(asked.base_urls)
-    )
+    elsewhere = bool(asked.base_urls)
+    weights = weights_of(mining.work, mining.model, [mining.sampler], elsewhere=elsewhere)
     turns = gold_turns(mining.work, "train", asked.limit)
-    folder = RunFolder(mining.folder, options_of(asked, weights, turns), SAMPLES)
-    stack.enter_context(files.exclusive(folder.path))
-    if not sending.dry_run:
-        folder.claim(force=force)
-        if facts := folder.finished():
-            print(f"{folder.path / SAMPLES} is complete with these options; nothing to do")
-            print(report(asked, facts))
-            return None
-    cache = folder.cache({"model": mining.model, "sampler": mining.sampler, "task": mining.task})
-    if cache.repaired:
-        print("the last stored answer was torn and is asked for again", file=sys.stderr)
-    draws = [(turn, index) for turn in turns for index in range(asked.samples)]
-    job = Job(
+    options = options_of(asked, weights, turns)
+    return Asking(
+        folder=RunFolder(mining.folder, options, SAMPLES),
         what=f"sampling {mining.sampler}",
-        records=draws,
+        run={"model": mining.model, "sampler": mining.sampler, "task": mining.task},
+        records=lambda: [(turn, index) for turn in turns for index in range(asked.samples)],
         work=partial(one_sample, asked=asked),
-        cache=cache,
+        without=failed_row,
+        told=lambda rows, sent: _told(asked, options, rows, sent),
+        report=partial(report, asked),
         models=[mining.sampler],
         weights=weights,
+        missing=lambda rows: _missing(rows).total(),
+        name=mining.task,
     )
-    rehearsal, rows = job.rehearse()
-    if sending.dry_run:
-        print(f"{mining.task}: {rehearsal.report(sending.budget)}")
-    return _Prepared(asked, folder, job, list(rows), rehearsal.requests, rehearsal.cached)
 
 
-def _finish(one: _Prepared, meter: Meter | None, sending: Sending) -> int:
-    """Write the samples; the number of those to ask for again."""
-    rows = [
-        failed_row(draw, result) if isinstance(result, Failure) else result
-        for draw, result in zip(one.job.records, one.records, strict=True)
-    ]
-    meter = meter or Meter(sending.budget, cached=one.cached)
-    failed = Counter(str(row["failure"]["kind"]) for row in rows if row["status"] == "failed")
-    # Another run would meet these again; where all are refused, it is the request that is at fault.
-    for_good = {kind.value for kind in FOR_GOOD} if failed.total() < len(rows) else set()
-    missing = Counter({kind: n for kind, n in failed.items() if kind not in for_good})
-    facts: Row = {
+def _told(asked: Asked, options: Row, rows: Sequence[Row], sent: Sent) -> Row:
+    missing = _missing(rows)
+    return {
         "samples": len(rows),
         "turns": len({row["id"] for row in rows}),
-        "failed": failed.total(),
+        "failed": failed(rows),
         "unparsable": sum(row["status"] == "ok" and row["strategy"] is None for row in rows),
         "truncated": sum(row["truncated"] for row in rows),
-        "decode": one.asked.decode,
-        "requests": {
-            "answered": meter.answered,
-            "cached": meter.cached,
-            "failed": meter.failed,
-        },
-        "smoke": one.folder.options["smoke"],
-    }
-    one.folder.write(rows, facts, complete=not missing)
-    print(report(one.asked, facts))
-    if missing:
-        told = ", ".join(f"{count} {reason}" for reason, count in missing.most_common())
-        print(f"incomplete  {told}; the same command asks again for what is missing")
-    return missing.total()
+        "decode": asked.decode,
+        "requests": sent.requests,
+        "smoke": options["smoke"],
+    } | ({"missing": dict(missing.most_common())} if missing else {})
+
+
+def _missing(rows: Sequence[Row]) -> Counter[str]:
+    """Why samples that another run may bring are not there."""
+    kinds = Counter(str(row["failure"]["kind"]) for row in rows if row["status"] == "failed")
+    # Another run would meet these again; where all are refused, it is the request that is at fault.
+    for_good = {kind.value for kind in FOR_GOOD} if kinds.total() < len(rows) else set()
+    return Counter({kind: count for kind, count in kinds.items() if kind not in for_good})
 
 
 def main(argv: list[str]) -> int:
     """Command line of the step."""
-    parser = _parser()
-    given = parser.parse_args(argv)
+    given = _parser().parse_args(argv)
+    sending = Sending.of(given)
     decode = given.decode or backbones.get(given.model).decode
-    wanted = [
-        Asked(
-            mining=mining,
-            limit=given.limit,
-            samples=given.samples or COUNTS[mining.task],
-            decode=decode,
-            base_urls=given.base_url,
+    askings = [
+        asking(
+            Asked(
+                mining=mining,
+                limit=given.limit,
+                samples=given.samples or COUNTS[mining.task],
+                decode=decode,
+                base_urls=given.base_url,
+            )
         )
         for mining in minings_of(given)
     ]
-    return sample(wanted, Sending.of(given), force=given.force)
+    return ask_all(askings, sending.at(given), sending, force=given.force)
 
 
 def _parser() -> argparse.ArgumentParser:

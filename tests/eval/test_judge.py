@@ -569,7 +569,8 @@ def test_the_embedded_model_as_a_judge_is_smoke_and_so_is_what_it_predicted(
 
 def test_the_embedded_model_judges_its_own_runs_unless_another_is_named(tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr(judge, "judge", lambda asked_, *_, **__: asked.update(of=asked_) or 0)
+    monkeypatch.setattr(judge, "asking", lambda asked_, _: asked.update(of=asked_))
+    monkeypatch.setattr(judge, "ask_all", lambda *_, **__: 0)
     path = save(tmp_path / "p.jsonl", rows())
     assert judge.main(["--predictions", str(path), "--out", str(tmp_path / "o")]) == 0
     bench = asked["of"].bench
