@@ -54,11 +54,6 @@ class Step:
     nothing: Path | None = None
     """What a mining leaves that ends with no pair."""
 
-    @property
-    def trains(self) -> bool:
-        """Whether it is a training, which several machines can share."""
-        return self.target.partition("-")[0] in STAGES
-
 
 @dataclass(frozen=True, slots=True)
 class Sizes:

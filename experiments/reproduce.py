@@ -8,9 +8,8 @@ the make target a user runs. The state are the steps' own files: after a kill th
 on, a step that fails takes down only what needs it. ``--dry-run`` shows the plan with what every
 step would take, on a machine without GPU or network too. MAX_COST limits each step by
 itself, not their sum. With LIMIT the embedded model learns from a few rows alone, at a rate that
-moves it; TRAIN_ARGS says otherwise. On several machines (NNODES, NODE_RANK, MASTER_ADDR, a WORK
-that all share) the same command runs on each: node 0 goes through the plan, the others join in its
-trainings.
+moves it; TRAIN_ARGS says otherwise.
+Several machines (NNODES) share a training that is called by itself.
 """
 
 import argparse
@@ -23,11 +22,12 @@ import yaml
 
 from esc import backbones, cli, dialogue, files, nodes, paths
 from esc.backbones import Backbone
+from esc.exceptions import EscError
 from esc.judging import RANDOM
 from esc.llm import CHARACTERS_PER_TOKEN, Price
 from esc.paths import EMBEDDED
 from esc.prompts import TASKS
-from experiments import estimate, machines, variables
+from experiments import estimate, variables
 from experiments.estimate import Known, known
 from experiments.plan import Sizes, Step, only, steps
 from experiments.runner import Runner, clock
@@ -88,11 +88,6 @@ class Asked:
             own_server="BASE_URL" not in self.given,
         )
 
-    @property
-    def machines(self) -> Path:
-        """Where node 0 tells the other machines of its trainings."""
-        return self.runner.path.with_name(machines.FILE)
-
     def count(self, name: str) -> int | None:
         """A variable that is a whole number, None where it is not set."""
         return variables.count(self.given, name)
@@ -107,7 +102,7 @@ def dry_run(asked: Asked) -> Iterator[str]:
     backbone = asked.backbone
     judge = asked.given.get("JUDGE") or backbone.judge
     price = _price(asked, judge)
-    processes = nodes.here().count * (asked.count("NPROC") or max(backbone.settings["gpus"], 1))
+    processes = asked.count("NPROC") or max(backbone.settings["gpus"], 1)
     rates = estimate.rates(backbone, processes)
     about = estimate.Asked(
         corpus.volumes,
@@ -262,17 +257,17 @@ def main(argv: list[str]) -> int:
     set_by_user = variables.parsed(given.set)
     taken = variables.with_smoke_training(given.model, set_by_user)
     asked = Asked(given.model, given.work, taken, tuple(given.steps))
-    place, runner = nodes.here(), asked.runner
+    if nodes.here().count > 1:
+        raise EscError(
+            "'make reproduce' runs on one machine; with NNODES, call a training's own target on "
+            "each, such as 'make sft-sp', and then 'make reproduce' on one: it goes on with them"
+        )
     if taken != set_by_user:
         print(f"SMOKE      trained with TRAIN_ARGS='{taken['TRAIN_ARGS']}', unless you set others")
     if given.dry_run:
         print("\n".join(dry_run(asked)))
         return 0
-    if place.rank:
-        return machines.follow(asked.machines, asked.whole, runner.make)
-    if place.count > 1:
-        runner.machines = machines.Told(asked.machines)
-    return runner.run(asked.plan, asked.whole)
+    return asked.runner.run(asked.plan, asked.whole)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -282,8 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         examples="  make reproduce MODEL=qwen2.5-7b DRY_RUN=1\n"
         "  make reproduce LIMIT=1 ESCONV=ESConv.json WORK=small\n"
         "  make reproduce MODEL=qwen2.5-7b NPROC=4\n"
-        '  make reproduce MODEL=qwen2.5-7b STEPS="predict-decoupled_dpo"\n'
-        "  make reproduce MODEL=qwen2.5-7b NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1",
+        '  make reproduce MODEL=qwen2.5-7b STEPS="predict-decoupled_dpo"',
     )
     parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
     parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")

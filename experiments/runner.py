@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +18,6 @@ from tqdm import tqdm
 from esc import files
 from esc.files import Row
 from experiments import told
-from experiments.machines import Told
 from experiments.outcome import THERE, Outcome, State
 from experiments.own_server import OwnServer
 from experiments.plan import Step
@@ -43,8 +41,6 @@ class Runner:
     """More of them, which do not change what comes out."""
     own_server: bool = True
     """Whether this kit serves; else requests go to BASE_URL."""
-    machines: Told | None = None
-    """What tells other machines of each training; None where there are none."""
     outcomes: list[Outcome] = field(default_factory=list)
     _lock: tuple[int, ...] = ()
 
@@ -88,10 +84,7 @@ class Runner:
             f"waiting: another 'make {self.name}' works in {self.path.parent}, or a step that a "
             "killed one had begun; Ctrl-C leaves it alone"
         )
-        with (
-            files.exclusive(self.path.parent, waiting=waiting) as lock,
-            self.machines or nullcontext(),
-        ):
+        with files.exclusive(self.path.parent, waiting=waiting) as lock:
             # A step that outlives us holds the lock: it never runs beside the next plan's.
             self._lock = (lock,)
             try:
@@ -176,8 +169,7 @@ class Runner:
     def _made(self, step: Step, log: Path | None) -> Outcome:
         """What becomes of a step that is run now."""
         begin, started = time.monotonic(), time.time()
-        with self.machines.at(step) if self.machines and step.trains else nullcontext():
-            code, reason = self.make(step.target, step.variables, log=log)
+        code, reason = self.make(step.target, step.variables, log=log)
         seconds = time.monotonic() - begin
         if code == 0 and (self.work / step.product).is_file():
             return Outcome(step.name, step.what, State.RAN, seconds)
