@@ -2,8 +2,7 @@
 
     python -m data_builders build --esconv ESConv.json
 
-Reads the corpus twice, for what the split must know of every dialogue and then for the sets, so
-that none of its text is held. Writes nine sets, then ``data/manifest.json``; the manifest exists
+Reads the corpus once. Writes nine sets, then ``data/manifest.json``; the manifest exists
 exactly when the sets are complete. Does nothing when they are there and were made with the same
 options.
 The mined preference sets are not built here but by ``mining``.
@@ -12,14 +11,14 @@ The mined preference sets are not built here but by ``mining``.
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from data_builders import registry, source, split
-from data_builders.corpus import position_of, read
+from data_builders.corpus import at_release_positions, read
 from data_builders.split import Survey
 from esc import cli, files, paths, prompts, step
 from esc.dialogue import CONSECUTIVE, Dialogue, Exchange, Role, Turn, turns
@@ -161,8 +160,8 @@ def _build(
     found = source.locate(esconv_option, work)
     digests = _digests(found)
     layout, dialogues = read(found.files)
-    survey = Survey(tqdm(dialogues, "reading", unit=" dialogues", leave=False, delay=1))
-    spec = split.resolve(wanted.split, is_release=survey.released is not None)
+    survey = Survey(list(tqdm(dialogues, "reading", unit=" dialogues", leave=False, delay=1)))
+    spec = split.resolve(wanted.split, is_release=survey.is_release)
     stamp = wanted.stamp(spec, corpus=survey.corpus)
     # Before any set is replaced, so that a clash there leaves all as it was.
     registry.write_for(work)
@@ -172,9 +171,16 @@ def _build(
     sides = split.assign(survey, spec)
     chosen = split.subset(sides, wanted.limit)
     leaks = [asdict(leak) for leak in split.leaks(survey, sides, chosen)]
-    kind = _kind(found, layout, survey.released is not None)
-    again = survey.released or _read_again(found, digests)
-    picked = tqdm(_picked(again, chosen), "building", len(chosen), unit=" dialogues", leave=False)
+    kind = _kind(found, layout, survey.is_release)
+    if _digests(found) != digests:
+        raise CorpusError(f"{found.origin} was changed while it was read; build again")
+    picked = tqdm(
+        (survey.dialogues[place] for place in chosen),
+        "building",
+        len(chosen),
+        unit=" dialogues",
+        leave=False,
+    )
     sets = _write(picked, sides, work, wanted.consecutive, kind)
     source.keep(found, work)
     manifest = {
@@ -199,23 +205,6 @@ def _build(
 
 def _digests(found: source.Source) -> dict[str, str]:
     return {path.name: files.sha256(path) for path in found.files}
-
-
-def _read_again(found: source.Source, digests: dict[str, str]) -> Iterator[Dialogue]:
-    """The dialogues of a corpus that is too large to be held from the first reading."""
-    yield from read(found.files)[1]
-    if _digests(found) != digests:
-        raise CorpusError(f"{found.origin} was changed while it was read; build again")
-
-
-def _picked(dialogues: Iterable[Dialogue], chosen: Sequence[int]) -> Iterator[Dialogue]:
-    """The dialogues at the ``chosen`` places; all are taken."""
-    places = iter(chosen)
-    place = next(places, None)
-    for dialogue in dialogues:
-        if dialogue.position == place:
-            yield dialogue
-            place = next(places, None)
 
 
 def _kind(found: source.Source, layout: str, is_release: bool) -> str:
@@ -359,12 +348,10 @@ def records(dialogue: Dialogue) -> Iterator[Row]:
         history.append((turn.seeker, turn.response))
 
 
-def _dialogues(corpus: Sequence[Path]) -> Iterator[Dialogue]:
+def _dialogues(corpus: Sequence[Path]) -> list[Dialogue]:
     """The dialogues of a corpus, at their positions in the release where it has them all."""
-    places = [position_of(dialogue) for dialogue in read(corpus)[1]]
-    is_known = None not in places and len(set(places)) == len(places)
-    for dialogue, place in zip(read(corpus)[1], places, strict=True):
-        yield replace(dialogue, position=place) if is_known and place is not None else dialogue
+    dialogues = list(read(corpus)[1])
+    return at_release_positions(dialogues) or dialogues
 
 
 def write(dialogues: Iterable[Dialogue], out: Path) -> tuple[int, int]:

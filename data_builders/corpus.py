@@ -6,6 +6,8 @@ and its dialogues get their release positions as ids.
 """
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,7 +15,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from data_builders.values import values
 from esc.dialogue import Dialogue, Role, Utterance
 from esc.exceptions import CorpusError
 from esc.files import read_json
@@ -35,6 +36,81 @@ LAYOUTS = (
     Layout("failed", "content", {"speaker": Role.SEEKER, "listener": Role.SUPPORTER}),
     Layout("hf", "text", {"usr": Role.SEEKER, "sys": Role.SUPPORTER}),
 )
+
+
+_BLANKS = re.compile(r"[ \t\n\r]*")
+_LINE = re.compile(r"[^\n]+")
+
+
+def values(path: Path) -> Iterator[Any]:
+    """The elements of the JSON array in ``path``, or the values of its lines, one by one.
+
+    Raises CorpusError, when it comes to it, with the line where the file is neither.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        yield from _elements(path, text) if text.lstrip()[:1] == "[" else _lines(path, text)
+    except FileNotFoundError:
+        raise CorpusError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not UTF-8 text: byte {error.start}") from error
+    except RecursionError:
+        raise CorpusError(f"{path} is nested too deeply to be a corpus") from None
+
+
+def _elements(path: Path, text: str) -> Iterator[Any]:
+    # One by one: as Python's objects all of them are many times as large as the text.
+    number, at = 0, _skip(text, _skip(text, 0) + 1)
+    mark = text[at : at + 1]
+    while mark != "]":
+        value, at = _value(path, text, number, text, at)
+        yield value
+        number, at = number + 1, _skip(text, at)
+        mark = text[at : at + 1]
+        if mark == ",":
+            at = _skip(text, at + 1)
+        elif mark != "]":
+            raise _broken(path, text, at, number, "Expecting ',' delimiter")
+    if (end := _skip(text, at + 1)) < len(text):
+        raise _broken(path, text, end, number, "Extra data")
+
+
+def _lines(path: Path, text: str) -> Iterator[Any]:
+    # No other separator of lines: a string may hold those.
+    lines = (found for found in _LINE.finditer(text) if found[0].strip())
+    for number, found in enumerate(lines):
+        line, start = found[0], found.start()
+        value, at = _value(path, text, number, line, start=start)
+        if (end := _skip(line, at)) < len(line):
+            raise _broken(path, text, start + end, number, "Extra data")
+        yield value
+
+
+def _value(
+    path: Path, text: str, number: int, part: str, at: int = 0, *, start: int = 0
+) -> tuple[Any, int]:
+    """(value, its end) at a place in a part of the text that begins at ``start``."""
+    try:
+        return json.JSONDecoder().raw_decode(part, _skip(part, at))
+    except json.JSONDecodeError as error:
+        raise _broken(path, text, start + error.pos, number, error.msg) from error
+    except ValueError as error:
+        # An integer that Python refuses; without its advice to programmers.
+        told = str(error).partition(" for integer")[0]
+        raise _broken(path, text, start + at, number, told) from error
+
+
+def _skip(text: str, at: int) -> int:
+    blanks = _BLANKS.match(text, at)
+    return blanks.end() if blanks else at
+
+
+def _broken(path: Path, text: str, at: int, number: int, what: str) -> CorpusError:
+    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+    return CorpusError(
+        f"{path} is neither a JSON array nor JSON lines, or is incomplete "
+        f"(line {line}, column {column}, after {number:,} dialogues: {what})"
+    )
 
 
 def read(files: Sequence[Path]) -> tuple[str, Iterator[Dialogue]]:
@@ -154,20 +230,17 @@ def position_of(dialogue: Dialogue) -> int | None:
     return _positions().get(fingerprint(dialogue))
 
 
-def recognise(dialogues: Iterator[Dialogue]) -> tuple[list[Dialogue], bool]:
-    """(all dialogues with release positions and in release order, True) if they are the release.
+def at_release_positions(dialogues: Sequence[Dialogue]) -> list[Dialogue] | None:
+    """The dialogues at their release positions; None where not all are of it, or one is twice."""
+    found = {place: one for one in dialogues if (place := position_of(one)) is not None}
+    if len(found) < len(dialogues):
+        return None
+    return [replace(dialogue, position=place) for place, dialogue in found.items()]
 
-    Else (those up to the first that shows it, as they are, False): never more than the release has
-    and one. The rest is left to be taken.
-    """
-    taken: list[Dialogue] = []
-    found: dict[int, Dialogue] = {}
-    for dialogue in dialogues:
-        taken.append(dialogue)
-        position = position_of(dialogue)
-        if position is None or position in found:
-            return taken, False
-        found[position] = replace(dialogue, position=position)
-    if len(found) < len(_positions()):
-        return taken, False
-    return [found[position] for position in range(len(found))], True
+
+def recognise(dialogues: Sequence[Dialogue]) -> list[Dialogue] | None:
+    """The dialogues in release order, at their positions; None if they are not the release."""
+    if len(dialogues) != len(_positions()):
+        return None
+    placed = at_release_positions(dialogues)
+    return placed and sorted(placed, key=lambda dialogue: dialogue.position)

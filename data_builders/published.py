@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data_builders.values import values
+from data_builders.corpus import values
 from esc import files, paths, psych_errors, step
 from esc.adapters import ELSEWHERE
 from esc.exceptions import EscError, OptionsDiffer

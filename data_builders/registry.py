@@ -4,11 +4,12 @@
     python -m data_builders registry --into PATH/dataset_info.json    # add to another checkout
 
 Into another registry only this kit's entries are added or updated, those of later rounds that WORK
-has registered among them; every other byte stays.
+has registered among them; entries of others keep their values and their order, and the file its
+indentation.
 """
 
 import json
-from json.decoder import scanstring  # type: ignore[attr-defined]
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,27 +101,14 @@ def render() -> str:
     return json.dumps(entries(), indent=2) + "\n"
 
 
-def merge(text: str, ours: dict[str, Entry]) -> str:
-    """The registry ``text`` with ``ours`` added or updated, all else byte for byte as it was.
+def merge(held: dict[str, Any], ours: dict[str, Entry]) -> dict[str, Any]:
+    """The registry ``held`` with ``ours`` added or updated, all else as it was.
 
     Raises EscError where an entry of one of our names is for another file.
     """
-    spans, end = _members(text)
-    for name, entry in ours.items():
-        if name in spans:
-            start, stop = spans[name]
-            _refuse_clash(name, json.loads(text[start:stop]), entry)
-    for name in sorted((n for n in ours if n in spans), key=lambda n: spans[n][0], reverse=True):
-        start, stop = spans[name]
-        if json.loads(text[start:stop]) != ours[name]:
-            block = _indented(ours[name])
-            text = text[:start] + block + text[stop:]
-            end += len(block) - (stop - start)
-    added = [f"  {json.dumps(n)}: {_indented(e)}" for n, e in ours.items() if n not in spans]
-    if not added:
-        return text
-    head, tail = text[:end].rstrip(), text[end:]
-    return head + (",\n" if spans else "\n") + ",\n".join(added) + "\n" + tail
+    for name in held.keys() & ours.keys():
+        _refuse_clash(name, held[name], ours[name])
+    return held | ours
 
 
 def _refuse_clash(name: str, present: Any, entry: Entry) -> None:
@@ -136,42 +124,15 @@ def _file_of(present: Any) -> Any:
     return present.get("file_name") if isinstance(present, dict) else present
 
 
-def _indented(entry: Entry) -> str:
-    return json.dumps(entry, indent=2).replace("\n", "\n  ")
-
-
-def _members(text: str) -> tuple[dict[str, tuple[int, int]], int]:
-    """(name to the span of its value, position of the closing brace) of a JSON object."""
-    decoder = json.JSONDecoder()
-    spans: dict[str, tuple[int, int]] = {}
-    position = _skip(text, text.index("{") + 1)
-    while text[position] != "}":
-        name, position = scanstring(text, position + 1)
-        start = _skip(text, _skip(text, position) + 1)
-        _, position = decoder.raw_decode(text, start)
-        spans[name] = (start, position)
-        position = _skip(text, position)
-        if text[position] == ",":
-            position = _skip(text, position + 1)
-    return spans, position
-
-
-def _skip(text: str, position: int) -> int:
-    while text[position] in " \t\r\n":
-        position += 1
-    return position
-
-
 def _merge_into(path: Path, ours: dict[str, Entry]) -> bool:
     """Whether ``path`` had to be changed to hold ``ours``."""
-    files.read_json(path)  # raises where it is no registry
-    text = path.read_bytes().decode()
-    merged = merge(text, ours)
-    if merged == text:
+    held = files.read_json(path)
+    merged = merge(held, ours)
+    if merged == held:
         return False
-    # Raises rather than replace a registry by what is none.
-    json.loads(merged.removeprefix("\ufeff"))
-    files.write_text(path, merged)
+    indented = re.search(r"\{\s*?\n([ \t]+)", path.read_text(encoding="utf-8-sig"))
+    indent = indented[1] if indented else 2
+    files.write_text(path, json.dumps(merged, ensure_ascii=False, indent=indent) + "\n")
     return True
 
 

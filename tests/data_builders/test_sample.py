@@ -6,7 +6,7 @@ from itertools import groupby, pairwise
 import pytest
 
 from data_builders import corpus as loader
-from data_builders.split import WordSets
+from data_builders.split import alike, words_of
 from esc import paths
 from esc.dialogue import Role, turns
 from esc.strategies import Strategy
@@ -46,7 +46,7 @@ def test_every_strategy_occurs_often_enough_to_be_in_each_split(sample):
 
 
 def test_its_situations_are_all_different(sample):
-    assert not list(WordSets(dialogue.situation for dialogue in sample).pairs())
+    assert not list(alike([words_of(dialogue.situation) for dialogue in sample]))
 
 
 def test_no_sentence_of_it_is_from_the_real_corpus(sample, esconv):

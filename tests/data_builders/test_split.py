@@ -107,9 +107,9 @@ def test_every_layout_and_order_of_the_release_is_recognised_with_the_same_ids(e
     hf = list(esconv_loader.read(parts)[1])
     random.Random(0).shuffle(hf)
     of_official, of_hf = Survey(official), Survey(hf)
-    assert of_official.released == official and of_hf.released is not None
-    assert [one.position for one in of_hf.released] == list(range(1300))
-    assert list(map(fingerprint, of_hf.released)) == list(map(fingerprint, official))
+    assert of_official.dialogues == official and of_hf.is_release
+    assert [one.position for one in of_hf.dialogues] == list(range(1300))
+    assert list(map(fingerprint, of_hf.dialogues)) == list(map(fingerprint, official))
     assert of_official.families == of_hf.families
 
 
@@ -117,7 +117,7 @@ def test_a_part_of_the_release_is_not_the_release(esconv):
     dialogues = list(esconv_loader.read([esconv])[1])
     for others in (dialogues[:-1], [*dialogues[:-1], dialogues[0]], [*dialogues, dialogues[0]]):
         survey = Survey(others)
-        assert survey.released is None and len(survey) == len(others)
+        assert not survey.is_release and len(survey) == len(others)
 
 
 def test_the_papers_indices_are_those_of_the_manifest(esconv_folder):

@@ -1,13 +1,10 @@
 """A corpus file is read value by value, and as the whole of it would be."""
 
 import json
-import tracemalloc
 
 import pytest
-from corpora import release_row
 
-from data_builders import values as reading
-from data_builders.values import values
+from data_builders.corpus import values
 from esc.exceptions import CorpusError
 
 PARTS = [
@@ -23,13 +20,8 @@ PARTS = [
 SPACED = " \n[ " + " ,\r\n\t".join(PARTS) + " ]\n"
 
 
-@pytest.fixture(params=[1, 2, 3, 7, 64, 1 << 18])
-def window(request, monkeypatch):
-    monkeypatch.setattr(reading, "WINDOW", request.param)
-
-
 @pytest.mark.parametrize("text", [SPACED, f"[{','.join(PARTS)}]", "[]", "[ ]", "[[[]]]"])
-def test_an_array_gives_what_it_gives_as_a_whole(window, tmp_path, text):
+def test_an_array_gives_what_it_gives_as_a_whole(tmp_path, text):
     path = tmp_path / "c.json"
     path.write_text(text, newline="")
     assert list(values(path)) == json.loads(text)
@@ -51,7 +43,7 @@ def test_an_array_gives_what_it_gives_as_a_whole(window, tmp_path, text):
         '["\\x"]',
     ],
 )
-def test_a_broken_array_is_told_at_the_place_where_it_breaks(window, tmp_path, text):
+def test_a_broken_array_is_told_at_the_place_where_it_breaks(tmp_path, text):
     path = tmp_path / "c.json"
     path.write_text(text)
     with pytest.raises(json.JSONDecodeError) as whole:
@@ -70,39 +62,11 @@ def test_a_broken_line_is_told_with_its_number(tmp_path):
 
 @pytest.mark.parametrize("before", [b"", b'["' + "\u00e9".encode() * 5 + b'", "'])
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc3", b"\xe2\x80"])
-def test_a_byte_that_is_no_text_is_told(window, tmp_path, before, bad):
+def test_a_byte_that_is_no_text_is_told(tmp_path, before, bad):
     path = tmp_path / "c.json"
     path.write_bytes(before + bad)
     with pytest.raises(CorpusError, match=f"is not UTF-8 text: byte {len(before)}$"):
         list(values(path))
-
-
-def test_what_is_too_long_for_a_dialogue_is_not_read_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "WINDOW", 10)
-    monkeypatch.setattr(reading, "LONGEST", 100)
-    path = tmp_path / "c.json"
-    # The end would be no text.
-    path.write_bytes(b'["' + b"a" * 100_000 + b'\xff"]')
-    with pytest.raises(CorpusError, match="after 0 dialogues: Unterminated string"):
-        list(values(path))
-
-
-def test_a_line_too_long_for_a_dialogue_is_not_read_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "WINDOW", 10)
-    monkeypatch.setattr(reading, "LONGEST", 100)
-    path = tmp_path / "c.json"
-    # The end would be no text.
-    path.write_bytes(b'{}\n{"data": ["' + b"a" * 100_000 + b'\xff"]}')
-    with pytest.raises(CorpusError, match=r"line 2, .* after 1 dialogues: a line too long"):
-        list(values(path))
-
-
-def test_a_line_as_long_as_a_dialogue_may_be_is_read(tmp_path, monkeypatch):
-    text = json.dumps({"a": "b" * 50})
-    monkeypatch.setattr(reading, "LONGEST", len(text))
-    path = tmp_path / "c.json"
-    path.write_text(f"{text}\n{text}")
-    assert list(values(path)) == [json.loads(text)] * 2
 
 
 @pytest.mark.parametrize(
@@ -113,7 +77,7 @@ def test_a_line_as_long_as_a_dialogue_may_be_is_read(tmp_path, monkeypatch):
     ],
     ids=["array", "lines"],
 )
-def test_an_integer_of_too_many_digits_is_told_with_its_dialogue(window, tmp_path, text, place):
+def test_an_integer_of_too_many_digits_is_told_with_its_dialogue(tmp_path, text, place):
     path = tmp_path / "c.json"
     path.write_text(text % ("9" * 5000))
     told = rf"\({place}, after 1 dialogues: Exceeds the limit \(4300 digits\)\)$"
@@ -121,37 +85,14 @@ def test_an_integer_of_too_many_digits_is_told_with_its_dialogue(window, tmp_pat
         list(values(path))
 
 
-def test_a_fraction_of_as_many_digits_is_read(window, tmp_path):
+def test_a_fraction_of_as_many_digits_is_read(tmp_path):
     path = tmp_path / "c.json"
     path.write_text(f"[{'9' * 300}{'0' * 5000}.5e-5200]")
     assert list(values(path)) == json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "1\n2\n"])
-def test_a_mark_of_the_byte_order_is_no_value(window, tmp_path, text):
+def test_a_mark_of_the_byte_order_is_no_value(tmp_path, text):
     path = tmp_path / "c.json"
     path.write_text(text, encoding="utf-8-sig")
     assert list(values(path)) == [1, 2]
-
-
-@pytest.mark.parametrize("layout", ["array", "lines"])
-def test_a_larger_file_takes_no_more_memory(tmp_path, monkeypatch, layout):
-    monkeypatch.setattr(reading, "WINDOW", 1 << 14)
-
-    def peak(dialogues):
-        path = tmp_path / "c.json"
-        rows = [release_row(number) for number in range(dialogues)]
-        if layout == "array":
-            path.write_text(json.dumps(rows))
-        else:
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        del rows
-        tracemalloc.start()
-        assert sum(1 for _ in values(path)) == dialogues
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return most, path.stat().st_size
-
-    (small, _), (large, size) = peak(500), peak(5000)
-    assert size > 5 * large
-    assert large < 1.3 * small
