@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from data_builders import build
+from data_builders import build, corpus
 from esc import cli, files, paths, step
 
 
@@ -55,7 +55,7 @@ def test_a_part_of_a_known_release_has_release_positions(written, small_corpus, 
     rows = json.loads(small_corpus.read_text())
     small_corpus.write_text(json.dumps(rows[7:4:-1]))
     hashes = {f"hello from {place}": place for place in range(20)}
-    monkeypatch.setattr(build, "position_of", lambda one: hashes[one.utterances[0].text])
+    monkeypatch.setattr(corpus, "position_of", lambda one: hashes[one.utterances[0].text])
     assert [row["id"] for row in files.read_jsonl(written(small_corpus))] == [
         *("7-0", "7-1", "6-0", "6-1", "5-0", "5-1")
     ]
