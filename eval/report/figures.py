@@ -1,8 +1,7 @@
 """What the paper's figures, as the tables they are drawn from, have in common."""
 
-import html
+import base64
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ from esc.visible import visible
 from eval import paper as paper_values
 from eval.paper import DIMENSIONS, TABLE_1_COLUMNS, TABLE_1_PAIRS
 from eval.report.manifest import Backbone, Run, Sources
-from eval.report.parts import NOT_RUN, SMOKE, Cell, Figure, Table, TableRow, Todo
+from eval.report.parts import NOT_RUN, Cell, Figure, Table, TableRow, Todo
 from eval.report.tables import Corpus, Mined, not_run, of_number, of_share, paper_of
 
 NO_NUMBERS = "The paper prints no numbers for this figure."
 CODES = tuple(strategy.code for strategy in Strategy)
 STRATEGY_WORDS = "; ".join(f"{one.code} {one.value}" for one in Strategy) + "."
-STACKED, POINTS = "stacked", "points"
+STACKED, POINTS, DIFFERENCES = "stacked", "points", "differences"
 
 
 def gap(width: int, missing: str = NOT_RUN) -> tuple[Cell, ...]:
@@ -125,78 +124,75 @@ def _counted(count: Sequence[int], *, smoke: bool) -> tuple[Cell, ...]:
     )
 
 
-INK = "#010203"
-"""Stands for the page's text colour until the SVG is written."""
+INKS = {"light": "#1d2433", "dark": "#e7eaf1"}
+"""Colour of the words, on a light and on a dark page."""
 COLOURS = (
     *("#2f6bbf", "#b8651b", "#2f7f55", "#b84645"),
     *("#7a5fb5", "#85644f", "#a94e86", "#667080"),
 )
 """Readable on white and on black, with white words on them."""
-WIDTH, ROW, LINE, BOTTOM, LETTER = 5.0, 0.34, 0.21, 0.55, 0.074
+WIDTH, ROW, LINE, BOTTOM, LETTER = 5.0, 0.34, 0.21, 0.55, 0.08
 """Inches: of a figure, of each row, of a line of the legend, of the axis, of a label's letter."""
 LEAST_NAMED = 8.5
 """Per cent of the axis: a smaller part has no room for its number."""
 
 
-def svg(figure: Figure) -> str:
-    """The figure as one SVG element; empty where it holds no number of ours."""
+def pictures(figure: Figure) -> dict[str, str]:
+    """The figure for a light and a dark page, each the address of an SVG image that it holds.
+
+    Empty where it holds no number of ours. As an image a drawing runs and loads nothing.
+    """
     rows = [row for row in figure.table.rows if any(map(_known, row.cells))]
     if all(row.of_paper for row in rows):
-        return ""
+        return {}
+    return {name: _drawn(figure, rows, ink) for name, ink in INKS.items()}
+
+
+def _drawn(figure: Figure, rows: list[TableRow], ink: str) -> str:
     # Slow to import, and drawn by this step alone.
     import matplotlib as mpl
     from matplotlib.figure import Figure as Drawn
 
-    labels = _labels(rows)
-    lines = -(-len(figure.table.columns) // _in_a_line(figure))
+    # Questions are long: the backbone stands above each.
+    between = "\n" if figure.drawing == DIFFERENCES else ": "
+    labels = _labels(rows, between)
+    lines = 1 if figure.drawing != STACKED else -(-len(figure.table.columns) // _in_a_line(figure))
     high = 0.2 + LINE * lines + ROW * len(rows) + BOTTOM
-    with mpl.rc_context(_SETTINGS | {"svg.hashsalt": figure.table.name}):
+    coloured = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    settings: dict[str, Any] = dict.fromkeys(coloured, ink) | {
+        "svg.fonttype": "none",
+        "svg.hashsalt": figure.table.name,
+        "text.parse_math": False,
+        "font.family": "sans-serif",
+        "font.size": 10,
+    }
+    with mpl.rc_context(settings):
         drawn = Drawn(figsize=(WIDTH, high))
         # Laid out by hand: measuring text takes most of the time, and the browser has other fonts.
-        left = 0.15 + LETTER * max(map(len, labels))
-        axes = drawn.add_axes((left / WIDTH, BOTTOM / high, *_size(left, high, len(rows))))
+        lines_of = [line for label in labels for line in label.splitlines()]
+        left = 0.15 + LETTER * max(map(len, lines_of))
+        size = (WIDTH - left - 0.2) / WIDTH, ROW * len(rows) / high
+        axes = drawn.add_axes((left / WIDTH, BOTTOM / high, *size))
         _DRAWINGS[figure.drawing](axes, figure, rows)
         axes.set_yticks([-place for place in range(len(rows))], labels)
         axes.set_ylim(0.5 - len(rows), 0.5)
         axes.set_xlabel(figure.axis)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        if figure.table.smoke:
-            mark = drawn.text(0.5, 0.5, SMOKE, ha="center", va="center", fontsize=54, rotation=18)
-            mark.set(color="#c8504f", alpha=0.2, zorder=10)
-        stream = io.StringIO()
+        stream = io.BytesIO()
         drawn.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(stream.getvalue(), figure)
-
-
-def _size(left: float, high: float, rows: int) -> tuple[float, float]:
-    """(width, height) of the axes, as shares of the figure's."""
-    return (WIDTH - left - 0.2) / WIDTH, ROW * rows / high
-
-
-_SETTINGS: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
+    return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def _known(cell: Cell) -> bool:
     return cell.value is not None
 
 
-def _labels(rows: list[TableRow]) -> list[str]:
+def _labels(rows: list[TableRow], between: str) -> list[str]:
     """What stands beside each row: its backbone only where there are several."""
     several = len({row.group for row in rows if row.group}) > 1
     return [
-        (f"{row.group}: " if several and row.group else "")
-        + row.label
-        + (f" · {SMOKE}" if row.smoke else "")
+        (visible(row.group) + between if several and row.group else "") + visible(row.label)
         for row in rows
     ]
 
@@ -229,7 +225,6 @@ def _stacked(axes: Any, figure: Figure, rows: list[TableRow]) -> None:
 
 def _points(axes: Any, figure: Figure, rows: list[TableRow]) -> None:
     """A mark with its interval for each row; hollow ones are the paper's."""
-    del figure
     shown = set()
     for place, row in enumerate(rows):
         cell = row.cells[0]
@@ -249,44 +244,44 @@ def _points(axes: Any, figure: Figure, rows: list[TableRow]) -> None:
                 markersize=6,
                 label=label,
             )
-    axes.set_xlim(left=0)
+    if figure.drawing == DIFFERENCES:
+        axes.axvline(0, color="#888888", linewidth=1.2)
+    else:
+        axes.set_xlim(left=0)
     axes.grid(axis="x", color="#888888", alpha=0.35, linewidth=0.6)
     axes.set_axisbelow(True)
     if shown:
         axes.figure.legend(loc="upper center", ncols=2, frameon=False)
 
 
-_DRAWINGS = {"stacked": _stacked, "points": _points}
+_DRAWINGS = {STACKED: _stacked, POINTS: _points, DIFFERENCES: _points}
+
+ASKED = {
+    "F1 ↑": "How near to the gold reply: F1",
+    "Emp. ↑": "Empathy, a judge's, 0 to 5",
+    "bias ↓": "Preference bias, lower is better",
+    "Q_w ↑": "Strategy: weighted F1",
+}
+"""What the questions are answered by first, of the columns of Table 3."""
 
 
-def _inline(text: str, figure: Figure) -> str:
-    """The drawing as an element of a page: named, with ids of its own, and without styles."""
-    name = figure.table.name
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)
-    box = re.search(r'viewBox="[^"]*"', text)
-    assert box, "matplotlib names a view box"
-    words = html.escape(f"{figure.table.title}; its numbers are in the table below", quote=True)
-    head = f'<svg {box[0]} role="img" aria-label="{words}">'
-    text = head + text[text.index(">") + 1 :]
-    text = re.sub(r' style="([^"]*)"', lambda match: _attributes(match[1]), text)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = text.replace('xlink:href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    return visible(re.sub(r"\s*\n\s*", "\n", text.replace(INK, "currentColor")).strip())
+def answers(differences: Table, rq4: Table) -> tuple[Figure, ...]:
+    """The paper's questions as pictures: one for a metric, a row for a question."""
+    found = [
+        _answer(f"answer-{place}", title, differences, differences.columns.index(column))
+        for place, (column, title) in enumerate(ASKED.items(), start=1)
+    ]
+    return (*found, _answer("answer-rq4", "Replies without an error (%)", rq4, -1))
 
 
-def _attributes(style: str) -> str:
-    """A style as presentation attributes; the font's family is the page's."""
-    found = []
-    for part in html.unescape(style).split(";"):
-        name, _, value = part.partition(":")
-        name, value = name.strip(), value.strip()
-        if name == "font":
-            size = re.search(r"([\d.]+)px", value)
-            name, value = "font-size", size[1] if size else "9"
-        if (name and not name.startswith("font-")) or name == "font-size":
-            found.append(f' {name}="{html.escape(value, quote=True)}"')
-    return "".join(found)
+def _answer(name: str, title: str, of: Table, place: int) -> Figure:
+    rows = tuple(
+        TableRow(row.label.replace(" less ", " − "), (row.cells[place],), row.group)
+        for row in of.rows
+    )
+    return Figure(
+        Table(name, title, of.head, (of.columns[place],), rows), DIFFERENCES, "difference"
+    )
 
 
 _VOTED = ("decoupled_dpo", "vanilla_dpo")

@@ -7,7 +7,7 @@ Reads what the other steps left under ``runs/``, ``data/`` and ``saves/``, and c
 its own; writes ``report.json``, ``report.md`` and ``report.html`` from one object to
 ``runs/<model>/``, or for several backbones to ``runs/``. What was not run is shown as not run, with
 the command that runs it. Numbers of the embedded model, a random judge or the sample corpus are
-marked SMOKE, one by one.
+marked SMOKE, once for a table, figure or example.
 """
 
 import base64
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+import pandas
 from pydantic import ValidationError
 
 from esc import backbones, cli, dialogue, files, sheets
@@ -29,7 +29,7 @@ from esc.paths import EMBEDDED, SYSTEMS_OF_TABLE_3, SYSTEMS_OF_TABLE_4
 from esc.records import Record
 from esc.visible import code, plain
 from eval.report import figures, tables
-from eval.report.figures import figure_6, svg
+from eval.report.figures import figure_6, pictures
 from eval.report.manifest import PREDICTIONS, Sources, first, manifest, on_one_split, read_backbone
 from eval.report.parts import (
     SMOKE,
@@ -61,25 +61,23 @@ def page(report: Report) -> str:
         lstrip_blocks=True,
         finalize=sheets.shown,
     )
-    drawn = {
-        item.table.name: Markup(svg(item))  # noqa: S704 - of our own drawing, which escapes text
-        for section in report.sections
-        for item in section.items
-        if isinstance(item, Figure)
-    }
+    figures_of = [
+        *report.answers,
+        *(one for part in report.sections for one in part.items if isinstance(one, Figure)),
+    ]
     return environment.get_template("report.html.j2").render(
         report=report,
         style=style,
-        policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; "
-        "form-action 'none'",
-        drawn=drawn,
+        policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+        drawn={one.table.name: pictures(one) for one in figures_of},
         of=lambda item: item.table if isinstance(item, Figure) else item,
     )
 
 
 _SHOWN: dict[type, tuple[str, ...]] = {
-    Cell: ("shown", "interval", "mark"),
-    Table: ("smoke", "status"),
+    Cell: ("shown", "interval"),
+    Table: ("smoke", "mark", "status"),
     Example: ("smoke",),
     Report: ("smoke", "banner"),
 }
@@ -93,7 +91,12 @@ def value(report: Report) -> Any:
 
 def _value(one: Any) -> Any:
     if is_dataclass(one) and not isinstance(one, type):
-        told = {field.name: _value(getattr(one, field.name)) for field in fields(one)}
+        told = {
+            field.name: _value(getattr(one, field.name))
+            for field in fields(one)
+            # The mark stands once, with the table or figure.
+            if not (isinstance(one, Cell) and field.name == "smoke")
+        }
         for name in _SHOWN.get(type(one), ()):
             told[name] = _value(getattr(one, name))
         if isinstance(one, Figure):
@@ -132,15 +135,18 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _table(table: Table) -> Iterator[str]:
-    mark = f" · {SMOKE}" if table.smoke else ""
+    mark = f" · {plain(table.mark)}" if table.mark else ""
     yield from ("", f"### {plain(table.title)}{mark} ({table.status})", "")
-    grouped = any(row.group for row in table.rows)
-    heads = ["backbone"] * grouped + [table.head, *table.columns]
-    yield "| " + " | ".join(plain(head) for head in heads) + " |"
-    yield "|" + "---|" * (len(heads) - len(table.columns)) + "---:|" * len(table.columns)
-    for row in table.rows:
-        cells = [plain(row.group)] * grouped + [_label(row), *map(_cell, row.cells)]
-        yield "| " + " | ".join(cells) + " |"
+    heads = ["backbone"] * table.grouped + [table.head, *table.columns]
+    frame = pandas.DataFrame(
+        [
+            [plain(row.group)] * table.grouped + [_label(row), *map(_cell, row.cells)]
+            for row in table.rows
+        ],
+        columns=[plain(head) for head in heads],
+    )
+    sides = ["left"] * (len(heads) - len(table.columns)) + ["right"] * len(table.columns)
+    yield frame.to_markdown(index=False, colalign=sides, disable_numparse=True)
     for note in table.notes:
         yield from ("", plain(note))
     yield from _todo(table.todo)
@@ -152,8 +158,7 @@ def _label(row: TableRow) -> str:
 
 def _cell(cell: Cell) -> str:
     shown = plain(cell.shown)
-    parts = [f"**{shown}**" if cell.value is not None else shown, cell.mark]
-    parts += [plain(cell.interval), cell.counted, plain(f"({cell.note})") if cell.note else ""]
+    parts = [f"**{shown}**" if cell.value is not None else shown, plain(cell.interval)]
     if cell.paper:
         parts.append(plain(f"({', '.join(cell.beside)})"))
     return " ".join(part for part in parts if part)
@@ -174,8 +179,7 @@ def _example(example: Example) -> Iterator[str]:
     yield from ("", "| | strategy | reply |", "|---|---|---|")
     yield f"| **gold** | {plain(example.gold_strategy)} | {plain(example.gold_reply)} |"
     for one in example.said:
-        told = f" {SMOKE}" if one.smoke else ""
-        yield f"| {plain(one.system)}{told} | {plain(one.strategy)} | {plain(one.reply)} |"
+        yield f"| {plain(one.system)} | {plain(one.strategy)} | {plain(one.reply)} |"
 
 
 def _manifest(manifest: Manifest) -> Iterator[str]:
@@ -263,9 +267,8 @@ NOTICE = (
     "conversations here can be distressing to read."
 )
 LEAD = (
-    "Every number stands beside the one the paper prints, with its 95 % interval in brackets and "
-    "n, what it is of; Qwen and Llama name the paper's two backbones. What was not run says so, "
-    "with the command that runs it."
+    "Every number stands with its 95 % interval over the one the paper prints; Qwen and Llama name "
+    "the paper's two backbones. What was not run says so, with the command that runs it."
 )
 WORDS: Row = {
     "D-1, B-1, F1, R-L": "Distinct-1, BLEU-1, unigram F1, ROUGE-L, of each reply, then averaged",
@@ -287,6 +290,7 @@ def report(work: Path, models: Sequence[str]) -> Report:
     backbones = on_one_split(sources, [read_backbone(sources, model) for model in models])
     failed = figures.read_failed(sources)
     others = tables.other_runs(backbones)
+    apart, errors = differences(sources, backbones), rq4(sources, backbones)
     sections = (
         Section(
             "Systems",
@@ -294,7 +298,7 @@ def report(work: Path, models: Sequence[str]) -> Report:
             (
                 tables.table_3(backbones),
                 figures.figure_bias(backbones),
-                differences(sources, backbones),
+                apart,
                 tables.table_4(backbones),
                 tables.table_5(backbones),
                 *([others] if others else []),
@@ -315,7 +319,7 @@ def report(work: Path, models: Sequence[str]) -> Report:
             (
                 figures.figure_2(sources, backbones, failed),
                 figures.figure_7(backbones),
-                rq4(sources, backbones),
+                errors,
                 figure_6(sources, models),
                 tables.corpus_family(backbones),
                 tables.counts(backbones),
@@ -344,6 +348,7 @@ def report(work: Path, models: Sequence[str]) -> Report:
         lead=LEAD,
         notice=NOTICE,
         models=tuple(models),
+        answers=figures.answers(apart, errors),
         sections=sections,
         examples=tuple(one for _, found in shown for one in found),
         examples_todo=tuple(

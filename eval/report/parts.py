@@ -62,9 +62,15 @@ class Cell:
         return tuple(f"{name} {self._text(value)}{self.unit}" for name, value in self.paper)
 
     @property
-    def mark(self) -> str:
-        """``SMOKE`` where the value is one, else nothing."""
-        return SMOKE if self.smoke and self.value is not None else ""
+    def marked(self) -> bool:
+        """Whether its number is one of a smoke run."""
+        return self.smoke and self.value is not None
+
+    @property
+    def details(self) -> str:
+        """What is told of it on demand."""
+        counted = self.counted if self.value is not None else ""
+        return "; ".join(part for part in (counted, self.note, self.signature) if part)
 
     def _text(self, value: float) -> str:
         # What rounds to nothing has no sign.
@@ -88,7 +94,7 @@ class TableRow:
     @property
     def smoke(self) -> bool:
         """Whether a number in it is marked."""
-        return any(cell.mark for cell in self.cells)
+        return any(cell.marked for cell in self.cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,38 @@ class Table:
         return any(row.smoke for row in self.rows)
 
     @property
+    def mark(self) -> str:
+        """``SMOKE`` where a number of ours is one, and of which columns or rows where not all."""
+        filled = [
+            (row, column, cell.marked)
+            for row in self.ours
+            for column, cell in zip(self.columns, row.cells, strict=True)
+            if cell.value is not None
+        ]
+        if not self.smoke or all(marked for *_, marked in filled):
+            return SMOKE if self.smoke else ""
+        columns = dict.fromkeys(column for _, column, marked in filled if marked)
+        if any(column not in columns for _, column, _ in filled):
+            return f"{SMOKE}: {', '.join(columns)}"
+        rows = [f"{row.group} {row.label}".strip() for row in self.ours if row.smoke]
+        return f"{SMOKE}: {', '.join(rows)}"
+
+    @property
+    def grouped(self) -> bool:
+        """Whether its rows stand under headings."""
+        return any(row.group for row in self.rows)
+
+    @property
+    def details(self) -> list[tuple[str, str]]:
+        """What is told on demand: a cell's place and its n, note and signature."""
+        return [
+            (", ".join(part for part in (row.group, row.label, column) if part), cell.details)
+            for row in self.rows
+            for column, cell in zip(self.columns, row.cells, strict=True)
+            if cell.details
+        ]
+
+    @property
     def status(self) -> str:
         """How much of it was run, in words."""
         if not self.filled:
@@ -151,7 +189,8 @@ class Figure:
 
     table: Table
     drawing: str
-    """``stacked``: the cells of a row are parts of a whole; ``points``: values with intervals."""
+    """``stacked``: the cells of a row are parts of a whole; ``points``: values with intervals;
+    ``differences``: the same about 0."""
     axis: str
 
 
@@ -217,6 +256,8 @@ class Report:
     lead: str
     notice: str
     models: tuple[str, ...]
+    answers: tuple[Figure, ...]
+    """The paper's questions as pictures: differences with intervals, a figure for a metric."""
     sections: tuple[Section, ...]
     examples: tuple[Example, ...]
     examples_todo: tuple[Todo, ...]
@@ -234,13 +275,25 @@ class Report:
         )
 
     @property
+    def ran(self) -> list[tuple[str, str]]:
+        """What was run, in a few words."""
+        found = [one for one in self.tables() if one.filled]
+        first = next((one for one in found if one.name == "table-3"), None)
+        systems = [row for row in first.ours if row.measured_on] if first else []
+        said = [("tables and figures", f"{len(found)} of {len([*self.tables()])} have a number")]
+        if systems:
+            said.append(("systems of Table 3", ", ".join(dict.fromkeys(r.label for r in systems))))
+            said.append(("measured on", "; ".join(dict.fromkeys(r.measured_on for r in systems))))
+        return said
+
+    @property
     def banner(self) -> str:
         """What a marked report says of itself, else nothing."""
         if not self.smoke:
             return ""
         return (
-            f"{SMOKE}: the numbers so marked come from the embedded model, a random judge or the "
-            "sample corpus. They show that everything runs, and are no results."
+            f"{SMOKE}: the tables and figures so marked hold numbers of the embedded model, a "
+            "random judge or the sample corpus. They show that everything runs, and are no results."
         )
 
     def tables(self) -> Iterator[Table]:
