@@ -301,7 +301,7 @@ class Case:
     spread: Spread | None = None
     """The planner's probabilities."""
     stage: int | None = None
-    """How far its dialogue has come (`esc.progress`); None where its length is unknown."""
+    """How far its dialogue has come (`esc.dialogue.interval`); None where its length is unknown."""
 
     @property
     def content(self) -> tuple[Any, ...]:
@@ -362,7 +362,7 @@ def read_cases(paths: Sequence[Path]) -> Cases:
 def arranged(
     cases: Iterable[Case], *, ids: Sequence[str], failed: int = 0, numbered: int = 0
 ) -> Cases:
-    """The cases by dialogue, where all ``ids`` name one (`esc.means.Units`).
+    """The cases by dialogue, where all ``ids`` name one (`esc.stats.Units`).
 
     ``ids`` are those of all records, failed ones too.
     """

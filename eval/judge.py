@@ -709,7 +709,7 @@ class Asked:
     n: int
     repeat: int
     form: str
-    """One of `esc.judge.FORMS`."""
+    """One of `esc.judging.FORMS`."""
 
     @property
     def is_smoke(self) -> bool:

@@ -1,6 +1,6 @@
 """Speed of the LLM layer: against no server at all, against a full one, and against one by one.
 
-``layer``: requests a second through ``esc.chat`` to a stub that answers at once (target 300).
+``layer``: requests a second through ``esc.llm`` to a stub that answers at once (target 300).
 ``cached``: a prediction run that finds every answer stored: requests sent (target 0) and seconds
 beyond start-up (target 2 for the 1,792 turns of ESConv's test split).
 ``strategies``: planner requests a second on a real vLLM server, for the base and for a LoRA

@@ -88,7 +88,7 @@ class Source:
 
 
 def read_source(path: Path) -> Source:
-    """The records of a file, in any form that `esc.foreign` reads.
+    """The records of a file, in any form that `esc.predictions` reads.
 
     Raises EscError, naming the row, for whatever is not as it should be.
     """

@@ -1,6 +1,6 @@
 """The verdicts a judge of replies can give, with the fields of the paper's Figures 15 and 16.
 
-Names of errors are read tolerantly, since judges paraphrase them; `esc.verdicts` reads the answers.
+Names of errors are read tolerantly, since judges paraphrase them; `esc.judging` reads the answers.
 """
 
 import re

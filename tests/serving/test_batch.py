@@ -100,7 +100,7 @@ def test_the_engine_ends_with_the_process_that_waits_for_it(folder, run, tmp_pat
     python.write_text(f"#!/bin/sh\n{program}\n")
     code = (
         "import sys; from pathlib import Path; from serving import batch\n"
-        "from esc.chat.batch.shards import Shard\n"
+        "from esc.llm_batch import Shard\n"
         "batch._flags = lambda *_: []\n"
         f"options = batch.Options('{MODEL}', Path('.'), 'vllm', '')\n"
         f"batch.run(Shard(Path('{folder}/0001.requests.jsonl')), options, root=Path('{root}'))\n"

@@ -83,7 +83,7 @@ def test_killed_itself_it_closes_what_its_runner_waits_for(shards, tmp_path):
     )
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\nimport test_engines as here\n"
-        f"from pathlib import Path; from esc.chat.batch.shards import Shard\n"
+        f"from pathlib import Path; from esc.llm_batch import Shard\n"
         f"batch = here.Batch('vllm', 1, here.MODEL, Path('{tmp_path}'))\n"
         f"here.Scripted(batch).run([Shard(Path('{shards[0].requests}'))], here.PENDING)"
     )
