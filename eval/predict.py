@@ -27,7 +27,7 @@ from esc.files import Row
 from esc.judging import Asking, Sending, Sent, ask_all
 from esc.judging import add_arguments as add_sending
 from esc.llm import Asks, Failure, FailureKind, derived_seed
-from esc.paths import PROMPT_BASELINES, at_stage, tasks_of
+from esc.paths import PROMPT_BASELINES, at_stage, of_suffix, tasks_of
 from esc.plan_and_speak import TEMPERATURE, TOP_P
 from esc.step import RunFolder, is_smoke
 from eval import systems
@@ -228,13 +228,17 @@ def main(argv: list[str]) -> int:
 
 
 def _of_folder(name: str, given: argparse.Namespace) -> argparse.Namespace:
-    """The options for one system, which may be named as its folder is: ``vanilla_dpo_nsnr``."""
+    """The options for one system, which may be named as its folder is: ``vanilla_dpo_nsnr_r2``."""
     system, _, rest = name.partition("_")
-    stage, _, variant = rest.partition("_")
-    if system not in SYSTEMS or stage not in ("", *adapters.STAGES):
+    stage, mark, suffix = rest.partition("_")
+    lineage = of_suffix(mark + suffix)
+    if system not in SYSTEMS or stage not in ("", *adapters.STAGES) or lineage is None:
         known = ", ".join(SYSTEMS)
         raise EscError(f"SYSTEM={name} is none of {known}, nor one with its stage (vanilla_sft)")
-    own = {"system": system} | ({"stage": stage, "variant": variant or None} if stage else {})
+    if not stage:
+        return argparse.Namespace(**(vars(given) | {"system": system}))
+    number = lineage.round if lineage.round > 1 else None
+    own = {"system": system, "stage": stage, "variant": lineage.variant, "round": number}
     return argparse.Namespace(**(vars(given) | own))
 
 

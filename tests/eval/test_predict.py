@@ -63,6 +63,31 @@ def test_every_turn_has_a_record_in_the_order_of_the_set(run_predict, work, serv
     assert (facts["records"], facts["ok"], facts["failed"]) == (len(turns), len(turns), 0)
 
 
+def test_several_systems_are_predicted_by_one_call_as_each_would_be_alone(work, server, model):
+    common = ["--work", str(work), "--limit", "2", "--base-url", server.url, "--system"]
+    alone = {}
+    for name in ("decoupled_base", "vanilla_base"):
+        assert cli.run(predict.main, [*common, name]) == 0
+        alone[name] = (work / "runs" / MODEL / name / "predictions.jsonl").read_bytes()
+        shutil.rmtree(work / "runs" / MODEL / name)
+    assert cli.run(predict.main, [*common, *alone]) == 0
+    for name, content in alone.items():
+        assert (work / "runs" / MODEL / name / "predictions.jsonl").read_bytes() == content
+
+
+def test_a_system_that_no_training_gives_is_told_before_anybody_is_asked(work, server, capsys):
+    common = ["--work", str(work), "--limit", "2", "--base-url", server.url, "--system"]
+    assert cli.run(predict.main, [*common, "self-refine_sft", "vanilla_base"]) == 2
+    assert "SYSTEM=self-refine is a prompt on the base model" in error(capsys.readouterr().err)
+    assert not (work / "runs" / MODEL / "vanilla_base").exists()  # told before anybody is asked
+
+
+@pytest.mark.parametrize("name", ["vanilla_dpo_nothing", "vanilla_r2", "planner"])
+def test_a_folders_name_that_is_none_is_one_line(work, server, capsys, name):
+    assert cli.run(predict.main, ["--work", str(work), "--system", name]) == 2
+    assert f"SYSTEM={name} is none of" in error(capsys.readouterr().err)
+
+
 def test_the_same_command_again_does_nothing(run_predict, work, server):
     run_predict()
     before, asked = (folder(work) / "predictions.jsonl").read_bytes(), len(server.log)
