@@ -163,9 +163,9 @@ def test_served_log_probabilities_agree_with_hugging_face(url, work, model, name
     def off(found):
         return (found - exact).square().mean().sqrt()
 
-    # The server may be off as its precision is, in another order of summation: in bfloat16 the
-    # errors of one prompt's names go together, so that one run's size is no narrow bound.
-    allowed = 0.01 if served == torch.float32 else 4 * off(scores(served))
+    # The server may be off as its precision is, in another order of summation. In bfloat16 the
+    # errors of one prompt's names go together: one run may happen to be much nearer than another.
+    allowed = 0.01 if served == torch.float32 else max(1.5 * off(scores(served)), 0.3)
     assert off(torch.tensor(ask(url, calls))) < allowed < 0.75
 
 
