@@ -302,7 +302,8 @@ class Run:
         if self.metrics is None:
             return ""
         n = self.metrics.dialogues
-        size = f"{self.metrics.n:,} turns" if n is None else f"{n:,} dialogues"
+        what, count = ("turn", self.metrics.n) if n is None else ("dialogue", n)
+        size = f"{count:,} {what}{'' if count == 1 else 's'}"
         return f"{self.split.partition(' of ')[0] or 'split unknown'}, {size}"
 
     def same_turns(self, other: "Run") -> bool:
