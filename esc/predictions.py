@@ -14,11 +14,12 @@ from typing import Any
 
 import orjson
 
-from esc import sheets
+from esc import paths, sheets
 from esc.dialogue import Exchange
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.llm import spoken
+from esc.step import DONE
 from esc.strategies import parse, strip_tag
 
 OURS = ("predicted_strategy", "predicted_response")
@@ -26,6 +27,8 @@ FOREIGN = ("predict_strategy", "predict_content")
 GOLD = (("gold_strategy", "gold_response"), ("GT_strategy", "GT_content"))
 CONTEXTS = ("context", "history", "dialog_history", "dialogue_history", "conversation")
 """Where a foreign row may keep the conversation."""
+PREDICTIONS = "predictions.jsonl"
+"""The records of a run; whole where its ``run.json`` is beside them."""
 WRITE_AS = 'pandas writes what is read here: to_json(FILE, orient="records", lines=True)'
 
 _BETWEEN = re.compile(r"[\s,]*")
@@ -36,6 +39,24 @@ _OTHERS: tuple[dict[str, str], ...] = (
     {"response": FOREIGN[1], "prompt": CONTEXTS[0]},
 )
 """Other systems' names, by the one that holds the reply."""
+
+
+def complete_runs(work: Path, model: str) -> list[Path]:
+    """The folders of a model's runs whose predictions are whole, by name; tells of others.
+
+    Raises EscError where there is none.
+    """
+    root = work / "runs" / model
+    found = []
+    for path in sorted(root.glob(f"*/{PREDICTIONS}")):
+        if (path.parent / DONE).is_file():
+            found.append(path.parent)
+        else:
+            print(f"note: {path} is not complete and left out; make predict goes on with it")
+    if not found:
+        make = paths.make("predict", work=work, model=model)
+        raise EscError(f"no complete predictions in {root}; {make} makes them")
+    return found
 
 
 def rows(path: Path) -> Iterator[Any]:
