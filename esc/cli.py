@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
+import inspect
 import io
 import math
 import os
+import re
 import select
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
+
+import typer
 
 from esc.exceptions import EscError, Waiting
 from esc.visible import visible
+
+Step = Callable[[list[str]], int | None]
 
 USER_ERROR, WAITING, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
 _NO_PLACE = (errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS)
@@ -75,6 +83,100 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise EscError(f"{message}; '{self.prog} --help' shows examples")
+
+
+Work = Annotated[Path, typer.Option(envvar="WORK", help="root of what is generated")]
+Model = Annotated[str, typer.Option(envvar="MODEL", help="a folder of llamafactory_configs")]
+Task = Annotated[str, typer.Option(envvar="TASK", help="sp, rg or vanilla")]
+Tasks = Annotated[list[str], typer.Option("--task", envvar="TASK", help="of sp, rg, vanilla")]
+Stage = Annotated[str | None, typer.Option(envvar="STAGE", help="base, sft or dpo")]
+Variant = Annotated[str | None, typer.Option(envvar="VARIANT", help="of a preference training")]
+Round = Annotated[int, typer.Option(envvar="ROUND", min=1, help="of mining")]
+Limit = Annotated[int | None, typer.Option(envvar="LIMIT", min=1, help="dialogues of a split")]
+Decode = Annotated[str | None, typer.Option(envvar="DECODE", help="free, or choice by vLLM")]
+BaseUrl = Annotated[
+    str | None, typer.Option(envvar="BASE_URL", help="running servers, separated by commas")
+]
+Force = Annotated[
+    bool, typer.Option("--force", envvar="FORCE", help="make anew what other options made")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", envvar="DRY_RUN", help="say what it would do")]
+
+
+def amount(text: str) -> float:
+    """An option's amount above 0; typer's ``parser`` for it."""
+    value = float(text) if re.fullmatch(r"[0-9.eE+-]+", text) else 0.0
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{text!r} is not a number above 0")
+    return value
+
+
+def command(*, examples: str, name: str = "") -> Callable[[Callable[..., int | None]], Step]:
+    """Make a function with typed options the ``main`` of a step, which takes its arguments.
+
+    The docstring is its help. A parameter whose type is a dataclass brings the fields of it as
+    options. A step that bears another name than its module is given its ``name``.
+    """
+
+    def decorated(function: Callable[..., int | None]) -> Step:
+        package, _, module = function.__module__.rpartition(".")
+        prog = f"python -m {package} {name or module}"
+
+        @functools.wraps(function)
+        def main(argv: list[str]) -> int | None:
+            app = typer.Typer(add_completion=False, rich_markup_mode=None)
+            app.command(help=function.__doc__, epilog=f"\b\nexamples:\n{examples}")(_flat(function))
+            made = typer.main.get_command(app)
+            words = _spread(argv, {p.opts[0] for p in made.params if getattr(p, "multiple", 0)})
+            # Not click's own main, which makes other errors of Ctrl-C and of a pipe nobody reads.
+            try:
+                with made.make_context(prog, list(words)) as context:
+                    code: int | None = made.invoke(context)
+                    return code
+            except typer.Exit as shown:
+                return shown.exit_code
+            except typer.TyperException as error:
+                why = error.format_message().rstrip(".")
+                raise EscError(f"{why}; '{prog} --help' shows examples") from error
+
+        return main
+
+    return decorated
+
+
+def _flat(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    """The function with the fields of its dataclasses as parameters of its own."""
+    flat: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        if is_dataclass(parameter.annotation):
+            groups[parameter.name] = parameter.annotation
+            flat += inspect.signature(groups[parameter.name], eval_str=True).parameters.values()
+        else:
+            flat.append(parameter)
+
+    def call(**given: Any) -> int | None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        return function(**given)
+
+    # Those without a default first, as a signature must have them.
+    flat.sort(key=lambda one: one.default is not inspect.Parameter.empty)
+    by_name = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in flat]
+    vars(call).update(__signature__=inspect.Signature(by_name))
+    call.__annotations__ = {one.name: one.annotation for one in flat}
+    return call
+
+
+def _spread(argv: Iterable[str], lists: Container[str]) -> Iterator[str]:
+    """``--task sp rg`` as click reads it: ``--task sp --task rg``."""
+    option = ""
+    for word in argv:
+        if word.startswith("--"):
+            option = word if word in lists else ""
+            yield from [] if option else [word]
+        else:
+            yield from [option, word] if option else [word]
 
 
 def parser(*, prog: str, description: str | None, examples: str) -> argparse.ArgumentParser:

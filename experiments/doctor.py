@@ -8,6 +8,7 @@ something that the kit cannot do without is missing.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from esc import cli, serving_environment
+from esc import serving_environment
 
 DISK_GB = 16
 MEMORY_GB = 12
@@ -147,13 +148,9 @@ def _corpus(data: Path) -> Finding:
     )
 
 
-def main(argv: list[str]) -> int:
-    """Command line of the step."""
-    cli.parser(
-        prog="python3 -m experiments.doctor",
-        description=__doc__,
-        examples="  python3 -m experiments.doctor",
-    ).parse_args(argv)
+def main() -> int:
+    """Exit code of the step, 1 where something is missing."""
+    argparse.ArgumentParser(prog="python3 -m experiments.doctor", description=__doc__).parse_args()
     found = findings(Path())
     for finding in found:
         print(f"{finding.state:<8} {finding.name:<10} {finding.detail}")
@@ -161,4 +158,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, sys.argv[1:]))
+    sys.exit(main())

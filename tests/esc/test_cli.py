@@ -1,7 +1,12 @@
+import contextlib
 import errno
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
 
 from esc import cli
 from esc.exceptions import EscError
@@ -46,14 +51,12 @@ def test_a_bug_keeps_its_traceback():
         cli.run(raising(ZeroDivisionError()), [])
 
 
-@pytest.mark.parametrize("package", ["data_builders", "training", "experiments"])
-def test_every_step_has_help_with_examples(run, package):
-    listing = run("-m", package, "--help")
-    steps = [line.split()[0] for line in listing.stdout.splitlines() if line.startswith("  ")]
-    assert listing.returncode == 0 and steps
-    for step in steps:
-        shown = run("-m", package, step, "--help")
-        assert shown.returncode == 0 and "examples:" in shown.stdout
+@pytest.mark.parametrize("package", ["data_builders", "training", "serving", "mining", "eval"])
+def test_every_step_has_help_with_examples(capsys, package):
+    for main, _ in importlib.import_module(f"{package}.__main__").STEPS.values():
+        with contextlib.suppress(SystemExit):
+            main(["--help"])
+        assert "examples:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], []])
@@ -95,3 +98,58 @@ def test_seconds_and_money_are_numbers_above_0(text):
         with pytest.raises(EscError, match="is not a number above 0"):
             parser.parse_args([f"{option}={text}"])
     assert parser.parse_args(["--timeout", "1.5"]).timeout == 1.5
+
+
+@dataclass
+class Spending:
+    price: Annotated[str | None, typer.Option(envvar="PRICE")] = None
+    max_cost: Annotated[float | None, typer.Option(envvar="MAX_COST", parser=cli.amount)] = None
+
+
+GIVEN = []
+
+
+@cli.command(examples="  make it", name="it")
+def made(
+    spending: Spending,
+    task: cli.Tasks,
+    work: cli.Work = Path(),
+    limit: cli.Limit = None,
+    force: cli.Force = False,
+) -> int:
+    """Make it."""
+    GIVEN[:] = [spending, task, work, limit, force]
+    return 3
+
+
+def test_options_override_the_variables_and_an_empty_variable_is_unset(monkeypatch):
+    for name, value in {"TASK": "sp rg", "LIMIT": "", "FORCE": "1", "PRICE": "1/2"}.items():
+        monkeypatch.setenv(name, value)
+    assert made(["--work", "x"]) == 3
+    assert GIVEN[:2] == [Spending("1/2", None), ["sp", "rg"]] and GIVEN[2:] == [
+        Path("x"),
+        None,
+        True,
+    ]
+    made(["--task", "rg", "vanilla", "--limit=2", "--price", "3/4", "--task", "sp"])
+    assert GIVEN[:2] == [Spending("3/4", None), ["rg", "vanilla", "sp"]] and GIVEN[3] == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ([], "Missing option '--task'"),
+        (["--task", "sp", "--limit", "0"], "'--limit'.* greater than or equal to 1"),
+        (["--task", "sp", "--max-cost", "nan"], "'nan' is not a number above 0"),
+        (["--tusk", "sp"], "No such option: --tusk"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_the_help(argv, line):
+    with pytest.raises(EscError, match=f"{line}.*; 'python -m tests.esc it --help' shows examples"):
+        made(argv)
+
+
+def test_help_shows_examples_and_the_variable_of_each_option(capsys):
+    assert made(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "examples:\n" in shown and "make it" in shown and "[env var: MAX_COST]" in shown
