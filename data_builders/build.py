@@ -170,7 +170,7 @@ def _build(
         return up_to_date, False
     sides = split.assign(survey, spec)
     chosen = split.subset(sides, wanted.limit)
-    leaks = [asdict(leak) for leak in split.leaks(survey, sides, chosen)]
+    leaks = split.leaks(survey, sides, chosen)
     kind = _kind(found, layout, survey.is_release)
     if _digests(found) != digests:
         raise CorpusError(f"{found.origin} was changed while it was read; build again")
@@ -188,8 +188,8 @@ def _build(
             "kind": kind,
             "origin": found.origin,
             "layout": layout,
-            "dialogues": len(survey),
-            "utterances": survey.utterances,
+            "dialogues": len(survey.dialogues),
+            "utterances": sum(len(one.utterances) for one in survey.dialogues),
             "files": digests,
         },
         "licence": LICENCES[kind],

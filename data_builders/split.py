@@ -9,7 +9,6 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 
@@ -17,16 +16,16 @@ from data_builders import corpus
 from esc import dialogue as draw
 from esc.dialogue import Dialogue
 from esc.exceptions import CorpusError, EscError
+from esc.files import Row
 from esc.paths import SPLITS
 
 THRESHOLD = 0.8
 """Jaccard similarity of two word sets from which the texts count as nearly identical."""
-_WORD = re.compile(r"\w+")
 
 
 def words_of(text: str) -> frozenset[str]:
     """The different words of a text, whatever their case."""
-    return frozenset(_WORD.findall(text.casefold()))
+    return frozenset(re.findall(r"\w+", text.casefold()))
 
 
 def alike(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int, float]]:
@@ -54,11 +53,12 @@ class Survey:
     """What is known of a corpus; dialogues are named by their position."""
 
     def __init__(self, dialogues: Sequence[Dialogue]) -> None:
-        released = corpus.recognise(dialogues)
-        self.is_release = released is not None
-        self.dialogues = released or dialogues
+        placed = corpus.at_release_positions(dialogues)
+        self.is_release = placed is not None and len(placed) == len(corpus.release())
+        if placed and self.is_release:
+            dialogues = sorted(placed, key=lambda dialogue: dialogue.position)
+        self.dialogues = dialogues
         """At their release positions and in that order, if they are the release."""
-        self.utterances = sum(len(dialogue.utterances) for dialogue in self.dialogues)
         self.fingerprints = [corpus.fingerprint(dialogue) for dialogue in self.dialogues]
         self.situations = [words_of(dialogue.situation) for dialogue in self.dialogues]
         digest = hashlib.sha256()
@@ -67,9 +67,6 @@ class Survey:
         self.corpus = digest.hexdigest()
         """SHA-256 over all that the sets take, blanks too, in order: layouts may differ in it."""
 
-    def __len__(self) -> int:
-        return len(self.dialogues)
-
     @cached_property
     def families(self) -> list[int]:
         """For every dialogue the first one of its family.
@@ -77,44 +74,24 @@ class Survey:
         Dialogues with the same utterances or nearly the same situation are of one family, and so
         are those of a third one's.
         """
-        first = list(range(len(self)))
-
-        def of(place: int) -> int:
-            while first[place] != place:
-                first[place] = first[first[place]]
-                place = first[place]
-            return place
-
-        def join(one: int, other: int) -> None:
-            earlier, later = sorted((of(one), of(other)))
-            first[later] = earlier
-
-        twins: dict[bytes, int] = {}
-        different: dict[frozenset[str], int] = {}
-        for place, (said, words) in enumerate(zip(self.fingerprints, self.situations, strict=True)):
-            join(twins.setdefault(said, place), place)
-            if words:
-                join(different.setdefault(words, place), place)
-        places = list(different.values())
-        for one, other, _ in alike(list(different)):
-            join(places[one], places[other])
-        return [of(place) for place in range(len(self))]
-
-
-DEFAULT_SEED = 42
-SHARES = (8, 1, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """Two dialogues on different sides of the split that should not be."""
-
-    what: str
-    """``dialogue`` (the same utterances) or ``situation`` (nearly the same description)."""
-    ids: tuple[str, str]
-    splits: tuple[str, str]
-    similarity: float
-    """Jaccard similarity of the word sets, 0 to 1."""
+        seen: dict[bytes | frozenset[str], int] = {}
+        links = [
+            (seen.setdefault(key, place), place)
+            for place, keys in enumerate(zip(self.fingerprints, self.situations, strict=True))
+            for key in keys
+            if key
+        ]
+        different = [key for key in seen if isinstance(key, frozenset)]
+        links += [(seen[different[a]], seen[different[b]]) for a, b, _ in alike(different)]
+        family = [[place] for place in range(len(self.dialogues))]
+        for one, other in links:
+            ours, theirs = family[one], family[other]
+            if ours is not theirs:
+                ours += theirs
+                for place in theirs:
+                    family[place] = ours
+        first: dict[int, int] = {}
+        return [first.setdefault(id(all_of), place) for place, all_of in enumerate(family)]
 
 
 def resolve(spec: str | None, *, is_release: bool) -> str:
@@ -122,64 +99,65 @@ def resolve(spec: str | None, *, is_release: bool) -> str:
 
     Raises EscError for another form, CorpusError for the paper's split on another corpus.
     """
-    if spec is None:
-        return "paper" if is_release else f"seed:{DEFAULT_SEED}"
-    if spec == "paper":
-        if not is_release:
-            raise CorpusError(
-                "SPLIT=paper needs the ESConv release, and this corpus is not it "
-                "(its 1,300 dialogues are known by their hashes); use SPLIT=seed:N"
-            )
-        return spec
-    if re.fullmatch(r"seed:\d{1,9}", spec):
-        return spec
-    raise EscError(f"SPLIT={spec!r} is not a split; use 'paper' or 'seed:N', such as seed:42")
+    spec = spec or ("paper" if is_release else "seed:42")
+    if spec == "paper" and not is_release:
+        raise CorpusError(
+            "SPLIT=paper needs the ESConv release, and this corpus is not it (its 1,300 dialogues "
+            "are known by their hashes); use SPLIT=seed:N"
+        )
+    if not re.fullmatch(r"paper|seed:\d{1,9}", spec):
+        raise EscError(f"SPLIT={spec!r} is not a split; use 'paper' or 'seed:N', such as seed:42")
+    return spec
 
 
 def assign(survey: Survey, spec: str) -> list[str]:
-    """``train``, ``validation`` or ``test`` of every dialogue, under a resolved ``spec``."""
+    """``train``, ``validation`` or ``test`` of every dialogue, under a resolved ``spec``.
+
+    A seeded split is 8:1:1; one dialogue or nearly one situation stays on one side.
+    """
     if spec == "paper":
-        return corpus.paper_split()
-    return _seeded(survey.families, int(spec.partition(":")[2]))
-
-
-def _seeded(families: Sequence[int], seed: int) -> list[str]:
-    """A seeded 8:1:1 split; one dialogue or nearly one situation stays on one side."""
+        return list(corpus.release().values())
+    families = survey.families
     total, sizes = len(families), Counter(families)
-    units = [first for first in range(total) if sizes[first]]
-    random.Random(seed).shuffle(units)
-    room = {name: total * share // sum(SHARES) for name, share in zip(SPLITS, SHARES, strict=True)}
+    units = sorted(sizes)
+    random.Random(int(spec.removeprefix("seed:"))).shuffle(units)
+    room = dict.fromkeys(SPLITS, total // 10)
     room["train"] = total - room["validation"] - room["test"]
-    sides = [""] * total
+    side_of: dict[int, str] = {}
     # Largest families first: the small ones then fill every side up to its exact size.
-    for unit in sorted(units, key=lambda unit: sizes[unit], reverse=True):
-        size = sizes[unit]
-        side = max(SPLITS, key=lambda name: (room[name] >= size, room[name] / total))
-        room[side] -= size
-        sides[unit] = side
-    return [sides[first] for first in families]
+    for unit in sorted(units, key=sizes.__getitem__, reverse=True):
+        side = max(SPLITS, key=lambda name: (room[name] >= sizes[unit], room[name]))
+        room[side] -= sizes[unit]
+        side_of[unit] = side
+    return [side_of[first] for first in families]
 
 
-def leaks(survey: Survey, sides: Sequence[str], chosen: Iterable[int]) -> Iterator[Leak]:
-    """Every pair of ``chosen`` on two sides with the same utterances or near-same situations."""
+def leaks(survey: Survey, sides: Sequence[str], chosen: Iterable[int]) -> list[Row]:
+    """Every pair of ``chosen`` on two sides with the same utterances or near-same situations.
+
+    ``what`` is ``dialogue`` or ``situation``, ``similarity`` the Jaccard one of the word sets.
+    """
     families = survey.families
     # A family that is on one side has none; those of a seeded split are.
     apart = {first for place, first in enumerate(families) if sides[place] != sides[first]}
     members = [place for place in chosen if families[place] in apart]
     seen: dict[bytes, int] = {}
-    for place in members:
-        twin = seen.setdefault(survey.fingerprints[place], place)
-        if sides[twin] != sides[place]:
-            yield _leak("dialogue", twin, place, sides, 1.0)
-    for first, second, similarity in alike([survey.situations[place] for place in members]):
-        one, other = members[first], members[second]
-        if sides[one] != sides[other]:
-            yield _leak("situation", one, other, sides, similarity)
-
-
-def _leak(what: str, one: int, other: int, sides: Sequence[str], similarity: float) -> Leak:
-    names = (sides[one], sides[other])
-    return Leak(what, (str(one), str(other)), names, round(similarity, 3))
+    found = [
+        ("dialogue", seen.setdefault(survey.fingerprints[place], place), place, 1.0)
+        for place in members
+    ]
+    for one, other, similarity in alike([survey.situations[place] for place in members]):
+        found.append(("situation", members[one], members[other], similarity))
+    return [
+        {
+            "what": what,
+            "ids": [str(one), str(other)],
+            "splits": [sides[one], sides[other]],
+            "similarity": round(similarity, 3),
+        }
+        for what, one, other, similarity in found
+        if sides[one] != sides[other]
+    ]
 
 
 def subset(sides: Sequence[str], limit: int | None) -> Sequence[int]:
@@ -192,5 +170,5 @@ def subset(sides: Sequence[str], limit: int | None) -> Sequence[int]:
     chosen: list[int] = []
     for name in SPLITS:
         ids = (str(place) for place, side in enumerate(sides) if side == name)
-        chosen += map(int, draw.first(limit, ids))
+        chosen += map(int, draw.order(ids)[:limit])
     return sorted(chosen)

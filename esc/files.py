@@ -167,13 +167,15 @@ def read_value(path: Path, *, made_by: str | None = None) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL file, one by one; EscError names the file and the line."""
+    """The rows of a JSONL file, one by one, blank lines left out; EscError names file and line."""
     try:
         stream = path.open("rb")
     except FileNotFoundError:
         raise EscError(f"{path} does not exist") from None
     with stream:
         for number, line in enumerate(stream, start=1):
+            if line.isspace():
+                continue
             try:
                 row = orjson.loads(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
             except ValueError as error:

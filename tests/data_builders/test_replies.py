@@ -1,11 +1,10 @@
 """A corpus's own replies as predictions: what they are of is told beside them."""
 
-import json
 import shutil
 
 import pytest
 
-from data_builders import build, corpus
+from data_builders import build
 from esc import cli, files, paths, step
 
 
@@ -49,16 +48,6 @@ def test_the_release_has_its_positions_as_ids_in_any_layout(
     assert ids(written(hf)) == of_release and len(of_release) == 18376
     part = {row["id"]: row["gold_response"] for row in files.read_jsonl(written(hf / "test.txt"))}
     assert part.keys() < of_release and len({name.partition("-")[0] for name in part}) == 195
-
-
-def test_a_part_of_a_known_release_has_release_positions(written, small_corpus, monkeypatch):
-    rows = json.loads(small_corpus.read_text())
-    small_corpus.write_text(json.dumps(rows[7:4:-1]))
-    hashes = {f"hello from {place}": place for place in range(20)}
-    monkeypatch.setattr(corpus, "position_of", lambda one: hashes[one.utterances[0].text])
-    assert [row["id"] for row in files.read_jsonl(written(small_corpus))] == [
-        *("7-0", "7-1", "6-0", "6-1", "5-0", "5-1")
-    ]
 
 
 @pytest.fixture

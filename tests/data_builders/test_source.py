@@ -50,7 +50,7 @@ def test_the_download_is_kept_with_its_checksum_shown(server, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ("cut", "broke off|download failed"),
+        ("cut", "download failed"),
         ("page", "no corpus"),
         ("other", "no corpus"),
         ("missing", "download failed"),
@@ -92,9 +92,8 @@ def test_an_unreachable_hub_is_one_error_with_the_ways_out(tmp_path, monkeypatch
         source.locate("nobody/nothing-of-that-name", tmp_path)
 
 
-@pytest.mark.parametrize("names", [("ESConv.json", "hf_train.txt"), ("ESConv.json",)])
-def test_a_folder_with_the_official_file_means_that_file(tmp_path, names):
-    for name in names:
+def test_a_folder_with_the_official_file_means_that_file(tmp_path):
+    for name in ("ESConv.json", "hf_train.txt"):
         (tmp_path / name).write_bytes(CORPUS)
     assert source.locate(str(tmp_path), tmp_path).files == (tmp_path / "ESConv.json",)
 

@@ -2,14 +2,14 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 from corpora import dialogue
 
-from data_builders import corpus as esconv_loader
+from data_builders import corpus as loader
 from data_builders import split
-from data_builders.corpus import RELEASE, fingerprint
-from data_builders.split import Survey
+from data_builders.split import THRESHOLD, Survey, alike, words_of
 from esc.exceptions import EscError
 from esc.paths import SPLITS
 
@@ -28,53 +28,60 @@ def assigned(dialogues, spec="seed:42"):
     return split.assign(Survey(dialogues), spec)
 
 
-def leaks(dialogues, sides):
-    return list(split.leaks(Survey(dialogues), sides, range(len(dialogues))))
+def leaks(dialogues, sides, chosen=None):
+    found = split.leaks(Survey(dialogues), sides, chosen or range(len(dialogues)))
+    return [(leak["what"], leak["ids"]) for leak in found]
 
 
-def test_a_seeded_split_has_shares_of_8_1_1():
-    assert Counter(assigned(corpus(200))) == {"train": 160, "validation": 20, "test": 20}
+def test_near_same_texts_are_those_of_comparing_all_with_all():
+    chooser = random.Random(7)
+    words = [f"w{n}" for n in range(12)]
+    sets = [words_of(" ".join(chooser.sample(words, chooser.randint(0, 9)))) for _ in range(150)]
+    expected = {
+        (i, j)
+        for (i, one), (j, other) in combinations(enumerate(sets), 2)
+        if one | other and len(one & other) / len(one | other) >= THRESHOLD
+    }
+    assert expected
+    assert {(i, j) for i, j, _ in alike(sets)} == expected
 
 
-def test_a_seeded_split_follows_its_seed():
-    dialogues = corpus(50)
-    assert assigned(dialogues, "seed:1") == assigned(dialogues, "seed:1")
-    assert assigned(dialogues, "seed:1") != assigned(dialogues, "seed:2")
+def test_a_seeded_split_has_shares_of_8_1_1_and_follows_its_seed():
+    dialogues = corpus(200)
+    sides = assigned(dialogues, "seed:1")
+    assert Counter(sides) == {"train": 160, "validation": 20, "test": 20}
+    assert assigned(dialogues, "seed:1") == sides != assigned(dialogues, "seed:2")
 
 
 def test_a_seeded_split_keeps_near_identical_situations_on_one_side():
     dialogues = corpus(60, situation=lambda n: " ".join(f"w{n // 3}{letter}" for letter in "abcde"))
     sides = assigned(dialogues)
     assert [sides[n] for n in range(0, 60, 3)] == [sides[n] for n in range(2, 60, 3)]
-    assert not leaks(dialogues, sides)
-    assert set(sides) == set(SPLITS)
+    assert not leaks(dialogues, sides) and set(sides) == set(SPLITS)
 
 
 def test_a_seeded_split_keeps_identical_dialogues_on_one_side():
     pairs = zip(corpus(60), corpus(30) * 2, strict=True)
     dialogues = [replace(one, utterances=twin.utterances) for one, twin in pairs]
     sides = assigned(dialogues)
-    assert sides[:30] == sides[30:]
-    assert not leaks(dialogues, sides)
+    assert sides[:30] == sides[30:] and not leaks(dialogues, sides)
+
+
+def test_families_are_joined_over_a_third_dialogue():
+    one, two, three, four = corpus(4)
+    two = replace(two, utterances=one.utterances)
+    three = replace(three, situation=two.situation)
+    assert Survey([one, two, three, four]).families == [0, 0, 0, 3]
 
 
 def test_the_leak_check_finds_a_dialogue_and_a_situation_on_two_sides():
     one, other, third = corpus(3)
     twin = replace(other, utterances=one.utterances)
     near = replace(third, situation=one.situation.upper() + "!")
-    found = leaks([one, twin, near], ["train", "test", "validation"])
-    assert [(leak.what, leak.ids) for leak in found] == [
-        ("dialogue", ("0", "1")),
-        ("situation", ("0", "2")),
-    ]
-
-
-def test_the_leak_check_looks_at_the_chosen_dialogues_alone():
-    one, other, third = corpus(3)
-    survey = Survey([one, replace(other, situation=one.situation), third])
-    sides = ["train", "test", "validation"]
-    assert [leak.ids for leak in split.leaks(survey, sides, [0, 1])] == [("0", "1")]
-    assert not list(split.leaks(survey, sides, [1, 2]))
+    dialogues, sides = [one, twin, near], ["train", "test", "validation"]
+    assert leaks(dialogues, sides) == [("dialogue", ["0", "1"]), ("situation", ["0", "2"])]
+    # Of the chosen ones alone.
+    assert leaks(dialogues, sides, [0, 1]) == [("dialogue", ["0", "1"])]
 
 
 def test_a_subset_is_contained_in_every_larger_one_and_taken_from_each_split():
@@ -95,33 +102,34 @@ def test_the_papers_split_needs_the_release():
         split.resolve("paper", is_release=False)
 
 
-def test_the_release_manifest_has_the_papers_sizes_and_1300_distinct_hashes():
-    rows = json.loads(RELEASE.read_text())["dialogues"]
-    assert Counter(name for _, name in rows) == {"train": 1040, "validation": 130, "test": 130}
-    assert len({sha1 for sha1, _ in rows}) == 1300
-
-
 def test_every_layout_and_order_of_the_release_is_recognised_with_the_same_ids(esconv_folder):
-    official = list(esconv_loader.read([esconv_folder / "ESConv.json"])[1])
+    official = list(loader.read([esconv_folder / "ESConv.json"])[1])
     parts = [esconv_folder / f"hf_{name}.txt" for name in ("train", "valid", "test")]
-    hf = list(esconv_loader.read(parts)[1])
+    hf = list(loader.read(parts)[1])
     random.Random(0).shuffle(hf)
     of_official, of_hf = Survey(official), Survey(hf)
     assert of_official.dialogues == official and of_hf.is_release
     assert [one.position for one in of_hf.dialogues] == list(range(1300))
-    assert list(map(fingerprint, of_hf.dialogues)) == list(map(fingerprint, official))
-    assert of_official.families == of_hf.families
+    assert of_official.fingerprints == of_hf.fingerprints
 
 
 def test_a_part_of_the_release_is_not_the_release(esconv):
-    dialogues = list(esconv_loader.read([esconv])[1])
+    dialogues = list(loader.read([esconv])[1])
     for others in (dialogues[:-1], [*dialogues[:-1], dialogues[0]], [*dialogues, dialogues[0]]):
         survey = Survey(others)
-        assert not survey.is_release and len(survey) == len(others)
+        assert not survey.is_release and survey.dialogues == others
 
 
-def test_the_papers_indices_are_those_of_the_manifest(esconv_folder):
+def test_the_corpus_hash_is_over_all_that_is_taken():
+    first, *rest = corpus(5)
+    same = Survey([first, *rest]).corpus
+    assert Survey([replace(first, emotion_type="joy"), *rest]).corpus != same
+    assert Survey([*rest, first]).corpus != same
+
+
+def test_the_papers_split_is_that_of_its_indices(esconv_folder):
     given = json.loads((esconv_folder / "paper_split.json").read_text())
-    rows = json.loads(RELEASE.read_text())["dialogues"]
+    sides = list(loader.release().values())
+    assert Counter(sides) == {"train": 1040, "validation": 130, "test": 130}
     for name in ("validation", "test"):
-        assert {n for n, row in enumerate(rows) if row[1] == name} == set(given[name])
+        assert {n for n, side in enumerate(sides) if side == name} == set(given[name])
