@@ -23,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from esc import backbones, cli, files, policy_server
 from esc.exceptions import EscError, Waiting
@@ -53,23 +53,27 @@ IN_FLIGHT = {"gpu": 256, "cpu": 32}
 """Requests at a time that keep an engine full, by where the backbone runs."""
 JUDGE_IN_FLIGHT = 64
 """Questions at a time to a judge, whose limits have nothing to do with the backbone's server."""
-
 LIVE = "live"
 """No batches for this step, where others of the same command use them."""
 
 Record = TypeVar("Record")
+Where = Callable[[Mapping[str, str]], AbstractContextManager[Sequence[str]]]
+"""From the weights asked, by served name, to the URLs to ask while the block runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
     """How requests are sent: nothing of it changes an answer."""
 
+    model: str
+    work: Path
     budget: Budget
     policy: Policy
     timeout: float
-    dry_run: bool
     batch: Batch | None
     """Through files and an engine that reads them, or None for a live endpoint."""
+    dry_run: bool
+    force: bool
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> "Sending":
@@ -77,31 +81,31 @@ class Sending:
         where = "gpu" if backbones.get(given.model).settings["gpus"] else "cpu"
         work = getattr(given, "work", Path())
         return cls(
+            given.model,
+            work,
             Budget(Price.parse(given.price) if given.price else None, given.max_cost),
             Policy(in_flight=given.in_flight or IN_FLIGHT[where]),
             given.timeout or TIMEOUT,
-            given.dry_run,
             Batch(given.batch, given.shard or SHARD, given.model, work) if given.batch else None,
+            given.dry_run,
+            given.force,
         )
 
-    def at(self, given: argparse.Namespace) -> "Where":
-        """Where policies are asked: BASE_URL, else the running server, else one for the block."""
+    def at(self, base_url: str | None = None) -> Where:
+        """Where policies are asked: BASE_URL, else the running server, else one for the block.
 
-        def urls(weights: Mapping[str, str]) -> AbstractContextManager[Sequence[str]]:
-            return self.servers(given.model, given.work, given.base_url, weights)
+        A batch has an engine of its own: no server is started for it.
+        """
+
+        @contextmanager
+        def urls(weights: Mapping[str, str]) -> Iterator[Sequence[str]]:
+            if self.batch:
+                yield policy_server.split_urls(base_url or "")
+            else:
+                with policy_server.servers(self.model, self.work, base_url, weights) as found:
+                    yield found.urls
 
         return urls
-
-    @contextmanager
-    def servers(
-        self, model: str, work: Path, given: str | None, weights: Mapping[str, str]
-    ) -> Iterator[Sequence[str]]:
-        """URLs as of `policy_server.servers`; a batch has an engine of its own, none is started."""
-        if self.batch:
-            yield policy_server.split_urls(given or "")
-        else:
-            with policy_server.servers(model, work, given, weights) as where:
-                yield where.urls
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, judge: bool = False) -> None:
@@ -140,6 +144,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, judge: bool = False) -> No
         help=f"requests of one batch file (default: $SHARD, or {SHARD})",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
+    parser.add_argument(
+        "--force", action="store_true", help="replace other options' rows; stored answers are kept"
+    )
 
 
 def _engine(text: str) -> str | None:
@@ -147,22 +154,6 @@ def _engine(text: str) -> str | None:
     if text and text not in (*ENGINES, LIVE):
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join((*ENGINES, LIVE))}")
     return text if text not in ("", LIVE) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What the asking of one folder took."""
-
-    requests: Row
-    """How many were answered, found in the cache, and failed."""
-    cost: float | None
-    """Money, or None where no price is given."""
-    seconds: float
-
-    @property
-    def facts(self) -> Row:
-        """For ``run.json``."""
-        return {"requests": self.requests, "cost": self.cost}
 
 
 def failed(rows: Sequence[Row]) -> int:
@@ -176,7 +167,7 @@ class Asking(Generic[Record]):
 
     folder: RunFolder
     what: str
-    """For the progress bar."""
+    """For the progress bar, and before what a dry run says."""
     run: Row
     """What the stored answers are of."""
     records: Callable[[], Sequence[Record]]
@@ -185,10 +176,12 @@ class Asking(Generic[Record]):
     """From somebody to ask and a record to its row."""
     without: Callable[[Record, Failure | None], Row]
     """The row of a record's final failure, or, with None, of one that nobody is asked about."""
-    told: Callable[[Sequence[Row], Sent], Row]
+    told: Callable[[Sequence[Row]], Row]
     """What the rows come to: for the report, and the summary file or ``run.json``."""
     report: Callable[[Row], str]
-    """The numbers one should see, of what is told."""
+    """The numbers one should see, of what is told and, without a summary, what asking took:
+    ``requests`` (answered, cached, failed), ``cost`` (None where no price is given), ``seconds``.
+    """
     models: Sequence[str]
     """The served names it asks."""
     weights: Mapping[str, str] = field(default_factory=dict)
@@ -199,8 +192,6 @@ class Asking(Generic[Record]):
     """The name of the file of what is told, where that is not ``run.json``."""
     judge: str = ""
     """Who is asked, as a reader knows it; its endpoint need not list its models. Empty for ours."""
-    name: str = ""
-    """Before what a dry run says, where several folders are asked for."""
 
     def finished(self) -> Row | None:
         """What was told where these options are done and the files whole, or None."""
@@ -211,11 +202,7 @@ class Asking(Generic[Record]):
         return files.read_json(path) if path.is_file() else None
 
 
-Where = Callable[[Mapping[str, str]], AbstractContextManager[Sequence[str]]]
-"""From the weights asked, by served name, to the URLs to ask while the block runs."""
-
-
-def ask_all(askings: Iterable[Asking[Any]], where: Where, sending: Sending, *, force: bool) -> int:
+def ask_all(askings: Iterable[Asking[Any]], where: Where, sending: Sending) -> int:
     """Exit code: 0 where no row of any folder is missing, 1 where requests failed.
 
     The one loop that asks: claims every folder, rehearses, asks what no stored answer tells (one
@@ -224,7 +211,7 @@ def ask_all(askings: Iterable[Asking[Any]], where: Where, sending: Sending, *, f
     leaves some of the asking to others.
     """
     with ExitStack() as stack:
-        opened = [one for asking in askings if (one := _opened(asking, sending, force, stack))]
+        opened = [one for asking in askings if (one := _opened(asking, sending, stack))]
         if sending.dry_run:
             return 0
         to_ask = [one for one in opened if one.rehearsal.requests]
@@ -252,14 +239,14 @@ class _Opened:
     rehearsed: Sequence[Row]
 
 
-def _opened(asking: Asking[Any], sending: Sending, force: bool, stack: ExitStack) -> _Opened | None:
+def _opened(asking: Asking[Any], sending: Sending, stack: ExitStack) -> _Opened | None:
     """What is to be asked, or None where all is there; its folder is held until the end."""
     folder = asking.folder
     stack.enter_context(files.exclusive(folder.path))
     if "step" in folder.options:
         folder.check_own()
     if not sending.dry_run:
-        folder.claim(force=force)
+        folder.claim(force=sending.force)
         if (done := asking.finished()) is not None:
             print(f"{folder.path / folder.records} is complete with these options; nothing to do")
             print(asking.report(done))
@@ -273,88 +260,97 @@ def _opened(asking: Asking[Any], sending: Sending, force: bool, stack: ExitStack
     asked = [record for record in records if asking.is_asked(record)]
     rehearsal = Rehearsal(cache, asking.weights)
 
-    async def all_records() -> list[Row]:
+    async def rehearsed() -> list[Row]:
         return [await asking.work(rehearsal, record) for record in asked]
 
-    rehearsed = asyncio.run(all_records())
+    one = _Opened(asking, records, asked, cache, rehearsal, asyncio.run(rehearsed()))
     if sending.dry_run:
-        print(f"{asking.name}: " * bool(asking.name) + rehearsal.report(sending.budget))
-    return _Opened(asking, records, asked, cache, rehearsal, rehearsed)
+        print(f"{asking.what}: {rehearsal.report(sending.budget)}")
+    return one
 
 
 def _finish(one: _Opened, urls: Sequence[str], sending: Sending) -> int:
     """Ask, write and tell; the number of rows to ask for again."""
-    asking, folder, budget = one.asking, one.asking.folder, sending.budget
+    asking, budget = one.asking, sending.budget
     spent, begin = budget.spent, time.monotonic()
     results: Sequence[Row | Failure] = one.rehearsed
     meter = Meter(budget, cached=one.rehearsal.cached)
     if one.rehearsal.requests:
-        results, meter = _ask(one, urls, sending)
-    if asking.judge:
-        check_not_all_refused(asking.judge, results)
+        results, meter = (
+            _through_files(one, urls, sending)
+            if sending.batch
+            else asyncio.run(_live(one, urls, sending))
+        )
+        _check_some_answered(asking, results, budget)
     answers = iter(results)
     rows = []
     for record in one.records:
         found = next(answers) if asking.is_asked(record) else None
         rows.append(found if isinstance(found, dict) else asking.without(record, found))
-    sent = Sent(
-        {"answered": meter.answered, "cached": meter.cached, "failed": meter.failed},
-        round(budget.spent - spent, 4) if budget.price else None,
-        time.monotonic() - begin,
-    )
-    told, missing = asking.told(rows, sent), asking.missing(rows)
+    sent = {
+        "requests": {name: getattr(meter, name) for name in ("answered", "cached", "failed")},
+        "cost": round(budget.spent - spent, 4) if budget.price else None,
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+    told, missing = asking.told(rows), asking.missing(rows)
     if asking.summary:
-        files.write_json(folder.path / asking.summary, told)
-    folder.write(rows, sent.facts if asking.summary else told, complete=not missing)
+        files.write_json(asking.folder.path / asking.summary, told)
+        asking.folder.write(rows, sent, complete=not missing)
+    else:
+        told |= sent
+        asking.folder.write(rows, told, complete=not missing)
     print(asking.report(told))
     return missing
 
 
-def _ask(one: _Opened, urls: Sequence[str], sending: Sending) -> tuple[list[Row | Failure], Meter]:
-    """(a row, or the final failure, for every record asked about, in order; what was sent)."""
-    work, weights = one.asking.work, one.asking.weights
-    if sending.batch:
-        engine, meter = engine_of(sending.batch, urls, sending.budget), Meter(sending.budget)
-        found = Rounds(one.cache, weights, engine, sending.batch.shard, meter).ask(one.asked, work)
-        if meter.failed and not engine.writes:
-            print(
-                f"batch       {meter.failed:,} failures were brought: BATCH=write asks again",
-                file=sys.stderr,
-            )
-    else:
-        found, meter = asyncio.run(_ask_live(one, urls, sending))
-    _check_not_all_empty(found, sending.budget)
-    if lost := [(it.kind.value, it.message) for it in found if isinstance(it, Failure)]:
-        print(f"no answer   {visible(counted(lost))}", file=sys.stderr)
+Found = tuple[Sequence[Row | Failure], Meter]
+"""(a row, or the final failure, for every record asked about, in order; what was sent)."""
+
+
+def _through_files(one: _Opened, urls: Sequence[str], sending: Sending) -> Found:
+    assert sending.batch is not None
+    engine, meter = engine_of(sending.batch, urls, sending.budget), Meter(sending.budget)
+    rounds = Rounds(one.cache, one.asking.weights, engine, sending.batch.shard, meter)
+    found = rounds.ask(one.asked, one.asking.work)
+    if meter.failed and not engine.writes:
+        told = f"batch       {meter.failed:,} failures were brought: BATCH=write asks again"
+        print(told, file=sys.stderr)
     return found, meter
 
 
-async def _ask_live(
-    one: _Opened, urls: Sequence[str], sending: Sending
-) -> tuple[list[Row | Failure], Meter]:
+async def _live(one: _Opened, urls: Sequence[str], sending: Sending) -> Found:
     asking, policy = one.asking, sending.policy
     pool = Pool(urls, timeout=sending.timeout, connections=policy.in_flight)
     chat = Chat(pool, one.cache, weights=asking.weights, policy=policy, budget=sending.budget)
     try:
         await pool.connect(asking.models, listed=not asking.judge)
-        rows = await chat.run(one.asked, asking.work, asking.what)
+        return await chat.run(one.asked, asking.work, asking.what), chat.meter
     finally:
         await pool.close()
-    return rows, chat.meter
 
 
-def _check_not_all_empty(results: Sequence[object], budget: Budget) -> None:
-    """Raise RunStopped where no record has an answer, because none of the answers has a text."""
-    empty = [one for one in results if isinstance(one, Failure) and one.kind is FailureKind.EMPTY]
-    if empty and len(empty) == len(results):
+def _check_some_answered(
+    asking: Asking[Any], results: Sequence[Row | Failure], budget: Budget
+) -> None:
+    """Tell why answers are missing; raise where all are, for what is no single record's fault."""
+    lost = [one for one in results if isinstance(one, Failure)]
+    kinds = {one.kind for one in lost} if len(lost) == len(results) else set()
+    if kinds == {FailureKind.EMPTY}:
         raise RunStopped(
-            f"every answer is empty{budget.told()}: {empty[0].message}; nothing is written: switch "
+            f"every answer is empty{budget.told()}: {lost[0].message}; nothing is written: switch "
             "the model's thinking off where it is served, or take another one"
+        )
+    if lost:
+        told = visible(counted((one.kind.value, one.message) for one in lost))
+        print(f"no answer   {told}", file=sys.stderr)
+    if asking.judge and kinds == {FailureKind.REFUSED}:
+        raise EscError(
+            f"{asking.judge} refuses every question ({lost[0].message}); nothing is written: take "
+            "another judge (JUDGE, JUDGE_BASE_URL)"
         )
 
 
 RANDOM = "random"
-_NO_JUDGES = (RANDOM, EMBEDDED)
 HOSTED = "https://api.openai.com/v1"
 NUMBER, REASON = "number", "reason"
 FORMS = (NUMBER, REASON)
@@ -363,7 +359,7 @@ FORMS = (NUMBER, REASON)
 
 def is_smoke(name: str) -> bool:
     """Whether what a judge of that name says is no judgement: random draws, the embedded model."""
-    return name in _NO_JUDGES
+    return name in (RANDOM, EMBEDDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,22 +412,6 @@ def judge_for(model: str, name: str | None, urls: str | None, *, keyless: bool =
 def keyless(given: argparse.Namespace) -> bool:
     """Whether a run with these parsed arguments of `Sending` asks no hosted judge."""
     return bool(given.dry_run or given.batch not in (None, "openai"))
-
-
-def check_not_all_refused(who: str, results: Iterable[object]) -> None:
-    """Raise EscError where it is the request that is refused, not what a question quotes.
-
-    ``results`` holds a final `Failure`, or whatever else became of it, for every question.
-    """
-    kept = list(results)
-    refusals = [
-        one.message for one in kept if isinstance(one, Failure) and one.kind is FailureKind.REFUSED
-    ]
-    if refusals and len(refusals) == len(kept):
-        raise EscError(
-            f"{who} refuses every question ({refusals[0]}); nothing is written: take another judge "
-            "(JUDGE, JUDGE_BASE_URL)"
-        )
 
 
 def add_judge_name(parser: argparse.ArgumentParser) -> None:
@@ -524,14 +504,47 @@ class Verdict(BaseModel):
         """What in it cannot both be so, or nothing."""
         return ""
 
+    @property
+    def essence(self) -> tuple[object, ...]:
+        """What makes two of them the same: the labels, not the words around them."""
+        return tuple(getattr(self, name) for name in self.labels())
+
+    @classmethod
+    def labels(cls) -> list[str]:
+        """The fields that decide; the others explain."""
+        return [name for name, field in cls.model_fields.items() if field.is_required()]
+
+    @classmethod
+    def schema_text(cls, **changed: dict[str, Any]) -> str:
+        """The JSON schema that a judge's answer is asked under, as JSON text.
+
+        A field is text, unless its ``json_schema_extra`` or ``changed``, by its title, says what
+        else. Every field is required and no other allowed, which is what strict endpoints ask for.
+        """
+        properties = {
+            str(field.title): {"type": "string", **_extra(field.json_schema_extra)}
+            for field in cls.model_fields.values()
+        }
+        return strict_schema(properties | changed)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_line(cls, value: object, info: ValidationInfo) -> object:
+        """An explanation as text; half a character, which JSON can name, cannot be written."""
+        if cls.model_fields[str(info.field_name)].is_required():
+            return value
+        return " ".join(str(value or "").split()).encode(errors="replace").decode()
+
+
+def _extra(known: object) -> dict[str, Any]:
+    return known if isinstance(known, dict) else {}
+
 
 V = TypeVar("V", bound=Verdict)
 _OPENED = re.compile(r'\{\s*"([^"\n]{1,80})"\s*:')
 """The beginning of an object, with its first key."""
 _BEGINS = re.compile(r"\s*(?:```\w*\s*)?\{")
 """The head of an answer that is the verdict itself."""
-_Pairs = tuple[tuple[str, Any], ...]
-"""An object as it was written: its keys may be there twice."""
 
 
 def read(kind: type[V], text: str, *, truncated: bool = False) -> V | Unscored:
@@ -542,29 +555,35 @@ def read(kind: type[V], text: str, *, truncated: bool = False) -> V | Unscored:
     judged; nor is one that stands in a broken verdict, or one that names a field twice, for the
     same reason.
     """
-    if not text.strip():
-        return Unscored(Reason.CUT if truncated else Reason.EMPTY)
-    if truncated and not _BEGINS.match(text):
-        # Whatever stands in it may be the draft of a verdict that was still thought about.
-        return Unscored(Reason.CUT, _short(text))
+    shown = " ".join(text.split())[:120].encode(errors="replace").decode()
+    # Whatever stands in a cut answer may be the draft of a verdict that was still thought about.
+    if not shown or (truncated and not _BEGINS.match(text)):
+        return Unscored(Reason.CUT if truncated else Reason.EMPTY, shown)
+    names = {
+        _letters(said): name
+        for name, field in kind.model_fields.items()
+        for said in (name, field.title or name)
+    }
     objects: list[dict[str, object]] = []
     broken = False
     for found in _objects(text):
         if isinstance(found, str):
-            broken = broken or _key(found) in _names(kind)
+            broken |= _letters(found) in names
         elif not broken:
-            objects += _readings(kind, found)
-    labels = {name for name in kind.model_fields if _is_label(kind, name)}
-    whole = [fields for fields in objects if labels <= fields.keys()]
+            named = [
+                (names[_letters(key)], value) for key, value in found if _letters(key) in names
+            ]
+            # Where a field is named twice, either may be the quoted one.
+            objects += [dict(named[::-1]), dict(named)]
+    labels = set(kind.labels())
+    whole = [_validated(kind, fields) for fields in objects if labels <= fields.keys()]
     if not whole:
-        named = broken or any(labels & fields.keys() for fields in objects)
-        reason = Reason.CUT if truncated else Reason.INCOMPLETE if named else Reason.PROSE
-        return Unscored(reason, _short(text))
-    read_all = [_validated(kind, fields) for fields in whole]
-    said = {_essence(kind, one) for one in read_all}
-    if len(said) > 1:
-        return Unscored(Reason.TWO, _short(text))
-    return read_all[-1]
+        begun = broken or any(labels & fields.keys() for fields in objects)
+        reason = Reason.INCOMPLETE if begun else Reason.PROSE
+        return Unscored(Reason.CUT if truncated else reason, shown)
+    if len({one if isinstance(one, Unscored) else one.essence for one in whole}) > 1:
+        return Unscored(Reason.TWO, shown)
+    return whole[-1]
 
 
 def _validated(kind: type[V], fields: Mapping[str, object]) -> V | Unscored:
@@ -579,49 +598,15 @@ def _validated(kind: type[V], fields: Mapping[str, object]) -> V | Unscored:
     return verdict
 
 
-def _essence(kind: type[V], one: V | Unscored) -> object:
-    """What makes two verdicts the same: the labels, not the words around them."""
-    if isinstance(one, Unscored):
-        return one
-    return tuple(getattr(one, name) for name in kind.model_fields if _is_label(kind, name))
-
-
-def _is_label(kind: type[Verdict], name: str) -> bool:
-    return kind.model_fields[name].is_required()
-
-
-def _readings(kind: type[Verdict], found: _Pairs) -> list[dict[str, object]]:
-    """The object's values by the verdict's own field names.
-
-    Two readings where a field is named twice, since one of the two may be quoted.
-    """
-    names = _names(kind)
-    named = [(names[_key(key)], value) for key, value in found if _key(key) in names]
-    readings = [dict(named)] if len(dict(named)) == len(named) else [dict(named[::-1]), dict(named)]
-    return [
-        {name: value if _is_label(kind, name) else _said(value) for name, value in one.items()}
-        for one in readings
-    ]
-
-
-def _said(value: object) -> str:
-    """An explanation as one line; half a character, which JSON can name, cannot be written."""
-    return " ".join(str(value or "").split()).encode(errors="replace").decode()
-
-
-def _names(kind: type[Verdict]) -> dict[str, str]:
-    """Key of a name that a judge may use to the verdict's own field name."""
-    return {_key(name): name for name in kind.model_fields} | {
-        _key(field.title or name): name for name, field in kind.model_fields.items()
-    }
-
-
-def _key(name: str) -> str:
+def _letters(name: str) -> str:
     return "".join(re.findall(r"[a-z]+", name.casefold()))
 
 
-def _objects(text: str) -> Iterator[_Pairs | str]:
-    """Every JSON object in the text, outermost ones alone, in order; of a broken one its key."""
+def _objects(text: str) -> Iterator[tuple[tuple[str, Any], ...] | str]:
+    """Every JSON object in the text, outermost ones alone, in order; of a broken one its key.
+
+    An object comes as it was written: its keys may be there twice.
+    """
     decoder = json.JSONDecoder(object_pairs_hook=tuple)
     position = text.find("{")
     while position >= 0:
@@ -636,15 +621,8 @@ def _objects(text: str) -> Iterator[_Pairs | str]:
         position = text.find("{", end)
 
 
-def _short(text: str) -> str:
-    return " ".join(text.split())[:120].encode(errors="replace").decode()
-
-
 def strict_schema(properties: Mapping[str, Any]) -> str:
-    """The JSON schema of an object of these properties, as JSON text.
-
-    Every field is required and no other allowed, which is what strict endpoints ask for.
-    """
+    """The JSON schema of an object of these properties, all required, as JSON text."""
     return json.dumps(
         {
             "type": "object",

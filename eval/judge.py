@@ -250,7 +250,7 @@ class Bench:
         """Where it is asked."""
         if self.judge.urls or self.judge.is_random:
             return lambda _: nullcontext(self.judge.urls)
-        return lambda weights: sending.servers(self.model, self.work, None, weights)
+        return sending.at()
 
 
 def usual_judge(model: str) -> str:
@@ -285,7 +285,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_judge_name(parser)
     add_judge_url(parser)
     add_sending(parser, judge=True)
-    parser.add_argument("--force", action="store_true", help="replace other options' results")
 
 
 TEMPLATES = Path(__file__).parent / "prompts"
@@ -746,7 +745,7 @@ def asking(asked: Asked, out: Path) -> Asking[Question]:
         records=lambda: questions_of(asked.source.items, asked.repeat),
         work=partial(one_score, bench=bench, form=asked.form),
         without=lambda question, failure: row_of(question, bench, failure),
-        told=lambda rows, _: _summary(asked, options["prompts"] or "none", rows),
+        told=lambda rows: _summary(asked, options["prompts"] or "none", rows),
         report=partial(report, out),
         models=[bench.judge.name],
         weights=bench.weights,
@@ -814,7 +813,7 @@ def main(argv: list[str]) -> int:
     source = of_pairs(path, n) if is_pairs else of_predictions(path, n)
     asked = Asked(path, source, is_pairs, bench, n, repeat, given.form)
     sending = Sending.of(given)
-    return ask_all([asking(asked, given.out)], bench.at(sending), sending, force=given.force)
+    return ask_all([asking(asked, given.out)], bench.at(sending), sending)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -223,7 +223,7 @@ def asking(asked: Asked, out: Path) -> Asking[Pair]:
         records=lambda: asked.pairs,
         work=partial(one_pair, bench=bench),
         without=partial(_without_answers, bench),
-        told=lambda rows, _: summary(asked, rows, options["prompts"] or "none"),
+        told=lambda rows: summary(asked, rows, options["prompts"] or "none"),
         report=partial(report, out),
         models=[bench.judge.name],
         weights=bench.weights,
@@ -267,7 +267,7 @@ def main(argv: list[str]) -> int:
     found = matched(given.a, given.b)
     asked = Asked(found, found.pairs[:n], bench, n)
     sending = Sending.of(given)
-    return ask_all([asking(asked, given.out)], bench.at(sending), sending, force=given.force)
+    return ask_all([asking(asked, given.out)], bench.at(sending), sending)
 
 
 def _parser() -> argparse.ArgumentParser:

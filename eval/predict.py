@@ -24,7 +24,7 @@ from esc.backbones import DECODE
 from esc.dialogue import GoldTurn, gold_turns
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.judging import Asking, Sending, Sent, ask_all
+from esc.judging import Asking, Sending, ask_all
 from esc.judging import add_arguments as add_sending
 from esc.llm import Asks, Failure, FailureKind, derived_seed
 from esc.paths import PROMPT_BASELINES, at_stage, of_suffix, tasks_of
@@ -148,7 +148,7 @@ def asking(asked: Asked) -> Asking[GoldTurn]:
     )
 
 
-def _told(asked: Asked, records: Sequence[Row], sent: Sent) -> Row:
+def _told(asked: Asked, records: Sequence[Row]) -> Row:
     count = Counter(record["status"] for record in records)
     answered = count["ok"] + count["invalid"]
     built = files.read_json(paths.data_manifest(asked.work))
@@ -167,8 +167,6 @@ def _told(asked: Asked, records: Sequence[Row], sent: Sent) -> Row:
         "decode": asked.setting.decode,
         "temperature": asked.setting.temperature,
         "top_p": asked.setting.top_p,
-        "requests": sent.requests,
-        "seconds": round(sent.seconds, 1),
         # With BASE_URL, the weights named are this WORK's; what the server holds is its own matter.
         "asked": "BASE_URL" if asked.base_urls else "the server of this WORK",
         "smoke": is_smoke(asked.model, asked.work),
@@ -209,16 +207,16 @@ def _sampling(facts: Row) -> str:
 def main(argv: list[str]) -> int:
     """Command line of the step."""
     given = _parser().parse_args(argv)
-    sending, force = Sending.of(given), given.force
+    sending = Sending.of(given)
     wanted = [_asked(_of_folder(name, given)) for name in given.system]
     if len(wanted) == 1:
-        return ask_all([asking(wanted[0])], sending.at(given), sending, force=force)
+        return ask_all([asking(wanted[0])], sending.at(given.base_url), sending)
     failed, codes = [], []
     with policy_server.one_server():
         for asked in wanted:
             print(f"--- {asked.folder.name}", flush=True)
             try:
-                codes.append(ask_all([asking(asked)], sending.at(given), sending, force=force))
+                codes.append(ask_all([asking(asked)], sending.at(given.base_url), sending))
             except EscError as error:
                 # One system's adapter, or its options, are none of another's.
                 failed.append(f"{asked.folder.name}: {error}")
@@ -320,5 +318,4 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--base-url", type=cli.optional, help="one or several, separated by commas")
     add_sending(parser)
-    parser.add_argument("--force", action="store_true", help="replace other options' predictions")
     return parser

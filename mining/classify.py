@@ -28,7 +28,6 @@ from esc.judging import (
     Judge,
     Reason,
     Sending,
-    Sent,
     Unscored,
     add_judge_name,
     add_judge_url,
@@ -324,7 +323,7 @@ def asking(asked: Asked, out: Path) -> Asking[Prediction | StoredVerdict]:
         told = lost(failure) if failure else (NOT_JUDGED, record.lacking)
         return row_without_error(record.id, asked.judge_name, *told)
 
-    def told(rows: Sequence[Row], _: Sent) -> Row:
+    def told(rows: Sequence[Row]) -> Row:
         about = {"judge": asked.judge_name, "numbered": asked.source.numbered}
         return proportions(rows) | about | {"smoke": options["smoke"]}
 
@@ -356,7 +355,7 @@ def main(argv: list[str]) -> int:
         print(f"{len(source.verdicts):,} stored verdicts: nobody is to be asked")
     one = asking(Asked(given.predictions, source, judge), given.out)
     urls = judge.urls if judge else ()
-    return ask_all([one], lambda _: nullcontext(urls), sending, force=given.force)
+    return ask_all([one], lambda _: nullcontext(urls), sending)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -377,7 +376,4 @@ def _parser() -> argparse.ArgumentParser:
     add_judge_name(parser)
     add_judge_url(parser)
     add_sending(parser, judge=True)
-    parser.add_argument(
-        "--force", action="store_true", help="make the errors anew; stored answers are kept"
-    )
     return parser

@@ -31,7 +31,6 @@ from esc.judging import (
     Judge,
     Reason,
     Sending,
-    Sent,
     Unscored,
     Verdict,
     add_judge_name,
@@ -281,15 +280,14 @@ def asking(asked: Asked) -> Asking[Question]:
         records=lambda: list(to_judge(mining, drawn_with["LIMIT"])),
         work=partial(one_verdict, asked=asked),
         without=partial(_without_answer, asked),
-        told=lambda rows, sent: _told(rows, sent) | {"smoke": options["smoke"]},
+        told=lambda rows: _told(rows) | {"smoke": options["smoke"]},
         report=partial(_report, asked),
         models=[asked.judge.name],
         judge=", ".join(asked.judge.urls) or asked.judge.name,
-        name=mining.task,
     )
 
 
-def _told(rows: Sequence[Row], sent: Sent) -> Row:
+def _told(rows: Sequence[Row]) -> Row:
     count = Counter(row["status"] for row in rows)
     reasons = Counter(row["reason"] for row in rows if row["status"] == "unscored")
     failures = Counter(row["failure"]["kind"] for row in rows if row["status"] == "failed")
@@ -301,7 +299,6 @@ def _told(rows: Sequence[Row], sent: Sent) -> Row:
         "reasons": dict(reasons.most_common()),
         "failures": dict(failures.most_common()),
         "kept": sum(row.get("retain", False) for row in rows),
-        **sent.facts,
     }
 
 
@@ -339,7 +336,7 @@ def main(argv: list[str]) -> int:
             print(f"{mining.task}: not sampled yet; what the judge is asked is known once it is")
         else:
             askings.append(asking(Asked(mining, judge, given.blind)))
-    return ask_all(askings, lambda _: nullcontext(judge.urls), sending, force=given.force)
+    return ask_all(askings, lambda _: nullcontext(judge.urls), sending)
 
 
 def _judge_parser() -> argparse.ArgumentParser:
@@ -356,9 +353,6 @@ def _judge_parser() -> argparse.ArgumentParser:
     add_mining(parser)
     add_judge(parser)
     add_sending(parser, judge=True)
-    parser.add_argument(
-        "--force", action="store_true", help="make the verdicts anew; stored answers are kept"
-    )
     return parser
 
 

@@ -27,7 +27,6 @@ from esc.judging import (
     FOR_GOOD,
     Asking,
     Sending,
-    Sent,
     add_judge_name,
     add_judge_url,
     ask_all,
@@ -282,16 +281,15 @@ def asking(asked: Asked) -> Asking[Draw]:
         records=lambda: [(turn, index) for turn in turns for index in range(asked.samples)],
         work=partial(one_sample, asked=asked),
         without=failed_row,
-        told=lambda rows, sent: _told(asked, options, rows, sent),
+        told=lambda rows: _told(asked, options, rows),
         report=partial(report, asked),
         models=[mining.sampler],
         weights=weights,
         missing=lambda rows: _missing(rows).total(),
-        name=mining.task,
     )
 
 
-def _told(asked: Asked, options: Row, rows: Sequence[Row], sent: Sent) -> Row:
+def _told(asked: Asked, options: Row, rows: Sequence[Row]) -> Row:
     missing = _missing(rows)
     return {
         "samples": len(rows),
@@ -300,7 +298,6 @@ def _told(asked: Asked, options: Row, rows: Sequence[Row], sent: Sent) -> Row:
         "unparsable": sum(row["status"] == "ok" and row["strategy"] is None for row in rows),
         "truncated": sum(row["truncated"] for row in rows),
         "decode": asked.decode,
-        "requests": sent.requests,
         "smoke": options["smoke"],
     } | ({"missing": dict(missing.most_common())} if missing else {})
 
@@ -330,7 +327,7 @@ def main(argv: list[str]) -> int:
         )
         for mining in minings_of(given)
     ]
-    return ask_all(askings, sending.at(given), sending, force=given.force)
+    return ask_all(askings, sending.at(given.base_url), sending)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -356,7 +353,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--base-url", type=cli.optional, help="one or several, separated by commas")
     add_sending(parser)
-    parser.add_argument("--force", action="store_true", help="replace other options' samples")
     return parser
 
 

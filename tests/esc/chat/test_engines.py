@@ -171,5 +171,5 @@ def test_a_live_run_starts_no_batch_and_a_batch_no_server(tmp_path, monkeypatch)
     parser.add_argument("--model", default=MODEL)
     add_arguments(parser)
     sending = Sending.of(parser.parse_args(["--batch", "vllm"]))
-    with sending.servers(MODEL, tmp_path, None, {}) as where:
+    with sending.at()({}) as where:
         assert where == []
