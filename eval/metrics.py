@@ -98,12 +98,12 @@ def measured(cases: Cases) -> Row:
     for path, value in values.items():
         reverse = path[-1] in RAISED_BY_NOISE
         ends = stats.interval(float(value[0]), drawn[path], len(by_unit), unit, reverse=reverse)
-        if reverse and ends.low is not None:
+        if reverse and ends["low"] is not None:
             # None of them can be negative.
-            ends = replace(ends, low=max(0.0, ends.low))
-        number = _number(float(value[0]), ends, _n(path, total), why(path))
+            ends["low"] = max(0.0, ends["low"])
+        number = _number(ends, _n(path, total), why(path))
         by = stats.said(unit, reverse=reverse)
-        put(told, path, number | {"signature": f"{signature(path)}|{by}"})
+        put(told, path, number | {"signature": f"{signature(path)}|ci:{by}"})
     for name, found in diverse(cases).items():
         put(
             told,
@@ -142,28 +142,23 @@ def diverse(cases: Cases) -> dict[str, Diversity]:
 
 def _of_diversity_of_measured(name: str, found: Diversity, cases: Cases, units: int) -> Row:
     unit, half = cases.resampled_by, found.half_width
-    ends = stats.Interval(None, None)
+    ends: Row = {"value": found.value, "low": None, "high": None}
     if units < FEWEST:
-        ends = stats.Interval(None, None, too_few(units, unit))
+        ends["reason"] = f"no interval: {too_few(units, unit)}"
     elif not np.isnan(half):
-        ends = stats.Interval(max(0.0, found.value - half), found.value + half)
+        ends |= {"low": max(0.0, found.value - half), "high": found.value + half}
     path = ("text", "corpus", name)
-    told = _number(found.value, ends, len(cases.rows), why(path))
+    told = _number(ends, len(cases.rows), why(path))
     by = unit if cases.by_dialogue else f"{unit} ({NARROW})"
     return told | {"signature": f"{signature(path)}|ci:95 % jackknife by {by}"}
 
 
-def _number(value: float, ends: stats.Interval, n: int, why_not: str) -> Row:
-    told: Row = {
-        "value": rounded(value),
-        "low": rounded(ends.low),
-        "high": rounded(ends.high),
-        "n": n,
-    }
+def _number(ends: Row, n: int, why_not: str) -> Row:
+    told: Row = {name: rounded(ends[name]) for name in ("value", "low", "high")} | {"n": n}
     if told["value"] is None:
         told["reason"] = why_not
-    elif ends.reason:
-        told["reason"] = f"no interval: {ends.reason}"
+    elif "reason" in ends:
+        told["reason"] = ends["reason"]
     return told
 
 
@@ -313,8 +308,8 @@ def chance(gold: Floats, shares: Floats) -> Row:
         ends = stats.interval(value, values, RESAMPLES, "draw")
         number: Row = {
             "value": rounded(value),
-            "low": rounded(ends.low),
-            "high": rounded(ends.high),
+            "low": rounded(ends["low"]),
+            "high": rounded(ends["high"]),
             "n": 0 if "calibration" in path else n,
             "signature": f"{signature(path)}|{_DRAWS}",
         }
@@ -375,7 +370,7 @@ def compare(a: Cases, b: Cases) -> Row:
         spread = resamples[1][path] - resamples[0][path]
         reverse = path[-1] in RAISED_BY_NOISE
         ends = stats.interval(other - one, spread, len(by_unit[0]), unit, reverse=reverse)
-        told[".".join(path)] = _told(one, other, ends.low, ends.high)
+        told[".".join(path)] = _told(one, other, ends["low"], ends["high"])
     told |= _of_diversity(first, second)
     return {
         "n": len(first.rows),
@@ -503,7 +498,7 @@ def compare_errors(a: Path, b: Path) -> Row:
         difference = float(other[place] - one[place])
         spread = upper[:, place] - lower[:, place]
         ends = stats.interval(difference, spread, len(sums), unit)
-        told[kind] = _told(float(one[place]), float(other[place]), ends.low, ends.high)
+        told[kind] = _told(float(one[place]), float(other[place]), ends["low"], ends["high"])
     return {
         "n": len(shared),
         "shares": told,

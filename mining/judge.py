@@ -44,7 +44,7 @@ from esc.llm import Asks, Failure, Generation, JsonSchema, Sampling
 from esc.prompts import Message, mark
 from esc.psych_errors import PsychError
 from esc.records import SAMPLES, Candidate, Key, read_turns
-from esc.stats import FEWEST, kappa, too_few
+from esc.stats import agreement, said
 from esc.step import DONE, OPTIONS, RunFolder
 from mining.routing import STAGE_OF, Judgement, screen
 from mining.sample import Mining, add_blind, add_judge, add_mining, finished_samples, minings_of
@@ -466,8 +466,6 @@ def _judgement(path: Path, row: Row) -> Judgement:
         raise EscError(f"{path}: the verdict on turn {row['id']} is none: {reason}") from error
 
 
-RESAMPLES = 1000
-SEED = 0
 Cells = Counter[tuple[str, str]]
 """(what the first says, what the second says) to a number of pairs."""
 LABELS = {
@@ -475,53 +473,6 @@ LABELS = {
     "rejected_error": tuple(error.value for error in FILTER_MENU),
 }
 """What is compared to the labels that can be given."""
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Two judges' labels beside one another."""
-
-    kappa: float | None
-    """-1 to 1; None where both judges give one label throughout, or nothing is compared."""
-    low: float | None
-    """Of the 95 % interval; None where there is none."""
-    high: float | None
-    agreed: int
-    n: int
-    said: str
-    """Why there is no kappa or no interval, in words."""
-
-
-def agreement(by_dialogue: Sequence[Cells]) -> Agreement:
-    """Kappa over all dialogues; its interval by a seeded bootstrap that resamples dialogues.
-
-    Pairs of one dialogue resemble one another, so that an interval by pairs would be too narrow.
-    """
-    cells = sum(by_dialogue, Cells())
-    agreed = sum(count for (one, other), count in cells.items() if one == other)
-    found = kappa(cells)
-    n = cells.total()
-    if found is None:
-        why = "both judges give one label throughout, so agreement cannot be told from chance"
-        return Agreement(None, None, None, agreed, n, why if n else "no pair is scored by both")
-    if len(by_dialogue) < FEWEST:
-        why = f"no interval: {too_few(len(by_dialogue), 'dialogue')}"
-        return Agreement(found, None, None, agreed, n, why)
-    rng = random.Random(SEED)
-    drawn = [_resampled(by_dialogue, rng) for _ in range(RESAMPLES)]
-    defined = sorted(one for one in drawn if one is not None)
-    if len(defined) < 0.95 * RESAMPLES:
-        return Agreement(found, None, None, agreed, n, "too few pairs for an interval")
-    low, high = (defined[int(share * (len(defined) - 1))] for share in (0.025, 0.975))
-    return Agreement(found, low, high, agreed, n, "")
-
-
-def _resampled(by_dialogue: Sequence[Cells], rng: random.Random) -> float | None:
-    cells: dict[tuple[str, str], int] = defaultdict(int)
-    for one in rng.choices(by_dialogue, k=len(by_dialogue)):
-        for cell, count in one.items():
-            cells[cell] += count
-    return kappa(cells)
 
 
 def compared(verdicts: Iterable[tuple[Key, Judgement, Judgement]]) -> Row:
@@ -555,17 +506,10 @@ def _label(verdict: FilterVerdict, what: str) -> str:
 
 
 def _measured(what: str, by_dialogue: list[Cells]) -> Row:
-    found = agreement(by_dialogue)
     cells = sum(by_dialogue, Cells())
-    return {
-        "kappa": found.kappa,
-        "low": found.low,
-        "high": found.high,
-        "interval": f"95 %, {RESAMPLES} bootstrap resamples of dialogues, seed {SEED}",
-        "n": found.n,
+    return agreement(by_dialogue) | {
+        "interval": said("dialogue"),
         "dialogues": len(by_dialogue),
-        "agreed": found.agreed,
-        "note": found.said or None,
         # Rows are the first judge's labels, columns the second's.
         "labels": list(LABELS[what]),
         "confusion": [[cells[one, other] for other in LABELS[what]] for one in LABELS[what]],

@@ -260,5 +260,5 @@ def test_the_interval_of_a_bias_holds_the_true_one(dialogues, monkeypatch):
         (value,) = biases(sums.sum(axis=0))
         drawn = biases(stats.resampled(sums))
         ends = stats.interval(value, drawn, dialogues, "dialogue", reverse=True)
-        held += ends.low <= true <= ends.high
+        held += ends["low"] <= true <= ends["high"]
     assert 0.3 < true < 0.5 and held >= 88

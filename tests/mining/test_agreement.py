@@ -1,6 +1,4 @@
-"""Two judges beside one another: kappa by hand, and what is read of the stored verdicts."""
-
-from collections import Counter
+"""Two judges beside one another: what is read of the stored verdicts."""
 
 import pytest
 
@@ -8,52 +6,7 @@ from esc import cli, files
 from esc.psych_errors import PsychError
 from mining import judge
 
-YES, NO = "Yes", "No"
 FILE = "agreement_first_second.json"
-
-
-def cells(yes_yes, yes_no, no_yes, no_no):
-    return Counter({(YES, YES): yes_yes, (YES, NO): yes_no, (NO, YES): no_yes, (NO, NO): no_no})
-
-
-@pytest.mark.parametrize(
-    ("table", "expected"),
-    [
-        ((20, 5, 10, 15), 0.4),  # po 35/50, pe 1/2
-        ((45, 15, 25, 15), (0.6 - 0.54) / 0.46),  # po 60/100, pe .6*.7 + .4*.3
-        ((10, 0, 0, 10), 1.0),
-        ((0, 10, 10, 0), -1.0),
-        ((5, 5, 5, 5), 0.0),
-        ((8, 0, 2, 0), 0.0),  # one of them constant: no better than chance
-    ],
-)
-def test_kappa_by_hand(table, expected):
-    assert judge.kappa(cells(*table)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("table", [(7, 0, 0, 0), (0, 7, 0, 0), (0, 0, 0, 0)])
-def test_two_constant_judges_have_no_kappa_and_it_is_said(table):
-    assert judge.kappa(cells(*table)) is None
-    found = judge.agreement([cells(*table)])
-    assert (found.kappa, found.low) == (None, None) and found.said
-
-
-def test_the_interval_holds_kappa_and_is_the_same_again():
-    dialogues = [cells(2, k % 2, (k + 1) % 3 == 0, 1 + k % 3) for k in range(60)]
-    found = judge.agreement(dialogues)
-    assert found.low < found.kappa < found.high
-    assert judge.agreement(dialogues) == found
-
-
-def test_more_dialogues_narrow_the_interval():
-    few = [cells(2, k % 2, (k + 1) % 3 == 0, 1 + k % 3) for k in range(12)]
-    one, other = judge.agreement(few), judge.agreement(few * 16)
-    assert other.high - other.low < (one.high - one.low) / 2
-
-
-def test_one_dialogue_has_kappa_and_no_interval():
-    found = judge.agreement([cells(20, 5, 10, 15)])
-    assert found.kappa == pytest.approx(0.4) and found.low is None and "interval" in found.said
 
 
 @pytest.fixture
