@@ -18,11 +18,13 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
+import typer
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from esc import backbones, cli, files, policy_server
@@ -56,40 +58,65 @@ JUDGE_IN_FLIGHT = 64
 LIVE = "live"
 """No batches for this step, where others of the same command use them."""
 
+Engine = Literal["vllm", "ray", "openai", "write", "read", "live"]
+_BY_FILES = "an engine that reads batch files, instead of a live server"
+
 Record = TypeVar("Record")
 Where = Callable[[Mapping[str, str]], AbstractContextManager[Sequence[str]]]
 """From the weights asked, by served name, to the URLs to ask while the block runs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sending:
-    """How requests are sent: nothing of it changes an answer."""
+    """How requests are sent, as options of a step: nothing of it changes an answer."""
 
-    model: str
-    work: Path
-    budget: Budget
-    policy: Policy
-    timeout: float
-    batch: Batch | None
-    """Through files and an engine that reads them, or None for a live endpoint."""
-    dry_run: bool
-    force: bool
+    model: cli.Model = EMBEDDED
+    work: cli.Work = Path()
+    in_flight: Annotated[
+        int | None, typer.Option(envvar="IN_FLIGHT", min=1, help="requests at a time")
+    ] = None
+    timeout: Annotated[
+        float | None, typer.Option(parser=cli.amount, help="seconds for an answer")
+    ] = None
+    price: Annotated[
+        Price | None,
+        typer.Option(envvar="PRICE", parser=Price.parse, help="money per million tokens: IN/OUT"),
+    ] = None
+    max_cost: Annotated[
+        float | None,
+        typer.Option(envvar="MAX_COST", parser=cli.amount, help="stop before this call costs more"),
+    ] = None
+    batch: Annotated[Engine | None, typer.Option(envvar="BATCH", help=_BY_FILES)] = None
+    shard: Annotated[
+        int, typer.Option(envvar="SHARD", min=1, help="requests of one batch file")
+    ] = SHARD
+    dry_run: cli.DryRun = False
+    force: cli.Force = False
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> "Sending":
-        """The options in parsed arguments."""
-        where = "gpu" if backbones.get(given.model).settings["gpus"] else "cpu"
-        work = getattr(given, "work", Path())
-        return cls(
-            given.model,
-            work,
-            Budget(Price.parse(given.price) if given.price else None, given.max_cost),
-            Policy(in_flight=given.in_flight or IN_FLIGHT[where]),
-            given.timeout or TIMEOUT,
-            Batch(given.batch, given.shard or SHARD, given.model, work) if given.batch else None,
-            given.dry_run,
-            given.force,
-        )
+        """The options in parsed arguments of `add_arguments`."""
+        known = {one.name: getattr(given, one.name, None) for one in fields(Sending)}
+        known["price"] = Price.parse(given.price) if given.price else None
+        return Sending(**{name: value for name, value in known.items() if value is not None})
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The money of this call of the program."""
+        return Budget(self.price, self.max_cost)
+
+    @property
+    def policy(self) -> Policy:
+        """How many requests at a time, and how hard to try."""
+        where = "gpu" if backbones.get(self.model).settings["gpus"] else "cpu"
+        return Policy(in_flight=self.in_flight or IN_FLIGHT[where])
+
+    @property
+    def batches(self) -> Batch | None:
+        """Through files and an engine that reads them, or None for a live endpoint."""
+        if self.batch in (None, LIVE):
+            return None
+        return Batch(str(self.batch), self.shard, self.model, self.work)
 
     def at(self, base_url: str | None = None) -> Where:
         """Where policies are asked: BASE_URL, else the running server, else one for the block.
@@ -99,7 +126,7 @@ class Sending:
 
         @contextmanager
         def urls(weights: Mapping[str, str]) -> Iterator[Sequence[str]]:
-            if self.batch:
+            if self.batches:
                 yield policy_server.split_urls(base_url or "")
             else:
                 with policy_server.servers(self.model, self.work, base_url, weights) as found:
@@ -108,52 +135,39 @@ class Sending:
         return urls
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, judge: bool = False) -> None:
-    """Add the options of `Sending`; a step that asks a ``judge`` takes JUDGE_BATCH before BATCH.
-
-    A judge's number in flight is JUDGE_IN_FLIGHT.
-    """
-    batch = ("JUDGE_BATCH", "BATCH") if judge else ("BATCH",)
-    in_flight = parser.add_argument(
-        "--in-flight",
-        type=cli.optional_count,
-        default=JUDGE_IN_FLIGHT if judge else None,
-        help="requests at a time" + (f" (default: {JUDGE_IN_FLIGHT})" if judge else ""),
-    )
-    if judge:
-        cli.variable(in_flight, "JUDGE_IN_FLIGHT")
-    parser.add_argument(
-        "--timeout", type=cli.optional_amount, default=TIMEOUT, help="seconds for an answer"
-    )
-    parser.add_argument("--price", type=cli.optional, help="money per million tokens: IN/OUT")
-    parser.add_argument(
-        "--max-cost", type=cli.optional_amount, help="stop before this very call costs more"
-    )
-    parser.add_argument(
-        "--batch",
-        type=_engine,
-        metavar="|".join(ENGINES),
-        default=next(filter(None, map(os.environ.get, batch)), None),
-        help="an engine that reads batch files, instead of a live server (default: "
-        f"{', '.join(f'${name}' for name in batch)})",
-    )
-    parser.add_argument(
-        "--shard",
-        type=cli.optional_count,
-        default=os.environ.get("SHARD") or None,
-        help=f"requests of one batch file (default: $SHARD, or {SHARD})",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
-    parser.add_argument(
-        "--force", action="store_true", help="replace other options' rows; stored answers are kept"
-    )
+JudgeName = Annotated[
+    str | None,
+    typer.Option(envvar="JUDGE", help="model at its endpoint, or random [default: the backbone's]"),
+]
+JudgeUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="JUDGE_BASE_URL", help="one or several, by commas [default: the hosted one]"
+    ),
+]
 
 
-def _engine(text: str) -> str | None:
-    """The name of a batch engine; None where none is meant, or make passes an unset variable."""
-    if text and text not in (*ENGINES, LIVE):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join((*ENGINES, LIVE))}")
-    return text if text not in ("", LIVE) else None
+@dataclass(frozen=True)
+class JudgeSending(Sending):
+    """How a judge is asked; it has a number in flight, and batches, of its own."""
+
+    in_flight: Annotated[
+        int, typer.Option(envvar="JUDGE_IN_FLIGHT", min=1, help="questions at a time")
+    ] = JUDGE_IN_FLIGHT
+    batch: Annotated[
+        Engine | None, typer.Option(envvar=["JUDGE_BATCH", "BATCH"], help=_BY_FILES)
+    ] = None
+    judge: JudgeName = None
+    judge_base_url: JudgeUrl = None
+
+    def who(self, default: str | None = None) -> "Judge":
+        """The judge a user asks for, or ``default``, or the one the table of backbones names.
+
+        Raises EscError where the hosted one is to be asked and there is no key.
+        """
+        keyless = self.dry_run or self.batch not in (None, LIVE, "openai")
+        name = self.judge or default
+        return judge_for(self.model, name, self.judge_base_url, keyless=keyless)
 
 
 def failed(rows: Sequence[Row]) -> int:
@@ -210,6 +224,7 @@ def ask_all(askings: Iterable[Asking[Any]], where: Where, sending: Sending) -> i
     Raises EscError for whatever a user can mend, and, once the others are done, Waiting where BATCH
     leaves some of the asking to others.
     """
+    _ = sending.budget  # what is wrong with it is told before a folder is claimed
     with ExitStack() as stack:
         opened = [one for asking in askings if (one := _opened(asking, sending, stack))]
         if sending.dry_run:
@@ -278,7 +293,7 @@ def _finish(one: _Opened, urls: Sequence[str], sending: Sending) -> int:
     if one.rehearsal.requests:
         results, meter = (
             _through_files(one, urls, sending)
-            if sending.batch
+            if sending.batches
             else asyncio.run(_live(one, urls, sending))
         )
         _check_some_answered(asking, results, budget)
@@ -308,9 +323,9 @@ Found = tuple[Sequence[Row | Failure], Meter]
 
 
 def _through_files(one: _Opened, urls: Sequence[str], sending: Sending) -> Found:
-    assert sending.batch is not None
-    engine, meter = engine_of(sending.batch, urls, sending.budget), Meter(sending.budget)
-    rounds = Rounds(one.cache, one.asking.weights, engine, sending.batch.shard, meter)
+    assert sending.batches is not None
+    engine, meter = engine_of(sending.batches, urls, sending.budget), Meter(sending.budget)
+    rounds = Rounds(one.cache, one.asking.weights, engine, sending.shard, meter)
     found = rounds.ask(one.asked, one.asking.work)
     if meter.failed and not engine.writes:
         told = f"batch       {meter.failed:,} failures were brought: BATCH=write asks again"
@@ -320,7 +335,7 @@ def _through_files(one: _Opened, urls: Sequence[str], sending: Sending) -> Found
 
 async def _live(one: _Opened, urls: Sequence[str], sending: Sending) -> Found:
     asking, policy = one.asking, sending.policy
-    pool = Pool(urls, timeout=sending.timeout, connections=policy.in_flight)
+    pool = Pool(urls, timeout=sending.timeout or TIMEOUT, connections=policy.in_flight)
     chat = Chat(pool, one.cache, weights=asking.weights, policy=policy, budget=sending.budget)
     try:
         await pool.connect(asking.models, listed=not asking.judge)
@@ -407,51 +422,6 @@ def judge_for(model: str, name: str | None, urls: str | None, *, keyless: bool =
             "is a smoke run"
         )
     return Judge(name, (HOSTED,))
-
-
-def keyless(given: argparse.Namespace) -> bool:
-    """Whether a run with these parsed arguments of `Sending` asks no hosted judge."""
-    return bool(given.dry_run or given.batch not in (None, "openai"))
-
-
-def add_judge_name(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names a judge; its default is the environment's JUDGE."""
-    parser.add_argument(
-        "--judge",
-        type=cli.optional,
-        default=os.environ.get("JUDGE") or None,
-        help="model at the endpoint, or 'random' (default: $JUDGE, or as the table says)",
-    )
-
-
-def form_of(text: str) -> str:
-    """The form of scores that JUDGE_FORM names, the paper's where it is not set.
-
-    Raises argparse.ArgumentTypeError for another word.
-    """
-    if text and text not in FORMS:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(FORMS)}")
-    return text or NUMBER
-
-
-def add_judge_form(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says what a score is asked as; its default is the environment's."""
-    parser.add_argument(
-        "--form",
-        type=form_of,
-        default=os.environ.get("JUDGE_FORM", ""),
-        help="the number alone, or after a reason (default: $JUDGE_FORM, or number)",
-    )
-
-
-def add_judge_url(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says where the judge is; its default is the environment's."""
-    parser.add_argument(
-        "--judge-base-url",
-        type=cli.optional,
-        default=os.environ.get("JUDGE_BASE_URL") or None,
-        help="one or several, separated by commas (default: $JUDGE_BASE_URL, or the hosted one)",
-    )
 
 
 class Reason(StrEnum):
@@ -630,4 +600,97 @@ def strict_schema(properties: Mapping[str, Any]) -> str:
             "required": list(properties),
             "additionalProperties": False,
         }
+    )
+
+
+def keyless(given: argparse.Namespace) -> bool:
+    """Whether a run with these parsed arguments of `Sending` asks no hosted judge."""
+    return bool(given.dry_run or given.batch not in (None, "openai"))
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, judge: bool = False) -> None:
+    """Add the options of `Sending`; a step that asks a ``judge`` takes JUDGE_BATCH before BATCH.
+
+    A judge's number in flight is JUDGE_IN_FLIGHT.
+    """
+    batch = ("JUDGE_BATCH", "BATCH") if judge else ("BATCH",)
+    in_flight = parser.add_argument(
+        "--in-flight",
+        type=cli.optional_count,
+        default=JUDGE_IN_FLIGHT if judge else None,
+        help="requests at a time" + (f" (default: {JUDGE_IN_FLIGHT})" if judge else ""),
+    )
+    if judge:
+        cli.variable(in_flight, "JUDGE_IN_FLIGHT")
+    parser.add_argument(
+        "--timeout", type=cli.optional_amount, default=TIMEOUT, help="seconds for an answer"
+    )
+    parser.add_argument("--price", type=cli.optional, help="money per million tokens: IN/OUT")
+    parser.add_argument(
+        "--max-cost", type=cli.optional_amount, help="stop before this very call costs more"
+    )
+    parser.add_argument(
+        "--batch",
+        type=_engine,
+        metavar="|".join(ENGINES),
+        default=next(filter(None, map(os.environ.get, batch)), None),
+        help="an engine that reads batch files, instead of a live server (default: "
+        f"{', '.join(f'${name}' for name in batch)})",
+    )
+    parser.add_argument(
+        "--shard",
+        type=cli.optional_count,
+        default=os.environ.get("SHARD") or None,
+        help=f"requests of one batch file (default: $SHARD, or {SHARD})",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
+    parser.add_argument(
+        "--force", action="store_true", help="replace other options' rows; stored answers are kept"
+    )
+
+
+def _engine(text: str) -> str | None:
+    """The name of a batch engine; None where none is meant, or make passes an unset variable."""
+    if text and text not in (*ENGINES, LIVE):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join((*ENGINES, LIVE))}")
+    return text if text not in ("", LIVE) else None
+
+
+def add_judge_name(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names a judge; its default is the environment's JUDGE."""
+    parser.add_argument(
+        "--judge",
+        type=cli.optional,
+        default=os.environ.get("JUDGE") or None,
+        help="model at the endpoint, or 'random' (default: $JUDGE, or as the table says)",
+    )
+
+
+def form_of(text: str) -> str:
+    """The form of scores that JUDGE_FORM names, the paper's where it is not set.
+
+    Raises argparse.ArgumentTypeError for another word.
+    """
+    if text and text not in FORMS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(FORMS)}")
+    return text or NUMBER
+
+
+def add_judge_form(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what a score is asked as; its default is the environment's."""
+    parser.add_argument(
+        "--form",
+        type=form_of,
+        default=os.environ.get("JUDGE_FORM", ""),
+        help="the number alone, or after a reason (default: $JUDGE_FORM, or number)",
+    )
+
+
+def add_judge_url(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where the judge is; its default is the environment's."""
+    parser.add_argument(
+        "--judge-base-url",
+        type=cli.optional,
+        default=os.environ.get("JUDGE_BASE_URL") or None,
+        help="one or several, separated by commas (default: $JUDGE_BASE_URL, or the hosted one)",
     )

@@ -1,6 +1,5 @@
 """The engines of one's own machines: who is started, what is told when one stops."""
 
-import argparse
 import os
 import signal
 import subprocess
@@ -12,9 +11,8 @@ import pytest
 from batches import answer_line
 
 from esc.exceptions import EscError, Waiting
-from esc.judging import Sending, add_arguments
 from esc.llm import Budget, Generation, Sampling
-from esc.llm_batch import ENGINES, Batch, Local, Shard, engine_of, request_line
+from esc.llm_batch import Batch, Local, Shard, engine_of, request_line
 from esc.prompts import Message
 
 MODEL = "smollm2-135m"
@@ -130,46 +128,3 @@ def test_what_a_service_has_is_not_asked_to_be_brought(shards, tmp_path):
     )
     with pytest.raises(Waiting, match=reason):
         read.run(shards, more)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_the_environment_names_the_engine_and_the_size(engine, monkeypatch):
-    monkeypatch.setenv("BATCH", engine)
-    monkeypatch.setenv("SHARD", "7")
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default=MODEL)
-    add_arguments(parser)
-    batch = Sending.of(parser.parse_args([])).batch
-    assert (batch.engine, batch.shard) == (engine, 7)
-    # As make passes what is not set.
-    monkeypatch.setenv("BATCH", "")
-    assert Sending.of(parser.parse_args(["--batch", ""])).batch is None
-
-
-@pytest.mark.parametrize(
-    ("both", "judges", "engine"),
-    [
-        ("vllm", "openai", "openai"),
-        ("write", "", "write"),
-        ("", "openai", "openai"),
-        ("read", "live", None),
-    ],
-)
-def test_a_step_that_asks_a_judge_takes_the_judge_s_engine_first(both, judges, engine, monkeypatch):
-    monkeypatch.setenv("BATCH", both)
-    monkeypatch.setenv("JUDGE_BATCH", judges)
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default=MODEL)
-    add_arguments(parser, judge=True)
-    batch = Sending.of(parser.parse_args([])).batch
-    assert (batch.engine if batch else None) == engine
-
-
-def test_a_live_run_starts_no_batch_and_a_batch_no_server(tmp_path, monkeypatch):
-    monkeypatch.setattr("esc.policy_server.servers", None)
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default=MODEL)
-    add_arguments(parser)
-    sending = Sending.of(parser.parse_args(["--batch", "vllm"]))
-    with sending.at()({}) as where:
-        assert where == []
