@@ -87,6 +87,7 @@ class _Parser(argparse.ArgumentParser):
 
 Work = Annotated[Path, typer.Option(envvar="WORK", help="root of what is generated")]
 Model = Annotated[str, typer.Option(envvar="MODEL", help="a folder of llamafactory_configs")]
+Esconv = Annotated[str, typer.Option(envvar="ESCONV", help="corpus: a path, hf:NAME or sample")]
 Task = Annotated[str, typer.Option(envvar="TASK", help="sp, rg or vanilla")]
 Tasks = Annotated[list[str], typer.Option("--task", envvar="TASK", help="of sp, rg, vanilla")]
 Stage = Annotated[str | None, typer.Option(envvar="STAGE", help="base, sft or dpo")]

@@ -3,14 +3,12 @@
 import sys
 
 from esc import cli
-from experiments import bench, demo, estimate, evaluate, reproduce
+from experiments import bench, estimate, summary
 from experiments import cards as card
 
 STEPS = {
-    "demo": (demo.main, "the kit in small, from nothing"),
-    "reproduce": (reproduce.main, "the paper's whole experiment for one backbone"),
-    "evaluate": (evaluate.main, "what is missing of the evaluation of every system"),
-    "volumes": (estimate.main, "how much text the corpus is, for the costs of a plan"),
+    "estimate": (estimate.main, "what a plan's steps would send, train and cost"),
+    "summary": (summary.main, "what became of a plan's steps"),
     "card": (card.main, "dataset and model cards in the Hugging Face hub's format"),
     "bench": (bench.main, "speed figures as JSON"),
 }

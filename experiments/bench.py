@@ -2,34 +2,46 @@
 
     make bench ESCONV=path/to/ESConv.json
 
-``build``: every SFT set from the corpus, the whole command, against the bare cost of
-``json.loads`` on the input and ``json.dumps`` of the same rows (median of three alternated runs,
-target at most 2).
-``check``: rows a second of the token check on all nine sets. ``chat``: the LLM layer and the server
-(see ``bench_chat``; it trains one step and serves, twenty minutes on two slow cores). ``mining``:
-routing and file writing of 100,000 stored candidates (see ``bench_mining``). ``memory``: peaks of
-the builder and the router at 1, 10 and 50 times the size of ESConv (see ``bench_memory``; four to
-six minutes on two cores and 8 GB of disk). ``metrics``: all automatic metrics of nine systems with
-their intervals (see ``bench_metrics``). ``limits``: questions to judges that limit their rate, and
-to two servers of which one fails (see ``bench_limits``; four minutes). Without ESCONV it measures
-the sample corpus, whose few rows mostly show how long Python takes to start.
+``build``: every SFT set, the whole command, against the bare cost of ``json.loads`` on the corpus
+and ``json.dumps`` of the same rows (target at most 2.5). ``layer``: planner requests a second
+through ``esc.llm`` on a real vLLM server, against all of them sent at once (target at least 0.9).
+``cached``: requests of a prediction run that finds every answer stored (target 0). ``limits``: 500
+questions, 256 at a time, to judges that refuse what is above their rate (lost: target 0).
+``failing``: 500 questions to two servers, of which one only fails (lost: target 0). ``memory``:
+peaks of build and route on made-up corpora of 1 and 10 times ESConv's size, in MiB.
 """
 
+import asyncio
 import json
-import os
+import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from esc import cli, files, paths
-from esc.exceptions import EscError
-from esc.prompts import TASKS
-from experiments import bench_chat, bench_limits, bench_memory, bench_metrics, bench_mining
-from experiments.step import measured, python
+import httpx2
 
-REPEATS = 3
+from esc import cli, files, paths, policy_server
+from esc import step as built
+from esc.exceptions import EscError
+from esc.files import Row
+from esc.judging import RANDOM
+from esc.llm import Asks, Budget, Cache, Chat, Generation, Policy, Pool, Sampling, derived_seed
+from esc.paths import EMBEDDED
+from esc.prompts import TASKS, Message
+from esc.psych_errors import PsychError
+from esc.step import DONE, RunFolder
+from esc.strategies import Strategy
+
+REPEATS, PROMPTS, QUESTIONS = 3, 96, 500
+DIALOGUES, TURNS, SAMPLES, VOCABULARY = 1300, 14, 3, 40_000
+"""Of the made-up corpus: ESConv's size, the generator's samples, and different words there are."""
 BARE_COST = """
 import json, pathlib, sys, time
 corpus, *sets = sys.argv[1:]
@@ -41,66 +53,225 @@ for row in rows:
     json.dumps(row, ensure_ascii=False)
 print(time.perf_counter() - begin)
 """
+# In a process between, which is small and has no other child: the peak of a process is never less
+# than its parent's was.
+MEASURED = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+sys.exit(done.returncode)
+"""
 
 
-def build(corpus: Path, work: Path) -> dict[str, Any]:
-    """Seconds, ratio, rows a second and peak memory of a full build of ``corpus``."""
-    sets = [str(work / paths.sft_file(t, s)) for t in TASKS for s in paths.SPLITS]
-    command = ["-m", "data_builders", "build", "--esconv", str(corpus)]
-    built: list[float] = []
-    bare: list[float] = []
+def python(*arguments: str) -> str:
+    """What ``python ARGUMENTS`` prints; EscError with its last line where it fails."""
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise EscError(f"{' '.join(arguments[:3])} failed: {reason.removeprefix('error: ')}")
+    return done.stdout
+
+
+def peak(*arguments: str) -> float:
+    """MiB of resident memory that ``python ARGUMENTS`` took at most; EscError where it fails."""
+    return float(python("-c", MEASURED, sys.executable, *arguments))
+
+
+def build(corpus: str, work: Path) -> Row:
+    """Median seconds of a full build and of the bare cost, and their ratio."""
+    sets = [str(work / paths.sft_file(t, s)) for t, s in product(TASKS, paths.SPLITS)]
+    command = ["-m", "data_builders", "build", "--esconv", corpus, "--work", str(work)]
+    seconds, bare = [], []
     for _ in range(REPEATS):
         paths.data_manifest(work).unlink(missing_ok=True)
         begin = time.perf_counter()
-        python(*command, "--work", str(work))
-        built.append(time.perf_counter() - begin)
-        bare.append(float(python("-c", BARE_COST, str(corpus), *sets)))
-    paths.data_manifest(work).unlink()
-    _, peak = measured(*command, "--work", str(work))
-    manifest = files.read_json(paths.data_manifest(work))
-    rows = sum(facts["rows"] for facts in manifest["sets"].values())
-    seconds = statistics.median(built)
-    return {
-        "rows": rows,
-        "seconds": round(seconds, 3),
-        "bare_json_seconds": round(statistics.median(bare), 3),
-        "ratio": round(seconds / statistics.median(bare), 2),
-        "rows_per_second": round(rows / seconds),
-        "peak_memory_mib": round(peak),
-    }
+        python(*command)
+        seconds.append(time.perf_counter() - begin)
+        bare.append(float(python("-c", BARE_COST, corpus, *sets)))
+    took, least = statistics.median(seconds), statistics.median(bare)
+    return {"seconds": took, "bare_seconds": least, "ratio": took / least}
 
 
-def check(work: Path, rows: int) -> dict[str, Any]:
-    """Seconds and rows a second of the token check, the start of LLaMA-Factory included."""
-    begin = time.perf_counter()
-    python("-m", "data_builders", "check", "--work", str(work))
-    seconds = time.perf_counter() - begin
-    return {"rows": rows, "seconds": round(seconds, 1), "rows_per_second": round(rows / seconds)}
+def cached(work: Path) -> Row:
+    """Requests sent and seconds of a prediction run in which every answer is stored."""
+    command = ["-m", "eval", "predict", "--work", str(work), "--system", "decoupled"]
+    command += ["--stage", "base", "--decode", "free", "--base-url"]
+    with stub() as url:
+        python(*command, url)
+        before = _count(url)
+        (work / paths.run(EMBEDDED, "decoupled", "base") / DONE).unlink()
+        begin = time.perf_counter()
+        python(*command, url)
+        return {"requests": _count(url) - before, "seconds": time.perf_counter() - begin}
 
 
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    parser = cli.parser(
-        prog="python -m experiments bench", description=__doc__, examples="  make bench ESCONV=path"
-    )
-    parser.add_argument(
-        "--esconv", type=cli.optional, help="corpus file; default: the sample corpus"
-    )
-    esconv = parser.parse_args(argv).esconv
-    if esconv and not Path(esconv).is_file():
-        raise EscError(f"ESCONV={esconv}: no such file; the bench takes ESConv.json itself")
+def layer(work: Path) -> Row:
+    """Requests a second through the layer and all at once, alternated."""
+    rows = list(files.read_jsonl(work / paths.sft_file("sp", "train")))[:PROMPTS]
+    through: list[float] = []
+    at_once: list[float] = []
+    with policy_server.servers(EMBEDDED, work, None, {}) as where:
+        url = where.urls[0]
+        for number in range(2 * REPEATS + 1):
+            # Not the system prompt first: no run profits from another's prefix cache.
+            calls = [_call(row["id"], f"{number}\n{row['instruction']}") for row in rows]
+            begin = time.perf_counter()
+            asyncio.run(_open_loop(url, calls)) if number % 2 else ask([url], calls, in_flight=32)
+            rate = len(calls) / (time.perf_counter() - begin)
+            # The first of all compiles.
+            (at_once if number % 2 else through).append(rate)
+    mine, most = statistics.median(through[1:]), statistics.median(at_once)
+    return {"per_second": mine, "at_once_per_second": most, "ratio": mine / most}
+
+
+def limited(rate: float, told: str) -> Row:
+    """What becomes of questions to a judge that answers so many a second."""
+    calls = [_call(str(number), "A question.") for number in range(QUESTIONS)]
+    with stub("--latency", "0.7", "--rate", str(rate), "--told", told) as url:
+        begin = time.perf_counter()
+        lost = ask([url], calls, in_flight=256)
+        ratio = (time.perf_counter() - begin) * rate / QUESTIONS
+    return {"rate": rate, "told": told, "lost": lost, "ratio": ratio}
+
+
+def failing(status: int) -> Row:
+    """What becomes of questions where one of two servers answers with a status alone."""
+    calls = [_call(str(number), "A question.") for number in range(QUESTIONS)]
+    with ExitStack() as stack:
+        urls = [stack.enter_context(stub("--status", str(status)))]
+        urls.append(stack.enter_context(stub("--latency", "1")))
+        begin = time.perf_counter()
+        lost = ask(urls, calls, in_flight=64)
+        return {"status": status, "lost": lost, "seconds": time.perf_counter() - begin}
+
+
+def _call(record: str, text: str) -> Generation:
+    return Generation(record, "plan", "base", (Message("user", text),), Sampling(4))
+
+
+def ask(urls: Sequence[str], calls: Sequence[Generation], *, in_flight: int) -> int:
+    """How many questions found no answer."""
+
+    async def work(asks: Asks, call: Generation) -> None:
+        await asks.ask(call)
+
+    async def go() -> int:
+        pool = Pool(urls, timeout=600, connections=in_flight)
+        policy = Policy(in_flight=in_flight)
+        chat = Chat(pool, Cache(None, {}), weights={}, policy=policy, budget=Budget())
+        try:
+            await chat.run(calls, work, "bench")
+        finally:
+            await pool.close()
+        return chat.meter.failed
+
+    return asyncio.run(go())
+
+
+async def _open_loop(url: str, calls: Sequence[Generation]) -> None:
+    """The server's own limit: everything sent at once, by a bare HTTP client."""
+    async with httpx2.AsyncClient(timeout=600, limits=httpx2.Limits(), trust_env=False) as client:
+        bodies = [
+            {"model": call.model, "messages": [m.wire() for m in call.messages], "max_tokens": 4}
+            for call in calls
+        ]
+        posts = [
+            client.post(f"{url}/chat/completions", json=b | {"temperature": 0}) for b in bodies
+        ]
+        if any(answer.status_code != 200 for answer in await asyncio.gather(*posts)):
+            raise EscError("requests of the bench's open loop failed")
+
+
+@contextmanager
+def stub(*options: str) -> Iterator[str]:
+    """The address of a server that answers at once, or as its options say, while the block runs."""
+    command = [sys.executable, "-m", "experiments.stub_server", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        finally:
+            server.kill()
+
+
+def _count(url: str) -> int:
+    return int(httpx2.get(f"{url.removesuffix('/v1')}/count", trust_env=False).json())
+
+
+def memory(work: Path, dialogues: int) -> Row:
+    """Peak MiB of build and route on a made-up corpus, with samples and verdicts of every turn."""
+    corpus, chooser = work / "made_up.json", random.Random(dialogues)
+    work.mkdir()
+    corpus.write_text(json.dumps([_dialogue(number, chooser) for number in range(dialogues)]))
+    where = ("--work", str(work))
+    found = {"build": peak("-m", "data_builders", "build", "--esconv", str(corpus), *where)}
+    _mine(work)
+    routed = peak("-m", "mining", "route", "--task", "rg", "--judge", RANDOM, *where)
+    return {"dialogues": dialogues} | found | {"route": routed}
+
+
+def _dialogue(number: int, chooser: random.Random) -> Row:
+    """A dialogue in the release's layout, of words as frequent and as rare as a language's."""
+    said: list[Row] = []
+    for turn in range(TURNS):
+        strategy = {"strategy": list(Strategy)[(number + turn) % len(Strategy)].value}
+        said += [
+            {"speaker": "seeker", "annotation": {}, "content": f"turn {turn} of {number}"},
+            {"speaker": "supporter", "annotation": strategy, "content": f"answer {turn}, {number}"},
+        ]
+    # The k-th most frequent word is drawn about 1/k as often as the first (Zipf).
+    words = " ".join(f"word{int(VOCABULARY ** chooser.random())}" for _ in range(20))
+    about = dict.fromkeys(("experience_type", "emotion_type", "problem_type"), "made up")
+    return about | {"situation": words, "survey_score": {}, "dialog": said}
+
+
+def _mine(work: Path) -> None:
+    """Samples of every train turn and a verdict on each, as the steps of mining leave them."""
+    manifest = built.manifest(work)
+    common = {"prompts": manifest["options"]["prompts"], "smoke": True}
+    drawn = {"SAMPLES": SAMPLES, "DECODE": "choice", "temperature": 0.7, "top_p": 0.95}
+    of = {"MODEL": EMBEDDED, "task": "rg", "VARIANT": None, "ROUND": 1, "LIMIT": None}
+    sampler = {"sampler": "rg-sft", "weights": "made up", "data": built.train_set(manifest)}
+    folder = work / paths.mining(EMBEDDED) / "rg"
+    draws = list(product(files.read_jsonl(work / paths.sft_file("rg", "train")), range(SAMPLES)))
+    samples = RunFolder(folder, of | drawn | sampler | common, "samples.jsonl")
+    samples.claim(force=False)
+    samples.write((_sample(*draw) for draw in draws), {}, complete=True)
+    digest = files.read_json(folder / DONE)["samples.jsonl"]["sha256"]
+    options = common | {"JUDGE": RANDOM, "BLIND": False, "samples": digest}
+    verdicts = RunFolder(folder / "judges" / RANDOM, options, "verdicts.jsonl")
+    verdicts.claim(force=False)
+    verdicts.write((_verdict(*draw) for draw in draws), {}, complete=True)
+
+
+def _sample(row: Row, index: int) -> Row:
+    said = f"sample {index} of {row['id']}"
+    texts = {"strategy": row["strategy"], "response": said, "text": said, "truncated": False}
+    gold = {"gold_strategy": row["strategy"], "gold_response": row["output"], "status": "ok"}
+    place = {"id": row["id"], "sample": index, "seed": derived_seed(row["id"], index)}
+    return place | gold | texts
+
+
+def _verdict(row: Row, index: int) -> Row:
+    # Two of three hold an error: a turn has a pair, a reply too many and one without.
+    error = PsychError.TEMPLATE_RESPONSE if index else PsychError.NONE
+    chosen = {"chosen_error": PsychError.NONE.value, "chosen_explanation": "made up"}
+    rejected = {"rejected_error": error.value, "rejected_explanation": "made up"}
+    place = {"id": row["id"], "sample": index, "judge": RANDOM, "status": "scored"}
+    return place | {"retain": index > 0} | chosen | rejected
+
+
+@cli.command(examples="  make bench ESCONV=path/to/ESConv.json")
+def main(esconv: cli.Esconv = "sample") -> None:
+    """Speed figures as JSON: build, layer, cached rerun, limited and failing judges, memory."""
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        measured = build(Path(esconv) if esconv else paths.SAMPLE, work)
-        result = {
-            "corpus": Path(esconv).name if esconv else "sample corpus",
-            "cores": os.cpu_count(),
-            "build": measured,
-            "check": check(work, measured["rows"]),
-            "mining": bench_mining.measure(work / "mining", bench_chat.stub),
-            "memory": bench_memory.measure(work / "memory"),
-            "metrics": bench_metrics.measure(work / "metrics"),
-            "limits": bench_limits.measure(bench_chat.stub),
-            "chat": bench_chat.measure(work, esconv or "sample"),
-        }
-    print(json.dumps(result, indent=2))
+        found: dict[str, Any] = {"build": build(esconv, work / "built")}
+        found["cached"] = cached(work / "built")
+        found["layer"] = layer(work / "built")
+        told = ("", "retry-after=1", "retry-after-ms=700")
+        found["limits"] = [limited(rate, how) for rate, how in product((20.0,), told)]
+        found["failing"] = [failing(status) for status in (500, 502)]
+        sizes = (DIALOGUES, 10 * DIALOGUES)
+        found["memory"] = [memory(work / str(size), size) for size in sizes]
+    print(json.dumps(found, indent=1, default=float))

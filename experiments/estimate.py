@@ -1,36 +1,33 @@
-"""What every step of a plan would send, train and cost, before anything runs.
+"""What the steps of a plan would send, train and cost, before anything runs.
+
+    make reproduce MODEL=qwen2.5-7b DRY_RUN=1
 
 Estimates from the corpus's size, this kit's prompts, the paper's yields of pairs and a throughput
-model: each stands with its assumption. Nothing is loaded and nobody asked, so that it runs without
-GPU, network, tokenizer or corpus.
+model; the assumptions stand beneath the table. Nothing is loaded and nobody asked, so that it runs
+without GPU, network, tokenizer or corpus.
 """
 
-import argparse
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
-from esc import cli, dialogue, files, paths
-from esc.backbones import Backbone
-from esc.dialogue import REPEATED, gold_turns
+import typer
+
+from esc import backbones, cli, dialogue, files, paths
+from esc.backbones import CUTOFF, Backbone
 from esc.exceptions import EscError
-from esc.files import Row
 from esc.judging import NUMBER, RANDOM, REASON
 from esc.llm import CHARACTERS_PER_TOKEN, Price
-from esc.paths import ALL, MIXES, Quadrant
-from esc.plan_and_speak import chat_and_gold
+from esc.paths import ALL, EMBEDDED, KINDS, MIXES, Lineage, Quadrant
 from esc.prompts import TASKS
-from experiments import variables
-from experiments.plan import Step
+from training import memory
 
-PEAK_FLOPS = 312e12
-"""Of an A100 with 80 GB in bfloat16, dense, by its data sheet."""
-TRAINING_SHARE, READING_SHARE = 0.35, 0.5
-"""Of the peak that training and the reading of prompts reach."""
-TRAINING_FLOPS = 6
-"""For a parameter and token with a LoRA: forward 2, again for gradient checkpointing 2, backward
-through the frozen weights 2."""
-READING_FLOPS = 2
+# An A100 with 80 GB in bfloat16, dense, by its data sheet; the shares of it that training and the
+# reading of prompts reach; FLOPs for a parameter and token (in training with a LoRA: forward 2,
+# again for gradient checkpointing 2, backward through the frozen weights 2).
+PEAK_FLOPS, TRAINING_SHARE, READING_SHARE, TRAINING_FLOPS, READING_FLOPS = 312e12, 0.35, 0.5, 6, 2
 WRITING = 23e12
 """Parameters times answer tokens a second, with 256 requests in flight: 3,000 tokens of a 7.6B."""
 SCALING = 0.9
@@ -40,196 +37,22 @@ START_GPU, START_CPU = 180.0, 30.0
 # Two cores without bfloat16 of their own (AVX2), the embedded model, in float32; most of what is
 # read has been read before, by the same adapter.
 CPU_TRAINING, CPU_READING, CPU_WRITING = 100.0, 900.0, 55.0
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Tokens a second."""
-
-    training: float
-    """Of all processes together; each token with its forward and backward pass."""
-    reading: float
-    """Of prompts, by one server."""
-    writing: float
-    """Of answers, by one server with enough requests in flight."""
-    start: float
-    """Seconds of each step besides."""
-    told: str
-    """Where they come from."""
-
-    def trained(self, tokens: float) -> float:
-        """Seconds of a training on so many tokens, all epochs together."""
-        return self.start + tokens / self.training
-
-    def asked(self, prompt_tokens: float, answer_tokens: float) -> float:
-        """Seconds of requests with so many tokens, nothing of them cached."""
-        return self.start + prompt_tokens / self.reading + answer_tokens / self.writing
-
-
-def rates(backbone: Backbone, processes: int) -> Rates:
-    """The rates of a backbone on its own hardware: GPUs, or two CPU cores."""
-    if not backbone.settings["gpus"]:
-        told = "two CPU cores, measured with the embedded model in float32"
-        return Rates(CPU_TRAINING, CPU_READING, CPU_WRITING, START_CPU, told)
-    size = backbone.parameters * 1e9
-    one = PEAK_FLOPS * TRAINING_SHARE / (TRAINING_FLOPS * size)
-    served = 1 + SCALING * (backbone.serving_gpus - 1)
-    writing = WRITING * served / size
-    server = "one server"
-    if backbone.serving_gpus > 1:
-        server += f" of {backbone.serving_gpus} GPUs"
-    told = (
-        f"A100 80 GB: {PEAK_FLOPS / 1e12:.0f} TFLOP/s, of which training reaches "
-        f"{TRAINING_SHARE:.0%} on {processes} processes and reading prompts {READING_SHARE:.0%} on "
-        f"{server}; answers {writing:,.0f} tokens a second"
-    )
-    return Rates(
-        one * (1 + SCALING * (processes - 1)),
-        PEAK_FLOPS * READING_SHARE * served / (READING_FLOPS * size),
-        writing,
-        START_GPU,
-        told,
-    )
-
-
-COMMITTED = Path(__file__).parent / "esconv_volumes.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """One split of a corpus."""
-
-    dialogues: int
-    turns: int
-    prompts: dict[str, int]
-    """Task to characters of all prompts, one for each turn, the system prompts included."""
-    answers: dict[str, int]
-    """Task to characters of all gold answers."""
-    conversations: int
-    """Characters of all entangled conversations, which `prompts` holds many times over."""
-
-    def part(self, dialogues: int | None) -> "Volume":
-        """That of so many of its dialogues, of the mean length."""
-        if dialogues is None or dialogues >= self.dialogues:
-            return self
-        share = dialogues / self.dialogues
-        return Volume(
-            dialogues,
-            round(self.turns * share),
-            {task: round(count * share) for task, count in self.prompts.items()},
-            {task: round(count * share) for task, count in self.answers.items()},
-            round(self.conversations * share),
-        )
-
-
-def measured(work: Path, split: str, limit: int | None = None) -> Volume:
-    """Of a built split; EscError where it is not built."""
-    prompts = dict.fromkeys(TASKS, 0)
-    answers = dict.fromkeys(TASKS, 0)
-    conversations: dict[str, int] = {}
-    turns = gold_turns(work, split, limit)
-    for turn in turns:
-        for task in TASKS:
-            chat, gold = chat_and_gold(task, turn)
-            size = sum(len(message.content) for message in chat)
-            prompts[task] += size
-            answers[task] += len(gold)
-            if task == "vanilla":
-                # The last turn's prompt and answer are the whole conversation.
-                conversations[turn.id.rpartition("-")[0]] = size + len(gold)
-    return Volume(len(conversations), len(turns), prompts, answers, sum(conversations.values()))
-
-
-def committed(split: str) -> Volume:
-    """Of a split of the ESConv release."""
-    return Volume(**files.read_json(COMMITTED)[split])
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of a corpus before anything is built from it."""
-
-    volumes: Mapping[str, Volume]
-    """Of every split."""
-    told: str
-    """Where they are known from."""
-    as_asked: bool
-    """Whether the built sets are the very ones asked for, and so the pairs that are mined."""
-
-
-def known(work: Path, given: Mapping[str, str]) -> Known:
-    """What the built sets say, or those of the release where they are not what make is given."""
-    why = "no sets are built here"
-    if paths.data_manifest(work).is_file():
-        manifest = files.read_json(paths.data_manifest(work))
-        limit = manifest["options"]["LIMIT"]
-        others = difference(manifest, given)
-        if others is None:
-            found = {split: measured(work, split) for split in paths.SPLITS}
-            return Known(found, "the built sets", limit == variables.count(given, "LIMIT"))
-        why = f"the sets built here are of {others}"
-    found = {split: committed(split) for split in paths.SPLITS}
-    return Known(found, f"committed statistics of the ESConv release, since {why}", False)
-
-
-def difference(manifest: Row, given: Mapping[str, str]) -> str | None:
-    """The option of built sets that is not make's, such as ``LIMIT=2``; None where all agree.
-
-    A part can be reckoned from whole sets: of them, LIMIT may be any.
-    """
-    corpus, built = manifest["corpus"], manifest["options"]
-    default = "paper" if corpus["kind"] == "esconv" else "seed:42"
-    asked = given.get("ESCONV")
-    if asked and corpus["origin"] not in (asked, Path(asked).resolve().name):
-        return f"ESCONV={corpus['origin']}"
-    if built["LIMIT"] not in (None, variables.count(given, "LIMIT")):
-        return f"LIMIT={built['LIMIT']}"
-    if built["SPLIT"] != given.get("SPLIT", default):
-        return f"SPLIT={built['SPLIT']}"
-    if built["CONSECUTIVE"] != given.get("CONSECUTIVE", "separate"):
-        return f"CONSECUTIVE={built['CONSECUTIVE']}"
-    return None
-
-
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    given = _parser().parse_args(argv)
-    manifest = files.read_json(paths.data_manifest(given.work), made_by="make data")
-    if manifest["corpus"]["kind"] != "esconv" or manifest["options"]["LIMIT"] is not None:
-        raise EscError(f"{given.work} does not hold the whole ESConv release; build that first")
-    found = {split: asdict(measured(given.work, split)) for split in paths.SPLITS}
-    files.write_json(COMMITTED, found)
-    print(f"written {COMMITTED.name}: {sum(one['turns'] for one in found.values()):,} turns")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(
-        prog="python -m experiments volumes",
-        description=__doc__,
-        examples="  python -m experiments volumes --work esconv",
-    )
-    parser.add_argument("--work", type=Path, default=Path(), help="root of the built release")
-    return parser
-
-
-EPOCHS = {"sft": 3.0, "dpo": 1.0}  # section 6.1
+EPOCHS = {"sft": "3", "dpo": "1"}  # section 6.1
 SAMPLES = {"sp": 1, "rg": 3, "vanilla": 1}
 """Of a turn, as mining's own default."""
 YIELD = {"sp": 10651 / 14763, "rg": 6041 / 14763}
-"""Pairs of a train turn, Qwen's in Table 1."""
+"""Pairs of a train turn, Qwen's in Table 1; the entangled model's as if they were independent."""
 QUADRANTS = {
     Quadrant.NSNR: YIELD["sp"] * YIELD["rg"],
     Quadrant.NSPR: YIELD["sp"] * (1 - YIELD["rg"]),
     Quadrant.PSNR: (1 - YIELD["sp"]) * YIELD["rg"],
 }
-"""Pairs of a train turn for the entangled model, as if its two kinds of error were independent."""
 REFERENCE = 4 / 3
 """A preference training reads each side once more for its reference: 2 of 6 FLOPs more."""
 VERDICT, CLASS = (2150, 130), (2050, 90)
 SCORE = {NUMBER: (1600, 2), REASON: (1650, 90)}
 """(characters of the prompt besides what the generator is told, tokens of the answer) of a judge's
 question: is it a pair; which error has a reply; and, by JUDGE_FORM, how good is it."""
-DIMENSIONS = 4
 ANSWERS = {
     "vanilla": ("vanilla",),
     "direct-refine": ("vanilla", "vanilla"),
@@ -241,185 +64,333 @@ ANSWERS = {
 """System to the kinds of answer it asks for, one after the other."""
 PRICES = {"gpt-4.1-mini-2025-04-14": Price(0.40, 1.60)}
 """Dollars a million tokens, the list price in November 2025; PRICE overrides it."""
+COMMITTED = Path(__file__).parent / "esconv_volumes.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One split of a corpus."""
+
+    dialogues: float
+    turns: float
+    prompts: dict[str, float]
+    """Task to characters of all prompts, one for each turn, the system prompts included."""
+    answers: dict[str, float]
+    """Task to characters of all gold answers."""
+    conversations: float
+    """Characters of all entangled conversations, which `prompts` holds many times over."""
+
+    def part(self, share: float) -> "Volume":
+        """That of a share of its dialogues, of the mean length."""
+        return Volume(
+            self.dialogues * share,
+            self.turns * share,
+            {task: count * share for task, count in self.prompts.items()},
+            {task: count * share for task, count in self.answers.items()},
+            self.conversations * share,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one step takes."""
+    """What a step takes; tokens of a training over all epochs, in units of a supervised one."""
 
     trained: float = 0.0
-    """Tokens of a training, over all epochs, in units of a supervised one."""
-    requests: int = 0
+    requests: float = 0.0
     """To this kit's own server."""
     prompt_tokens: float = 0.0
     answer_tokens: float = 0.0
-    judged: int = 0
-    """Questions to a judge."""
+    judged: float = 0.0
+    """Questions to a judge elsewhere, whose time is not counted."""
     judge_prompt_tokens: float = 0.0
     judge_answer_tokens: float = 0.0
 
-    def seconds(self, rates: Rates) -> float:
-        """On given hardware; a judge elsewhere takes none of it."""
-        return (rates.trained(self.trained) if self.trained else 0.0) + (
-            rates.asked(self.prompt_tokens, self.answer_tokens) if self.requests else 0.0
+    def __add__(self, other: "Load") -> "Load":
+        return Load(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is asked for, of which the estimates depend."""
+
+    step: Annotated[list[str], typer.Option(envvar="STEPS", help="of plans.mk, in order")]
+    system: Annotated[list[str], typer.Option(envvar="SYSTEMS", help="names of runs")]
+    work: cli.Work = Path()
+    model: cli.Model = EMBEDDED
+    limit: cli.Limit = None
+    samples: Annotated[int | None, typer.Option(envvar="SAMPLES", min=1)] = None
+    nproc: Annotated[int | None, typer.Option(envvar="NPROC", min=1)] = None
+    engine: Annotated[str | None, typer.Option(envvar="ENGINE")] = None
+    judge: Annotated[str | None, typer.Option(envvar="JUDGE")] = None
+    judge_n: Annotated[int | None, typer.Option(envvar="JUDGE_N", min=1)] = None
+    judge_form: Annotated[str, typer.Option(envvar="JUDGE_FORM")] = NUMBER
+    price: Annotated[str | None, typer.Option(envvar="PRICE", help="IN/OUT")] = None
+    train_args: Annotated[str, typer.Option(envvar="TRAIN_ARGS")] = ""
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The one that is trained."""
+        return backbones.get(self.model)
+
+    @cached_property
+    def volumes(self) -> dict[str, Volume]:
+        """Every split, as much as is asked for: the release's, scaled to what is built here."""
+        release = {name: Volume(**one) for name, one in files.read_json(COMMITTED).items()}
+        if paths.data_manifest(self.work).is_file():
+            sets = files.read_json(paths.data_manifest(self.work))["sets"]
+            for name, one in release.items():
+                rows = sets[paths.sft_file("vanilla", name)]["rows"]
+                release[name] = one.part(rows / one.dialogues)
+        return {n: v.part(min((self.limit or 1e9) / v.dialogues, 1)) for n, v in release.items()}
+
+    @property
+    def own_judge(self) -> bool:
+        """Whether evaluation's judge is the base model of this kit's server."""
+        return self.model == EMBEDDED and not self.judge
+
+    @property
+    def asks(self) -> str:
+        """The judge's name."""
+        return self.judge or self.backbone.judge
+
+    @property
+    def money(self) -> Price | None:
+        """What the judge takes a million tokens, where that is known."""
+        return Price.parse(self.price) if self.price else PRICES.get(self.asks)
+
+    @property
+    def processes(self) -> int:
+        """Of a training."""
+        return self.nproc or max(self.backbone.settings["gpus"], 1)
+
+    def training(self, name: str, default: str) -> float:
+        """A number of TRAIN_ARGS; EscError where it is none."""
+        text = dict(w.partition("=")[::2] for w in self.train_args.split()).get(name, default)
+        try:
+            return float(text)
+        except ValueError:
+            raise EscError(f"TRAIN_ARGS: {name}={text} is no number") from None
+
+    def load(self, step: str) -> Load:
+        """The estimate of one step; nothing for those that only read and write files."""
+        target, _, variant = step.partition("@")
+        kind, _, task = target.partition("-")
+        if kind == "sft":
+            return self._sft(task)
+        if kind == "mine":
+            return sum(map(self._mine, [task] if task else TASKS), Load())
+        if kind == "dpo":
+            return self._dpo(task, variant)
+        if kind == "predict":
+            return sum((self._predict(KINDS[name].system) for name in self.system), Load())
+        return self._evaluate() if kind == "eval" else Load()
+
+    def seconds(self, load: Load) -> float:
+        """On the backbone's own hardware: A100s, or two CPU cores."""
+        if not self.backbone.settings["gpus"]:
+            start, training, reading, writing = START_CPU, CPU_TRAINING, CPU_READING, CPU_WRITING
+        else:
+            start, size = START_GPU, self.backbone.parameters * 1e9
+            served = 1 + SCALING * (self.backbone.serving_gpus - 1)
+            training = PEAK_FLOPS * TRAINING_SHARE / (TRAINING_FLOPS * size)
+            training *= 1 + SCALING * (self.processes - 1)
+            reading = PEAK_FLOPS * READING_SHARE * served / (READING_FLOPS * size)
+            writing = WRITING * served / size
+        asked = load.prompt_tokens / reading + load.answer_tokens / writing
+        return start * bool(load.trained or load.requests) + load.trained / training + asked
+
+    def expected_pairs(self, task: str, variant: str) -> float:
+        """The pairs there are, else those of the paper's yield."""
+        turns = self.volumes["train"].turns
+        mined = self.work / paths.preference_file(paths.preference_dataset(task, self.model))
+        if mined.is_file() and variant not in MIXES:
+            return float(sum(1 for _ in files.read_jsonl(mined)))
+        if task == "vanilla":
+            return turns * sum(QUADRANTS[one] for one in MIXES.get(variant, ALL))
+        return turns * YIELD[task]
+
+    def _sft(self, task: str) -> Load:
+        one = self.volumes["train"]
+        is_turn = task != "vanilla"
+        read = one.prompts[task] + one.answers[task] if is_turn else one.conversations
+        rows = one.turns if is_turn else one.dialogues
+        taken = min(rows, self.training("max_samples", "inf")) / max(rows, 1)
+        return Load(
+            trained=self.training("num_train_epochs", EPOCHS["sft"]) * taken * _tokens(read)
         )
 
-    def cost(self, price: Price) -> float:
-        """What the judge takes, in the price's money."""
-        return price.of(self.judge_prompt_tokens, self.judge_answer_tokens)
+    def _mine(self, task: str) -> Load:
+        one, samples = self.volumes["train"], self.samples or SAMPLES[task]
+        sent = Load(
+            requests=samples * one.turns,
+            prompt_tokens=samples * _tokens(one.prompts[task]),
+            answer_tokens=samples * _tokens(one.answers[task]),
+        )
+        if task == "sp" or self.asks == RANDOM:
+            return sent
+        # The conversation with both replies, for every sample: at most, since equal ones drop out.
+        read = one.prompts["rg"] + one.answers["rg"] + one.turns * VERDICT[0]
+        judged = sent.requests
+        return sent + Load(0, 0, 0, 0, judged, samples * _tokens(read), judged * VERDICT[1])
 
+    def _dpo(self, task: str, variant: str) -> Load:
+        train, valid = self.volumes["train"], self.volumes["validation"]
+        side = _tokens(train.prompts[task] + train.answers[task]) / max(train.turns, 1)
+        sides = 2 * min(self.expected_pairs(task, variant), self.training("max_samples", "inf"))
+        # How far it moved: three passes without a backward one, on some validation turns.
+        measured = dialogue.DRIFT["gpu" if self.backbone.settings["gpus"] else "cpu"]
+        drift = min(measured, valid.turns) * side
+        return Load(
+            trained=self.training("num_train_epochs", EPOCHS["dpo"]) * sides * side * REFERENCE
+            + drift
+        )
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the estimates depend on besides the step."""
+    def _predict(self, system: str) -> Load:
+        one, kinds = self.volumes["test"], ANSWERS[system]
+        # A later answer's prompt holds the earlier ones, but for the planner's.
+        before = sum(
+            one.answers[kind] * (len(kinds) - place)
+            for place, kind in enumerate(kinds, start=1)
+            if kind != "sp"
+        )
+        # The strategies' probabilities are one request more, over a prompt just read.
+        return Load(
+            requests=one.turns * (len(kinds) + ("sp" in kinds)),
+            prompt_tokens=_tokens(sum(one.prompts[kind] for kind in kinds) + before),
+            answer_tokens=_tokens(sum(one.answers[kind] for kind in kinds)),
+        )
 
-    volumes: Mapping[str, Volume]
-    limit: int | None
-    judge: str
-    judged: int
-    """Turns that a judge scores, of each system."""
-    samples: int | None = None
-    own_judge: bool = False
-    """Whether evaluation's judge is the base model of this kit's server."""
-    systems: int = 0
-    """Whose predictions are evaluated."""
-    pairs: dict[str, int] = field(default_factory=dict)
-    """Task to mined pairs, where they are mined already."""
-    drift_turns: int = dialogue.DRIFT["gpu"]
-    """Validation turns by which a preference training is measured."""
-    epochs: float | None = None
-    """Of every training, or None for the paper's."""
-    rows: int | None = None
-    """That a training takes at most, or None for all."""
-    form: str = NUMBER
-    """As which a judge is asked a score."""
-
-    @property
-    def train(self) -> Volume:
-        """The split that is trained on and mined."""
-        return self.volumes["train"].part(self.limit)
-
-    @property
-    def test(self) -> Volume:
-        """The split that is predicted."""
-        return self.volumes["test"].part(self.limit)
-
-
-def load(step: Step, asked: Asked) -> Load:
-    """The estimate of one step; nothing for those that only read and write files."""
-    kind, _, task = step.target.partition("-")
-    if kind == "sft":
-        return _sft(task, asked)
-    if kind == "mine":
-        return _mine(task, asked)
-    if kind == "dpo":
-        return _dpo(task, step.variables.get("VARIANT"), asked)
-    if kind == "predict":
-        return _predict(step.variables["SYSTEM"], asked)
-    return _evaluate(asked) if kind == "eval" else Load()
+    def _evaluate(self) -> Load:
+        if self.asks == RANDOM and not self.own_judge:
+            return Load()
+        one = self.volumes["test"]
+        said = (one.prompts["rg"] + 2 * one.answers["rg"]) / max(one.turns, 1)
+        again = 0 if self.own_judge else dialogue.REPEATED
+        judged = self.judge_n or (
+            dialogue.JUDGED_BY_EMBEDDED if self.own_judge else dialogue.JUDGED
+        )
+        turns, pairs = (min(judged, n) for n in (one.turns, self.expected_pairs("rg", "")))
+        scores = len(self.system) * 4 * (turns + min(again, turns))
+        scores += 4 * (2 * pairs + min(again, pairs))
+        asked = 0.0, 0.0, 0.0
+        for count, (prompt, answer) in (
+            (scores, SCORE[self.judge_form]),
+            (len(self.system) * one.turns * (self.asks != RANDOM), CLASS),
+        ):
+            more = count, count * _tokens(said + prompt), count * answer
+            asked = asked[0] + more[0], asked[1] + more[1], asked[2] + more[2]
+        return Load(0, *asked) if self.own_judge else Load(0, 0, 0, 0, *asked)
 
 
 def _tokens(characters: float) -> float:
     return characters / CHARACTERS_PER_TOKEN
 
 
-def _sft(task: str, asked: Asked) -> Load:
-    one = asked.train
-    read = one.conversations if task == "vanilla" else one.prompts[task] + one.answers[task]
-    there = one.dialogues if task == "vanilla" else one.turns
-    taken = _taken(there, asked) / max(there, 1)
-    return Load(trained=(asked.epochs or EPOCHS["sft"]) * taken * _tokens(read))
+def products(step: str, about: Forecast) -> list[Path]:
+    """The files that are written last; a step is done where all are there."""
+    target, _, variant = step.partition("@")
+    kind, _, task = target.partition("-")
+    work, model, lineage = about.work, about.model, Lineage(variant or None)
+    known = {
+        "model": [Path(backbones.get(EMBEDDED).location) / "manifest.json"],
+        "data": [paths.data_manifest(work)],
+        "check-data": [paths.checked(work, model)],
+        "stats": [paths.data_stats(work)],
+        "sft": [work / paths.adapter(model, task, "sft") / "run.json"],
+        "mine": [work / paths.preference_manifest(t, model, paths.PAPER) for t in TASKS],
+        "dpo": [work / paths.adapter(model, task, "dpo", lineage) / "drift.json"],
+        "predict": [work / "runs" / model / name / "run.json" for name in about.system],
+        "eval": [work / "runs" / model / "comparisons.json"],
+        "report": [work / "runs" / model / "report.html"],
+    }
+    return known[target if target in known else kind]
 
 
-def _taken(rows: float, asked: Asked) -> float:
-    return rows if asked.rows is None else min(rows, asked.rows)
+@cli.command(examples="  make reproduce MODEL=qwen2.5-7b DRY_RUN=1", name="estimate")
+def main(about: Forecast) -> None:
+    """Tell what a plan's steps would send, train and cost, before anything runs."""
+    print("\n".join([*_table(about), *_assumptions(about)]))
 
 
-def _mine(task: str, asked: Asked) -> Load:
-    one, samples = asked.train, asked.samples or SAMPLES[task]
-    requests = samples * one.turns
-    sent = Load(
-        requests=requests,
-        prompt_tokens=samples * _tokens(one.prompts[task]),
-        answer_tokens=samples * _tokens(one.answers[task]),
+def _table(about: Forecast) -> Iterator[str]:
+    """A row a step, and what those still to run take together."""
+    yield (
+        f"{'step':<25}{'state':<8}{'requests':>10}{'tokens':>10}{'GPU memory':>12}{'time':>13}"
+        f"{'judge':>22}"
     )
-    if task == "sp" or asked.judge == RANDOM:
-        return sent
-    # The conversation with both replies, for every sample: at most, since equal ones drop out.
-    verdict, answer = VERDICT
-    read = one.prompts["rg"] + one.answers["rg"] + one.turns * verdict
-    return Load(
-        requests=sent.requests,
-        prompt_tokens=sent.prompt_tokens,
-        answer_tokens=sent.answer_tokens,
-        judged=requests,
-        judge_prompt_tokens=samples * _tokens(read),
-        judge_answer_tokens=requests * answer,
-    )
-
-
-def expected_pairs(task: str, variant: str | None, asked: Asked) -> float:
-    """The pairs there are, else those of the paper's yield."""
-    if task in asked.pairs and variant not in MIXES:
-        return asked.pairs[task]
-    if task == "vanilla":
-        mix = MIXES.get(variant or "", ALL)
-        return asked.train.turns * sum(QUADRANTS[one] for one in mix)
-    return asked.train.turns * YIELD[task]
-
-
-def _dpo(task: str, variant: str | None, asked: Asked) -> Load:
-    one = asked.train
-    side = (one.prompts[task] + one.answers[task]) / max(one.turns, 1)
-    tokens = _taken(expected_pairs(task, variant, asked), asked) * 2 * _tokens(side)
-    valid = asked.volumes["validation"].part(asked.limit)
-    turns = min(asked.drift_turns, valid.turns)
-    # Three passes without a backward one: before, after, and by rounding alone.
-    drift = turns * _tokens(side) * 3 / 3
-    return Load(trained=(asked.epochs or EPOCHS["dpo"]) * tokens * REFERENCE + drift)
-
-
-def _predict(system: str, asked: Asked) -> Load:
-    one, kinds = asked.test, ANSWERS[system]
-    written = sum(one.answers[kind] for kind in kinds)
-    # A later answer's prompt holds the earlier ones, but for the planner's.
-    before = sum(
-        one.answers[kind] * (len(kinds) - place)
-        for place, kind in enumerate(kinds, start=1)
-        if kind != "sp"
-    )
-    read = sum(one.prompts[kind] for kind in kinds) + before
-    # The eight strategies' probabilities are one request more, over a prompt just read.
-    extra = one.turns if "sp" in kinds else 0
-    return Load(
-        requests=one.turns * len(kinds) + extra,
-        prompt_tokens=_tokens(read),
-        answer_tokens=_tokens(written),
-    )
-
-
-def _evaluate(asked: Asked) -> Load:
-    one = asked.test
-    said = (one.prompts["rg"] + 2 * one.answers["rg"]) / max(one.turns, 1)
-    turns, again = min(asked.judged, one.turns), 0 if asked.own_judge else REPEATED
-    scores = asked.systems * DIMENSIONS * (turns + min(again, turns))
-    pairs = min(asked.judged, round(expected_pairs("rg", None, asked)))
-    scores += 2 * DIMENSIONS * pairs + DIMENSIONS * min(again, pairs)
-    if asked.judge == RANDOM and not asked.own_judge:
-        return Load()
-    classes = 0 if asked.judge == RANDOM else asked.systems * one.turns
-    prompt, answer = SCORE[asked.form]
-    asked_scores = (scores, _tokens(said + prompt), answer)
-    asked_classes = (classes, _tokens(said + CLASS[0]), CLASS[1])
-    both = (asked_scores, asked_classes)
-    if asked.own_judge:
-        return Load(
-            requests=scores + classes,
-            prompt_tokens=sum(count * prompt for count, prompt, _ in both),
-            answer_tokens=sum(count * answer for count, _, answer in both),
+    left = Load()
+    seconds = 0.0
+    price = about.money
+    for step in about.step:
+        done = all(path.is_file() for path in products(step, about))
+        load = about.load(step)
+        if not done:
+            left, seconds = left + load, seconds + about.seconds(load)
+        asked = f"{_short(load.judged)} asked" if load.judged else "-"
+        if load.judged and price:
+            asked += f", ${_cost(load, price):,.2f}"
+        tokens = load.trained + load.prompt_tokens + load.answer_tokens
+        yield (
+            f"{step:<25}{'done' if done else 'to run':<8}{_short(load.requests):>10}"
+            f"{_short(tokens):>10}{_memory(step, about):>12}"
+            f"{_clock(about.seconds(load)):>13}{asked:>22}"
         )
-    return Load(
-        judged=scores + classes,
-        judge_prompt_tokens=sum(count * prompt for count, prompt, _ in both),
-        judge_answer_tokens=sum(count * answer for count, _, answer in both),
+    money = f", and ${_cost(left, price):,.2f} for the judge" if price else ""
+    yield f"\nto run: {_clock(seconds)}{money}"
+
+
+def _cost(load: Load, price: Price) -> float:
+    return price.of(load.judge_prompt_tokens, load.judge_answer_tokens)
+
+
+def _memory(step: str, about: Forecast) -> str:
+    """Of each training process, or of each GPU of the server."""
+    backbone, load = about.backbone, about.load(step)
+    if not backbone.settings["gpus"] or not (load.trained or load.requests):
+        return "-"
+    if load.requests:
+        return f"{2 * backbone.parameters * 1.25 / backbone.serving_gpus:,.0f} GB"
+    size = memory.gigabytes(
+        backbone,
+        engine=about.engine or backbone.engine,
+        processes=about.processes,
+        length=CUTOFF,
+        stage=step[:3],
     )
+    return f"{size:,.0f} GB"
+
+
+def _short(number: float) -> str:
+    unit, size = ("M", 1e6) if number >= 1e6 else ("k", 1e3) if number >= 1e3 else ("", 1)
+    return f"{number / size:,.{bool(unit):d}f}{unit}" if number else "-"
+
+
+def _clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if seconds else "-"
+
+
+def _assumptions(about: Forecast) -> Iterator[str]:
+    train, test, backbone = about.volumes["train"], about.volumes["test"], about.backbone
+    yield (
+        f"corpus     statistics of ESConv, scaled to what is built here: {train.turns:,.0f} train "
+        f"and {test.turns:,.0f} test turns; {CHARACTERS_PER_TOKEN} characters a token"
+    )
+    yield "pairs      those mined here, else as many a turn as the paper has of Qwen (Table 1)"
+    if backbone.settings["gpus"]:
+        yield (
+            f"hardware   A100 80 GB: training at {TRAINING_SHARE:.0%} of the peak on "
+            f"{about.processes} processes, one server of {backbone.serving_gpus}; each step "
+            f"{START_GPU:.0f} s besides"
+        )
+        yield f"memory     training at {CUTOFF:,} tokens; a server's weights and a quarter more"
+    else:
+        yield f"hardware   two CPU cores, the embedded model; each step {START_CPU:.0f} s besides"
+    if about.asks == RANDOM:
+        scored = "in mining, the base model in evaluation" if about.own_judge else "throughout"
+        yield f"judge      random draws {scored}: SMOKE, no result"
+    else:
+        price = about.money
+        cost = f"${price.prompt:g} and ${price.completion:g} a million" if price else "set PRICE"
+        yield f"judge      {about.asks}, {cost} tokens; its time is not in the sum"
+    yield "An estimate; DRY_RUN=1 of one step counts what is really left of it."

@@ -8,18 +8,65 @@ from esc import paths
 
 QUICK = "TRAIN_ARGS=max_steps=1 gradient_accumulation_steps=1"
 MAKEFILE = (paths.ROOT / "Makefile").read_text()
+PLANS = (paths.ROOT / "plans.mk").read_text()
 
 
-def test_help_lists_every_target(run):
+def test_help_lists_every_target_and_every_variable(run):
     shown = run("make", "help").stdout
-    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", MAKEFILE, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", MAKEFILE + PLANS, re.MULTILINE))
     assert {name for names in targets for name in names.split()} >= {"data", "sft-sp", "demo"}
     for names in targets:
         assert f"make {names} " in shown
+    (variables,) = re.findall(r"^VARIABLES := ((?:.*\\\n)*.*)$", MAKEFILE, re.MULTILINE)
+    assert all(name in shown for name in variables.replace("\\", "").split())
 
 
-def test_the_makefile_stays_short():
-    assert MAKEFILE.count("\n") <= 265
+def test_only_variables_that_are_set_reach_a_step(run):
+    shown = run("make", "--eval", "show:; @env", "show", "LIMIT=2", "TASK=", **{"STAGE": ""})
+    names = {line.partition("=")[0] for line in shown.stdout.splitlines()}
+    assert {"LIMIT", "MODEL"} <= names and not {"TASK", "STAGE", "ESCONV"} & names
+
+
+def test_the_makefiles_stay_short():
+    assert (MAKEFILE + PLANS).count("\n") <= 200
+
+
+def test_the_plans_name_the_papers_systems_and_mixes_and_targets_there_are():
+    def words(name):
+        (found,) = re.findall(rf"^{name} := ((?:.*\\\n)*.*)$", PLANS, re.MULTILINE)
+        return re.sub(r"\$\((\w+)(:%=(.*?)%)?\)", expanded, found.replace("\\\n", " ")).split()
+
+    def expanded(match):
+        return " ".join(f"{match[3] or ''}{word}" for word in words(match[1]))
+
+    assert set(words("SYSTEMS_OF_PAPER")) == set(paths.KINDS)
+    assert set(words("LOOP")) == {
+        name
+        for name, kind in paths.KINDS.items()
+        if kind.lineage.variant not in paths.MIXES and kind.system not in paths.PROMPT_BASELINES
+    }
+    assert set(words("MIXES")) == set(paths.MIXES)
+    targets = set(" ".join(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", MAKEFILE, re.M)).split())
+    assert {step.partition("@")[0] for step in words("REPRODUCE")} <= targets
+    assert [step for step in words("REPRODUCE") if "@" not in step] == words("DEMO")
+
+
+def test_a_step_that_fails_does_not_take_down_the_others_and_the_same_command_goes_on(
+    run, tmp_path
+):
+    of = (f"WORK={tmp_path}", "ESCONV=sample", "LIMIT=1")
+    plan = ("make", "--keep-going", "step/data", "step/dpo-sp", "step/stats", *of)
+    first = run(*plan)
+    assert first.returncode != 0 and first.stderr.count("error: ") == 1
+    states = tmp_path / "runs" / "smollm2-135m" / "steps.tsv"
+    rows = [line.split("\t") for line in states.read_text().splitlines()]
+    assert [row[:2] for row in rows] == [["data", "done"], ["dpo-sp", "failed"], ["stats", "done"]]
+    built = (tmp_path / "data" / "manifest.json").stat().st_mtime_ns
+    again = run(*plan)
+    assert again.returncode != 0
+    assert (tmp_path / "data" / "manifest.json").stat().st_mtime_ns == built
+    told = run("-m", "experiments", "summary", "--work", str(tmp_path)).stdout
+    assert re.search(r"dpo-sp +\d+ s  failed", told) and re.search(r"stats +\d+ s  done", told)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +82,7 @@ def test_the_makefile_stays_short():
 )
 def test_batch_is_of_the_step_that_can_use_it(run, target, given, sample, judge):
     shown = run("make", "--dry-run", target, *given).stdout
-    steps = re.findall(r'^BATCH="(\w*)" \S+ -m mining (\w+)', shown, re.MULTILINE)
+    steps = re.findall(r'BATCH="(\w*)".* -m mining (\w+)', shown)
     assert [(name, batch) for batch, name in steps] == [
         ("sample", sample),
         *([("judge", judge)] if judge is not None else []),

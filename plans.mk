@@ -1,0 +1,40 @@
+# The orders of `make demo` and `make reproduce`. A step is a target that users call, with its variant
+# behind an @; where it is done it says so and ends. What fails is gone round, and the same command
+# goes on with it. $(STEPS) keeps the state and seconds of every step.
+
+SFT := sft-sp sft-rg sft-vanilla
+DPO := dpo-sp dpo-rg dpo-vanilla
+# The mixes of pairs of Table 5 and Figure 4.
+MIXES := nsnr nsnr_psnr nsnr_nspr psnr
+DEMO := model data check-data stats $(SFT) mine $(DPO) predict eval report
+REPRODUCE := model data check-data stats $(SFT) mine $(DPO) $(MIXES:%=dpo-vanilla@%) predict eval report
+LOOP := vanilla_base vanilla_sft vanilla_dpo decoupled_base decoupled_sft decoupled_dpo \
+  decoupled-gold_sft decoupled-gold_dpo
+SYSTEMS_OF_PAPER := $(LOOP) direct-refine_base self-refine_base emotional-cot_base $(MIXES:%=vanilla_dpo_%)
+
+# The embedded model learns from few rows, at a rate that moves it: a row takes seconds on two cores.
+SMOKE := num_train_epochs=1.0 gradient_accumulation_steps=2 learning_rate=5.0e-4
+FEW = $(if $(and $(filter smollm2-135m,$(MODEL)),$(LIMIT)),$(SMOKE) max_samples=$(shell expr 4 \* $(LIMIT)))
+ARGS = $(or $(TRAIN_ARGS),$(FEW))
+
+# What a step's own call may be given, and a plan sets by itself.
+ALONE := SYSTEM= STAGE= ROUND= SET= TASK= BLIND= JUDGE2= MODELS= BATCH= JUDGE_BATCH= DRY_RUN= VARIANT=
+STEPS = $(WORK)/runs/$(MODEL)/steps.tsv
+PLAN = $(MAKE) --no-print-directory --keep-going $(ALONE)
+TOLD = ended=$$?; $(PY) -m experiments summary; exit $$ended
+
+demo: $(READY) $(SERVE_READY)  ## the whole loop in small: data, SFT, mining, DPO, predictions, report; in demo/
+	@export WORK=demo MODEL=smollm2-135m; $(PLAN) $(DEMO:%=step/%) WORK=demo MODEL=smollm2-135m LIMIT=1 \
+	  ESCONV="$(or $(ESCONV),sample)" SYSTEMS="$(LOOP)" SAMPLES=1 MINING_JUDGE=random JUDGE= JUDGE_BASE_URL= \
+	  JUDGE_N=1 TRAIN_ARGS="$(SMOKE) max_samples=4"; $(TOLD)
+
+reproduce: $(READY) $(if $(DRY_RUN),,$(SERVE_READY))  ## the paper's whole experiment; DRY_RUN=1 shows plan and costs
+	@export SYSTEMS="$(SYSTEMS_OF_PAPER)" TRAIN_ARGS="$(ARGS)"; $(if $(DRY_RUN),STEPS="$(REPRODUCE)" \
+	$(PY) -m experiments estimate, $(PLAN) $(REPRODUCE:%=step/%) SYSTEMS="$$SYSTEMS" TRAIN_ARGS="$(ARGS)"; $(TOLD))
+
+step/%:
+	@printf '\n=== %s\n' "$*"; mkdir -p "$(dir $(STEPS))"; begin=$$(date +%s); \
+	$(MAKE) --no-print-directory $(word 1,$(subst @, ,$*)) VARIANT=$(word 2,$(subst @, ,$*)) \
+	  $(if $(filter mine,$*),$(MINING_JUDGE:%=JUDGE=%)); ended=$$?; \
+	[ $$ended = 0 ] && state=done || state=failed; \
+	printf '%s\t%s\t%s\n' "$*" $$state $$(($$(date +%s) - begin)) >> "$(STEPS)"; exit $$ended
