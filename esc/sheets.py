@@ -9,7 +9,7 @@ import hashlib
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
@@ -29,12 +29,11 @@ csv.field_size_limit(sys.maxsize)
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
-    """A sheet as CSV; a cell that looks like a formula is shown as text."""
+    """A sheet as CSV, blank where a row says nothing; a cell like a formula is shown as text."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, quoting=csv.QUOTE_ALL)
     writer.writeheader()
-    for row in rows:
-        writer.writerow({name: guarded(cell) for name, cell in row.items()})
+    writer.writerows({name: guarded(cell) for name, cell in row.items()} for row in rows)
     # The mark at its head tells spreadsheets that it is UTF-8.
     return "\ufeff" + stream.getvalue()
 
@@ -43,6 +42,11 @@ def guarded(cell: str) -> str:
     """A cell that a spreadsheet shows as text, whatever it begins with and holds."""
     cell = _INNER_FORMULA.sub("'", visible(cell))
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
+
+
+def conversation(history: Iterable[tuple[str, str]]) -> str:
+    """What was said, as one cell."""
+    return "\n".join(f"seeker: {seeker}\nsupporter: {reply}" for seeker, reply in history)
 
 
 def table(path: Path) -> list[list[str]]:
@@ -63,27 +67,52 @@ def table(path: Path) -> list[list[str]]:
         raise EscError(f"{path} is no CSV file ({error})") from error
 
 
-def read_csv(
-    path: Path, columns: Sequence[str], *, needed: Sequence[str]
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """(row as a spreadsheet counts it, its cells in ``columns``) of every row that is not blank.
+def read_csv(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(row as a spreadsheet counts it, its cells by column) of every row that is not blank.
 
     Raises EscError where it is no CSV file in UTF-8 or a needed column is missing.
     """
     rows = table(path)
     names = [name.strip().casefold() for name in rows[0]] if rows else []
-    for name in needed:
-        if name not in names:
-            raise EscError(f"{path}: no column {name!r}; it is no sheet of this step")
+    if missing := [name for name in needed if name not in names]:
+        raise EscError(f"{path}: no column {missing[0]!r}; it is no sheet of this step")
     for number, row in enumerate(rows[1:], start=2):
-        cells = dict(zip(names, (cell.strip() for cell in row), strict=False))
-        if any(cells.values()):
-            yield number, {name: cells.get(name, "") for name in columns}
+        if any(cells := [cell.strip() for cell in row]):
+            yield number, dict.fromkeys(names, "") | dict(zip(names, cells, strict=False))
 
 
-def hash_of(sheet: Sequence[str]) -> str:
-    """The name of a sheet; ``sheet`` is what makes it another one."""
-    return hashlib.sha256("\n".join(sheet).encode()).hexdigest()
+def check_blank(path: Path, asked: Sequence[str]) -> None:
+    """Raise EscError where a sheet cannot be read, or has an answer or a comment in it."""
+    rows = [row for _, row in read_csv(path, ["record", *asked])]
+    if filled := sum(any(row.get(name) for name in (*asked, "comment")) for row in rows):
+        raise EscError(
+            f"{path} has {filled} rows with answers; read it with --read, and move it away for a "
+            "new sheet"
+        )
+
+
+def answers(
+    path: Path, asked: Sequence[str], choices: Sequence[str], records: Container[str]
+) -> dict[str, dict[str, str]]:
+    """Record to its answers, by the columns ``asked``: one of ``choices``, or blank.
+
+    Raises EscError with file and row for what cannot be read: another word, and a record that is
+    not among ``records`` or there twice.
+    """
+    words = {choice.casefold(): choice for choice in choices} | {"": ""}
+    found: dict[str, dict[str, str]] = {}
+    for number, row in read_csv(path, ["record", *asked]):
+        where, record = f"{path}: row {number}", row["record"]
+        if record not in records:
+            raise EscError(f"{where}: record {record!r} is not on the sheet of this folder")
+        if record in found:
+            raise EscError(f"{where}: record {record!r} is there twice")
+        for name in asked:
+            if row[name].casefold() not in words:
+                told = f"{name} {row[name]!r} is none of {', '.join(choices)}"
+                raise EscError(f"{where} ({record}): {told}")
+        found[record] = {name: words[row[name].casefold()] for name in asked}
+    return found
 
 
 def shown(value: object) -> object:
@@ -91,11 +120,11 @@ def shown(value: object) -> object:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def page(template: Path, *, sheet: str, **variables: object) -> str:
+def page(template: Path, *, sheet: Sequence[str], **variables: object) -> str:
     """A sheet as one HTML page that needs nothing else and runs the shared script alone.
 
-    What a browser keeps of half-done answers is of the `hash_of` that ``sheet`` is; the script
-    saves it in a column of that name.
+    What a browser keeps of half-done answers is of this ``sheet``, which names all that makes it
+    another one.
     """
     script = (PAGES / "sheet.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -108,7 +137,7 @@ def page(template: Path, *, sheet: str, **variables: object) -> str:
         finalize=shown,
     )
     return environment.get_template(template.name).render(
-        sheet=sheet,
+        sheet=hashlib.sha256("\n".join(sheet).encode()).hexdigest(),
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         style=(PAGES / "sheet.css").read_text(encoding="utf-8"),
         script=script,

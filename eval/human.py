@@ -12,13 +12,14 @@ win, tie and lose per dimension, sign test and Fleiss' kappa (Figure 6). Researc
 on it are no counselling.
 """
 
-import argparse
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from esc import cli, files, sheets
 from esc.exceptions import EscError
@@ -34,18 +35,10 @@ ASKED = tuple(dimension.casefold() for dimension in Dimension)
 """The columns to fill in."""
 COLUMNS = ("record", "conversation", "seeker", "A", "B", *ASKED, "comment")
 SILENT = "(says nothing)"
-
-
-def stamp_of(found: Matched) -> str:
-    """What tells the sheets of two comparisons apart, and tells an annotator nothing."""
-    files_compared = [found.source[side]["predictions"] for side in ("a", "b")]
-    return hashlib.sha256("\n".join(files_compared).encode()).hexdigest()[:6]
-
-
-def record_of(pair: Pair, stamp: str) -> str:
-    """What names a turn on the sheet; no spreadsheet takes it for a date."""
-    # As its cell on the sheet says it: it is read back from there.
-    return sheets.guarded(f"turn {pair.id} ({stamp})")
+KEY, RESULT = "key.json", "human.json"
+SMOKE = "SMOKE       embedded model or sample corpus: no result"
+Votes = Mapping[tuple[str, Dimension], str]
+"""(record, dimension) to win, tie or lose of system A; absent where left blank."""
 
 
 def sides_of(pair: Pair) -> dict[str, str]:
@@ -53,33 +46,63 @@ def sides_of(pair: Pair) -> dict[str, str]:
     return {"A": "a", "B": "b"} if pair.a_is_left else {"A": "b", "B": "a"}
 
 
-def shown(pair: Pair) -> dict[str, str]:
-    """Side of the sheet to the reply that stands there."""
-    replies = {"a": str(pair.a), "b": str(pair.b)}
-    return {side: replies[system] for side, system in sides_of(pair).items()}
+def make(found: Matched, out: Path, n: int, annotators: Sequence[str]) -> Row:
+    """Write a sheet for everybody named, or one without a name; what ``key.json`` says.
+
+    Raises EscError where there is a sheet with votes in it, or no pair of replies to compare.
+    """
+    able = [pair for pair in found.pairs if pair.is_whole and not pair.is_alike]
+    if not able:
+        raise EscError(
+            f"none of the {len(found.pairs)} shared turns has two replies that differ; there is "
+            "nothing to compare"
+        )
+    # Tells the sheets of two comparisons apart, and tells an annotator nothing.
+    compared = "\n".join(found.source[side]["predictions"] for side in ("a", "b"))
+    stamp = hashlib.sha256(compared.encode()).hexdigest()[:6]
+    # No spreadsheet takes a record for a date, and it is as its cell says it: it is read back.
+    drawn = {sheets.guarded(f"turn {pair.id} ({stamp})"): pair for pair in able[:n]}
+    key: Row = {
+        **found.source,
+        "n": len(drawn),
+        "left_out": {
+            "no reply": sum(not pair.is_whole for pair in found.pairs),
+            "equal replies": sum(pair.is_alike for pair in found.pairs),
+        },
+        "annotators": list(annotators),
+        "smoke": found.smoke,
+        "records": {record: sides_of(pair) for record, pair in drawn.items()},
+    }
+    with files.exclusive(out):
+        names = [f"_{name}" for name in annotators] or [""]
+        _clear(out, [out / f"sheet{name}.{kind}" for name in names for kind in ("csv", "html")])
+        for name in names:
+            write_sheet(out, name, drawn, smoke=found.smoke)
+        files.write_json(out / KEY, key)
+    return key
 
 
-def csv_text(pairs: Sequence[Pair], stamp: str) -> str:
-    """The sheet as CSV, its answers still blank."""
-    rows = []
-    for pair in pairs:
-        said = [f"seeker: {seeker}\nsupporter: {reply}" for seeker, reply in pair.history]
-        told = {
-            "record": record_of(pair, stamp),
-            "conversation": "\n".join(said),
+def write_sheet(out: Path, name: str, drawn: Mapping[str, Pair], *, smoke: bool) -> None:
+    """Write one annotator's table and page, the answers still blank; ``drawn`` is by record."""
+    shown: dict[str, dict[str, str]] = {}
+    for record, pair in drawn.items():
+        replies = {"a": str(pair.a), "b": str(pair.b)}
+        shown[record] = {side: replies[system] for side, system in sides_of(pair).items()}
+    rows = [
+        {
+            "record": record,
+            "conversation": sheets.conversation(pair.history),
             "seeker": pair.seeker if pair.seeker.strip() else SILENT,
+            **shown[record],
         }
-        rows.append(dict.fromkeys(COLUMNS, "") | told | shown(pair))
-    return sheets.csv_text(COLUMNS, rows)
-
-
-def html(pairs: Sequence[Pair], stamp: str, votes: str, *, smoke: bool) -> str:
-    """The sheet as one page that needs nothing else; it saves its answers as ``votes``."""
-    records = [record_of(pair, stamp) for pair in pairs]
-    return sheets.page(
+        for record, pair in drawn.items()
+    ]
+    files.write_text(out / f"sheet{name}.csv", sheets.csv_text(COLUMNS, rows))
+    votes = f"votes{name}.csv"
+    page = sheets.page(
         TEMPLATE,
-        sheet=sheets.hash_of([votes, *records]),
-        cards=[(name, pair, shown(pair)) for name, pair in zip(records, pairs, strict=True)],
+        sheet=[votes, *drawn],
+        cards=[(record, pair, shown[record]) for record, pair in drawn.items()],
         dimensions=list(Dimension),
         choices=CHOICES,
         columns=" ".join((*ASKED, "comment")),
@@ -87,90 +110,93 @@ def html(pairs: Sequence[Pair], stamp: str, votes: str, *, smoke: bool) -> str:
         silent=SILENT,
         smoke=smoke,
     )
+    files.write_text(out / f"sheet{name}.html", page)
 
 
-def is_sheet(path: Path) -> bool:
-    """Whether a CSV file has the columns of a sheet, or of the votes that its page saves."""
-    with path.open(encoding="utf-8-sig", errors="replace") as stream:
-        return {"record", *ASKED} <= set(re.findall(r"\w+", stream.readline().casefold()))
+def _clear(out: Path, wanted: Sequence[Path]) -> None:
+    """Delete the key and the blank sheets that an earlier call left in the folder.
 
-
-def answers(path: Path) -> Iterator[tuple[int, Row]]:
-    """(row as a spreadsheet counts it, record, votes and comment) of every row that is not blank.
-
-    Raises EscError where it is no sheet that can be read.
+    Raises EscError where a sheet has votes or a result, or a file that is to be written is there
+    and is none of these: it is a user's own.
     """
-    columns = ("record", *ASKED, "comment")
-    return sheets.read_csv(path, columns, needed=columns[:-1])
+    key = out / KEY
+    if (out / RESULT).is_file():
+        raise EscError(f"{out / RESULT} is of the sheet of this folder; take another --out")
+    # The key is written last: a sheet without one is of a call that was killed.
+    former = [key] if key.is_file() and "records" in files.read_json(key) else []
+    for path in sorted(out.glob("*.csv")):
+        with path.open(encoding="utf-8-sig", errors="replace") as stream:
+            head = set(re.findall(r"\w+", stream.readline().casefold()))
+        if {"record", *ASKED} <= head:
+            sheets.check_blank(path, ASKED)
+            if path.name.startswith("sheet"):
+                former += [path, path.with_suffix(".html")]
+    for path in (key, *wanted):
+        if path.exists() and path not in former:
+            raise EscError(f"{path} is no file of this step; name a folder of its own in --out")
+    for path in former:
+        path.unlink(missing_ok=True)
 
 
-Sides = Mapping[str, Mapping[str, str]]
-"""Record to (side of the sheet to the system that stands there)."""
+def read(out: Path, paths: Sequence[Path]) -> Row:
+    """Write ``human.json`` from sheets with votes, one file an annotator; what it says.
 
-
-@dataclass(frozen=True, slots=True)
-class Votes:
-    """What one annotator says."""
-
-    annotator: str
-    outcomes: Mapping[tuple[str, Dimension], str]
-    """(record, dimension) to win, tie or lose of system A; absent where left blank."""
-
-
-def votes_of(annotator: str, found: Iterable[tuple[int, Row]], sides: Sides) -> Votes:
-    """One annotator's votes, with the sides of the sheet turned back to the systems.
-
-    Raises EscError, naming the row, for an unknown record, one given twice, and another word.
+    Raises EscError, with file and row, where a vote cannot be read, or there is none at all.
     """
-    outcomes: dict[tuple[str, Dimension], str] = {}
-    seen = set()
-    words = {choice.casefold(): choice for choice in CHOICES}
-    for number, row in found:
-        record = row["record"]
-        if record not in sides:
-            raise EscError(f"row {number}: record {record!r} is not on the sheet of this folder")
-        if record in seen:
-            raise EscError(f"row {number}: record {record!r} is there twice")
-        seen.add(record)
-        for dimension in Dimension:
-            said = row[dimension.casefold()]
-            if not said:
-                continue
-            choice = words.get(said.casefold())
-            if choice is None:
-                raise EscError(
-                    f"row {number} ({record}): {dimension.casefold()} {said!r} is none of "
-                    f"{', '.join(CHOICES)}"
-                )
-            system = sides[record].get(choice)
-            outcomes[record, dimension] = {"a": "win", "b": "lose"}.get(system or "", "tie")
-    return Votes(annotator, outcomes)
+    key: Row = files.read_json(out / KEY, made_by="python -m eval human --a FILE --b FILE")
+    cast: dict[str, Votes] = {}
+    for path in paths:
+        name = re.sub(r"^(votes|sheet)_", "", path.stem)
+        if name in cast:
+            raise EscError(f"two files are of annotator {name!r}; name one file for each")
+        cast[name] = votes_of(path, key["records"])
+        if not cast[name]:
+            raise EscError(f"{path} has no vote in it; leave it out, or have it filled in")
+    kept = {name: key[name] for name in ("a", "b", "n", "left_out", "smoke")}
+    done: Row = kept | {
+        "annotators": {
+            name: {"sha256": files.sha256(path), "votes": len(cast[name])}
+            for name, path in zip(cast, paths, strict=True)
+        },
+        "interval": "95 %, Wilson, over turns; each has the outcome most annotators gave it",
+        "dimensions": {
+            dimension.value: outcomes_of(list(cast.values()), list(key["records"]), dimension)
+            for dimension in Dimension
+        },
+    }
+    with files.exclusive(out):
+        files.write_json(out / RESULT, done)
+    return done
 
 
-def result(votes: Iterable[Votes], records: Iterable[str]) -> Row:
-    """Per dimension win, tie and lose of system A, their intervals, sign test, and agreement.
+def votes_of(path: Path, sides: Mapping[str, Mapping[str, str]]) -> Votes:
+    """One annotator's votes, with the sides of the sheet turned back to the systems."""
+    said = sheets.answers(path, ASKED, CHOICES, sides)
+    outcome = {"a": "win", "b": "lose", None: "tie"}
+    return {
+        (record, dimension): outcome[sides[record].get(choice)]
+        for record, row in said.items()
+        for dimension in Dimension
+        if (choice := row[dimension.casefold()])
+    }
+
+
+def outcomes_of(votes: Sequence[Votes], records: Sequence[str], dimension: Dimension) -> Row:
+    """Win, tie and lose of system A on one dimension, their intervals, sign test, and agreement.
 
     The shares are of turns, each with the outcome that most annotators gave it, a tie where none
     has most votes: votes on one turn are no independent trials. ``votes`` counts them all the same.
     """
-    votes, records = list(votes), list(records)
-    return {dimension.value: _dimension(votes, records, dimension) for dimension in Dimension}
-
-
-def _dimension(votes: list[Votes], records: list[str], dimension: Dimension) -> Row:
-    by_turn = {
-        record: Counter(
-            one.outcomes[record, dimension] for one in votes if (record, dimension) in one.outcomes
-        )
+    by_turn = [
+        Counter(one[record, dimension] for one in votes if (record, dimension) in one)
         for record in records
-    }
-    turns = Counter(majority(count) for count in by_turn.values() if count)
-    every = sum(by_turn.values(), Counter[str]())
-    whole = [count for count in by_turn.values() if count.total() == len(votes)]
+    ]
+    every = sum(by_turn, Counter[str]())
+    whole = [count for count in by_turn if count.total() == len(votes)]
     kappa = fleiss_kappa(whole)
     defined = isinstance(kappa, float)
     # By turn: a sheet is a small draw of turns, hardly two of them of one dialogue.
-    return shares_by_turn(turns) | {
+    return shares_by_turn(Counter(majority(count) for count in by_turn if count)) | {
         "votes": {outcome: every[outcome] for outcome in OUTCOMES}
         | {"blank": len(votes) * len(records) - every.total()},
         "kappa": {
@@ -187,111 +213,6 @@ def majority(count: Counter[str]) -> str:
     return "tie" if more and more[0][1] == first[1] else first[0]
 
 
-KEY, RESULT = "key.json", "human.json"
-
-
-def make(found: Matched, out: Path, n: int, annotators: Sequence[str]) -> Row:
-    """Write a sheet for everybody named, or one without a name; what ``key.json`` says.
-
-    Raises EscError where there is a sheet with votes in it, or no pair of replies to compare.
-    """
-    able = [pair for pair in found.pairs if pair.is_whole and not pair.is_alike]
-    if not able:
-        raise EscError(
-            f"none of the {len(found.pairs)} shared turns has two replies that differ; there is "
-            "nothing to compare"
-        )
-    drawn, stamp = able[:n], stamp_of(found)
-    with files.exclusive(out):
-        if (out / RESULT).is_file():
-            raise EscError(f"{out / RESULT} is of the sheet of this folder; take another --out")
-        suffixes = [f"_{name}" for name in annotators] or [""]
-        for path in _former(out, suffixes):
-            path.unlink()
-        for suffix in suffixes:
-            page = html(drawn, stamp, f"votes{suffix}.csv", smoke=found.smoke)
-            files.write_text(out / f"sheet{suffix}.csv", csv_text(drawn, stamp))
-            files.write_text(out / f"sheet{suffix}.html", page)
-        key: Row = {
-            **found.source,
-            "n": len(drawn),
-            "left_out": {
-                "no reply": sum(not pair.is_whole for pair in found.pairs),
-                "equal replies": sum(pair.is_alike for pair in found.pairs),
-            },
-            "annotators": list(annotators),
-            "smoke": found.smoke,
-            "records": {record_of(pair, stamp): sides_of(pair) for pair in drawn},
-        }
-        files.write_json(out / KEY, key)
-    return key
-
-
-def _former(out: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The key and the blank sheets that an earlier call left in the folder.
-
-    Raises EscError where a sheet has votes, or a file that is to be written is there and is none of
-    these: it is a user's own.
-    """
-    key = out / KEY
-    told = files.read_json(key) if key.is_file() else {}
-    # The key is written last: a sheet without one is of a call that was killed.
-    former = [key] if "records" in told else []
-    for path in sorted(out.glob("*.csv")):
-        if is_sheet(path):
-            _check_blank(path)
-            if path.name.startswith("sheet"):
-                page = path.with_suffix(".html")
-                former += [path, page] if page.is_file() else [path]
-    sheets = [out / f"sheet{suffix}.{kind}" for suffix in suffixes for kind in ("csv", "html")]
-    for path in [key, *sheets]:
-        if path.exists() and path not in former:
-            raise EscError(f"{path} is no file of this step; name a folder of its own in --out")
-    return former
-
-
-def _check_blank(path: Path) -> None:
-    voted = sum(
-        any(cell for name, cell in row.items() if name != "record") for _, row in answers(path)
-    )
-    if voted:
-        raise EscError(
-            f"{path} has {voted} rows with votes; read it with --read, and move it away for a new "
-            "sheet"
-        )
-
-
-def read(out: Path, paths: Sequence[Path]) -> Row:
-    """Write ``human.json`` from sheets with votes, one file an annotator; what it says.
-
-    Raises EscError, with file and row, where a vote cannot be read, or there is none at all.
-    """
-    key: Row = files.read_json(out / KEY, made_by="python -m eval human --a FILE --b FILE")
-    cast, names = [], [re.sub(r"^(votes|sheet)_", "", path.stem) for path in paths]
-    for path, name in zip(paths, names, strict=True):
-        if names.count(name) > 1:
-            raise EscError(f"two files are of annotator {name!r}; name one file for each")
-        try:
-            cast.append(votes_of(name, answers(path), key["records"]))
-        except EscError as error:
-            told = str(error)
-            raise EscError(told if str(path) in told else f"{path}: {told}") from error
-        if not cast[-1].outcomes:
-            raise EscError(f"{path} has no vote in it; leave it out, or have it filled in")
-    kept = {name: key[name] for name in ("a", "b", "n", "left_out", "smoke")}
-    done: Row = kept | {
-        "annotators": {
-            name: {"sha256": files.sha256(path), "votes": len(one.outcomes)}
-            for name, path, one in zip(names, paths, cast, strict=True)
-        },
-        "interval": "95 %, Wilson, over turns; each has the outcome most annotators gave it",
-        "dimensions": result(cast, key["records"]),
-    }
-    with files.exclusive(out):
-        files.write_json(out / RESULT, done)
-    return done
-
-
 def report(out: Path, done: Row) -> str:
     """The result of the votes, with what was left open."""
     told = ", ".join(f"{name} {one['votes']}" for name, one in done["annotators"].items())
@@ -300,57 +221,48 @@ def report(out: Path, done: Row) -> str:
         f"{done['n']} turns",
         f"votes       {told}",
     ]
-    for name in Dimension:
-        one = done["dimensions"][name]
+    for name, one in done["dimensions"].items():
         kappa = one["kappa"]
         agreed = kappa["said"] if kappa["value"] is None else f"{kappa['value']:.2f}"
         lines.append(f"{name:<16} {line(one)}")
         lines.append(f"{'':<16} Fleiss' kappa: {agreed}; {one['votes']['blank']} votes left blank")
-    if done["smoke"]:
-        lines.append("SMOKE       embedded model or sample corpus: no result")
-    return "\n".join(lines)
+    return "\n".join([*lines, *[SMOKE] * done["smoke"]])
 
 
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    given = _parser().parse_args(argv)
-    if given.read:
-        print(report(given.out, read(given.out, given.read)))
+@cli.command(
+    examples="  python -m eval human --a a.jsonl --b b.jsonl --out human --n 20\n"
+    "  python -m eval human --a a.jsonl --b b.jsonl --out human --annotators anna ben\n"
+    "  python -m eval human --out human --read votes_anna.csv votes_ben.csv"
+)
+def main(
+    out: Annotated[Path, typer.Option(metavar="FOLDER")],
+    a: Annotated[Path | None, typer.Option(help="predictions of a system")] = None,
+    b: Annotated[Path | None, typer.Option(help="predictions of another")] = None,
+    n: Annotated[int, typer.Option(min=1, help="turns on the sheet")] = 20,
+    annotators: Annotated[list[str] | None, typer.Option(help="a sheet for each of them")] = None,
+    votes: Annotated[
+        list[Path] | None, typer.Option("--read", help="sheets with votes, one a person")
+    ] = None,
+) -> None:
+    """People's choice between two systems' replies: a blinded sheet, and what the votes on it say.
+
+    A sheet of N turns, its sides shuffled, for a spreadsheet and for a browser; key.json says whose
+    reply is where. With --read, win, tie and lose of A, sign test and Fleiss' kappa (Figure 6).
+    """
+    if votes:
+        print(report(out, read(out, votes)))
         return
-    if not (given.a and given.b):
+    if not (a and b):
         raise EscError("a sheet takes --a FILE and --b FILE; votes are read with --read")
-    names = list(dict.fromkeys(given.annotators))
+    names = list(dict.fromkeys(annotators or ()))
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
             raise EscError(f"annotator {name!r}: letters, digits, dots and dashes make file names")
-    key = make(matched(given.a, given.b), given.out, given.n or 20, names)
-    told = " and ".join(f"{count} with {why}" for why, count in key["left_out"].items())
-    sheets = "sheet.csv and sheet.html" if not names else f"a sheet each for {', '.join(names)}"
-    print(f"sheet       {given.out}: {sheets}, {key['n']} of {key['shared']} shared turns")
-    print(f"left out    {told}")
-    print(f"key         {given.out / KEY}: whose reply is where; not for the annotators")
+    key = make(matched(a, b), out, n, names)
+    made = "sheet.csv and sheet.html" if not names else f"a sheet each for {', '.join(names)}"
+    left_out = " and ".join(f"{count} with {why}" for why, count in key["left_out"].items())
+    print(f"sheet       {out}: {made}, {key['n']} of {key['shared']} shared turns")
+    print(f"left out    {left_out}")
+    print(f"key         {out / KEY}: whose reply is where; not for the annotators")
     if key["smoke"]:
-        print("SMOKE       embedded model or sample corpus: no result")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(
-        prog="python -m eval human",
-        description=__doc__,
-        examples=(
-            "  python -m eval human --a a.jsonl --b b.jsonl --out human --n 20\n"
-            "  python -m eval human --a a.jsonl --b b.jsonl --out human --annotators anna ben\n"
-            "  python -m eval human --out human --read votes_anna.csv votes_ben.csv"
-        ),
-    )
-    parser.add_argument("--a", type=Path, metavar="FILE", help="predictions of a system")
-    parser.add_argument("--b", type=Path, metavar="FILE", help="predictions of another")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--n", type=cli.optional_count, help="turns on the sheet (default: 20)")
-    parser.add_argument(
-        "--annotators", nargs="+", default=[], metavar="NAME", help="a sheet for each of them"
-    )
-    parser.add_argument(
-        "--read", type=Path, nargs="+", metavar="VOTES", help="sheets with votes, one a person"
-    )
-    return parser
+        print(SMOKE)

@@ -10,89 +10,34 @@ never overwritten. ``--read`` writes ``precision.json`` beside them: of the answ
 share of yes, per error type and over all.
 """
 
-import argparse
-import bisect
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from operator import itemgetter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Annotated
 
-from esc import cli, files, sheets
-from esc.dialogue import GoldTurn, gold_turns
+import typer
+
+from esc import backbones, cli, files, sheets
+from esc.dialogue import gold_turns
 from esc.exceptions import EscError
 from esc.files import Row
+from esc.paths import EMBEDDED, Lineage
 from esc.psych_errors import PsychError
-from esc.stats import FEWEST, wilson
+from esc.stats import share_of_turns
 from esc.strategies import Strategy, tag
 from mining.route import PAIRS
-from mining.sample import Mining, add_mining, minings_of
+from mining.sample import Mining
 from mining.stats import finished_route
 
 TEMPLATE = Path(__file__).parent / "pages" / "audit.html.j2"
 ANSWERS = ("yes", "no", "unsure")
 COLUMNS = (
     *("record", "error", "conversation", "seeker", "strategy", "gold", "rejected", "explanation"),
-    *("answer", "comment", "sheet"),
+    *("answer", "comment"),
 )
-
-
-def record_of(pair: Row) -> str:
-    """What names a pair on the sheet; no spreadsheet takes it for a date."""
-    return f"{pair['id']} sample {pair['sample']}"
-
-
-def sheet_of(made: Row) -> str:
-    """What tells the sheet of an audit from another's; ``made`` is as in ``audit.json``."""
-    return sheets.hash_of([made["pairs"], *made["records"]])
-
-
-def sheet_row(made: Row, pair: Row, turn: GoldTurn) -> dict[str, str]:
-    """A pair as a row of the sheet, its answer and comment still blank."""
-    sides = {"gold": pair["chosen"], "rejected": pair["rejected"]}
-    if made["task"] == "vanilla":
-        # The strategy is part of an entangled answer, and its two sides need not share it.
-        strategies = Strategy(pair["gold_strategy"]), Strategy(pair["strategy"])
-        sides = {
-            side: tag(strategy, text)
-            for (side, text), strategy in zip(sides.items(), strategies, strict=True)
-        }
-    said = [f"seeker: {seeker}\nsupporter: {reply}" for seeker, reply in turn.history]
-    return dict.fromkeys(COLUMNS, "") | {
-        "record": record_of(pair),
-        "error": pair["error"],
-        "conversation": "\n".join(said),
-        "seeker": turn.seeker,
-        "strategy": pair["gold_strategy"],
-        "explanation": pair["explanation"] or "",
-        "sheet": sheet_of(made),
-        **sides,
-    }
-
-
-def answers(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(row as a spreadsheet counts it, record, answer, comment and sheet) of every row not blank.
-
-    Raises EscError where it is no sheet that can be read.
-    """
-    columns = ("record", "answer", "comment", "sheet")
-    return sheets.read_csv(path, columns, needed=columns[:2])
-
-
-def html(rows: list[dict[str, str]], turns: list[GoldTurn], made: Row, command: str) -> str:
-    """The sheet as one page that needs nothing else; ``command`` makes it."""
-    return sheets.page(
-        TEMPLATE,
-        sheet=sheet_of(made),
-        command=command,
-        cards=list(zip(rows, turns, strict=True)),
-        made=made,
-        errors={error.value: error.definition for error in PsychError},
-        answers=ANSWERS,
-    )
-
-
 CSV, HTML, DONE, PRECISION = "sheet.csv", "sheet.html", "audit.json", "precision.json"
+SMOKE = "SMOKE       embedded model, sample corpus or random judge: no result"
 
 
 def draw(pairs: Iterable[Row], n: int) -> list[Row]:
@@ -100,59 +45,15 @@ def draw(pairs: Iterable[Row], n: int) -> list[Row]:
 
     By a hash of turn and sample: a larger ``n`` adds to what a smaller one draws.
     """
-    drawn: dict[str, list[tuple[str, Row]]] = {}
-    for pair in pairs:
-        if pair["error"] in (None, PsychError.NONE):
-            continue
-        place = hashlib.sha256(f"audit\n{pair['id']}/{pair['sample']}".encode()).hexdigest()
-        first = drawn.setdefault(pair["error"], [])
-        bisect.insort(first, (place, pair), key=itemgetter(0))
-        del first[n:]
-    return [pair for _, pair in sorted((x for y in drawn.values() for x in y), key=itemgetter(0))]
+    of_type: dict[str, list[Row]] = defaultdict(list)
+    for pair in sorted(pairs, key=_place):
+        if pair["error"] not in (None, PsychError.NONE):
+            of_type[pair["error"]].append(pair)
+    return sorted((pair for found in of_type.values() for pair in found[:n]), key=_place)
 
 
-def precision(
-    found: Iterable[tuple[int, dict[str, str]]], errors: Mapping[str, str], sheet: str
-) -> Row:
-    """Per error type and over all: yes, no, unsure, blank, and the share of yes with its interval.
-
-    ``errors`` maps a record of the sheet to its error; one that has no row counts as blank. Raises
-    EscError, naming the row, for one of another sheet than ``sheet``, an unknown record, one given
-    twice, and another word.
-    """
-    said: dict[str, str] = {}
-    for number, row in found:
-        record, answer = row["record"], row["answer"].casefold()
-        if row["sheet"] != sheet:
-            raise EscError(
-                f"row {number}: it is of another sheet than this audit's (column 'sheet'); name "
-                "the model, round and variant that it was made for"
-            )
-        if record not in errors:
-            raise EscError(f"row {number}: record {record!r} is not on the sheet")
-        if record in said:
-            raise EscError(f"row {number}: record {record!r} is there twice")
-        if answer and answer not in ANSWERS:
-            raise EscError(
-                f"row {number} ({record}): answer {row['answer']!r} is none of {', '.join(ANSWERS)}"
-            )
-        said[record] = answer
-    counts: dict[str, Counter[str]] = {}
-    for record, error in errors.items():
-        counts.setdefault(error, Counter())[said.get(record) or "blank"] += 1
-    by_type = {error.value: counts[error] for error in PsychError if error in counts}
-    return {
-        "all": _precise(sum(by_type.values(), Counter())),
-        "errors": {error: _precise(count) for error, count in by_type.items()},
-    }
-
-
-def _precise(count: Counter[str]) -> Row:
-    n = count["yes"] + count["no"]
-    low, high = (wilson(count["yes"], n) if n >= FEWEST else None) or (None, None)
-    share = count["yes"] / n if n else None
-    told = {answer: count[answer] for answer in (*ANSWERS, "blank")}
-    return {"precision": share, "low": low, "high": high, "n": n, **told}
+def _place(pair: Row) -> str:
+    return hashlib.sha256(f"audit\n{pair['id']}/{pair['sample']}".encode()).hexdigest()
 
 
 def folder_of(mining: Mining) -> Path:
@@ -169,52 +70,92 @@ def make(mining: Mining, n: int) -> Row:
     folder = folder_of(mining)
     with files.exclusive(folder):
         if (folder / CSV).is_file():
-            ticked = sum(bool(row["answer"] or row["comment"]) for _, row in answers(folder / CSV))
-            if ticked:
-                raise EscError(
-                    f"{folder / CSV} has {ticked} rows with answers; read it with --read, and move "
-                    "it away for a new one"
-                )
+            sheets.check_blank(folder / CSV, ["answer"])
         drawn = draw(files.read_jsonl(mining.routed / PAIRS), n)
         if not drawn:
             raise EscError(f"{mining.routed / PAIRS} holds no pair with an error to audit")
-        wanted = {pair["id"] for pair in drawn}
-        turns = {t.id: t for t in gold_turns(mining.work, "train", None) if t.id in wanted}
         (folder / DONE).unlink(missing_ok=True)
+        of = routed[PAIRS]["sha256"]
+        # A record names the pairs it is of, and no spreadsheet takes it for a date.
+        records = {f"{pair['id']} sample {pair['sample']} ({of[:6]})": pair for pair in drawn}
         done: Row = {
             "task": mining.task,
             "model": mining.model,
             "n": n,
             "sampler": routed["provenance"]["sampler"],
             "judge": routed["provenance"]["judge"],
-            "pairs": routed[PAIRS]["sha256"],
+            "pairs": of,
             "smoke": routed["smoke"],
-            "records": {record_of(pair): pair["error"] for pair in drawn},
+            "records": {record: pair["error"] for record, pair in records.items()},
         }
-        rows = [sheet_row(done, pair, turns[pair["id"]]) for pair in drawn]
+        turns = {turn.id: turn for turn in gold_turns(mining.work, "train", None)}
+        rows = [
+            {
+                "record": record,
+                "error": pair["error"],
+                "conversation": sheets.conversation(turns[pair["id"]].history),
+                "seeker": turns[pair["id"]].seeker,
+                "strategy": pair["gold_strategy"],
+                "explanation": pair["explanation"] or "",
+                **sides_of(mining.task, pair),
+            }
+            for record, pair in records.items()
+        ]
+        page = sheets.page(
+            TEMPLATE,
+            sheet=[of, *records],
+            command=mining.step("audit"),
+            cards=[(row, turns[pair["id"]]) for row, pair in zip(rows, drawn, strict=True)],
+            made=done,
+            errors={error.value: error.definition for error in PsychError},
+            answers=ANSWERS,
+        )
         files.write_text(folder / CSV, sheets.csv_text(COLUMNS, rows))
-        shown = html(rows, [turns[pair["id"]] for pair in drawn], done, mining.step("audit"))
-        files.write_text(folder / HTML, shown)
+        files.write_text(folder / HTML, page)
         files.write_json(folder / DONE, done)
     return done
+
+
+def sides_of(task: str, pair: Row) -> dict[str, str]:
+    """The gold and the rejected answer of a pair, as the sheet shows them."""
+    sides = {"gold": pair["chosen"], "rejected": pair["rejected"]}
+    if task == "vanilla":
+        # The strategy is part of an entangled answer, and its two sides need not share it.
+        strategies = Strategy(pair["gold_strategy"]), Strategy(pair["strategy"])
+        return {n: tag(s, text) for (n, text), s in zip(sides.items(), strategies, strict=True)}
+    return sides
 
 
 def read(mining: Mining, path: Path) -> Row:
     """Write ``precision.json`` from a ticked sheet; what it says.
 
-    Raises EscError where no sheet was made, or as `answers` and `precision`.
+    A record without a row counts as blank. Raises EscError where no sheet was made, or, naming file
+    and row, where one cannot be read.
     """
     folder = folder_of(mining)
     made: Row = files.read_json(folder / DONE, made_by=mining.step("audit"))
-    try:
-        found = precision(answers(path), made["records"], sheet_of(made))
-    except EscError as error:
-        raise EscError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+    said = sheets.answers(path, ["answer"], ANSWERS, made["records"])
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for record, error in made["records"].items():
+        answer = said[record]["answer"] if record in said else ""
+        counts[error][answer or "blank"] += 1
     kept = {name: made[name] for name in ("task", "model", "sampler", "judge", "pairs", "smoke")}
-    done = kept | {"sheet": files.sha256(path)} | found
+    done: Row = kept | {
+        "sheet": files.sha256(path),
+        "all": precision(sum(counts.values(), Counter())),
+        "errors": {one.value: precision(counts[one]) for one in PsychError if one in counts},
+    }
     with files.exclusive(folder):
         files.write_json(folder / PRECISION, done)
     return done
+
+
+def precision(count: Mapping[str, int]) -> Row:
+    """The share of yes among yes and no with its interval, 0 to 1, and how often each was said."""
+    told = {answer: count.get(answer, 0) for answer in (*ANSWERS, "blank")}
+    n = told["yes"] + told["no"]
+    share = share_of_turns(told["yes"], n)
+    return {"precision": share["share"], "low": share["low"], "high": share["high"], "n": n} | told
 
 
 def report(done: Row) -> str:
@@ -223,51 +164,47 @@ def report(done: Row) -> str:
     for name, one in [*done["errors"].items(), ("all", done["all"])]:
         share = "—" if one["precision"] is None else f"{one['precision']:.1%}"
         interval = "" if one["low"] is None else f"[{one['low']:.1%}, {one['high']:.1%}]"
-        lines.append(
-            f"            {name:<20}{share:>7} {interval:<16} {one['yes']} yes, {one['no']} no, "
-            f"{one['unsure']} unsure, {one['blank']} blank"
-        )
+        counts = ", ".join(f"{one[answer]} {answer}" for answer in (*ANSWERS, "blank"))
+        lines.append(f"            {name:<20}{share:>7} {interval:<16} {counts}")
     lines.append("            'all' is of the sheet, where error types are equally frequent")
-    if done["smoke"]:
-        lines.append("SMOKE       embedded model, sample corpus or random judge: no result")
-    return "\n".join(lines)
+    return "\n".join([*lines, *[SMOKE] * done["smoke"]])
 
 
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    given = _parser().parse_args(argv)
-    if given.read and len(given.task) > 1:
+@cli.command(
+    examples="  python -m mining audit --task rg --n 20\n"
+    "  python -m mining audit --task rg --read sheet.csv"
+)
+def main(
+    task: cli.Tasks,
+    model: cli.Model = EMBEDDED,
+    work: cli.Work = Path(),
+    variant: cli.Variant = None,
+    round: cli.Round = 1,  # noqa: A002
+    n: Annotated[int, typer.Option(min=1, help="pairs per error type")] = 20,
+    sheet: Annotated[Path | None, typer.Option("--read", help="a sheet with answers")] = None,
+) -> None:
+    """A sheet on which people say whether the errors the judge named are really there, or with
+    --read the share of the named errors that are.
+    """
+    if sheet and len(task) > 1:
         raise EscError("a sheet is of one task; name that one alone with --read")
+    backbones.get(model)
     without = []
-    for mining in minings_of(given):
-        if given.read:
-            print(report(read(mining, given.read)))
+    for one in task:
+        mining = Mining(work, model, one, Lineage(variant, round).checked(one).mining)
+        if sheet:
+            print(report(read(mining, sheet)))
             print(f"written     {folder_of(mining) / PRECISION}")
             continue
         try:
-            done = make(mining, given.n or 20)
+            done = make(mining, n)
         except EscError as error:
             # One task's mining is none of another's.
             without.append(str(error))
             continue
-        told = ", ".join(f"{n} {error}" for error, n in Counter(done["records"].values()).items())
+        told = ", ".join(f"{k} {error}" for error, k in Counter(done["records"].values()).items())
         print(f"sheet       {folder_of(mining)}/{CSV} and {HTML}: {len(done['records'])} ({told})")
         if done["smoke"]:
-            print("SMOKE       embedded model, sample corpus or random judge: no result")
+            print(SMOKE)
     if without:
         raise EscError("; ".join(without))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(
-        prog="python -m mining audit",
-        description=__doc__,
-        examples=(
-            "  python -m mining audit --task rg --n 20\n"
-            "  python -m mining audit --task rg --read sheet.csv"
-        ),
-    )
-    add_mining(parser)
-    parser.add_argument("--n", type=cli.optional_count, help="pairs per error type (default: 20)")
-    parser.add_argument("--read", type=Path, metavar="SHEET", help="a sheet with answers in it")
-    return parser

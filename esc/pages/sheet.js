@@ -28,9 +28,8 @@ form.addEventListener("submit", event => event.preventDefault());
 const guarded = text => (/^[=+\-@\t\r]/.test(text) ? "'" : "") + text;
 const cell = text => '"' + guarded(text).replaceAll('"', '""') + '"';
 document.querySelector("button").addEventListener("click", () => {
-  const names = ["record", ...columns, "sheet"];
-  const rows = state().map(row => ({...row, sheet: form.dataset.sheet}));
-  const lines = rows.map(row => names.map(name => cell(row[name])).join(","));
+  const names = ["record", ...columns];
+  const lines = state().map(row => names.map(name => cell(row[name])).join(","));
   const text = "\ufeff" + [names.join(","), ...lines].join("\r\n") + "\r\n";
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "text/csv"}));

@@ -1,11 +1,10 @@
 """Statistics of a mining: counts by hand, the paper's beside them, the mark of a smoke run."""
 
 import json
-import random
 import re
-import statistics
 from collections import Counter
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -15,7 +14,6 @@ from esc.psych_errors import PsychError
 from esc.stats import wilson
 from esc.strategies import Strategy, tag
 from mining import stats
-from mining.routing import Fate
 
 ERRORS = [PsychError(name) for name in stats.RG_ERRORS]
 
@@ -61,90 +59,46 @@ def folder(bench):
     return bench.mining("sp").folder.parent / "stats"
 
 
-def test_table_1_counts_the_pairs_and_their_characters(mined, run, folder):
+def test_table_1_and_strategies_count_the_pairs_and_rates_all_samples(mined, run, folder):
     assert run()[0] == 0
-    here = files.read_json(folder / "stats.json")["table_1"]["here"]
-    pairs = mined[::2]
+    found = files.read_json(folder / "stats.json")
+    here, tasks, pairs = found["table_1"]["here"], found["tasks"], mined[::2]
     assert here["strategy pairs"] == len(mined) and here["response pairs"] == len(pairs)
     assert here["mean characters of chosen"] == pytest.approx(
         sum(len(turn.response) for turn in pairs) / len(pairs)
     )
-    assert here["mean characters of rejected"] == pytest.approx(
-        sum(len(f"sampled {turn.id}") for turn in pairs) / len(pairs)
-    )
     assert sum(here[error] for error in stats.RG_ERRORS) == len(pairs)
+    for side, said in (("chosen", lambda one: one), ("rejected", other)):
+        counts = {name: one[side] for name, one in tasks["sp"]["strategies"].items() if one[side]}
+        assert counts == Counter(said(turn.strategy).value for turn in mined)
+    kept = tasks["rg"]["kept by error"]
+    assert kept["None"]["pairs"] == 0 and kept["None"]["low"] == 0 < kept["None"]["high"]
+    assert sum(one["samples"] for one in kept.values()) == len(mined)
+    by_strategy = tasks["rg"]["kept by gold strategy"].values()
+    assert sum(one["pairs"] for one in by_strategy) == len(pairs)
+    # Turns of one dialogue are no trials of their own.
+    (one,) = tasks["sp"]["kept by error"].values()
+    dialogues = {turn.id.partition("-")[0] for turn in mined}
+    assert one["pairs"] == one["samples"] == len(mined) > len(dialogues)
+    assert (one["low"], one["high"]) == wilson(len(dialogues), len(dialogues))
 
 
 def test_the_papers_two_backbones_add_up_to_its_totals():
     for name, (total, qwen, llama) in stats.PAPER_TABLE_1.items():
-        if "mean" not in name:
-            assert total == qwen + llama
+        assert "mean" in name or total == qwen + llama
     sums = [sum(stats.PAPER_TABLE_1[error][k] for error in stats.RG_ERRORS) for k in range(3)]
     assert tuple(sums) == stats.PAPER_TABLE_1["response pairs"]
 
 
-def test_keep_rates_are_of_all_samples_with_an_interval(mined, run, folder):
-    run()
-    rates = files.read_json(folder / "stats.json")["tasks"]["rg"]
-    kept = rates["kept by error"]
-    assert kept["None"]["pairs"] == 0 and kept["None"]["low"] == 0 < kept["None"]["high"]
-    assert sum(one["samples"] for one in kept.values()) == len(mined)
-    by_strategy = rates["kept by gold strategy"]
-    assert sum(one["pairs"] for one in by_strategy.values()) == len(mined[::2])
+def test_lengths_have_mean_median_and_bins():
+    shown = stats.spread(pd.Series([3, 20, 39, 400, 900]))
+    assert (shown["n"], shown["mean"], shown["median"]) == (5, 272.4, 39.0)
+    assert (shown["bins"][0], shown["bins"][1], shown["bins"][-1]) == (1, 2, 2)
 
 
-def test_turns_of_one_dialogue_are_no_trials_of_their_own(mined, run, folder):
-    run()
-    rates = files.read_json(folder / "stats.json")["tasks"]["sp"]
-    (one,) = rates["kept by error"].values()
-    dialogues = {turn.id.partition("-")[0] for turn in mined}
-    assert one["pairs"] == one["samples"] == len(mined) > len(dialogues)
-    assert (one["low"], one["high"]) == wilson(len(dialogues), len(dialogues))
-    assert "resamples of dialogues" in rates["interval"]
-
-
-def test_keep_rates_have_intervals_by_dialogue():
-    """Ten dialogues that are alike within are ten trials, however many turns they have."""
-
-    def rate(each, fates=(Fate.PAIR, Fate.NO_ERROR) * 5):
-        of = stats.Found("sp", {})
-        for fate in fates:
-            way = {"error": None, "gold_strategy": Strategy.QUESTION.value, "fate": fate}
-            of.take_dialogue([way] * each)
-        (one,) = of.keep_rates("gold strategy").values()
-        return one
-
-    few, many = rate(1), rate(50)
-    assert (many["samples"], many["pairs"], many["share"]) == (500, 250, 0.5)
-    assert (few["low"], few["high"]) == (many["low"], many["high"]) == (0.2, 0.8)
-    one = rate(50, fates=[Fate.PAIR])
-    assert (one["low"], one["high"]) == (None, None) and "1 dialogue," in one["reason"]
-
-
-def test_strategies_of_both_sides_are_counted(mined, run, folder):
-    run()
-    found = files.read_json(folder / "stats.json")["tasks"]["sp"]["strategies"]
-    chosen = Counter(turn.strategy.value for turn in mined)
-    rejected = Counter(other(turn.strategy).value for turn in mined)
-    assert {name: one["chosen"] for name, one in found.items() if one["chosen"]} == chosen
-    assert {name: one["rejected"] for name, one in found.items() if one["rejected"]} == rejected
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_mean_and_median_are_those_of_the_list(seed):
-    rng = random.Random(seed)
-    lengths = [rng.randint(0, 900) for _ in range(rng.randint(1, 60))]
-    shown = stats.spread(Counter(lengths))
-    assert shown["mean"] == pytest.approx(statistics.mean(lengths))
-    assert shown["median"] == statistics.median(lengths)
-    assert sum(shown["bins"]) == len(lengths)
-
-
-def test_nothing_has_neither_mean_nor_median():
-    assert stats.spread(Counter())["mean"] is stats.spread(Counter())["median"] is None
-
-
-def test_every_table_page_and_figure_carries_the_mark(mined, run, folder, monkeypatch):
+def test_figures_and_pages_of_a_smoke_run_carry_the_mark_and_come_out_again_alike(
+    mined, run, folder, monkeypatch, hashes
+):
     texts = []
     write = Figure.text
     monkeypatch.setattr(
@@ -155,29 +109,30 @@ def test_every_table_page_and_figure_carries_the_mark(mined, run, folder, monkey
     _, out, _ = run(figures=True)
     assert "SMOKE" in out and files.read_json(folder / "stats.json")["smoke"] is True
     assert all("SMOKE" in (folder / name).read_text() for name in ("stats.md", "examples.md"))
-    assert texts.count("SMOKE") == len(stats.FIGURES)
-
-
-def test_four_figures_are_written(mined, run, folder):
+    assert texts.count("SMOKE") == len(stats.FIGURES) == len(list(folder.glob("*.png")))
+    first = hashes(folder)
     run(figures=True)
-    for name in stats.FIGURES:
-        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert hashes(folder) == first
 
 
-def test_a_figure_whose_tasks_are_not_mined_is_absent(bench, run, folder):
+def test_a_task_that_is_not_mined_is_named_and_has_no_figure(bench, run, folder):
+    assert "make mine-sp" in run(figures=True)[2]
     bench.sample("sp", lambda turn, _: other(turn.strategy).value)
     bench.route("sp")
     folder.mkdir()
-    (folder / "lengths.png").write_bytes(b"of another time")
-    run(figures=True)
-    assert {path.stem for path in folder.glob("*.png")} == {"strategies", "kept"}
+    (folder / "errors.png").write_bytes(b"of another time")
+    code, out, _ = run(figures=True)
+    assert code == 0 and "rg: not mined" in out
+    assert re.search(r"response pairs +\| +— \| +11,887", (folder / "stats.md").read_text())
+    assert "No pair of it was mined." in (folder / "examples.md").read_text()
+    assert [path.stem for path in folder.glob("*.png")] == ["strategies"]
 
 
 def test_every_error_has_an_example_with_its_situation(mined, run, folder):
     run()
     text = (folder / "examples.md").read_text()
-    for error in (PsychError.STRATEGY_MISMATCH, *ERRORS):
-        section = text.partition(f"## {error}")[2].partition("\n## ")[0]
+    for number, error in enumerate((PsychError.STRATEGY_MISMATCH, *ERRORS), start=11):
+        section = text.partition(f"## {error} (as in Figure {number})\n")[2].partition("\n## ")[0]
         turn = section.partition("Turn ")[2].partition(",")[0]
         dialogue = turn.partition("-")[0]
         assert f"**Situation** case {dialogue} with matter" in section
@@ -186,12 +141,16 @@ def test_every_error_has_an_example_with_its_situation(mined, run, folder):
     assert "**Gold strategy**" in text and "**Rejected reply**" in text
 
 
+def kept_corpus(bench):
+    (name,) = step.manifest(bench.work)["corpus"]["files"]
+    return paths.corpus(bench.work) / name
+
+
 def test_a_situation_is_not_guessed_where_two_dialogues_say_the_same(bench):
     said = ["what about 1?", "try 1"]
     known = stats.seeker_of(bench.work, said)
     assert known["Situation"] == "case 1 with matter 7 and worry 13"
-    (name,) = step.manifest(bench.work)["corpus"]["files"]
-    path = paths.corpus(bench.work) / name
+    path = kept_corpus(bench)
     rows = json.loads(path.read_text())
     path.write_text(json.dumps([*rows, rows[1]]))
     assert stats.seeker_of(bench.work, said) == {}
@@ -199,37 +158,18 @@ def test_a_situation_is_not_guessed_where_two_dialogues_say_the_same(bench):
     assert stats.seeker_of(bench.work, said) == {}
 
 
-def test_the_hub_layout_gives_the_situation_too(bench):
-    (name,) = step.manifest(bench.work)["corpus"]["files"]
-    row = {
-        "situation": "far away",
-        "dialog": [{"speaker": "usr", "text": "hi"}, {"speaker": "sys", "text": "oh  no"}],
-    }
-    (paths.corpus(bench.work) / name).write_text(f"{json.dumps(row)}\n\n")
+def test_every_layout_tells_of_the_seeker_what_it_has(bench):
+    hub = {"situation": "far away", "dialog": [{"speaker": "sys", "text": "oh  no"}]}
+    kept_corpus(bench).write_text(f"{json.dumps(hub)}\n\n")
     assert stats.seeker_of(bench.work, ["oh no"]) == {"Situation": "far away"}
-
-
-@pytest.mark.parametrize(
-    ("scores", "told"),
-    [
-        (
-            {"seeker": {"initial_emotion_intensity": "4", "empathy": 5}, "supporter": {}},
-            {"Survey": "initial emotion intensity 4, empathy 5"},
-        ),
-        ({"seeker": {"initial_emotion_intensity": None}}, {}),
-        ({}, {}),
-        (None, {}),
-    ],
-)
-def test_the_seekers_survey_is_told_where_the_corpus_has_it(bench, scores, told):
-    (name,) = step.manifest(bench.work)["corpus"]["files"]
-    row = {"survey_score": scores, "dialog": [{"speaker": "sys", "text": "oh no"}]}
-    (paths.corpus(bench.work) / name).write_text(json.dumps([row]))
-    assert stats.seeker_of(bench.work, ["oh no"]) == told
+    survey = {"seeker": {"initial_emotion_intensity": "4", "empathy": 5, "relevance": None}}
+    kept_corpus(bench).write_text(json.dumps([{**hub, "survey_score": survey}]))
+    told = stats.seeker_of(bench.work, ["oh no"])["Survey"]
+    assert told == "initial emotion intensity 4, empathy 5"
 
 
 def test_text_of_a_model_is_no_markdown(bench, server, planted, run, folder):
-    evil = "# Heading\n<script>alert(1)</script> [x](http://x) | `a` **b**"
+    evil = "# Heading\n<script>alert(1)</script> [x](http://x) | `a` **b** {{ 7*7 }}"
     bench.sample("rg", lambda turn, _: f"{evil} {turn.id}")
     heard = Message("user", evil).wire()["content"]
     planted.plan = {f"{heard} {turn.id}": ERRORS[0] for turn in bench.turns()}
@@ -239,73 +179,35 @@ def test_text_of_a_model_is_no_markdown(bench, server, planted, run, folder):
     text = (folder / "examples.md").read_text()
     assert not re.search(r"(?<!\\)<|\n# Heading", text)
     shown = r"\# Heading \<script\>alert(1)\</script\> \[x\](http:&#8203;//x) \| \`a\` \*\*b\*\*"
-    assert shown in text
+    assert f"{shown} {{{{ 7\\*7 }}}}" in text
 
 
-def test_a_task_that_is_not_mined_is_named_and_its_cells_are_empty(bench, run, folder):
-    bench.sample("sp", lambda turn, _: other(turn.strategy).value)
-    bench.route("sp")
-    code, out, _ = run()
-    assert code == 0 and "rg: not mined" in out
-    assert "| response pairs | — | 11,887 | 6,041 | 5,846 |" in (folder / "stats.md").read_text()
-    assert "No pair of it was mined." in (folder / "examples.md").read_text()
-
-
-def test_nothing_mined_is_one_line(bench, run, error_line):
-    code, _, err = run()
-    assert code == 2 and "make mine-sp" in error_line(err)
-
-
-def test_a_task_whose_pairs_were_changed_is_left_out_and_says_so(mined, bench, run, folder):
+def test_pairs_that_were_changed_or_are_of_other_turns_are_left_out(mined, bench, run, folder):
     with (bench.mining("rg").routed / "pairs.jsonl").open("a") as stream:
         stream.write("{}\n")
     code, out, _ = run()
     assert code == 0 and "rg: left out" in out and "was changed since it was written" in out
     assert "rg" not in files.read_json(folder / "stats.json")["tasks"]
-
-
-@pytest.fixture
-def without_pairs(mined, bench, run):
-    """From tasks to a mining of each that no pair came out of, after one with pairs and numbers."""
-    run()
-
-    def call(*tasks):
-        say = {
-            "sp": lambda turn, _: turn.strategy.value,
-            "rg": lambda turn, _: turn.response,
-            "vanilla": lambda turn, _: tag(turn.strategy, turn.response),
-        }
-        for task in tasks:
-            bench.sample(task, say[task])
-            bench.judge(task, "--force", judge_name="random")
-            assert bench.route(task, "--force", judge_name="random")[0] == 2
-
-    return call
-
-
-def test_pairs_of_before_a_mining_without_pairs_are_left_out(without_pairs, mined, run, folder):
-    without_pairs("rg")
-    code, out, _ = run()
-    assert code == 0 and "rg: left out" in out and f"0 pairs of {len(mined)} samples for rg" in out
-    told = files.read_json(folder / "stats.json")
-    assert told["table_1"]["here"]["response pairs"] is None and "rg" not in told["tasks"]
-
-
-def test_where_no_mining_has_pairs_no_numbers_of_before_stay(without_pairs, run, folder):
-    without_pairs("sp", "rg", "vanilla")
-    code, _, err = run()
-    assert code == 2 and "0 pairs" in err
-    assert not (folder / "stats.json").exists()
-
-
-def test_pairs_of_other_train_turns_are_one_line(mined, bench, run, error_line):
     bench.build(limit=2)
     code, _, err = run()
-    assert code == 2 and "other train turns" in error_line(err)
+    assert code == 2 and "other train turns" in err
 
 
-def test_the_same_again_is_the_same_to_the_byte(mined, run, folder, hashes):
-    run(figures=True)
-    first = hashes(folder)
-    run(figures=True)
-    assert hashes(folder) == first
+def test_pairs_and_numbers_of_before_a_mining_without_pairs_do_not_stand(mined, bench, run, folder):
+    run()
+    say = {
+        "rg": lambda turn, _: turn.response,
+        "sp": lambda turn, _: turn.strategy.value,
+        "vanilla": lambda turn, _: tag(turn.strategy, turn.response),
+    }
+    for task in say:
+        bench.sample(task, say[task])
+        bench.judge(task, "--force", judge_name="random")
+        assert bench.route(task, "--force", judge_name="random")[0] == 2
+        if task == "rg":
+            code, out, _ = run()
+            assert code == 0 and f"0 pairs of {len(mined)} samples for rg" in out
+            told = files.read_json(folder / "stats.json")
+            assert told["table_1"]["here"]["response pairs"] is None and "rg" not in told["tasks"]
+    code, _, err = run()
+    assert code == 2 and "0 pairs" in err and not (folder / "stats.json").exists()
