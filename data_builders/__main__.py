@@ -2,16 +2,15 @@
 
 import sys
 
-from data_builders import build, check, preference, registry, stats
 from esc import cli
 
 STEPS = {
-    "build": (build.main, "the SFT sets from ESConv, with a manifest"),
-    "preference": (preference.main, "mined pairs as DPO and KTO sets, registered"),
-    "check": (check.main, "every row through LLaMA-Factory's converter, template and tokenizer"),
-    "stats": (stats.main, "Table 1, Table 6 and Figure 8 beside the paper's numbers"),
-    "replies": (build.replies_main, "a corpus's own replies in the form of predictions"),
-    "registry": (registry.main, "dataset_info.json, here or added to another checkout's"),
+    "build": ("build:main", "the SFT sets from ESConv, with a manifest"),
+    "preference": ("preference:main", "mined pairs as DPO and KTO sets, registered"),
+    "check": ("check:main", "every row through LLaMA-Factory's converter, template and tokenizer"),
+    "stats": ("stats:main", "Table 1, Table 6 and Figure 8 beside the paper's numbers"),
+    "replies": ("build:replies_main", "a corpus's own replies in the form of predictions"),
+    "registry": ("registry:main", "dataset_info.json, here or added to another checkout's"),
 }
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import functools
+import importlib
 import inspect
 import io
 import math
@@ -275,8 +276,19 @@ class _Shown(io.TextIOWrapper):
         return len(text)
 
 
-def dispatch(package: str, steps: Mapping[str, tuple[Callable[[list[str]], Any], str]]) -> int:
-    """Exit code of the step named by ``sys.argv[1]``; ``steps`` maps a name to (main, summary)."""
+Steps = Mapping[str, tuple[str, str]]
+"""Name of a step to (module of its package and function, as in ``build:main``; summary)."""
+
+
+def step_of(package: str, steps: Steps, name: str) -> Step:
+    """A step's main; its module alone is loaded, so that a finished step says so at once."""
+    module, _, function = steps[name][0].partition(":")
+    main: Step = getattr(importlib.import_module(f"{package}.{module}"), function)
+    return main
+
+
+def dispatch(package: str, steps: Steps) -> int:
+    """Exit code of the step named by ``sys.argv[1]``."""
     sys.stdout = _Shown(
         sys.stdout.buffer,
         encoding=sys.stdout.encoding,
@@ -304,10 +316,10 @@ def _is_left() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _dispatch(package: str, steps: Mapping[str, tuple[Callable[[list[str]], Any], str]]) -> int:
+def _dispatch(package: str, steps: Steps) -> int:
     argv = sys.argv[1:]
     if argv and argv[0] in steps:
-        return run(steps[argv[0]][0], argv[1:])
+        return run(step_of(package, steps, argv[0]), argv[1:])
     asked_for_help = bool(argv) and argv[0] in ("-h", "--help")
     stream = sys.stdout if asked_for_help else sys.stderr
     if argv and not asked_for_help:

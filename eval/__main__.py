@@ -3,19 +3,17 @@
 import sys
 
 from esc import cli
-from eval import cases, chat, human, judge, metrics, pairwise, predict
-from eval.report import page
 
 STEPS = {
-    "predict": (predict.main, "a system's strategy and reply for every turn of a split"),
-    "align": (cases.main, "another system's predictions, by gold turn, in this kit's form"),
-    "metrics": (metrics.main, "all automatic metrics with intervals, beside what chance gives"),
-    "compare": (metrics.compare_main, "the paper's questions as paired comparisons of systems"),
-    "judge": (judge.main, "a judge's scores of replies on four dimensions (Tables 2 and 3)"),
-    "pairwise": (pairwise.main, "which of two systems replies better, asked in both orders"),
-    "human": (human.main, "a blinded sheet for people, and what their votes say (Figure 6)"),
-    "report": (page.main, "everything that was run, on one page beside the paper"),
-    "chat": (chat.main, "talk with planner and generator in the terminal"),
+    "predict": ("predict:main", "a system's strategy and reply for every turn of a split"),
+    "align": ("cases:main", "another system's predictions, by gold turn, in this kit's form"),
+    "metrics": ("metrics:main", "all automatic metrics with intervals, beside what chance gives"),
+    "compare": ("metrics:compare_main", "the paper's questions as paired comparisons of systems"),
+    "judge": ("judge:main", "a judge's scores of replies on four dimensions (Tables 2 and 3)"),
+    "pairwise": ("pairwise:main", "which of two systems replies better, asked in both orders"),
+    "human": ("human:main", "a blinded sheet for people, and what their votes say (Figure 6)"),
+    "report": ("report.page:main", "everything that was run, on one page beside the paper"),
+    "chat": ("chat:main", "talk with planner and generator in the terminal"),
 }
 
 if __name__ == "__main__":

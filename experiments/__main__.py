@@ -3,14 +3,12 @@
 import sys
 
 from esc import cli
-from experiments import bench, estimate, summary
-from experiments import cards as card
 
 STEPS = {
-    "estimate": (estimate.main, "what a plan's steps would send, train and cost"),
-    "summary": (summary.main, "what became of a plan's steps"),
-    "card": (card.main, "dataset and model cards in the Hugging Face hub's format"),
-    "bench": (bench.main, "speed figures as JSON"),
+    "estimate": ("estimate:main", "what a plan's steps would send, train and cost"),
+    "summary": ("summary:main", "what became of a plan's steps"),
+    "card": ("cards:main", "dataset and model cards in the Hugging Face hub's format"),
+    "bench": ("bench:main", "speed figures as JSON"),
 }
 
 if __name__ == "__main__":

@@ -3,15 +3,14 @@
 import sys
 
 from esc import cli
-from training import drift, embedded_model, export, memory, recipes, train
 
 STEPS = {
-    "model": (embedded_model.main, "prepare the embedded default model"),
-    "render": (recipes.main, "write the recipes from the table of backbones"),
-    "train": (train.main, "one LoRA training with LLaMA-Factory: batch, resume, options"),
-    "drift": (drift.main, "how far a preference training moved the served policy"),
-    "export": (export.main, "a base and its adapters as one ordinary checkpoint"),
-    "memory": (memory.main, "the memory a training takes on each GPU, estimated"),
+    "model": ("embedded_model:main", "prepare the embedded default model"),
+    "render": ("recipes:main", "write the recipes from the table of backbones"),
+    "train": ("train:main", "one LoRA training with LLaMA-Factory: batch, resume, options"),
+    "drift": ("drift:main", "how far a preference training moved the served policy"),
+    "export": ("export:main", "a base and its adapters as one ordinary checkpoint"),
+    "memory": ("memory:main", "the memory a training takes on each GPU, estimated"),
 }
 
 if __name__ == "__main__":

@@ -53,9 +53,10 @@ def test_a_bug_keeps_its_traceback():
 
 @pytest.mark.parametrize("package", ["data_builders", "training", "serving", "mining", "eval"])
 def test_every_step_has_help_with_examples(capsys, package):
-    for main, _ in importlib.import_module(f"{package}.__main__").STEPS.values():
+    steps = importlib.import_module(f"{package}.__main__").STEPS
+    for name in steps:
         with contextlib.suppress(SystemExit):
-            main(["--help"])
+            cli.step_of(package, steps, name)(["--help"])
         assert "examples:" in capsys.readouterr().out
 
 

@@ -14,7 +14,7 @@ from functools import cache
 
 import pytest
 
-from esc import paths
+from esc import cli, paths
 
 SCRATCH = "try"
 """The folder that the docs' runnable commands work in."""
@@ -102,7 +102,7 @@ def help_of(package, step):
         return ""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-        steps[step][0](["--help"])
+        cli.step_of(package, steps, step)(["--help"])
     return shown.getvalue()
 
 
