@@ -1,31 +1,26 @@
 """Build the SFT sets: ``data/{sp,rg,vanilla}_sft_{train,validation,test}.jsonl`` and a manifest.
 
-    python -m data_builders build --esconv ESConv.json
-
-Reads the corpus once. Writes nine sets, then ``data/manifest.json``; the manifest exists
-exactly when the sets are complete. Does nothing when they are there and were made with the same
-options.
-The mined preference sets are not built here but by ``mining``.
+Reads the corpus once. Writes nine sets, then ``data/manifest.json``, which exists exactly when the
+sets are complete. The mined preference sets are built by ``preference``. ``replies`` writes a
+corpus's own replies in the form of predictions.
 """
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import typer
 from tqdm import tqdm
 
 from data_builders import registry, source, split
 from data_builders.corpus import at_release_positions, read
-from data_builders.split import Survey
 from esc import cli, files, paths, prompts, step
-from esc.dialogue import CONSECUTIVE, Dialogue, Exchange, Role, Turn, turns
+from esc.dialogue import Consecutive, Dialogue, Role, Turn, turns
 from esc.exceptions import CorpusError, EscError
 from esc.files import JsonlWriter, Row
-from esc.step import OPTIONS, check_own_file
-from esc.strategies import tag
+from esc.strategies import Strategy, tag
 
 FORMAT = 2
 """Raised with every change of the rules, so that sets built before it are built anew."""
@@ -35,48 +30,12 @@ FORMAT = 2
 class BuildOptions:
     """What a user asks of a build."""
 
-    split: str | None = None
-    """``paper``, ``seed:N``, or None for the corpus's default."""
-    limit: int | None = None
-    """Dialogues per split, or None for all."""
-    consecutive: str = CONSECUTIVE[0]
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> "BuildOptions":
-        """The options in parsed arguments."""
-        return cls(arguments.split, arguments.limit, arguments.consecutive)
-
-    def stamp(self, split: str, *, corpus: str) -> Row:
-        """Everything that decides the bytes of the sets, under the names a user knows."""
-        return {
-            "format": FORMAT,
-            "ESCONV": corpus,
-            "SPLIT": split,
-            "LIMIT": self.limit,
-            "CONSECUTIVE": self.consecutive,
-            "prompts": step.wording(),
-        }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a build to a parser; unset ones may be given as empty text."""
-    parser.add_argument(
-        "--esconv",
-        type=cli.optional,
-        help="corpus: a file, a folder, thu-coai/esconv, or 'sample'; "
-        "default: the one used before, else the official download",
-    )
-    cli.add_work(parser)
-    parser.add_argument("--split", type=cli.optional, help="'paper' or 'seed:N'")
-    parser.add_argument(
-        "--limit", type=cli.optional_count, help="dialogues per split, drawn by their id"
-    )
-    parser.add_argument(
-        "--consecutive",
-        choices=CONSECUTIVE,
-        default=CONSECUTIVE[0],
-        help="what becomes of consecutive supporter utterances (default: the paper's way)",
-    )
+    split: Annotated[str | None, typer.Option(envvar="SPLIT", help="paper or seed:N")] = None
+    """None is the corpus's default."""
+    limit: cli.Limit = None
+    consecutive: Annotated[
+        Consecutive, typer.Option(envvar="CONSECUTIVE", help="of the supporter's utterances")
+    ] = "separate"
 
 
 def sp_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
@@ -97,7 +56,6 @@ def sp_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
 
 def rg_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
     """Generator rows: the strategy in the system prompt, the chat as real turns, one reply."""
-    history: list[Exchange] = []
     for index, turn in enumerate(turns):
         yield {
             "id": turn.id,
@@ -105,11 +63,10 @@ def rg_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
             "instruction": turn.seeker,
             "input": "",
             "output": turn.response,
-            "history": [list(exchange) for exchange in history],
+            "history": [[said.seeker, said.response] for said in turns[:index]],
             "strategy": turn.strategy.value,
             "provenance": provenance | {"turn": index},
         }
-        history.append((turn.seeker, turn.response))
 
 
 def vanilla_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
@@ -130,6 +87,37 @@ ROWS = {"sp": sp_rows, "rg": rg_rows, "vanilla": vanilla_rows}
 """Task to its row function."""
 
 
+@dataclass(frozen=True, slots=True)
+class TrainTurn:
+    """One reply that a task's train set teaches, read back from it."""
+
+    id: str
+    prompt: Row
+    """``system`` and ``conversations`` up to the answer, in sharegpt form."""
+    answer: str
+    """In the form of the task."""
+    strategy: Strategy
+
+
+def train_turns(work: Path, task: str) -> Iterator[TrainTurn]:
+    """The turns of a built train set, in its order."""
+    for row in files.read_jsonl(work / paths.sft_file(task, "train")):
+        said = row.get("conversations") or [
+            {"from": role, "value": text}
+            for exchange in [*row.get("history", ()), (row["instruction"], row["output"])]
+            for role, text in zip(("human", "gpt"), exchange, strict=True)
+        ]
+        for until in range(1 if task == "vanilla" else len(said) - 1, len(said), 2):
+            answer = said[until]["value"]
+            named = {"sp": answer, "rg": row.get("strategy")}.get(task, answer[1:].split("] ")[0])
+            yield TrainTurn(
+                id=f"{row['id']}-{until // 2}" if task == "vanilla" else row["id"],
+                prompt={"system": row["system"], "conversations": said[:until]},
+                answer=answer,
+                strategy=Strategy(named),
+            )
+
+
 _ESCONV_LICENCE = "{}: CC BY-NC 4.0, academic use; so are these files, which are built from it"
 LICENCES = {
     "esconv": _ESCONV_LICENCE.format("ESConv"),
@@ -140,9 +128,7 @@ LICENCES = {
 """Kind of corpus to the notice that its files carry."""
 
 
-def build(
-    esconv_option: str | None, work: Path, wanted: BuildOptions
-) -> tuple[dict[str, Any], bool]:
+def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bool]:
     """(manifest of the nine sets, whether they were built now).
 
     Where they are complete and were made with the same options, nothing is written. Raises
@@ -151,112 +137,92 @@ def build(
     # Several machines begin the same training, and each builds the sets first.
     waiting = f"waiting: another process works on the sets in {paths.data(work)}"
     with files.exclusive(paths.data(work), waiting=waiting):
-        return _build(esconv_option, work, wanted)
-
-
-def _build(
-    esconv_option: str | None, work: Path, wanted: BuildOptions
-) -> tuple[dict[str, Any], bool]:
-    found = source.locate(esconv_option, work)
-    digests = _digests(found)
-    layout, dialogues = read(found.files)
-    survey = Survey(list(tqdm(dialogues, "reading", unit=" dialogues", leave=False, delay=1)))
-    spec = split.resolve(wanted.split, is_release=survey.is_release)
-    stamp = wanted.stamp(spec, corpus=survey.corpus)
-    # Before any set is replaced, so that a clash there leaves all as it was.
-    registry.write_for(work)
-    up_to_date = _finished(work, stamp)
-    if up_to_date:
-        return up_to_date, False
-    sides = split.assign(survey, spec)
-    chosen = split.subset(sides, wanted.limit)
-    leaks = split.leaks(survey, sides, chosen)
-    kind = _kind(found, layout, survey.is_release)
-    if _digests(found) != digests:
-        raise CorpusError(f"{found.origin} was changed while it was read; build again")
-    picked = tqdm(
-        (survey.dialogues[place] for place in chosen),
-        "building",
-        len(chosen),
-        unit=" dialogues",
-        leave=False,
-    )
-    sets = _write(picked, sides, work, wanted.consecutive, kind)
-    source.keep(found, work)
-    manifest = {
-        "corpus": {
-            "kind": kind,
-            "origin": found.origin,
-            "layout": layout,
-            "dialogues": len(survey.dialogues),
-            "utterances": sum(len(one.utterances) for one in survey.dialogues),
-            "files": digests,
-        },
-        "licence": LICENCES[kind],
-        "smoke": kind == "sample",
-        "options": stamp,
-        "dialogues": {name: sum(sides[place] == name for place in chosen) for name in paths.SPLITS},
-        "leaks": leaks,
-        "sets": sets,
-    }
-    files.write_json(paths.data_manifest(work), manifest)
-    return manifest, True
+        found = source.locate(esconv, work)
+        digests = _digests(found)
+        layout, dialogues = read(found.files)
+        survey = split.Survey(list(tqdm(dialogues, "reading", leave=False, delay=1)))
+        spec = split.resolve(wanted.split, is_release=survey.is_release)
+        stamp = {
+            "format": FORMAT,
+            "ESCONV": survey.corpus,
+            "SPLIT": spec,
+            "LIMIT": wanted.limit,
+            "CONSECUTIVE": wanted.consecutive,
+            "prompts": step.wording(),
+        }
+        # Before any set is replaced, so that a clash there leaves all as it was.
+        registry.write_for(work)
+        if there := _finished(work, stamp):
+            return there, False
+        sides = split.assign(survey, spec)
+        chosen = split.subset(sides, wanted.limit)
+        if _digests(found) != digests:
+            raise CorpusError(f"{found.origin} was changed while it was read; build again")
+        # By content: given by its path, or kept from before, it is still the sample corpus.
+        is_sample = [*digests.values()] == [files.sha256(paths.SAMPLE)]
+        known = "esconv" if survey.is_release else {"failed": "failed-esconv"}.get(layout, "other")
+        kind = "sample" if is_sample else known
+        picked = [survey.dialogues[place] for place in chosen]
+        sets = _write(picked, sides, work, wanted.consecutive, kind)
+        source.keep(found, work)
+        manifest = {
+            "corpus": {
+                "kind": kind,
+                "origin": found.origin,
+                "layout": layout,
+                "dialogues": len(survey.dialogues),
+                "utterances": sum(len(dialogue.utterances) for dialogue in survey.dialogues),
+                "files": digests,
+            },
+            "licence": LICENCES[kind],
+            "smoke": kind == "sample",
+            "options": stamp,
+            "dialogues": {s: sum(sides[place] == s for place in chosen) for s in paths.SPLITS},
+            "leaks": split.leaks(survey, sides, chosen),
+            "sets": sets,
+        }
+        files.write_json(paths.data_manifest(work), manifest)
+        return manifest, True
 
 
 def _digests(found: source.Source) -> dict[str, str]:
     return {path.name: files.sha256(path) for path in found.files}
 
 
-def _kind(found: source.Source, layout: str, is_release: bool) -> str:
-    # By content: given by its path, or kept from before, it is still the sample corpus.
-    if files.sha256(found.files[0]) == files.sha256(paths.SAMPLE):
-        return "sample"
-    if is_release:
-        return "esconv"
-    return "failed-esconv" if layout == "failed" else "other"
-
-
-def _finished(work: Path, stamp: files.Row) -> dict[str, Any] | None:
-    path = paths.data_manifest(work)
-    if not path.is_file():
-        return None
+def _finished(work: Path, stamp: Row) -> Row | None:
+    """The manifest of sets that are there, whole and of these options."""
     try:
-        manifest = files.read_json(path)
+        manifest = files.read_json(paths.data_manifest(work))
     except EscError:
         return None  # not finished: it is built anew
-    whole = (
-        isinstance(manifest, dict)
-        and manifest.get("options") == stamp
-        and all(
-            (work / name).is_file() and files.sha256(work / name) == facts["sha256"]
-            for name, facts in manifest["sets"].items()
-        )
+    whole = manifest.get("options") == stamp and all(
+        (work / name).is_file() and files.sha256(work / name) == facts["sha256"]
+        for name, facts in manifest["sets"].items()
     )
     return manifest if whole else None
 
 
 def _write(
-    dialogues: Iterable[Dialogue], sides: Sequence[str], work: Path, consecutive: str, kind: str
-) -> dict[str, Any]:
+    dialogues: Sequence[Dialogue],
+    sides: Sequence[str],
+    work: Path,
+    consecutive: Consecutive,
+    kind: str,
+) -> Row:
     names = [paths.sft_file(task, name) for name in paths.SPLITS for task in ROWS]
     with ExitStack() as stack:
         writers = {
             name: files.JsonlWriter(stack.enter_context(files.atomic_writer(work / name)))
             for name in names
         }
-        for dialogue in dialogues:
+        for dialogue in tqdm(dialogues, "building", unit=" dialogues", leave=False):
             name = sides[dialogue.position]
-            exchanges = turns(dialogue, consecutive=consecutive)
-            provenance = {
-                "corpus": kind,
-                "split": name,
-                "dialogue": dialogue.position,
-                "turns": len(exchanges),
-            }
+            said = turns(dialogue, consecutive=consecutive)
+            provenance = {"corpus": kind, "split": name, "dialogue": dialogue.position}
+            provenance |= {"turns": len(said)}
             for task, rows in ROWS.items():
-                writer = writers[paths.sft_file(task, name)]
-                for row in rows(exchanges, provenance):
-                    writer.write(row)
+                for row in rows(said, provenance):
+                    writers[paths.sft_file(task, name)].write(row)
         for name in paths.SPLITS:
             if not writers[paths.sft_file("vanilla", name)].facts().rows:
                 raise CorpusError(
@@ -270,126 +236,102 @@ def _write(
         return {name: asdict(writer.facts()) for name, writer in writers.items()}
 
 
-def report(manifest: dict[str, Any], work: Path) -> str:
+def report(manifest: Row, work: Path) -> Iterator[str]:
     """What one should see after a build: rows per set, what the leak check found, the licence."""
-    corpus = manifest["corpus"]
+    corpus, leaked = manifest["corpus"], manifest["leaks"]
     known = "the ESConv release" if corpus["kind"] == "esconv" else "not the ESConv release"
-    lines = [
+    yield (
         f"corpus   {corpus['origin']} ({known}): {corpus['dialogues']:,} dialogues, "
-        f"{corpus['utterances']:,} utterances, layout {corpus['layout']}",
-        *(f"         SHA-256 {digest}  {name}" for name, digest in corpus["files"].items()),
-        f"split    {manifest['options']['SPLIT']}",
-    ]
-    for split_name in paths.SPLITS:
-        rows = {task: manifest["sets"][paths.sft_file(task, split_name)]["rows"] for task in ROWS}
-        lines.append(
-            f"  {split_name:<11}{manifest['dialogues'][split_name]:>6,} dialogues"
-            + "".join(f"  {task} {count:,}" for task, count in rows.items())
-        )
-    leaked = manifest["leaks"]
-    lines.append(
-        "leaks    "
-        + (
-            f"{len(leaked)} pairs on two sides of the split: "
-            + ", ".join(f"{leak['what']} {'/'.join(leak['ids'])}" for leak in leaked[:5])
-            + (", …" if len(leaked) > 5 else "")
-            if leaked
-            else "none: no dialogue and no near-identical situation on two sides"
-        )
+        f"{corpus['utterances']:,} utterances, layout {corpus['layout']}"
     )
-    lines.append(f"licence  {manifest['licence']}")
-    if manifest["smoke"]:
-        lines.append("SMOKE    sample corpus: every number from here on is a smoke test, no result")
-    lines.append(f"written  {paths.data_manifest(work)}")
-    return "\n".join(lines)
-
-
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    parser = cli.parser(
-        prog="python -m data_builders build",
-        description=__doc__,
-        examples=(
-            "  python -m data_builders build                         # download ESConv\n"
-            "  python -m data_builders build --esconv ESConv.json --split paper\n"
-            "  python -m data_builders build --esconv sample --work demo --limit 4"
-        ),
-    )
-    add_arguments(parser)
-    arguments = parser.parse_args(argv)
-    wanted = BuildOptions.of(arguments)
-    manifest, built_now = build(arguments.esconv, arguments.work, wanted)
-    if built_now:
-        print(report(manifest, arguments.work))
+    for name, digest in corpus["files"].items():
+        yield f"         SHA-256 {digest}  {name}"
+    yield f"split    {manifest['options']['SPLIT']}"
+    for side, count in manifest["dialogues"].items():
+        rows = (f"  {t} {manifest['sets'][paths.sft_file(t, side)]['rows']:,}" for t in ROWS)
+        yield f"  {side:<11}{count:>6,} dialogues{''.join(rows)}"
+    if leaked:
+        shown = [f"{leak['what']} {'/'.join(leak['ids'])}" for leak in leaked[:5]]
+        shown += ["…"] if len(leaked) > 5 else []
+        yield f"leaks    {len(leaked)} pairs on two sides of the split: {', '.join(shown)}"
     else:
-        print(f"{paths.data(arguments.work)} is up to date ({manifest['corpus']['origin']})")
+        yield "leaks    none: no dialogue and no near-identical situation on two sides"
+    yield f"licence  {manifest['licence']}"
+    if manifest["smoke"]:
+        yield "SMOKE    sample corpus: every number from here on is a smoke test, no result"
+    yield f"written  {paths.data_manifest(work)}"
 
 
-MARK = "sha256"
-"""In the options of this step: the hash of the corpus that the replies are of."""
+Esconv = Annotated[
+    str | None,
+    typer.Option(
+        envvar="ESCONV",
+        help="corpus: a file, a folder, thu-coai/esconv, or 'sample'; default: the one used "
+        "before, else the official download",
+    ),
+]
 
 
-def records(dialogue: Dialogue) -> Iterator[Row]:
+@cli.command(
+    examples="  python -m data_builders build                         # download ESConv\n"
+    "  python -m data_builders build --esconv ESConv.json --split paper\n"
+    "  python -m data_builders build --esconv sample --work demo --limit 4"
+)
+def main(wanted: BuildOptions, esconv: Esconv = None, work: cli.Work = Path()) -> None:
+    """The SFT sets of three tasks and three splits from ESConv, with a manifest.
+
+    Does nothing where they are there and were made with the same options.
+    """
+    manifest, built_now = build(esconv, work, wanted)
+    if built_now:
+        print("\n".join(report(manifest, work)))
+    else:
+        print(f"{paths.data(work)} is up to date ({manifest['corpus']['origin']})")
+
+
+def records(dialogues: Iterable[Dialogue]) -> Iterator[Row]:
     """One record a supporter turn: its reply stands as gold and as predicted."""
-    history: list[Exchange] = []
-    of_dialogue = turns(dialogue)
-    for turn in of_dialogue:
-        yield {
-            "id": turn.id,
-            "dialogue_turns": len(of_dialogue),
-            "context": {"history": [list(pair) for pair in history], "seeker": turn.seeker},
-            "gold_strategy": turn.strategy.value,
-            "gold_response": turn.response,
-            "status": "ok",
-            "predicted_strategy": turn.strategy.value,
-            "raw_strategy": turn.strategy.value,
-            "predicted_response": turn.response,
-        }
-        history.append((turn.seeker, turn.response))
+    for dialogue in dialogues:
+        said = turns(dialogue)
+        for row, turn in zip(rg_rows(said, {}), said, strict=True):
+            yield {
+                "id": turn.id,
+                "dialogue_turns": len(said),
+                "context": {"history": row["history"], "seeker": turn.seeker},
+                "gold_strategy": turn.strategy.value,
+                "gold_response": turn.response,
+                "status": "ok",
+                "predicted_strategy": turn.strategy.value,
+                "raw_strategy": turn.strategy.value,
+                "predicted_response": turn.response,
+            }
 
 
-def _dialogues(corpus: Sequence[Path]) -> list[Dialogue]:
-    """The dialogues of a corpus, at their positions in the release where it has them all."""
+@cli.command(
+    name="replies",
+    examples="  python -m data_builders replies --esconv FailedESConv.json --out replies.jsonl",
+)
+def replies_main(
+    esconv: Annotated[Path, typer.Option(help="a corpus in one of ESConv's layouts")],
+    out: Annotated[Path, typer.Option(help="the file of records")],
+) -> None:
+    """A corpus's own replies in the form of predictions, and beside them what they are of."""
+    if not esconv.exists():
+        raise EscError(f"{esconv}: no such file; name a corpus in one of ESConv's layouts")
+    corpus = source.of_path(esconv).files
+    beside = step.check_own_file(out, "sha256")
+    if beside and "sha256" not in beside:
+        raise EscError(f"{out.parent} holds another run; name a folder of its own in --out")
     dialogues = list(read(corpus)[1])
-    return at_release_positions(dialogues) or dialogues
-
-
-def write(dialogues: Iterable[Dialogue], out: Path) -> tuple[int, int]:
-    """(number of dialogues, number of their records written to ``out``)."""
-    count = 0
     with files.atomic_writer(out) as stream:
         writer = JsonlWriter(stream)
-        for dialogue in tqdm(dialogues, unit=" dialogues", leave=False):
-            count += 1
-            for record in records(dialogue):
-                writer.write(record)
-    return count, writer.facts().rows
-
-
-def replies_main(argv: list[str]) -> None:
-    """Command line of the step."""
-    parser = cli.parser(
-        prog="python -m data_builders replies",
-        description=__doc__,
-        examples="  python -m data_builders replies --esconv FailedESConv.json --out replies.jsonl",
-    )
-    parser.add_argument("--esconv", type=Path, required=True, metavar="PATH")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-    given = parser.parse_args(argv)
-    if not given.esconv.exists():
-        raise EscError(f"{given.esconv}: no such file; name a corpus in one of ESConv's layouts")
-    corpus = source.of_path(given.esconv).files
-    out: Path = given.out
-    beside = check_own_file(out, MARK)
-    if beside and MARK not in beside:
-        raise EscError(f"{out.parent} holds another run; name a folder of its own in --out")
-    count, rows = write(_dialogues(corpus), out)
-    # Beside the records, as for a system's: what they are of.
-    smoke = files.sha256(corpus[0]) == files.sha256(paths.SAMPLE)
+        for record in records(at_release_positions(dialogues) or dialogues):
+            writer.write(record)
     sha256 = files.sha256(corpus[0]) if len(corpus) == 1 else files.sha256_of(corpus)
-    made_of = {"corpus": given.esconv.name, MARK: sha256, "smoke": smoke}
+    smoke = sha256 == files.sha256(paths.SAMPLE)
     written = sorted({*beside.get("files", ()), out.name})
-    files.write_json(out.with_name(OPTIONS), made_of | {"files": written})
-    print(f"replies     {out}: {rows:,} of {count:,} dialogues")
+    made_of = {"corpus": esconv.name, "sha256": sha256, "smoke": smoke, "files": written}
+    files.write_json(out.with_name(step.OPTIONS), made_of)
+    print(f"replies     {out}: {writer.facts().rows:,} of {len(dialogues):,} dialogues")
     if smoke:
         print("SMOKE       sample corpus: no result")

@@ -1,27 +1,21 @@
 """Every row of every registered set through LLaMA-Factory's converter, template and tokenizer.
 
-    python -m data_builders check --model smollm2-135m
-
 Prints rows kept, dropped and cut, and quantiles of the length in tokens, and writes them to
-``data/check_<model>.json``; fails on any loss. Mislabelled is a row with another number of spans
-that carry the loss than of replies to learn, counted in what a trainer loads, its mends included.
-LLaMA-Factory itself drops a malformed row with a warning, and cuts a long one in silence.
-Sets that are not there yet (the mined ones) are listed as absent.
+``data/check_<model>.json``. Mislabelled is a row with another number of spans that carry the loss
+than of replies to learn, counted in what a trainer loads, its mends included. LLaMA-Factory itself
+drops a malformed row with a warning, and cuts a long one in silence.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import fields
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
-from multiprocessing import get_context
-from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
-from tqdm import tqdm
 
 from data_builders.registry import entries, preference_entry
 from esc import backbones, cli, files, paths
@@ -32,122 +26,66 @@ from esc.step import is_smoke
 # Long enough for any row, so that LLaMA-Factory itself shows a row's full length.
 UNCUT = 10**7
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
-SHOWN = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of one row."""
-
-    id: str
-    tokens: int
-    """Full length in tokens of the longest side; 0 for a dropped row."""
-    fate: str
-    """``kept``, or one of the keys of `_FATES`."""
-
-
-Judge = Callable[[Row], Verdict]
+FATES = {
+    "dropped": "dropped by LLaMA-Factory as malformed",
+    "cut": "longer than the recipe's cutoff_len and cut",
+    "forged": "with a special token of the model in the text",
+    "mislabelled": "with another number of spans that carry the loss than of replies to learn",
+}
 
 
 def check(model: str, work: Path, processes: int) -> list[Row]:
     """One summary per registered set of ``model``: counts, quantiles, ids of what was lost.
 
-    Raises EscError where the registry lacks a set or a column of one, or a set is there and empty.
+    Sets that are not there yet (the mined ones) are ``absent``. Raises EscError where the registry
+    lacks a set or a column of one, or a set is there and empty.
     """
+    from datasets import Dataset
+
     backbones.get(model)
-    registry_path = work / paths.REGISTRY
-    registered = files.read_json(registry_path, made_by="make data")
+    registered = files.read_json(work / paths.REGISTRY, made_by="make data")
     # Later rounds are registered as they are mined.
-    later = (name for name in registered if name not in entries() and paths.preference_of(name))
-    wanted = [name for name in (*entries(), *later) if not _is_of_another_model(name, model)]
-    missing = [name for name in wanted if name not in registered]
-    anew = f"'python -m data_builders registry --work {work}' writes it anew"
-    if missing:
-        raise EscError(f"{registry_path} lacks {', '.join(missing)}; {anew}")
-    changed = [told for name in wanted for told in _changed(name, registered[name])]
+    known = {name: paths.preference_of(name) for name in (*entries(), *registered)}
+    ours = entries() | dict(preference_entry(*mined) for mined in known.values() if mined)
+    wanted = {n: e for n, e in ours.items() if not (mined := known[n]) or mined[1] == model}
+    apart = {"file_name": None}
+    changed = [n for n, e in wanted.items() if registered.get(n, {}) | apart != e | apart]
     if changed:
         raise EscError(
-            f"{registry_path} is not this kit's ({'; '.join(changed)}): LLaMA-Factory would leave "
-            f"out what it does not name; {anew}"
+            f"{work / paths.REGISTRY} lacks this kit's entry of {', '.join(changed)}, or a column "
+            "of it, which LLaMA-Factory would leave out; "
+            f"'python -m data_builders registry --work {work}' writes it anew"
         )
-    present = [name for name in wanted if (work / registered[name]["file_name"]).is_file()]
-    unbuilt = [n for n in wanted if n not in present and not paths.preference_of(n)]
+    sets = {name: work / registered[name]["file_name"] for name in wanted}
+    unbuilt = [name for name, path in sets.items() if not (known[name] or path.is_file())]
     if unbuilt:
         raise EscError(f"{', '.join(unbuilt)} not built under {paths.data(work)}; run 'make data'")
-    recipes = {name: _recipe(name, model) for name in present}
-    # Spawned, not forked: the tokenizers hold threads. One pool, since LLaMA-Factory loads slowly.
-    with get_context("spawn").Pool(processes, _start_worker, (recipes, work)) as pool:
-        return [
-            _summary(name, list(_verdicts(pool, name, work / registered[name]["file_name"])))
-            if name in present
-            else {"set": name, "absent": True}
-            for name in wanted
-        ]
+    summaries: list[Row] = []
+    for name, path in sets.items():
+        if not path.is_file():
+            summaries.append({"set": name, "absent": True})
+            continue
+        columns = ["id", *wanted[name]["columns"].values()]
+        rows = [{column: row.get(column) for column in columns} for row in files.read_jsonl(path)]
+        if not rows:
+            raise EscError(f"set {name} is there but has no rows; build it again")
+        recipe = paths.recipe(model, name.split("_")[1], "dpo" if known[name] else "sft")
+        verdicts = Dataset.from_list(rows).map(
+            judge_for(recipe, name, work),
+            num_proc=min(processes, len(rows) // 200) or None,
+            remove_columns=columns,
+            new_fingerprint=name,
+            desc=name,
+        )
+        summaries.append({"set": name} | _summary(verdicts.to_pandas()))
+    return summaries
 
 
-def _changed(name: str, entry: Row) -> list[str]:
-    """What an entry says in another way than this kit's own, but for where its file is."""
-    mined = paths.preference_of(name)
-    ours = preference_entry(*mined)[1] if mined else entries()[name]
-    return [
-        f"{name}: {told}"
-        for told in files.differences(_flat(entry), _flat(ours))
-        if not told.startswith("file_name ")
-    ]
-
-
-def _flat(entry: Row) -> Row:
-    """An entry with each column and tag as an option of its own."""
-    nested = {key: value for key, value in entry.items() if isinstance(value, dict)}
-    inner = {f"{key}.{k}": v for key, value in nested.items() for k, v in value.items()}
-    return {key: value for key, value in entry.items() if key not in nested} | inner
-
-
-def _is_of_another_model(name: str, model: str) -> bool:
-    mined = paths.preference_of(name)
-    return mined is not None and mined[1] != model
-
-
-def _recipe(name: str, model: str) -> Path:
-    task = name.split("_")[1]
-    return paths.recipe(model, task, "dpo" if paths.preference_of(name) else "sft")
-
-
-def _verdicts(pool: Pool, name: str, path: Path) -> Iterator[Verdict]:
-    with path.open("rb") as stream:
-        total = sum(1 for _ in stream)
-    rows = ((name, row) for row in files.read_jsonl(path))
-    verdicts = pool.imap(_judge_in_worker, rows, chunksize=32)
-    yield from tqdm(verdicts, desc=name, total=total, unit=" rows", leave=False)
-
-
-_judge_of: Callable[[str], Judge]
-
-
-def _start_worker(recipes: dict[str, Path], work: Path) -> None:
-    global _judge_of
-    # The report says what is lost; LLaMA-Factory would print the whole text of each lost row.
-    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "LLAMAFACTORY_VERBOSITY": "ERROR"}
-    _mend()
-    _judge_of = cache(lambda name: judge_for(recipes[name], name, work))
-
-
-def _mend() -> None:
-    """Mend LLaMA-Factory as a training's process does when it starts; before it is imported."""
-    spec = spec_from_file_location("in_llamafactory", paths.IN_LLAMAFACTORY / "sitecustomize.py")
-    assert spec is not None and spec.loader is not None
-    spec.loader.exec_module(module_from_spec(spec))
-
-
-def _judge_in_worker(named_row: tuple[str, Row]) -> Verdict:
-    name, row = named_row
-    return _judge_of(name)(row)
-
-
-def judge_for(recipe: Path, name: str, work: Path) -> Judge:
+def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
     """A function from a row of the registered set ``name`` to its verdict under ``recipe``.
 
-    It judges by the LLaMA-Factory of this process, mended or not.
+    ``fate`` is ``kept`` or one of `FATES`, ``tokens`` the full length of the longest side, 0 for a
+    dropped row. It judges by the LLaMA-Factory of this process, mended or not.
     """
     # LLaMA-Factory takes seconds to import, and only this step of the package needs it.
     from llamafactory.data.converter import get_dataset_converter
@@ -163,10 +101,8 @@ def judge_for(recipe: Path, name: str, work: Path) -> Judge:
 
     settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     cutoff = settings["cutoff_len"]
-    its_own = {
-        key: settings[key] for key in settings.keys() & {f.name for f in fields(DataArguments)}
-    }
-    arguments = DataArguments(**its_own | {"cutoff_len": UNCUT})
+    its_own = settings.keys() & {field.name for field in fields(DataArguments)}
+    arguments = DataArguments(**{key: settings[key] for key in its_own} | {"cutoff_len": UNCUT})
     tokenizer = _tokenizer(settings["model_name_or_path"])
     template = get_template_and_fix_tokenizer(tokenizer, arguments)
     (attributes,) = get_dataset_list([name], str(work))
@@ -176,41 +112,33 @@ def judge_for(recipe: Path, name: str, work: Path) -> Judge:
         kind = PairwiseDatasetProcessor if attributes.ranking else FeedbackDatasetProcessor
     processor = kind(template=template, tokenizer=tokenizer, processor=None, data_args=arguments)
     special = [token for token in tokenizer.all_special_tokens if token]
+    teaches_all = not paths.preference_of(name)
 
-    def judge(row: Row) -> Verdict:
-        row_id = str(row.get("id"))
-        try:
-            aligned = converter(row)
-        except KeyError as error:
-            raise EscError(f"{name}, row {row_id}: no column or tag {error}") from error
+    def judge(row: Row) -> Row:
+        aligned = converter(row)
         texts = [m["content"] for m in aligned["_prompt"] + aligned["_response"]]
         if any(token in text for text in [*texts, aligned["_system"] or ""] for token in special):
-            return Verdict(row_id, 0, "forged")
+            return {"id": row["id"], "tokens": 0, "fate": "forged"}
         encoded = processor.preprocess_dataset({key: [value] for key, value in aligned.items()})
         lengths = [len(ids) for key, (ids,) in encoded.items() if key.endswith("input_ids")]
         if not lengths:
-            return Verdict(row_id, 0, "dropped")
+            return {"id": row["id"], "tokens": 0, "fate": "dropped"}
+        # Runs of tokens that carry the loss; the entangled model's SFT teaches all its replies.
         learned = {
-            _spans(labels, IGNORE_INDEX)
+            sum(b == IGNORE_INDEX != label for b, label in pairwise([IGNORE_INDEX, *labels]))
             for key, (labels,) in encoded.items()
             if key.endswith("labels")
         }
-        fate = "kept" if learned == {_replies(name, row)} else "mislabelled"
-        return Verdict(row_id, max(lengths), "cut" if max(lengths) > cutoff else fate)
+        said = row.get("conversations") if teaches_all else None
+        replies = sum(message["from"] == "gpt" for message in said) if said else 1
+        fate = "kept" if learned == {replies} else "mislabelled"
+        return {
+            "id": row["id"],
+            "tokens": max(lengths),
+            "fate": "cut" if max(lengths) > cutoff else fate,
+        }
 
     return judge
-
-
-def _replies(name: str, row: Row) -> int:
-    """How many replies a row teaches: the entangled model's SFT all it holds, any other one."""
-    if paths.preference_of(name) or "conversations" not in row:
-        return 1
-    return sum(message["from"] == "gpt" for message in row["conversations"])
-
-
-def _spans(labels: list[int], ignored: int) -> int:
-    """Runs of tokens that carry the loss."""
-    return sum(before == ignored != label for before, label in pairwise([ignored, *labels]))
 
 
 def _tokenizer(path: str) -> Any:
@@ -227,79 +155,72 @@ def _tokenizer(path: str) -> Any:
         ) from error
 
 
-def _summary(name: str, verdicts: list[Verdict]) -> Row:
-    if not verdicts:
-        raise EscError(f"set {name} is there but has no rows; build it again")
-    lengths = sorted(verdict.tokens for verdict in verdicts if verdict.tokens) or [0]
-    lost: dict[str, list[str]] = {fate: [] for fate in _FATES}
-    for verdict in verdicts:
-        if verdict.fate != "kept":
-            lost[verdict.fate].append(verdict.id)
+def _summary(verdicts: Any) -> Row:
+    """Of a frame with a row's id, tokens and fate."""
+    lengths = verdicts.loc[verdicts.tokens > 0, "tokens"]
+    quantiles = (lengths if len(lengths) else verdicts.tokens).quantile(
+        QUANTILES, interpolation="higher"
+    )
     return {
-        "set": name,
         "rows": len(verdicts),
-        "kept": len(verdicts) - sum(map(len, lost.values())),
-        **lost,
-        "total_tokens": sum(lengths),
-        "tokens": {q: lengths[min(int(q * len(lengths)), len(lengths) - 1)] for q in QUANTILES},
+        "kept": int((verdicts.fate == "kept").sum()),
+        **{fate: verdicts.loc[verdicts.fate == fate, "id"].tolist() for fate in FATES},
+        "total_tokens": int(lengths.sum()),
+        "tokens": {q: int(tokens) for q, tokens in quantiles.items()},
     }
 
 
 def report(summaries: list[Row], model: str) -> Iterator[str]:
     """The lines one should see: a table, then the ids of what was lost."""
+    import pandas as pd
+
+    there = [summary for summary in summaries if "absent" not in summary]
     yield f"{model}: rows kept / dropped / cut, and length in tokens"
+    table = [
+        {"set": one["set"], "rows": one["rows"], "kept": one["kept"]}
+        | {fate: len(one[fate]) for fate in FATES}
+        | {"max" if q == 1 else f"p{q * 100:.0f}": one["tokens"][q] for q in QUANTILES}
+        for one in there
+    ]
     yield (
-        f"  {'set':<32}{'rows':>8}{'kept':>8}{'dropped':>9}{'cut':>6}{'forged':>8}"
-        f"{'mislabelled':>13}"
-        + "".join(f"{'max' if q == 1 else f'p{q * 100:.0f}':>8}" for q in QUANTILES)
+        pd.DataFrame(table)
+        .map(lambda v: v if isinstance(v, str) else f"{v:,}")
+        .to_string(index=False)
     )
-    for summary in summaries:
-        if "absent" in summary:
-            yield f"  {summary['set']:<32}{'absent (not mined yet)':>24}"
-            continue
-        counts = f"{summary['rows']:>8,}{summary['kept']:>8,}"
-        counts += f"{len(summary['dropped']):>9,}{len(summary['cut']):>6,}"
-        counts += f"{len(summary['forged']):>8,}{len(summary['mislabelled']):>13,}"
-        lengths = "".join(f"{summary['tokens'][q]:>8,}" for q in QUANTILES)
-        yield f"  {summary['set']:<32}{counts}{lengths}"
-    for summary in summaries:
-        for fate in _FATES:
-            if ids := summary.get(fate):
-                shown = ", ".join(ids[:SHOWN]) + (", …" if len(ids) > SHOWN else "")
-                yield f"  {summary['set']}: {len(ids)} {_FATES[fate]}: {shown}"
+    for one in summaries:
+        if "absent" in one:
+            yield f"{one['set']} absent (not mined yet)"
+        for fate in FATES:
+            if ids := one.get(fate):
+                shown = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+                yield f"{one['set']}: {len(ids)} {FATES[fate]}: {shown}"
 
 
-_FATES = {
-    "dropped": "dropped by LLaMA-Factory as malformed",
-    "cut": "longer than the recipe's cutoff_len and cut",
-    "forged": "with a special token of the model in the text",
-    "mislabelled": "with another number of spans that carry the loss than of replies to learn",
-}
+@cli.command(
+    examples="  python -m data_builders check\n"
+    "  python -m data_builders check --model qwen2.5-7b --work demo"
+)
+def main(
+    model: cli.Model = paths.EMBEDDED,
+    work: cli.Work = Path(),
+    processes: Annotated[int, typer.Option(min=1, help="for the rows")] = os.cpu_count() or 1,
+) -> int:
+    """Every row of every set through LLaMA-Factory's converter, template and tokenizer.
 
-
-def main(argv: list[str]) -> int:
-    """Command line of the step; exit code 1 where a row is lost."""
-    parser = cli.parser(
-        prog="python -m data_builders check",
-        description=__doc__,
-        examples=(
-            "  python -m data_builders check\n"
-            "  python -m data_builders check --model qwen2.5-7b --work demo"
-        ),
-    )
-    backbones.add_model(parser)
-    cli.add_work(parser)
-    parser.add_argument("--processes", type=cli.optional_count, help="default: one for each core")
-    arguments = parser.parse_args(argv)
-    processes = arguments.processes or os.cpu_count() or 1
-    summaries = check(arguments.model, arguments.work, processes)
-    print("\n".join(report(summaries, arguments.model)))
+    Fails (exit code 1) where a row is lost.
+    """
+    # The report says what is lost; LLaMA-Factory would print the whole text of each lost row.
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "LLAMAFACTORY_VERBOSITY": "ERROR"}
+    # Mend LLaMA-Factory as a training's process does when it starts; before it is imported.
+    spec = spec_from_file_location("in_llamafactory", paths.IN_LLAMAFACTORY / "sitecustomize.py")
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(module_from_spec(spec))
+    summaries = check(model, work, processes)
+    print("\n".join(report(summaries, model)))
     lossless = all(s["kept"] == s["rows"] for s in summaries if "absent" not in s)
-    smoke = is_smoke(arguments.model, arguments.work)
-    files.write_json(
-        paths.checked(arguments.work, arguments.model),
-        {"lossless": lossless, "smoke": smoke, "sets": summaries},
-    )
+    smoke = is_smoke(model, work)
+    told = {"lossless": lossless, "smoke": smoke, "sets": summaries}
+    files.write_json(paths.checked(work, model), told)
     if smoke:
         print("SMOKE: embedded model or sample corpus; the lengths are of no real training")
     failed = "FAILED: rows are lost or mislabelled (see above)"

@@ -1,8 +1,5 @@
 """Mined pairs to preference sets: DPO in sharegpt form, the mixes of Table 5, and KTO's singles.
 
-    python -m data_builders preference --model smollm2-135m --task rg
-    python -m data_builders preference --model qwen2.5-7b --task rg --from pairs.json
-
 Reads what ``mining route`` left (``pairs.jsonl``, ``singles.jsonl``) beside the train set, turn by
 turn; writes ``data/esc_<task>_{dpo,kto}_<model>[_variant][_rN].jsonl`` and, last, a manifest.
 Registers sets of later rounds. The prompt of a pair is the train row's own, so that preference
@@ -11,11 +8,9 @@ and so does ``no_pairs.json`` there. A mix that no pair is of has no file. KTO's
 order in which no reply stands next to one of its own turn: LLaMA-Factory takes the reply of the row
 before as the mismatched one, and the last row's for the first.
 
-With ``--from`` the pairs are those of a file of others (`published`), without sampling or a judge,
-and their statistics are made at once.
+With ``--from`` the pairs are those of a file of others (`published`), without sampling or a judge.
 """
 
-import argparse
 import random
 import subprocess
 import sys
@@ -25,75 +20,18 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import orjson
+import typer
 
 from data_builders import published, registry
-from esc import backbones, cli, files, paths, prompts
-from esc import step as built
+from data_builders.build import TrainTurn, train_turns
+from esc import backbones, cli, files, paths, step
 from esc.exceptions import EscError
 from esc.files import JsonlWriter, Row
 from esc.paths import ALL, MIXES, Lineage
 from esc.strategies import Strategy, tag
-
-_SEED = 0
-
-
-class _Turns:
-    """The train rows of a task, found in the order of the set without holding it."""
-
-    def __init__(self, work: Path, task: str) -> None:
-        self._task = task
-        self.path = work / paths.sft_file(task, "train")
-        self._rows = files.read_jsonl(self.path)
-        self._row: Row = {"id": None}
-
-    def prompt_and_gold(self, turn: str, source: Path) -> tuple[Row, str]:
-        """(system and conversations up to the answer, the gold answer) of a turn.
-
-        Raises EscError where the set does not hold the turn after the last one asked for.
-        """
-        row_id = turn.rpartition("-")[0] if self._task == "vanilla" else turn
-        while self._row["id"] != row_id:
-            try:
-                self._row = next(self._rows)
-            except StopIteration:
-                raise EscError(
-                    f"{source}: turn {turn} is not in {self.path}, or not in its order; only train "
-                    "turns make pairs: mine again from the sets that are built now"
-                ) from None
-        return _FORMS[self._task](self._row, int(turn.rpartition("-")[2]))
-
-
-def _sp(row: Row, turn: int) -> tuple[Row, str]:
-    said = [{"from": "human", "value": row["instruction"]}]
-    return {"system": row["system"], "conversations": said}, row["output"]
-
-
-def _rg(row: Row, turn: int) -> tuple[Row, str]:
-    said = [
-        {"from": role, "value": text}
-        for exchange in row["history"]
-        for role, text in zip(("human", "gpt"), exchange, strict=True)
-    ]
-    said.append({"from": "human", "value": row["instruction"]})
-    return {"system": row["system"], "conversations": said}, row["output"]
-
-
-def _vanilla(row: Row, turn: int) -> tuple[Row, str]:
-    until = 2 * turn + 1
-    said = row["conversations"]
-    if until >= len(said):
-        return {"system": row["system"], "conversations": []}, ""
-    return {"system": row["system"], "conversations": said[:until]}, said[until]["value"]
-
-
-_FORMS = {"sp": _sp, "rg": _rg, "vanilla": _vanilla}
-
-
-def _answer(task: str, strategy: str, text: str) -> str:
-    """An answer in the form the task's model gives it."""
-    return tag(Strategy(strategy), text) if task == "vanilla" else text
 
 
 def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
@@ -104,13 +42,14 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
     one.
     """
     backbones.get(model)
-    built.refuse_without_pairs(work, model, task, lineage)
+    step.refuse_without_pairs(work, model, task, lineage)
     source = work / paths.mining(model, lineage) / task / "routed"
     again = paths.make(f"mine-{task}", work=work, model=model, **lineage.variables)
     routed: Row = files.read_json(source / "route.json", made_by=again)
+    built = step.manifest(work)
     if (routed["model"], routed["task"]) != (model, task):
         raise EscError(f"{source} is of {routed['model']} {routed['task']}; {again} mines it anew")
-    changed = files.differences(routed["provenance"]["data"], built.train_set(built.manifest(work)))
+    changed = files.differences(routed["provenance"]["data"], step.train_set(built))
     if changed:
         raise EscError(
             f"{source} is of other train turns than are built now ({'; '.join(changed)}); build "
@@ -119,68 +58,95 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
     for name in ("pairs.jsonl", "singles.jsonl"):
         if files.sha256(source / name) != routed[name]["sha256"]:
             raise EscError(f"{source / name} was changed since it was written; {again}")
+    # In round 1 the shared sets and the mixes; a later round has its own alone.
+    mixes = list(lineage.mixes) if task == "vanilla" else [None]
+    first = [*map(Lineage, mixes), Lineage("kto")]
+    made = {
+        paths.preference_dataset(task, model, one): one
+        for one in (first if lineage.round == 1 else [lineage])
+    }
+    manifest_path = work / paths.preference_manifest(task, model, lineage)
     with files.exclusive(paths.data(work)):
-        manifest_path = work / paths.preference_manifest(task, model, lineage)
         with ExitStack() as stack:
-            sets = {
-                name: (one, JsonlWriter(stack.enter_context(files.atomic_writer(work / file))))
-                for one, name, file in _named(task, model, lineage)
+            writers = {
+                name: JsonlWriter(
+                    stack.enter_context(files.atomic_writer(work / paths.preference_file(name)))
+                )
+                for name in made
             }
-            of_kind = {
-                kind: [(one, writer) for one, writer in sets.values() if one.kind == kind]
-                for kind in ("dpo", "kto")
-            }
-            _write_pairs(work, task, source, of_kind["dpo"])
-            _write_singles(work, task, source, of_kind["kto"])
-            for _, writer in sets.values():
+            mixed = [
+                (MIXES.get(one.variant or "", ALL), writers[name])
+                for name, one in made.items()
+                if one.kind == "dpo"
+            ]
+            for row in _pair_rows(work, task, source / "pairs.jsonl"):
+                for mix, writer in mixed:
+                    # An entangled pair of others may have no quadrant: it is in no mix.
+                    if mix == ALL if row["quadrant"] is None else row["quadrant"] in mix:
+                        writer.write(row)
+            for name, one in made.items():
+                if one.kind == "kto":
+                    _write_singles(work, task, source / "singles.jsonl", writers[name])
+            for writer in writers.values():
                 writer.flush()
             manifest_path.unlink(missing_ok=True)
-            written = {name: asdict(writer.facts()) for name, (_, writer) in sets.items()}
-        for name, facts in written.items():
+        for name, writer in writers.items():
             # LLaMA-Factory takes an empty set for a broken one.
-            if not facts["rows"]:
+            if not writer.facts().rows:
                 (work / paths.preference_file(name)).unlink()
-        registry.register(
-            work,
-            dict(registry.preference_entry(task, model, one) for one in _lineages(task, lineage)),
-        )
-        return _manifest(manifest_path, work, routed, written)
+        entries = (registry.preference_entry(task, model, one) for one in made.values())
+        registry.write_for(work, dict(entries))
+        manifest: Row = {
+            "licence": built["licence"],
+            "corpus": built["corpus"]["origin"],
+            "provenance": routed["provenance"],
+            "fates": routed["fates"],
+            "errors": routed["errors"],
+            "smoke": routed["smoke"],
+            "sets": {name: asdict(writer.facts()) for name, writer in writers.items()},
+        }
+        files.write_json(manifest_path, manifest)
+        return manifest
 
 
-def _lineages(task: str, lineage: Lineage) -> list[Lineage]:
-    """Whose sets a mining makes: in round 1 the shared ones and the mixes, later its own alone."""
-    if lineage.round > 1:
-        return [lineage]
-    mixes = lineage.mixes if task == "vanilla" else {None: None}
-    return [*(Lineage(variant) for variant in mixes), Lineage("kto")]
+def _with_turns(work: Path, task: str, path: Path) -> Iterator[tuple[Row, TrainTurn]]:
+    """(row, its train turn) of a routed file, without holding the train set.
+
+    Raises EscError where the set does not hold the turn after the last one asked for.
+    """
+    turns = train_turns(work, task)
+    turn = None
+    for row in files.read_jsonl(path):
+        while turn is None or turn.id != row["id"]:
+            turn = next(turns, None)
+            if turn is None:
+                raise EscError(
+                    f"{path}: turn {row['id']} is not in {work / paths.sft_file(task, 'train')}, "
+                    "or not in its order; only train turns make pairs: mine again from the sets "
+                    "that are built now"
+                )
+        yield row, turn
 
 
-def _named(task: str, model: str, mining: Lineage) -> Iterator[tuple[Lineage, str, str]]:
-    """(lineage, registered name, file) of every set that a mining makes."""
-    for lineage in _lineages(task, mining):
-        name = paths.preference_dataset(task, model, lineage)
-        yield lineage, name, paths.preference_file(name)
+def _answer(task: str, strategy: str, text: str) -> str:
+    """An answer in the form the task's model gives it."""
+    return tag(Strategy(strategy), text) if task == "vanilla" else text
 
 
-def _write_pairs(
-    work: Path, task: str, source: Path, sets: list[tuple[Lineage, JsonlWriter]]
-) -> None:
-    turns, path = _Turns(work, task), source / "pairs.jsonl"
-    mixes = [(MIXES.get(lineage.variant or "", ALL), writer) for lineage, writer in sets]
-    for pair in files.read_jsonl(path):
-        prompt, gold = turns.prompt_and_gold(pair["id"], path)
+def _pair_rows(work: Path, task: str, path: Path) -> Iterator[Row]:
+    for pair, turn in _with_turns(work, task, path):
         chosen = _answer(task, pair["gold_strategy"], pair["chosen"])
         rejected = _answer(task, pair["strategy"], pair["rejected"])
-        if chosen != gold:
+        if chosen != turn.answer:
             raise EscError(
                 f"{path}: the chosen answer of turn {pair['id']} is not the train set's gold one; "
                 "the pairs were mined from another corpus or split"
             )
         if chosen == rejected:
             raise EscError(f"{path}: chosen equals rejected in turn {pair['id']}; route again")
-        row = {
+        yield {
             "id": pair["id"],
-            **prompt,
+            **turn.prompt,
             "chosen": {"from": "gpt", "value": chosen},
             "rejected": {"from": "gpt", "value": rejected},
             "error": pair["error"],
@@ -188,41 +154,32 @@ def _write_pairs(
             "quadrant": pair["quadrant"],
             "provenance": pair["provenance"] | {"sample": pair["sample"], "seed": pair["seed"]},
         }
-        for mix, writer in mixes:
-            # An entangled pair of others may have no quadrant: it is in no mix.
-            if mix == ALL if pair["quadrant"] is None else pair["quadrant"] in mix:
-                writer.write(row)
 
 
-def _write_singles(
-    work: Path, task: str, source: Path, sets: list[tuple[Lineage, JsonlWriter]]
-) -> None:
-    path = source / "singles.jsonl"
-    for _, writer in sets:
-        order = apart([single["id"] for single in files.read_jsonl(path)])
-        # The prompts are found in the train set's order: the rows wait on the disk for theirs.
-        with tempfile.TemporaryFile() as waiting:
-            starts = []
-            for row in _single_rows(_Turns(work, task), task, path):
-                starts.append(waiting.tell())
-                waiting.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-            for place in order:
-                waiting.seek(starts[place])
-                writer.write(orjson.loads(waiting.readline()))
-
-
-def _single_rows(turns: _Turns, task: str, path: Path) -> Iterator[Row]:
-    for single in files.read_jsonl(path):
-        prompt, _ = turns.prompt_and_gold(single["id"], path)
+def _single_rows(work: Path, task: str, path: Path) -> Iterator[Row]:
+    for single, turn in _with_turns(work, task, path):
         said = _answer(task, single["strategy"], single["text"])
         yield {
             "id": single["id"],
-            "system": prompt["system"],
-            "conversations": [*prompt["conversations"], {"from": "gpt", "value": said}],
+            "system": turn.prompt["system"],
+            "conversations": [*turn.prompt["conversations"], {"from": "gpt", "value": said}],
             "label": single["wanted"],
             "error": single["error"],
             "provenance": single["provenance"] | {"sample": single["sample"]},
         }
+
+
+def _write_singles(work: Path, task: str, path: Path, writer: JsonlWriter) -> None:
+    # The prompts are found in the train set's order: the rows wait on the disk for theirs.
+    with tempfile.TemporaryFile() as waiting:
+        starts, ids = [], []
+        for row in _single_rows(work, task, path):
+            starts.append(waiting.tell())
+            ids.append(row["id"])
+            waiting.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        for place in apart(ids):
+            waiting.seek(starts[place])
+            writer.write(orjson.loads(waiting.readline()))
 
 
 def apart(turns: list[str]) -> list[int]:
@@ -234,7 +191,7 @@ def apart(turns: list[str]) -> list[int]:
     of_turn: dict[str, list[int]] = {}
     for place, turn in enumerate(turns):
         of_turn.setdefault(turn, []).append(place)
-    groups, rng = list(of_turn.values()), random.Random(_SEED)
+    groups, rng = list(of_turn.values()), random.Random(0)
     rng.shuffle(groups)
     for group in groups:
         rng.shuffle(group)
@@ -248,29 +205,13 @@ def apart(turns: list[str]) -> list[int]:
     return [placed[slot] for slot in range(len(turns))]
 
 
-def _manifest(path: Path, work: Path, routed: Row, sets: Row) -> Row:
-    built_from = built.manifest(work)
-    manifest: Row = {
-        "licence": built_from["licence"],
-        "corpus": built_from["corpus"]["origin"],
-        "provenance": routed["provenance"],
-        "fates": routed["fates"],
-        "errors": routed["errors"],
-        "smoke": routed["smoke"],
-        "sets": sets,
-    }
-    files.write_json(path, manifest)
-    return manifest
-
-
 def report(manifest: Row, work: Path) -> Iterator[str]:
     """Rows of every set, and the notice they carry."""
     for name, facts in manifest["sets"].items():
         if facts["rows"]:
             yield f"set         {work / paths.preference_file(name)}: {facts['rows']:,} rows"
         else:
-            mined = paths.preference_of(name)
-            needs = mined is not None and mined[2].kind == "kto"
+            needs = "_kto_" in name
             why = " (KTO takes replies of several turns, no more than half of one)" if needs else ""
             yield f"set         {name}: 0 rows, so no file{why}"
     yield f"licence     {manifest['licence']}"
@@ -278,62 +219,54 @@ def report(manifest: Row, work: Path) -> Iterator[str]:
         yield "SMOKE       embedded model, sample corpus or random judge: no result"
 
 
-def main(argv: list[str]) -> int:
-    """Command line of the step."""
-    parser = cli.parser(
-        prog="python -m data_builders preference",
-        description=__doc__,
-        examples=(
-            "  python -m data_builders preference --task sp\n"
-            "  python -m data_builders preference --model qwen2.5-7b --task rg --round 2\n"
-            "  python -m data_builders preference --model qwen2.5-7b --task rg --from pairs.json"
-        ),
-    )
-    backbones.add_model(parser)
-    parser.add_argument("--task", choices=prompts.TASKS, nargs="+", required=True)
-    cli.add_work(parser)
-    parser.add_argument("--variant", type=cli.optional, help="of a later round")
-    parser.add_argument("--round", type=cli.optional_count, help="default: 1")
-    parser.add_argument(
-        "--from",
-        dest="pairs",
-        type=Path,
-        metavar="FILE",
-        help="pairs of others, JSON or JSONL, in place of mined ones",
-    )
-    parser.add_argument("--force", action="store_true", help="with --from: replace other pairs")
-    given = parser.parse_args(argv)
-    if given.pairs and len(given.task) > 1:
-        raise EscError(f"--from {given.pairs} takes one --task: a file holds the pairs of one")
+@cli.command(
+    examples="  python -m data_builders preference --task sp\n"
+    "  python -m data_builders preference --model qwen2.5-7b --task rg --round 2\n"
+    "  python -m data_builders preference --model qwen2.5-7b --task rg --from pairs.json"
+)
+def main(
+    task: cli.Tasks,
+    model: cli.Model = paths.EMBEDDED,
+    work: cli.Work = Path(),
+    variant: cli.Variant = None,
+    round: cli.Round = 1,  # noqa: A002
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--from", help="pairs of others, JSON or JSONL, in place of mined ones"),
+    ] = None,
+    force: cli.Force = False,
+) -> int:
+    """Mined pairs as DPO and KTO sets, registered; or with --from the pairs of others.
+
+    The statistics of others' pairs are made at once; --force puts them in the place of other pairs.
+    """
+    if pairs and len(task) > 1:
+        raise EscError(f"--from {pairs} takes one --task: a file holds the pairs of one")
     failed = []
-    for task in given.task:
-        lineage = Lineage(given.variant, given.round or 1).checked(task).mining
+    for one in task:
+        lineage = Lineage(variant, round).checked(one).mining
         try:
-            if given.pairs:
-                _take(given, task, lineage)
-            manifest = build(given.work, given.model, task, lineage)
+            if pairs:
+                turns = train_turns(work, one)
+                name = backbones.get(model).name
+                done = published.route(pairs, work, name, one, lineage, turns, force=force)
+                print(f"read        {pairs}: {done['samples']:,} rows")
+                for fate, count in done["fates"].items():
+                    print(f"            {count:>9,}  {fate}")
+                told = (f"{count:,} {error}" for error, count in done["errors"].items())
+                print("errors      " + ", ".join(told))
+            manifest = build(work, model, one, lineage)
         except EscError as error:
             # One task's mining is none of another's.
             failed.append(str(error))
             continue
-        print("\n".join(report(manifest, given.work)))
+        print("\n".join(report(manifest, work)))
     if failed:
         raise EscError("; ".join(failed))
-    if given.pairs:
-        # A step of a package above this one: called as a user would call it.
-        own = (f"--{name.lower()}={value}" for name, value in lineage.variables.items() if value)
-        command = ["-m", "mining", "stats", "--model", given.model, "--work", str(given.work), *own]
-        sys.stdout.flush()
-        return subprocess.run([sys.executable, *command], check=False).returncode
-    return 0
-
-
-def _take(given: argparse.Namespace, task: str, lineage: Lineage) -> None:
-    """Put the pairs of a file where routing leaves a mining's, and say what became of its rows."""
-    model = backbones.get(given.model).name
-    done = published.route(
-        given.pairs, given.work, model, task, lineage, _FORMS[task], force=given.force
-    )
-    told = "".join(f"\n            {n:>9,}  {fate}" for fate, n in done["fates"].items())
-    print(f"read        {given.pairs}: {done['samples']:,} rows{told}")
-    print("errors      " + ", ".join(f"{n:,} {error}" for error, n in done["errors"].items()))
+    if not pairs:
+        return 0
+    # A step of a package above this one: called as a user would call it.
+    own = (f"--{name.lower()}={value}" for name, value in lineage.variables.items() if value)
+    command = ["-m", "mining", "stats", "--model", model, "--work", str(work), *own]
+    sys.stdout.flush()
+    return subprocess.run([sys.executable, *command], check=False).returncode

@@ -1,23 +1,23 @@
 """What the training set holds, beside the paper: Table 1 (upper half), Table 6 and Figure 8.
 
-    python -m data_builders stats
-
 Reads ``data/rg_sft_train.jsonl``; writes ``data/stats/stats.json``, ``stats.md`` and
 ``strategies_by_progress.png``. The lower half of Table 1 belongs to ``mining``.
 """
 
-from collections import Counter
+from __future__ import annotations
+
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from esc import cli, files, paths
 from esc.dialogue import INTERVALS, interval, interval_names
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.strategies import Strategy, tag
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Table 1, upper half, and Table 6 of the paper.
 PAPER_TABLE_1 = {
@@ -38,120 +38,90 @@ PAPER_TABLE_6 = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """The figures of one training set."""
+def statistics(rows: Iterable[Row]) -> Row:
+    """``table_1``, ``table_6`` and ``figure_8`` of RG rows of one split; EscError without any.
 
-    table_1: dict[str, float]
-    """Counts, and characters with the strategy's tag for the supporter."""
-    table_6: dict[str, int]
-    """Supporter turns per strategy."""
-    figure_8: list[dict[str, float]]
-    """Per interval of progress, the share of each strategy (0 to 1); empty intervals hold 0."""
+    A supporter's characters count the strategy's tag. The figure holds, for each interval of
+    progress, the share of each strategy (0 to 1); those of an empty interval are 0.
+    """
+    import pandas as pd
 
-
-def statistics(rows: Iterable[Row]) -> Statistics:
-    """The figures of RG rows of one split; EscError if there are none."""
-    dialogues: set[int] = set()
-    seeker = supporter = 0
-    per_strategy: Counter[Strategy] = Counter()
-    by_progress = [Counter[Strategy]() for _ in range(INTERVALS)]
-    for row in rows:
-        strategy = Strategy(row["strategy"])
-        dialogues.add(row["provenance"]["dialogue"])
-        seeker += len(row["instruction"])
-        supporter += len(tag(strategy, row["output"]))
-        per_strategy[strategy] += 1
-        by_progress[interval(row["provenance"]["turn"], row["provenance"]["turns"])][strategy] += 1
-    turns = per_strategy.total()
-    if not turns:
-        raise EscError("the training set is empty; run 'make data' first")
-    return Statistics(
-        table_1=dict(
-            zip(
-                PAPER_TABLE_1,
-                (
-                    len(dialogues),
-                    2 * turns,
-                    turns,
-                    turns,
-                    2 * turns / len(dialogues),
-                    turns / len(dialogues),
-                    (seeker + supporter) / (2 * turns),
-                    supporter / turns,
-                    seeker / turns,
-                ),
-                strict=True,
-            )
-        ),
-        table_6={strategy.value: per_strategy[strategy] for strategy in Strategy},
-        figure_8=[
-            {s.value: counts[s] / (counts.total() or 1) for s in Strategy} for counts in by_progress
-        ],
+    turns = pd.DataFrame(
+        {
+            "strategy": row["strategy"],
+            "dialogue": row["provenance"]["dialogue"],
+            "interval": interval(row["provenance"]["turn"], row["provenance"]["turns"]),
+            "seeker": len(row["instruction"]),
+            "supporter": len(tag(Strategy(row["strategy"]), row["output"])),
+        }
+        for row in rows
     )
+    if turns.empty:
+        raise EscError("the training set is empty; run 'make data' first")
+    n, dialogues = len(turns), turns["dialogue"].nunique()
+    seeker, supporter = int(turns["seeker"].sum()), int(turns["supporter"].sum())
+    counts = (dialogues, 2 * n, n, n, 2 * n / dialogues, n / dialogues)
+    characters = ((seeker + supporter) / (2 * n), supporter / n, seeker / n)
+    names = [strategy.value for strategy in Strategy]
+    shares = pd.crosstab(turns["interval"], turns["strategy"], normalize="index")
+    every = shares.reindex(index=range(INTERVALS), columns=names, fill_value=0.0)
+    table_6 = turns["strategy"].value_counts().reindex(names, fill_value=0)
+    return {
+        "table_1": dict(zip(PAPER_TABLE_1, (*counts, *characters), strict=True)),
+        "table_6": table_6.to_dict(),
+        "figure_8": every.to_dict("records"),
+    }
 
 
-def markdown(found: Statistics, notes: list[str]) -> str:
-    """Both tables and the figure's numbers, each beside the paper's."""
-    total = sum(found.table_6.values())
-    paper_total = sum(PAPER_TABLE_6.values())
-    lines = ["# The training set beside the paper", *(f"\n{note}" for note in notes)]
-    lines += ["", "## Table 1, upper half", "", "| | here | paper |", "|---|---:|---:|"]
-    for name, value in found.table_1.items():
-        digits = 0 if float(PAPER_TABLE_1[name]).is_integer() else 2
-        lines.append(f"| {name} | {value:,.{digits}f} | {PAPER_TABLE_1[name]:,.{digits}f} |")
-    lines += ["", "## Table 6", "", "| strategy | here | share | paper | share |"]
-    lines += ["|---|---:|---:|---:|---:|"]
-    for strategy in Strategy:
-        mine, theirs = found.table_6[strategy], PAPER_TABLE_6.get(strategy.code)
-        paper = f"{theirs:,} | {theirs / paper_total:.2%}" if theirs else "not in it |"
-        lines.append(f"| {strategy} ({strategy.code}) | {mine:,} | {mine / total:.2%} | {paper} |")
-    lines += ["", "## Figure 8", "", "Share of each strategy over the progress of a dialogue "]
-    lines[-1] += "(the paper prints no numbers):"
-    lines += ["", "| progress | " + " | ".join(s.code for s in Strategy) + " |"]
-    lines += ["|---|" + "---:|" * len(Strategy)]
-    for name, shares in zip(interval_names(), found.figure_8, strict=True):
-        lines.append(f"| {name} | " + " | ".join(f"{shares[s]:.1%}" for s in Strategy) + " |")
-    return "\n".join(lines) + "\n"
+def tables(found: Row) -> dict[str, pd.DataFrame]:
+    """Heading to table, as text: each number beside the paper's."""
+    import pandas as pd
+
+    table_1 = pd.DataFrame({"here": found["table_1"], "paper": PAPER_TABLE_1})
+    paper = [PAPER_TABLE_6.get(strategy.code) for strategy in Strategy]
+    counts = pd.DataFrame({"here": found["table_6"].values(), "paper": paper})
+    table_6 = counts.map("{:,.0f}".format).join(
+        (counts / counts.sum()).map("{:.2%}".format), rsuffix=", share"
+    )
+    table_6.index = pd.Index([f"{strategy} ({strategy.code})" for strategy in Strategy])
+    figure_8 = pd.DataFrame(found["figure_8"], index=interval_names()).map("{:.1%}".format)
+    figure_8.columns = pd.Index([strategy.code for strategy in Strategy])
+    return {
+        "Table 1, upper half": table_1.map(lambda value: f"{value:,.2f}".removesuffix(".00")),
+        "Table 6": table_6.replace(["nan", "nan%"], "not in it"),
+        "Figure 8: share of each strategy (the paper prints no numbers)": figure_8,
+    }
 
 
-def draw(found: Statistics, notes: list[str], path: Path) -> None:
+def draw(found: Row, notes: list[str], path: Path) -> None:
     """Figure 8 as a stacked bar chart in a PNG."""
-    # Slow to import, and drawn by this step alone.
-    from matplotlib import colormaps
+    import pandas as pd
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    bottom = [0.0] * INTERVALS
-    for strategy, colour in zip(Strategy, cycle(colormaps["tab10"].colors), strict=False):  # type: ignore[attr-defined]
-        shares = [interval_shares[strategy] * 100 for interval_shares in found.figure_8]
-        axes.bar(interval_names(), shares, bottom=bottom, label=strategy.value, color=colour)
-        for position, (base, share) in enumerate(zip(bottom, shares, strict=True)):
-            if share >= 6:
-                middle = base + share / 2
-                axes.text(position, middle, f"{share:.0f}", ha="center", va="center", color="white")
-        bottom = [base + share for base, share in zip(bottom, shares, strict=True)]
-    axes.set_ylim(0, 100)
-    axes.set_xlabel("progress of the dialogue")
+    shares = pd.DataFrame(found["figure_8"], index=interval_names()) * 100
+    axes = shares.plot.bar(stacked=True, ax=figure.subplots(), rot=0, colormap="tab10", width=0.8)
+    for bars in axes.containers:
+        labels = [f"{height:.0f}" if height >= 6 else "" for height in bars.datavalues]
+        axes.bar_label(bars, labels=labels, label_type="center", color="white")
+    axes.set(ylim=(0, 100), xlabel="progress of the dialogue")
     axes.set_ylabel("share of supporter turns (%)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("\n".join(["Strategies over the dialogue (Figure 8)", *notes]), fontsize=10)
-    handles, labels = axes.get_legend_handles_labels()
-    # Reversed, so that the legend reads in the order of the bars.
-    axes.legend(handles[::-1], labels[::-1], bbox_to_anchor=(1.01, 0.5), loc="center left")
+    # Reversed, so that it reads in the order of the bars.
+    axes.legend(reverse=True, bbox_to_anchor=(1.01, 0.5), loc="center left")
     with files.atomic_writer(path) as stream:
         figure.savefig(stream, format="png", dpi=150)
 
 
-def notes_on(manifest: dict[str, Any]) -> list[str]:
+def notes_on(manifest: Row) -> list[str]:
     """What a reader must know of the numbers: the smoke mark, options that are not the paper's."""
-    options, kind = manifest["options"], manifest["corpus"]["kind"]
+    options, corpus = manifest["options"], manifest["corpus"]
     notes = []
     if manifest["smoke"]:
         notes.append("SMOKE: the numbers here are of the sample corpus, no result")
-    elif kind != "esconv":
-        notes.append(f"the numbers here are of another corpus ({manifest['corpus']['origin']})")
+    elif corpus["kind"] != "esconv":
+        notes.append(f"the numbers here are of another corpus ({corpus['origin']})")
     if options["LIMIT"] is not None:
         notes.append(f"a subset: LIMIT={options['LIMIT']} dialogues per split")
     if options["SPLIT"] != "paper":
@@ -161,28 +131,24 @@ def notes_on(manifest: dict[str, Any]) -> list[str]:
     return notes
 
 
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    parser = cli.parser(
-        prog="python -m data_builders stats",
-        description=__doc__,
-        examples="  python -m data_builders stats\n  python -m data_builders stats --work demo",
-    )
-    cli.add_work(parser)
-    work = parser.parse_args(argv).work
+@cli.command(
+    examples="  python -m data_builders stats\n  python -m data_builders stats --work demo"
+)
+def main(work: cli.Work = Path()) -> None:
+    """The figures of the training set beside the paper's: Table 1, Table 6 and Figure 8."""
     manifest = files.read_json(paths.data_manifest(work), made_by="make data")
     notes = notes_on(manifest)
     found = statistics(files.read_jsonl(work / paths.sft_file("rg", "train")))
+    text = "\n\n".join(["# The training set beside the paper", *notes])
+    for heading, table in tables(found).items():
+        align = ["left"] + ["right"] * table.shape[1]
+        shown = table.to_markdown(colalign=align, disable_numparse=True)
+        text += f"\n\n## {heading}\n\n{shown}"
     written = paths.data_stats(work)
-    folder = written.parent
-    text = markdown(found, notes)
-    draw(found, notes, folder / "strategies_by_progress.png")
-    files.write_text(folder / "stats.md", text)
+    draw(found, notes, written.with_name("strategies_by_progress.png"))
+    files.write_text(written.with_name("stats.md"), text + "\n")
     table_6 = {s.value: PAPER_TABLE_6[s.code] for s in Strategy if s.code in PAPER_TABLE_6}
     paper = {"table_1": PAPER_TABLE_1, "table_6": table_6, "figure_8": None}
-    files.write_json(
-        written,
-        {"notes": notes, "options": manifest["options"], "here": asdict(found), "paper": paper},
-    )
-    print(text)
-    print(f"written  {written}, stats.md, strategies_by_progress.png")
+    told = {"notes": notes, "options": manifest["options"], "here": found, "paper": paper}
+    files.write_json(written, told)
+    print(f"{text}\nwritten  {written}, stats.md, strategies_by_progress.png")

@@ -8,6 +8,7 @@ from enum import StrEnum
 from heapq import nsmallest
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from esc import files, paths
 from esc.exceptions import EscError
@@ -67,12 +68,12 @@ Exchange = tuple[str, str]
 
 BLANK = " "
 OPENER = "Hi"
-CONSECUTIVE = ("separate", "merge-same", "merge")
+Consecutive = Literal["separate", "merge-same", "merge"]
 """What becomes of consecutive supporter utterances. ``separate`` is the paper's way (rules 2, 3);
 ``merge-same`` joins neighbours of one strategy, ``merge`` the run under its first strategy."""
 
 
-def turns(dialogue: Dialogue, *, consecutive: str = "separate") -> list[Turn]:
+def turns(dialogue: Dialogue, *, consecutive: Consecutive = "separate") -> list[Turn]:
     """The turns of a dialogue, oldest first; never empty, since a dialogue has a supporter."""
     result: list[Turn] = []
     said = OPENER
@@ -87,7 +88,7 @@ def turns(dialogue: Dialogue, *, consecutive: str = "separate") -> list[Turn]:
     return result
 
 
-def _replies(run: list[Utterance], consecutive: str) -> Iterator[Utterance]:
+def _replies(run: list[Utterance], consecutive: Consecutive) -> Iterator[Utterance]:
     if consecutive == "separate":
         yield from run
         return

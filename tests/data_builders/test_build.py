@@ -10,15 +10,13 @@ import pytest
 from corpora import release_row
 
 from data_builders import build
-from data_builders.build import ROWS
+from data_builders.build import ROWS, BuildOptions
 from esc import files, paths, prompts
 from esc.exceptions import CorpusError, EscError
 
-DEFAULT = build.BuildOptions()
 
-
-def made(corpus, work, wanted=DEFAULT):
-    return build.build(str(corpus) if corpus else None, work, wanted)[0]
+def made(corpus, work, **options):
+    return build.build(str(corpus) if corpus else None, work, BuildOptions(**options))[0]
 
 
 def contents(work):
@@ -30,10 +28,11 @@ PAPER = {"train": (1040, 14763), "validation": (130, 1821), "test": (130, 1792)}
 
 
 def test_the_papers_split_gives_the_papers_counts(esconv_work):
-    sets = files.read_json(paths.data_manifest(esconv_work))["sets"]
+    manifest = files.read_json(paths.data_manifest(esconv_work))
     for split, (dialogues, turns) in PAPER.items():
-        rows = {task: sets[paths.sft_file(task, split)]["rows"] for task in ROWS}
+        rows = {task: manifest["sets"][paths.sft_file(task, split)]["rows"] for task in ROWS}
         assert rows == {"sp": turns, "rg": turns, "vanilla": dialogues}
+    assert "CC BY-NC 4.0" in manifest["licence"]
 
 
 def test_the_train_split_has_the_papers_blank_opening_and_dropped_turns(esconv, esconv_work):
@@ -89,56 +88,52 @@ def test_layouts_of_one_corpus_build_the_same_rows_but_for_blanks(
     assert {n: words(c) for n, c in ours.items()} == {n: words(c) for n, c in theirs.items()}
 
 
-def test_the_same_dialogues_with_other_blanks_are_other_sets(tmp_path):
-    rows = [release_row(number) for number in range(20)]
-    stamps = []
-    for blanks in (" ", "  "):
-        rows[0]["dialog"][0]["content"] = f"hello{blanks}there"
-        (tmp_path / "c.json").write_text(json.dumps(rows))
-        stamps.append(made(tmp_path / "c.json", tmp_path)["options"]["ESCONV"])
-    assert stamps[0] != stamps[1]
-
-
 def test_ids_are_unique_and_shared_by_planner_and_generator(esconv_work):
-    ids = {
-        task: [
+    sp, rg = (
+        [
             row["id"]
             for split in paths.SPLITS
             for row in files.read_jsonl(esconv_work / paths.sft_file(task, split))
         ]
         for task in ("sp", "rg")
-    }
-    assert ids["sp"] == ids["rg"]
-    assert len(set(ids["sp"])) == 18376
+    )
+    assert sp == rg and len(set(sp)) == 18376
 
 
-def test_a_second_build_with_the_same_options_writes_nothing(small_corpus, tmp_path):
+def test_a_second_build_writes_nothing_and_needs_no_esconv(small_corpus, tmp_path):
     made(small_corpus, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in paths.data(tmp_path).rglob("*.json*")}
-    made(small_corpus, tmp_path)
-    assert {p: p.stat().st_mtime_ns for p in paths.data(tmp_path).rglob("*.json*")} == before
-    assert build.build(None, tmp_path, DEFAULT)[1] is False
-
-
-def test_a_build_without_esconv_uses_the_corpus_kept_from_before(small_corpus, tmp_path):
-    made(small_corpus, tmp_path, build.BuildOptions(limit=1))
     small_corpus.unlink()
-    assert made(None, tmp_path)["dialogues"] == {"train": 16, "validation": 2, "test": 2}
+    assert build.build(None, tmp_path, BuildOptions())[1] is False
+    assert {p: p.stat().st_mtime_ns for p in paths.data(tmp_path).rglob("*.json*")} == before
 
 
-def test_other_options_rebuild_the_sets(small_corpus, tmp_path):
-    made(small_corpus, tmp_path, build.BuildOptions(limit=1))
-    manifest = made(small_corpus, tmp_path, build.BuildOptions(limit=2))
-    assert manifest["sets"]["data/vanilla_sft_train.jsonl"]["rows"] == 2
-    assert manifest["options"]["LIMIT"] == 2
+def test_other_options_blanks_or_prompts_rebuild_the_sets(small_corpus, tmp_path, monkeypatch):
+    assert made(small_corpus, tmp_path, limit=1)["dialogues"]["train"] == 1
+    second = made(small_corpus, tmp_path, limit=2)
+    assert second["sets"]["data/vanilla_sft_train.jsonl"]["rows"] == 2
+    small_corpus.write_text(small_corpus.read_text().replace("hello from", "hello  from"))
+    third = made(small_corpus, tmp_path, limit=2)
+    assert third["options"]["ESCONV"] != second["options"]["ESCONV"]
+    (tmp_path / "sp_system.j2").write_text("plan")
+    monkeypatch.setenv("PROMPTS_DIR", str(tmp_path))
+    prompts.sp_system.cache_clear()
+    made(small_corpus, tmp_path, limit=2)
+    row = next(files.read_jsonl(tmp_path / paths.sft_file("sp", "train")))
+    prompts.sp_system.cache_clear()
+    assert row["system"] == "plan"
 
 
-def test_a_changed_set_is_built_again(small_corpus, tmp_path):
-    made(small_corpus, tmp_path)
+def test_a_changed_set_a_lost_registry_and_a_broken_manifest_are_made_again(small_corpus, tmp_path):
+    manifest = made(small_corpus, tmp_path)
     before = contents(tmp_path)
     (tmp_path / paths.sft_file("sp", "train")).write_text("{}\n")
-    made(small_corpus, tmp_path)
-    assert contents(tmp_path) == before
+    (tmp_path / paths.REGISTRY).unlink()
+    assert made(small_corpus, tmp_path) == manifest and contents(tmp_path) == before
+    assert (tmp_path / paths.REGISTRY).is_file()
+    for content in ("{", "[]", "{}"):
+        paths.data_manifest(tmp_path).write_text(content)
+        assert made(small_corpus, tmp_path) == manifest
 
 
 def test_the_manifest_says_what_was_made_from_what(small_corpus, tmp_path):
@@ -152,22 +147,58 @@ def test_the_manifest_says_what_was_made_from_what(small_corpus, tmp_path):
     assert str(tmp_path) not in json.dumps(manifest)
 
 
-def test_the_sample_corpus_is_marked_as_smoke(sample_work):
-    manifest = files.read_json(paths.data_manifest(sample_work))
-    assert manifest["smoke"] is True
-    assert "SMOKE" in build.report(manifest, sample_work)
-
-
-def test_the_sample_corpus_given_by_its_path_is_marked_as_smoke_too(tmp_path):
-    manifest = made(paths.SAMPLE, tmp_path)
+def test_the_sample_corpus_is_marked_as_smoke_by_its_path_too(run, tmp_path):
+    shown = run(
+        "-m", "data_builders", "build", "--esconv", str(paths.SAMPLE), "--work", str(tmp_path)
+    )
+    manifest = files.read_json(paths.data_manifest(tmp_path))
     assert manifest["smoke"] is True and manifest["corpus"]["kind"] == "sample"
+    assert "SMOKE" in shown.stdout
 
 
-def test_the_built_esconv_carries_its_licence(esconv_work):
-    assert "CC BY-NC 4.0" in files.read_json(paths.data_manifest(esconv_work))["licence"]
+def too_small(corpus, work, monkeypatch):
+    corpus.write_text(json.dumps([release_row(number) for number in range(3)]))
 
 
-def test_a_corpus_too_small_for_three_splits_is_refused_and_leaves_nothing(tmp_path):
+def faulty(corpus, work, monkeypatch):
+    corpus.write_text("[{]")
+
+
+def changing(corpus, work, monkeypatch):
+    subset = build.split.subset
+
+    def meanwhile(*arguments):
+        corpus.write_text(json.dumps(json.loads(corpus.read_text())[::-1]))
+        return subset(*arguments)
+
+    monkeypatch.setattr(build.split, "subset", meanwhile)
+
+
+def clashing(corpus, work, monkeypatch):
+    files.write_json(work / paths.REGISTRY, {"esc_sp_sft": {"file_name": "mine.json"}})
+
+
+@pytest.mark.parametrize(
+    ("happens", "message"),
+    [
+        (too_small, "validation split has no dialogue"),
+        (faulty, "no JSON array"),
+        (changing, "changed while it was read"),
+        (clashing, "already has 'esc_sp_sft' for another source .* nothing was changed"),
+    ],
+)
+def test_what_stops_a_build_leaves_the_old_sets_whole(
+    small_corpus, tmp_path, monkeypatch, happens, message
+):
+    made(small_corpus, tmp_path, limit=1)
+    before = contents(tmp_path)
+    happens(small_corpus, tmp_path, monkeypatch)
+    with pytest.raises(EscError, match=message):
+        made(small_corpus, tmp_path, limit=2)
+    assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
+
+
+def test_a_corpus_too_small_for_three_splits_leaves_nothing(tmp_path):
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps([release_row(number) for number in range(3)]))
     with pytest.raises(CorpusError, match="validation split has no dialogue"):
@@ -175,75 +206,12 @@ def test_a_corpus_too_small_for_three_splits_is_refused_and_leaves_nothing(tmp_p
     assert not contents(tmp_path) and not paths.data_manifest(tmp_path).exists()
 
 
-def test_a_faulty_corpus_leaves_the_old_sets_whole(small_corpus, tmp_path):
-    made(small_corpus, tmp_path)
-    before = contents(tmp_path)
-    bad = tmp_path / "bad.json"
-    bad.write_text("[{]")
-    with pytest.raises(CorpusError):
-        made(bad, tmp_path)
-    assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
-
-
-def test_a_corpus_that_changes_while_it_is_read_leaves_the_old_sets_whole(
-    small_corpus, tmp_path, monkeypatch
-):
-    made(small_corpus, tmp_path)
-    before = contents(tmp_path)
-    subset = build.split.subset
-
-    def meanwhile(*arguments):
-        rows = json.loads(small_corpus.read_text())
-        small_corpus.write_text(json.dumps(rows[::-1]))
-        return subset(*arguments)
-
-    monkeypatch.setattr(build.split, "subset", meanwhile)
-    with pytest.raises(CorpusError, match="changed while it was read"):
-        made(small_corpus, tmp_path, build.BuildOptions(limit=1))
-    assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
-
-
-def test_a_clash_in_the_registry_leaves_the_old_sets_whole(small_corpus, tmp_path):
-    made(small_corpus, tmp_path, build.BuildOptions(limit=1))
-    before = contents(tmp_path)
-    files.write_json(tmp_path / paths.REGISTRY, {"esc_sp_sft": {"file_name": "mine.json"}})
-    with pytest.raises(EscError, match="nothing was changed"):
-        made(small_corpus, tmp_path, build.BuildOptions(limit=2))
-    assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
-
-
-def test_a_deleted_registry_comes_back(small_corpus, tmp_path):
-    made(small_corpus, tmp_path)
-    (tmp_path / paths.REGISTRY).unlink()
-    made(small_corpus, tmp_path)
-    assert (tmp_path / paths.REGISTRY).is_file()
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}"])
-def test_a_broken_manifest_counts_as_not_built(small_corpus, tmp_path, content):
-    manifest = made(small_corpus, tmp_path)
-    paths.data_manifest(tmp_path).write_text(content)
-    assert made(small_corpus, tmp_path) == manifest
-
-
-def test_other_prompts_rebuild_the_sets(small_corpus, tmp_path, monkeypatch):
-    before = made(small_corpus, tmp_path)["options"]["prompts"]
-    (tmp_path / "sp_system.j2").write_text("plan")
-    monkeypatch.setenv("PROMPTS_DIR", str(tmp_path))
-    prompts.sp_system.cache_clear()
-    after = made(small_corpus, tmp_path)["options"]["prompts"]
-    row = next(files.read_jsonl(tmp_path / paths.sft_file("sp", "train")))
-    prompts.sp_system.cache_clear()
-    assert before != after and row["system"] == "plan"
-
-
 def test_a_full_disk_leaves_the_old_sets_whole(small_corpus, tmp_path):
-    made(small_corpus, tmp_path, build.BuildOptions(limit=1))
+    made(small_corpus, tmp_path, limit=1)
     before = contents(tmp_path)
-    command = [sys.executable, "-m", "data_builders", "build", "--work", str(tmp_path)]
     # A limit on the size of a file: the write fails as it does on a full disk.
     limited = subprocess.run(
-        command,
+        [sys.executable, "-m", "data_builders", "build", "--work", str(tmp_path)],
         cwd=paths.ROOT,
         capture_output=True,
         text=True,
@@ -256,11 +224,11 @@ def test_a_full_disk_leaves_the_old_sets_whole(small_corpus, tmp_path):
 
 
 def test_a_kill_in_the_middle_of_writing_leaves_the_old_sets_whole(esconv, tmp_path):
-    made(esconv, tmp_path, build.BuildOptions(limit=1))
+    made(esconv, tmp_path, limit=1)
     before = contents(tmp_path)
     command = [sys.executable, "-m", "data_builders", "build", "--work", str(tmp_path)]
     with subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         # The largest set is being written once its temporary file has grown.
         while not any(
             p.stat().st_size > 1_000_000 for p in paths.data(tmp_path).glob(".sp_sft_train*.tmp")
@@ -268,17 +236,16 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_old_sets_whole(esconv, tmp_p
             assert process.poll() is None and time.monotonic() < deadline
         process.send_signal(signal.SIGKILL)
     assert contents(tmp_path) == before
-    made(esconv, tmp_path, build.BuildOptions(limit=2))
+    assert made(esconv, tmp_path, limit=2)["options"]["LIMIT"] == 2
     assert not list(paths.data(tmp_path).glob(".*.tmp"))
-    assert files.read_json(paths.data_manifest(tmp_path))["options"]["LIMIT"] == 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--esconv", "nowhere.json"], "no such file or folder; give the corpus with ESCONV=path"),
-        (["--limit", "0"], "not a whole number of at least 1"),
-        (["--split", "random"], "not a split"),
+        (["--limit", "0"], "Invalid value for '--limit'"),
+        (["--consecutive", "join"], "Invalid value for '--consecutive'"),
     ],
 )
 def test_a_users_mistake_is_one_line(run, small_corpus, tmp_path, arguments, message):

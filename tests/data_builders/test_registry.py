@@ -9,11 +9,10 @@ from esc.exceptions import EscError
 from esc.paths import Lineage
 from esc.prompts import TASKS
 
-OURS = {"esc_a": {"file_name": "/kit/data/a.jsonl"}, "esc_b": {"file_name": "/kit/data/b.jsonl"}}
 
-
-def test_the_committed_registry_is_what_the_kit_writes():
-    assert (paths.ROOT / paths.REGISTRY).read_text() == registry.render()
+def test_the_committed_registry_is_what_the_kit_writes(tmp_path):
+    registry.write_for(tmp_path)
+    assert (paths.ROOT / paths.REGISTRY).read_text() == (tmp_path / paths.REGISTRY).read_text()
 
 
 def test_every_recipe_finds_its_data_set_in_the_registry():
@@ -36,25 +35,17 @@ def test_llamafactory_reads_every_column_and_tag_of_every_entry():
             assert (read.prompt, read.query, read.response) == ("instruction", "input", "output")
             assert read.history == ("history" if "_rg_" in name else None)
         else:
-            assert (read.messages, read.role_tag, read.content_tag) == (
-                "conversations",
-                "from",
-                "value",
-            )
-            assert (read.user_tag, read.assistant_tag, read.system_tag) == (
-                "human",
-                "gpt",
-                "system",
-            )
-        is_dpo = "_dpo_" in name
-        assert (read.ranking, read.chosen, read.rejected) == (
-            (True, "chosen", "rejected") if is_dpo else (False, None, None)
-        )
+            of_message = (read.messages, read.role_tag, read.content_tag)
+            assert of_message == ("conversations", "from", "value")
+            assert (read.user_tag, read.assistant_tag) == ("human", "gpt")
+        expected = (True, "chosen", "rejected") if "_dpo_" in name else (False, None, None)
+        assert (read.ranking, read.chosen, read.rejected) == expected
 
 
 def test_another_registry_keeps_its_entries_their_order_and_its_indentation(tmp_path):
     path = tmp_path / paths.REGISTRY
-    theirs = {"z": {"hf_hub_url": "o/\u00e9"}, "a": {"file_name": "a.json"}}
+    moved = {"file_name": "there/data/sp_sft_train.jsonl"}
+    theirs = {"z": {"hf_hub_url": "o/\u00e9"}, "esc_sp_sft": moved, "a": {"file_name": "a.json"}}
     path.write_text(json.dumps(theirs, indent="\t"))
     registry.write_for(tmp_path)
     held = theirs | registry.entries()
@@ -64,27 +55,11 @@ def test_another_registry_keeps_its_entries_their_order_and_its_indentation(tmp_
     assert path.stat().st_mtime_ns == before
 
 
-def test_merging_updates_an_entry_of_ours_in_place():
-    moved = {name: {"file_name": e["file_name"].replace("kit", "new")} for name, e in OURS.items()}
-    assert list(registry.merge(OURS | {"x": {}}, moved).items()) == [*moved.items(), ("x", {})]
-
-
 @pytest.mark.parametrize("entry", [{"file_name": "other.json"}, {"hf_hub_url": "a/b"}, "text"])
-def test_an_entry_of_our_name_for_another_source_is_refused(entry):
-    theirs = {"esc_b": entry}
-    with pytest.raises(EscError, match="already has 'esc_b' for another source"):
-        registry.merge(theirs, OURS)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [("[]", "not a JSON object"), ("{", "is not JSON")]
-)
-def test_a_file_that_is_no_registry_is_refused_and_kept(run, tmp_path, content, message):
-    path = tmp_path / "dataset_info.json"
-    path.write_text(content)
-    shown = run("-m", "data_builders", "registry", "--into", str(path))
-    assert shown.returncode == 2 and message in shown.stderr
-    assert path.read_text() == content
+def test_an_entry_of_our_name_for_another_source_is_refused(tmp_path, entry):
+    files.write_json(tmp_path / paths.REGISTRY, {"esc_sp_sft": entry})
+    with pytest.raises(EscError, match="already has 'esc_sp_sft' for another source"):
+        registry.write_for(tmp_path)
 
 
 def test_llama_board_lists_the_sets_for_their_stages():
@@ -100,38 +75,36 @@ def test_llama_board_lists_the_sets_for_their_stages():
     assert paths.preference_dataset("sp", "qwen2.5-7b") in names("DPO")
 
 
-def into(run, tmp_path):
-    theirs = tmp_path / "theirs" / "dataset_info.json"
-    files.write_text(theirs, "{}")
-    shown = run(
-        "-m", "data_builders", "registry", "--into", str(theirs), "--work", str(tmp_path / "work")
-    )
-    assert shown.returncode == 0, shown.stderr
-    return files.read_json(theirs), shown.stdout
+def into(path, work, capsys):
+    registry.main(["--into", str(path), "--work", str(work)])
+    return files.read_json(path), capsys.readouterr().out
 
 
-def test_sets_of_later_rounds_go_into_another_registry_and_a_users_own_do_not(run, tmp_path):
-    work = tmp_path / "work"
+def test_sets_of_later_rounds_go_into_another_registry_and_a_users_own_do_not(tmp_path, capsys):
+    work, theirs = tmp_path / "work", tmp_path / "dataset_info.json"
+    theirs.write_text("{}")
     name, entry = registry.preference_entry("vanilla", "smollm2-135m", Lineage("nsnr", 2))
     own = {"file_name": "data/mine.jsonl"}
-    registry.register(work, {name: entry, "mine": own, "esc_sp_dpo_mine": own})
-    held, _ = into(run, tmp_path)
+    registry.write_for(work, {name: entry, "mine": own, "esc_sp_dpo_mine": own})
+    files.write_text(work / paths.sft_file("rg", "train"), "{}\n")
+    held, shown = into(theirs, work, capsys)
     assert held.keys() == registry.entries().keys() | {name}
-    file = str((work / entry["file_name"]).resolve())
-    assert held[name] == entry | {"file_name": file}
+    assert held[name] == entry | {"file_name": str((work / entry["file_name"]).resolve())}
+    assert "made        1: esc_rg_sft\n" in shown and f"not made    {len(held) - 1}," in shown
 
 
-def test_it_is_said_which_sets_are_there(run, tmp_path):
-    name = paths.sft_dataset("rg")
-    files.write_text(tmp_path / "work" / paths.sft_file("rg", "train"), "{}\n")
-    held, shown = into(run, tmp_path)
-    assert f"made        1: {name}\n" in shown and f"not made    {len(held) - 1}," in shown
-
-
-def test_a_read_only_registry_is_left_as_it_is(run, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "mode", "message"),
+    [
+        ("[]", 0o644, "not a JSON object"),
+        ("{", 0o644, "is not JSON"),
+        ("{}", 0o444, "is read-only"),
+    ],
+)
+def test_a_registry_that_cannot_be_added_to_is_kept(tmp_path, capsys, content, mode, message):
     path = tmp_path / "dataset_info.json"
-    path.write_text("{}")
-    path.chmod(0o444)
-    shown = run("-m", "data_builders", "registry", "--into", str(path))
-    assert shown.returncode == 2 and "is read-only" in shown.stderr
-    assert shown.stderr.count("\n") == 1 and path.read_text() == "{}"
+    path.write_text(content)
+    path.chmod(mode)
+    with pytest.raises(EscError, match=message):
+        into(path, tmp_path, capsys)
+    assert path.read_text() == content

@@ -20,16 +20,13 @@ def written(tmp_path):
     return call
 
 
-def test_replies_of_the_sample_corpus_carry_the_mark_under_any_name(written, tmp_path):
+def test_replies_of_the_sample_corpus_alone_carry_the_mark_under_any_name(
+    written, small_corpus, tmp_path
+):
     assert step.made_beside(written(shutil.copy(paths.SAMPLE, tmp_path / "FailedESConv.json")))
-
-
-def test_replies_of_another_corpus_do_not(written, small_corpus):
-    assert not step.made_beside(written(small_corpus))
-
-
-def test_every_reply_is_gold_and_predicted(written, small_corpus):
-    rows = list(files.read_jsonl(written(small_corpus)))
+    out = written(small_corpus)
+    assert not step.made_beside(out)
+    rows = list(files.read_jsonl(out))
     assert rows and all(row["gold_response"] == row["predicted_response"] for row in rows)
 
 
@@ -37,7 +34,7 @@ def ids(path):
     return {row["id"] for row in files.read_jsonl(path)}
 
 
-def test_the_release_has_its_positions_as_ids_in_any_layout(
+def test_the_release_has_its_positions_as_ids_in_any_layout_and_part(
     written, esconv, esconv_folder, tmp_path
 ):
     hf = tmp_path / "hf"
@@ -52,42 +49,30 @@ def test_the_release_has_its_positions_as_ids_in_any_layout(
 
 @pytest.fixture
 def refused(small_corpus, capsys):
-    """The one line that refuses an --out."""
+    """The one line that refuses an --out; what was there stays."""
 
     def call(out, corpus=small_corpus):
+        folder = out.parent
+        before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         argv = ["--esconv", str(corpus), "--out", str(out)]
         assert cli.run(build.replies_main, argv) == 2
+        assert {path: path.read_bytes() for path in before} == before
         return capsys.readouterr().err
 
     return call
 
 
-def test_the_corpus_is_not_written_over(refused, small_corpus):
-    before = small_corpus.read_bytes()
+def test_a_corpus_is_not_written_over(written, refused, small_corpus):
     assert "was not written by this step" in refused(small_corpus)
-    assert small_corpus.read_bytes() == before
-
-
-def test_the_corpus_in_the_folder_of_the_replies_is_not_written_over(written, refused, tmp_path):
-    corpus = shutil.copy(paths.SAMPLE, tmp_path / "own.json")
-    said = written(corpus)
-    inside = shutil.copy(corpus, said.parent / "own.json")
+    inside = shutil.copy(small_corpus, written(small_corpus).parent / "own.json")
     assert "was not written by this step" in refused(inside, inside)
 
 
-@pytest.mark.parametrize("name", ["predictions.jsonl", "other.jsonl"])
+@pytest.mark.parametrize("name", ["predictions.jsonl", "other.jsonl", "options.json"])
 def test_neither_records_nor_options_of_a_run_are_written_over(refused, tmp_path, name):
-    run = tmp_path / "run"
-    files.write_json(run / "options.json", {"MODEL": "x"})
-    files.write_text(run / "predictions.jsonl", "{}\n")
-    before = {path: path.read_bytes() for path in run.iterdir()}
-    refused(run / name)
-    assert {path: path.read_bytes() for path in run.iterdir()} == before
-
-
-@pytest.mark.parametrize("name", ["", "options.json"])
-def test_a_folder_and_the_options_themselves_are_no_file_of_records(refused, tmp_path, name):
-    assert "no name for a file of records" in refused(tmp_path / name)
+    files.write_json(tmp_path / "run" / "options.json", {"MODEL": "x"})
+    files.write_text(tmp_path / "run" / "predictions.jsonl", "{}\n")
+    refused(tmp_path / "run" / name)
 
 
 def test_its_own_replies_are_written_again(written, small_corpus):

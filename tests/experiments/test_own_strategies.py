@@ -53,7 +53,7 @@ def test_data_statistics_metrics_and_report_take_another_set_of_strategies(kit, 
         return shown.stdout
 
     assert "rg 8" in step("data_builders", "build", "--esconv", "mine.jsonl")
-    assert f"| {NAMES[0]} (OQ) |" in step("data_builders", "stats")
+    assert f"| {NAMES[0]} (OQ) " in step("data_builders", "stats")
     said = kit / "gold" / "predictions.jsonl"
     step("data_builders", "replies", "--esconv", "mine.jsonl", "--out", str(said))
     step("eval", "metrics", "--predictions", str(said), "--out", str(kit / "gold"))

@@ -159,10 +159,10 @@ def test_other_pairs_are_replaced_by_force_alone(bench, take):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"chosen": {"role": "assistant", "content": None}}, "'chosen' is neither a text"),
-        ({"rejected": None}, "'rejected' is neither a text"),
-        ({"messages": "hello"}, "no list of 'messages'"),
-        ({"messages": [{"role": "user"}]}, "message 0 is neither a text"),
+        ({"chosen": {"role": "assistant", "content": None}}, "chosen"),
+        ({"rejected": None}, "rejected"),
+        ({"messages": "hello"}, "messages: input should be a valid list"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: field required"),
     ],
 )
 def test_a_row_that_is_no_pair_is_one_line_that_names_it(bench, take, change, told):
