@@ -164,6 +164,11 @@ class Judged(Shape):
     dimensions: Dimensions
     smoke: bool
 
+    @property
+    def unscored(self) -> int:
+        """How many scores are missing, over all dimensions."""
+        return sum(one.unscored.total for one in self.dimensions.all())
+
 
 class Apart(Number):
     """Chosen less rejected."""

@@ -13,13 +13,21 @@ from esc.strategies import Strategy
 from eval.metrics import NAMES
 from eval.paper import DIMENSIONS, TABLE_1_ESCONV, TABLE_1_PAIRS
 
-SYSTEMS = ("vanilla_base", "vanilla_sft", "vanilla_dpo", "decoupled_sft", "decoupled_dpo")
+SYSTEMS = (
+    *("vanilla_base", "vanilla_sft", "vanilla_dpo", "decoupled_sft", "decoupled_dpo"),
+    *("decoupled-gold_sft", "decoupled-gold_dpo"),
+    *("vanilla_dpo_nsnr", "vanilla_dpo_psnr", "decoupled_dpo_practical"),
+)
 
 
 def write(path: Path, value: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
     return path
+
+
+def change(path: Path, **changed: Any) -> Path:
+    return write(path, json.loads(path.read_text()) | changed)
 
 
 def sha(path: Path) -> str:
@@ -31,16 +39,11 @@ def number(value: float | None, half: float = 0.1, n: int = 40) -> dict[str, Any
     if value is None:
         gap = {"value": None, "low": None, "high": None}
         return gap | {"n": 0, "signature": "s", "reason": "no record has a distribution"}
-    return {
-        "value": value,
-        "low": value - half,
-        "high": value + half,
-        "n": n,
-        "signature": f"signature|{value}",
-    }
+    ends = {"low": value - half, "high": value + half}
+    return {"value": value, **ends, "n": n, "signature": f"signature|{value}"}
 
 
-def metrics(base: float, digest: str, *, smoke: bool, ece: float | None = 0.11) -> dict[str, Any]:
+def metrics(base: float, digest: str, *, smoke: bool) -> dict[str, Any]:
     """A whole ``metrics.json`` around one number."""
     shares = {one.value: number(12.5) for one in Strategy}
     head = {
@@ -57,19 +60,14 @@ def metrics(base: float, digest: str, *, smoke: bool, ece: float | None = 0.11) 
         "preference": {one.value: number(1.0) for one in Strategy},
         "distribution": {"predicted": shares, "gold": shares},
         "all_turns": head | {"n": 40},
-        "calibration": {"ece": number(ece)},
+        "calibration": {"ece": number(0.11)},
     }
-    paper = {
-        "distinct1": number(base + 60),
-        "bleu1": number(base + 3),
-        "f1": number(base + 4),
-        "rouge_l": number(base + 5),
-    }
-    corpus = {
-        name: number(base + place)
-        for place, name in enumerate(("bleu", "distinct1", "distinct2", "ead", "rouge_l"), 6)
-    }
-    measured = {"strategy": strategy, "text": {"paper": paper, "corpus": corpus}}
+    names = (("distinct1", "bleu1", "f1", "rouge_l"), ("bleu", "distinct1", "distinct2", "ead"))
+    paper, corpus = (
+        {name: number(base + place) for place, name in enumerate(family, 3)} for family in names
+    )
+    text = {"paper": paper, "corpus": corpus | {"rouge_l": number(base)}}
+    measured = {"strategy": strategy, "text": text}
     return measured | {
         "baselines": dict.fromkeys(NAMES, measured),
         "n": 40,
@@ -83,17 +81,15 @@ def metrics(base: float, digest: str, *, smoke: bool, ece: float | None = 0.11) 
     }
 
 
-def judged(base: float, digest: str, *, smoke: bool) -> dict[str, Any]:
-    none = {"total": 0}
+def judged(base: float, *, smoke: bool, judge: str = "some-judge") -> dict[str, Any]:
+    lost = {"unscored": {"total": 1}, "failed": {"total": 0}}
+    scores = {name: number(base + place / 10, n=20) for place, name in enumerate(DIMENSIONS)}
     return {
-        "source": {"predictions": digest},
-        "judge": "some-judge",
+        "source": {},
+        "judge": judge,
         "signature": "judge:some-judge",
         "interval": "95 %",
-        "dimensions": {
-            name: number(base + place / 10, n=20) | {"unscored": {"total": 1}, "failed": none}
-            for place, name in enumerate(DIMENSIONS)
-        },
+        "dimensions": {name: score | lost for name, score in scores.items()},
         "smoke": smoke,
     }
 
@@ -104,12 +100,10 @@ def share(count: int, n: int) -> dict[str, Any]:
 
 
 def proportions(*, smoke: bool) -> dict[str, Any]:
-    counts = (6, 5, 4, 3, 2, 1, 19)
+    counts = zip(PsychError, (6, 5, 4, 3, 2, 1, 19), strict=True)
     return {
         "n": 40,
-        "errors": {
-            one.value: share(count, 40) for one, count in zip(PsychError, counts, strict=True)
-        },
+        "errors": {one.value: share(count, 40) for one, count in counts},
         "interval": "95 %, by dialogue",
         "unscored": {"total": 2},
         "failed": {"total": 0},
@@ -128,119 +122,64 @@ def system(
     kind, _, stage = name.partition("_")
     write(folder / "options.json", {"SYSTEM": kind, "STAGE": stage, "ROUND": 1, "smoke": smoke})
     write(folder / "metrics.json", metrics(base, digest, smoke=smoke))
-    write(folder / "judge" / "judge.json", judged(base / 10, digest, smoke=smoke))
-    write(folder / "errors" / "options.json", {"predictions": digest})
+    write(folder / "judge" / "judge.json", judged(base / 10, smoke=smoke))
     write(folder / "errors" / "proportions.json", proportions(smoke=smoke))
     return folder
+
+
+def compared(work: Path, model: str, *, smoke: bool = False) -> None:
+    """Decoupled SFT and DPO, turn by turn: one number and their errors."""
+    points = {"difference": 7.5, "low": 2.0, "high": 13.0, "verdict": "higher, outside the noise"}
+    f1 = points | {"difference": 0.15, "low": 0.05, "high": 0.25}
+    shares = {one.value: points for one in PsychError}
+    errors = {"n": 38, "shares": shares, "interval": "95 %", "reason": None}
+    pair = {"a": "decoupled_sft", "b": "decoupled_dpo", "n": 40, "errors": errors}
+    made_with = {"predictions": {"decoupled_sft": "0", "decoupled_dpo": "0"}}
+    found = {"left_out": [], "smoke": smoke, "made_with": made_with}
+    found["comparisons"] = [pair | {"numbers": {"text.paper.f1": f1}}]
+    write(work / "runs" / model / "comparisons.json", found)
 
 
 def data(work: Path, *, smoke: bool = False) -> None:
     """The train set's statistics."""
     spread = {one.value: 0.125 for one in Strategy}
+    here = {
+        "table_1": dict.fromkeys(TABLE_1_ESCONV, 7.25),
+        "table_6": {one.value: place for place, one in enumerate(Strategy, 11)},
+        "figure_8": [spread for _ in interval_names()],
+    }
+    notes = ["SMOKE: the numbers here are of the sample corpus"] if smoke else []
     options = {"SPLIT": "paper", "LIMIT": None, "CONSECUTIVE": "separate"}
     write(work / "data" / "manifest.json", {"smoke": smoke, "options": options})
-    write(
-        work / "data" / "stats" / "stats.json",
-        {
-            "notes": ["SMOKE: the numbers here are of the sample corpus"] if smoke else [],
-            "options": options,
-            "here": {
-                "table_1": dict.fromkeys(TABLE_1_ESCONV, 7.25),
-                "table_6": {one.value: place for place, one in enumerate(Strategy, 11)},
-                "figure_8": [spread for _ in interval_names()],
-            },
-        },
-    )
-
-
-def mining(work: Path, model: str, *, smoke: bool = False) -> None:
-    sides = {one.value: {"chosen": 3, "rejected": place} for place, one in enumerate(Strategy)}
-    task = {"pairs": 24, "judge": None, "strategies": sides}
-    errors = {"Lack of Empathy": 5, "Early Emotion Shift": 6, "Template Response": 8}
-    write(
-        work / "runs" / model / "mining" / "stats" / "stats.json",
-        {
-            "notes": ["rg: judged by some-judge"],
-            "smoke": smoke,
-            "table_1": {"here": dict.fromkeys(TABLE_1_PAIRS, 123.5)},
-            "tasks": {
-                "sp": task | {"errors": {"Strategy Mismatch": 24}},
-                "rg": task | {"errors": errors},
-            },
-        },
-    )
-
-
-def pairs_judged(work: Path, model: str, *, smoke: bool = False) -> None:
-    apart = number(0.75) | {"percent": 31.25, "inside_the_noise": False}
-    one = {"chosen": number(3.25), "rejected": number(2.5), "difference": apart}
-    write(
-        work / "runs" / model / "pairs_judge" / "judge.json",
-        {
-            "source": {},
-            "judge": "some-judge",
-            "dimensions": dict.fromkeys(DIMENSIONS, one),
-            "smoke": smoke,
-        },
-    )
-
-
-def human(work: Path, model: str, *, smoke: bool = False) -> None:
-    votes = {"win": share(10, 20), "tie": share(4, 20), "lose": share(6, 20), "n": 20}
-    write(
-        work / "runs" / model / "human" / "human.json",
-        {
-            "a": {"name": "decoupled_dpo"},
-            "b": {"name": "vanilla_dpo"},
-            "annotators": {"anna": {}, "ben": {}},
-            "dimensions": {
-                name: votes | {"sign_test": {"p": 0.45, "said": "inside the noise (p >= 0.05)"}}
-                for name in DIMENSIONS
-            },
-            "smoke": smoke,
-        },
-    )
-
-
-def drift(work: Path, model: str, name: str = "sp_dpo", *, smoke: bool = False) -> None:
-    moved = {"turns": 9, "tokens": 687, "kl": 0.00184, "changed": 0.0145}
-    write(
-        work / "saves" / model / name / "drift.json",
-        moved | {"rounding": moved | {"kl": 0.00185}, "moved": False, "smoke": smoke},
-    )
-
-
-def compared(work: Path, model: str, *, smoke: bool = False) -> None:
-    points = {"difference": 7.5, "low": 2.0, "high": 13.0, "verdict": "higher, outside the noise"}
-    errors = {"n": 38, "shares": {one.value: points for one in PsychError}, "interval": "95 %"}
-    pair = {"a": "decoupled_sft", "b": "decoupled_dpo"}
-    runs = work / "runs" / model
-    predictions = {run: sha(runs / run / "predictions.jsonl") for run in pair.values()}
-    write(
-        runs / "comparisons.json",
-        {
-            "comparisons": [pair | {"n": 40, "numbers": {}, "errors": errors | {"reason": None}}],
-            "left_out": [],
-            "smoke": smoke,
-            "made_with": {"predictions": predictions},
-        },
-    )
+    found = {"notes": notes, "options": options, "here": here}
+    write(work / "data" / "stats" / "stats.json", found)
 
 
 def whole(work: Path, model: str, *, smoke: bool = False, base: float = 20.0) -> Path:
     """Everything that a backbone can have, but for what is left to be not run."""
+    runs = work / "runs" / model
     data(work, smoke=smoke)
-    mining(work, model, smoke=smoke)
-    pairs_judged(work, model, smoke=smoke)
-    human(work, model, smoke=smoke)
-    drift(work, model, smoke=smoke)
+    sides = {one.value: {"chosen": 3, "rejected": place} for place, one in enumerate(Strategy)}
+    task = {"pairs": 24, "judge": None, "strategies": sides}
+    errors = {"Lack of Empathy": 5, "Early Emotion Shift": 6, "Template Response": 8}
+    tasks = {"sp": task | {"errors": {"Strategy Mismatch": 24}}, "rg": task | {"errors": errors}}
+    mined = {"notes": ["rg: judged by some-judge"], "tasks": tasks, "smoke": smoke}
+    table_1 = {"here": dict.fromkeys(TABLE_1_PAIRS, 123.5)}
+    write(runs / "mining" / "stats" / "stats.json", mined | {"table_1": table_1})
+    apart = number(0.75) | {"percent": 31.25, "inside_the_noise": False}
+    one = {"chosen": number(3.25), "rejected": number(2.5), "difference": apart}
+    scores = {"source": {}, "judge": "some-judge", "dimensions": dict.fromkeys(DIMENSIONS, one)}
+    write(runs / "pairs_judge" / "judge.json", scores | {"smoke": smoke})
+    votes = {"win": share(10, 20), "tie": share(4, 20), "lose": share(6, 20), "n": 20}
+    votes["sign_test"] = {"p": 0.45, "said": "inside the noise (p >= 0.05)"}
+    both = {"a": {"name": "decoupled_dpo"}, "b": {"name": "vanilla_dpo"}, "smoke": smoke}
+    voted = both | {"annotators": {"anna": {}}, "dimensions": dict.fromkeys(DIMENSIONS, votes)}
+    write(runs / "human" / "human.json", voted)
+    moved = {"turns": 9, "tokens": 687, "kl": 0.00184, "changed": 0.0145}
+    drift = moved | {"rounding": moved | {"kl": 0.00185}, "moved": False, "smoke": smoke}
+    write(work / "saves" / model / "sp_dpo" / "drift.json", drift)
     write(work / "runs/failed_esconv/errors/proportions.json", proportions(smoke=smoke))
-    names = (
-        *SYSTEMS,
-        *("decoupled-gold_sft", "decoupled-gold_dpo"),
-        *("vanilla_dpo_nsnr", "vanilla_dpo_psnr", "decoupled_dpo_practical"),
-    )
-    for place, name in enumerate(names):
+    for place, name in enumerate(SYSTEMS):
         system(work, model, name, base + 1.37 * place, smoke=smoke)
     compared(work, model, smoke=smoke)
     return work

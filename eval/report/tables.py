@@ -1,935 +1,514 @@
-"""How far each preference training moved its policy, beside what rounding alone does."""
+"""What was run, as tables beside the paper's values: its Tables 1 to 6, those behind its figures,
+and some that it does not have.
+"""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from esc import paths
-from esc.paths import (
-    EMBEDDED,
-    SYSTEMS_OF_FIGURE_4,
-    SYSTEMS_OF_TABLE_3,
-    SYSTEMS_OF_TABLE_4,
-    SYSTEMS_OF_TABLE_5,
-    Kind,
-)
+from esc import paths, records
+from esc.dialogue import interval_names
+from esc.paths import EMBEDDED, Kind
 from esc.prompts import TASKS
 from esc.psych_errors import PsychError
-from esc.records import (
-    Baseline,
-    Comparison,
-    Comparisons,
-    CorpusStats,
-    Drift,
-    ErrorDifferences,
-    Metrics,
-    MiningStats,
-    Number,
-    PairsJudged,
-    Share,
-)
+from esc.step import OPTIONS
 from esc.strategies import Strategy
-from eval import paper as paper_values
-from eval.metrics import COMPARISONS, QUESTIONS
-from eval.report.manifest import PREDICTIONS, Backbone, Run, Sources
-from eval.report.parts import NOT_RUN, STALE, UNDEFINED, Cell, Table, TableRow, Todo
-
-Paper = tuple[tuple[str, float], ...]
-
-
-def paper_of(
-    table: dict[str, dict[str, tuple[float | None, ...]]] | dict[str, dict[str, tuple[float, ...]]],
-    model: str,
-    row: str,
-    place: int,
-) -> Paper:
-    """The paper's values that a cell stands beside: one column of it, or both."""
-    found = []
-    for name, column in paper_values.columns(model).items():
-        values = table[column].get(row, ())
-        value = values[place] if place < len(values) else None
-        if value is not None:
-            found.append((name, value))
-    return tuple(found)
-
-
-def of_number(
-    number: Number,
-    *,
-    smoke: bool,
-    paper: Paper = (),
-    form: str = ".2f",
-    unit: str = "",
-) -> Cell:
-    """A number with its interval; one that is undefined says why."""
-    reason = number.reason or ""
-    return Cell(
-        value=number.value,
-        low=number.low,
-        high=number.high,
-        n=number.n,
-        paper=paper,
-        form=form,
-        unit=unit,
-        smoke=smoke,
-        missing=UNDEFINED if number.value is None else "",
-        note=reason,
-        signature=number.signature,
-    )
-
-
-def of_score(number: Number, *, smoke: bool, paper: Paper, signature: str = "") -> Cell:
-    """A judge's mean; where all of its answers are unscored, it says so."""
-    reason = number.reason or ("" if number.n else "none scored")
-    known = number.model_copy(update={"signature": signature, "reason": reason})
-    return of_number(known, smoke=smoke, paper=paper)
-
-
-def of_share(share: Share, n: int, *, smoke: bool) -> Cell:
-    """A share in per cent, with its count."""
-    low, high = (None if end is None else 100 * end for end in (share.low, share.high))
-    return Cell(
-        value=None if share.share is None else 100 * share.share,
-        low=low,
-        high=high,
-        n=n,
-        form=".1f",
-        unit=" %",
-        smoke=smoke,
-        missing=UNDEFINED if share.share is None else "",
-        note=f"{share.count:,} counted",
-    )
-
-
-def not_run(
-    paper: Paper = (), missing: str = NOT_RUN, *, form: str = ".2f", unit: str = ""
-) -> Cell:
-    """A cell that nothing fills yet, beside the paper's value."""
-    return Cell(paper=paper, missing=missing, form=form, unit=unit)
-
-
-def of_paper(paper: Paper, *, form: str = ".2f", unit: str = "") -> Cell:
-    """A cell that is the paper's alone."""
-    return Cell(paper=paper, form=form, unit=unit)
-
-
-def text_cells(run: Run, papers: Sequence[Paper]) -> list[Cell]:
-    """D-1, B-1, F1 and R-L of the family ``paper``."""
-    if run.metrics is None:
-        return [not_run(paper, run.missing) for paper in papers]
-    text = run.metrics.text.paper
-    numbers = (text.distinct1, text.bleu1, text.f1, text.rouge_l)
-    smoke = run.smoke(run.metrics)
-    return [
-        of_number(one, smoke=smoke, paper=paper) for one, paper in zip(numbers, papers, strict=True)
-    ]
-
-
-def judge_cells(run: Run, papers: Sequence[Paper]) -> list[Cell]:
-    """Fluency, Professionalism, Empathy and Helpfulness."""
-    if run.judged is None:
-        return [not_run(paper, run.missing) for paper in papers]
-    cells = []
-    for score, paper in zip(run.judged.dimensions.all(), papers, strict=True):
-        marked, signature = run.smoke(run.judged), run.judged.signature
-        cells.append(of_score(score, smoke=marked, paper=paper, signature=signature))
-    return cells
-
-
-def strategy_cells(run: Run, papers: Sequence[Paper]) -> list[Cell]:
-    """Bias, weighted and macro F1."""
-    if run.metrics is None:
-        return [not_run(paper, run.missing) for paper in papers]
-    strategy = run.metrics.strategy
-    numbers = (strategy.bias, strategy.weighted_f1, strategy.macro_f1)
-    smoke = run.smoke(run.metrics)
-    return [
-        of_number(one, smoke=smoke, paper=paper) for one, paper in zip(numbers, papers, strict=True)
-    ]
-
-
-COUNT = ",.0f"
-CORPUS_STATS = Path("data/stats/stats.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """The figures of the train set."""
-
-    stats: CorpusStats | None
-    smoke: bool
-    notes: tuple[str, ...]
-    todo: tuple[Todo, ...]
-    missing: str = NOT_RUN
-    """What stands where there are none: not run, or out of date."""
-
-
-def read_corpus(sources: Sources) -> Corpus:
-    """The train set's statistics; marked where they, or the built sets, are of the sample corpus.
-
-    Those of sets that were built anew with other options since are out of date. Raises EscError
-    where the file has another shape.
-    """
-    renew = sources.make("stats", EMBEDDED, **sources.build_variables())
-    stats = sources.known(CORPUS_STATS, CorpusStats, renew)
-    built = sources.built()
-    stale = bool(stats and built and built.get("options") != stats.options)
-    if stats is None or stale:
-        missing = STALE if stale else NOT_RUN
-        return Corpus(None, False, (), (Todo("the train set", renew),), missing)
-    told = any(note.startswith("SMOKE") for note in stats.notes)
-    return Corpus(stats, told or bool(built and built.get("smoke")), tuple(stats.notes), ())
-
-
-def table_1_corpus(corpus: Corpus) -> Table:
-    """Table 1, upper half."""
-    rows = []
-    for name, printed in paper_values.TABLE_1_ESCONV.items():
-        form = COUNT if float(printed).is_integer() and "per" not in name else ",.2f"
-        value = corpus.stats.here.table_1.get(name) if corpus.stats else None
-        cell = not_run((("paper", printed),), corpus.missing, form=form)
-        if value is not None:
-            cell = Cell(value, paper=(("paper", printed),), form=form, smoke=corpus.smoke)
-        rows.append(TableRow(name, (cell,)))
-    return Table(
-        "table-1-esconv",
-        "Table 1, upper half: the train set",
-        "",
-        ("here",),
-        tuple(rows),
-        (
-            *corpus.notes,
-            "Characters of supporter utterances include the strategy's tag, as the paper's do.",
-        ),
-        corpus.todo,
-    )
-
-
-def table_6(corpus: Corpus) -> Table:
-    """Table 6: how often each strategy occurs."""
-    rows = []
-    counts = corpus.stats.here.table_6 if corpus.stats else {}
-    total = sum(counts.values())
-    for strategy in Strategy:
-        number, share = (
-            _printed(values, strategy)
-            for values in (paper_values.TABLE_6, paper_values.TABLE_6_SHARES)
-        )
-        cells = (
-            not_run(number, corpus.missing, form=COUNT),
-            not_run(share, corpus.missing, unit=" %"),
-        )
-        if total:
-            found = counts.get(strategy, 0)
-            cells = (
-                Cell(found, paper=number, form=COUNT, smoke=corpus.smoke),
-                Cell(100 * found / total, n=total, paper=share, unit=" %", smoke=corpus.smoke),
-            )
-        rows.append(TableRow(f"{strategy} ({strategy.code})", cells))
-    return Table(
-        "table-6",
-        "Table 6: strategies of the train set",
-        "strategy",
-        ("number", "proportion"),
-        tuple(rows),
-        corpus.notes,
-        corpus.todo,
-    )
-
-
-def _printed(values: Mapping[str, float], strategy: Strategy) -> Paper:
-    """What the paper prints of a strategy; nothing of one that it does not have."""
-    return (("paper", values[strategy.code]),) if strategy.code in values else ()
-
-
-@dataclass(frozen=True, slots=True)
-class Mined:
-    """What the mining of one backbone brought."""
-
-    model: str
-    stats: MiningStats | None
-    todo: tuple[Todo, ...]
-
-    @property
-    def smoke(self) -> bool:
-        """Whether its numbers are marked."""
-        return self.model == EMBEDDED or bool(self.stats and self.stats.smoke)
-
-
-def read_mined(sources: Sources, model: str) -> Mined:
-    """The statistics of a backbone's first mining; EscError where they have another shape."""
-    renew = sources.make("mine", model)
-    stats = sources.known(paths.mining(model) / "stats" / "stats.json", MiningStats, renew)
-    todo = () if stats else (Todo(f"{model} mining", renew),)
-    return Mined(model, stats, todo)
-
-
-def table_1_pairs(minings: Sequence[Mined]) -> Table:
-    """Table 1, lower half: a column for each backbone."""
-    rows = []
-    for name, printed in paper_values.TABLE_1_PAIRS.items():
-        form = ",.2f" if "mean" in name else COUNT
-        by_column = dict(zip(paper_values.TABLE_1_COLUMNS, printed, strict=True))
-        cells = []
-        for mined in minings:
-            paper = tuple(
-                (label, by_column[column])
-                for label, column in paper_values.columns(mined.model).items()
-            )
-            value = mined.stats.table_1.here.get(name) if mined.stats else None
-            if value is None:
-                cells.append(not_run(paper, form=form))
-            else:
-                cells.append(Cell(value, paper=paper, form=form, smoke=mined.smoke))
-        cells.append(of_paper((("total", by_column["total"]),), form=form))
-        rows.append(TableRow(name, tuple(cells)))
-    notes = [f"{one.model}: {note}" for one in minings if one.stats for note in one.stats.notes]
-    return Table(
-        "table-1-pairs",
-        "Table 1, lower half: the mined pairs",
-        "",
-        (*(one.model for one in minings), "both of the paper's"),
-        tuple(rows),
-        tuple(notes),
-        tuple(todo for one in minings for todo in one.todo),
-    )
-
-
-def table_2(sources: Sources, models: Sequence[str]) -> Table:
-    """Table 2: the judge's scores of chosen and rejected replies, and the difference."""
-    rows: list[TableRow] = []
-    notes, todo = [], []
-    for model in models:
-        judged, missing = _pairs_judged(sources, model)
-        if judged is None:
-            todo.append(Todo(f"{model} pairs", _pairs_commands(sources, model)))
-        else:
-            notes.append(f"{model}: judged by {judged.judge}")
-        smoke = model == EMBEDDED or bool(judged and judged.smoke)
-        for side in ("chosen", "rejected", "improve"):
-            cells = []
-            for place, dimension in enumerate(paper_values.DIMENSIONS):
-                paper = tuple(
-                    (label, paper_values.TABLE_2[column][side][place])
-                    for label, column in paper_values.columns(model).items()
-                )
-                cells.append(_table_2_cell(judged, side, dimension, paper, missing, smoke))
-            what = "improvement" if side == "improve" else side
-            rows.append(TableRow(what, tuple(cells), model))
-    return Table(
-        "table-2",
-        "Table 2: a judge's scores of chosen and rejected replies, 0 to 5",
-        "",
-        ("Flu. ↑", "Pro. ↑", "Emp. ↑", "Hel. ↑"),
-        tuple(rows),
-        tuple(notes),
-        tuple(todo),
-    )
-
-
-def _pairs_judged(sources: Sources, model: str) -> tuple[PairsJudged | None, str]:
-    folder = Path("runs") / model / "pairs_judge"
-    renew = sources.make("eval", model, FORCE=1)
-    judged = sources.known(folder / "judge.json", PairsJudged, renew)
-    sources.options_of(folder)
-    pairs = Path(paths.preference_file(paths.preference_dataset("rg", model)))
-    found = sources.hash_of(pairs)
-    if judged and found and judged.source.get("pairs", found) != found:
-        return None, STALE
-    return judged, NOT_RUN
-
-
-def _pairs_commands(sources: Sources, model: str) -> str:
-    pairs = sources.work / paths.preference_file(paths.preference_dataset("rg", model))
-    steps = [] if pairs.is_file() else [sources.make("mine-rg", model)]
-    return " && ".join([*steps, sources.make("eval", model)])
-
-
-def _table_2_cell(
-    judged: PairsJudged | None, side: str, dimension: str, paper: Paper, missing: str, smoke: bool
-) -> Cell:
-    unit = " %" if side == "improve" else ""
-    one = judged.dimensions.get(dimension) if judged else None
-    if one is None:
-        return not_run(paper, missing, unit=unit)
-    if side != "improve":
-        return of_score(getattr(one, side), smoke=smoke, paper=paper)
-    apart = one.difference
-    ends = "no interval" if apart.low is None else f"[{apart.low:+.2f}, {apart.high:+.2f}]"
-    noise = ", inside the noise" if apart.inside_the_noise else ""
-    shown = "—" if apart.value is None else f"{apart.value:+.2f}"
-    return Cell(
-        apart.percent,
-        n=apart.n,
-        paper=paper,
-        unit=unit,
-        smoke=smoke,
-        missing="" if apart.percent is not None else UNDEFINED,
-        note=f"{shown} points {ends}{noise}",
-    )
-
-
-COLUMNS = (
-    *("D-1 ↑", "B-1 ↑", "F1 ↑", "R-L ↑"),
-    *("Flu. ↑", "Pro. ↑", "Emp. ↑", "Hel. ↑"),
-    *("bias ↓", "Q_w ↑", "Q ↑"),
-)
-NO_SKILL = (
-    "Bias alone shows no skill: strategies drawn at random as often as gold has them "
-    "(gold-marginal-random) know nothing of the conversation and have a small bias all the same; "
-    "the paper's best is 0.15 (Table 3, Llama, Decoupled DPO). Read it beside Q_w and Q."
-)
-LENGTH = (
-    "D-1 of this family is within one reply, near 90, and mostly follows length: the corpus's own "
-    "replies are the row gold."
-)
-
-
-def table_3(backbones: Sequence[Backbone]) -> Table:
-    """Table 3, with the baselines under every backbone."""
-    rows = []
-    for one in backbones:
-        rows += [
-            _full_row(one, kind, run, paper_values.TABLE_3)
-            for kind, run in one.of(SYSTEMS_OF_TABLE_3)
-        ]
-        rows += _baseline_rows(one)
-    return Table(
-        "table-3",
-        "Table 3: systems under both paradigms",
-        "system",
-        COLUMNS,
-        tuple(rows),
-        (NO_SKILL, LENGTH, *_turns_notes(backbones)),
-        tuple(todo for one in backbones for todo in one.todo(SYSTEMS_OF_TABLE_3)),
-    )
-
-
-def table_4(backbones: Sequence[Backbone]) -> Table:
-    """Table 4: the generator under the gold strategy."""
-    rows = []
-    for one in backbones:
-        for kind, run in one.of(SYSTEMS_OF_TABLE_4):
-            papers = _papers(paper_values.TABLE_4, one.model, kind.name, 4)
-            cells = tuple(judge_cells(run, papers))
-            rows.append(TableRow(kind.label, cells, one.model, measured_on=run.measured_on))
-    return Table(
-        "table-4",
-        "Table 4: the response generator under the gold strategy",
-        "training",
-        COLUMNS[4:8],
-        tuple(rows),
-        (),
-        tuple(todo for one in backbones for todo in one.todo(SYSTEMS_OF_TABLE_4)),
-    )
-
-
-def table_5(backbones: Sequence[Backbone]) -> Table:
-    """Table 5: the entangled model on four mixes of pairs."""
-    rows = [
-        _full_row(one, kind, run, paper_values.TABLE_5)
-        for one in backbones
-        for kind, run in one.of(SYSTEMS_OF_TABLE_5)
-    ]
-    note = (
-        "P is positive, N negative, s the strategy, r the response; chosen > rejected. The last "
-        "row is Table 3's Vanilla DPO."
-    )
-    return Table(
-        "table-5",
-        "Table 5: vanilla DPO on different mixes of pairs",
-        "pairs",
-        COLUMNS,
-        tuple(rows),
-        (note,),
-        tuple(todo for one in backbones for todo in one.todo(SYSTEMS_OF_TABLE_5)),
-    )
-
-
-def other_runs(backbones: Sequence[Backbone]) -> Table | None:
-    """Runs that are no row of the paper: other losses, later rounds, other systems."""
-    rows = [_full_row(one, None, run, {}) for one in backbones for run in one.others if run.metrics]
-    if not rows:
-        return None
-    note = "No rows of the paper: other losses, later rounds, and systems measured like ours."
-    return Table("table-others", "Further systems", "run", COLUMNS, tuple(rows), (note,))
-
-
-def _papers(
-    table: dict[str, dict[str, tuple[float | None, ...]]] | dict[str, dict[str, tuple[float, ...]]],
-    model: str,
-    row: str,
-    width: int,
-) -> list[Paper]:
-    return [paper_of(table, model, row, place) if table else () for place in range(width)]
-
-
-def _full_row(
-    backbone: Backbone,
-    kind: Kind | None,
-    run: Run,
-    table: dict[str, dict[str, tuple[float | None, ...]]],
-) -> TableRow:
-    papers = _papers(table, backbone.model, run.name, len(COLUMNS))
-    cells = (
-        *text_cells(run, papers[:4]),
-        *judge_cells(run, papers[4:8]),
-        *strategy_cells(run, papers[8:]),
-    )
-    label = kind.label if kind else run.label
-    return TableRow(label, cells, backbone.model, measured_on=run.measured_on)
-
-
-def _baseline_rows(backbone: Backbone) -> list[TableRow]:
-    """Baselines on the turns of the first run that was measured: they depend on gold alone."""
-    rows = []
-    for run, metrics in backbone.measured[:1]:
-        for name, one in metrics.baselines.items():
-            rows.append(_baseline_row(name, one, backbone.model, run.smoke(metrics)))
-    return rows
-
-
-def _baseline_row(name: str, one: Baseline, model: str, smoke: bool) -> TableRow:
-    strategy = one.strategy
-    text: list[Number | None] = [None] * 4
-    if one.text:
-        paper = one.text.paper
-        text = [paper.distinct1, paper.bleu1, paper.f1, paper.rouge_l]
-    numbers = [*text, *[None] * 4, strategy.bias, strategy.weighted_f1, strategy.macro_f1]
-    return TableRow(
-        f"baseline: {name}",
-        tuple(_or_dash(number, smoke) for number in numbers),
-        model,
-    )
-
-
-def _or_dash(number: Number | None, smoke: bool) -> Cell:
-    if number is None or number.value is None:
-        return Cell(missing="—")
-    return of_number(number, smoke=smoke)
-
-
-def _turns_notes(backbones: Sequence[Backbone]) -> list[str]:
-    notes = []
-    for one in backbones:
-        if len({metrics.turns for _, metrics in one.measured}) > 1:
-            notes.append(
-                f"{one.model}: its systems were not all measured on the same turns, as their rows "
-                "say; such numbers are not subtracted. Baselines are on those of the first."
-            )
-        splits = {run.split for run, _ in one.measured if run.split}
-        if splits:
-            notes.append(f"{one.model}: measured on {' and '.join(sorted(splits))}.")
-        if drawn := {run.sampling for run, _ in one.measured if run.sampling}:
-            notes.append(f"{one.model}: answers drawn by {' or '.join(sorted(drawn))}.")
-        by = {metrics.resampled_by for _, metrics in one.measured}
-        if by:
-            notes.append(
-                f"{one.model}: intervals are of 95 %, resampled by {' or '.join(sorted(by))}."
-            )
-        judges = {run.judged.judge for run in one.runs.values() if run.judged}
-        if judges:
-            notes.append(f"{one.model}: judged by {', '.join(sorted(judges))}.")
-    return notes
-
-
-NOISE, CLEAR = "inside the noise", "outside the noise"
-OVERLAP = "(overlap)"
-OTHER_TURNS = "of other turns"
-_PATHS = (
-    *("text.paper.distinct1", "text.paper.bleu1", "text.paper.f1", "text.paper.rouge_l"),
-    *(None,) * 4,  # a judge's scores are compared by their intervals
-    *("strategy.bias", "strategy.weighted_f1", "strategy.macro_f1"),
-)
-
-
-def differences(sources: Sources, backbones: Sequence[Backbone]) -> Table:
-    """Differences between systems in every column of Table 3, beside the paper's own.
-
-    Raises EscError where a file of comparisons has another shape.
-    """
-    rows, notes, todo = [], [], []
-    for one in backbones:
-        path = Path("runs") / one.model / COMPARISONS
-        renew = sources.make("eval", one.model, FORCE=1)
-        stored = sources.known(path, Comparisons, renew)
-        paired = {(pair.a, pair.b): pair for pair in stored.comparisons} if stored else {}
-        for gone in stored.left_out if stored else ():
-            notes.append(f"{one.model}: {gone.a} and {gone.b} are not compared: {gone.reason}.")
-        if stored and (stale := _stale(sources, one.model, stored)):
-            told = ", ".join(f"{a} and {b}" for a, b in stale)
-            notes.append(
-                f"{one.model}: the paired comparison of {told} is {STALE}, and left out: it is of "
-                "other predictions."
-            )
-            todo.append(Todo(f"{one.model} paired comparisons", sources.make("eval", one.model)))
-            paired = {pair: found for pair, found in paired.items() if pair not in stale}
-        for label, a, b in QUESTIONS:
-            cells = _cells(one, a, b, paired.get((a, b)), smoke=bool(stored and stored.smoke))
-            rows.append(TableRow(label, tuple(cells), one.model))
-    return Table(
-        "table-differences",
-        "Differences, and which of them are noise",
-        "question",
-        COLUMNS,
-        tuple(rows),
-        (
-            "A difference is the second system's number less the first's. It is inside the noise "
-            "where the 95 % interval of the paired comparison holds 0; without such a comparison, "
-            f"where the two systems' own intervals overlap, marked {OVERLAP}: a coarser rule "
-            "that calls too much noise. Numbers of other turns are not subtracted.",
-            *notes,
-        ),
-        tuple(todo),
-    )
-
-
-def _stale(sources: Sources, model: str, stored: Comparisons) -> list[tuple[str, str]]:
-    """The pairs that were compared on predictions which are there no more."""
-    of = stored.made_with.predictions
-    now = {
-        run: sources.hash_of(Path("runs") / model / run / PREDICTIONS)
-        for pair in stored.comparisons
-        for run in (pair.a, pair.b)
-    }
-    changed = {run for run, found in now.items() if found not in (None, of.get(run))}
-    return [(pair.a, pair.b) for pair in stored.comparisons if {pair.a, pair.b} & changed]
-
-
-def _cells(
-    backbone: Backbone, a: str, b: str, paired: Comparison | None, *, smoke: bool
-) -> list[Cell]:
-    first, second = (_row(backbone.runs[name]) for name in (a, b))
-    cells = []
-    for place, (one, other) in enumerate(zip(first, second, strict=True)):
-        paper = _paper(backbone.model, a, b, place)
-        path = _PATHS[place]
-        if one.value is None or other.value is None:
-            gap = one if one.value is None else other
-            cells.append(not_run(paper, gap.missing or NOT_RUN, form="+.2f"))
-        elif paired and path in paired.numbers:
-            found = paired.numbers[path]
-            marked = smoke or one.smoke or other.smoke
-            cells.append(
-                Cell(
-                    found.difference,
-                    found.low,
-                    found.high,
-                    paired.n,
-                    paper,
-                    "+.2f",
-                    smoke=marked,
-                    missing="" if found.difference is not None else UNDEFINED,
-                    note=found.verdict,
-                )
-            )
-        elif _same_turns(backbone.runs[a], backbone.runs[b], judged=path is None):
-            cells.append(_apart(one, other, paper))
-        else:
-            cells.append(not_run(paper, OTHER_TURNS, form="+.2f"))
-    return cells
-
-
-def _same_turns(one: Run, other: Run, *, judged: bool) -> bool:
-    """Whether numbers of both may be subtracted; judges draw some of the turns, by their ids."""
-    drawn = [run.judged.source.get("drawn") if run.judged else None for run in (one, other)]
-    return one.same_turns(other) and (not judged or drawn[0] == drawn[1])
-
-
-def _apart(one: Cell, other: Cell, paper: Paper) -> Cell:
-    assert one.value is not None
-    assert other.value is not None
-    note = "no interval, so it cannot be told from noise"
-    if None not in (one.low, one.high, other.low, other.high):
-        assert one.low is not None
-        assert one.high is not None
-        assert other.low is not None
-        assert other.high is not None
-        overlap = one.low <= other.high and other.low <= one.high
-        note = f"{NOISE if overlap else CLEAR} {OVERLAP}"
-    return Cell(
-        other.value - one.value,
-        n=min((cell.n for cell in (one, other) if cell.n is not None), default=None),
-        paper=paper,
-        form="+.2f",
-        smoke=one.smoke or other.smoke,
-        note=note,
-    )
-
-
-def _row(run: Run) -> list[Cell]:
-    return [
-        *text_cells(run, [()] * 4),
-        *judge_cells(run, [()] * 4),
-        *strategy_cells(run, [()] * 3),
-    ]
-
-
-def _paper(model: str, a: str, b: str, place: int) -> Paper:
-    """The paper's own difference: of Table 3, or for the gold strategy of Table 4."""
-    found = []
-    if a in paper_values.TABLE_4["Qwen"]:
-        if place not in range(4, 8):
-            return ()
-        sides = [dict(paper_of(paper_values.TABLE_4, model, name, place - 4)) for name in (a, b)]
-    else:
-        sides = [dict(paper_of(paper_values.TABLE_3, model, name, place)) for name in (a, b)]
-    for name in paper_values.columns(model):
-        if name in sides[0] and name in sides[1]:
-            found.append((name, sides[1][name] - sides[0][name]))
-    return tuple(found)
-
-
-def rq4(sources: Sources, backbones: Sequence[Backbone]) -> Table:
-    """RQ4 (section 6.2): what preference training changes in the shares of errors.
-
-    Raises EscError where a file of comparisons has another shape.
-    """
-    rows, notes, todo = [], [], []
-    for one in backbones:
-        path = Path("runs") / one.model / COMPARISONS
-        stored = sources.known(path, Comparisons, sources.make("eval", one.model, FORCE=1))
-        found = _of_rq4(sources, one.model, stored) if stored else None
-        smoke = one.model == EMBEDDED or bool(stored and stored.smoke)
-        cells = [_points(one.model, error, found, smoke=smoke) for error in PsychError]
-        rows.append(TableRow("Decoupled DPO less SFT", tuple(cells), one.model))
-        if found:
-            notes.append(f"{one.model}: {found.reason or found.interval}.")
-        if not any(cell.measured for cell in cells):
-            todo.append(Todo(f"{one.model} RQ4", sources.make("eval", one.model)))
-    return Table(
-        "table-rq4",
-        "RQ4: errors under the decoupled framework, DPO less SFT",
-        "question",
-        tuple("No error" if one is PsychError.NONE else one.value for one in PsychError),
-        tuple(rows),
-        (
-            "Points of 100, paired by turn. The paper: 27 % of Decoupled DPO's replies hold no "
-            "error, 7 points more than SFT's on the average of both backbones.",
-            *notes,
-        ),
-        tuple(todo),
-    )
-
-
-def _of_rq4(sources: Sources, model: str, stored: Comparisons) -> ErrorDifferences | None:
-    asked = ("decoupled_sft", "decoupled_dpo")
-    if asked in _stale(sources, model, stored):
-        return None
-    return next((pair.errors for pair in stored.comparisons if (pair.a, pair.b) == asked), None)
-
-
-def _points(model: str, error: PsychError, found: ErrorDifferences | None, *, smoke: bool) -> Cell:
-    paper: Paper = ()
-    if error in paper_values.RQ4:
-        paper = (("paper", paper_values.RQ4[error]),)
-    share = found.shares.get(error) if found else None
-    if found is None or share is None:
-        return not_run(paper, form="+.1f", unit=" %")
-    return Cell(
-        share.difference,
-        share.low,
-        share.high,
-        found.n,
-        paper,
-        "+.1f",
-        " %",
-        smoke=smoke,
-        note=share.verdict,
-    )
-
-
-ALL_KINDS = (
-    *SYSTEMS_OF_TABLE_3,
-    *SYSTEMS_OF_TABLE_4,
-    *SYSTEMS_OF_TABLE_5[:3],
-    SYSTEMS_OF_FIGURE_4[0],
+from eval import paper as printed
+from eval.metrics import QUESTIONS
+from eval.report import parts
+from eval.report.manifest import Backbone, Run, Sources
+from eval.report.parts import Cell, Paper, Table, TableRow, Todo, table
+
+NEVER = "—"
+"""Stands where there can be no number."""
+Look = dict[str, Any]
+"""How cells are shown: paper, form, unit, smoke of a `Cell`."""
+COUNT, PER_CENT = ",.0f", Look(form=".1f", unit=" %")
+CODES = [strategy.code for strategy in Strategy]
+STRATEGIES = "; ".join(f"{one.code} {one.value}" for one in Strategy) + "."
+ERRORS = {one: "No error" if one is PsychError.NONE else one.value for one in PsychError}
+Values = Mapping[str, Mapping[str, tuple[float | None, ...]]]
+"""A table of the paper: its column to its row to the values."""
+
+
+class Column(NamedTuple):
+    """A column of numbers, and where they stand in a `Run`."""
+
+    name: str
+    path: tuple[str, ...]
+    form: str = ".2f"
+    unit: str = ""
+
+
+def columns_of(name: str) -> list[Column]:
+    """The columns of a table of systems."""
+    columns = parts.OF_TABLES[name]["columns"].items()
+    return [Column(head, tuple(path.split(".")), *look) for head, (path, *look) in columns]
+
+
+COLUMNS, SCORES = columns_of("table-3"), columns_of("table-4")
+"""Those of Tables 3 and 5, in the paper's order, and the judge's among them."""
+ALL = (
+    *paths.SYSTEMS_OF_TABLE_3,
+    *paths.SYSTEMS_OF_TABLE_4,
+    *(
+        replace(kind, label=f"Vanilla DPO, {kind.label}")
+        for kind in (*paths.SYSTEMS_OF_TABLE_5[:3], paths.SYSTEMS_OF_FIGURE_4[0])
+    ),
 )
 """Every run of the paper once."""
 
 
-def corpus_family(backbones: Sequence[Backbone]) -> Table:
-    """Text metrics whose counts are summed over all replies first."""
+def cell(found: Any, missing: str = parts.NOT_RUN, *, n: int | None = None, **shown: Any) -> Cell:
+    """What was measured as a reader meets it, or what is missing where nothing was.
 
-    def cells(metrics: Metrics | Baseline, smoke: bool) -> list[Cell]:
-        if metrics.text is None:
-            return []
-        text = metrics.text.corpus
-        numbers = (text.bleu, text.distinct1, text.distinct2, text.ead, text.rouge_l)
-        return [of_number(one, smoke=smoke) for one in numbers]
-
-    return _measured(
-        backbones,
-        "table-corpus",
-        "Text metrics over the whole corpus",
-        ("BLEU ↑", "D-1 ↑", "D-2 ↑", "EAD ↑", "R-L ↑"),
-        cells,
-        "The other family, never mixed with the paper's: sacreBLEU, Distinct of all replies "
-        "together, EAD, ROUGE-L with beta 1. The paper has no numbers of it.",
-    )
-
-
-def strategy_extras(backbones: Sequence[Backbone]) -> Table:
-    """What bias and F1 leave open: unreadable strategies, distance, calibration."""
-
-    def cells(metrics: Metrics | Baseline, smoke: bool) -> list[Cell]:
-        strategy = metrics.strategy
-        rest, every = strategy.invalid_rate, strategy.all_turns
-        numbers = [
-            of_number(rest, smoke=smoke, unit=" %"),
-            of_number(strategy.bias_converged, smoke=smoke),
-            of_number(strategy.js_distance, smoke=smoke, form=".3f"),
-            of_number(strategy.calibration.ece, smoke=smoke, form=".3f"),
-        ]
-        for one in (every.bias, every.weighted_f1, every.macro_f1):
-            numbers.append(of_number(one, smoke=smoke))
-        return numbers
-
-    return _measured(
-        backbones,
-        "table-strategies",
-        "Strategies, beyond bias and F1",
-        (
-            "invalid ↓",
-            "bias, converged ↓",
-            "JS distance ↓",
-            "ECE ↓",
-            "bias, all turns ↓",
-            "Q_w, all turns ↑",
-            "Q, all turns ↑",
-        ),
-        cells,
-        "Invalid: no strategy can be read; the headline leaves it out, as the paper's authors do, "
-        "all turns count it as predicted Others. JS: Jensen-Shannon distance to gold. ECE: "
-        "calibration of the planner's eight probabilities; systems without them have none.",
-    )
+    ``found``: a number, a judge's score, a share, a difference, or a plain value; of the others
+    than a number, ``n`` is how many it is of. ``shown``: more of the `Cell`.
+    """
+    if found is None:
+        return Cell(missing=missing, **shown)
+    if isinstance(found, records.Share):
+        value, low, high = (
+            None if end is None else 100 * end for end in (found.share, found.low, found.high)
+        )
+        known = Look(value=value, low=low, high=high, n=n, note=f"{found.count:,} counted")
+    elif isinstance(found, records.Difference):
+        known = Look(value=found.difference, low=found.low, high=found.high, n=n)
+        known["note"] = found.verdict
+    elif isinstance(found, records.Number):
+        known = Look(value=found.value, low=found.low, high=found.high, n=found.n)
+        # All of a judge's answers may be unscored.
+        reason = found.reason or ("none scored" if found.n == 0 else "")
+        known |= {"note": reason, "signature": found.signature}
+    else:
+        known = Look(value=found, n=n)
+    return Cell(missing=parts.UNDEFINED if known["value"] is None else "", **known | shown)
 
 
-def counts(backbones: Sequence[Backbone]) -> Table:
-    """What is behind every number: how many turns, and how many have no reply or no score."""
-    columns = (
-        "turns",
-        "strategy unreadable",
-        "reply empty",
-        "request failed",
-        "unscored by the judge",
-        "unscored error types",
-    )
-    rows = []
-    for one in backbones:
-        for kind in ALL_KINDS:
-            run = one.runs[kind.name]
-            cells = _counts(run)
-            if any(cell.value is not None for cell in cells):
-                rows.append(TableRow(_label(kind), cells, one.model))
-        rows += [TableRow(run.label, _counts(run), one.model) for run in one.others if run.metrics]
-    note = "Systems that were not run are left out here; Tables 3 to 5 name them."
-    return Table("table-counts", "What was counted", "system", columns, tuple(rows), (note,))
+def reach(found: Any, path: Iterable[str]) -> Any:
+    """What stands there in a record, or None."""
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else getattr(found, name, None)
+    return found
 
 
-def _counts(run: Run) -> tuple[Cell, ...]:
-    found: list[int | None] = [None] * 6
-    smoke = [False] * 6
-    if run.metrics:
-        one = run.metrics
-        found[:4] = [one.n, one.strategy.invalid, one.empty, one.failed]
-        smoke[:4] = [run.smoke(one)] * 4
-    if run.judged:
-        found[4] = sum(one.unscored.total for one in run.judged.dimensions.all())
-        smoke[4] = run.smoke(run.judged)
-    if run.errors:
-        found[5], smoke[5] = run.errors.unscored.total, run.smoke(run.errors)
-    return tuple(
-        not_run(missing=run.missing) if value is None else Cell(value, form=",.0f", smoke=marked)
-        for value, marked in zip(found, smoke, strict=True)
-    )
+def measured(
+    run: Run, column: Column, paper: Paper = (), of: records.Baseline | None = None
+) -> Cell:
+    """What was measured of a run in a column, or ``of`` a baseline on its turns."""
+    file, *path = column.path
+    source = getattr(run, file)
+    shown = Look(form=column.form, unit=column.unit, paper=paper, smoke=run.smoke(source))
+    if of:
+        found = reach(of, path)
+        return cell(found if found and found.value is not None else None, NEVER, **shown)
+    found = reach(source, path)
+    if run.judged and column in SCORES:
+        shown["signature"] = run.judged.signature
+    n = run.errors.n if run.errors and isinstance(found, records.Share) else None
+    return cell(found, NEVER if source else run.missing, n=n, **shown)
 
 
-def _label(kind: Kind) -> str:
-    return f"Vanilla DPO, {kind.label}" if kind.lineage.variant else kind.label
+def paper_of(values: Values | None, model: str, row: str, column: Column) -> Paper:
+    """The paper's values that a cell stands beside: one column of it, or both.
+
+    Tables 2 and 4 have the judge's columns alone.
+    """
+    columns = SCORES if values in (printed.TABLE_2, printed.TABLE_4) else COLUMNS
+    if not values or column not in columns:
+        return ()
+    found = [(name, values[of].get(row)) for name, of in printed.columns(model).items()]
+    known = [(name, one[columns.index(column)]) for name, one in found if one]
+    return tuple((name, one) for name, one in known if one is not None)
 
 
-def _measured(
-    backbones: Sequence[Backbone],
+def of_systems(
     name: str,
-    title: str,
-    columns: tuple[str, ...],
-    cells: Callable[[Metrics | Baseline, bool], list[Cell]],
-    note: str,
+    backbones: Sequence[Backbone],
+    kinds: Sequence[Kind],
+    columns: Sequence[Column] = (),
+    *,
+    values: Values | None = None,
+    notes: Sequence[str] = (),
+    gold: Sequence[Column] = (),
+    baselines: bool = False,
+    others: bool = False,
 ) -> Table:
-    """A table of automatic metrics that the paper does not have."""
-    rows = []
+    """A row for each of ``kinds`` of each backbone, beside the ``values`` of the paper.
+
+    A row ``gold`` and the baselines are on the turns of the first run that was measured.
+    """
+    rows, columns = [], columns or columns_of(name)
     for one in backbones:
-        for kind in ALL_KINDS:
-            run = one.runs[kind.name]
-            empty = [not_run(missing=run.missing)] * len(columns)
-            found = cells(run.metrics, run.smoke(run.metrics)) if run.metrics else empty
-            rows.append(
-                TableRow(_label(kind), tuple(found), one.model, measured_on=run.measured_on)
+        first = one.measured[:1]
+        for run, _ in first if gold else ():
+            rows.append(TableRow("gold", tuple(measured(run, of) for of in gold), one.model))
+        named = [(kind.label, one.runs[kind.name]) for kind in kinds]
+        for label, run in named + [(run.label, run) for run in one.others if others]:
+            cells = [measured(run, of, paper_of(values, run.model, run.name, of)) for of in columns]
+            measured_on = run.measured_on if SCORES[0] in columns else ""
+            rows.append(TableRow(label, tuple(cells), one.model, measured_on=measured_on))
+        for run, metrics in first if baselines else ():
+            for label, baseline in metrics.baselines.items():
+                cells = [measured(run, column, of=baseline) for column in columns]
+                if any(known.value is not None for known in cells):
+                    rows.append(TableRow(f"baseline: {label}", tuple(cells), one.model))
+    todo = [todo for one in backbones for todo in one.todo(kinds)]
+    return table(name, rows, notes, todo, [column.name for column in columns])
+
+
+def systems(backbones: Sequence[Backbone]) -> list[Table]:
+    """What every system chooses and says: Tables 3 to 5, Figures 3 and 4, and more."""
+    root = ("metrics", "strategy")
+    liked = [Column(one.code, (*root, "preference", one)) for one in Strategy]
+    predicted, gold = (
+        [Column(one.code, (*root, "distribution", side, one), **PER_CENT) for one in Strategy]
+        for side in ("predicted", "gold")
+    )
+    notes = [note for one in backbones for note in _told_of_turns(one)]
+    third, third_table = paths.SYSTEMS_OF_TABLE_3, Look(values=printed.TABLE_3, baselines=True)
+    mixes, every = paths.SYSTEMS_OF_FIGURE_4, Look(baselines=True, others=True)
+    counts = of_systems("table-counts", backbones, ALL, others=True)
+    filled = [row for row in counts.rows if any(one.value is not None for one in row.cells)]
+    return [
+        of_systems("table-3", backbones, third, notes=notes, **third_table),
+        of_systems("figure-bias", backbones, third, **third_table),
+        of_systems("table-4", backbones, paths.SYSTEMS_OF_TABLE_4, values=printed.TABLE_4),
+        of_systems("table-5", backbones, paths.SYSTEMS_OF_TABLE_5, values=printed.TABLE_5),
+        of_systems("table-others", backbones, (), others=True),
+        of_systems("figure-3", backbones, third, predicted, notes=[STRATEGIES], gold=gold),
+        of_systems("figure-4a", backbones, mixes),
+        of_systems("figure-4b", backbones, mixes, liked, notes=[STRATEGIES]),
+        of_systems("table-strategies", backbones, ALL, **every),
+        of_systems("table-corpus", backbones, ALL, **every),
+        replace(counts, rows=tuple(filled), todo=()),
+    ]
+
+
+def _told_of_turns(one: Backbone) -> list[str]:
+    """What the numbers of a backbone were measured on, and how."""
+    runs = [run for run, _ in one.measured]
+    told = {
+        "measured on": {run.split for run in runs},
+        "answers drawn by": {run.sampling for run in runs},
+        "intervals are of 95 %, resampled by": {found.resampled_by for _, found in one.measured},
+        "judged by": {run.judged.judge for run in one.runs.values() if run.judged},
+    }
+    notes = []
+    if len({found.turns for _, found in one.measured}) > 1:
+        notes.append(
+            "its systems were not all measured on the same turns, as their rows say; such numbers "
+            "are not subtracted. Baselines are on those of the first"
+        )
+    for what, said in told.items():
+        if names := " or ".join(sorted(said - {""})):
+            notes.append(f"{what} {names}")
+    return [f"{one.model}: {note}." for note in notes]
+
+
+def errors(sources: Sources, backbones: Sequence[Backbone]) -> list[Table]:
+    """Figures 2 and 7: errors of FailedESConv, of the entangled and of the decoupled systems.
+
+    Of the runs that were classified; the paper's own are named anyway.
+    """
+    path = Path("runs/failed_esconv/errors/proportions.json")
+    variables = {"FAILED_ESCONV": "FailedESConv.json"}
+    failed = sources.known(path, records.Proportions, sources.make("eval", **variables, FORCE=1))
+    corpus = Run("", "failed_esconv", "FailedESConv", None, None, failed, "", "", "")
+    columns = [Column(told, ("errors", "errors", of), **PER_CENT) for of, told in ERRORS.items()]
+    tables = []
+    for name, every, named, above in (
+        ("figure-2", paths.SYSTEMS_OF_TABLE_3[:6], ("vanilla_sft",), [corpus]),
+        ("figure-7", paths.SYSTEMS_OF_TABLE_3[6:], ("decoupled_sft", "decoupled_dpo"), []),
+    ):
+        classified = {run.name for one in backbones for run in one.runs.values() if run.errors}
+        kinds = [kind for kind in every if kind.name in {*named, *classified}]
+        notes = {
+            f"{run.model or run.label}: classified by {run.errors.judge}; intervals: "
+            f"{run.errors.interval}.": None
+            for run in (*above, *(one.runs[kind.name] for one in backbones for kind in kinds))
+            if run.errors
+        }
+        found = of_systems(name, backbones, kinds, columns, notes=list(notes))
+        rows = [TableRow(run.label, tuple(measured(run, of) for of in columns)) for run in above]
+        todo = [Todo(one.label, sources.make("eval", **variables)) for one in above if not failed]
+        tables.append(replace(found, rows=(*rows, *found.rows), todo=(*todo, *found.todo)))
+    return tables
+
+
+def questions(sources: Sources, backbones: Sequence[Backbone]) -> list[Table]:
+    """The paper's questions: differences between systems in every column of Table 3, and RQ4.
+
+    What preference training changes in the shares of errors is RQ4 (section 6.2).
+    """
+    rows, errors, notes, todo, intervals = [], [], [], [], []
+    for one in backbones:
+        for gone in one.comparisons.left_out if one.comparisons else ():
+            notes.append(f"{one.model}: {gone.a} and {gone.b} are not compared: {gone.reason}.")
+        for label, a, b in QUESTIONS:
+            cells = (_difference(one, a, b, column) for column in COLUMNS)
+            rows.append(TableRow(label, tuple(cells), one.model))
+        pair = _compared(one, "decoupled_sft", "decoupled_dpo")
+        shares = pair.errors.shares if pair else {}
+        smoke = one.model == EMBEDDED or bool(one.comparisons and one.comparisons.smoke)
+        shown = Look(form="+.1f", unit=" %", smoke=smoke, n=pair.errors.n if pair else None)
+        papers = {error: (("paper", value),) for error, value in printed.RQ4.items()}
+        cells = (cell(shares.get(of), paper=papers.get(of, ()), **shown) for of in ERRORS)
+        errors.append(TableRow("Decoupled DPO less SFT", tuple(cells), one.model))
+        if pair:
+            intervals.append(f"{one.model}: {pair.errors.reason or pair.errors.interval}.")
+        if not shares:
+            todo.append(Todo(f"{one.model} RQ4", sources.make("eval", one.model)))
+    return [
+        table("table-differences", rows, notes),
+        table("table-rq4", errors, intervals, todo, list(ERRORS.values())),
+    ]
+
+
+def _difference(backbone: Backbone, a: str, b: str, column: Column) -> Cell:
+    """What run b has more than run a: compared turn by turn, or else one number less the other."""
+    runs = [backbone.runs[name] for name in (a, b)]
+    both = [measured(run, column) for run in runs]
+    values = printed.TABLE_4 if a in printed.TABLE_4["Qwen"] else printed.TABLE_3
+    first, second = (dict(paper_of(values, backbone.model, name, column)) for name in (a, b))
+    paper = tuple((name, second[name] - first[name]) for name in first if name in second)
+    shown = Look(form="+.2f", paper=paper, smoke=any(of.smoke for of in both))
+    found = [of.value for of in both if of.value is not None]
+    if len(found) < 2:
+        return cell(None, next(of.missing for of in both if of.value is None), **shown)
+    pair = _compared(backbone, a, b)
+    path = ".".join(column.path[1:])
+    if pair and path in pair.numbers:
+        return cell(pair.numbers[path], n=pair.n, **shown)
+    # A judge is asked about some of the turns, drawn by their ids.
+    drawn = {run.judged.source.get("drawn") for run in runs if run.judged and column in SCORES}
+    turns = {run.metrics.turns if run.metrics else run.name for run in runs}
+    if len(turns) > 1 or len(drawn) > 1:
+        return cell(None, "of other turns", **shown)
+    ends = [(of.low, of.high) for of in both if of.low is not None and of.high is not None]
+    note = "no interval, so it cannot be told from noise"
+    if len(ends) == 2:
+        overlap = max(low for low, _ in ends) <= min(high for _, high in ends)
+        note = f"{'inside' if overlap else 'outside'} the noise (overlap)"
+    n = min((of.n for of in both if of.n is not None), default=None)
+    return cell(found[1] - found[0], n=n, note=note, **shown)
+
+
+def _compared(backbone: Backbone, a: str, b: str) -> records.Comparison | None:
+    """The comparison of two runs turn by turn."""
+    found = backbone.comparisons.comparisons if backbone.comparisons else []
+    return next((pair for pair in found if (pair.a, pair.b) == (a, b)), None)
+
+
+def answers(differences: Table, rq4: Table) -> list[Table]:
+    """The paper's questions as pictures: one for a metric, a row for a question."""
+    found = []
+    for name, said in parts.LAYOUT["answers"].items():
+        of = rq4 if said["column"] in rq4.columns else differences
+        place = of.columns.index(said["column"])
+        rows = [
+            TableRow(row.label.replace(" less ", " − "), (row.cells[place],), row.group)
+            for row in of.rows
+        ]
+        drawn = Look(drawing="differences", axis="difference")
+        found.append(Table(name, (said["column"],), tuple(rows), said["title"], of.head, **drawn))
+    return found
+
+
+def corpus(sources: Sources) -> list[Table]:
+    """The train set: the upper half of Table 1, Table 6 and Figure 8."""
+    built = sources.built()
+    # The target would build the default's sets in the place of those that are there.
+    counting = paths.step("data_builders", "stats", work=sources.work)
+    renew = counting if built else sources.make("stats")
+    stats = sources.known(paths.data_stats(Path()), records.CorpusStats, renew)
+    here = stats.here if stats else records.CorpusFigures(table_1={}, table_6={}, figure_8=[])
+    notes = stats.notes if stats else []
+    marked = bool(built.get("smoke")) or any(note.startswith("SMOKE") for note in notes)
+    of_corpus, of_strategies = [], []
+    for name, value in printed.TABLE_1_ESCONV.items():
+        form = COUNT if float(value).is_integer() and "per" not in name else ",.2f"
+        shown = Look(paper=(("paper", value),), form=form, smoke=marked)
+        of_corpus.append(TableRow(name, (cell(here.table_1.get(name), **shown),)))
+    total = sum(here.table_6.values())
+    for one in Strategy:
+        # Another list's strategies have no value in the paper.
+        number, part = (
+            (("paper", values[one.code]),) if one.code in values else ()
+            for values in (printed.TABLE_6, printed.TABLE_6_SHARES)
+        )
+        count = here.table_6.get(one, 0) if total else None
+        share = None if count is None else 100 * count / total
+        cells = (
+            cell(count, paper=number, form=COUNT, smoke=marked),
+            cell(share, n=total, paper=part, unit=" %", smoke=marked),
+        )
+        of_strategies.append(TableRow(f"{one} ({one.code})", cells))
+    progress = [
+        TableRow(
+            name,
+            tuple(
+                cell(100 * part[one] if one in part else None, **PER_CENT, smoke=marked)
+                for one in Strategy
+            ),
+        )
+        for name, part in zip(interval_names(), here.figure_8 or repeat({}), strict=False)
+    ]
+    todo = [] if stats else [Todo("the train set", renew)]
+    return [
+        table("table-1-esconv", of_corpus, notes, todo),
+        table("table-6", of_strategies, notes, todo),
+        table("figure-8", progress, [*notes, STRATEGIES], todo, CODES),
+    ]
+
+
+def mining(sources: Sources, models: Sequence[str]) -> list[Table]:
+    """The mined pairs of the first round: the lower half of Table 1, Figures 9 and 10."""
+    pairs: dict[str, list[Cell]] = {name: [] for name in printed.TABLE_1_PAIRS}
+    papers = {
+        name: dict(zip(printed.TABLE_1_COLUMNS, values, strict=True))
+        for name, values in printed.TABLE_1_PAIRS.items()
+    }
+    found = [one for one in PsychError if one.value in papers]
+    sides, rejected, notes, todo = [], [], [], []
+    for model in models:
+        renew = sources.make("mine", model)
+        stats = sources.known(
+            paths.mining(model) / "stats" / "stats.json", records.MiningStats, renew
+        )
+        marked = model == EMBEDDED or bool(stats and stats.smoke)
+        for name, cells in pairs.items():
+            paper = [(word, papers[name][of]) for word, of in printed.columns(model).items()]
+            value = stats.table_1.here.get(name) if stats else None
+            shown = Look(paper=tuple(paper), form=_form(name), smoke=marked)
+            cells.append(cell(value, **shown))
+        sp, rg = (stats.tasks.get(task) if stats else None for task in ("sp", "rg"))
+        for side in ("chosen", "rejected"):
+            of = sp.strategies if sp else {}
+            count = [getattr(of[one], side) if one in of else 0 for one in Strategy]
+            sides.append(TableRow(side, _parts(count, of=sp, smoke=marked), model))
+        count = [rg.errors.get(one, 0) if rg else 0 for one in found]
+        rejected.append(TableRow(model, _parts(count, of=rg, smoke=marked)))
+        notes += [f"{model}: {note}" for note in (stats.notes if stats else ())]
+        todo += [] if stats else [Todo(f"{model} mining", renew)]
+    for column in printed.TABLE_1_COLUMNS[1:]:
+        count = [int(papers[one.value][column]) for one in found]
+        parts = _parts(count, of=papers, smoke=False)
+        rejected.append(TableRow(f"paper, {column}", parts, of_paper=True))
+    rows = [
+        TableRow(name, (*cells, Cell(paper=(("total", papers[name]["total"]),), form=_form(name))))
+        for name, cells in pairs.items()
+    ]
+    return [
+        table("table-1-pairs", rows, notes, todo, [*models, "both of the paper's"]),
+        table("figure-9", sides, [STRATEGIES], todo, CODES),
+        table("figure-10", rejected, [], todo, [one.value for one in found]),
+    ]
+
+
+def _form(name: str) -> str:
+    return ",.2f" if "mean" in name else COUNT
+
+
+def _parts(count: Sequence[int], *, of: object, smoke: bool) -> tuple[Cell, ...]:
+    """Counts as shares of their sum; not run where they are ``of`` nothing."""
+    n = sum(count)
+    shares = [
+        records.Share(count=one, share=one / n if n else None, low=None, high=None) for one in count
+    ]
+    return tuple(cell(one if of else None, n=n, smoke=smoke, **PER_CENT) for one in shares)
+
+
+def pairs(sources: Sources, models: Sequence[str]) -> Table:
+    """Table 2: the judge's scores of chosen and rejected replies, and the difference."""
+    rows, notes, todo = [], [], []
+    for model in models:
+        folder = Path("runs") / model / "pairs_judge"
+        renew = sources.make("eval", model, FORCE=1)
+        judged = sources.known(folder / "judge.json", records.PairsJudged, renew)
+        sources.options_of(folder)
+        if judged:
+            notes.append(f"{model}: judged by {judged.judge}")
+        else:
+            file = paths.preference_file(paths.preference_dataset("rg", model))
+            mine = [] if (sources.work / file).is_file() else [sources.make("mine-rg", model)]
+            todo.append(Todo(f"{model} pairs", " && ".join([*mine, sources.make("eval", model)])))
+        smoke = model == EMBEDDED or bool(judged and judged.smoke)
+        for side in ("chosen", "rejected", "improve"):
+            cells = []
+            for name, column in zip(printed.DIMENSIONS, SCORES, strict=True):
+                found = judged.dimensions.get(name) if judged else None
+                shown = Look(paper=paper_of(printed.TABLE_2, model, side, column), smoke=smoke)
+                shown["unit"] = " %" if side == "improve" else ""
+                value = getattr(found, side, None)
+                if found and side == "improve":
+                    noise = ", inside the noise" if found.difference.inside_the_noise else ""
+                    points = cell(found.difference, form="+.2f")
+                    note = f"{points.shown} points {points.interval or 'no interval'}{noise}"
+                    ends = {"value": found.difference.percent, "low": None, "high": None}
+                    value = found.difference.model_copy(update=ends | {"reason": note})
+                cells.append(cell(value, **shown))
+            label = "improvement" if side == "improve" else side
+            rows.append(TableRow(label, tuple(cells), model))
+    return table("table-2", rows, notes, todo)
+
+
+def human(sources: Sources, models: Sequence[str]) -> Table:
+    """Figure 6: people's choice between two systems."""
+    rows, notes, todo = [], [], []
+    for model in models:
+        folder = sources.work / "runs" / model
+        a, b = (f"{folder / name}/predictions.jsonl" for name in ("decoupled_dpo", "vanilla_dpo"))
+        make = f"python -m eval human --a {a} --b {b} --out {folder / 'human'}"
+        path = Path("runs") / model / "human" / "human.json"
+        found = sources.known(path, records.Voted, f"{make} --read FILES")
+        if found:
+            both = f"{found.a.get('name', 'a')} against {found.b.get('name', 'b')}"
+            notes.append(
+                f"{model}: {both}, {len(found.annotators)} annotators; intervals and sign tests "
+                "are over turns."
             )
-        for run in one.others:
-            if run.metrics:
-                found = cells(run.metrics, run.smoke(run.metrics))
-                rows.append(TableRow(run.label, tuple(found), one.model))
-        for run, metrics in one.measured[:1]:
-            for baseline, of_baseline in metrics.baselines.items():
-                found = cells(of_baseline, run.smoke(metrics))
-                if found and any(cell.value is not None for cell in found):
-                    rows.append(TableRow(f"baseline: {baseline}", tuple(found), one.model))
-    todo = tuple(todo for one in backbones for todo in one.todo(ALL_KINDS))
-    return Table(name, title, "system", columns, tuple(rows), (note,), todo)
+        else:
+            todo.append(Todo(f"{model} votes", f"{make}, then --read with the sheets filled in"))
+        shown = Look(PER_CENT, smoke=model == EMBEDDED or bool(found and found.smoke))
+        for name in found.dimensions if found else printed.DIMENSIONS:
+            votes = found.dimensions[name] if found else None
+            n, sides = votes.n if votes else None, ("win", "tie", "lose")
+            cells = (cell(getattr(votes, side, None), n=n, **shown) for side in sides)
+            rows.append(TableRow(name, tuple(cells), model))
+            if votes and (said := votes.sign_test.get("said")):
+                notes.append(f"{model}, {name}: {said}.")
+    return table("figure-6", rows, notes, todo)
 
 
 def movement(sources: Sources, models: Sequence[str]) -> Table:
-    """A row for every preference training; EscError where a file has another shape."""
-    rows: list[TableRow] = []
-    todo = []
+    """How far each preference training moved its policy, beside what rounding alone does."""
+    rows, todo = [], []
     for model in models:
-        root = sources.work / paths.adapters(model)
+        root = paths.adapters(model)
+        # All trainings stand in the manifest with what they were made with.
+        for path in sorted((sources.work / root).glob(f"*/{OPTIONS}")):
+            sources.options_of(root / path.parent.name)
         wanted = [paths.adapter(model, task, "dpo").name for task in TASKS]
-        wanted += sorted(path.parent.name for path in root.glob("*_dpo*/drift.json"))
-        for name in dict.fromkeys(wanted):
-            task = name.partition("_")[0]
-            again = sources.make(f"dpo-{task}", model)
-            path = paths.adapters(model) / name / "drift.json"
-            found = sources.known(path, Drift, again)
-            if found is None:
-                todo.append(Todo(f"{model} {name}", again))
-            rows.append(TableRow(name, _cells_of_movement(found, model), model))
-    return Table(
-        "table-movement",
-        "How the preference trainings moved the policies",
-        "adapter",
-        ("KL, nats a token", "KL by rounding", "other top token", "other top token by rounding"),
-        tuple(rows),
-        (
-            "Over the gold answers of validation turns, in the precision that is served. A policy "
-            "that moved no further than rounding does is the one before the training, whatever "
-            "its other numbers say.",
-        ),
-        tuple(todo),
-    )
+        moved = sorted((sources.work / root).glob("*_dpo*/drift.json"))
+        for name in dict.fromkeys([*wanted, *(path.parent.name for path in moved)]):
+            again = sources.make(f"dpo-{name.partition('_')[0]}", model)
+            found = sources.known(root / name / "drift.json", records.Drift, again)
+            todo += [] if found else [Todo(f"{model} {name}", again)]
+            rows.append(TableRow(name, _moved(found, model), model))
+    return table("table-movement", rows, [], todo)
 
 
-def _cells_of_movement(found: Drift | None, model: str) -> tuple[Cell, ...]:
+def _moved(found: records.Drift | None, model: str) -> tuple[Cell, ...]:
     if found is None:
-        return tuple(not_run() for _ in range(4))
-    smoke = found.smoke or model == EMBEDDED
+        return (cell(None),) * 4
+    shown = Look(n=found.tokens, smoke=found.smoke or model == EMBEDDED)
     verdict = "moved" if found.moved else "no further than rounding"
-    numbers = (
-        (found.kl, ".2e", "", verdict),
-        (found.rounding.kl, ".2e", "", ""),
-        (100 * found.changed, ".2f", " %", ""),
-        (100 * found.rounding.changed, ".2f", " %", ""),
+    return (
+        cell(found.kl, form=".2e", note=verdict, **shown),
+        cell(found.rounding.kl, form=".2e", **shown),
+        cell(100 * found.changed, unit=" %", **shown),
+        cell(100 * found.rounding.changed, unit=" %", **shown),
     )
-    return tuple(
-        Cell(value, n=found.tokens, form=form, unit=unit, smoke=smoke, note=note)
-        for value, form, unit, note in numbers
-    )
-
-
-def trainings(sources: Sources, model: str) -> None:
-    """Keep what every training of a backbone was made with, for the manifest."""
-    folder = paths.adapters(model)
-    for path in sorted((sources.work / folder).glob("*/options.json")):
-        sources.options_of(Path(folder) / path.parent.name)
