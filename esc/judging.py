@@ -45,7 +45,7 @@ from esc.llm import (
     RunStopped,
     counted,
 )
-from esc.llm_batch import ENGINES, SHARD, Batch, Rounds, engine_of
+from esc.llm_batch import ENGINES, SHARD, Batch, BatchChat
 from esc.paths import EMBEDDED
 from esc.plan_and_speak import TIMEOUT
 from esc.step import RunFolder
@@ -130,7 +130,7 @@ class Sending:
                 yield policy_server.split_urls(base_url or "")
             else:
                 with policy_server.servers(self.model, self.work, base_url, weights) as found:
-                    yield found.urls
+                    yield found
 
         return urls
 
@@ -324,10 +324,10 @@ Found = tuple[Sequence[Row | Failure], Meter]
 
 def _through_files(one: _Opened, urls: Sequence[str], sending: Sending) -> Found:
     assert sending.batches is not None
-    engine, meter = engine_of(sending.batches, urls, sending.budget), Meter(sending.budget)
-    rounds = Rounds(one.cache, one.asking.weights, engine, sending.shard, meter)
-    found = rounds.ask(one.asked, one.asking.work)
-    if meter.failed and not engine.writes:
+    meter = Meter(sending.budget)
+    chat = BatchChat(sending.batches, urls, one.cache, one.asking.weights, meter)
+    found = chat.run(one.asked, one.asking.work)
+    if meter.failed and sending.batch == "read":
         told = f"batch       {meter.failed:,} failures were brought: BATCH=write asks again"
         print(told, file=sys.stderr)
     return found, meter

@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,14 +12,18 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from esc import backbones, files, paths
 from esc.exceptions import EscError
 
 PROGRAM = "vllm.entrypoints.openai.api_server"
 BATCH_PROGRAM = "vllm.entrypoints.launchers.run_batch"
-RAY_PROGRAM = "in_ray/run_batch.py"
-"""How the path of Ray's batch runner ends."""
+_ENGINES = (PROGRAM, BATCH_PROGRAM, "/in_ray/run_batch.py")
+"""How a word ends by which a process is known to be one of vLLM's."""
 STATE, LOG = "server.json", "server.log"
+_STEP = 5.0
+"""Seconds by which a clock that is set may move a process's start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,8 @@ class State:
     """What is known of a server this kit started."""
 
     pid: int
-    begun: int
-    """The process's start in clock ticks since boot: tells it from a later one with its pid."""
+    begun: float
+    """The process's start in seconds since the epoch: tells it from a later one with its pid."""
     url: str
     """Base URL, with ``/v1``."""
     adapters: dict[str, str]
@@ -40,52 +43,35 @@ class State:
     """Whether it has been healthy; before, it loads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Servers:
-    """Where requests go."""
-
-    urls: list[str]
-    own: bool
-    """Whether it is a server of this kit, known to hold this WORK's adapters."""
-
-
 def write_state(folder: Path, state: State) -> None:
     """Leave the state of a server in its folder."""
     files.write_json(folder / STATE, asdict(state))
 
 
+def process_of(state: State) -> psutil.Process | None:
+    """The server's own process, or None where it has ended."""
+    try:
+        process = psutil.Process(state.pid)
+        is_same = abs(process.create_time() - state.begun) < _STEP
+        return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
 def running(model: str, work: Path) -> State | None:
     """The server of a model that ``make serve`` started, or None where it does not run."""
     path = work / paths.server(model) / STATE
-    if not path.is_file():
-        return None
-    state = State(**files.read_json(path))
-    return state if begin_of(state.pid) == state.begun else None
-
-
-def begin_of(pid: int) -> int | None:
-    """The start of a process in clock ticks since boot, or None where it has ended."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # The program's name, in brackets, may hold anything.
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])
+    state = State(**files.read_json(path)) if path.is_file() else None
+    return state if state and process_of(state) else None
 
 
 def on_this_machine() -> list[int]:
     """The pids of all vLLM servers and batch runners that this user can see."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue  # ended meanwhile, or another user's
-        engines = PROGRAM.encode(), BATCH_PROGRAM.encode()
-        if any(word in engines or word.endswith(b"/" + RAY_PROGRAM.encode()) for word in words):
-            found.append(int(path.parent.name))
-    return found
+    return [
+        one.pid
+        for one in psutil.process_iter(["cmdline"])
+        if any(word.endswith(_ENGINES) for word in one.info["cmdline"] or ())
+    ]
 
 
 _kept: ContextVar[tuple[ExitStack, dict[tuple[str, Path], str]] | None]
@@ -109,7 +95,7 @@ def one_server() -> Iterator[None]:
 @contextmanager
 def servers(
     model: str, work: Path, given: str | None, weights: Mapping[str, str]
-) -> Iterator[Servers]:
+) -> Iterator[list[str]]:
     """Where to send requests: the URLs given, else the running server, else one for this block.
 
     ``given`` holds URLs separated by commas or blanks; ``weights`` maps the served names that will
@@ -118,18 +104,26 @@ def servers(
     other weights.
     """
     if given:
-        yield Servers(split_urls(given), own=False)
+        yield split_urls(given)
     elif state := running(model, work):
-        _check_fresh(state, model, work, weights)
-        yield Servers([state.url], own=True)
+        stale = [name for name, sha in weights.items() if state.adapters.get(name, sha) != sha]
+        if not state.ready:
+            raise EscError(f"the server at {state.url} is still loading; try again when it is up")
+        if stale:
+            anew = paths.make("stop", "serve", work=work, model=model)
+            raise EscError(
+                f"the server at {state.url} was started with older weights of {', '.join(stale)}; "
+                f"{anew}"
+            )
+        yield [state.url]
     elif kept := _kept.get():
         stack, urls = kept
         if (model, work) not in urls:
             urls[model, work] = stack.enter_context(_own_server(model, work))
-        yield Servers([urls[model, work]], own=True)
+        yield [urls[model, work]]
     else:
         with _own_server(model, work) as url:
-            yield Servers([url], own=True)
+            yield [url]
 
 
 @contextmanager
@@ -142,15 +136,8 @@ def _own_server(model: str, work: Path) -> Iterator[str]:
         assert holder.stdin is not None
         assert holder.stdout is not None
         try:
-            line = holder.stdout.readline()
-        except BaseException:
-            # While a server loads, its holder does not look at its input.
-            holder.terminate()
-            raise
-        if not line:
-            holder.wait()
-            raise EscError("no server could be started (see above); 'make doctor' helps")
-        try:
+            if not (line := holder.stdout.readline()):
+                raise EscError("no server could be started (see above); 'make doctor' helps")
             yield json.loads(line)["url"]
         finally:
             holder.stdin.close()
@@ -161,22 +148,9 @@ def split_urls(given: str) -> list[str]:
     return given.replace(",", " ").split()
 
 
-def _check_fresh(state: State, model: str, work: Path, weights: Mapping[str, str]) -> None:
-    if not state.ready:
-        raise EscError(f"the server at {state.url} is still loading; try again when it is up")
-    stale = [name for name, sha in weights.items() if state.adapters.get(name, sha) != sha]
-    if stale:
-        anew = paths.make("stop", "serve", work=work, model=model)
-        raise EscError(
-            f"the server at {state.url} was started with older weights of {', '.join(stale)}; "
-            f"{anew}"
-        )
-
-
 def refuse_beside_training() -> None:
     """Raise EscError where a server runs on this machine, which has no GPU to train on."""
-    pids = [pid for pid in on_this_machine() if pid != os.getpid()]
-    if pids:
+    if pids := on_this_machine():
         raise EscError(
             f"a vLLM server or batch runs on this machine (process {pids[0]}), and training on the "
             f"CPU beside it would take its memory and time; {_ENDS}"
@@ -198,10 +172,9 @@ def beside_training(work: Path) -> str | None:
                 f"a server of {model} runs at {state.url}, and vLLM takes most of the memory of "
                 f"its GPUs; {stop} frees it"
             )
-    pids = [pid for pid in on_this_machine() if pid != os.getpid()]
-    if not pids:
-        return None
-    return (
-        f"a vLLM server or batch runs on this machine (process {pids[0]}), and takes most of the "
-        f"memory of its GPUs; {_ENDS}"
-    )
+    if pids := on_this_machine():
+        return (
+            f"a vLLM server or batch runs on this machine (process {pids[0]}), and takes most of "
+            f"the memory of its GPUs; {_ENDS}"
+        )
+    return None

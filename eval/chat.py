@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     with (
         policy_server.servers(given.model, given.work, given.base_url, {}) as where,
         PlanAndSpeak(
-            where.urls,
+            where,
             stage=given.stage,
             lineage=lineage,
             decode=given.decode or backbone.decode,

@@ -111,7 +111,7 @@ def layer(work: Path) -> Row:
     through: list[float] = []
     at_once: list[float] = []
     with policy_server.servers(EMBEDDED, work, None, {}) as where:
-        url = where.urls[0]
+        url = where[0]
         for number in range(2 * REPEATS + 1):
             # Not the system prompt first: no run profits from another's prefix cache.
             calls = [_call(row["id"], f"{number}\n{row['instruction']}") for row in rows]

@@ -1,92 +1,82 @@
-"""One file of requests through vLLM's batch runner, or through Ray Data with vLLM.
+"""Files of requests through vLLM's batch runner, through Ray Data with it, or a hosted Batch API.
 
-    python -m serving run-batch --requests 0001.requests.jsonl --engine vllm
+    python -m serving run-batch --requests batch/0001.requests.jsonl
 
-The engine gets what a server of this kit gets: the base and every adapter under the same names, the
-same chat template and flags, SERVE_ARGS among them. Writes ``0001.answers.jsonl`` and ``0001.log``
-beside the requests; the answers appear when all are there. It ends with its input, and the engine
-with it. ``--script FOLDER`` writes ``run.sh`` there instead, for machines that have vLLM alone.
+``0001.answers.jsonl`` appears beside the requests when all answers are there. vLLM, also on Ray,
+gets what a server of this kit gets: the base and every adapter under the same names, the same chat
+template and flags, SERVE_ARGS among them; its log is ``0001.log``. A service is given each file
+once: ``0001.batch.json`` notes its batch before anybody looks at that. The step ends with its
+input, and the engine with it.
 """
 
-import argparse
-import select
-import shlex
-import signal
+import json
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
+
+import openai
+import typer
 
 from esc import adapters, backbones, cli, files
-from esc.adapters import BASE
 from esc.exceptions import EscError
-from esc.llm_batch import ANSWERS, REQUESTS, Shard
+from esc.llm import api_key, checked, is_loopback, split_query
+from esc.llm_batch import ANSWERS, REQUESTS, STATE, Shard
 from esc.paths import EMBEDDED
 from esc.policy_server import BATCH_PROGRAM
 from esc.serving_environment import PYTHON, RAY_PYTHON, RAY_READY
 from serving import server
-from serving.server import given_flags, kind_of, write_template
 
-ENGINES = ("vllm", "ray")
 IN_RAY = Path(__file__).parent / "in_ray" / "run_batch.py"
 """The one program that runs inside Ray's environment."""
-_DEAD = "EngineCore encountered an issue"
+_DEAD = b"EngineCore encountered an issue"
 """What vLLM says to requests whose engine is no more."""
-_LESS = "SERVE_ARGS='--max-num-seqs 8' makes do with less"
-_GRACE = 20.0
-"""Seconds in which Ray ends its own cluster."""
-
-_SCRIPT = """\
-#!/bin/sh
-# Runs these shards where they have no answers yet, each from its start. On several machines that
-# see this folder, NNODES=N and NODE_RANK=K (from 0) share the shards out. Paths are from here: a
-# copy takes this folder and the adapters', at the same places within WORK.
-cd "$(dirname "$0")" || exit 1
-number=0
-for shard in {shards}; do
-  mine=$((number % ${{NNODES:-1}}))
-  number=$((number + 1))
-  if [ "$mine" -ne "${{NODE_RANK:-0}}" ] || [ -e "$shard{answers}" ]; then continue; fi
-  {command} -i "$shard{requests}" -o "$shard.unfinished" || exit 1
-  mv "$shard.unfinished" "$shard{answers}" || exit 1
-  if grep -q "{dead}" "$shard{answers}"; then
-    echo "the engine died on the way; BATCH=write asks again for what it did not answer" >&2
-    exit 1
-  fi
-done
-"""
+_LESS = "SERVE_ARGS='--max-num-seqs 8' makes do with less memory"
+_MARK = "shard_sha256"
+POLL_SECONDS = 30.0
+"""Between two looks at the batches of a service."""
+_ON_ITS_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What is run, and by what."""
+def by_vllm(shard: Shard, flags: Sequence[str], *, ray: bool, root: Path = Path()) -> None:
+    """Leave the answers of a shard beside it; EscError, from its log, where the engine stops.
 
-    model: str
-    work: Path
-    engine: str
-    extra: str
-    """The user's flags for vLLM."""
-
-
-def run(shard: Shard, options: Options, *, root: Path = Path()) -> None:
-    """Leave the shard's answers beside it; EscError, from its log, where the engine stops."""
-    kind = kind_of(root)
-    python = root / (RAY_PYTHON if options.engine == "ray" else PYTHON)
-    if options.engine == "ray" and not (root / RAY_READY).is_file():
+    ``flags`` are those of a server; ``root`` holds the environments.
+    """
+    if ray and not (root / RAY_READY).is_file():
         raise EscError("the Ray environment is missing; make setup-ray installs it")
-    program = [str(IN_RAY)] if options.engine == "ray" else ["-m", BATCH_PROGRAM]
-    unfinished = shard.beside(f".unfinished{files.TEMPORARY}")
-    unfinished = unfinished.with_name(f".{unfinished.name}")
-    words = [str(python.absolute()), *program, *_flags(options, shard.requests.parent, kind)]
-    words += ["-i", str(shard.requests), "-o", str(unfinished)]
+    python, program = root / PYTHON, ["-m", BATCH_PROGRAM]
+    if ray:
+        python, program = root / RAY_PYTHON, [str(IN_RAY)]
+    log, part = shard.path(".log"), shard.folder / f".{shard.number:04}{files.TEMPORARY}"
+    print(f"batch       {shard.path(REQUESTS)} (log: {log})", flush=True)
+    words = [str(python.absolute()), *program, *flags]
+    words += ["-i", str(shard.path(REQUESTS)), "-o", str(part)]
+    with log.open("wb") as stream:
+        engine = subprocess.Popen(
+            words,
+            env=server.environment(server.kind_of(root)),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
     try:
-        log = shard.beside(".log")
-        _run(words, server.environment(kind), log)
-        died = _DEAD.encode() in unfinished.read_bytes()
-        unfinished.replace(shard.answers)
+        engine.wait()
+        if engine.returncode:
+            why = server.reason(log)
+            if engine.returncode < 0:
+                why = f"it was killed, as a system does that runs out of memory; {_LESS}"
+            raise EscError(
+                f"{shard.path(REQUESTS)} was not run: {why} (log: {log}); the answers of "
+                "others are kept: the same command goes on"
+            )
+        died = _DEAD in part.read_bytes()
+        part.replace(shard.path(ANSWERS))
     finally:
-        unfinished.unlink(missing_ok=True)
+        server.end(engine.pid)
+        part.unlink(missing_ok=True)
     if died:
         # The runner outlives its engine, and writes an error to whatever was not answered.
         raise EscError(
@@ -95,110 +85,118 @@ def run(shard: Shard, options: Options, *, root: Path = Path()) -> None:
         )
 
 
-def _flags(options: Options, folder: Path, kind: str, *, movable: bool = False) -> list[str]:
-    """The engine's flags; ``movable`` ones have paths from ``folder``, where it is to run."""
-    backbone = backbones.get(options.model)
-    found = adapters.found(options.work, options.model)
-    # A link below WORK is kept: in a copy it may be a folder.
-    work = options.work.resolve()
-    return server.flags(
-        model_path=backbone.location,
-        adapters={name: work / path.relative_to(options.work) for name, path in found.items()},
-        template=write_template(folder, backbone, found).resolve(),
-        kind=kind,
-        gpus=backbone.serving_gpus,
-        extra=options.extra,
-        seen_from=folder.resolve() if movable else None,
-    )
+def by_service(shards: Sequence[Shard], url: str) -> None:
+    """Make a batch of each shard that has none, and wait for the answers of all.
 
-
-def _run(words: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-    with log.open("wb") as stream:
-        engine = subprocess.Popen(
-            words,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-    try:
-        while engine.poll() is None:
-            # Readable means at its end: whoever wanted the answers is gone.
-            if select.select([sys.stdin], [], [], 0.5)[0] and not sys.stdin.read(1):
-                raise EscError("nobody waits for the answers any more")
-    finally:
-        if engine.poll() is None:
-            engine.terminate()
-            try:
-                engine.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                engine.kill()
-        server.end_session(engine.pid)
-    if engine.returncode == -signal.SIGKILL:
-        raise EscError(
-            f"the engine was killed, as a system does that runs out of memory (log: {log}); {_LESS}"
-        )
-    if engine.returncode:
-        raise EscError(f"the engine stopped: {server.reason(log)} (log: {log})")
-
-
-def script(folder: Path, shards: Sequence[str], names: Sequence[str], options: Options) -> Path:
-    """Write ``run.sh``, which asks the models called ``names`` what is in ``shards``, by number.
-
-    Returns its path. A model that is none of this WORK's is vLLM's to find by its own name, and
-    then the only one.
+    Raises EscError where the service refuses one, when the others have ended.
     """
-    others = set(names) - {BASE, *adapters.found(options.work, options.model)}
-    if others and len(names) > 1:
-        raise EscError(f"{', '.join(sorted(others))} cannot be run together with other models")
-    if others:
-        flags = ["--model", *others, *server.given(options.extra)]
-    else:
-        flags = _flags(options, folder, "gpu", movable=True)
-    text = _SCRIPT.format(
-        shards=shlex.join(shards),
-        requests=REQUESTS,
-        answers=ANSWERS,
-        dead=_DEAD,
-        command=shlex.join(["vllm", "run-batch", *flags]),
+    base, query = split_query(checked(url))
+    key = api_key(base)
+    client = openai.OpenAI(
+        base_url=base,
+        default_query=query,
+        api_key=key,
+        max_retries=5,
+        http_client=openai.DefaultHttpxClient(trust_env=not is_loopback(base)),
     )
-    files.write_text(folder / "run.sh", text)
-    return folder / "run.sh"
+    try:
+        refused = _answered(client, base, shards)
+    except openai.APIStatusError as error:
+        refused = f"{error.status_code}: {error.message}"
+    except openai.APIConnectionError as error:
+        refused = str(error.__cause__ or error)
+    except json.JSONDecodeError as error:
+        refused = f"no JSON ({error})"
+    if refused:
+        told = " ".join(refused.split()).replace(key, "***" if key != "none" else key)[:300]
+        raise EscError(
+            f"{base}: {told}; batches that were made are noted and not made again: the same "
+            "command goes on"
+        )
 
 
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    given = _parser().parse_args(argv)
-    # Another process's request to stop ends the engine too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    options = Options(given.model, given.work, given.engine, given_flags())
-    if given.script:
-        script(given.script, given.shards, given.names, options)
-    elif not given.requests.name.endswith(REQUESTS):
-        raise EscError(f"{given.requests} is no file of requests: its name ends in {REQUESTS}")
-    else:
-        run(Shard(given.requests), options)
+def _answered(client: openai.OpenAI, url: str, shards: Sequence[Shard]) -> str:
+    """Why one of the shards has no answers, or nothing."""
+    # Not `batches.list`, which fails on the page of a server that is none.
+    made: Any = client.get("/batches", cast_to=object, options={"params": {"limit": 100}})
+    if not isinstance(made, dict):
+        return "it answers no JSON; a base URL mostly ends in /v1"
+    marked = {(one.get("metadata") or {}).get(_MARK): one["id"] for one in made["data"]}
+    waiting = {shard: _made(client, url, shard, marked) for shard in shards}
+    refused = ""
+    while waiting:
+        for shard, identity in list(waiting.items()):
+            batch = client.batches.retrieve(identity)
+            if batch.status in _ON_ITS_WAY:
+                continue
+            del waiting[shard]
+            found = [one for one in (batch.output_file_id, batch.error_file_id) if one]
+            if batch.status == "failed" or not found:
+                # Nothing ran, and nothing is paid: the next run makes another.
+                shard.path(STATE).unlink()
+                errors = batch.errors.data if batch.errors and batch.errors.data else []
+                why = "; ".join(str(error.message) for error in errors) or "no reason is given"
+                refused = f"batch {identity} of {shard.path(REQUESTS)} {batch.status}: {why}"
+                continue
+            with files.atomic_writer(shard.path(ANSWERS)) as stream:
+                for one in found:
+                    stream.write(client.files.content(one).content.rstrip(b"\n") + b"\n")
+        if waiting:
+            time.sleep(POLL_SECONDS)
+    return refused
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(
-        prog="python -m serving run-batch",
-        description=__doc__,
-        examples="  python -m serving run-batch --requests batch/0001.requests.jsonl\n"
-        "  python -m serving run-batch --script batch --shards 0001 0002 --names sp-sft",
-    )
-    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
-    # The variable ENGINE is a training's.
-    cli.variable(
-        parser.add_argument("--engine", choices=ENGINES, default="vllm", help="default: vllm")
-    )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--requests", type=Path, metavar="FILE")
-    what.add_argument("--script", type=Path, metavar="FOLDER", help="write run.sh there instead")
-    parser.add_argument(
-        "--shards", nargs="*", default=[], metavar="NUMBER", help="what run.sh runs"
-    )
-    parser.add_argument("--names", nargs="+", default=[BASE], help="models that it asks")
-    return parser
+def _made(client: openai.OpenAI, url: str, shard: Shard, marked: dict[str | None, str]) -> str:
+    """The id of the shard's batch, made now where neither its note nor its mark has one."""
+    state, digest = shard.path(STATE), files.sha256(shard.path(REQUESTS))
+    known = files.read_json(state) if state.is_file() else {"url": url, "batch": None}
+    if known["url"] != url:
+        raise EscError(f"{state} is of {known['url']}; ask there, or move that file away")
+    identity = known["batch"] or (marked.get(digest) if state.is_file() else None)
+    if not identity:
+        files.write_json(state, {"url": url, _MARK: digest, "batch": None})
+        with shard.path(REQUESTS).open("rb") as stream:
+            uploaded = client.files.create(file=stream, purpose="batch")
+        # Asking again could make a second one: a lost answer is found by the mark.
+        identity = (
+            client.with_options(max_retries=0)
+            .batches.create(
+                input_file_id=uploaded.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={_MARK: digest},
+            )
+            .id
+        )
+        print(f"batch       {shard.path(REQUESTS)}: {identity} at {url}", flush=True)
+    files.write_json(state, {"url": url, _MARK: digest, "batch": identity})
+    return str(identity)
+
+
+@cli.command(
+    examples="  python -m serving run-batch --requests batch/0001.requests.jsonl\n"
+    "  python -m serving run-batch --engine openai --base-url https://api.openai.com/v1 "
+    "--requests batch/*.requests.jsonl",
+    name="run-batch",
+)
+def main(
+    requests: Annotated[list[Path], typer.Option(help="files NNNN.requests.jsonl")],
+    engine: Annotated[str, typer.Option(help="vllm, ray or openai")] = "vllm",
+    model: cli.Model = EMBEDDED,
+    work: cli.Work = Path(),
+    base_url: cli.BaseUrl = None,
+    args: server.Flags = "",
+) -> None:
+    """Run files of requests; the answers lie beside them. It ends when its input ends."""
+    server.end_with_input()
+    names = [path.name.removesuffix(REQUESTS) for path in requests]
+    if others := [name for name in names if not name.isdecimal()]:
+        raise EscError(f"{others[0]} is no file of requests, NNNN{REQUESTS}")
+    shards = [Shard(path.parent, int(name)) for path, name in zip(requests, names, strict=True)]
+    if engine == "openai":
+        by_service(shards, base_url or "")
+        return
+    backbone, found = backbones.get(model), adapters.found(work, model)
+    for shard in shards:
+        flags = server.flags(backbone, found, shard.folder, server.kind_of(Path()), args)
+        by_vllm(shard, flags, ray=engine == "ray")

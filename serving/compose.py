@@ -27,8 +27,7 @@ def compose(work: Path, model: str, task: str, lineage: Lineage = paths.PAPER) -
     they are, or the sum of their ranks more than a server takes.
     """
     parts = adapters.chain(work, model, task, "dpo", lineage)
-    last = parts[-1]
-    output = last / adapters.SERVED
+    output = parts[-1] / adapters.SERVED
     rank = sum(int(files.read_json(part / adapters.CONFIG)["r"]) for part in parts)
     if rank > adapters.LARGEST_RANK:
         raise EscError(
@@ -36,12 +35,12 @@ def compose(work: Path, model: str, task: str, lineage: Lineage = paths.PAPER) -
             f"{adapters.LARGEST_RANK}; train with a smaller lora_rank"
         )
     made_from = {folder.name: adapters.fingerprint(folder) for folder in parts}
-    with files.exclusive(last):
+    with files.exclusive(output.parent):
         manifest = output / MANIFEST
         whole = manifest.is_file() and (output / adapters.FILE).is_file()
         if whole and files.read_json(manifest)["made_from"] == made_from:
             return output, False
-        fresh = last / f".{adapters.SERVED}{files.TEMPORARY}"
+        fresh = output.with_name(f".{adapters.SERVED}{files.TEMPORARY}")
         backbone = backbones.get(model)
         rank = concatenate(backbone.location, parts, fresh)
         text = adapters.of(backbone.location, backbone.template)
@@ -85,20 +84,19 @@ def concatenate(base: str, parts: Sequence[Path], output: Path) -> int:
     return rank
 
 
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    parser = cli.parser(
-        prog="python -m serving compose",
-        description=__doc__,
-        examples="  python -m serving compose --task sp\n"
-        "  python -m serving compose --model qwen2.5-7b --task rg --variant practical",
-    )
-    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
-    parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--variant", type=cli.optional, help="of the preference training")
-    parser.add_argument("--round", type=cli.optional_count, help="default: 1")
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
-    given = parser.parse_args(argv)
-    lineage = Lineage(given.variant, given.round or 1).checked(given.task)
-    output, made = compose(given.work, given.model, given.task, lineage)
+@cli.command(
+    examples="  python -m serving compose --task sp\n"
+    "  python -m serving compose --model qwen2.5-7b --task rg --variant practical"
+)
+def main(
+    task: cli.Task,
+    model: cli.Model = EMBEDDED,
+    variant: cli.Variant = None,
+    round: cli.Round = 1,  # noqa: A002
+    work: cli.Work = Path(),
+) -> None:
+    """Make one adapter of SFT's and the preference training's, for a server."""
+    if task not in TASKS:
+        raise EscError(f"TASK={task} is none of {', '.join(TASKS)}")
+    output, made = compose(work, model, task, Lineage(variant, round).checked(task))
     print(f"{output} is {'composed' if made else 'up to date'}")

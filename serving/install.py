@@ -10,11 +10,13 @@ another version of transformers. ``.venv-serve/.ready`` names the kind and exist
 ``--ray`` makes the optional ``.venv-ray``, which adds Ray to it: BATCH=ray needs both.
 """
 
-import argparse
 import shutil
 import subprocess
 import venv
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from esc import cli, files, paths
 from esc.exceptions import EscError
@@ -33,7 +35,7 @@ TORCH = "torch==2.13.0+cpu"
 # PyTorch's own index; the CPU build is not on the Python package index.
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 IMPORT = "import vllm.entrypoints.openai.api_server"
-IMPORT_RAY = "import ray.data.llm, vllm"
+IMPORT_RAY = "import ray.data, vllm"
 
 
 def install(root: Path, kind: str) -> None:
@@ -48,7 +50,7 @@ def install(root: Path, kind: str) -> None:
         print(f"{TORCH} is not on the usual index; trying PyTorch's", flush=True)
         _must(python, "install", "--quiet", "--no-deps", "--index-url", TORCH_INDEX, TORCH)
     _must(python, "install", "--quiet", "--no-deps", "-r", str(requirements))
-    _check(python, IMPORT, "vLLM")
+    _told(python, IMPORT, "vLLM")
     files.write_text(root / READY, kind + "\n")
 
 
@@ -60,28 +62,24 @@ def install_ray(root: Path) -> None:
     venv.create(root / RAY_FOLDER, with_pip=True)
     python = root / RAY_PYTHON
     # One vLLM, not two: where the serving environment has its packages, Ray's looks too.
-    of_serving, of_ray = (_packages(one) for one in (root / PYTHON, python))
-    files.write_text(of_ray / "serving.pth", f"{of_serving}\n")
+    places = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    of_serving, of_ray = (_told(one, places, "Python") for one in (root / PYTHON, python))
+    files.write_text(Path(of_ray) / "serving.pth", f"{of_serving}\n")
     requirements = paths.ROOT / "requirements" / "ray.txt"
     _must(python, "install", "--quiet", "--no-deps", "-r", str(requirements))
-    _check(python, IMPORT_RAY, "Ray")
+    _told(python, IMPORT_RAY, "Ray")
     files.write_text(root / RAY_READY, "")
 
 
-def _packages(python: Path) -> Path:
-    """The folder of an environment's packages."""
-    asked = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    told = subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=True)
-    return Path(told.stdout.strip()).resolve()
-
-
-def _check(python: Path, statement: str, what: str) -> None:
-    imported = subprocess.run(
-        [str(python), "-c", statement], capture_output=True, text=True, check=False
+def _told(python: Path, statement: str, what: str) -> str:
+    """What a statement prints in an environment; EscError where it fails there."""
+    told = subprocess.run(
+        [str(python.absolute()), "-c", statement], capture_output=True, text=True, check=False
     )
-    if imported.returncode:
-        reason = (imported.stderr.strip().splitlines() or ["no output"])[-1]
+    if told.returncode:
+        reason = (told.stderr.strip().splitlines() or ["no output"])[-1]
         raise EscError(f"{what} is installed but does not import: {reason}")
+    return told.stdout.strip()
 
 
 def _pip(python: Path, *arguments: str) -> int:
@@ -93,34 +91,20 @@ def _must(python: Path, *arguments: str) -> None:
         raise EscError("pip failed (its output is above); check the network, then run it again")
 
 
-def _kind(text: str) -> str | None:
-    """A kind, or None where make passes a variable that is not set."""
-    if text and text not in KINDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(KINDS)}")
-    return text or None
-
-
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    parser = cli.parser(
-        prog="python -m serving install",
-        description=__doc__,
-        examples="  python -m serving install\n  python -m serving install --kind cpu\n"
-        "  python -m serving install --ray",
-    )
-    parser.add_argument("--kind", type=_kind, metavar="|".join(KINDS), help="default: as found")
-    parser.add_argument("--ray", action="store_true", help="make .venv-ray, which adds Ray to it")
-    given = parser.parse_args(argv)
-    if given.ray:
-        print(f"installing Ray into {RAY_FOLDER} …", flush=True)
-        if Path(RAY_FOLDER).exists():
-            shutil.rmtree(RAY_FOLDER)
-        install_ray(Path())
-        print(f"{RAY_FOLDER} is ready")
-        return
-    kind = given.kind or kind_here()
-    print(f"installing vLLM ({kind}) into {FOLDER} …", flush=True)
-    if Path(FOLDER).exists():
-        shutil.rmtree(FOLDER)
-    install(Path(), kind)
-    print(f"{FOLDER} is ready")
+@cli.command(
+    examples="  python -m serving install\n  python -m serving install --kind cpu\n"
+    "  python -m serving install --ray"
+)
+def main(
+    kind: Annotated[str | None, typer.Option(envvar="KIND", help="gpu or cpu; as found")] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="make .venv-ray, which adds Ray")] = False,
+) -> None:
+    """Make the serving environment anew, or the one that adds Ray to it."""
+    kind = kind or kind_here()
+    if kind not in KINDS:
+        raise EscError(f"KIND={kind} is none of {', '.join(KINDS)}")
+    folder, what = (RAY_FOLDER, "Ray") if ray else (FOLDER, f"vLLM ({kind})")
+    print(f"installing {what} into {folder} …", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    install_ray(Path()) if ray else install(Path(), kind)
+    print(f"{folder} is ready")

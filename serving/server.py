@@ -9,7 +9,6 @@ from VLLM_API_KEY in the environment. ``hold`` is ``start`` for as long as its i
 any free port and in a folder of its own.
 """
 
-import argparse
 import json
 import os
 import re
@@ -19,25 +18,31 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
+
+import httpx2
+import psutil
+import typer
 
 from esc import adapters, backbones, cli, files, paths, policy_server
-from esc.adapters import BASE
 from esc.backbones import Backbone
 from esc.exceptions import EscError
 from esc.paths import EMBEDDED
-from esc.policy_server import PROGRAM, State
+from esc.policy_server import LOG, PROGRAM, State
 from esc.serving_environment import PYTHON, READY, gpus
 
 MAX_MODEL_LEN = 8192
 """Tokens: the longest dialogue of ESConv, a draft and its critique, and the reply fit."""
-
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
+IN_VLLM = Path(__file__).parent / "in_vllm"
+"""Folder of the modules that run inside vLLM on a CPU."""
+Flags = Annotated[str, typer.Option(envvar="SERVE_ARGS", help="flags for vLLM, in one text")]
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _SET_BY_MAKE = {
     "--model", "--served-model-name", "--host", "--port", "--chat-template", "--enable-lora",
@@ -49,78 +54,56 @@ _CPU_FLAGS = (
     "--max-num-batched-tokens", "256", "--max-num-seqs", "64", "--block-size", "32",
     "--worker-extension-cls", "on_cpu.Extension",
 )  # fmt: skip
-IN_VLLM = Path(__file__).parent / "in_vllm"
-"""Folder of the modules that run inside vLLM on a CPU."""
-
-
-def build(
-    *,
-    root: Path,
-    model_path: str,
-    adapters: Mapping[str, Path],
-    template: Path,
-    host: str,
-    port: int,
-    kind: str,
-    gpus: int,
-    extra: str,
-) -> list[str]:
-    """The command that serves a base model with its adapters; raises as `flags` does."""
-    asked = flags(
-        model_path=model_path,
-        adapters=adapters,
-        template=template,
-        kind=kind,
-        gpus=gpus,
-        extra=extra,
-    )
-    return [str(root / PYTHON), "-m", PROGRAM, "--host", host, "--port", str(port), *asked]
+_PATIENCE = 900.0
+"""Seconds until a server must be healthy; a large model takes minutes to load."""
+_GRACE = 30.0
+"""Seconds in which a server, or Ray its own cluster, may end by itself."""
 
 
 def flags(
-    *,
-    model_path: str,
-    adapters: Mapping[str, Path],
-    template: Path,
-    kind: str,
-    gpus: int,
-    extra: str,
-    seen_from: Path | None = None,
+    backbone: Backbone, found: Mapping[str, Path], folder: Path, kind: str, extra: str
 ) -> list[str]:
-    """What vLLM is told of the base model and its adapters, by a server and by a batch alike.
+    """What vLLM is told of a base model and its adapters, by a server and by a batch alike.
 
-    ``gpus`` share the weights out; ``extra`` is the user's own flags for vLLM, such as
-    ``--tensor-parallel-size 4``; ``seen_from``, the folder it runs in, makes the paths of adapters
-    and template relative. Raises as `given` does.
+    ``found`` maps served names to adapters; the chat template is written to ``folder``; ``extra``
+    is the user's own flags for vLLM. Raises EscError where one of those is this kit's to set, or
+    an adapter was trained with another chat template.
     """
-
-    def place(path: Path) -> str:
-        return str(path) if seen_from is None else os.path.relpath(path, seen_from)
-
-    more = given(extra)
+    more = _given(extra)
+    text = adapters.of(backbone.location, backbone.template)
+    for trained in found.values():
+        beside = trained / adapters.FILE
+        # Where this kit trained it, what lies beside it must be what is served with.
+        if (trained / "run.json").is_file() and beside.read_text(encoding="utf-8") != text:
+            raise EscError(
+                f"{trained} was trained with another chat template than the backbone has now "
+                f"({beside.name} there differs); train it again, or undo the change"
+            )
+    files.write_text(folder / adapters.FILE, text)
     command = [
-        "--model", model_path, "--served-model-name", BASE,
-        "--chat-template", place(template),
+        "--model", backbone.location, "--served-model-name", adapters.BASE,
+        "--chat-template", str((folder / adapters.FILE).resolve()),
         "--max-model-len", str(MAX_MODEL_LEN),
         # Sampling is what a request says: no defaults of the model's authors, who differ.
         "--generation-config", "vllm",
     ]  # fmt: skip
-    if adapters:
+    if found:
+        largest = max(files.read_json(one / adapters.CONFIG)["r"] for one in found.values())
         command += [
-            "--enable-lora", "--max-lora-rank", str(rank(adapters)),
-            "--max-loras", str(min(len(adapters), 8)),
-            "--lora-modules", *(f"{name}={place(folder)}" for name, folder in adapters.items()),
+            "--enable-lora", "--max-lora-rank", str(next(r for r in _RANKS if r >= largest)),
+            "--max-loras", str(min(len(found), 8)),
+            "--lora-modules", *(f"{name}={one.resolve()}" for name, one in found.items()),
         ]  # fmt: skip
     if kind == "cpu":
         # By itself it takes bfloat16, even of weights in float32.
         command += [*_CPU_FLAGS, "--dtype", backbones.precision()]
-    elif gpus > 1:
-        command += ["--tensor-parallel-size", str(gpus)]
+    elif backbone.serving_gpus > 1:
+        command += ["--tensor-parallel-size", str(backbone.serving_gpus)]
     # vLLM takes the last of a flag given twice.
     return command + more
 
 
-def given(extra: str) -> list[str]:
+def _given(extra: str) -> list[str]:
     """The user's own flags; EscError for one that this kit sets, or a key on the command line."""
     try:
         words = shlex.split(extra)
@@ -138,233 +121,16 @@ def given(extra: str) -> list[str]:
     return words
 
 
-def rank(adapters: Mapping[str, Path]) -> int:
-    """The smallest rank vLLM knows that holds every adapter."""
-    largest = max(
-        int(json.loads((folder / "adapter_config.json").read_text())["r"])
-        for folder in adapters.values()
-    )
-    return next(rank for rank in _RANKS if rank >= largest)
-
-
 def environment(kind: str) -> dict[str, str]:
     """The environment of the server; what the user has set stays."""
     defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    if kind == "cpu":
-        # GiB of memory for what has been read; and every core works (vLLM would keep one idle).
-        defaults |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
-    given = defaults | os.environ
-    if kind == "cpu":
-        # Where the workers find what _CPU_FLAGS names.
-        paths = [str(IN_VLLM), *filter(None, [given.get("PYTHONPATH")])]
-        given |= {"PYTHONPATH": os.pathsep.join(paths)}
-    return given
-
-
-_PATIENCE = 900.0
-"""Seconds until a server must be healthy; a large model takes minutes to load."""
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""To this machine itself, whatever proxy the environment names."""
-_FROM = re.compile(r"^\([^)]*pid=\d+\) (ERROR [\d-]+ [\d:]+ \[[^\]]*\] )?")
-"""Which of vLLM's processes says a line, and where."""
-_RAISED = re.compile(r"^[\w.]*(Error|Exception)\b")
-
-
-def free_port(host: str, port: int) -> int:
-    """The port to listen at, chosen where ``port`` is 0; EscError where the address is no use."""
-    if not 0 <= port < 65536:
-        raise EscError(f"PORT={port} is no port; choose one below 65536")
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        reason = (error.strerror or "cannot be used").lower()
-        raise EscError(f"HOST={host}: {reason}; an address of this machine is needed") from error
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            reason = (error.strerror or "cannot be used").lower()
-            raise EscError(f"{host}:{port}: {reason}; choose another HOST or PORT=N") from error
-        return int(probe.getsockname()[1])
-
-
-def reachable(host: str) -> str:
-    """How this machine itself reaches a server that listens at ``host``."""
-    if host in ("0.0.0.0", "::"):  # noqa: S104
-        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"  # noqa: S104
-    return f"[{host}]" if ":" in host else host
-
-
-def wait_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Return when the server at ``url`` is healthy; EscError, from its log, where it stops."""
-    begin = time.monotonic()
-    print(f"starting vLLM (log: {log}) ", end="", file=sys.stderr, flush=True)
-    while time.monotonic() - begin < _PATIENCE:
-        if process.poll() is not None:
-            print(file=sys.stderr)
-            raise EscError(f"vLLM stopped: {reason(log)} (log: {log})")
-        if _healthy(url):
-            print(f" {time.monotonic() - begin:.0f} s", file=sys.stderr)
-            return
-        print(".", end="", file=sys.stderr, flush=True)
-        time.sleep(1)
-    raise EscError(f"vLLM was not healthy after {_PATIENCE:.0f} s (log: {log})")
-
-
-def _healthy(url: str) -> bool:
-    try:
-        with _DIRECT.open(f"{url}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
-
-
-def reason(log: Path) -> str:
-    """The line of the log that most likely says why.
-
-    The server only says that its engine has died and to see the root cause above, as the engine
-    says it of its worker: what was raised before that is the reason.
-    """
-    with log.open(encoding="utf-8", errors="replace") as stream:
-        lines = [_FROM.sub("", line.rstrip()) for line in stream]
-    refers = [number for number, line in enumerate(lines) if "root cause" in line]
-    above = lines[: refers[-1]] if refers else lines
-    raised = [line for line in above if _RAISED.match(line) and "root cause" not in line]
-    named = [line for line in lines if "Error" in line and "Traceback" not in line]
-    return (raised or named or [line for line in lines if line] or ["no output"])[-1].strip()[:300]
-
-
-def end(state: State, folder: Path) -> None:
-    """End the server and the engine processes of its session; nothing else."""
-    deadline = time.monotonic() + 30
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        if policy_server.begin_of(state.pid) == state.begun:
-            _signal(state.pid, sent)
-        while policy_server.begin_of(state.pid) == state.begun and time.monotonic() < deadline:
-            _reap(state.pid)
-            time.sleep(0.1)
-        deadline += 10
-    end_session(state.pid)
-    (folder / policy_server.STATE).unlink(missing_ok=True)
-
-
-def end_session(leader: int) -> None:
-    """End the processes that a server or a batch runner has left of its session."""
-    for survivor in _session(leader):
-        _signal(survivor, signal.SIGKILL)
-
-
-def _signal(pid: int, sent: signal.Signals) -> None:
-    with suppress(ProcessLookupError):  # it ended by itself meanwhile
-        os.kill(pid, sent)
-
-
-def _reap(pid: int) -> None:
-    """Where the server is our own child, let it go once it has ended."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
-
-
-def _session(leader: int) -> list[int]:
-    """Processes of the server's own session that outlived it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # ended meanwhile
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
-LOG = policy_server.LOG
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a user asks of a server."""
-
-    model: str
-    work: Path
-    host: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT
-    """0 for any free one."""
-    extra: str = ""
-    """Flags for vLLM."""
-    private: str = ""
-    """A name, for a server that others are not to find; its folder is its own."""
-
-    @property
-    def folder(self) -> Path:
-        """The server's folder."""
-        return self.work / paths.server(self.model) / self.private
-
-    @property
-    def asked(self) -> str:
-        """What tells this request from one for another server."""
-        return f"{self.host}:{self.port} {self.extra}".strip()
-
-
-def start(options: Options, *, root: Path = Path()) -> State:
-    """The state of the server, healthy now.
-
-    Raises EscError where it cannot start; the log is then in its folder.
-    """
-    backbone = backbones.get(options.model)
-    kind = kind_of(root)
-    with files.exclusive(options.folder):
-        found = adapters.found(options.work, options.model)
-        weights = {name: adapters.fingerprint(folder) for name, folder in found.items()}
-        state = policy_server.running(options.model, options.work)
-        if state and not options.private:
-            return _already(state, weights, options)
-        template = write_template(options.folder, backbone, found)
-        port = free_port(options.host, options.port)
-        program = build(
-            root=root.resolve(),
-            model_path=backbone.location,
-            adapters={name: folder.resolve() for name, folder in found.items()},
-            template=template.resolve(),
-            host=options.host,
-            port=port,
-            kind=kind,
-            gpus=backbone.serving_gpus,
-            extra=options.extra,
-        )
-        url = f"http://{reachable(options.host)}:{port}"
-        with (options.folder / LOG).open("wb") as log:
-            started = subprocess.Popen(
-                program,
-                env=environment(kind),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        begun = policy_server.begin_of(started.pid)
-        state = State(started.pid, begun or 0, f"{url}/v1", weights, options.asked, ready=False)
-        policy_server.write_state(options.folder, state)
-        try:
-            wait_healthy(started, url, options.folder / LOG)
-        except BaseException:
-            end(state, options.folder)
-            raise
-        state = replace(state, ready=True)
-        policy_server.write_state(options.folder, state)
-    return state
-
-
-def stop(model: str, work: Path) -> State | None:
-    """The state of the server that was ended, or None where none ran."""
-    state = policy_server.running(model, work)
-    if state:
-        end(state, work / paths.server(model))
-    return state
+    if kind != "cpu":
+        return defaults | os.environ
+    # GiB of memory for what has been read; and every core works (vLLM would keep one idle).
+    defaults |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+    # Where the workers find what _CPU_FLAGS names.
+    found_in = os.pathsep.join(filter(None, (str(IN_VLLM), os.environ.get("PYTHONPATH"))))
+    return defaults | os.environ | {"PYTHONPATH": found_in}
 
 
 def kind_of(root: Path) -> str:
@@ -380,109 +146,193 @@ def kind_of(root: Path) -> str:
     return kind
 
 
-def _already(state: State, weights: Mapping[str, str], options: Options) -> State:
-    anew = paths.make("stop", "serve", work=options.work, model=options.model)
-    if state.adapters != weights:
-        raise EscError(f"a server with other adapters runs at {state.url}; {anew}")
-    if state.asked != options.asked:
-        raise EscError(f"a server for {state.asked} runs already; {anew}, with your HOST and PORT")
+def _free_port(host: str, port: int) -> int:
+    """The port to listen at, chosen where ``port`` is 0; EscError where the address is no use."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.create_server(address[:2], family=family) as probe:
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        reason = (error.strerror or "cannot be used").lower()
+        raise EscError(f"{host}:{port}: {reason}; choose another HOST or PORT=N") from error
+
+
+def _wait_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Return when the server at ``url`` is healthy; EscError, from its log, where it stops."""
+    begin = time.monotonic()
+    print(f"starting vLLM (log: {log}) ", end="", file=sys.stderr, flush=True)
+    while time.monotonic() - begin < _PATIENCE:
+        if process.poll() is not None:
+            print(file=sys.stderr)
+            raise EscError(f"vLLM stopped: {reason(log)} (log: {log})")
+        # To this machine itself, whatever proxy the environment names.
+        with suppress(httpx2.HTTPError):
+            if httpx2.get(f"{url}/health", trust_env=False).status_code == 200:
+                print(f" {time.monotonic() - begin:.0f} s", file=sys.stderr)
+                return
+        print(".", end="", file=sys.stderr, flush=True)
+        time.sleep(1)
+    raise EscError(f"vLLM was not healthy after {_PATIENCE:.0f} s (log: {log})")
+
+
+_FROM = re.compile(r"^\([^)]*pid=\d+\) (ERROR [\d-]+ [\d:]+ \[[^\]]*\] )?")
+"""Which of vLLM's processes says a line, and where."""
+_RAISED = re.compile(r"^[\w.]*(Error|Exception)\b")
+
+
+def reason(log: Path) -> str:
+    """The line of the log that most likely says why.
+
+    The server only says that its engine has died and to see the root cause above, as the engine
+    says it of its worker: what was raised before that is the reason.
+    """
+    with log.open(encoding="utf-8", errors="replace") as stream:
+        lines = [line for one in stream if (line := _FROM.sub("", one.strip()))]
+    refers = [number for number, line in enumerate(lines) if "root cause" in line]
+    above = lines[: refers[-1]] if refers else lines
+    raised = [line for line in above if _RAISED.match(line) and "root cause" not in line]
+    return (raised or lines or ["no output"])[-1][:300]
+
+
+def end(leader: int) -> None:
+    """End a server or a batch runner, and what it has left of its session; nothing else."""
+    with suppress(psutil.NoSuchProcess):  # it ended by itself
+        process = psutil.Process(leader)
+        process.terminate()
+        psutil.wait_procs([process], _GRACE)
+    for one in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # ended meanwhile
+            if os.getsid(one.pid) == leader:
+                one.kill()
+
+
+def end_with_input() -> None:
+    """Interrupt this process when its input ends: whoever started it is gone then."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # Another process's request to stop is one, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def start(
+    model: str,
+    work: Path,
+    *,
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    extra: str = "",
+    private: str = "",
+    root: Path = Path(),
+) -> State:
+    """The state of the server, healthy now; with port 0 it listens at any free one.
+
+    ``extra`` is the user's own flags for vLLM; ``private`` names a folder for a server that others
+    are not to find. Raises EscError where it cannot start; the log is then in its folder.
+    """
+    backbone, kind = backbones.get(model), kind_of(root)
+    folder, asked = work / paths.server(model) / private, f"{host}:{port} {extra}".strip()
+    with files.exclusive(folder):
+        found = adapters.found(work, model)
+        weights = {name: adapters.fingerprint(one) for name, one in found.items()}
+        state = policy_server.running(model, work)
+        if state and not private:
+            anew = paths.make("stop", "serve", work=work, model=model)
+            if state.adapters != weights:
+                raise EscError(f"a server with other adapters runs at {state.url}; {anew}")
+            if state.asked != asked:
+                raise EscError(
+                    f"a server for {state.asked} runs already; {anew}, with your HOST and PORT"
+                )
+            return state
+        given = flags(backbone, found, folder, kind, extra)
+        port = _free_port(host, port)
+        with (folder / LOG).open("wb") as log:
+            started = subprocess.Popen(
+                [str(root.absolute() / PYTHON), "-m", PROGRAM,
+                 "--host", host, "--port", str(port), *given],
+                env=environment(kind),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        # How this machine itself reaches a server that listens at any address.
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        url = f"http://{f'[{here}]' if ':' in here else here}:{port}"
+        begun = psutil.Process(started.pid).create_time()
+        state = State(started.pid, begun, f"{url}/v1", weights, asked, ready=False)
+        policy_server.write_state(folder, state)
+        try:
+            _wait_healthy(started, url, folder / LOG)
+        except BaseException:
+            end(started.pid)
+            (folder / policy_server.STATE).unlink()
+            raise
+        state = replace(state, ready=True)
+        policy_server.write_state(folder, state)
     return state
 
 
-def write_template(folder: Path, backbone: Backbone, found: Mapping[str, Path]) -> Path:
-    """The chat template to serve a backbone and the adapters found with, written to a folder.
-
-    Raises EscError where an adapter was trained with another one.
-    """
-    template = folder / adapters.FILE
-    text = adapters.of(backbone.location, backbone.template)
-    _check_templates(found, text)
-    files.write_text(template, text)
-    return template
+def stop(model: str, work: Path) -> State | None:
+    """The state of the server that was ended, or None where none ran."""
+    state = policy_server.running(model, work)
+    if state:
+        end(state.pid)
+        (work / paths.server(model) / policy_server.STATE).unlink(missing_ok=True)
+    return state
 
 
-def _check_templates(found: Mapping[str, Path], text: str) -> None:
-    """Where this kit trained an adapter, the template beside it must be the one to serve with."""
-    for folder in found.values():
-        beside = folder / adapters.FILE
-        if (folder / "run.json").is_file() and beside.read_text(encoding="utf-8") != text:
-            raise EscError(
-                f"{folder} was trained with another chat template than the backbone has now "
-                f"({beside.name} there differs); train it again, or undo the change"
-            )
-
-
-def _report(state: State, options: Options) -> str:
-    names = ", ".join([adapters.BASE, *state.adapters])
-    work, model = options.work, options.model
+@cli.command(
+    examples="  python -m serving start\n"
+    "  python -m serving start --model qwen2.5-7b --args='--tensor-parallel-size 4'",
+    name="start",
+)
+def main(
+    model: cli.Model = EMBEDDED,
+    work: cli.Work = Path(),
+    host: Annotated[str, typer.Option(envvar="HOST", help="where it listens")] = DEFAULT_HOST,
+    port: Annotated[
+        int, typer.Option(envvar="PORT", min=0, max=65535, help="0: any free one")
+    ] = DEFAULT_PORT,
+    args: Flags = "",
+) -> None:
+    """Start one server with the base and every adapter, in the background."""
+    if host not in (DEFAULT_HOST, "localhost", "::1"):
+        print(f"note: {host} lets other machines in; set VLLM_API_KEY", file=sys.stderr)
+    state = start(model, work, host=host, port=port, extra=args)
     check = paths.make("check-template", work=work, model=model)
     predict = paths.make("predict", work=work, model=model, SYSTEM="decoupled", STAGE="sft")
-    stop_it = paths.make("stop", work=work, model=model)
-    return (
-        f"serving     {names}\n"
-        f"at          {state.url}  (process {state.pid}, log {options.folder / LOG})\n"
-        f"next        {check}; {predict}; {stop_it}\n"
+    print(
+        f"serving     {', '.join([adapters.BASE, *state.adapters])}\n"
+        f"at          {state.url}  (process {state.pid}, log {work / paths.server(model) / LOG})\n"
+        f"next        {check}; {predict}; {paths.make('stop', work=work, model=model)}\n"
         "These models are research software and no counsellors."
     )
 
 
-def _parser(step: str, examples: str) -> argparse.ArgumentParser:
-    parser = cli.parser(prog=f"python -m serving {step}", description=__doc__, examples=examples)
-    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
-    return parser
+@cli.command(examples="  python -m serving stop", name="stop")
+def stop_main(model: cli.Model = EMBEDDED, work: cli.Work = Path()) -> None:
+    """End the server that ``start`` left running."""
+    ended = stop(model, work)
+    print(f"stopped process {ended.pid}" if ended else f"no server of {model} runs here")
 
 
-def main(argv: list[str]) -> None:
-    """Command line of ``start``."""
-    parser = _parser(
-        "start",
-        "  python -m serving start\n"
-        "  python -m serving start --model qwen2.5-7b --args='--tensor-parallel-size 4'",
-    )
-    parser.add_argument("--host", type=cli.optional, help="default: this machine alone")
-    parser.add_argument("--port", type=_number, help=f"default: {DEFAULT_PORT}; 0: any free one")
-    parser.add_argument(
-        "--args", default=given_flags(), help="flags for vLLM, in one text (default: $SERVE_ARGS)"
-    )
-    given = parser.parse_args(argv)
-    host = given.host or DEFAULT_HOST
-    port = DEFAULT_PORT if given.port is None else given.port
-    options = Options(given.model, given.work, host, port, given.args)
-    if host not in (DEFAULT_HOST, "localhost", "::1"):
-        print(f"note: {options.host} lets other machines in; set VLLM_API_KEY", file=sys.stderr)
-    print(_report(start(options), options))
-
-
-def _number(text: str) -> int | None:
-    """A port, or None where make passes a variable that is not set."""
-    if text and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
-    return int(text) if text else None
-
-
-def given_flags() -> str:
-    """The user's flags for vLLM: from the environment, where no shell takes their quotes."""
-    return os.environ.get("SERVE_ARGS", "")
-
-
-def stop_main(argv: list[str]) -> None:
-    """Command line of ``stop``."""
-    given = _parser("stop", "  python -m serving stop").parse_args(argv)
-    ended = stop(given.model, given.work)
-    print(f"stopped process {ended.pid}" if ended else f"no server of {given.model} runs here")
-
-
-def hold_main(argv: list[str]) -> None:
-    """Command line of ``hold``: one JSON line when healthy; ends the server at end of input."""
-    given = _parser("hold", "  python -m serving hold < /dev/null").parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+@cli.command(examples="  python -m serving hold < /dev/null", name="hold")
+def hold_main(model: cli.Model = EMBEDDED, work: cli.Work = Path(), args: Flags = "") -> None:
+    """Serve for as long as the input stays open; one JSON line says where, when it is healthy."""
+    end_with_input()
     private = f"of-{os.getpid()}"
-    options = Options(given.model, given.work, port=0, extra=given_flags(), private=private)
-    state = start(options)
+    state = start(model, work, port=0, extra=args, private=private)
     try:
         print(json.dumps({"url": state.url}), flush=True)
-        sys.stdin.read()
+        signal.pause()
+    except KeyboardInterrupt:
+        return
     finally:
-        end(state, options.folder)
-        shutil.rmtree(options.folder)
+        end(state.pid)
+        shutil.rmtree(work / paths.server(model) / private)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 
+import psutil
 import pytest
 from faulty_server import NO_TEXT, TOO_LONG, TRUNCATED, UNAVAILABLE, FaultyServer, refusal
 from jinja2 import Environment, meta
@@ -594,7 +595,7 @@ def test_a_hosted_judges_reason_is_not_bounded_since_strict_endpoints_refuse_it(
 def test_base_without_an_address_is_asked_at_the_running_server_of_this_work(
     server, predictions, out, tmp_path, capsys, model
 ):
-    begun = policy_server.begin_of(os.getpid())
+    begun = psutil.Process().create_time()
     state = policy_server.State(os.getpid(), begun, server.url, {}, "", ready=True)
     policy_server.write_state(tmp_path / paths.server("smollm2-135m"), state)
     argv = ["--predictions", str(predictions), "--out", str(out), "--work", str(tmp_path)]

@@ -1,217 +1,255 @@
-"""The batch runner's command and script, and one line for whatever ends the engine."""
+"""What runs a shard: vLLM's batch runner and its end, and a service that is paid once."""
 
+import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from batches import answer_line, error_line
+from batches import BatchService, answer_line, error_line
 
-from esc import adapters, files, paths
+from esc import llm_batch, paths
 from esc.exceptions import EscError
-from esc.llm_batch import Shard
+from esc.llm import (
+    Budget,
+    Cache,
+    Choice,
+    FailureKind,
+    Generation,
+    JsonSchema,
+    Meter,
+    Price,
+    RunStopped,
+    Sampling,
+)
+from esc.llm_batch import ANSWERS, REQUESTS, STATE, Batch, BatchChat, Shard
+from esc.prompts import Message
 from serving import batch
 
 MODEL = "smollm2-135m"
-BOTH = ("0001", "0002")
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with two shards, and an engine that is a shell program: its text is given."""
-    for name in ("0001", "0002"):
-        (tmp_path / f"{name}.requests.jsonl").write_text(f'{{"custom_id": "{name}"}}\n')
-    monkeypatch.setattr(batch, "_flags", lambda *_: [])
-    return tmp_path
+def shard(tmp_path):
+    shard = Shard(tmp_path, 1)
+    shard.path(REQUESTS).write_text('{"custom_id": "k"}\n')
+    return shard
 
 
 @pytest.fixture
-def run(folder, monkeypatch):
-    """Run the first shard through a shell program that gets ``-i REQUESTS -o ANSWERS``."""
+def root(tmp_path):
+    """Leave a shell program that finds ``-i REQUESTS -o ANSWERS`` in $2 and $4 as the engine."""
 
-    def call(program):
-        root = folder / "root"
-        (root / ".venv-serve" / "bin").mkdir(parents=True, exist_ok=True)
-        python = root / ".venv-serve" / "bin" / "python"
-        python.write_text(f'#!/bin/sh\nout="$6"\n{program}\n')
+    def leave(program):
+        python = tmp_path / "root" / ".venv-serve" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f"#!/bin/sh\nshift 2\n{program}\n")
         python.chmod(0o755)
-        (root / ".venv-serve" / ".ready").write_text("cpu\n")
-        shard = Shard(folder / "0001.requests.jsonl")
-        # An input that stays open.
-        ends = [os.fdopen(end, mode) for end, mode in zip(os.pipe(), "rw", strict=True)]
-        with ends[0], ends[1], pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "stdin", ends[0])
-            batch.run(shard, batch.Options(MODEL, folder, "vllm", ""), root=root)
-        return shard
+        (python.parents[1] / ".ready").write_text("cpu\n")
+        return tmp_path / "root"
 
-    return call
+    return leave
 
 
-def test_answers_appear_when_all_are_there(run):
-    shard = run('[ "$3" = -i ] && cp "$4" "$out"')
-    assert shard.answers.read_text() == shard.requests.read_text()
+@pytest.fixture
+def run(shard, root):
+    return lambda program: batch.by_vllm(shard, [], ray=False, root=root(program))
 
 
-def left(folder):
-    return sorted(path.name for path in folder.iterdir() if path.is_file())
+def test_answers_appear_when_all_are_there(run, shard):
+    run('[ "$1 $3" = "-i -o" ] && cp "$2" "$4"')
+    assert shard.path(ANSWERS).read_text() == shard.path(REQUESTS).read_text()
 
 
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
-        ("echo half > $out; echo 'ValueError: no such thing' >&2; exit 1",
-         r"the engine stopped: ValueError: no such thing \(log: .*0001.log\)"),
-        ("echo half > $out; kill -9 $$", "was killed, as a system does that runs out of memory"),
+        ("echo half > $4; echo 'ValueError: no such thing' >&2; exit 1",
+         r"0001.requests.jsonl was not run: ValueError: no such thing \(log: .*0001.log\)"),
+        ("echo half > $4; kill -9 $$", "was killed, as a system does that runs out of memory"),
     ],
 )  # fmt: skip
-def test_an_engine_that_ends_early_leaves_no_answers_and_one_line(run, folder, program, reason):
+def test_an_engine_that_ends_early_leaves_no_answers_and_one_line(run, shard, program, reason):
     with pytest.raises(EscError, match=reason):
         run(program)
-    assert left(folder) == ["0001.log", "0001.requests.jsonl", "0002.requests.jsonl"]
+    left = sorted(path.name for path in shard.folder.iterdir() if path.is_file())
+    assert left == ["0001.log", "0001.requests.jsonl"]
 
 
-def test_an_engine_that_dies_under_its_runner_is_told_and_its_answers_are_kept(run, folder):
-    dead = error_line("0001", 500, "EngineCore encountered an issue. See stack trace").strip()
+def test_an_engine_that_dies_under_its_runner_is_told_and_its_answers_are_kept(run, shard):
+    dead = error_line("k", 500, "EngineCore encountered an issue. See stack trace").strip()
     with pytest.raises(EscError, match=r"the engine died on the way.* had answered is kept"):
-        run(f"echo '{dead}' > $out")
-    (row,) = Shard(folder / "0001.requests.jsonl").lines()
-    assert row["response"]["status_code"] == 500
+        run(f"echo '{dead}' > $4")
+    assert json.loads(shard.path(ANSWERS).read_text())["response"]["status_code"] == 500
 
 
-def test_without_rays_environment_it_names_the_command(folder, run):
-    run("cp $4 $out")
-    options = batch.Options(MODEL, folder, "ray", "")
+def test_without_rays_environment_it_names_the_command(shard, root):
     with pytest.raises(EscError, match="make setup-ray"):
-        batch.run(Shard(folder / "0002.requests.jsonl"), options, root=folder / "root")
+        batch.by_vllm(shard, [], ray=True, root=root("true"))
 
 
-def test_the_engine_ends_with_the_process_that_waits_for_it(folder, run, tmp_path):
-    """What started the runner may be killed: its end of the pipe closes then."""
-    mark = tmp_path / "pid"
-    program = f"echo $$ > {mark}; sleep 60 & wait"
-    root = folder / "root"
-    with pytest.raises(EscError):
-        run("exit 1")
-    python = root / ".venv-serve" / "bin" / "python"
-    python.write_text(f"#!/bin/sh\n{program}\n")
-    code = (
-        "import sys; from pathlib import Path; from serving import batch\n"
-        "from esc.llm_batch import Shard\n"
-        "batch._flags = lambda *_: []\n"
-        f"options = batch.Options('{MODEL}', Path('.'), 'vllm', '')\n"
-        f"batch.run(Shard(Path('{folder}/0001.requests.jsonl')), options, root=Path('{root}'))\n"
-    )
-    runner = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=paths.ROOT,
-    )  # fmt: skip
+def wait_for(true):
     deadline = time.monotonic() + 60
-    while not mark.exists() or not mark.read_text().strip():
+    while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    _, told = runner.communicate()
-    assert "nobody waits for the answers" in told
+
+
+def test_the_engine_ends_with_the_process_that_waits_for_it(root, shard, tmp_path):
+    """What started the runner may be killed: its end of the pipe closes then."""
+    mark = tmp_path / "pid"
+    mark.write_text("")
+    code = (
+        "from pathlib import Path\nfrom esc.llm_batch import Shard\nfrom serving import batch\n"
+        f"batch.server.end_with_input(); shard = Shard(Path('{tmp_path}'), 1)\n"
+        f"root = Path('{root(f'echo $$ > {mark}; sleep 60 & wait')}')\n"
+        "batch.by_vllm(shard, [], ray=False, root=root)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, cwd=paths.ROOT,
+                          stderr=subprocess.DEVNULL) as runner:  # fmt: skip
+        wait_for(mark.read_text)
+        os.kill(int(mark.read_text()), signal.SIGCONT)
+    assert runner.returncode
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), signal.SIGCONT)
 
 
 @pytest.fixture
-def fake_vllm(tmp_path):
-    """A ``vllm`` on PATH that notes what it is asked and answers it."""
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    program = bin_folder / "vllm"
-    line = answer_line("x", "hello").strip()
-    program.write_text(
-        '#!/bin/sh\necho "$@" >> "$ASKED"\n'
-        'while [ "$1" != -o ]; do shift; done\n'
-        f"echo '{line}' > \"$2\"\n"
+def service(monkeypatch):
+    monkeypatch.setattr(batch, "POLL_SECONDS", 0.02)
+    with BatchService() as service:
+        yield service
+
+
+RECORDS = ["a", "b", "c"]
+
+
+@pytest.fixture
+def ask(service, tmp_path, monkeypatch):
+    """The results of a new process's run at the service, in its own process."""
+    here = lambda _, urls, shards: batch.by_service(shards, urls[0])  # noqa: E731
+    monkeypatch.setattr(llm_batch, "run", here)
+
+    def run(records=RECORDS, budget=None, **more):
+        of, meter = Batch("openai", 2, MODEL, tmp_path), Meter(budget or Budget())
+        chat = BatchChat(of, [service.url], Cache(tmp_path / "calls.jsonl", {}), {}, meter)
+
+        async def work(asks, record):
+            chat = (Message("user", record),)
+            call = Generation(record, "judge", "gpt", chat, Sampling(5), **more)
+            return (await asks.ask(call)).text
+
+        return chat.run(records, work)
+
+    return run
+
+
+def test_every_shard_becomes_a_batch_whose_answers_are_stored(ask, service, tmp_path):
+    service.url += "?api-version=2024-10-21"
+    assert ask() == RECORDS
+    assert len(service.batches) == 2
+    first = service.batches["batch_0"]
+    assert (first["endpoint"], first["completion_window"]) == ("/v1/chat/completions", "24h")
+    assert service.files["file-0"] == Shard(tmp_path / "batch", 1).path(REQUESTS).read_bytes()
+    assert all(query.startswith("api-version=2024-10-21") for _, query in service.headers)
+    assert ask() == RECORDS and len(service.batches) == 2
+
+
+def test_a_batch_whose_making_was_answered_to_nobody_is_found_and_not_made_again(ask, service):
+    service.drop = "POST /v1/batches"
+    with pytest.raises(EscError, match="not made again: the same command goes on"):
+        ask()
+    assert len(service.batches) == 1
+    # One for each of the two shards.
+    assert ask() == RECORDS and len(service.batches) == 2
+
+
+def test_a_failed_batch_says_why_when_the_others_have_ended_and_is_made_anew(
+    ask, service, tmp_path
+):
+    service.ends = {"batch_0": "failed"}
+    with pytest.raises(EscError, match=r"batch_0 of .*0001.* failed: token limit of the organ"):
+        ask()
+    assert Shard(tmp_path / "batch", 2).path(ANSWERS).is_file()
+    assert ask() == RECORDS and len(service.batches) == 3
+
+
+def test_what_expired_fails_alone_and_only_it_is_asked_again(ask, service):
+    service.ends = {"batch_0": "expired"}
+    answered, late = ask(["a", "b"])
+    assert answered == "a" and late.kind is FailureKind.TIMEOUT
+    assert ask(["a", "b"]) == ["a", "b"]
+    again = service.files[service.batches["batch_1"]["input_file_id"]].splitlines()
+    assert [json.loads(row)["body"]["messages"][-1]["content"] for row in again] == ["b"]
+
+
+def test_a_server_that_is_none_and_one_that_refuses_are_told_in_one_line(ask, service):
+    service.refuse = {"GET": (200, "<html>")}
+    with pytest.raises(EscError, match="answers no JSON; a base URL mostly ends in /v1"):
+        ask()
+    service.refuse = {"POST /v1/batches": (400, "billing limit")}
+    with pytest.raises(EscError, match=r"400: .*billing limit.*the same command goes on"):
+        ask()
+    service.refuse = {}
+    assert ask() == RECORDS and len(service.batches) == 2
+
+
+def test_a_key_for_https_does_not_go_to_plain_http_and_is_in_no_message(ask, service, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("VLLM_API_KEY", "own-key")
+    service.refuse = {"GET /v1/batches/": (401, "wrong key own-key")}
+    with pytest.raises(EscError) as told:
+        ask()
+    assert {key for key, _ in service.headers} == {"Bearer own-key"}
+    assert "own-key" not in str(told.value) and "401" in str(told.value)
+
+
+def test_nothing_is_sent_that_could_pass_the_limit_and_what_was_sent_is_taken_in(
+    ask, service, tmp_path
+):
+    # A request of five tokens costs 500 units at the most.
+    limited = {"budget": Budget(Price(0.0, 100.0), limit=0.001)}
+    with pytest.raises(RunStopped, match=r"the 3 new requests could pass MAX_COST=0.001"):
+        ask(**limited)
+    assert not service.files and not service.batches
+    service.refuse = {"GET /v1/batches/": (400, "maintenance")}
+    with pytest.raises(EscError):
+        ask()
+    service.refuse = {}
+    # A batch of which only a part is asked any more is waited for, too.
+    assert ask(["a"], **limited) == ["a"] and len(service.batches) == 2
+
+
+def test_a_constraint_of_vllms_own_is_refused_and_a_schema_sent(ask, service):
+    with pytest.raises(RunStopped, match=r"does not know the constraint \(Choice\)"):
+        ask(constraint=Choice(("yes", "no")))
+    ask(["a"], constraint=JsonSchema("v", '{"type":"object"}', hint=True))
+    (row,) = map(json.loads, service.files["file-0"].splitlines())
+    assert row["body"]["response_format"]["type"] == "json_schema"
+
+
+def test_killed_while_it_waits_the_next_run_pays_for_nothing_again(service, tmp_path):
+    """The whole way: the asking process is killed, and the one that looks at the batch ends."""
+    service.looks = 10**9
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from esc.llm_batch import Batch, Shard, run\n"
+        f"batch = Batch('openai', 2, '{MODEL}', Path())\n"
+        f"run(batch, ['{service.url}'], [Shard(Path('{tmp_path}'), n) for n in (1, 2)])\n"
     )
-    program.chmod(0o755)
-    return os.environ | {
-        "PATH": f"{bin_folder}:{os.environ['PATH']}",
-        "ASKED": str(tmp_path / "log"),
-    }
-
-
-def test_the_script_runs_every_shard_once_and_again_only_what_is_missing(folder, fake_vllm):
-    script = batch.script(folder, BOTH, ["big-judge"], batch.Options(MODEL, folder, "vllm", ""))
-    for _ in range(2):
-        subprocess.run(["sh", script], env=fake_vllm, check=True)
-    asked = (folder / "log").read_text().splitlines()
-    assert [line.split()[:5] for line in asked] == [
-        ["run-batch", "--model", "big-judge", "-i", f"{name}.requests.jsonl"]
-        for name in ("0001", "0002")
-    ]
-    (folder / "0001.answers.jsonl").unlink()
-    subprocess.run(["sh", script], env=fake_vllm, check=True)
-    assert len((folder / "log").read_text().splitlines()) == 3
-
-
-def test_several_nodes_share_the_shards(folder, fake_vllm):
-    script = batch.script(folder, BOTH, ["big-judge"], batch.Options(MODEL, folder, "vllm", ""))
-    subprocess.run(["sh", script], env=fake_vllm | {"NNODES": "2", "NODE_RANK": "1"}, check=True)
-    assert not (folder / "0001.answers.jsonl").exists()
-    assert (folder / "0002.answers.jsonl").exists()
-
-
-def test_the_script_finds_adapters_and_template_in_a_copy_of_work(tmp_path, fake_vllm, monkeypatch):
-    monkeypatch.setattr("esc.adapters.of", lambda *_: "template")
-    work, copy = tmp_path / "work", tmp_path / "mounted" / "deeper" / "copy"
-    for name in ("rg_sft", "sp_sft", "rg_dpo", "rg_dpo/served"):
-        trained = work / paths.adapters(MODEL) / name
-        trained.mkdir(parents=True)
-        files.write_json(trained / "adapter_config.json", {"r": 16})
-        (trained / adapters.WEIGHTS).touch()
-    run = paths.run(MODEL, "decoupled", "sft") / "batch"
-    (work / run).mkdir(parents=True)
-    batch.script(work / run, ["0001"], ["rg-dpo"], batch.Options(MODEL, work, "vllm", ""))
-    shutil.copytree(work, copy)
-    shutil.rmtree(work)
-    subprocess.run(["sh", copy / run / "run.sh"], env=fake_vllm, check=True)
-    words = (tmp_path / "log").read_text().split()
-    template = words[words.index("--chat-template") + 1]
-    assert (copy / run / template).read_text() == "template"
-    begin, end = (words.index(flag) for flag in ("--lora-modules", "-i"))
-    named = dict(word.split("=") for word in words[begin + 1 : end])
-    places = {name: (copy / run / path).resolve() for name, path in named.items()}
-    saves = copy / paths.adapters(MODEL)
-    assert places == {
-        "rg-dpo": saves / "rg_dpo" / "served", "rg-sft": saves / "rg_sft",
-        "sp-sft": saves / "sp_sft",
-    }  # fmt: skip
-    assert all((place / adapters.WEIGHTS).is_file() for place in places.values())
-
-
-def test_a_script_asks_either_this_works_models_or_one_other(folder):
-    with pytest.raises(EscError, match="big-judge cannot be run together"):
-        batch.script(folder, BOTH, ["base", "big-judge"], batch.Options(MODEL, folder, "vllm", ""))
-
-
-def test_the_script_leaves_shards_alone_that_nobody_asks_for_any_more(folder, fake_vllm):
-    script = batch.script(folder, ["0002"], ["big-judge"], batch.Options(MODEL, folder, "vllm", ""))
-    subprocess.run(["sh", script], env=fake_vllm, check=True)
-    assert not (folder / "0001.answers.jsonl").exists()
-    assert (folder / "0002.answers.jsonl").exists()
-
-
-def test_the_script_hands_on_the_users_flags_for_another_model_too(folder, fake_vllm):
-    options = batch.Options(MODEL, folder, "vllm", "--tensor-parallel-size 4")
-    script = batch.script(folder, ["0001"], ["big-judge"], options)
-    subprocess.run(["sh", script], env=fake_vllm, check=True)
-    assert "--model big-judge --tensor-parallel-size 4 -i" in (folder / "log").read_text()
-
-
-def test_the_script_stops_where_the_engine_died_on_the_way(folder, fake_vllm):
-    program = Path(fake_vllm["PATH"].partition(":")[0]) / "vllm"
-    dead = error_line("0001", 500, "EngineCore encountered an issue. See stack trace").strip()
-    to_output = 'while [ "$1" != -o ]; do shift; done'
-    program.write_text(f"#!/bin/sh\n{to_output}\necho '{dead}' > \"$2\"\n")
-    script = batch.script(folder, BOTH, ["big-judge"], batch.Options(MODEL, folder, "vllm", ""))
-    run = subprocess.run(["sh", script], env=fake_vllm, capture_output=True, text=True, check=False)
-    assert run.returncode == 1 and "BATCH=write asks again" in run.stderr
-    assert (folder / "0001.answers.jsonl").exists() and not (folder / "0002.answers.jsonl").exists()
+    for number in (1, 2):
+        body = {"messages": [{"content": f"hello {number}"}]}
+        line = json.dumps({"custom_id": str(number), "body": body})
+        Shard(tmp_path, number).path(REQUESTS).write_text(line + "\n")
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=paths.ROOT) as killed:
+        wait_for(lambda: len(service.batches) == 2 and service.batches["batch_1"]["looks"])
+        killed.send_signal(signal.SIGKILL)
+    service.looks = 1
+    subprocess.run(command, cwd=paths.ROOT, check=True)
+    said = [Shard(tmp_path, number).path(ANSWERS).read_text() for number in (1, 2)]
+    assert said == [answer_line(str(number), f"hello {number}") for number in (1, 2)]
+    assert len(service.batches) == 2 and sum(name.startswith("file") for name in service.files) == 2
+    assert json.loads(Shard(tmp_path, 1).path(STATE).read_text())["batch"] == "batch_0"

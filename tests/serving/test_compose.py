@@ -10,7 +10,7 @@ from esc import adapters, files, paths
 from esc.exceptions import EscError
 from esc.paths import Lineage
 from serving import compose as composing
-from serving.compose import MANIFEST, compose, concatenate
+from serving.compose import MANIFEST, compose
 
 LARGEST = 1e-4
 MODEL = "smollm2-135m"
@@ -36,15 +36,6 @@ def random_adapter(model, folder, *, seed, alpha, rank=16):
     tuned.save_pretrained(folder)
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory, model):
-    """A WORK folder with an SFT and a DPO adapter of the planner."""
-    root = tmp_path_factory.mktemp("compose")
-    random_adapter(model, root / paths.adapter(MODEL, "sp", "sft"), seed=1, alpha=16)
-    random_adapter(model, root / paths.adapter(MODEL, "sp", "dpo"), seed=2, alpha=16)
-    return root
-
-
 def logits(model):
     ids = torch.arange(100, 180).reshape(2, 40)
     with torch.no_grad():
@@ -59,49 +50,20 @@ def merged_in_order(model, *folders):
 
 
 @pytest.mark.slow
-def test_the_composed_adapter_gives_the_logits_of_the_sequential_merge(work, model):
-    sft, dpo = (work / paths.adapter(MODEL, "sp", stage) for stage in ("sft", "dpo"))
-    served, made = compose(work, MODEL, "sp")
-    assert made
-    composed = logits(PeftModel.from_pretrained(fresh(model), served).eval())
-    merged = merged_in_order(model, sft, dpo)
-    assert (composed - merged).abs().max() < LARGEST
-    # Both parts are in it: neither alone comes near.
-    assert (composed - merged_in_order(model, sft)).abs().max() > 100 * LARGEST
-    assert (composed - merged_in_order(model, dpo)).abs().max() > 100 * LARGEST
-
-
-@pytest.mark.slow
-def test_adapters_of_other_ranks_and_scales_compose_too(tmp_path, model):
-    random_adapter(model, tmp_path / "one", seed=3, alpha=32, rank=8)
-    random_adapter(model, tmp_path / "two", seed=4, alpha=8, rank=16)
-    assert concatenate(str(model), [tmp_path / "one", tmp_path / "two"], tmp_path / "served") == 24
-    composed = logits(PeftModel.from_pretrained(fresh(model), tmp_path / "served").eval())
-    merged = merged_in_order(model, tmp_path / "one", tmp_path / "two")
-    assert (composed - merged).abs().max() < LARGEST
-
-
-@pytest.mark.slow
-def test_it_is_renewed_exactly_when_a_part_has_changed(work, model):
-    served, _ = compose(work, MODEL, "sp")
-    before = (served / MANIFEST).read_text()
-    assert compose(work, MODEL, "sp") == (served, False)
-    random_adapter(model, work / paths.adapter(MODEL, "sp", "dpo"), seed=5, alpha=16)
-    assert compose(work, MODEL, "sp") == (served, True)
-    assert (served / MANIFEST).read_text() != before
-    assert adapters.found(work, MODEL)["sp-dpo"] == served
-
-
-@pytest.mark.slow
-def test_a_second_round_is_composed_with_both_before_it(tmp_path, model):
+def test_the_composed_adapter_gives_the_logits_of_the_merges_in_order(tmp_path, model):
+    """Of SFT and two rounds after it, of other ranks and scales; none of them can be missing."""
     sft = tmp_path / paths.adapter(MODEL, "sp", "sft")
     rounds = [tmp_path / paths.adapter(MODEL, "sp", "dpo", Lineage("ipo", n)) for n in (1, 2)]
-    for seed, folder in enumerate([sft, *rounds]):
-        random_adapter(model, folder, seed=seed, alpha=16)
-    served, _ = compose(tmp_path, MODEL, "sp", Lineage("ipo", 2))
+    parts = [sft, *rounds]
+    for seed, (folder, rank, alpha) in enumerate(zip(parts, (16, 8, 16), (16, 32, 8), strict=True)):
+        random_adapter(model, folder, seed=seed, alpha=alpha, rank=rank)
+    served, made = compose(tmp_path, MODEL, "sp", Lineage("ipo", 2))
+    assert made and files.read_json(served / MANIFEST)["rank"] == 40
     composed = logits(PeftModel.from_pretrained(fresh(model), served).eval())
-    assert (composed - merged_in_order(model, sft, *rounds)).abs().max() < LARGEST
-    assert files.read_json(served / MANIFEST)["rank"] == 48
+    assert (composed - merged_in_order(model, *parts)).abs().max() < LARGEST
+    for left in parts:
+        others = merged_in_order(model, *(one for one in parts if one != left))
+        assert (composed - others).abs().max() > 100 * LARGEST
 
 
 def touch_adapter(folder):
@@ -126,17 +88,18 @@ def parts(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_composed_folder_has_the_chat_template_of_the_training(parts):
+def test_it_is_renewed_exactly_when_a_part_or_its_template_is_another(parts):
     served, _ = compose(parts, MODEL, "sp")
     assert (served / adapters.FILE).read_text() == "of smollm2"
-
-
-def test_one_composed_without_its_chat_template_is_composed_anew(parts):
-    served, _ = compose(parts, MODEL, "sp")
     assert compose(parts, MODEL, "sp") == (served, False)
     (served / adapters.FILE).unlink()
     assert compose(parts, MODEL, "sp") == (served, True)
-    assert (served / adapters.FILE).is_file()
+    dpo = parts / paths.adapter(MODEL, "sp", "dpo")
+    save_file({"weight": torch.ones(1)}, dpo / adapters.WEIGHTS)
+    before = (served / MANIFEST).read_text()
+    assert compose(parts, MODEL, "sp") == (served, True)
+    assert (served / MANIFEST).read_text() != before
+    assert adapters.found(parts, MODEL)["sp-dpo"] == served
 
 
 def test_a_part_that_is_not_trained_is_named_with_its_command(tmp_path):

@@ -13,7 +13,7 @@ from esc import adapters
 from esc.exceptions import EscError
 from esc.llm import Endpoint
 from esc.prompts import TASKS
-from serving.template import compare, difference, samples
+from serving.template import chats, compare, difference
 
 # The form of Llama-3.1's own template: two lines with dates before every system prompt.
 LLAMA31 = (
@@ -59,50 +59,39 @@ def tokenizing_server(tokenizer, template):
             server.shutdown()
 
 
-def compared(url, tokenizer, template, chats):
+def compared(url, tokenizer, template, asked):
     async def ask():
         endpoint = Endpoint(url, timeout=30, connections=1)
         try:
-            return await compare(endpoint, "base", tokenizer, template, chats)
+            return await compare(endpoint, "base", tokenizer, template, asked)
         finally:
             await endpoint.close()
 
     return asyncio.run(ask())
 
 
-@pytest.fixture(scope="module")
-def chats(sample_work):
-    return [one for task in TASKS for one in samples(sample_work, task, 4)]
-
-
-@pytest.fixture(scope="module")
-def plans(sample_work):
-    """Chats without an earlier reply: before one, Llama's tokenizer parts line breaks from words,
-    and the one that stands in for it does not."""
-    return list(samples(sample_work, "sp", 12))
-
-
 # The templates of all backbones; the smallest tokenizer stands in for those not on this machine,
 # to which the others' control tokens are ordinary text: so the shape is compared, not the ids.
-@pytest.mark.parametrize("name", ["smollm2", "qwen", "llama3", "gemma2"])
-def test_the_exported_template_gives_the_ids_of_training(name, model, chats, plans):
-    chats = plans if name == "llama3" else chats
+# Before an earlier reply Llama's tokenizer parts line breaks from words, and this one does not.
+@pytest.mark.parametrize(
+    ("name", "tasks"), [("smollm2", TASKS), ("qwen", TASKS), ("gemma2", TASKS), ("llama3", ["sp"])]
+)
+def test_the_exported_template_gives_the_ids_of_training(name, tasks, model, sample_work):
     tokenizer, template = adapters.load(str(model), name)
     with tokenizing_server(tokenizer, adapters.of(str(model), name)) as url:
-        assert compared(url, tokenizer, template, chats) > 2000
+        for task in tasks:
+            asked = chats(sample_work, task, 4)
+            assert compared(url, tokenizer, template, asked) > 500 * len(asked) // 4
 
 
-def test_llama31s_date_lines_are_caught_and_shown(model, plans):
+def test_llama31s_date_lines_are_caught_and_shown(model, sample_work):
     tokenizer, template = adapters.load(str(model), "llama3")
-    with tokenizing_server(tokenizer, LLAMA31) as url, pytest.raises(EscError) as caught:
-        compared(url, tokenizer, template, plans)
-    assert "Cutting Knowledge Date" in str(caught.value)
+    with (
+        tokenizing_server(tokenizer, LLAMA31) as url,
+        pytest.raises(EscError, match="Cutting Knowledge Date") as caught,
+    ):
+        compared(url, tokenizer, template, chats(sample_work, "sp", 4))
     assert "\n" not in str(caught.value)
-    without = LLAMA31.replace(
-        "{{ 'Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n' }}", ""
-    )
-    with tokenizing_server(tokenizer, without) as url:
-        assert compared(url, tokenizer, template, plans) > 2000
 
 
 def test_a_difference_says_where_and_what(model):
@@ -115,13 +104,12 @@ def test_a_difference_says_where_and_what(model):
     assert "token 6" in difference(tokenizer, trained, trained[:-1])
 
 
-def test_the_longest_chat_is_among_the_samples(sample_work):
+def test_the_longest_chat_is_among_them(sample_work):
     for task in TASKS:
-        drawn = list(samples(sample_work, task, 3))
-        everything = list(samples(sample_work, task, 10_000))
-        size = {one.id: sum(len(m.content) for m in one.chat) for one in everything}
-        assert len(drawn) == 3 and drawn[0].id == max(size, key=size.get)
-        assert all(one.chat[0].role == "system" and one.chat[-1].role == "user" for one in drawn)
+        drawn, everything = chats(sample_work, task, 3), chats(sample_work, task, 10_000)
+        size = {one: sum(len(m.content) for m in chat) for one, chat in everything.items()}
+        assert len(drawn) == 3 and next(iter(drawn)) == max(size, key=size.get)
+        assert all((c[0].role, c[-1].role) == ("system", "user") for c in drawn.values())
 
 
 def test_without_a_server_it_says_how_to_start_one(run, sample_work):

@@ -1,0 +1,259 @@
+"""Batch files: what is asked through them, what is taken in again, and what is not."""
+
+import json
+
+import pytest
+from batches import answer_line, error_line, play, requests
+
+from esc import llm_batch
+from esc.choice import Scoring
+from esc.exceptions import EscError, Waiting
+from esc.llm import (
+    Budget,
+    Cache,
+    Choice,
+    FailureKind,
+    Generation,
+    Meter,
+    Price,
+    Regex,
+    RunStopped,
+    Sampling,
+)
+from esc.llm_batch import Batch, BatchChat, choice_fields
+from esc.prompts import Message
+
+MODEL = "smollm2-135m"
+RECORDS = ["a", "b", "c", "d", "e"]
+REPLIES = [f"re: {record}" for record in RECORDS]
+
+
+def call(record, **more):
+    chat = (Message("system", "Be kind."), Message("user", record))
+    return Generation(record, "reply", "base", chat, Sampling(5), **more)
+
+
+async def one_reply(asks, record):
+    """A record is the seeker's words, or a whole call."""
+    answer = await asks.ask(call(record) if isinstance(record, str) else record)
+    return answer.text
+
+
+async def two_steps(asks, record):
+    first = await asks.ask(call(record))
+    return (await asks.ask(call(f"after {first.text}"))).text
+
+
+def said(body):
+    return f"re: {body['messages'][-1]['content']}"
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch):
+    """The results of a new process's run, its meter and the numbers of the shards that ran.
+
+    ``say`` gives the text of an answer, or the line of it from its key; ``breaks`` is the shard
+    that the engine stops at.
+    """
+
+    def run(records, say=said, *, work=one_reply, engine="vllm", breaks=0, budget=None, size=2):
+        ran = []
+
+        def played(batch, urls, shards):
+            for shard in shards:
+                if shard.number == breaks:
+                    raise EscError("out of memory")
+                ran.append(shard.number)
+                asked = requests(shard.path(llm_batch.REQUESTS)).items()
+                told = [(key, say(body)) for key, body in asked]
+                lines = [it(key) if callable(it) else answer_line(key, it) for key, it in told]
+                shard.path(llm_batch.ANSWERS).write_text("".join(lines))
+
+        monkeypatch.setattr(llm_batch, "run", played)
+        batch, meter = Batch(engine, size, MODEL, tmp_path), Meter(budget or Budget())
+        chat = BatchChat(batch, (), Cache(tmp_path / "calls.jsonl", {}), {"base": "w1"}, meter)
+        return chat.run(records, work), meter, ran
+
+    return run
+
+
+@pytest.fixture
+def batch(tmp_path):
+    return tmp_path / "batch"
+
+
+def texts(batch):
+    """What every shard asks, by its number."""
+    return {
+        int(path.name[:4]): [body["messages"][-1]["content"] for body in requests(path).values()]
+        for path in sorted(batch.glob("*.requests.jsonl"))
+    }
+
+
+def test_requests_are_lines_of_the_batch_api_in_shards_and_equal_ones_asked_once(ask, batch):
+    results, meter, _ = ask([*RECORDS, "a"])
+    assert results == [*REPLIES, "re: a"] and meter.answered == 5
+    assert texts(batch) == {1: ["a", "b"], 2: ["c", "d"], 3: ["e"]}
+    row = json.loads((batch / "0001.requests.jsonl").read_text().splitlines()[0])
+    assert (row["method"], row["url"]) == ("POST", "/v1/chat/completions")
+    # OpenAI takes ids of up to 64 characters.
+    assert len(row["custom_id"]) == 64 and row["body"] == call("a").body()
+
+
+def test_a_later_step_is_asked_in_a_later_round_with_the_earlier_answer(ask, batch):
+    assert ask(["a", "b"], work=two_steps)[0] == ["re: after re: a", "re: after re: b"]
+    assert texts(batch) == {1: ["a", "b"], 2: ["after re: a", "after re: b"]}
+
+
+def test_what_is_stored_is_not_asked_and_counts_as_cached(ask, batch):
+    ask(["a", "b"])
+    results, meter, _ = ask(["a", "b", "c"])
+    assert results[2] == "re: c" and (meter.cached, meter.answered) == (2, 1)
+    assert texts(batch)[2] == ["c"]
+
+
+def test_broken_off_it_goes_on_with_the_shards_and_the_lines_that_have_no_answers(ask, batch):
+    with pytest.raises(EscError, match="out of memory"):
+        ask(RECORDS, breaks=2)
+    answers = batch / "0001.answers.jsonl"
+    answers.write_bytes(answers.read_bytes()[:-20])
+    results, meter, ran = ask(RECORDS)
+    assert results == REPLIES and meter.answered == 5
+    # What was missing is a shard of its own: nothing is asked twice.
+    assert ran == [2, 3, 4] and texts(batch)[4] == ["b"]
+
+
+def test_of_a_shard_that_was_answered_in_part_the_rest_is_asked_in_another(ask, batch):
+    with pytest.raises(EscError):
+        ask(["a", "b"], breaks=1)
+    ask(["a"])
+    assert texts(batch) == {1: ["a", "b"], 2: ["a"]}
+    assert ask(["a", "b"])[2] == [3] and texts(batch)[3] == ["b"]
+
+
+def test_an_engine_that_leaves_answers_out_is_told_and_the_rest_asked_alone(ask, batch):
+    with pytest.raises(EscError, match=r"0001.answers.jsonl lacks 1 of 2 answers; .* is kept"):
+        ask(["a", "b"], lambda body: (lambda key: "") if said(body) == "re: b" else said(body))
+    assert ask(["a", "b"])[0] == ["re: a", "re: b"] and texts(batch)[2] == ["b"]
+
+
+def test_an_answer_nobody_asked_for_and_a_damaged_line_are_named(ask, batch):
+    with pytest.raises(EscError):
+        ask(RECORDS, breaks=2)
+    (batch / "0002.answers.jsonl").write_text(answer_line("f" * 64, "of another run"))
+    with pytest.raises(EscError, match=r"0002.answers.jsonl has an answer to f{64}, which .* not"):
+        ask(RECORDS)
+    (batch / "0002.answers.jsonl").write_text("{\n")
+    with pytest.raises(EscError, match=r"0002.answers.jsonl, line 1: .*; delete that line"):
+        ask(RECORDS)
+
+
+KINDS = [
+    (error_line("k", 429, "slow"), FailureKind.RATE_LIMITED),
+    (error_line("k", 500, "EngineCore died"), FailureKind.SERVER_ERROR),
+    (error_line("k", 400, "maximum context length is 8192 tokens"), FailureKind.TOO_LONG),
+    (error_line("k", 400, "bad temperature"), FailureKind.REFUSED),
+    (answer_line("k", None), FailureKind.EMPTY),
+    ('{"custom_id": "k", "response": null, "error": {"code": "batch_expired", "message": "x"}}\n',
+     FailureKind.TIMEOUT),
+    ('{"custom_id": "k", "response": {"status_code": 200, "body": {}}}\n', FailureKind.BAD_ANSWER),
+    ('{"custom_id": "k", "error": "no such thing"}\n', FailureKind.BAD_ANSWER),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "kind"), KINDS)
+def test_a_line_without_an_answer_fails_its_record_alone_and_is_asked_again(ask, batch, line, kind):
+    def say(body):
+        text = said(body)
+        return (lambda key: line.replace('"k"', f'"{key}"')) if text == "re: b" else text
+
+    results, meter, _ = ask(["a", "b"], say)
+    assert results[0] == "re: a" and results[1].kind is kind and results[1].message
+    assert (meter.answered, meter.failed) == (1, 1)
+    assert ask(["a", "b"])[0] == ["re: a", "re: b"] and texts(batch)[2] == ["b"]
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_what_every_request_would_meet_stops_the_run_and_not_the_next(ask, batch, status):
+    def say(body):
+        text = said(body)
+        return (lambda key: error_line(key, status, "no such")) if text == "re: a" else text
+
+    with pytest.raises(RunStopped, match="refuses every request: no such"):
+        ask(RECORDS, say)
+    results, meter, ran = ask(RECORDS)
+    assert results == REPLIES and meter.cached == 4 and texts(batch)[ran[0]] == ["a"]
+
+
+def test_answers_brought_by_others_are_taken_and_what_is_missing_awaited(ask, batch):
+    with pytest.raises(Waiting, match=r"(?s)4 requests in 2 shards wait in .*BATCH=read"):
+        ask(RECORDS[:4], engine="write")
+    (batch / "0002.batch.json").write_text("{}")
+    reason = r"2 shards .* no answers yet .*0001.*BATCH=openai fetches.*; 1 requests are in no open"
+    with pytest.raises(Waiting, match=reason):
+        ask(RECORDS, engine="read")
+    assert play(batch, said) == 2
+    assert ask(RECORDS[:4], engine="read")[0] == REPLIES[:4]
+
+
+def test_a_failure_that_was_brought_waits_for_the_shard_that_asks_again(ask, batch):
+    with pytest.raises(Waiting):
+        ask(["a"], engine="write")
+    (key,) = requests(batch / "0001.requests.jsonl")
+    (batch / "0001.answers.jsonl").write_text(error_line(key, 500, "died"))
+    assert ask(["a"], engine="read")[0][0].kind is FailureKind.SERVER_ERROR
+    for engine in ("write", "read"):
+        with pytest.raises(Waiting):
+            ask(["a"], engine=engine)
+    play(batch, said)
+    assert ask(["a"], engine="read")[0] == ["re: a"]
+
+
+def test_a_planners_distribution_is_null_as_where_a_server_offers_none(ask, batch):
+    async def work(asks, record):
+        chat = (Message("user", record),)
+        return await asks.ask(Scoring(record, "distribution", "base", chat, ("x", "y")))
+
+    assert ask(["a"], work=work)[0] == [None] and texts(batch) == {}
+
+
+YES_NO = Choice(("yes", "no"))
+
+
+@pytest.mark.parametrize("constraint", [YES_NO, Regex(r"\[(yes|no)\] .+")])
+def test_an_engine_that_ignores_a_constraint_is_stopped(ask, constraint):
+    with pytest.raises(EscError, match="ignores the constraint; use DECODE=free"):
+        ask([call("a", constraint=constraint)], lambda body: "perhaps")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "text", "finish", "taken"),
+    [
+        (YES_NO, "y", "length", "y"),
+        (YES_NO, "<think>Or?</think>\n\nno", "stop", "no"),
+        (Regex("[0-5]", hint=True), "about 4", "stop", "about 4"),
+    ],
+)
+def test_an_answer_cut_thought_about_or_checked_in_any_case_is_taken(
+    ask, constraint, text, finish, taken
+):
+    asked = [call("a", constraint=constraint)]
+    assert ask(asked, lambda body: lambda key: answer_line(key, text, finish))[0] == [taken]
+
+
+def test_a_choice_is_kept_to_the_usual_tokens_of_its_options(model):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    names = ("Question", "Reflection of feelings")
+    told = choice_fields(MODEL, names)["allowed_token_ids"]
+    usual = {one for name in names for one in tokenizer(name)["input_ids"]}
+    assert set(told) == usual | {tokenizer.convert_tokens_to_ids("<|im_end|>")}
+
+
+def test_an_answer_without_text_is_paid_for(ask):
+    budget = Budget(Price(0.0, 1e6))
+    silent = ask(["a"], lambda body: lambda key: answer_line(key, None, "length"), budget=budget)
+    (failed,), meter, _ = silent
+    assert (failed.kind, budget.spent) == (FailureKind.EMPTY, 5.0)
+    assert (meter.failed, meter.completion_tokens) == (1, 5)
