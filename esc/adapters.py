@@ -1,11 +1,12 @@
 """The trained adapters of a model, under the names a server gives them."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from esc import backbones, files, paths
 from esc.exceptions import EscError
@@ -15,35 +16,28 @@ BASE = "base"
 """The served name of the backbone itself."""
 STAGES = (BASE, "sft", "dpo")
 """What a system can be tested at, in the order of training."""
-WEIGHTS = "adapter_model.safetensors"
-LORA = (".lora_A.weight", ".lora_B.weight")
-"""How the names of a plain LoRA's tensors end."""
-CONFIG = "adapter_config.json"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SERVED = "served"
 """Folder inside a DPO adapter that holds SFT and DPO in one adapter."""
+FILE = "chat_template.jinja"
+"""Its name beside an adapter, where Hugging Face's tokenizers look for it."""
 LARGEST_RANK = 512
 """That vLLM serves."""
+ELSEWHERE = "unknown: served elsewhere"
 
 _PEFT = "base_model.model."
 """How PEFT begins the name of every tensor of an adapter."""
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
-    "fan_in_fan_out": (False, None),
-    "use_dora": (False, None),
-    "use_rslora": (False, None),
-    "use_qalora": (False, None),
-    "lora_bias": (False, None),
     # Others change the base itself, and then the adapter is a difference to that.
     "init_lora_weights": (True, False, "gaussian", None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "modules_to_save": ([], None),
-    "target_parameters": ([], None),
-    "trainable_token_indices": ([], {}, None),
-    "alora_invocation_tokens": ([], None),
-    "layer_replication": ([], None),
 }
+_UNSET = (
+    "fan_in_fan_out", "use_dora", "use_rslora", "use_qalora", "lora_bias", "rank_pattern",
+    "alpha_pattern", "modules_to_save", "target_parameters", "trainable_token_indices",
+    "alora_invocation_tokens", "layer_replication",
+)  # fmt: skip
 """What the recipes train, by PEFT's own configuration: other kinds are added in other ways."""
 _FOLDER = re.compile(r"(sp|rg|vanilla)_(sft|dpo)(_[A-Za-z0-9_.-]+)?")
 
@@ -58,9 +52,8 @@ def served_name(task: str, stage: str, lineage: Lineage = paths.PAPER) -> str:
 
 def start(task: str, lineage: Lineage) -> str:
     """The served name of the policy that a preference training starts from, and is mined from."""
-    if not lineage.before:
-        return served_name(task, "sft")
-    return served_name(task, "dpo", lineage.before[-1])
+    before = lineage.before
+    return served_name(task, "dpo", before[-1]) if before else served_name(task, "sft")
 
 
 def folder(work: Path, model: str, name: str) -> Path:
@@ -71,23 +64,28 @@ def folder(work: Path, model: str, name: str) -> Path:
     return _to_serve(trained, work, model)
 
 
-def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> list[Path]:
-    """The folders of a policy's adapters, SFT's first: each was trained on those before it.
+def folders_of(
+    work: Path, model: str, task: str, stage: str, lineage: Lineage = paths.PAPER
+) -> list[Path]:
+    """The folders of a policy's adapters, SFT's first: each is trained on those before it."""
+    rounds = (*lineage.before, lineage) if stage == "dpo" else ()
+    parts = [paths.adapter(model, task, "sft")]
+    parts += [paths.adapter(model, task, "dpo", one) for one in rounds]
+    return [work / part for part in parts]
 
-    Raises EscError where one is not trained or no plain LoRA, or the last one not on the others as
-    they are.
+
+def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> list[Path]:
+    """The same folders; EscError where one is not trained or no plain LoRA, or the last one not on
+    the others as they are.
     """
-    parts = [work / paths.adapter(model, task, "sft")]
-    if stage == "dpo":
-        rounds = (*lineage.before, lineage)
-        parts += [work / paths.adapter(model, task, "dpo", one) for one in rounds]
+    parts = folders_of(work, model, task, stage, lineage)
     for part in parts:
         check(part, work, model)
-    last = parts[-1]
+    *before, last = parts
     options = last / "options.json"
+    # Trained by llamafactory-cli itself, it has no options to hold against.
     trained_on = files.read_json(options) if options.is_file() else {}
-    for part in parts[:-1]:
-        # Trained by llamafactory-cli itself, it has no options to hold against.
+    for part in before:
         if trained_on and trained_on.get(f"adapter {part.name}") != fingerprint(part):
             raise EscError(
                 f"{last} was trained on another adapter than {part} holds now; train it again, "
@@ -100,49 +98,45 @@ def check(trained: Path, work: Path, model: str) -> None:
     """Raise EscError where a training's folder holds no adapter, a torn one, or no plain LoRA."""
     task, stage, lineage = _parts(trained.name)
     step = paths.make(f"{stage}-{task}", work=work, model=model, **lineage.variables)
-    weights = trained / WEIGHTS
-    if not weights.is_file():
+    if not (trained / WEIGHTS).is_file():
         raise EscError(f"{trained} holds no adapter; {step} trains it")
-    tensors = _tensors(weights)
-    if not tensors or not (trained / CONFIG).is_file():
-        what = f"{weights} holds no weights (empty, or cut off)"
-        if tensors:
-            what = f"{trained} has no {CONFIG}"
+    names = tensors(trained)
+    if not names:
+        what = f"{trained / WEIGHTS} holds no weights (empty, or cut off)"
         raise EscError(f"{what}; delete {trained}, {step} trains it")
-    if why := _not_plain(files.read_json(trained / CONFIG), tensors):
+    config = files.read_json(trained / CONFIG)
+    odd = {key: config[key] for key in _UNSET if config.get(key)}
+    odd |= {
+        key: config[key] for key in _PLAIN if config.get(key, _PLAIN[key][0]) not in _PLAIN[key]
+    }
+    whole = [name for name in sorted(names) if name.startswith(_PEFT) and ".lora_" not in name]
+    if odd or whole:
+        why = ", ".join([*(f"{key}={value!r}" for key, value in odd.items()), *whole[:1]])
         raise EscError(
             f"{trained} is no plain LoRA ({why}): composed, merged or served it would be another "
             f"model than was trained; {step} FORCE=1, without it in TRAIN_ARGS, trains one"
         )
 
 
-def _not_plain(config: files.Row, tensors: set[str]) -> str | None:
-    """Why an adapter is no plain LoRA; None where it is one."""
-    for key, allowed in _PLAIN.items():
-        if key in config and config[key] not in allowed:
-            return f"{key}={config[key]!r}"
-    others = (name for name in sorted(tensors) if name.startswith(_PEFT))
-    return next((one for one in others if not one.endswith(LORA)), None)
-
-
-def _tensors(weights: Path) -> set[str]:
-    """The tensors that a safetensors file names; none where it lacks its header or their bytes."""
-    with weights.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        begin = stream.read(size) if size < weights.stat().st_size else b""
+def tensors(adapter: Path) -> set[str]:
+    """The names of an adapter's tensors; none where its file is empty, or cut off."""
     try:
-        tensors = {k: v for k, v in json.loads(begin).items() if k != "__metadata__"}
-        ends = [int(tensor["data_offsets"][1]) for tensor in tensors.values()]
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
+        with safe_open(adapter / WEIGHTS, "np") as stream:
+            return set(stream.keys())
+    except SafetensorError:
         return set()
-    return set(tensors) if ends and weights.stat().st_size == 8 + size + max(ends) else set()
+
+
+def changed_weights(adapter: Path) -> set[str]:
+    """The names of the base's weights that a plain LoRA changes."""
+    names = (name.removeprefix(_PEFT).rpartition(".lora_")[0] for name in tensors(adapter))
+    return {f"{name}.weight" for name in names}
 
 
 def _parts(folder_name: str) -> tuple[str, str, Lineage]:
     """(task, stage, lineage) of a training's folder."""
     task, stage, *rest = folder_name.split("_")
-    lineage = of_suffix("".join(f"_{part}" for part in rest))
-    return task, stage, lineage or Lineage()
+    return task, stage, of_suffix("".join(f"_{part}" for part in rest)) or Lineage()
 
 
 def found(work: Path, model: str) -> dict[str, Path]:
@@ -179,15 +173,11 @@ def _to_serve(trained: Path, work: Path, model: str) -> Path:
     return composed
 
 
-FILE = "chat_template.jinja"
-"""Its name beside an adapter, where Hugging Face's tokenizers look for it."""
-
-
 def load(model: str, template: str) -> tuple[Any, Any]:
     """(tokenizer, LLaMA-Factory's template) of a model, as its training prepares them."""
     # Its log tells of tokens it adds, at a level it reads when it is imported.
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
-    # Heavy, and needed by three steps only.
+    # Heavy, and needed by few steps.
     from llamafactory.data.template import get_template_and_fix_tokenizer
     from llamafactory.hparams import DataArguments
     from transformers import AutoTokenizer
@@ -203,9 +193,6 @@ def of(model: str, template: str) -> str:
     return text
 
 
-ELSEWHERE = "unknown: served elsewhere"
-
-
 def weights_of(
     work: Path, model: str, names: Sequence[str], *, elsewhere: bool = False
 ) -> dict[str, str]:
@@ -216,13 +203,14 @@ def weights_of(
     """
     found = {}
     for name in names:
-        if name == BASE:
-            found[name] = _base_identity(backbones.get(model))
-            continue
         try:
-            found[name] = fingerprint(folder(work, model, name))
+            found[name] = (
+                _base_identity(backbones.get(model))
+                if name == BASE
+                else fingerprint(folder(work, model, name))
+            )
         except EscError:
-            if not elsewhere:
+            if not elsewhere or name == BASE:
                 raise
             found[name] = ELSEWHERE
     return found

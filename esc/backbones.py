@@ -1,4 +1,7 @@
-"""The backbones with recipes, from the one table ``llamafactory_configs/backbones.yaml``."""
+"""The backbones with recipes, from the one table ``llamafactory_configs/backbones.yaml``.
+
+And the engines, each a file of ``llamafactory_configs/engines``, that spread a training over GPUs.
+"""
 
 import argparse
 from dataclasses import dataclass, field
@@ -16,6 +19,8 @@ STAGES = ("sft", "dpo")
 CUTOFF = 4096
 DECODE = ("free", "choice")
 """How a strategy is drawn: freely, or among the eight names alone."""
+BF16, FP32 = "bfloat16", "float32"
+FOLDER = paths.RECIPES / "engines"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """One row of the table."""
+    """One row of the table; what its fields mean stands there."""
 
     name: str
     licence: str
-    """The base model's, as the Hugging Face hub names it."""
     hub: str | None
-    """Its name there; None where it has a folder alone."""
+    """Its name on the hub; None where it has a folder alone."""
     path: str
     """Hub id, or a folder; for the embedded model the one that ``make model`` fills."""
     template: str
@@ -51,17 +55,12 @@ class Backbone:
     """Billions."""
     shape: Shape
     decode: str
-    """``free``, or ``choice`` where the model would not keep to the form by itself."""
     reply_tokens: int
-    """Room for a reply."""
     judge: str
-    """Who judges mined replies unless JUDGE says otherwise."""
-    engine: str | None
-    """How its training is spread over GPUs unless ENGINE says otherwise; None is plain torchrun."""
-    serving_gpus: int
-    """GPUs that one server shares the weights out over."""
     settings: dict[str, Any]
     """What the recipes take: hardware, batch, DPO rates."""
+    engine: str | None = None
+    serving_gpus: int = 1
 
     @property
     def is_local(self) -> bool:
@@ -71,7 +70,8 @@ class Backbone:
         """
         if self.name == EMBEDDED or Path(self.path).is_dir():
             return True
-        if _is_folder_name(self.path):
+        # The hub's names are of the form owner/name.
+        if self.path.startswith(("/", ".", "~")) or self.path.count("/") > 1:
             raise EscError(
                 f"{self.path}, the path of MODEL={self.name} in {paths.RECIPES.name}/"
                 "backbones.yaml, is no folder of this machine"
@@ -80,49 +80,27 @@ class Backbone:
 
     @property
     def location(self) -> str:
-        """Where its weights are: the hub id, or the folder as an absolute path.
-
-        Raises EscError where that is not there.
-        """
+        """Where its weights are: the hub id, or the folder as an absolute path; raises as above."""
         return str(Path(self.path).resolve()) if self.is_local else self.path
-
-
-def _is_folder_name(path: str) -> bool:
-    """Whether no model of the hub could be called so: ``owner/name`` is its form."""
-    return path.startswith(("/", ".", "~")) or path.count("/") > 1
 
 
 @cache
 def table() -> dict[str, Backbone]:
     """All backbones by name, in the table's order."""
     rows = yaml.safe_load((paths.RECIPES / "backbones.yaml").read_text(encoding="utf-8"))
-    return {
-        name: Backbone(
-            name,
-            licence=row.pop("licence"),
-            hub=row.pop("hub", None if Path(row["path"]).is_dir() else row["path"]),
-            path=row.pop("path"),
-            template=row.pop("template"),
-            parameters=row.pop("parameters"),
-            shape=Shape(**row.pop("shape")),
-            decode=row.pop("decode"),
-            reply_tokens=row.pop("reply_tokens"),
-            judge=row.pop("judge"),
-            engine=row.pop("engine", None),
-            serving_gpus=row.pop("serving_gpus", 1),
-            settings=row,
-        )
-        for name, row in rows.items()
-    }
+    recipes = "hardware", "gpus", "per_device_batch", "practical", "dpo"
+    for row in rows.values():
+        row["shape"] = Shape(**row["shape"])
+        row.setdefault("hub", None if Path(row["path"]).is_dir() else row["path"])
+        row["settings"] = {key: row.pop(key) for key in recipes}
+    return {name: Backbone(name, **row) for name, row in rows.items()}
 
 
 def get(name: str) -> Backbone:
     """The backbone called ``name``; EscError lists the known ones."""
-    try:
-        return table()[name]
-    except KeyError:
-        known = ", ".join(table())
-        raise EscError(f"unknown MODEL {name!r}; known: {known}") from None
+    if name not in table():
+        raise EscError(f"unknown MODEL {name!r}; known: {', '.join(table())}")
+    return table()[name]
 
 
 def add_model(
@@ -130,9 +108,6 @@ def add_model(
 ) -> None:
     """Add the option that names a backbone."""
     parser.add_argument("--model", default=EMBEDDED, help=what)
-
-
-BF16, FP32 = "bfloat16", "float32"
 
 
 def precision() -> str:
@@ -143,9 +118,6 @@ def precision() -> str:
     info = Path("/proc/cpuinfo")
     native = ("avx512_bf16", "amx_bf16")
     return BF16 if info.is_file() and any(flag in info.read_text() for flag in native) else FP32
-
-
-FOLDER = paths.RECIPES / "engines"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +136,11 @@ class Engine:
     """Whether a GPU holds its share of the weights only."""
     packages: tuple[str, ...]
     """What it needs beside requirements/train.txt."""
+    by_torchrun: bool | None = True
+    """Whether torchrun starts its processes; None where it does from two on."""
     installed_by: str = "make setup-scale"
     environment: dict[str, str] = field(default_factory=dict)
     """What LLaMA-Factory reads from there."""
-    launched_by_torchrun: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -179,31 +152,22 @@ class Engine:
         return settings
 
 
-_SHARDED = {"ACCELERATE_USE_FSDP": "true"}
+_RAY_PACKAGES = ".venv/bin/python -m pip install --no-deps -r requirements/scale-ray.txt"
 ENGINES = {
     engine.name: engine
     for engine in (
         Engine("zero2", None, False, ("deepspeed",)),
-        Engine("zero3", "bfloat16", True, ("deepspeed",)),
+        Engine("zero3", BF16, True, ("deepspeed",)),
         # Read before the model is loaded: it is loaded once, not on every GPU.
-        Engine("fsdp", "bfloat16", True, (), environment=_SHARDED),
-        Engine("qlora", "float32", False, ("bitsandbytes",)),
-        Engine(
-            "ray",
-            merged_start=None,
-            shards_weights=False,
-            packages=("ray",),
-            installed_by=".venv/bin/python -m pip install --no-deps -r requirements/scale-ray.txt",
-            environment={"USE_RAY": "1"},
-            launched_by_torchrun=False,
-        ),
+        Engine("fsdp", BF16, True, (), environment={"ACCELERATE_USE_FSDP": "true"}),
+        Engine("qlora", FP32, False, ("bitsandbytes",), None),
+        Engine("ray", None, False, ("ray",), False, _RAY_PACKAGES, {"USE_RAY": "1"}),
     )
 }
 
 
 def engine(name: str) -> Engine:
     """The engine called ``name``; EscError lists the known ones."""
-    try:
-        return ENGINES[name]
-    except KeyError:
-        raise EscError(f"unknown ENGINE {name!r}; known: {', '.join(ENGINES)}") from None
+    if name not in ENGINES:
+        raise EscError(f"unknown ENGINE {name!r}; known: {', '.join(ENGINES)}")
+    return ENGINES[name]

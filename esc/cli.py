@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -89,7 +89,7 @@ class _Parser(argparse.ArgumentParser):
 Work = Annotated[Path, typer.Option(envvar="WORK", help="root of what is generated")]
 Model = Annotated[str, typer.Option(envvar="MODEL", help="a folder of llamafactory_configs")]
 Esconv = Annotated[str, typer.Option(envvar="ESCONV", help="corpus: a path, hf:NAME or sample")]
-Task = Annotated[str, typer.Option(envvar="TASK", help="sp, rg or vanilla")]
+Task = Annotated[Literal["sp", "rg", "vanilla"], typer.Option(envvar="TASK", help="of the model")]
 Tasks = Annotated[list[str], typer.Option("--task", envvar="TASK", help="of sp, rg, vanilla")]
 Stage = Annotated[str | None, typer.Option(envvar="STAGE", help="base, sft or dpo")]
 Variant = Annotated[str | None, typer.Option(envvar="VARIANT", help="of a preference training")]
@@ -138,7 +138,7 @@ def command(*, examples: str, name: str = "") -> Callable[[Callable[..., int | N
             except typer.Exit as shown:
                 return shown.exit_code
             except typer.TyperException as error:
-                why = error.format_message().rstrip(".")
+                why = " ".join(error.format_message().split()).rstrip(".")
                 raise EscError(f"{why}; '{prog} --help' shows examples") from error
 
         return main

@@ -99,3 +99,16 @@ def esconv_work(tmp_path_factory: pytest.TempPathFactory, run: Command, esconv: 
     built = run("-m", "data_builders", "build", "--esconv", str(esconv), "--work", str(work))
     assert built.returncode == 0, built.stderr
     return work
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """A WORK folder of a small corpus with what trainings of two steps leave.
+
+    SFT of the three tasks, fast enough to tell each from the base, pairs and DPO of the planner,
+    composed. Tests read it; one that changes something copies what it needs.
+    """
+    # Here, for what it imports reads the environment that is set above.
+    from trained import train_chain
+
+    return train_chain(tmp_path_factory.mktemp("chain"))

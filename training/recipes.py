@@ -1,9 +1,16 @@
-"""The recipe as one training will run it: WORK's paths, the batch, the user's own settings."""
+"""The recipes, rendered from the table of backbones, and a recipe as one training will run it.
 
-import json
+    python -m training render
+
+Writes ``llamafactory_configs/<model>/<task>_<stage>[_variant].yaml``. A training lays over its
+recipe WORK's paths, the batch for its processes, its engine and the user's own settings; what would
+make another adapter than can be composed, merged and served, or hide the first loss, is refused.
+"""
+
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esc import adapters, backbones, cli, files, nodes, paths, prompts
+from esc import adapters, backbones, cli, files, paths, prompts
 from esc.backbones import CUTOFF, STAGES, Backbone, Engine
 from esc.exceptions import EscError
 from esc.files import Row
@@ -51,6 +58,9 @@ VARIANTS = {
     "kto": Loss("kto", "kto", lambda beta: 0.5, beta=0.1),
 }
 """Variant to loss; mixes of pairs have the paper's."""
+BATCH = 32  # section 6.1, for SFT and DPO
+ONE_BATCH = 10**6
+"""Rows: more than a set of KTO has."""
 
 
 def of(lineage: Lineage) -> Loss:
@@ -58,32 +68,16 @@ def of(lineage: Lineage) -> Loss:
     return VARIANTS.get(lineage.variant or "", SIGMOID)
 
 
-BATCH = 32  # section 6.1, for SFT and DPO
-ONE_BATCH = 10**6
-"""Rows: more than a set of KTO has."""
-_SFT = {"learning_rate": 1e-5, "epochs": 3.0}  # section 6.1
-_DPO_EPOCHS = 1.0  # section 6.1
-_NAMES = {
-    "sp": "strategy planner",
-    "rg": "response generator",
-    "vanilla": "entangled model",
-}
-
-
-def accumulation(per_device: int, processes: int, machines: int = 1) -> int:
-    """Gradient accumulation steps that make the effective batch 32; ``processes`` a machine.
+def accumulation(per_device: int, processes: int) -> int:
+    """Gradient accumulation steps that make the effective batch 32; ``processes`` on all machines.
 
     Raises EscError where ``per_device`` times all processes does not divide it.
     """
-    together = per_device * machines
-    steps, rest = divmod(BATCH, together * processes)
+    steps, rest = divmod(BATCH, per_device * processes)
     if rest or not steps:
-        fitting = [str(n) for n in range(1, BATCH + 1) if BATCH % (n * together) == 0]
-        way = f"use NPROC of {', '.join(fitting)}" if fitting else "no NPROC does"
         raise EscError(
-            f"{f'{machines} machines x ' if machines > 1 else ''}{processes} processes x "
-            f"{per_device} samples do not divide the paper's batch of {BATCH}; "
-            f"{way}, or set TRAIN_ARGS"
+            f"{processes} processes x {per_device} samples do not divide the paper's batch of "
+            f"{BATCH}; use another NPROC, or set TRAIN_ARGS=gradient_accumulation_steps=…"
         )
     return steps
 
@@ -91,54 +85,51 @@ def accumulation(per_device: int, processes: int, machines: int = 1) -> int:
 def render(backbone: Backbone, task: str, stage: str, variant: str | None = None) -> str:
     """The text of one recipe."""
     settings, lineage = backbone.settings, Lineage(variant)
-    world = max(settings["gpus"], 1)
     loss = None if stage == "sft" else of(lineage)
-    rates = _rates(settings, task, loss)
-    on_gpu = settings["gpus"] > 0
-    per_device = settings["per_device_batch"]
-    if loss and loss.stage == "kto":
-        per_device = max(per_device, memory.KTO_ROWS)
-    # A pass over the validation turns takes tens of minutes on a CPU.
-    validated = loss is None and on_gpu
-    preferred = paths.preference_dataset(task, backbone.name, lineage)
+    kind = loss.stage if loss else stage
+    table_7 = settings["dpo"][task]
+    rate = table_7["learning_rate"] if loss and loss.papers_rate else settings["practical"]
+    engine = backbones.engine(backbone.engine) if backbone.engine else None
+    merged_dtype = engine.merged_start if engine and loss else None
+    sft = paths.adapter(backbone.name, task, "sft")
+    processes = max(settings["gpus"], 1)
+    per_device = max(settings["per_device_batch"], memory.KTO_ROWS if kind == "kto" else 1)
+    longest = {"processes": settings["gpus"], "length": CUTOFF, "stage": kind}
     return (
         prompts.render(
             paths.RECIPES / "templates",
             "recipe.yaml.j2",
-            what=f"{stage.upper()} of the {_NAMES[task]}{f' ({variant})' if variant else ''},",
-            purpose=_purpose(loss, variant),
-            make=_make(backbone.name, task, stage, variant),
-            file=paths.recipe(backbone.name, task, stage, variant).name,
-            model=backbone.name,
-            path=backbone.path,
-            template=backbone.template,
-            mended=_mended(backbone, task, loss),
+            backbone=backbone,
+            **settings,
             task=task,
-            stage=loss.stage if loss else stage,
+            target=f"{stage}-{task}",
+            stage=kind,
+            variant=variant,
+            mix=" and ".join(sorted(MIXES.get(variant or "", ()))),
             loss=loss,
-            hardware=settings["hardware"],
-            gpus=settings["gpus"],
-            world=world,
-            per_device_batch=per_device,
-            one_batch=ONE_BATCH,
+            file=paths.recipe(backbone.name, task, stage, variant).name,
+            mended=_mended(backbone, task, loss),
+            processes=processes,
             batch=BATCH,
+            device_batch=per_device,
+            one_batch=ONE_BATCH,
             cutoff=CUTOFF,
-            accumulation=accumulation(per_device, world),
-            learning_rate=f"{rates['learning_rate']:.1e}",
-            beta=rates.get("beta"),
-            epochs=rates["epochs"],
-            dataset=paths.sft_dataset(task) if loss is None else preferred,
-            eval_dataset=paths.sft_dataset(task, "validation") if validated else None,
+            accumulation=accumulation(per_device, processes),
+            # Section 6.1: the rate of SFT.
+            learning_rate=f"{rate if loss else 1e-5:.1e}",
+            beta=(loss.beta or table_7["beta"]) if loss else None,
+            dataset=paths.preference_dataset(task, backbone.name, lineage)
+            if loss
+            else paths.sft_dataset(task),
+            eval_dataset=paths.sft_dataset(task, "validation"),
             output=paths.adapter(backbone.name, task, stage, lineage),
-            engine=backbone.engine,
-            engine_settings=_engine_settings(backbone),
-            memory=_memory(backbone, loss.stage if loss else stage) if on_gpu else None,
-            sft_output=paths.adapter(backbone.name, task, "sft"),
-            merged=_merged_start(backbone, task) if loss else None,
-            merged_dtype=backbones.engine(backbone.engine).merged_start
-            if backbone.engine
+            engine_settings=_lines(engine) if engine else None,
+            memory=memory.gigabytes(backbone, engine=backbone.engine, **longest)
+            if settings["gpus"]
             else None,
-            save_steps=100 if on_gpu else 5,
+            sft_output=sft,
+            merged=paths.merged(sft, merged_dtype) if merged_dtype else None,
+            merged_dtype=merged_dtype,
         )
         + "\n"
     )
@@ -154,56 +145,10 @@ def _mended(backbone: Backbone, task: str, loss: Loss | None) -> bool:
     return task == "rg" and TEMPLATES[backbone.template].efficient_eos
 
 
-def _engine_settings(backbone: Backbone) -> str | None:
-    """The lines of the backbone's own engine, with paths from the repository's root."""
-    if not backbone.engine:
-        return None
-    text = (backbones.FOLDER / f"{backbone.engine}.yaml").read_text(encoding="utf-8")
+def _lines(engine: Engine) -> str:
+    """The lines of an engine, with paths from the repository's root."""
+    text = (backbones.FOLDER / f"{engine.name}.yaml").read_text(encoding="utf-8")
     return "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-
-
-def _merged_start(backbone: Backbone, task: str) -> Path | None:
-    """The merged SFT model that a recipe starts from, where its engine keeps adapters apart."""
-    dtype = backbones.engine(backbone.engine).merged_start if backbone.engine else None
-    return paths.merged(paths.adapter(backbone.name, task, "sft"), dtype) if dtype else None
-
-
-def _memory(backbone: Backbone, stage: str) -> str:
-    """The estimate for the longest row that a recipe takes."""
-    processes = backbone.settings["gpus"]
-    found = memory.gigabytes(
-        backbone, engine=backbone.engine, processes=processes, length=CUTOFF, stage=stage
-    )
-    return f"{found:.0f}"
-
-
-def _rates(settings: dict[str, Any], task: str, loss: Loss | None) -> dict[str, float]:
-    if loss is None:
-        return _SFT
-    rates: dict[str, float] = settings["dpo"][task] | {"epochs": _DPO_EPOCHS}
-    if not loss.papers_rate:
-        rates["learning_rate"] = settings["practical"]
-    if loss.beta is not None:
-        rates["beta"] = loss.beta
-    return rates
-
-
-def _purpose(loss: Loss | None, variant: str | None) -> str:
-    if loss is None:
-        return "LoRA supervised fine-tuning on ESConv."
-    on = "its own mined errors"
-    if variant in MIXES:
-        on = f"PsPr against {' and '.join(sorted(MIXES[variant]))} alone"
-    if not loss.papers_rate:
-        on += ", at a rate that moves a LoRA"
-    return f"preference optimisation from the SFT adapter, on {on}."
-
-
-def _make(model: str, task: str, stage: str, variant: str | None) -> str:
-    """The make command of a recipe."""
-    return " ".join(
-        ["make", f"{stage}-{task}", f"MODEL={model}", *([f"VARIANT={variant}"] if variant else [])]
-    )
 
 
 def recipes() -> dict[Path, str]:
@@ -217,78 +162,30 @@ def recipes() -> dict[Path, str]:
     }
 
 
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    cli.parser(
-        prog="python -m training render",
-        description=__doc__,
-        examples="  python -m training render",
-    ).parse_args(argv)
+@cli.command(examples="  python -m training render", name="render")
+def main() -> None:
+    """The recipes from the table of backbones."""
     rendered = recipes()
     for path, text in rendered.items():
         files.write_text(path, text)
     print(f"{len(rendered)} recipes under {paths.RECIPES.name}/")
 
 
-_NAMED = re.compile(r"([\w.-]*(?:token|secret|password|passwd|api_key|webhook_url))\b\s*[=:]", re.I)
-_VARIABLES = {
-    "hf_hub_token": "HF_TOKEN", "hub_token": "HF_TOKEN", "push_to_hub_token": "HF_TOKEN",
-    "ms_hub_token": "MODELSCOPE_API_TOKEN", "swanlab_api_key": "SWANLAB_API_KEY",
-    "wandb_api_key": "WANDB_API_KEY",
-}  # fmt: skip
-"""Where the libraries look for a secret themselves."""
+def place() -> tuple[int, int]:
+    """(machines of one training, which of them this is), as torchrun's own variables name them.
 
-
-def is_secret(name: str) -> bool:
-    """Whether a setting of this name holds a secret: ``hf_hub_token``, not ``max_new_tokens``."""
-    return _NAMED.fullmatch(f"{name}=") is not None
-
-
-def refuse(train_args: str) -> None:
-    """Raise EscError, without the secret, where TRAIN_ARGS (or a part of it) holds one."""
-    for found in _NAMED.findall(train_args):
-        name = found.rpartition(".")[2]
-        variable = name if name.isupper() else _VARIABLES.get(name.lower())
-        way = f"set {variable} in the environment" if variable else "leave it out"
+    Raises EscError where they name no place, or this machine lacks what several need.
+    """
+    machines, rank = (os.environ.get(name) or "" for name in ("NNODES", "NODE_RANK"))
+    alone = not rank.strip("0") and machines in ("", "1")
+    named = machines.isdecimal() and rank.isdecimal() and int(rank) < int(machines)
+    if not alone and not (named and os.environ.get("MASTER_ADDR")):
         raise EscError(
-            f"TRAIN_ARGS cannot hold {name}, which every user here could read, and files of the "
-            f"training would keep; {way}"
+            f"NNODES={machines} NODE_RANK={rank} is no place among the machines of a training: it "
+            "takes NODE_RANK from 0 to NNODES - 1, and MASTER_ADDR, the address of the first, the "
+            "same on every machine"
         )
-
-
-_SET_BY_MAKE = {
-    "adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "ray_num_workers", "stage",
-}  # fmt: skip
-# What decides the loss or the reference is the variant's; another interval would hide the first.
-_SET_BY_VARIANT = {
-    "dpo_label_smoothing", "ld_alpha", "logging_first_step", "logging_steps", "logging_strategy",
-    "pref_bco_weight", "pref_ftx", "pref_loss", "ref_model", "ref_model_adapters",
-    "ref_model_quantization_bit",
-}  # fmt: skip
-# Which reply stands beside which row: in the set's order, and all of it in one batch.
-_PAIRS_KTO = {"preprocessing_batch_size", "preprocessing_num_workers", "streaming", "val_size"}
-_OTHER_ADAPTERS = {
-    "use_rslora": "is scaled by a rule of its own, and composed it would be served too strong",
-    "use_dora": "is no sum that could be added to another, and vLLM serves none",
-    "pissa_init": "changes the base itself, which is served as it was",
-    "pissa_convert": "changes the base itself, which is served as it was",
-    "additional_target": "trains whole modules, which are not composed and not served",
-    "resize_vocab": "changes the embedding, which is served as it was",
-    "add_tokens": "changes the vocabulary, which is served as it was",
-    "add_special_tokens": "changes the vocabulary, which is served as it was",
-    "new_special_tokens_config": "changes the vocabulary, which is served as it was",
-    "train_from_scratch": "trains on random weights, and those of the backbone are served",
-    "mixture_of_depths": "changes the base itself, which is served as it was",
-    "use_llama_pro": "changes the base itself, which is served as it was",
-}
-"""What makes an adapter that is no sum of small differences to the backbone, and why.
-
-LoRA+ is none of them: ``loraplus_lr_ratio`` is a learning rate, and the adapter a plain LoRA.
-"""
-_WHOLE_VOCABULARY = {"embed_tokens", "lm_head"}
-"""Modules that PEFT saves whole beside their LoRA."""
-# YAML reads no, yes, on and off as truth values; of these LLaMA-Factory wants the word.
-_WORDS = re.compile(r"(_strategy|_name|project|report_to)$")
+    return (1, 0) if alone else (int(machines), int(rank))
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,8 +204,6 @@ class Training:
     """Of a preference training."""
     engine: str | None = None
     """How it is spread over GPUs; None for the backbone's own way."""
-    dtype: str | None = None
-    """Of the merged model that it starts from under some engines; None for the engine's own."""
 
     @property
     def spread(self) -> Engine | None:
@@ -317,15 +212,15 @@ class Training:
         return backbones.engine(name) if name else None
 
     @property
-    def merged_start(self) -> Path | None:
-        """The folder of the merged model it starts from; None where LLaMA-Factory merges itself."""
-        return paths.merged(self.starts_from[-1], self.start_dtype) if self.start_dtype else None
+    def world(self) -> int:
+        """Training processes on all machines."""
+        return self.processes * place()[0]
 
     @property
-    def start_dtype(self) -> str | None:
-        """The precision of the merged model it starts from; None where it starts from none."""
-        own = self.spread.merged_start if self.spread and self.starts_from else None
-        return own and (self.dtype or own)
+    def by_torchrun(self) -> bool:
+        """Whether torchrun is asked to start the processes; for one LLaMA-Factory may do it too."""
+        asked = self.spread.by_torchrun if self.spread else None
+        return self.world > 1 if asked is None else asked
 
     @property
     def output(self) -> Path:
@@ -335,15 +230,18 @@ class Training:
     @property
     def starts_from(self) -> list[Path]:
         """The folders of the adapters that are merged before it, oldest first; none for SFT."""
-        if self.stage == "sft":
-            return []
-        return [
-            self.work / paths.adapter(self.model, self.task, "sft"),
-            *(
-                self.work / paths.adapter(self.model, self.task, "dpo", before)
-                for before in self.lineage.before
-            ),
-        ]
+        of = self.work, self.model, self.task, self.stage, self.lineage
+        return adapters.folders_of(*of)[:-1]
+
+    @property
+    def start_dtype(self) -> str | None:
+        """The precision of the merged model it starts from; None where LLaMA-Factory merges."""
+        return self.spread.merged_start if self.spread and self.starts_from else None
+
+    @property
+    def merged_start(self) -> Path | None:
+        """The folder of that merged model, or None."""
+        return paths.merged(self.starts_from[-1], self.start_dtype) if self.start_dtype else None
 
 
 def recipe_for(training: Training) -> Row:
@@ -361,50 +259,21 @@ def recipe_for(training: Training) -> Row:
     settings["model_name_or_path"] = backbone.path
     if training.starts_from:
         _start(settings, training)
-    extra = _parsed(training.overrides)
-    if fixed := _SET_BY_MAKE & extra.keys():
-        raise EscError(
-            f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the target, WORK and NPROC do; "
-            "llamafactory-cli train takes any"
-        )
-    if training.stage == "dpo" and (fixed := _SET_BY_VARIANT & extra.keys()):
-        raise EscError(
-            f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: the loss is the VARIANT's, and the "
-            "check of the reference reads its first step"
-        )
-    if settings["stage"] == "kto" and (fixed := _PAIRS_KTO & extra.keys()):
-        raise EscError(
-            f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: KTO would be given replies of a "
-            "row's own turn as mismatched ones"
-        )
-    if training.merged_start and "model_name_or_path" in extra:
-        assert training.spread is not None
-        raise EscError(
-            f"TRAIN_ARGS cannot set model_name_or_path: ENGINE={training.spread.name} starts from "
-            "the merged SFT model, and another start would be the reference too"
-        )
     if settings.get("use_cpu") and backbones.precision() == backbones.BF16:
         settings["bf16"] = True
     _spread(settings, training)
+    extra = _parsed(training.overrides)
+    for names, why in _fixed(settings, training):
+        if fixed := names & extra.keys():
+            raise EscError(f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: {why}")
     for key, value in extra.items():
         both = isinstance(value, dict) and isinstance(settings.get(key), dict)
         settings[key] = settings[key] | value if both else value
-    _check_adapter(settings, training)
-    if training.starts_from and not training.merged_start:
-        _check_merge(settings, of(training.lineage).start is not None)
-    for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-        if not isinstance(settings[key], int) or settings[key] < 1:
-            raise EscError(f"TRAIN_ARGS: {key}={settings[key]} is not a whole number of at least 1")
-    if settings["stage"] == "kto" and settings["per_device_train_batch_size"] < memory.KTO_ROWS:
-        raise EscError(
-            f"TRAIN_ARGS: KTO takes per_device_train_batch_size of at least {memory.KTO_ROWS}: "
-            "fewer mismatched replies are no estimate of the divergence"
-        )
+    for why in _wrong(settings, extra, training):
+        raise EscError(f"TRAIN_ARGS: {why}")
     if "gradient_accumulation_steps" not in extra:
         per_device = settings["per_device_train_batch_size"]
-        settings["gradient_accumulation_steps"] = accumulation(
-            per_device, training.processes, nodes.here().count
-        )
+        settings["gradient_accumulation_steps"] = accumulation(per_device, training.world)
     return settings
 
 
@@ -419,44 +288,6 @@ def _start(settings: Row, training: Training) -> None:
     settings["create_new_adapter"] = True
     # LLaMA-Factory splits at commas, and merges one after the other.
     settings["adapter_name_or_path"] = ",".join(map(str, training.starts_from))
-    if "," in str(training.work):
-        raise EscError(
-            f"WORK={str(training.work)!r} holds a comma, at which LLaMA-Factory splits the "
-            "adapters' paths; choose another WORK"
-        )
-
-
-def _spread(settings: Row, training: Training) -> None:
-    """Set how the training is spread over processes: the engine asked for, not the recipe's own."""
-    own, spread = backbones.get(training.model).engine, training.spread
-    for key in backbones.engine(own).settings if own else ():
-        settings.pop(key, None)
-    settings |= spread.settings if spread else {}
-    if spread and settings.get("use_cpu") and (why := _NOT_ON_A_CPU.get(spread.name)):
-        raise EscError(f"ENGINE={spread.name}: without GPUs LLaMA-Factory 0.9.5 {why}; take NPROC")
-    if spread and spread.name == "ray":
-        _check_ray()
-        settings["ray_num_workers"] = world(training)
-        # Its processes take no variable from ours.
-        mended = {"PYTHONPATH": str(paths.IN_LLAMAFACTORY)}
-        settings["ray_init_kwargs"] = {"runtime_env": {"env_vars": mended}}
-        # Its processes begin in folders of their own, on other machines too.
-        settings["model_name_or_path"] = backbones.get(training.model).location
-        for key in ("dataset_dir", "output_dir"):
-            settings[key] = str(Path(settings[key]).resolve())
-        if "adapter_name_or_path" in settings:
-            folders = (str(folder.resolve()) for folder in training.starts_from)
-            settings["adapter_name_or_path"] = ",".join(folders)
-    torchrun = by_torchrun(training)
-    # On a machine with several GPUs LLaMA-Factory starts torchrun for one process too.
-    perhaps = not settings.get("use_cpu") and not settings.get("ray_num_workers")
-    if (torchrun or perhaps) and any(letter.isspace() for letter in str(training.work)):
-        raise EscError(
-            f"WORK={str(training.work)!r} holds a blank, at which LLaMA-Factory splits torchrun's "
-            f"command; choose another WORK{' or NPROC=1' if settings.get('use_cpu') else ''}"
-        )
-    if torchrun and settings.get("use_cpu"):
-        settings["ddp_backend"] = "gloo"
 
 
 _NOT_ON_A_CPU = {
@@ -466,105 +297,153 @@ _NOT_ON_A_CPU = {
 }
 
 
-def _check_ray() -> None:
-    """Raise EscError where several machines are asked for in torchrun's way."""
-    if nodes.here().count > 1:
+def _spread(settings: Row, training: Training) -> None:
+    """Set how the training is spread over processes: the engine asked for, not the recipe's own."""
+    own, spread = backbones.get(training.model).engine, training.spread
+    for key in backbones.engine(own).settings if own else ():
+        settings.pop(key, None)
+    settings |= spread.settings if spread else {}
+    on_cpu = settings.get("use_cpu")
+    if spread and on_cpu and (why := _NOT_ON_A_CPU.get(spread.name)):
+        raise EscError(f"ENGINE={spread.name}: without GPUs LLaMA-Factory 0.9.5 {why}; take NPROC")
+    if spread and spread.name == "ray":
+        if place()[0] > 1:
+            raise EscError("ENGINE=ray: Ray knows its machines itself; leave NNODES out")
+        settings["ray_num_workers"] = training.processes
+        # Its processes take no variable from ours, and begin in folders of their own.
+        mended = {"PYTHONPATH": str(paths.IN_LLAMAFACTORY)}
+        settings["ray_init_kwargs"] = {"runtime_env": {"env_vars": mended}}
+        settings["model_name_or_path"] = backbones.get(training.model).location
+        for key in ("dataset_dir", "output_dir"):
+            settings[key] = str(Path(settings[key]).resolve())
+        if "adapter_name_or_path" in settings:
+            folders = (str(folder.resolve()) for folder in training.starts_from)
+            settings["adapter_name_or_path"] = ",".join(folders)
+    # On a machine with several GPUs LLaMA-Factory starts torchrun for one process too.
+    torchrun = training.by_torchrun or not (on_cpu or "ray_num_workers" in settings)
+    if (torchrun and any(map(str.isspace, str(training.work)))) or (
+        "," in str(training.work) and training.starts_from
+    ):
         raise EscError(
-            "ENGINE=ray: Ray knows its machines itself; leave NNODES out, and start it on one of "
-            "them with NPROC=processes in the whole cluster"
+            f"WORK={str(training.work)!r} holds a blank or a comma, at which LLaMA-Factory splits "
+            "torchrun's command and the paths of adapters; choose another WORK"
         )
+    if training.by_torchrun and on_cpu:
+        settings["ddp_backend"] = "gloo"
 
 
-def by_torchrun(training: Training) -> bool:
-    """Whether torchrun is asked to start the processes; for one alone LLaMA-Factory decides."""
-    if training.spread and not training.spread.launched_by_torchrun:
-        return False
-    distributed = training.spread is not None and training.spread.name != "qlora"
-    return distributed or world(training) > 1
+_SET_BY_MAKE = {
+    "adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "ray_num_workers", "stage",
+}  # fmt: skip
+# What decides the loss or the reference is the variant's; another interval would hide the first.
+_SET_BY_VARIANT = {
+    "dpo_label_smoothing", "ld_alpha", "logging_first_step", "logging_steps", "logging_strategy",
+    "pref_bco_weight", "pref_ftx", "pref_loss", "ref_model", "ref_model_adapters",
+    "ref_model_quantization_bit",
+}  # fmt: skip
+# Which reply stands beside which row: in the set's order, and all of it in one batch.
+_PAIRS_KTO = {"preprocessing_batch_size", "preprocessing_num_workers", "streaming", "val_size"}
 
 
-def _check_adapter(settings: Row, training: Training) -> None:
-    """Raise EscError where the adapter could not be composed, merged or served."""
-    kind = settings.get("finetuning_type", "lora")
-    if kind != "lora":
-        raise EscError(
-            f"TRAIN_ARGS cannot set finetuning_type={kind}: what is served, merged and trained on "
-            "is a LoRA adapter; llamafactory-cli train takes any"
+def _fixed(settings: Row, training: Training) -> Iterator[tuple[set[str], str]]:
+    """Settings that are no TRAIN_ARGS in this training, with the reason."""
+    yield _SET_BY_MAKE, "the target, WORK and NPROC do; llamafactory-cli train takes any"
+    if training.stage == "dpo":
+        why = "the loss is the VARIANT's, and the check of the reference reads its first step"
+        yield _SET_BY_VARIANT, why
+    if settings["stage"] == "kto":
+        why = "KTO would be given replies of a row's own turn as mismatched ones"
+        yield _PAIRS_KTO, why
+    if training.merged_start and training.spread:
+        start = f"ENGINE={training.spread.name} starts from the merged SFT model"
+        yield {"model_name_or_path"}, f"{start}, and another start would be the reference too"
+
+
+_OTHER_ADAPTERS = (
+    "use_rslora", "use_dora", "pissa_init", "pissa_convert", "additional_target", "resize_vocab",
+    "add_tokens", "add_special_tokens", "new_special_tokens_config", "train_from_scratch",
+    "mixture_of_depths", "use_llama_pro",
+)  # fmt: skip
+"""What makes an adapter that is no sum of small differences to the backbone, or changes that.
+
+LoRA+ is none of them: ``loraplus_lr_ratio`` is a learning rate, and the adapter a plain LoRA.
+"""
+
+
+def _wrong(settings: Row, extra: Row, training: Training) -> Iterator[str]:
+    """Why the adapter could not be composed, merged or served, or its reference would be wrong."""
+    other = [key for key in _OTHER_ADAPTERS if settings.get(key)]
+    other += ["finetuning_type"] if settings["finetuning_type"] != "lora" else []
+    # PEFT would save these whole beside their LoRA.
+    targets = re.findall(r"embed_tokens|lm_head", str(settings.get("lora_target")))
+    for key in other + ["lora_target"] * len(targets):
+        yield (
+            f"{key}={settings[key]} trains no plain LoRA, and composed, merged or served it would "
+            "be another model than was trained; llamafactory-cli train takes it"
         )
-    for key, why in _OTHER_ADAPTERS.items():
-        if settings.get(key):
-            raise EscError(
-                f"TRAIN_ARGS cannot set {key}: it {why}; llamafactory-cli train takes it"
-            )
-    targets = {name.strip() for name in str(settings.get("lora_target")).split(",")}
-    if whole := targets & _WHOLE_VOCABULARY:
-        raise EscError(
-            f"TRAIN_ARGS cannot set lora_target={min(whole)}: it would be saved whole, and is "
-            "served as it was; llamafactory-cli train takes it"
-        )
-    # Composed, the adapters of a preference training have the sum of their ranks.
-    before = (folder / adapters.CONFIG for folder in training.starts_from)
-    rank = settings["lora_rank"]
-    if isinstance(rank, int):
-        rank += sum(int(files.read_json(one)["r"]) for one in before if one.is_file())
-    if not isinstance(rank, int) or not 0 < rank <= adapters.LARGEST_RANK:
-        raise EscError(
-            f"TRAIN_ARGS: lora_rank={settings['lora_rank']} gives an adapter of rank {rank}, and "
-            f"vLLM serves up to {adapters.LARGEST_RANK}"
-        )
-
-
-def _check_merge(settings: Row, referenced: bool) -> None:
-    """Raise EscError where SFT would not be merged, and LLaMA-Factory or no first loss shows it."""
-    if settings.get("quantization_bit"):
-        raise EscError(
-            "TRAIN_ARGS: LLaMA-Factory merges no SFT adapter into a quantized base; ENGINE=qlora "
-            "starts from the merged SFT model"
-        )
-    if referenced:
+    least = memory.KTO_ROWS if settings["stage"] == "kto" else 1
+    for key, low, high in (
+        # Fewer mismatched replies are no estimate of KTO's divergence.
+        ("per_device_train_batch_size", least, math.inf),
+        ("gradient_accumulation_steps", 1, math.inf),
+        # That a server takes.
+        ("lora_rank", 1, adapters.LARGEST_RANK),
+    ):
+        if not isinstance(settings[key], int) or not low <= settings[key] <= high:
+            most = "" if high == math.inf else f" and at most {high}"
+            yield f"{key}={settings[key]} is not a whole number of at least {low}{most}"
+    if not training.starts_from or training.merged_start:
         return
-    keys = ("use_unsloth", "use_kt")
-    apart = [key for key in keys if settings.get(key)]
-    if "deepspeed" in settings and _zero_stage(settings["deepspeed"]) == 3:
-        apart.append("deepspeed")
-    if apart or settings.get("create_new_adapter") is not True:
-        what = (
-            f"{apart[0]} may keep"
-            if apart
-            else "without create_new_adapter: true LLaMA-Factory keeps"
+    if settings.get("quantization_bit"):
+        yield (
+            "LLaMA-Factory merges no SFT adapter into a quantized base; ENGINE=qlora starts from "
+            "the merged SFT model"
         )
+    if of(training.lineage).start is None:
+        apart = extra.keys() & {"deepspeed", "use_unsloth", "use_kt"}
+        if apart or settings.get("create_new_adapter") is not True:
+            yield (
+                f"{min(apart, default='create_new_adapter=false')} may keep the SFT adapter apart, "
+                f"and {settings['pref_loss']} has no reference whose first loss would show it; "
+                "leave it out, or use ENGINE=zero3"
+            )
+
+
+_SECRET = re.compile(
+    r"([\w.-]*(?:token|secret|password|passwd|api_key|webhook_url))\b\s*[=:]", re.I
+)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a setting of this name holds a secret: ``hf_hub_token``, not ``max_new_tokens``."""
+    return _SECRET.fullmatch(f"{name}=") is not None
+
+
+def refuse(train_args: str) -> None:
+    """Raise EscError, without the secret, where TRAIN_ARGS (or a part of it) holds one."""
+    for found in _SECRET.findall(train_args):
         raise EscError(
-            f"TRAIN_ARGS: {what} the SFT adapter apart, and {settings['pref_loss']} has no "
-            "reference whose first loss would show it; leave it out, or use ENGINE=zero3"
+            f"TRAIN_ARGS cannot hold {found.rpartition('.')[2]}, which every user here could read, "
+            "and files of the training would keep; leave it out: the libraries read HF_TOKEN, "
+            "MODELSCOPE_API_TOKEN, SWANLAB_API_KEY and WANDB_API_KEY from the environment"
         )
 
 
-def _zero_stage(config: object) -> int:
-    """ZeRO's stage by a DeepSpeed configuration; 3, the one to be careful with, where unknown."""
-    try:
-        found = json.loads(Path(str(config)).read_text(encoding="utf-8"))
-        return int(found["zero_optimization"]["stage"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 3
-
-
-def world(training: Training) -> int:
-    """Training processes on all nodes."""
-    return training.processes * nodes.here().count
+# YAML reads no, yes, on and off as truth values; of these LLaMA-Factory wants the word.
+_WORDS = re.compile(r"(_strategy|_name|project|report_to)$")
 
 
 def _parsed(overrides: tuple[str, ...]) -> Row:
+    """The overrides by name; EscError for one of another form, or with a secret."""
     refuse(" ".join(overrides))
-    for override in overrides:
-        if "=" not in override:
-            raise EscError(f"TRAIN_ARGS: {override!r} is not key=value")
+    texts = dict(override.partition("=")[::2] for override in overrides)
+    if wrong := [override for override in overrides if "=" not in override]:
+        raise EscError(f"TRAIN_ARGS: {wrong[0]!r} is not key=value")
     try:
         # LLaMA-Factory's own way with them, to which 2e-5 is a number.
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise EscError(f"TRAIN_ARGS: {str(error).splitlines()[0]}") from error
-    assert isinstance(parsed, dict)
-    named = {str(key): value for key, value in parsed.items()}
-    texts = dict(override.partition("=")[::2] for override in overrides)
+    named: Row = parsed
     words = (key for key, value in named.items() if isinstance(value, bool) and _WORDS.search(key))
     return named | {key: texts[key] for key in words}

@@ -1,0 +1,84 @@
+"""Preference sets made for tests from the adapter that is there, and a chain of trainings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from corpora import release_row
+from safetensors.torch import load_file, save_file
+
+from data_builders import build
+from esc import adapters, files, paths
+from esc.paths import EMBEDDED as MODEL
+from esc.paths import Lineage
+from esc.prompts import TASKS
+from esc.step import manifest, train_set
+from training import recipes, train
+
+QUICK = ("max_steps=2", "gradient_accumulation_steps=1")
+MOVED = ("learning_rate=1.0e-3", "warmup_steps=0")
+"""Fast enough that two steps tell an adapter from the base."""
+
+
+def training(
+    work: Path, *overrides: str, task: str = "sp", stage: str = "dpo", processes: int = 1, **of: Any
+) -> recipes.Training:
+    """A training of the embedded model."""
+    return recipes.Training(MODEL, task, stage, work, processes, overrides, **of)
+
+
+def pairs(work: Path, task: str = "sp", lineage: Lineage = paths.PAPER, **changed: Any) -> Path:
+    """A mined set of two pairs, or of their four replies for KTO, made from the adapter there."""
+    start = adapters.folder(work, MODEL, adapters.start(task, lineage))
+    provenance = {
+        "model": MODEL,
+        "weights": adapters.fingerprint(start),
+        "data": train_set(manifest(work)),
+        "smoke": True,
+    } | changed
+    rows = []
+    for row in list(files.read_jsonl(work / paths.sft_file("sp", "train")))[:2]:
+        same = {"id": row["id"], "system": row["system"], "provenance": provenance}
+        said = [{"from": "human", "value": row["instruction"]}]
+        sides = [{"from": "gpt", "value": one} for one in (row["output"], "Information")]
+        if lineage.kind == "kto":
+            rows += [
+                same | {"conversations": [*said, side], "label": side is sides[0]} for side in sides
+            ]
+        else:
+            pair = {"chosen": sides[0], "rejected": sides[1]}
+            rows.append(same | {"conversations": said} | pair)
+    path = work / paths.preference_file(paths.preference_dataset(task, MODEL, lineage))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def stub(folder: Path) -> Path:
+    """An adapter that holds nothing a model could load."""
+    folder.mkdir(parents=True)
+    save_file({"weight": torch.zeros(1)}, folder / adapters.WEIGHTS)
+    files.write_json(folder / adapters.CONFIG, {"r": 16})
+    return folder
+
+
+def scale(folder: Path, factor: float) -> None:
+    """Scale what an adapter adds."""
+    weights = load_file(folder / adapters.WEIGHTS)
+    scaled = {name: one * factor if "lora_B" in name else one for name, one in weights.items()}
+    save_file(scaled, folder / adapters.WEIGHTS, metadata={"format": "pt"})
+
+
+def train_chain(work: Path) -> Path:
+    """SFT of every task, pairs and DPO of the planner upon it, composed, in ``work``."""
+    from serving.compose import compose
+
+    corpus = work / "small.json"
+    corpus.write_text(json.dumps([release_row(number) for number in range(20)]))
+    build.build(str(corpus), work, build.BuildOptions())
+    for task in TASKS:
+        train.train(training(work, *QUICK, *MOVED, task=task, stage="sft"), force=False)
+    pairs(work)
+    train.train(training(work, *QUICK, *MOVED), force=False)
+    compose(work, MODEL, "sp")
+    return work
