@@ -134,34 +134,35 @@ class Engine:
     """
     shards_weights: bool
     """Whether a GPU holds its share of the weights only."""
-    packages: tuple[str, ...]
-    """What it needs beside requirements/train.txt."""
     by_torchrun: bool | None = True
     """Whether torchrun starts its processes; None where it does from two on."""
-    installed_by: str = "make setup-scale"
     environment: dict[str, str] = field(default_factory=dict)
     """What LLaMA-Factory reads from there."""
 
     @property
+    def text(self) -> str:
+        """What it lays over a recipe, as lines, with paths from the repository's root."""
+        text = (FOLDER / f"{self.name}.yaml").read_text(encoding="utf-8")
+        return "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What it lays over a recipe; files of this kit by their full path."""
-        text = (FOLDER / f"{self.name}.yaml").read_text(encoding="utf-8")
-        settings: dict[str, Any] = yaml.safe_load(text)
+        settings: dict[str, Any] = yaml.safe_load(self.text)
         if "deepspeed" in settings:
             settings["deepspeed"] = str(paths.ROOT / settings["deepspeed"])
         return settings
 
 
-_RAY_PACKAGES = ".venv/bin/python -m pip install --no-deps -r requirements/scale-ray.txt"
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("zero2", None, False, ("deepspeed",)),
-        Engine("zero3", BF16, True, ("deepspeed",)),
+        Engine("zero2", None, False),
+        Engine("zero3", BF16, True),
         # Read before the model is loaded: it is loaded once, not on every GPU.
-        Engine("fsdp", BF16, True, (), environment={"ACCELERATE_USE_FSDP": "true"}),
-        Engine("qlora", FP32, False, ("bitsandbytes",), None),
-        Engine("ray", None, False, ("ray",), False, _RAY_PACKAGES, {"USE_RAY": "1"}),
+        Engine("fsdp", BF16, True, environment={"ACCELERATE_USE_FSDP": "true"}),
+        Engine("qlora", FP32, False, None),
+        Engine("ray", None, False, False, {"USE_RAY": "1"}),
     )
 }
 

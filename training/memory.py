@@ -27,7 +27,7 @@ _CONTEXT = {"gpu": 1.5e9, "cpu": 1.0e9}
 
 
 def gigabytes(
-    backbone: Backbone, *, engine: str | None, processes: int, length: int, stage: str
+    backbone: Backbone, engine: str | None, processes: int, length: int, stage: str
 ) -> float:
     """Gigabytes (1e9 bytes) on each GPU; ``processes`` on all nodes together.
 

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,6 @@ class Loss:
     """First loss, from beta; None where there is no reference."""
     beta: float | None = None
     """None for the one of Table 7."""
-    gamma: float | None = None
-    """SimPO's margin."""
     papers_rate: bool = False
     """Whether the learning rate is that of Table 7, or one that moves a LoRA."""
 
@@ -53,12 +51,13 @@ VARIANTS = {
     # LLaMA-Factory averages log-probabilities over tokens for the next three: beta 0.5 asks IPO
     # for a gap of one nat a token.
     "ipo": Loss("dpo", "ipo", lambda beta: 1 / (4 * beta**2), beta=0.5),
-    "simpo": Loss("dpo", "simpo", None, beta=2.0, gamma=1.0),
+    "simpo": Loss("dpo", "simpo", None, beta=2.0),
     "orpo": Loss("dpo", "orpo", None, beta=0.1),
     "kto": Loss("kto", "kto", lambda beta: 0.5, beta=0.1),
 }
 """Variant to loss; mixes of pairs have the paper's."""
 BATCH = 32  # section 6.1, for SFT and DPO
+SFT_RATE = 1e-5  # section 6.1
 ONE_BATCH = 10**6
 """Rows: more than a set of KTO has."""
 
@@ -66,109 +65,6 @@ ONE_BATCH = 10**6
 def of(lineage: Lineage) -> Loss:
     """The loss of a preference training."""
     return VARIANTS.get(lineage.variant or "", SIGMOID)
-
-
-def accumulation(per_device: int, processes: int) -> int:
-    """Gradient accumulation steps that make the effective batch 32; ``processes`` on all machines.
-
-    Raises EscError where ``per_device`` times all processes does not divide it.
-    """
-    steps, rest = divmod(BATCH, per_device * processes)
-    if rest or not steps:
-        raise EscError(
-            f"{processes} processes x {per_device} samples do not divide the paper's batch of "
-            f"{BATCH}; use another NPROC, or set TRAIN_ARGS=gradient_accumulation_steps=…"
-        )
-    return steps
-
-
-def render(backbone: Backbone, task: str, stage: str, variant: str | None = None) -> str:
-    """The text of one recipe."""
-    settings, lineage = backbone.settings, Lineage(variant)
-    loss = None if stage == "sft" else of(lineage)
-    kind = loss.stage if loss else stage
-    table_7 = settings["dpo"][task]
-    rate = table_7["learning_rate"] if loss and loss.papers_rate else settings["practical"]
-    engine = backbones.engine(backbone.engine) if backbone.engine else None
-    merged_dtype = engine.merged_start if engine and loss else None
-    sft = paths.adapter(backbone.name, task, "sft")
-    processes = max(settings["gpus"], 1)
-    per_device = max(settings["per_device_batch"], memory.KTO_ROWS if kind == "kto" else 1)
-    longest = {"processes": settings["gpus"], "length": CUTOFF, "stage": kind}
-    return (
-        prompts.render(
-            paths.RECIPES / "templates",
-            "recipe.yaml.j2",
-            backbone=backbone,
-            **settings,
-            task=task,
-            target=f"{stage}-{task}",
-            stage=kind,
-            variant=variant,
-            mix=" and ".join(sorted(MIXES.get(variant or "", ()))),
-            loss=loss,
-            file=paths.recipe(backbone.name, task, stage, variant).name,
-            mended=_mended(backbone, task, loss),
-            processes=processes,
-            batch=BATCH,
-            device_batch=per_device,
-            one_batch=ONE_BATCH,
-            cutoff=CUTOFF,
-            accumulation=accumulation(per_device, processes),
-            # Section 6.1: the rate of SFT.
-            learning_rate=f"{rate if loss else 1e-5:.1e}",
-            beta=(loss.beta or table_7["beta"]) if loss else None,
-            dataset=paths.preference_dataset(task, backbone.name, lineage)
-            if loss
-            else paths.sft_dataset(task),
-            eval_dataset=paths.sft_dataset(task, "validation"),
-            output=paths.adapter(backbone.name, task, stage, lineage),
-            engine_settings=_lines(engine) if engine else None,
-            memory=memory.gigabytes(backbone, engine=backbone.engine, **longest)
-            if settings["gpus"]
-            else None,
-            sft_output=sft,
-            merged=paths.merged(sft, merged_dtype) if merged_dtype else None,
-            merged_dtype=merged_dtype,
-        )
-        + "\n"
-    )
-
-
-def _mended(backbone: Backbone, task: str, loss: Loss | None) -> bool:
-    """Whether LLaMA-Factory trains something else where `training/in_llamafactory` is not there."""
-    if loss is not None:
-        return loss.name == "ipo"
-    # LLaMA-Factory takes seconds to import.
-    from llamafactory.data.template import TEMPLATES
-
-    return task == "rg" and TEMPLATES[backbone.template].efficient_eos
-
-
-def _lines(engine: Engine) -> str:
-    """The lines of an engine, with paths from the repository's root."""
-    text = (backbones.FOLDER / f"{engine.name}.yaml").read_text(encoding="utf-8")
-    return "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-
-
-def recipes() -> dict[Path, str]:
-    """Path to text of every recipe the table gives."""
-    return {
-        paths.recipe(name, task, stage, variant): render(backbone, task, stage, variant)
-        for name, backbone in backbones.table().items()
-        for task in TASKS
-        for stage in STAGES
-        for variant in (None, *(variants(task) if stage == "dpo" else ()))
-    }
-
-
-@cli.command(examples="  python -m training render", name="render")
-def main() -> None:
-    """The recipes from the table of backbones."""
-    rendered = recipes()
-    for path, text in rendered.items():
-        files.write_text(path, text)
-    print(f"{len(rendered)} recipes under {paths.RECIPES.name}/")
 
 
 def place() -> tuple[int, int]:
@@ -195,10 +91,10 @@ class Training:
     model: str
     task: str
     stage: str
-    work: Path
-    processes: int
+    work: Path = Path()
+    processes: int = 1
     """Training processes of this node, each with a GPU of its own where there are any."""
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
     """Extra ``key=value`` for LLaMA-Factory; they win over everything."""
     lineage: Lineage = paths.PAPER
     """Of a preference training."""
@@ -206,9 +102,19 @@ class Training:
     """How it is spread over GPUs; None for the backbone's own way."""
 
     @property
+    def backbone(self) -> Backbone:
+        """EscError for an unknown one."""
+        return backbones.get(self.model)
+
+    @property
+    def loss(self) -> Loss | None:
+        """Of a preference training."""
+        return of(self.lineage) if self.stage == "dpo" else None
+
+    @property
     def spread(self) -> Engine | None:
         """The engine it runs on; None for plain torchrun. EscError for an unknown one."""
-        name = self.engine or backbones.get(self.model).engine
+        name = self.engine or self.backbone.engine
         return backbones.engine(name) if name else None
 
     @property
@@ -221,6 +127,13 @@ class Training:
         """Whether torchrun is asked to start the processes; for one LLaMA-Factory may do it too."""
         asked = self.spread.by_torchrun if self.spread else None
         return self.world > 1 if asked is None else asked
+
+    @property
+    def dataset(self) -> str:
+        """The registered name of what it is trained on."""
+        if self.stage == "sft":
+            return paths.sft_dataset(self.task)
+        return paths.preference_dataset(self.task, self.model, self.lineage)
 
     @property
     def output(self) -> Path:
@@ -244,50 +157,136 @@ class Training:
         return paths.merged(self.starts_from[-1], self.start_dtype) if self.start_dtype else None
 
 
+def accumulation(per_device: int, processes: int) -> int:
+    """Gradient accumulation steps that make the effective batch 32; ``processes`` on all machines.
+
+    Raises EscError where ``per_device`` times all processes does not divide it.
+    """
+    steps, rest = divmod(BATCH, per_device * processes)
+    if rest or not steps:
+        raise EscError(
+            f"{processes} processes x {per_device} samples do not divide the paper's batch of "
+            f"{BATCH}; use another NPROC, or set TRAIN_ARGS=gradient_accumulation_steps=…"
+        )
+    return steps
+
+
+def render(training: Training) -> str:
+    """The text of one recipe."""
+    backbone, loss, settings = training.backbone, training.loss, training.backbone.settings
+    table_7 = settings["dpo"][training.task]
+    rate = table_7["learning_rate"] if loss and loss.papers_rate else settings["practical"]
+    stage = loss.stage if loss else "sft"
+    per_device = max(settings["per_device_batch"], memory.KTO_ROWS if stage == "kto" else 1)
+    text = prompts.render(
+        paths.RECIPES / "templates",
+        "recipe.yaml.j2",
+        **settings,
+        training=training,
+        backbone=backbone,
+        loss=loss,
+        stage=stage,
+        mix=" and ".join(sorted(MIXES.get(training.lineage.variant or "", ()))),
+        mended=_mended(training),
+        batch=BATCH,
+        device_batch=per_device,
+        accumulation=accumulation(per_device, training.processes),
+        one_batch=ONE_BATCH,
+        cutoff=CUTOFF,
+        learning_rate=f"{rate if loss else SFT_RATE:.1e}",
+        beta=(loss.beta or table_7["beta"]) if loss else None,
+        engine_settings=training.spread.text if training.spread else None,
+        memory=memory.gigabytes(backbone, backbone.engine, training.processes, CUTOFF, stage),
+    )
+    return text + "\n"
+
+
+def _mended(training: Training) -> bool:
+    """Whether LLaMA-Factory trains something else where `training/in_llamafactory` is not there."""
+    # LLaMA-Factory takes seconds to import.
+    from llamafactory.data.template import TEMPLATES
+
+    if training.loss:
+        return training.loss.name == "ipo"
+    return training.task == "rg" and TEMPLATES[training.backbone.template].efficient_eos
+
+
+def recipes() -> dict[Path, str]:
+    """Path to text of every recipe the table gives."""
+    asked = [
+        Training(
+            name, task, stage, processes=max(one.settings["gpus"], 1), lineage=Lineage(variant)
+        )
+        for name, one in backbones.table().items()
+        for task in TASKS
+        for stage in STAGES
+        for variant in (None, *(variants(task) if stage == "dpo" else ()))
+    ]
+    return {
+        paths.recipe(one.model, one.task, one.stage, one.lineage.variant): render(one)
+        for one in asked
+    }
+
+
+@cli.command(examples="  python -m training render", name="render")
+def main() -> None:
+    """The recipes from the table of backbones."""
+    rendered = recipes()
+    for path, text in rendered.items():
+        files.write_text(path, text)
+    print(f"{len(rendered)} recipes under {paths.RECIPES.name}/")
+
+
 def recipe_for(training: Training) -> Row:
     """The recipe as it will run: WORK's paths, the batch for the processes, the overrides.
 
     Raises EscError for an unknown model, variant or engine, an override of another form or with a
     secret, an adapter that could not be composed, merged or served, or a batch that does not fit.
     """
-    backbone = backbones.get(training.model)
     variant = training.lineage.checked(training.task).variant
-    path = paths.recipe(training.model, training.task, training.stage, variant)
+    if training.engine == "ray":
+        # Its processes begin in folders of their own.
+        training = replace(training, work=training.work.resolve())
+    path = paths.recipe(training.backbone.name, training.task, training.stage, variant)
     settings: Row = yaml.safe_load(path.read_text(encoding="utf-8"))
-    settings["dataset_dir"] = str(training.work)
-    settings["output_dir"] = str(training.output)
-    settings["model_name_or_path"] = backbone.path
-    if training.starts_from:
-        _start(settings, training)
+    settings |= {
+        "dataset": training.dataset,
+        "dataset_dir": str(training.work),
+        "output_dir": str(training.output),
+        "model_name_or_path": str(training.merged_start or training.backbone.path),
+    }
+    for key in ("adapter_name_or_path", "create_new_adapter"):
+        settings.pop(key, None)
+    if training.starts_from and not training.merged_start:
+        settings["create_new_adapter"] = True
+        # LLaMA-Factory splits at commas, and merges one after the other.
+        settings["adapter_name_or_path"] = ",".join(map(str, training.starts_from))
     if settings.get("use_cpu") and backbones.precision() == backbones.BF16:
         settings["bf16"] = True
     _spread(settings, training)
     extra = _parsed(training.overrides)
-    for names, why in _fixed(settings, training):
-        if fixed := names & extra.keys():
-            raise EscError(f"TRAIN_ARGS cannot set {', '.join(sorted(fixed))}: {why}")
+    for names, why in _fixed(training):
+        for override in training.overrides:
+            if re.match(rf"({names})\b", override):
+                raise EscError(f"TRAIN_ARGS cannot set {override.partition('=')[0]}: {why}")
     for key, value in extra.items():
         both = isinstance(value, dict) and isinstance(settings.get(key), dict)
         settings[key] = settings[key] | value if both else value
-    for why in _wrong(settings, extra, training):
-        raise EscError(f"TRAIN_ARGS: {why}")
+    least = memory.KTO_ROWS if settings["stage"] == "kto" else 1
+    for key, low, high in (
+        # Fewer mismatched replies are no estimate of KTO's divergence.
+        ("per_device_train_batch_size", least, BATCH),
+        ("gradient_accumulation_steps", 1, 10**6),
+        ("lora_rank", 1, adapters.LARGEST_RANK),
+    ):
+        if not isinstance(settings[key], int) or not low <= settings[key] <= high:
+            raise EscError(
+                f"TRAIN_ARGS: {key}={settings[key]} is no whole number from {low} to {high}"
+            )
     if "gradient_accumulation_steps" not in extra:
         per_device = settings["per_device_train_batch_size"]
         settings["gradient_accumulation_steps"] = accumulation(per_device, training.world)
     return settings
-
-
-def _start(settings: Row, training: Training) -> None:
-    """Set what a preference training starts from, and is trained on."""
-    settings["dataset"] = paths.preference_dataset(training.task, training.model, training.lineage)
-    if training.merged_start:
-        settings["model_name_or_path"] = str(training.merged_start)
-        settings.pop("adapter_name_or_path", None)
-        settings.pop("create_new_adapter", None)
-        return
-    settings["create_new_adapter"] = True
-    # LLaMA-Factory splits at commas, and merges one after the other.
-    settings["adapter_name_or_path"] = ",".join(map(str, training.starts_from))
 
 
 _NOT_ON_A_CPU = {
@@ -299,7 +298,7 @@ _NOT_ON_A_CPU = {
 
 def _spread(settings: Row, training: Training) -> None:
     """Set how the training is spread over processes: the engine asked for, not the recipe's own."""
-    own, spread = backbones.get(training.model).engine, training.spread
+    own, spread = training.backbone.engine, training.spread
     for key in backbones.engine(own).settings if own else ():
         settings.pop(key, None)
     settings |= spread.settings if spread else {}
@@ -310,15 +309,10 @@ def _spread(settings: Row, training: Training) -> None:
         if place()[0] > 1:
             raise EscError("ENGINE=ray: Ray knows its machines itself; leave NNODES out")
         settings["ray_num_workers"] = training.processes
-        # Its processes take no variable from ours, and begin in folders of their own.
+        # Its processes take no variable from ours.
         mended = {"PYTHONPATH": str(paths.IN_LLAMAFACTORY)}
         settings["ray_init_kwargs"] = {"runtime_env": {"env_vars": mended}}
-        settings["model_name_or_path"] = backbones.get(training.model).location
-        for key in ("dataset_dir", "output_dir"):
-            settings[key] = str(Path(settings[key]).resolve())
-        if "adapter_name_or_path" in settings:
-            folders = (str(folder.resolve()) for folder in training.starts_from)
-            settings["adapter_name_or_path"] = ",".join(folders)
+        settings["model_name_or_path"] = training.backbone.location
     # On a machine with several GPUs LLaMA-Factory starts torchrun for one process too.
     torchrun = training.by_torchrun or not (on_cpu or "ray_num_workers" in settings)
     if (torchrun and any(map(str.isspace, str(training.work)))) or (
@@ -332,81 +326,44 @@ def _spread(settings: Row, training: Training) -> None:
         settings["ddp_backend"] = "gloo"
 
 
-_SET_BY_MAKE = {
-    "adapter_name_or_path", "dataset", "dataset_dir", "output_dir", "ray_num_workers", "stage",
-}  # fmt: skip
-# What decides the loss or the reference is the variant's; another interval would hide the first.
-_SET_BY_VARIANT = {
-    "dpo_label_smoothing", "ld_alpha", "logging_first_step", "logging_steps", "logging_strategy",
-    "pref_bco_weight", "pref_ftx", "pref_loss", "ref_model", "ref_model_adapters",
-    "ref_model_quantization_bit",
-}  # fmt: skip
-# Which reply stands beside which row: in the set's order, and all of it in one batch.
-_PAIRS_KTO = {"preprocessing_batch_size", "preprocessing_num_workers", "streaming", "val_size"}
-
-
-def _fixed(settings: Row, training: Training) -> Iterator[tuple[set[str], str]]:
-    """Settings that are no TRAIN_ARGS in this training, with the reason."""
-    yield _SET_BY_MAKE, "the target, WORK and NPROC do; llamafactory-cli train takes any"
-    if training.stage == "dpo":
-        why = "the loss is the VARIANT's, and the check of the reference reads its first step"
-        yield _SET_BY_VARIANT, why
-    if settings["stage"] == "kto":
-        why = "KTO would be given replies of a row's own turn as mismatched ones"
-        yield _PAIRS_KTO, why
-    if training.merged_start and training.spread:
-        start = f"ENGINE={training.spread.name} starts from the merged SFT model"
-        yield {"model_name_or_path"}, f"{start}, and another start would be the reference too"
-
-
-_OTHER_ADAPTERS = (
-    "use_rslora", "use_dora", "pissa_init", "pissa_convert", "additional_target", "resize_vocab",
-    "add_tokens", "add_special_tokens", "new_special_tokens_config", "train_from_scratch",
-    "mixture_of_depths", "use_llama_pro",
-)  # fmt: skip
-"""What makes an adapter that is no sum of small differences to the backbone, or changes that.
-
-LoRA+ is none of them: ``loraplus_lr_ratio`` is a learning rate, and the adapter a plain LoRA.
-"""
-
-
-def _wrong(settings: Row, extra: Row, training: Training) -> Iterator[str]:
-    """Why the adapter could not be composed, merged or served, or its reference would be wrong."""
-    other = [key for key in _OTHER_ADAPTERS if settings.get(key)]
-    other += ["finetuning_type"] if settings["finetuning_type"] != "lora" else []
-    # PEFT would save these whole beside their LoRA.
-    targets = re.findall(r"embed_tokens|lm_head", str(settings.get("lora_target")))
-    for key in other + ["lora_target"] * len(targets):
+def _fixed(training: Training) -> Iterator[tuple[str, str]]:
+    """Patterns of what is no TRAIN_ARGS of this training, with the reason."""
+    by_hand = "llamafactory-cli train takes any"
+    yield (
+        "adapter_name_or_path|dataset|dataset_dir|output_dir|ray_num_workers|stage",
+        f"the target, WORK and NPROC do; {by_hand}",
+    )
+    # LoRA+ is none of them: loraplus_lr_ratio is a learning rate, and the adapter a plain LoRA.
+    yield (
+        "use_(rslora|dora|llama_pro)|pissa_.*|additional_target|finetuning_type|resize_vocab"
+        "|add_(special_)?tokens|new_special_tokens_config|train_from_scratch|mixture_of_depths"
+        "|lora_target=.*(embed_tokens|lm_head)",
+        "what is trained would be no plain LoRA on the base's linear layers, and another model "
+        f"once it is composed, merged or served; {by_hand}",
+    )
+    loss, spread = training.loss, training.spread
+    if loss:
         yield (
-            f"{key}={settings[key]} trains no plain LoRA, and composed, merged or served it would "
-            "be another model than was trained; llamafactory-cli train takes it"
+            "pref_(bco_weight|ftx|loss)|ref_model.*|ld_alpha|dpo_label_smoothing|logging_.*",
+            "the loss is the VARIANT's, and the check of the reference reads its first step",
         )
-    least = memory.KTO_ROWS if settings["stage"] == "kto" else 1
-    for key, low, high in (
-        # Fewer mismatched replies are no estimate of KTO's divergence.
-        ("per_device_train_batch_size", least, math.inf),
-        ("gradient_accumulation_steps", 1, math.inf),
-        # That a server takes.
-        ("lora_rank", 1, adapters.LARGEST_RANK),
-    ):
-        if not isinstance(settings[key], int) or not low <= settings[key] <= high:
-            most = "" if high == math.inf else f" and at most {high}"
-            yield f"{key}={settings[key]} is not a whole number of at least {low}{most}"
-    if not training.starts_from or training.merged_start:
-        return
-    if settings.get("quantization_bit"):
+    if loss and loss.stage == "kto":
         yield (
-            "LLaMA-Factory merges no SFT adapter into a quantized base; ENGINE=qlora starts from "
-            "the merged SFT model"
+            "preprocessing_(batch_size|num_workers)|streaming|val_size",
+            "KTO would be given replies of a row's own turn as mismatched ones",
         )
-    if of(training.lineage).start is None:
-        apart = extra.keys() & {"deepspeed", "use_unsloth", "use_kt"}
-        if apart or settings.get("create_new_adapter") is not True:
-            yield (
-                f"{min(apart, default='create_new_adapter=false')} may keep the SFT adapter apart, "
-                f"and {settings['pref_loss']} has no reference whose first loss would show it; "
-                "leave it out, or use ENGINE=zero3"
-            )
+    if spread and training.merged_start:
+        yield (
+            "model_name_or_path",
+            f"ENGINE={spread.name} starts from the merged SFT model, and another start would be "
+            "the reference too",
+        )
+    elif loss and loss.start is None:
+        yield (
+            "deepspeed|use_unsloth|use_kt|quantization_bit|create_new_adapter",
+            f"it may keep the SFT adapter apart, and {loss.name} has no reference whose first loss "
+            "would show it; use ENGINE",
+        )
 
 
 _SECRET = re.compile(
@@ -419,23 +376,18 @@ def is_secret(name: str) -> bool:
     return _SECRET.fullmatch(f"{name}=") is not None
 
 
-def refuse(train_args: str) -> None:
-    """Raise EscError, without the secret, where TRAIN_ARGS (or a part of it) holds one."""
-    for found in _SECRET.findall(train_args):
-        raise EscError(
-            f"TRAIN_ARGS cannot hold {found.rpartition('.')[2]}, which every user here could read, "
-            "and files of the training would keep; leave it out: the libraries read HF_TOKEN, "
-            "MODELSCOPE_API_TOKEN, SWANLAB_API_KEY and WANDB_API_KEY from the environment"
-        )
-
-
 # YAML reads no, yes, on and off as truth values; of these LLaMA-Factory wants the word.
 _WORDS = re.compile(r"(_strategy|_name|project|report_to)$")
 
 
 def _parsed(overrides: tuple[str, ...]) -> Row:
     """The overrides by name; EscError for one of another form, or with a secret."""
-    refuse(" ".join(overrides))
+    for found in _SECRET.findall(" ".join(overrides)):
+        raise EscError(
+            f"TRAIN_ARGS cannot hold {found.rpartition('.')[2]}, which every user here could read, "
+            "and files of the training would keep; leave it out: the libraries read HF_TOKEN, "
+            "MODELSCOPE_API_TOKEN, SWANLAB_API_KEY and WANDB_API_KEY from the environment"
+        )
     texts = dict(override.partition("=")[::2] for override in overrides)
     if wrong := [override for override in overrides if "=" not in override]:
         raise EscError(f"TRAIN_ARGS: {wrong[0]!r} is not key=value")

@@ -24,7 +24,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
@@ -38,7 +37,7 @@ from esc.adapters import ELSEWHERE
 from esc.exceptions import EscError, OptionsDiffer
 from esc.files import Row
 from esc.paths import EMBEDDED, at_stage
-from training import export, recipes, reference
+from training import export, reference
 from training.recipes import Training, is_secret, place, recipe_for
 from training.reference import LOG, STATE
 
@@ -55,12 +54,6 @@ def train(training: Training, *, force: bool) -> Row | None:
     a server, OptionsDiffer where the folder is of another run.
     """
     settings = recipe_for(training)
-    for name in training.spread.packages if training.spread else ():
-        if training.spread and find_spec(name) is None:
-            raise EscError(
-                f"ENGINE={training.spread.name} needs {name}; {training.spread.installed_by} "
-                "installs it"
-            )
     _, node = place()
     options = stamp(training, settings)
     output = training.output
@@ -83,8 +76,7 @@ def train(training: Training, *, force: bool) -> Row | None:
             return done
         _drop_torn(output)
         if training.start_dtype:
-            backbone = backbones.get(training.model)
-            of = training.work, backbone, training.starts_from, training.start_dtype
+            of = training.work, training.backbone, training.starts_from, training.start_dtype
             print("\n".join(export.report(*export.export(*of), start=True)))
         if not settings.get("use_cpu") and (other := policy_server.beside_training(training.work)):
             print(f"NOTE        {other}", flush=True)
@@ -96,8 +88,8 @@ def _finished(training: Training, settings: Row, seconds: float) -> Row:
     """Check what the training left, write the chat template and ``run.json``, and return that."""
     output = training.output
     smoke = step.is_smoke(training.model, training.work)
-    if training.stage == "dpo":
-        reference.check_rewards(output, recipes.of(training.lineage), settings)
+    if training.loss:
+        reference.check_rewards(output, training.loss, settings)
         mined = training.work / paths.preference_file(settings["dataset"])
         smoke = bool(provenance(training, mined)["smoke"])
     # Whatever LLaMA-Factory has been told, without a whole adapter nothing is done.
@@ -113,14 +105,15 @@ def _finished(training: Training, settings: Row, seconds: float) -> Row:
 def losses(output: Path) -> Row:
     """Steps, first and last loss; EscError where there are none, or the first is no number."""
     state = files.read_json(output / STATE)
+    history = state["log_history"]
     # A run shorter than its logging interval has the mean loss alone.
-    rows = [row.get("loss", row.get("train_loss")) for row in state["log_history"]]
-    found = [loss for loss in rows if loss is not None]
-    if not found:
-        raise EscError(f"{output / STATE} shows no training step; is the training set empty?")
-    if not 0 < found[0] < math.inf:
+    found = [row["loss"] for row in history if "loss" in row] or [
+        row["train_loss"] for row in history if "train_loss" in row
+    ]
+    if not found or not 0 < found[0] < math.inf:
         raise EscError(
-            f"the first loss in {output} is {found[0]}: {reference.NO_NUMBER}; FORCE=1 begins anew"
+            f"the first loss in {output} is {found[0] if found else 'not logged (no rows?)'}: "
+            f"{reference.NO_NUMBER}; FORCE=1 begins anew"
         )
     return {"steps": state["global_step"], "first_loss": found[0], "last_loss": found[-1]}
 
@@ -153,7 +146,7 @@ def stamp(training: Training, settings: Row) -> Row:
         options = {f"adapter {part.name}": adapters.fingerprint(part) for part in parts}
     if training.merged_start:
         # Its adapters are named above, by what they hold.
-        recipe["model_name_or_path"] = backbones.get(training.model).path
+        recipe["model_name_or_path"] = training.backbone.path
         options["start merged in"] = training.start_dtype
     if training.spread:
         # One engine does not go on from another's checkpoint, nor ZeRO on other processes.
@@ -204,22 +197,18 @@ def _check_mined(training: Training, mined: Row) -> None:
     """Raise EscError where pairs are of another model, adapter or train set than are here now."""
     work, model = training.work, training.model
     start = adapters.start(training.task, training.lineage)
-    changed = files.differences(mined["data"], step.train_set(step.manifest(work)))
-    if mined["model"] != model:
-        why = f"were mined from MODEL={mined['model']}, not {model}"
-    elif mined["weights"] not in (
-        adapters.fingerprint(adapters.folder(work, model, start)),
-        ELSEWHERE,
+    weights = adapters.fingerprint(adapters.folder(work, model, start))
+    turns = files.differences(mined["data"], step.train_set(step.manifest(work)))
+    for wrong, why in (
+        (mined["model"] != model, f"were mined from MODEL={mined['model']}, not {model}"),
+        (mined["weights"] not in (weights, ELSEWHERE), f"were mined from another {start} than now"),
+        (turns, f"are of other train turns than now ({'; '.join(turns)})"),
     ):
-        why = f"were mined from another {start} than is there now"
-    elif changed:
-        why = f"are of other train turns than are built now ({'; '.join(changed)}): build those, or"
-    else:
-        return
-    raise EscError(
-        f"the pairs of {training.task} {why}; {_maker(training)} FORCE=1 mines this one's own "
-        "errors"
-    )
+        if wrong:
+            raise EscError(
+                f"the pairs of {training.task} {why}; {_maker(training)} FORCE=1 mines this one's "
+                "own errors"
+            )
 
 
 _NOT_DECISIVE = re.compile(
@@ -245,12 +234,6 @@ def decisive(settings: Row) -> Row:
     }
 
 
-def _flat(options: Row) -> Row:
-    # A folder may have been begun when more was held to decide.
-    recipe = {f"recipe.{key}": value for key, value in decisive(options["recipe"]).items()}
-    return {key: value for key, value in options.items() if key != "recipe"} | recipe
-
-
 def claim(output: Path, options: Row) -> None:
     """Raise OptionsDiffer where ``output`` was begun with other options; else leave the stamp.
 
@@ -264,10 +247,14 @@ def claim(output: Path, options: Row) -> None:
     ways_out = "use another WORK=folder, or FORCE=1 to delete it and train anew"
     if not path.is_file():
         raise OptionsDiffer(f"{output} holds files that this kit did not make; {ways_out}")
-    changed = files.differences(_flat(files.read_json(path)), _flat(options))
-    # Without the hash of the training set, where an option already explains it.
-    named = [change for change in changed if not change.startswith("training set ")]
+    flat = [
+        one | {f"recipe.{key}": value for key, value in decisive(one["recipe"]).items()}
+        for one in (files.read_json(path), options)
+    ]
+    changed = [change for change in files.differences(*flat) if not change.startswith("recipe ")]
     if changed:
+        # Without the hash of the training set, where an option already explains it.
+        named = [change for change in changed if not change.startswith("training set ")]
         told = "; ".join(named or changed)
         raise OptionsDiffer(f"{output} was made with other options ({told}); {ways_out}")
 
@@ -364,13 +351,12 @@ def _written(log: Path) -> Iterator[IO[bytes] | None]:
 def _watched(process: subprocess.Popen[bytes], training: Training, settings: Row) -> int:
     """Exit code of the training, with its steps shown, and its first one held to the reference."""
     # Node 0 logs for all.
-    unchecked = training.stage == "dpo" and place()[1] == 0
+    loss = training.loss if place()[1] == 0 else None
     with tqdm(desc=training.output.name, unit=" steps") as bar:
         while True:
             ended = process.poll() is not None
-            if unchecked:
-                loss = recipes.of(training.lineage)
-                unchecked = not reference.check_loss(training.output, loss, settings)
+            if loss and reference.check_loss(training.output, loss, settings):
+                loss = None
             if rows := reference.logged(training.output):
                 bar.total = rows[-1]["total_steps"]
                 bar.update(rows[-1]["current_steps"] - bar.n)
@@ -381,11 +367,8 @@ def _watched(process: subprocess.Popen[bytes], training: Training, settings: Row
 
 def _end(leader: int) -> None:
     """End a training and the workers it has launched."""
-    try:
-        first = psutil.Process(leader)
-        processes = [first, *first.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
+    first = psutil.Process(leader)
+    processes = [first, *first.children(recursive=True)]
     for process in processes:
         process.terminate()
     _, alive = psutil.wait_procs(processes, timeout=_GRACE)

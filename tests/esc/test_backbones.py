@@ -16,7 +16,8 @@ def local(model, monkeypatch):
     named = backbones.table()
     path = str(Path("models") / model.name)
     row = replace(named["qwen2.5-7b"], name="own", path=path, hub=None, template="smollm2")
-    monkeypatch.setattr(backbones, "table", lambda: named | {"own": row, "qwen2.5-7b": row})
+    table = named | {"own": row, "qwen2.5-7b": replace(row, name="qwen2.5-7b")}
+    monkeypatch.setattr(backbones, "table", lambda: table)
     return row
 
 
@@ -28,7 +29,7 @@ def test_a_hub_id_stays_what_it_is():
 def test_a_folder_is_found_from_wherever_a_step_runs(local, model, tmp_path, capsys):
     assert local.location == str(model.resolve())
     assert adapters.weights_of(Path(), "own", ["base"]) == {"base": local.path}
-    assert "own" in recipes.render(local, "sp", "sft")
+    assert "own" in recipes.render(recipes.Training("own", "sp", "sft"))
     embedded_model.main(["--model", "own"])
     assert "is a folder of this machine" in capsys.readouterr().out
     # Ray's processes begin in folders of their own.

@@ -120,7 +120,7 @@ def test_a_merged_start_is_no_train_args_for_another_would_be_the_reference_too(
 
 
 @pytest.mark.parametrize(
-    "given", ["deepspeed=zero3.json", "create_new_adapter=false", "use_unsloth=true"]
+    "given", ["deepspeed=zero3.json", "create_new_adapter=false", "quantization_bit=4"]
 )
 def test_an_unmerged_start_is_refused_to_a_loss_that_could_not_show_it(tmp_path, given):
     for loss in ("orpo", "simpo"):
@@ -130,21 +130,10 @@ def test_an_unmerged_start_is_refused_to_a_loss_that_could_not_show_it(tmp_path,
             assert recipe(tmp_path, engine=engine, lineage=Lineage(loss))["pref_loss"] == loss
 
 
-def test_a_quantized_base_by_hand_is_sent_to_the_engine(tmp_path):
-    with pytest.raises(EscError, match="into a quantized base; ENGINE=qlora starts from"):
-        recipe(tmp_path, "quantization_bit=4")
-
-
 @pytest.mark.parametrize("engine", ["fsdp", "ray", "zero3"])
 def test_an_engine_that_cannot_work_without_a_gpu_is_refused_there(tmp_path, engine):
     with pytest.raises(EscError, match=rf"^ENGINE={engine}: without GPUs LLaMA-Factory"):
         recipe(tmp_path, model="smollm2-135m", engine=engine)
-
-
-def test_a_package_that_is_not_installed_names_what_installs_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "find_spec", lambda name: None)
-    with pytest.raises(EscError, match="ENGINE=zero3 needs deepspeed; make setup-scale installs"):
-        train.train(training(tmp_path, engine="zero3"), force=False)
 
 
 def test_torchrun_starts_an_engine_that_shards_and_several_processes_and_ray_its_own(

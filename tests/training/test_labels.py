@@ -3,7 +3,6 @@
 import json
 import sys
 
-import pytest
 import yaml
 
 from esc import files, paths
@@ -13,37 +12,26 @@ from training import recipes, train
 IGNORED = -100
 
 
-@pytest.fixture(scope="module")
-def trained_on(model, sample_work, tmp_path_factory):
-    """A function from a task to [(row, list of the decoded spans that carry the loss)]."""
+def learned(work, model, task, scratch):
+    """[(row, list of the decoded spans that carry the loss)] of a task's train set."""
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
 
-    def of(task):
-        from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
-        from llamafactory.hparams import get_train_args
-        from llamafactory.model import load_tokenizer
-
-        scratch = tmp_path_factory.mktemp(task)
-        recipe = yaml.safe_load(paths.recipe("smollm2-135m", task, "sft").read_text())
-        changed = {
-            "model_name_or_path": str(model),
-            "dataset_dir": str(sample_work),
-            "output_dir": str(scratch / "out"),
-            "cache_dir": str(scratch / "cache"),
-        }
-        model_args, data_args, training_args, _, _ = get_train_args(recipe | changed)
-        tokenizer = load_tokenizer(model_args)["tokenizer"]
-        template = get_template_and_fix_tokenizer(tokenizer, data_args)
-        loaded = get_dataset(
-            template, model_args, data_args, training_args, stage="sft", tokenizer=tokenizer
-        )
-        rows = list(files.read_jsonl(sample_work / paths.sft_file(task, "train")))
-        seen = list(loaded["train_dataset"])
-        return [
-            (row, spans(example["labels"], tokenizer))
-            for row, example in zip(rows, seen, strict=True)
-        ]
-
-    return of
+    recipe = yaml.safe_load(paths.recipe("smollm2-135m", task, "sft").read_text())
+    changed = {
+        "model_name_or_path": str(model),
+        "dataset_dir": str(work),
+        "output_dir": str(scratch / "out"),
+        "cache_dir": str(scratch / "cache"),
+    }
+    model_args, data_args, training_args, _, _ = get_train_args(recipe | changed)
+    tokenizer = load_tokenizer(model_args)["tokenizer"]
+    template = get_template_and_fix_tokenizer(tokenizer, data_args)
+    loaded = get_dataset(template, model_args, data_args, training_args, "sft", tokenizer=tokenizer)
+    rows = list(files.read_jsonl(work / paths.sft_file(task, "train")))
+    pairs = zip(rows, loaded["train_dataset"], strict=True)
+    return [(row, spans(example["labels"], tokenizer)) for row, example in pairs]
 
 
 def spans(labels, tokenizer):
@@ -60,23 +48,20 @@ def spans(labels, tokenizer):
     return runs
 
 
-def test_the_planner_learns_the_strategy_alone(trained_on):
-    for row, learned in trained_on("sp"):
-        assert learned == [row["output"]]
-        assert parse(learned[0]) is not None
+def test_planner_and_generator_learn_their_last_answer_alone(sample_work, model, tmp_path):
+    for task in ("sp", "rg"):
+        examples = learned(sample_work, model, task, tmp_path / task)
+        assert all(spans == [row["output"]] for row, spans in examples)
+        if task == "sp":
+            assert all(parse(row["output"]) for row, _ in examples)
+        else:
+            assert any(row["history"] for row, _ in examples)
 
 
-def test_the_generator_learns_the_last_reply_alone(trained_on):
-    examples = trained_on("rg")
-    assert any(row["history"] for row, _ in examples)
-    for row, learned in examples:
-        assert learned == [row["output"]]
-
-
-def test_the_entangled_model_learns_every_tagged_reply(trained_on):
-    for row, learned in trained_on("vanilla"):
+def test_the_entangled_model_learns_every_tagged_reply(sample_work, model, tmp_path):
+    for row, spans in learned(sample_work, model, "vanilla", tmp_path):
         replies = [m["value"] for m in row["conversations"] if m["from"] == "gpt"]
-        assert learned == replies and len(replies) > 1
+        assert spans == replies and len(replies) > 1
         assert all(reply.startswith("[") for reply in replies)
 
 
@@ -85,45 +70,32 @@ import json, sys
 from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
 from llamafactory.hparams import get_train_args
 from llamafactory.model import load_tokenizer
-for given in map(json.loads, sys.argv[1:]):
-    model_args, data_args, training_args, _, _ = get_train_args(given)
-    tokenizer = load_tokenizer(model_args)["tokenizer"]
-    template = get_template_and_fix_tokenizer(tokenizer, data_args)
-    loaded = get_dataset(template, model_args, data_args, training_args, "sft", tokenizer=tokenizer)
-    for row in loaded["train_dataset"]:
-        learned = [i for i, label in enumerate(row["labels"]) if label != -100]
-        text = tokenizer.decode([row["labels"][i] for i in learned])
-        whole = learned[-1] - learned[0] + 1 == len(learned)
-        print("learned", json.dumps([given["template"], whole, text]))
+model_args, data_args, training_args, _, _ = get_train_args(json.loads(sys.argv[1]))
+tokenizer = load_tokenizer(model_args)["tokenizer"]
+template = get_template_and_fix_tokenizer(tokenizer, data_args)
+loaded = get_dataset(template, model_args, data_args, training_args, "sft", tokenizer=tokenizer)
+for row in loaded["train_dataset"]:
+    learned = [i for i, label in enumerate(row["labels"]) if label != -100]
+    text = tokenizer.decode([row["labels"][i] for i in learned])
+    print("learned", json.dumps([learned[-1] - learned[0] + 1 == len(learned), text]))
 """
 
 
-ANSWERS = {"gemma2": "{}<end_of_turn>\n<|im_end|>", "chatglm3": "\n{}<|im_end|>"}
-
-
-@pytest.fixture(scope="module")
-def mended(run, model, sample_work, tmp_path_factory):
-    """[template, whether what is learned is one run, its text] of each row, in one trainer."""
-    scratch = tmp_path_factory.mktemp("mended")
-    asked = recipes.Training("gemma2-9b", "rg", "sft", sample_work, 1, ())
+def test_a_template_with_an_end_token_of_its_own_learns_the_last_reply_alone(
+    run, model, sample_work, tmp_path
+):
+    asked = recipes.Training("gemma2-9b", "rg", "sft", sample_work)
     settings = recipes.recipe_for(asked)
     environment = train.environment(asked, settings)
-    settings |= {"model_name_or_path": str(model), "eval_strategy": "no"}
-    settings |= {"output_dir": str(scratch / "out"), "cache_dir": str(scratch / "cache")}
-    settings |= {"bf16": False, "use_cpu": True, "preprocessing_num_workers": 2}
+    settings |= {"model_name_or_path": str(model), "eval_strategy": "no", "bf16": False}
+    settings |= {"output_dir": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache")}
+    settings |= {"use_cpu": True, "preprocessing_num_workers": 1}
     del settings["eval_dataset"]
-    given = [json.dumps(settings | {"template": template}) for template in ANSWERS]
-    shown = run(sys.executable, "-c", LABELS, *given, PYTHONPATH=environment["PYTHONPATH"])
+    command = (sys.executable, "-c", LABELS, json.dumps(settings))
+    shown = run(*command, PYTHONPATH=environment["PYTHONPATH"])
     assert shown.returncode == 0, shown.stderr[-2000:]
     told = (line.partition(" ") for line in shown.stdout.splitlines())
-    return [json.loads(found) for word, _, found in told if word == "learned"]
-
-
-@pytest.mark.parametrize(("template", "answer"), ANSWERS.items())
-def test_a_template_with_an_end_token_of_its_own_learns_the_last_reply_alone(
-    mended, sample_work, template, answer
-):
+    found = [json.loads(said) for word, _, said in told if word == "learned"]
     rows = list(files.read_jsonl(sample_work / paths.sft_file("rg", "train")))
     assert any(len(row["history"]) > 1 for row in rows)
-    learned = [found for found in mended if found[0] == template]
-    assert learned == [[template, True, answer.format(row["output"])] for row in rows]
+    assert found == [[True, f"{row['output']}<end_of_turn>\n<|im_end|>"] for row in rows]

@@ -10,11 +10,16 @@ import pytest
 from esc import paths
 from esc.files import read_json
 
-PARTS = (
-    *("esc", "data_builders", "training", "serving", "mining"),
-    *("eval", "experiments"),
+PARTS = [
+    "esc",
+    "data_builders",
+    "training",
+    "serving",
+    "mining",
+    "eval",
+    "experiments",
     "llamafactory_configs",
-)
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +39,17 @@ def site(tmp_path_factory, run):
 
 
 @pytest.fixture
-def elsewhere(site, run, tmp_path):
-    """A function that runs a command with the installed kit, in a folder of its own."""
+def elsewhere(site, run, tmp_path, small_corpus):
+    """A function that runs a command with the installed kit, in a folder with built sets."""
 
     def call(*command):
         return run(*command, cwd=tmp_path, PYTHONPATH=str(site))
 
+    assert call("-m", "data_builders", "build", "--esconv", str(small_corpus)).returncode == 0
     return call
 
 
-def test_the_installed_kit_brings_its_recipes_prompts_manifest_and_sample(site):
+def test_it_brings_its_files_and_registers_sets_in_another_checkout(elsewhere, site, tmp_path):
     for name in (
         "llamafactory_configs/backbones.yaml",
         "llamafactory_configs/qwen2.5-7b/sp_sft.yaml",
@@ -53,17 +59,13 @@ def test_the_installed_kit_brings_its_recipes_prompts_manifest_and_sample(site):
         "data_builders/sample/sample_corpus.json",
     ):
         assert (site / name).is_file(), name
-
-
-def test_it_builds_and_registers_from_another_folder(elsewhere, tmp_path, small_corpus):
-    assert elsewhere("-m", "data_builders", "build", "--esconv", str(small_corpus)).returncode == 0
     checkout = tmp_path / "LLaMA-Factory" / "data"
     checkout.mkdir(parents=True)
-    (checkout / "dataset_info.json").write_text('{\n  "own": {"file_name": "own.json"}\n}\n')
-    target = str(checkout / "dataset_info.json")
-    shown = elsewhere("-m", "data_builders", "registry", "--into", target)
+    target = checkout / "dataset_info.json"
+    target.write_text('{\n  "own": {"file_name": "own.json"}\n}\n')
+    shown = elsewhere("-m", "data_builders", "registry", "--into", str(target))
     assert shown.returncode == 0, shown.stderr
-    entries = json.loads((checkout / "dataset_info.json").read_text())
+    entries = json.loads(target.read_text())
     assert entries["own"] == {"file_name": "own.json"}
     assert (checkout / entries["esc_sp_sft"]["file_name"]).is_file()
 
@@ -77,18 +79,12 @@ print(list_datasets(sys.argv[1], "Supervised Fine-Tuning").choices)
 
 
 @pytest.mark.slow
-def test_llama_board_sees_the_sets_in_another_checkout(elsewhere, site, tmp_path):
-    (tmp_path / "dataset_info.json").write_text("{}")
-    target = str(tmp_path / "dataset_info.json")
-    assert elsewhere("-m", "data_builders", "registry", "--into", target).returncode == 0
+def test_llama_board_sees_the_sets_and_a_recipe_trains_from_another_folder(
+    elsewhere, site, model, tmp_path
+):
     shown = elsewhere(sys.executable, "-c", LIST_DATASETS, str(tmp_path))
     assert shown.returncode == 0, shown.stderr
     assert str(site) in shown.stdout and "esc_vanilla_sft_validation" in shown.stdout
-
-
-@pytest.mark.slow
-def test_a_recipe_trains_from_another_folder(elsewhere, site, model, tmp_path, small_corpus):
-    assert elsewhere("-m", "data_builders", "build", "--esconv", str(small_corpus)).returncode == 0
     cli = str(Path(sys.executable).with_name("llamafactory-cli"))
     recipe = site / "llamafactory_configs" / "smollm2-135m" / "sp_sft.yaml"
     shown = elsewhere(

@@ -191,7 +191,7 @@ def test_overrides_win_and_reach_llamafactory_as_what_it_takes_there(tmp_path):
     given = ("learning_rate=2e-5", "bf16=false", "gradient_accumulation_steps=3")
     words = ("save_strategy=no", "run_name=on", "plot_loss=no", "loraplus_lr_ratio=16.0")
     # As LLaMA-Factory reads the file that it is given.
-    made = OmegaConf.create(yaml.safe_dump(recipe_for(tmp_path, *given, *words, "add_tokens=")))
+    made = OmegaConf.create(yaml.safe_dump(recipe_for(tmp_path, *given, *words)))
     assert (made.learning_rate, made.bf16, made.gradient_accumulation_steps) == (2e-5, False, 3)
     assert (made.save_strategy, made.run_name, made.plot_loss) == ("no", "on", False)
     assert made.loraplus_lr_ratio == 16
@@ -208,7 +208,6 @@ def test_the_words_of_yaml_are_kept_for_no_setting_that_llamafactory_takes_as_tr
     kept = {name for name in types if recipes._WORDS.search(name)}
     assert not any("bool" in types[name] for name in kept)
     assert {"run_name", "report_to", "save_strategy", "eval_strategy"} < kept
-    assert types.keys() >= set(recipes._OTHER_ADAPTERS)
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
