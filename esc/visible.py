@@ -4,6 +4,7 @@ Data files keep such text as it is; terminals, pages, sheets and Markdown show i
 """
 
 import re
+from pathlib import Path
 
 # Control characters but tab and line break, the embeddings, overrides and isolates of the
 # bidirectional algorithm (UAX 9), and halves of surrogate pairs, which no encoding can write.
@@ -31,3 +32,26 @@ def code(text: str) -> str:
     fence = "`" * (longest + 1)
     pad = " " if "`" in text else ""
     return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
+
+
+class Markdown(str):
+    """Text that is Markdown already, and is put out as it is."""
+
+
+def markdown(template: Path, **variables: object) -> str:
+    """A Markdown file from a template: whatever it puts out is one line without any markup.
+
+    But for `Markdown`, which the filters ``code`` (inline code) and ``markdown`` (our own) make.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda one: one if isinstance(one, Markdown) else plain(str(one)),
+    )
+    environment.filters["code"] = lambda one: Markdown(code(str(one)))
+    environment.filters["markdown"] = Markdown
+    return environment.get_template(template.name).render(variables)

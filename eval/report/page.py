@@ -13,9 +13,9 @@ marked SMOKE, once for a table, figure or example.
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jinja2
 import pandas
@@ -29,7 +29,7 @@ from esc.files import Row
 from esc.paths import EMBEDDED, SYSTEMS_OF_TABLE_3, SYSTEMS_OF_TABLE_4
 from esc.predictions import PREDICTIONS
 from esc.records import Record
-from esc.visible import code, plain
+from esc.visible import Markdown, markdown, plain
 from eval.report import tables
 from eval.report.figures import pictures
 from eval.report.manifest import Sources, first, manifest, read_backbones
@@ -169,7 +169,15 @@ def html(found: Row) -> str:
     style = (HERE / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     drawn = [*found["answers"], *(one for part in found["sections"] for one in part["items"])]
-    return _template("page.html.j2", sheets.shown, autoescape=True).render(
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=sheets.shown,
+    )
+    return environment.get_template("page.html.j2").render(
         found,
         style=style,
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
@@ -178,35 +186,7 @@ def html(found: Row) -> str:
     )
 
 
-def markdown(found: Row) -> str:
-    """The same as Markdown; whatever the template puts out is one line without any markup."""
-    return _template(
-        "page.md.j2", lambda one: one if isinstance(one, _Markdown) else plain(str(one))
-    ).render(found)
-
-
-def _template(
-    name: str, finalize: Callable[[Any], Any], *, autoescape: bool = False
-) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=autoescape,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=finalize,
-    )
-    environment.filters |= {"code": lambda text: _Markdown(code(text)), "grid": _grid}
-    environment.filters["markdown"] = _Markdown
-    return environment.get_template(name)
-
-
-class _Markdown(str):
-    """Text that is Markdown already."""
-
-
-def _grid(one: Table) -> _Markdown:
+def _grid(one: Table) -> Markdown:
     """The table itself in Markdown."""
     grouped = any(row.group for row in one.rows)
     frame = pandas.DataFrame(
@@ -219,7 +199,7 @@ def _grid(one: Table) -> _Markdown:
         columns=[plain(head) for head in (*["backbone"] * grouped, one.head, *one.columns)],
     )
     sides = ["left"] * (1 + grouped) + ["right"] * len(one.columns)
-    return _Markdown(frame.to_markdown(index=False, colalign=sides, disable_numparse=True))
+    return Markdown(frame.to_markdown(index=False, colalign=sides, disable_numparse=True))
 
 
 def _told(cell: Cell) -> str:
@@ -265,6 +245,7 @@ def main(
     found = report(work, named)
     with files.exclusive(folder):
         files.write_json(folder / "report.json", value(found))
-        files.write_text(folder / "report.md", markdown(found))
+        text = markdown(HERE / "page.md.j2", grid=_grid, **found)
+        files.write_text(folder / "report.md", text)
         files.write_text(folder / "report.html", html(found))
     print(summary(found, folder))
