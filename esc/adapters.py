@@ -27,18 +27,11 @@ ELSEWHERE = "unknown: served elsewhere"
 
 _PEFT = "base_model.model."
 """How PEFT begins the name of every tensor of an adapter."""
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    # Others change the base itself, and then the adapter is a difference to that.
-    "init_lora_weights": (True, False, "gaussian", None),
-}
-_UNSET = (
-    "fan_in_fan_out", "use_dora", "use_rslora", "use_qalora", "lora_bias", "rank_pattern",
-    "alpha_pattern", "modules_to_save", "target_parameters", "trainable_token_indices",
-    "alora_invocation_tokens", "layer_replication",
+_OTHERS = (
+    "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "fan_in_fan_out",
+    "layer_replication", "alora_invocation_tokens",
 )  # fmt: skip
-"""What the recipes train, by PEFT's own configuration: other kinds are added in other ways."""
+"""What an adapter that is no plain LoRA has in PEFT's configuration, where no tensor shows it."""
 _FOLDER = re.compile(r"(sp|rg|vanilla)_(sft|dpo)(_[A-Za-z0-9_.-]+)?")
 
 
@@ -105,16 +98,16 @@ def check(trained: Path, work: Path, model: str) -> None:
         what = f"{trained / WEIGHTS} holds no weights (empty, or cut off)"
         raise EscError(f"{what}; delete {trained}, {step} trains it")
     config = files.read_json(trained / CONFIG)
-    odd = {key: config[key] for key in _UNSET if config.get(key)}
-    odd |= {
-        key: config[key] for key in _PLAIN if config.get(key, _PLAIN[key][0]) not in _PLAIN[key]
-    }
-    whole = [name for name in sorted(names) if name.startswith(_PEFT) and ".lora_" not in name]
-    if odd or whole:
-        why = ", ".join([*(f"{key}={value!r}" for key, value in odd.items()), *whole[:1]])
+    odd = [key for key in _OTHERS if config.get(key)]
+    if config.get("init_lora_weights") not in (True, False, "gaussian", None):
+        # It changes the base itself, and the adapter is a difference to that.
+        odd.append("init_lora_weights")
+    plain = (".lora_A.weight", ".lora_B.weight")
+    odd += [name for name in names if name.startswith(_PEFT) and not name.endswith(plain)]
+    if odd:
         raise EscError(
-            f"{trained} is no plain LoRA ({why}): composed, merged or served it would be another "
-            f"model than was trained; {step} FORCE=1, without it in TRAIN_ARGS, trains one"
+            f"{trained} is no plain LoRA ({min(odd)}): composed, merged or served it would be "
+            f"another model than was trained; {step} FORCE=1, without it in TRAIN_ARGS, trains one"
         )
 
 
@@ -201,19 +194,17 @@ def weights_of(
     Raises EscError where an adapter is not trained; ``elsewhere`` says that another machine's
     server may have it, and then it is known by its name alone.
     """
-    found = {}
-    for name in names:
+
+    def known(name: str) -> str:
         try:
-            found[name] = (
-                _base_identity(backbones.get(model))
-                if name == BASE
-                else fingerprint(folder(work, model, name))
-            )
+            return fingerprint(folder(work, model, name))
         except EscError:
-            if not elsewhere or name == BASE:
+            if not elsewhere:
                 raise
-            found[name] = ELSEWHERE
-    return found
+            return ELSEWHERE
+
+    base = backbones.get(model)
+    return {name: _base_identity(base) if name == BASE else known(name) for name in names}
 
 
 def _base_identity(backbone: backbones.Backbone) -> str:

@@ -294,8 +294,9 @@ def environment(training: Training, settings: Row) -> dict[str, str]:
     if training.by_torchrun:
         made["FORCE_TORCHRUN"] = "1"
     if place()[0] > 1:
-        # torchrun's own; LLaMA-Factory would draw another one on each machine.
+        # torchrun's own port; LLaMA-Factory would draw another one on each machine.
         made["MASTER_PORT"] = os.environ.get("MASTER_PORT") or "29500"
+        made.setdefault("PET_RDZV_CONF", "timeout=600")
     return made | (training.spread.environment if training.spread else {})
 
 
@@ -433,29 +434,22 @@ def report(training: Training, facts: Row) -> Iterator[str]:
 
 def _next(training: Training) -> str:
     """The command a user most likely wants now, with the same options."""
+    kept = files.read_json(training.output / OPTIONS)
+    target = {"sp": "sft-rg", "rg": "sft-vanilla", "vanilla": "mine"}[training.task]
+    options = {name: kept.get(name) for name in ("SPLIT", "LIMIT", "CONSECUTIVE")} | {
+        "ENGINE": training.engine,
+        "TRAIN_ARGS": " ".join(training.overrides) or None,
+    }
     if training.stage == "dpo":
         system = "vanilla" if training.task == "vanilla" else "decoupled"
-        target, options = (
-            "predict",
-            {"SYSTEM": system, "STAGE": "dpo", **training.lineage.variables},
-        )
-    elif training.task == "vanilla":
-        target, options = "mine", {}
-    else:
-        target = {"sp": "sft-rg", "rg": "sft-vanilla"}[training.task]
-        kept = files.read_json(training.output / OPTIONS)
-        options = {name: kept.get(name) for name in ("SPLIT", "LIMIT", "CONSECUTIVE")} | {
-            "ENGINE": training.engine,
-            "TRAIN_ARGS": " ".join(training.overrides) or None,
-        }
+        target = "predict"
+        options = {"SYSTEM": system, "STAGE": "dpo", **training.lineage.variables}
     return paths.make(target, work=training.work, model=training.model, **options)
 
 
 @cli.command(
     examples="  python -m training train --task sp\n"
     "  python -m training train --model qwen2.5-7b --task rg --processes 4\n"
-    "  python -m training train --task sp --work demo --set num_train_epochs=1.0\n"
-    "  python -m training train --task vanilla --stage dpo --variant nsnr_psnr\n"
     "  python -m training train --model qwen2.5-7b --task sp --stage dpo --engine zero3"
 )
 def main(

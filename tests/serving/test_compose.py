@@ -112,7 +112,7 @@ def test_a_part_that_is_not_trained_is_named_with_its_command(tmp_path):
 def test_a_part_that_is_no_plain_lora_is_refused(parts, stage):
     config = parts / paths.adapter(MODEL, "sp", stage) / adapters.CONFIG
     files.write_json(config, {"r": 16, "use_rslora": True})
-    with pytest.raises(EscError, match=rf"sp_{stage} is no plain LoRA \(use_rslora=True\)"):
+    with pytest.raises(EscError, match=rf"sp_{stage} is no plain LoRA \(use_rslora\)"):
         compose(parts, MODEL, "sp")
 
 

@@ -153,13 +153,6 @@ def test_rays_processes_are_mended_too_whatever_else_is_told_to_ray(tmp_path):
     assert told["runtime_env"]["env_vars"]["PYTHONPATH"].endswith("training/in_llamafactory")
 
 
-def test_memory_grows_in_segments_on_one_gpu_too(tmp_path, monkeypatch):
-    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
-        monkeypatch.delenv(name, raising=False)
-    wanted = "expandable_segments:True"
-    assert environment(tmp_path, processes=1)["PYTORCH_CUDA_ALLOC_CONF"] == wanted
-
-
 BUFFERS = """
 from accelerate.utils.dataclasses import FullyShardedDataParallelPlugin
 plugin = FullyShardedDataParallelPlugin(sync_module_states=False, cpu_ram_efficient_loading=False)

@@ -73,19 +73,21 @@ def test_what_bfloat16_keeps_of_the_last_adapters_change_is_counted(base, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("config", "name"),
     [
-        {"use_dora": True},
-        {"use_rslora": True},
-        {"bias": "all"},
-        {"init_lora_weights": "pissa_niter_16"},
-        {"modules_to_save": ["lm_head"]},
+        ({"use_rslora": True}, NAME),
+        ({"init_lora_weights": "pissa_niter_16"}, NAME),
+        ({"modules_to_save": ["lm_head"]}, "lm_head.weight"),
     ],
 )
-def test_an_adapter_that_is_no_plain_lora_is_refused(tmp_path, given):
-    sft = lora(tmp_path / paths.adapter(MODEL, "sp", "sft"), 1.0, **given)
+def test_an_adapter_that_is_no_plain_lora_is_refused(tmp_path, config, name):
+    sft = lora(tmp_path / paths.adapter(MODEL, "sp", "sft"), 1.0, **config)
+    if name != NAME:
+        weights = load_file(sft / adapters.WEIGHTS)
+        whole = {f"base_model.model.{name}": torch.ones(2)}
+        save_file(weights | whole, sft / adapters.WEIGHTS)
     with pytest.raises(
-        EscError, match=r"sp_sft is no plain LoRA \(.*\): .* make sft-sp .* FORCE=1"
+        EscError, match=r"sp_sft is no plain LoRA \(\S+\): .* make sft-sp .* FORCE=1"
     ):
         export.export(tmp_path, backbones.get(MODEL), [sft], "float32")
 
