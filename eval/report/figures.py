@@ -15,8 +15,10 @@ COLOURS = (
     *("#7a5fb5", "#85644f", "#a94e86", "#667080"),
 )
 """Readable on white and on black, with white words on them."""
-WIDTH, ROW, LINE, BOTTOM, LETTER = 5.0, 0.34, 0.21, 0.55, 0.08
-"""Inches: of a figure, of each row, of a line of words, of the axis, of a label's letter."""
+WIDTH, NARROW, ROW, LINE, BOTTOM = 5.0, 3.7, 0.34, 0.21, 0.55
+"""Inches: of a figure and a narrow one, of each row, of a line of the legend, of the axis."""
+LETTER, LETTER_HEIGHT = 0.08, 0.17
+"""Inches: of a label's letter."""
 LEAST_NAMED = 8.5
 """Per cent of the axis: a smaller part has no room for its number."""
 
@@ -41,15 +43,17 @@ def _drawn(table: Table, rows: list[TableRow]) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    # Its backbone stands by a row only where there are several; above it, where it is a question.
+    # Beside a question's picture stand others, so it is narrow, and its labels have several lines.
+    asked = table.drawing == "differences"
+    width, between = (NARROW, "\n") if asked else (WIDTH, ": ")
     several = len({row.group for row in rows}) > 1
-    between = "\n" if table.drawing == "differences" else ": "
     labels = [
         visible(row.group + between if several and row.group else "") + visible(row.label)
         for row in rows
     ]
-    lines = [line for label in labels for line in label.splitlines()]
-    row_height = ROW + LINE / 2 * (len(lines) > len(labels))
+    labels = [label.replace(" − ", "\n− ") for label in labels] if asked else labels
+    lines = [label.splitlines() for label in labels]
+    row_height = max(ROW, 0.1 + LETTER_HEIGHT * max(map(len, lines)))
     in_a_line = 4 if max(map(len, table.columns)) < 7 else 2
     legend = -(-len(table.columns) // in_a_line) if table.drawing == "stacked" else 1
     high = 0.2 + LINE * legend + row_height * len(rows) + BOTTOM
@@ -62,11 +66,11 @@ def _drawn(table: Table, rows: list[TableRow]) -> str:
         "font.size": 10,
     }
     with mpl.rc_context(settings):
-        drawn = Figure(figsize=(WIDTH, high))
+        drawn = Figure(figsize=(width, high))
         # Laid out by hand: measuring text takes most of the time, and the browser has other fonts.
-        left = 0.15 + LETTER * max(map(len, lines))
-        size = (WIDTH - left - 0.2) / WIDTH, row_height * len(rows) / high
-        axes = drawn.add_axes((left / WIDTH, BOTTOM / high, *size))
+        left = 0.15 + LETTER * max(len(line) for label in lines for line in label)
+        size = (width - left - 0.2) / width, row_height * len(rows) / high
+        axes = drawn.add_axes((left / width, BOTTOM / high, *size))
         (_stacked if table.drawing == "stacked" else _points)(axes, table, rows)
         if axes.get_legend_handles_labels()[0]:
             drawn.legend(loc="upper center", ncols=in_a_line, frameon=False, handlelength=1)
