@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -17,16 +17,7 @@ from esc import files, paths
 from esc.adapters import BASE
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.paths import (
-    EMBEDDED,
-    KINDS,
-    SYSTEMS_OF_FIGURE_4,
-    SYSTEMS_OF_TABLE_3,
-    SYSTEMS_OF_TABLE_4,
-    SYSTEMS_OF_TABLE_5,
-    Kind,
-    tasks_of,
-)
+from esc.paths import EMBEDDED, KINDS, Kind, tasks_of
 from esc.predictions import PREDICTIONS
 from esc.records import Comparisons, Judged, Metrics, Proportions, Shape
 from esc.stats import RESAMPLES, SEED
@@ -35,7 +26,6 @@ from eval.metrics import COMPARISONS
 from eval.report.parts import NOT_RUN, Table, Todo
 
 Known = TypeVar("Known", bound=Shape)
-ALL_KINDS = (*SYSTEMS_OF_TABLE_3, *SYSTEMS_OF_TABLE_4, *SYSTEMS_OF_TABLE_5, *SYSTEMS_OF_FIGURE_4)
 PACKAGES = (
     *("decoupled-esc", "llamafactory", "torch", "transformers", "peft", "trl"),
     *("numpy", "nltk", "sacrebleu", "matplotlib", "pydantic"),
@@ -65,31 +55,31 @@ class Sources:
         self.hashes[path.as_posix()] = files.sha256(self.work / path)
         return self.work / path
 
-    def read(self, path: Path) -> Any:
-        """The JSON value of a file, or None where there is no such file."""
-        return files.read_value(self.whole(path)) if (self.work / path).is_file() else None
+    def read(self, path: Path) -> Row:
+        """The JSON object of a file; empty where there is no such file."""
+        return files.read_json(self.whole(path)) if (self.work / path).is_file() else {}
 
     def known(self, path: Path, shape: type[Known], renew: str) -> Known | None:
         """The file as a record, or None where there is no such file.
 
         Raises EscError, with ``renew``, the command that makes it anew, where it is another thing.
         """
-        found = self.read(path)
+        if not (self.work / path).is_file():
+            return None
         try:
-            return None if found is None else shape.model_validate(found)
+            return shape.model_validate(files.read_value(self.whole(path)))
         except ValidationError as error:
             raise EscError(f"{self.work / path}: {first(error)}; {renew} renews it") from error
 
     def options_of(self, folder: Path) -> Row:
         """What ``options.json`` of a folder says; empty where there is none."""
-        found: Row = self.read(folder / OPTIONS) or {}
-        if found:
+        if found := self.read(folder / OPTIONS):
             self.options[folder.as_posix()] = found
         return found
 
     def built(self) -> Row:
         """The manifest of the built sets; empty where there is none."""
-        return self.read(paths.data_manifest(Path())) or {}
+        return self.read(paths.data_manifest(Path()))
 
 
 def first(error: ValidationError) -> str:
@@ -180,9 +170,13 @@ def read_backbones(sources: Sources, models: Sequence[str]) -> list[Backbone]:
 
 def _read_backbone(sources: Sources, model: str) -> Backbone:
     root = Path("runs") / model
-    names = [kind.name for kind in ALL_KINDS]
-    names += sorted(path.parent.name for path in (sources.work / root).glob("*/metrics.json"))
-    runs = {name: _read_run(sources, model, name) for name in dict.fromkeys(names)}
+    kinds = (
+        *(*paths.SYSTEMS_OF_TABLE_3, *paths.SYSTEMS_OF_TABLE_4),
+        *(*paths.SYSTEMS_OF_TABLE_5, *paths.SYSTEMS_OF_FIGURE_4),
+    )
+    there = sorted(path.parent.name for path in (sources.work / root).glob("*/metrics.json"))
+    names = dict.fromkeys([*(kind.name for kind in kinds), *there])
+    runs = {name: _read_run(sources, model, name) for name in names}
     renew = sources.make("eval", model, FORCE=1)
     return Backbone(model, runs, sources.known(root / COMPARISONS, Comparisons, renew))
 
@@ -201,7 +195,7 @@ def _read_run(sources: Sources, model: str, name: str) -> Run:
     judged = sources.known(folder / "judge" / "judge.json", Judged, renew)
     errors = sources.known(folder / "errors" / "proportions.json", Proportions, renew)
     todo = "" if metrics and judged and errors else _todo(sources, model, folder, kind)
-    split = (sources.read(folder / DONE) or {}).get("set") or ""
+    split = sources.read(folder / DONE).get("set") or ""
     label = kind.label if kind else name
     return Run(model, name, label, metrics, judged, errors, todo, split, sampling)
 
@@ -215,13 +209,9 @@ def _todo(sources: Sources, model: str, folder: Path, kind: Kind | None) -> str:
             if kind.stage != "base" and not (sources.work / adapter).is_dir():
                 training = f"{kind.stage}-{task}"
                 steps.append(sources.make(training, model, **kind.lineage.variables))
-        steps.append(_predict(sources, model, kind))
+        named = {"SYSTEM": kind.system, "STAGE": kind.stage} | kind.lineage.variables
+        steps.append(sources.make("predict", model, **named))
     return " && ".join([*steps, sources.make("eval", model)])
-
-
-def _predict(sources: Sources, model: str, kind: Kind, **variables: object) -> str:
-    named = {"SYSTEM": kind.system, "STAGE": kind.stage} | kind.lineage.variables
-    return sources.make("predict", model, **named, **variables)
 
 
 def manifest(sources: Sources, models: Sequence[str], tables: Sequence[Table]) -> Row:

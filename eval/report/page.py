@@ -110,26 +110,28 @@ def examples(sources: Sources, model: str) -> list[Row]:
     None where nothing is predicted. Raises EscError, naming the record, where a file of predictions
     has another shape.
     """
-    root = sources.work / "runs" / model
     kinds = {kind.name: kind.label for kind in (*SYSTEMS_OF_TABLE_3, *SYSTEMS_OF_TABLE_4)}
-    there = {name: root / name / PREDICTIONS for name in kinds}
-    there = {name: path for name, path in there.items() if path.is_file()}
-    answered = Counter(
-        str(row.get("id")) for one in there.values() for row in files.read_jsonl(one)
-    )
-    place = {name: number for number, name in enumerate(dialogue.order(answered))}
-    chosen = sorted(answered, key=lambda name: (-answered[name], place[name]))[:SHOWN]
+    there = {Path("runs") / model / name / PREDICTIONS: label for name, label in kinds.items()}
+    answered: Counter[str] = Counter()
+    for path in [path for path in there if not (sources.work / path).is_file()]:
+        del there[path]
+    for path in there:
+        answered.update(str(row.get("id")) for row in files.read_jsonl(sources.whole(path)))
+    # Of those that equally many systems answered, in the order in which they are drawn.
+    drawn = sorted(dialogue.order(answered), key=lambda name: -answered[name])[:SHOWN]
     found: dict[str, Row] = {}
-    for name, path in there.items():
-        folder = f"runs/{model}/{name}"
-        smoke = model == EMBEDDED or bool(sources.options.get(folder, {}).get("smoke"))
-        for row in files.read_jsonl(sources.whole(Path(folder) / PREDICTIONS)):
-            if str(row.get("id")) in chosen:
-                record = _record(path, row)
+    for path, label in there.items():
+        smoke = model == EMBEDDED or bool(sources.options_of(path.parent).get("smoke"))
+        for row in files.read_jsonl(sources.work / path):
+            if str(row.get("id")) in drawn:
+                record = _record(sources.work / path, row)
                 example = found.setdefault(record.id, _example(record, model))
-                example["said"].append(_said(record, kinds[name]))
                 example["smoke"] |= smoke
-    return [found[name] for name in chosen]
+                reply = record.predicted_response or f"(no reply: {record.status})"
+                raw = f"unreadable: {record.raw_strategy}" if record.raw_strategy else "none"
+                strategy = record.predicted_strategy or raw
+                example["said"].append({"system": label, "strategy": strategy, "reply": reply})
+    return [found[name] for name in drawn]
 
 
 def _record(path: Path, row: Row) -> Record:
@@ -142,26 +144,11 @@ def _record(path: Path, row: Row) -> Record:
 
 
 def _example(record: Record, model: str) -> Row:
-    before = [
-        said
-        for seeker, supporter in record.context.history
-        for said in (("seeker", seeker), ("supporter", supporter))
-    ]
-    return {
-        "id": record.id,
-        "model": model,
-        "context": [*before, ("seeker", record.context.seeker)],
-        "gold_strategy": record.gold_strategy,
-        "gold_reply": record.gold_response,
-        "said": [],
-        "smoke": False,
-    }
-
-
-def _said(record: Record, system: str) -> Row:
-    raw = f"unreadable: {record.raw_strategy}" if record.raw_strategy else "none"
-    reply = record.predicted_response or f"(no reply: {record.status})"
-    return {"system": system, "strategy": record.predicted_strategy or raw, "reply": reply}
+    context = [("seeker", record.context.seeker)]
+    for seeker, supporter in reversed(record.context.history):
+        context = [("seeker", seeker), ("supporter", supporter), *context]
+    gold = {"gold_strategy": record.gold_strategy, "gold_reply": record.gold_response}
+    return {"id": record.id, "model": model, "context": context, "said": [], "smoke": False} | gold
 
 
 def html(found: Row) -> str:
