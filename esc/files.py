@@ -7,8 +7,8 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,25 +48,17 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     if path.is_file() and not path.stat().st_mode & 0o222:
         raise EscError(f"{path} is read-only, and so is left as it is; make it writable first")
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with temporary.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
+        if path.exists():
+            shutil.copymode(path, temporary)
         temporary.replace(path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    """The process's mask of file modes, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager
@@ -93,10 +85,7 @@ def exclusive(folder: Path, *, waiting: str | None = None) -> Iterator[int]:
                 patience = math.inf
             time.sleep(0.05)
         for path in list(_half_written(folder)):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         yield lock.fileno()
 
 
@@ -115,10 +104,8 @@ def _locked(lock: BinaryIO, folder: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise EscError(
-            f"{folder} is on a file system without file locks ({error.strerror}); choose a WORK on "
-            "another one"
-        ) from error
+        why = f"is on a file system without file locks ({error.strerror})"
+        raise EscError(f"{folder} {why}; choose a WORK on another one") from error
     return True
 
 
@@ -144,7 +131,7 @@ def read_json(path: Path, *, made_by: str | None = None) -> Row:
 def read_value(path: Path, *, made_by: str | None = None) -> Any:
     """The JSON value in ``path``.
 
-    Raises EscError with the line where it is broken, or ``made_by`` where the file is missing.
+    Raises EscError with the place where it is broken, or ``made_by`` where the file is missing.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -153,26 +140,16 @@ def read_value(path: Path, *, made_by: str | None = None) -> Any:
     except FileNotFoundError:
         hint = f"; {made_by} makes it" if made_by else ""
         raise EscError(f"{path} does not exist{hint}") from None
-    except json.JSONDecodeError as error:
-        raise EscError(f"{path} is not JSON: line {error.lineno}: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise EscError(f"{path} is not UTF-8 text: byte {error.start}") from error
-    except UnicodeEncodeError as error:
-        raise EscError(f"{path} holds half of a surrogate pair, which is no text") from error
-    except RecursionError as error:
-        raise EscError(f"{path} is nested too deeply") from error
-    except ValueError as error:
-        raise EscError(f"{path} holds a number of too many digits") from error
+    except (ValueError, RecursionError) as error:
+        raise EscError(f"{path} is not JSON: {error}") from error
     return value
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
     """The rows of a JSONL file, one by one, blank lines left out; EscError names file and line."""
-    try:
-        stream = path.open("rb")
-    except FileNotFoundError:
-        raise EscError(f"{path} does not exist") from None
-    with stream:
+    if not path.is_file():
+        raise EscError(f"{path} does not exist")
+    with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if line.isspace():
                 continue
@@ -222,15 +199,15 @@ def sha256_of(paths: Iterable[Path]) -> str:
 
 def differences(made_with: Row, asked_for: Row) -> list[str]:
     """One ``NAME old -> new`` for each option in which two stamps differ."""
+
+    def shown(options: Row, name: str) -> str:
+        text = "unset" if options.get(name) is None else str(options[name])
+        # Long hashes tell a reader nothing beyond "another one".
+        return f"{text[:12]}…" if len(text) == 64 else text
+
     missing = object()
     return [
-        f"{name} {_show(made_with.get(name))} -> {_show(asked_for.get(name))}"
+        f"{name} {shown(made_with, name)} -> {shown(asked_for, name)}"
         for name in made_with | asked_for
         if made_with.get(name, missing) != asked_for.get(name, missing)
     ]
-
-
-def _show(value: object) -> str:
-    text = "unset" if value is None else str(value)
-    # Long hashes tell a reader nothing beyond "another one".
-    return f"{text[:12]}…" if len(text) == 64 else text
