@@ -320,8 +320,6 @@ def replies_main(
         raise EscError(f"{esconv}: no such file; name a corpus in one of ESConv's layouts")
     corpus = source.of_path(esconv).files
     beside = step.check_own_file(out, "sha256")
-    if beside and "sha256" not in beside:
-        raise EscError(f"{out.parent} holds another run; name a folder of its own in --out")
     dialogues = list(read(corpus)[1])
     with files.atomic_writer(out) as stream:
         writer = JsonlWriter(stream)

@@ -1,11 +1,9 @@
 """The records that cross file boundaries: utterances, dialogues, turns."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from heapq import nsmallest
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -101,21 +99,12 @@ def _replies(run: list[Utterance], consecutive: Consecutive) -> Iterator[Utteran
 
 
 def order(ids: Iterable[str]) -> list[str]:
-    """The ids in the order in which they are drawn.
+    """The ids in the order in which they are drawn: that of their hashes.
 
     The first N of a set are also the first N of every subset that holds them: a smaller LIMIT is
     contained in every larger one.
     """
-    return sorted(ids, key=_place)
-
-
-def first(count: int, ids: Iterable[str]) -> list[str]:
-    """The first ``count`` of that order, without holding the others."""
-    return nsmallest(count, ids, key=_place)
-
-
-def _place(one: str) -> bytes:
-    return hashlib.sha256(one.encode()).digest()
+    return sorted(ids, key=lambda one: hashlib.sha256(one.encode()).digest())
 
 
 JUDGED, JUDGED_BY_EMBEDDED = 100, 2
@@ -152,11 +141,14 @@ class CounselingStage(StrEnum):
     @property
     def definition(self) -> str:
         """What the supporter does in this stage."""
-        return {
-            CounselingStage.EXPLORATION: "find out together what the problem is",
-            CounselingStage.COMFORTING: "show understanding and give comfort",
-            CounselingStage.ACTION: "help the seeker towards a next step",
-        }[self]
+        return _STAGES[self]
+
+
+_STAGES = {
+    CounselingStage.EXPLORATION: "find out together what the problem is",
+    CounselingStage.COMFORTING: "show understanding and give comfort",
+    CounselingStage.ACTION: "help the seeker towards a next step",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,42 +181,36 @@ def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
     if not path.is_file():
         raise EscError(f"{path} does not exist; {paths.make('data', work=work)} builds it")
     turns: list[GoldTurn] = []
-    rows = list(files.read_jsonl(path))
-    lengths = Counter(_dialogue(row["id"]) for row in rows)
-    for row in rows:
+    for row in files.read_jsonl(path):
         # The set holds a dialogue's turns one after the other.
         before = turns[-1] if row["history"] else None
-        strategies = (*before.history_strategies, before.strategy) if before else ()
         turns.append(
             GoldTurn(
                 id=row["id"],
                 history=tuple((said, reply) for said, reply in row["history"]),
-                history_strategies=strategies,
+                history_strategies=(
+                    (*before.history_strategies, before.strategy) if before else ()
+                ),
                 seeker=row["instruction"],
                 strategy=Strategy(row["strategy"]),
                 response=row["output"],
-                dialogue_turns=lengths[_dialogue(row["id"])],
+                dialogue_turns=row["provenance"]["turns"],
             )
         )
-    dialogues = list(lengths)
     if limit is None:
         return turns
+    dialogues = list(dict.fromkeys(map(_dialogue, turns)))
     if limit > len(dialogues):
+        built = files.read_json(paths.data_manifest(work), made_by="make data")
+        more = f", or first {paths.make('data', work=work, LIMIT=limit)}"
         raise EscError(
             f"LIMIT={limit}, but the {split} set in {paths.data(work)} has {len(dialogues)} "
-            f"dialogues; use a LIMIT of at most {len(dialogues)}{_larger(work, limit)}"
+            f"dialogues; use a LIMIT of at most {len(dialogues)}"
+            + (more if built["options"]["LIMIT"] else "")
         )
     chosen = set(order(dialogues)[:limit])
-    return [turn for turn in turns if _dialogue(turn.id) in chosen]
+    return [turn for turn in turns if _dialogue(turn) in chosen]
 
 
-def _larger(work: Path, limit: int) -> str:
-    """How to have more, where the sets were built with a LIMIT."""
-    built = files.read_json(paths.data_manifest(work), made_by="make data")
-    if built["options"]["LIMIT"] is None:
-        return ""
-    return f", or first {paths.make('data', work=work, LIMIT=limit)}"
-
-
-def _dialogue(turn: str) -> str:
-    return turn.rpartition("-")[0]
+def _dialogue(turn: GoldTurn) -> str:
+    return turn.id.rpartition("-")[0]

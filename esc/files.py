@@ -198,16 +198,27 @@ def sha256_of(paths: Iterable[Path]) -> str:
 
 
 def differences(made_with: Row, asked_for: Row) -> list[str]:
-    """One ``NAME old -> new`` for each option in which two stamps differ."""
-
-    def shown(options: Row, name: str) -> str:
-        text = "unset" if options.get(name) is None else str(options[name])
-        # Long hashes tell a reader nothing beyond "another one".
-        return f"{text[:12]}…" if len(text) == 64 else text
-
+    """One ``NAME old -> new`` for each option, nested ones too, in which two stamps differ."""
+    made_with, asked_for = _flat(made_with), _flat(asked_for)
     missing = object()
     return [
-        f"{name} {shown(made_with, name)} -> {shown(asked_for, name)}"
+        f"{name} {_shown(made_with.get(name))} -> {_shown(asked_for.get(name))}"
         for name in made_with | asked_for
         if made_with.get(name, missing) != asked_for.get(name, missing)
     ]
+
+
+def _flat(options: Row) -> Row:
+    inner = {
+        f"{name}.{part}": value
+        for name, parts in options.items()
+        if isinstance(parts, dict)
+        for part, value in parts.items()
+    }
+    return {name: value for name, value in options.items() if not isinstance(value, dict)} | inner
+
+
+def _shown(value: object) -> str:
+    text = "unset" if value is None else str(value)
+    # Long hashes tell a reader nothing beyond "another one".
+    return f"{text[:12]}…" if len(text) == 64 else text

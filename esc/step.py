@@ -1,10 +1,12 @@
-"""The SMOKE mark: which numbers show that everything runs, and are no results."""
+"""What steps leave beside what they make: option stamps, when a run is done, the SMOKE mark.
+
+The mark says which numbers show that everything runs, and are no results.
+"""
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from esc import files, paths, prompts
 from esc.dialogue import CounselingStage
@@ -15,12 +17,12 @@ from esc.paths import EMBEDDED, Lineage
 from esc.strategies import Strategy
 
 
-def manifest(work: Path) -> dict[str, Any]:
+def manifest(work: Path) -> Row:
     """The manifest of the built sets.
 
     Raises EscError where there is none, or the system prompts have changed since.
     """
-    found: dict[str, Any] = files.read_json(paths.data_manifest(work), made_by="make data")
+    found: Row = files.read_json(paths.data_manifest(work), made_by="make data")
     if wording() != found["options"]["prompts"]:
         raise EscError(
             f"the sets in {paths.data(work)} were built with other system prompts or strategies; "
@@ -42,7 +44,7 @@ def system_prompts() -> list[Path]:
     return [prompts.source(prompts.TEMPLATES, name) for name in prompts.PROMPTS]
 
 
-def train_set(manifest: dict[str, Any]) -> dict[str, Any]:
+def train_set(manifest: Row) -> Row:
     """What names the train turns: corpus, split, how turns were made, and the set's own hash."""
     options = {name: manifest["options"][name] for name in ("ESCONV", "SPLIT", "CONSECUTIVE")}
     return options | {"train set": manifest["sets"][paths.sft_file("rg", "train")]["sha256"]}
@@ -63,14 +65,13 @@ def check_own_file(out: Path, mark: str) -> Row:
 
     For the steps that write one file, and beside it what it is of: options that hold ``mark`` and,
     as ``files``, the names of what the step wrote there. Raises EscError where ``out`` is there and
-    is none of these.
+    is none of these, or the options are of another run.
     """
     path = out.with_name(OPTIONS)
-    if out.is_dir() or out.name == OPTIONS:
-        raise EscError(f"--out {out} is no name for a file of records; name another")
     options = files.read_json(path) if path.is_file() else {}
-    # Options from before they named the files are of one file.
-    if out.exists() and not (mark in options and out.name in options.get("files", [out.name])):
+    if options and mark not in options:
+        raise EscError(f"{out.parent} holds another run; name a folder of its own in --out")
+    if out == path or (out.exists() and out.name not in options.get("files", ())):
         raise EscError(f"--out {out} is there and was not written by this step; name another file")
     return options
 
@@ -100,20 +101,17 @@ class RunFolder:
         For the steps whose folder a user names; their options hold ``step``.
         """
         path = self.path / OPTIONS
-        there = [name for name in (self.records, DONE) if (self.path / name).exists()]
-        if there and not path.is_file():
+        if path.is_file():
+            if files.read_json(path).get("step") != self.options["step"]:
+                raise EscError(
+                    f"--out {self.path} is the folder of another step ({path} is not of "
+                    f"{self.options['step']}), which --force does not replace either; name a "
+                    "folder of its own"
+                )
+        elif there := [name for name in (self.records, DONE) if (self.path / name).exists()]:
             raise EscError(
                 f"{self.path / there[0]} is there, and no {OPTIONS} that says it is of this step; "
                 "name a folder of its own in --out"
-            )
-        found = files.read_json(path) if path.is_file() else self.options
-        step = self.options["step"]
-        # Answers paid for before the options named their step are still this step's own.
-        ours = {*found, "step"} == set(self.options)
-        if found.get("step", step if ours else None) != step:
-            raise EscError(
-                f"--out {self.path} is the folder of another step ({path} is not of {step}), which "
-                "--force does not replace either; name a folder of its own"
             )
 
     def claim(self, *, force: bool) -> None:
@@ -127,7 +125,7 @@ class RunFolder:
         changed = []
         if (self.path / self.records).is_file() or (self.path / DONE).is_file():
             made_with = files.read_json(path) if path.is_file() else {"options": "unknown"}
-            changed = files.differences(_flat(made_with), _flat(self.options))
+            changed = files.differences(made_with, self.options)
         if changed and not force:
             raise OptionsDiffer(
                 f"{self.path} was made with other options ({'; '.join(changed)}); "
@@ -156,15 +154,6 @@ class RunFolder:
                 self.path / DONE,
                 facts | {self.records: {"rows": written.rows, "sha256": written.sha256}},
             )
-
-
-def _flat(options: Row) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in options.items():
-        flat |= (
-            {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-        )
-    return flat
 
 
 def is_smoke(model: str, work: Path) -> bool:

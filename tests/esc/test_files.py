@@ -70,12 +70,12 @@ def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch):
 
 
 def test_differences_name_each_option_with_both_values():
-    old = {"LIMIT": 2, "SPLIT": "paper", "gone": 1}
-    new = {"LIMIT": None, "SPLIT": "paper", "added": "x"}
+    old = {"LIMIT": 2, "SPLIT": "paper", "recipe": {"lr": 1, "same": 0}}
+    new = {"LIMIT": None, "SPLIT": "paper", "recipe": {"lr": 2, "same": 0}, "added": "a" * 64}
     assert files.differences(old, new) == [
         "LIMIT 2 -> unset",
-        "gone 1 -> unset",
-        "added unset -> x",
+        "recipe.lr 1 -> 2",
+        "added unset -> aaaaaaaaaaaa…",
     ]
 
 

@@ -7,14 +7,7 @@ from esc.step import OPTIONS, RunFolder
 OURS = {"step": "judge", "JUDGE": "a-judge", "JUDGE_N": 2}
 
 
-@pytest.mark.parametrize(
-    "there",
-    [
-        None,
-        OURS | {"JUDGE_N": 3},
-        {"JUDGE": "a-judge", "JUDGE_N": 3},  # from before the options named their step
-    ],
-)
+@pytest.mark.parametrize("there", [None, OURS | {"JUDGE_N": 3}])
 def test_a_folder_without_options_or_with_this_steps_is_its_own(tmp_path, there):
     if there:
         files.write_json(tmp_path / OPTIONS, there)
