@@ -13,7 +13,6 @@ from esc.dialogue import gold_turns
 from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
-from experiments.cards import card
 from training.train import provenance
 
 SETS = {task: f"esc_{task}_dpo_{EMBEDDED}" for task in ("sp", "rg", "vanilla")}
@@ -81,21 +80,19 @@ def test_every_train_turn_is_found_again(bench, take, task, with_ids, lines):
         assert row["rejected"]["value"] == given(task, turn)["rejected"]["content"]
 
 
-def test_the_prompt_is_the_train_rows_own(bench, take):
+def test_the_set_is_registered_has_the_train_rows_prompts_and_is_trained_on(bench, take):
     take("rg", [given("rg", turn) for turn in bench.turns()])
     train = files.read_jsonl(bench.work / paths.sft_file("rg", "train"))
     for row, own in zip(bench.set_rows(SETS["rg"]), train, strict=True):
         assert row["system"] == own["system"]
         assert row["conversations"][-1] == {"from": "human", "value": own["instruction"]}
-
-
-def test_the_set_is_registered_with_a_manifest(bench, take):
-    take("rg", [given("rg", turn) for turn in bench.turns()])
     entry = files.read_json(bench.work / paths.REGISTRY)[SETS["rg"]]
-    assert entry["ranking"] is True and (bench.work / entry["file_name"]).is_file()
     manifest = files.read_json(bench.work / paths.preference_manifest("rg", EMBEDDED, paths.PAPER))
+    assert entry["ranking"] is True
     assert manifest["sets"][SETS["rg"]]["rows"] == len(bench.turns())
     assert manifest["smoke"] is True and manifest["provenance"]["sampler"] == "theirs.json"
+    mined = provenance(None, bench.work / entry["file_name"])
+    assert (mined["model"], mined["weights"]) == (EMBEDDED, ELSEWHERE)
 
 
 def test_rows_that_fit_no_train_turn_are_counted_and_said(bench, take):
@@ -132,19 +129,6 @@ def test_an_entangled_pair_without_a_quadrant_is_in_no_mix(bench, take):
     assert [row["id"] for row in bench.set_rows(SETS["vanilla"] + "_nsnr")] == [second.id]
 
 
-def test_the_training_takes_the_pairs(bench, take):
-    take("rg", [given("rg", turn) for turn in bench.turns()])
-    mined = provenance(None, bench.work / "data" / f"{SETS['rg']}.jsonl")
-    assert (mined["model"], mined["weights"]) == (EMBEDDED, ELSEWHERE)
-
-
-def test_the_card_says_whose_the_pairs_are(bench, take):
-    take("rg", [given("rg", turn) for turn in bench.turns()])
-    list(card(bench.work, EMBEDDED, force=False))
-    text = (bench.work / "data" / "README.md").read_text()
-    assert "theirs.json" in text and f"{len(bench.turns())} not said" in text
-
-
 def test_other_pairs_are_replaced_by_force_alone(bench, take):
     turns = bench.turns()
     take("rg", [given("rg", turns[0])])
@@ -173,6 +157,7 @@ def test_a_row_that_is_no_pair_is_one_line_that_names_it(bench, take, change, to
 
 
 def test_statistics_are_made_with_the_errors_that_the_file_names(bench, take):
+    assert take("sp", [given("sp", turn) for turn in bench.turns()])[0] == 0
     first, second, *rest = bench.turns()
     rows = [
         given("rg", first, error="Lack of Empathy"),
@@ -183,18 +168,8 @@ def test_statistics_are_made_with_the_errors_that_the_file_names(bench, take):
     folder = bench.work / paths.mining(EMBEDDED) / "stats"
     told = files.read_json(folder / "stats.json")
     here = told["table_1"]["here"]
-    assert here["response pairs"] == len(rows) and here["mean characters of rejected"] == len(BAD)
+    assert here["strategy pairs"] == here["response pairs"] == len(rows)
+    assert here["mean characters of rejected"] == len(BAD)
     assert here[PsychError.LACK_OF_EMPATHY] == here[PsychError.TEMPLATE_RESPONSE] == 1
     assert any("pairs of the file theirs.json" in note for note in told["notes"])
-    assert {path.stem for path in folder.glob("*.png")} == {"errors", "lengths"}
-
-
-def test_a_file_that_names_no_errors_has_no_figure_of_them_and_no_zeros(bench, take):
-    assert take("sp", [given("sp", turn) for turn in bench.turns()])[0] == 0
-    rows = [given("rg", turn) for turn in bench.turns()]
-    assert take("rg", rows, statistics=True)[0] == 0
-    folder = bench.work / paths.mining(EMBEDDED) / "stats"
-    assert {path.stem for path in folder.glob("*.png")} == {"strategies", "lengths"}
-    here = files.read_json(folder / "stats.json")["table_1"]["here"]
-    assert here[PsychError.LACK_OF_EMPATHY] is None
-    assert here["strategy pairs"] == here["response pairs"] == len(bench.turns())
+    assert {path.stem for path in folder.glob("*.png")} >= {"strategies", "errors"}
