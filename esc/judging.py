@@ -38,7 +38,6 @@ from esc.llm import (
     Failure,
     FailureKind,
     Meter,
-    Policy,
     Pool,
     Price,
     Rehearsal,
@@ -106,10 +105,10 @@ class Sending:
         return Budget(self.price, self.max_cost)
 
     @property
-    def policy(self) -> Policy:
-        """How many requests at a time, and how hard to try."""
+    def connections(self) -> int:
+        """Requests at a time, over all endpoints."""
         where = "gpu" if backbones.get(self.model).settings["gpus"] else "cpu"
-        return Policy(in_flight=self.in_flight or IN_FLIGHT[where])
+        return self.in_flight or IN_FLIGHT[where]
 
     @property
     def batches(self) -> Batch | None:
@@ -334,9 +333,9 @@ def _through_files(one: _Opened, urls: Sequence[str], sending: Sending) -> Found
 
 
 async def _live(one: _Opened, urls: Sequence[str], sending: Sending) -> Found:
-    asking, policy = one.asking, sending.policy
-    pool = Pool(urls, timeout=sending.timeout or TIMEOUT, connections=policy.in_flight)
-    chat = Chat(pool, one.cache, weights=asking.weights, policy=policy, budget=sending.budget)
+    asking = one.asking
+    pool = Pool(urls, timeout=sending.timeout or TIMEOUT, connections=sending.connections)
+    chat = Chat(pool, one.cache, weights=asking.weights, budget=sending.budget)
     try:
         await pool.connect(asking.models, listed=not asking.judge)
         return await chat.run(one.asked, asking.work, asking.what), chat.meter

@@ -1,4 +1,4 @@
-"""From a request to an answer that is not lost: cache, bounded retries, concurrency, budget.
+"""From a request to an answer that is not lost: cache, retries, concurrency, budget.
 
 A task awaits ``Chat.ask`` and knows nothing of it. All records of a run are in flight at once; what
 limits them is the number of requests at a time.
@@ -8,40 +8,36 @@ import asyncio
 import errno
 import hashlib
 import ipaddress
-import math
 import os
-import random
 import re
 import sys
 import time
 import weakref
-from collections import Counter, deque
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import asynccontextmanager, contextmanager, suppress
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
-import openai
 import orjson
 from tqdm import tqdm
 
 from esc.exceptions import EscError
 from esc.prompts import Message, text_of
 from esc.visible import visible
+
+Payload = dict[str, Any]
+Tokens = tuple[int, ...]
+Answer = TypeVar("Answer", covariant=True)
+Record = TypeVar("Record")
+Result = TypeVar("Result")
 
 
 class FailureKind(StrEnum):
@@ -60,11 +56,6 @@ class FailureKind(StrEnum):
     """The endpoint has no such route."""
 
 
-_TOO_LONG = re.compile(
-    r"context (?:length|size|window)|maximum model length|prompt is too long", re.IGNORECASE
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Failure:
     """The final failure of one request, as it stands in a record."""
@@ -72,6 +63,31 @@ class Failure:
     kind: FailureKind
     message: str
     attempts: int
+
+
+class CallFailed(Exception):
+    """Raised to a task whose request failed; the run of the other records goes on."""
+
+    def __init__(self, kind: FailureKind, message: str, used: tuple[int, int] = (0, 0)) -> None:
+        """``used``: tokens of the prompt and of the answer that are paid for all the same."""
+        super().__init__(f"{kind}: {message}")
+        self.kind, self.message, self.used, self.attempts = kind, message, used, 1
+        self.wait: dict[str, str] = {}
+        """The header that says when to ask again."""
+
+    @property
+    def failure(self) -> Failure:
+        """As it stands in a record."""
+        return Failure(self.kind, self.message, self.attempts)
+
+
+class RunStopped(EscError):
+    """Something that every other request of the run would meet too: nothing more is sent."""
+
+
+_TOO_LONG = re.compile(
+    r"context (?:length|size|window)|maximum model length|prompt is too long", re.IGNORECASE
+)
 
 
 def kind_of(status: int, message: str) -> FailureKind:
@@ -84,89 +100,26 @@ def kind_of(status: int, message: str) -> FailureKind:
 
 
 def told(error: Any) -> tuple[str, str | None]:
-    """(what an error says in its own words, its code): of a text, an object or a list of them.
-
-    Nothing of a page for people: its words are no message.
-    """
-    if isinstance(error, list):
-        return "; ".join(filter(None, (told(one)[0] for one in error))), None
-    if not isinstance(error, Mapping):
-        text = "" if error is None else str(error)
-        return ("" if text.lstrip().startswith("<") else text), None
-    for inner in (error.get("error"), error.get("detail")):
-        if inner:
+    """(what an error says in its own words, its code); a page for people has no words."""
+    if isinstance(error, Mapping):
+        if inner := error.get("error") or error.get("detail"):
             return told(inner)
-    place = error.get("loc")
-    named = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
-    message = str(error.get("message") or error.get("msg") or "")
-    param, code = error.get("param"), error.get("code")
-    if message and isinstance(param, str) and param not in message:
-        message += f" ({param})"
-    return f"{named}{message}" if message else "", code if isinstance(code, str) else None
+        code = error.get("code")
+        words = str(error.get("message") or orjson.dumps(error).decode())
+        return words, code if isinstance(code, str) else None
+    words = error if isinstance(error, str) else orjson.dumps(error).decode() if error else ""
+    return ("" if words.lstrip().startswith("<") else words), None
 
 
 def counted(failures: Iterable[tuple[str, str]]) -> str:
-    """How many failed of each kind, the most frequent first, with the words of the first of each.
-
-    ``failures`` holds (kind, message).
-    """
+    """How many of (kind, message) are of each kind, with the words of the first of each."""
     first: dict[str, str] = {}
-    count: Counter[str] = Counter()
-    for kind, message in failures:
-        count[kind] += 1
-        first.setdefault(kind, message)
+    count = Counter(kind for kind, message in failures if first.setdefault(kind, message) or True)
     return ", ".join(f"{n} {kind} ({first[kind]})" for kind, n in count.most_common())
-
-
-class CallFailed(Exception):
-    """Raised to a task whose request failed for good; the run of the other records goes on."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.kind} after {failure.attempts} attempt(s): {failure.message}")
-        self.failure = failure
-
-
-class AttemptFailed(Exception):
-    """One attempt that did not bring an answer."""
-
-    def __init__(
-        self,
-        kind: FailureKind,
-        message: str,
-        *,
-        transient: bool,
-        retry_after: float | None = None,
-        used: tuple[int, int] = (0, 0),
-    ) -> None:
-        super().__init__(message)
-        self.kind, self.message, self.transient = kind, message, transient
-        self.retry_after = retry_after
-        """Seconds the server asked to wait, or None."""
-        self.used = used
-        """Tokens of the prompt and of the answer that are paid for all the same."""
-
-
-def refusal_in(answer: Any) -> AttemptFailed | None:
-    """The error that comes where a chat completion should be, or None."""
-    if not isinstance(answer, Mapping) or not answer.get("error") or answer.get("choices"):
-        return None
-    error = answer["error"]
-    status = error.get("code") if isinstance(error, Mapping) else None
-    message = " ".join(told(error)[0].split())[:300] or "an error without a word"
-    kind = FailureKind.BAD_ANSWER
-    if isinstance(status, int) and status >= 400:
-        kind = kind_of(status, message)
-    for_good = kind in (FailureKind.REFUSED, FailureKind.TOO_LONG)
-    return AttemptFailed(kind, message, transient=not for_good)
-
-
-class RunStopped(EscError):
-    """Something that every other request of the run would meet too: nothing more is sent."""
 
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text, for estimates only."""
-_TEMPLATE_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +133,7 @@ class Price:
     def parse(cls, text: str) -> "Price":
         """The price in ``PROMPT/COMPLETION``, such as ``0.40/1.60``; EscError for another form."""
         try:
-            prompt, completion = (float(part) for part in text.split("/"))
+            prompt, completion = map(float, text.split("/"))
         except ValueError:
             raise EscError(
                 f"PRICE={text!r} is not PROMPT/COMPLETION in money per million tokens, "
@@ -215,7 +168,7 @@ class Budget:
             return 0.0
         # One token has rarely fewer than two characters, and a chat template adds some dozens: an
         # upper bound, not an estimate.
-        most = self.price.of(characters / 2 + _TEMPLATE_TOKENS, max_tokens)
+        most = self.price.of(characters / 2 + 64, max_tokens)
         if self.limit is not None and self.spent + most > self.limit:
             raise RunStopped(
                 f"the next request could pass MAX_COST={self.limit:g}{self.told()}; all answers "
@@ -237,7 +190,29 @@ class Budget:
         return "" if self.price is None else f" ({self.spent:.4f} spent by this call)"
 
 
-Payload = dict[str, Any]
+@dataclass(slots=True)
+class Meter:
+    """Counts of requests and tokens."""
+
+    budget: Budget
+    answered: int = 0
+    cached: int = 0
+    failed: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def line(self) -> str:
+        """Requests ok, failed and cached, tokens, and cost where a price is known."""
+        tokens = (self.prompt_tokens + self.completion_tokens) / 1000
+        line = (
+            f"{self.answered} ok, {self.failed} failed, {self.cached} cached, {tokens:.1f}k tokens"
+        )
+        if self.retries:
+            line += f", {self.retries} retries"
+        return line + (f", cost {self.budget.spent:.4f}" if self.budget.price else "")
+
+
 _HEADER = "calls of"
 
 
@@ -263,9 +238,6 @@ class Cache:
         assert self._path is not None, "answers in memory alone lie in no folder"
         return self._path.parent
 
-    def __len__(self) -> int:
-        return len(self._answers)
-
     def get(self, key: str) -> Payload | None:
         """The stored answer, or None."""
         return self._answers.get(key)
@@ -276,10 +248,16 @@ class Cache:
         if self._path is None:
             return
         if self._stream is None:
-            self._stream = self._open(self._path)
-        row = {"key": key} | audit | {"answer": answer}
-        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-        begin = self._stream.tell()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: one line is one write.
+            self._stream = self._path.open("ab", buffering=0)
+            if self._stream.tell() == 0:
+                self._write({_HEADER: self._run})
+        self._write({"key": key} | audit | {"answer": answer})
+
+    def _write(self, row: Payload) -> None:
+        assert self._stream is not None
+        begin, line = self._stream.tell(), orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
         if self._stream.write(line) != len(line):
             self._stream.truncate(begin)
             raise OSError(errno.ENOSPC, "no space left on device", str(self._path))
@@ -291,188 +269,68 @@ class Cache:
             self._stream.close()
             self._stream = None
 
-    def _open(self, path: Path) -> BinaryIO:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: one line is one write.
-        stream: BinaryIO = path.open("ab", buffering=0)
-        if stream.tell() == 0:
-            stream.write(orjson.dumps({_HEADER: self._run}, option=orjson.OPT_APPEND_NEWLINE))
-        return stream
-
     def _read(self, path: Path) -> None:
-        self._cut_torn_line(path)
+        whole = 0
         with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
+                if not line.endswith(b"\n"):
+                    self.repaired = True
+                    os.truncate(path, whole)
+                    return
+                whole += len(line)
                 try:
                     row = orjson.loads(line)
-                    if number == 1:
-                        self._check_header(path, row)
-                    else:
+                    if number > 1:
                         self._answers[row["key"]] = row["answer"]
                 except (ValueError, KeyError, TypeError) as error:
                     raise EscError(
                         f"{path}, line {number}: no stored answer; delete that line, "
                         "the answer is asked for again"
                     ) from error
-
-    def _check_header(self, path: Path, row: Any) -> None:
-        of = row.get(_HEADER) if isinstance(row, dict) else None
-        if of != self._run:
-            known = of.items() if isinstance(of, dict) else ()
-            told = "; ".join(f"{k} {v}" for k, v in known) or "no run"
-            raise EscError(
-                f"{path} holds answers of another run ({told}); move it away, or use "
-                "another WORK=folder"
-            )
-
-    def _cut_torn_line(self, path: Path) -> None:
-        with path.open("rb+") as stream:
-            end = stream.seek(0, os.SEEK_END)
-            kept = end
-            while kept:
-                begin = max(kept - 65536, 0)
-                stream.seek(begin)
-                newline = stream.read(kept - begin).rfind(b"\n")
-                if newline >= 0:
-                    kept = begin + newline + 1
-                    break
-                kept = begin
-            if kept < end:
-                stream.truncate(kept)
-                self.repaired = True
+                if number == 1 and row != {_HEADER: self._run}:
+                    raise EscError(
+                        f"{path} holds answers of another run ({line.decode()[:300].strip()}); "
+                        "move it away, or use another WORK=folder"
+                    )
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The answer is one of these texts."""
-
-    options: tuple[str, ...]
-
-    def body(self) -> dict[str, Any]:
-        """The fields of a chat completion request."""
-        return {"structured_outputs": {"choice": list(self.options)}}
+def key_of(identity: Payload, weights: str | None) -> str:
+    """The cache key: SHA-256 over what decides the answer, the model's weights included."""
+    text = orjson.dumps([identity, weights], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Regex:
-    """The answer matches this expression."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """What an answer is held to, one of three."""
 
-    pattern: str
+    choice: tuple[str, ...] = ()
+    """It is one of these texts."""
+    regex: str = ""
+    """It matches this expression."""
+    schema: str = ""
+    """It is JSON of this JSON schema, itself as JSON text (so that a request stays hashable)."""
     hint: bool = False
-    """Whether the answer is checked in any case, so that an endpoint may ignore it."""
+    """Whether who asks checks the answer in any case, so that an endpoint may ignore it."""
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> Payload:
         """The fields of a chat completion request."""
-        return {"structured_outputs": {"regex": self.pattern}}
-
-
-@dataclass(frozen=True, slots=True)
-class JsonSchema:
-    """The answer is JSON of this schema."""
-
-    name: str
-    schema: str
-    """The JSON schema, as JSON text (so that a request stays hashable)."""
-    hint: bool = False
-    """Whether the answer is checked in any case, so that an endpoint may ignore the schema."""
-
-    def body(self) -> dict[str, Any]:
-        """The fields of a chat completion request."""
-        described = {"name": self.name, "schema": orjson.loads(self.schema), "strict": True}
+        if self.choice:
+            return {"structured_outputs": {"choice": list(self.choice)}}
+        if self.regex:
+            return {"structured_outputs": {"regex": self.regex}}
+        described = {"name": "verdict", "schema": orjson.loads(self.schema), "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": described}}
 
-
-Constraint = Choice | Regex | JsonSchema
-
-_WORD = "zxqv-canary"
-_CANARIES: dict[type, Constraint] = {
-    Choice: Choice((_WORD,)),
-    Regex: Regex(r"zxqv-canary"),
-    JsonSchema: JsonSchema(
-        "canary",
-        '{"type":"object","properties":{"canary":{"const":"zxqv-canary"}},'
-        '"required":["canary"],"additionalProperties":false}',
-    ),
-}
+    def allows(self, text: str) -> bool:
+        """Whether a whole answer keeps to it, which no free one does but by chance."""
+        if self.choice:
+            return text in self.choice
+        return not self.regex or re.match(self.regex, text, re.DOTALL) is not None
 
 
-def canary(kind: type) -> dict[str, Any]:
-    """The request fields of a constraint of ``kind`` that no free answer meets by chance."""
-    asked = "Greet me in one word."
-    return {"messages": [{"role": "user", "content": asked}]} | _CANARIES[kind].body()
-
-
-def obeyed(text: str | None) -> bool:
-    """Whether the answer to a canary shows that the constraint was kept."""
-    return _WORD in (text or "")
-
-
-@dataclass(slots=True)
-class Meter:
-    """Counts of requests and tokens; records are counted by the bar."""
-
-    budget: Budget
-    answered: int = 0
-    cached: int = 0
-    failed: int = 0
-    retries: int = 0
-    truncated: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    _bar: Any = field(default=None, init=False, repr=False)
-
-    def begin(self, records: int, what: str) -> None:
-        """Show a bar over ``records`` on stderr."""
-        every = 0.5 if sys.stderr.isatty() else 15.0
-        self._bar = tqdm(
-            total=records, desc=what, unit="turn", mininterval=every, miniters=0, smoothing=0.05
-        )
-
-    def tick(self, records: int = 0) -> None:
-        """Renew the bar, with ``records`` more of them done."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(self.line(), refresh=False)
-            self._bar.update(records)
-
-    def end(self) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(self.line(), refresh=False)
-            self._bar.close()
-            self._bar = None
-
-    def line(self) -> str:
-        """Requests ok, failed and cached, tokens, and cost where a price is known."""
-        parts = [
-            f"{self.answered} ok",
-            f"{self.failed} failed",
-            f"{self.cached} cached",
-            f"{(self.prompt_tokens + self.completion_tokens) / 1000:.1f}k tokens",
-        ]
-        if self.retries:
-            parts.append(f"{self.retries} retries")
-        if self.budget.price is not None:
-            parts.append(f"cost {self.budget.spent:.4f}")
-        return ", ".join(parts)
-
-
-DOWN = 15.0
-"""Seconds for which an endpoint that fails is left out."""
-_FAULTS = 3
-"""Server errors one after another, until an endpoint is left out for a while."""
-WINDOW = 2.0
-"""Seconds over which the rate of an endpoint's answers is taken, where it limits it."""
-_MORE, _MUCH_MORE = 1.1, 2.0
-"""Times that rate it is asked: where it refused something within the window, and where not."""
-SLOWEST = 1.0
-"""Requests a second that it is asked in any case."""
-_MAY_LACK = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": ""}
-"""What a model may refuse, to the name it knows instead; without one it is left out."""
-_UNKNOWN = re.compile(
-    r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed",
-    re.IGNORECASE,
-)
-"""Words of a refusal that is of a parameter, not of its value."""
+def _key_name(url: str) -> str:
+    return "OPENAI_API_KEY" if url.startswith("https://") else "VLLM_API_KEY"
 
 
 def api_key(url: str) -> str:
@@ -480,17 +338,12 @@ def api_key(url: str) -> str:
 
     OPENAI_API_KEY goes to https alone; a server of one's own, on plain http, is sent VLLM_API_KEY.
     """
-    name = _key_name(url)
-    key = os.environ.get(name, "").strip() or "none"
+    key = os.environ.get(_key_name(url), "").strip() or "none"
     if not (key.isascii() and key.isprintable()):
         raise EscError(
-            f"{name} holds characters that no key has, such as a line break; set it anew"
+            f"{_key_name(url)} holds characters that no key has, such as a line break; set it anew"
         )
     return key
-
-
-def _key_name(url: str) -> str:
-    return "OPENAI_API_KEY" if url.startswith("https://") else "VLLM_API_KEY"
 
 
 def checked(url: str) -> str:
@@ -518,234 +371,6 @@ def split_query(url: str) -> tuple[str, dict[str, str]]:
     return base.rstrip("/"), dict(parse_qsl(query, keep_blank_values=True))
 
 
-class Endpoint:
-    """One base URL."""
-
-    def __init__(self, url: str, *, timeout: float, connections: int) -> None:
-        self.url, query = split_query(checked(url))
-        key = api_key(self.url)
-        self.root = self.url.removesuffix("/v1")
-        """Where vLLM's own routes lie, such as ``/tokenize``."""
-        self.running = 0
-        self.down_until = 0.0
-        self.turn = asyncio.Lock()
-        """Held by who waits for the next turn, where it is limited."""
-        self._faults = 0
-        self._refused: float | None = None
-        self._answers: deque[float] = deque()
-        self._next = 0.0
-        self.known: dict[Any, Any] = {}
-        """What a kind of call has learnt of this endpoint, such as token ids."""
-        self.learning = asyncio.Lock()
-        self._key = key
-        self._obeys: set[type] = set()
-        self._otherwise: dict[str, dict[str, str]] = {}
-        """By model, what it refuses to be sent, to the name it knows instead, or nothing."""
-        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._client = openai.AsyncOpenAI(
-            base_url=self.url,
-            default_query=query,
-            api_key=key,
-            max_retries=0,
-            timeout=timeout,
-            http_client=openai.DefaultAsyncHttpxClient(
-                limits=limits,
-                timeout=timeout,
-                # A proxy of the environment does not reach this machine's own loopback.
-                trust_env=not is_loopback(self.url),
-            ),
-        )
-
-    async def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The JSON of the answer; AttemptFailed or RunStopped says why there is none."""
-        return await self._ask("post", path, body=body)
-
-    async def complete(self, body: dict[str, Any], hinted: Mapping[str, Any] = {}) -> Any:
-        """The JSON of a chat completion, asked for in the way that the model knows.
-
-        A parameter that it refuses is sent by another name or left out, and so are the fields of
-        ``hinted``, a part of ``body``, which ask for a form that is checked in any case: from then
-        on for every request. Raises as `post`.
-        """
-        model = str(body["model"])
-        otherwise = self._otherwise.setdefault(model, {})
-        while True:
-            names = {name: otherwise.get(name, name) for name in body}
-            sent = {new: body[name] for name, new in names.items() if new}
-            try:
-                return await self.post("chat/completions", sent)
-            except AttemptFailed as failed:
-                if failed.kind is not FailureKind.REFUSED:
-                    raise
-                if refused := _refused_in(failed.message, sent):
-                    self._learn(model, refused, failed.message)
-                elif hints := hinted.keys() & sent:
-                    bare = {name: value for name, value in body.items() if name not in hints}
-                    answer = await self.complete(bare)
-                    for name in hints:
-                        self._learn(model, name, failed.message)
-                    return answer
-                else:
-                    raise
-
-    def _learn(self, model: str, name: str, why: str) -> None:
-        """Send a model a parameter otherwise from now on, and say so once."""
-        if name in self._otherwise[model]:
-            return
-        instead = self._otherwise[model][name] = _MAY_LACK.get(name, "")
-        done = f"sent as {instead}" if instead else "left out"
-        told = f"note        {self.url}: {name} is {done} for {model}, which refuses it ({why})"
-        tqdm.write(visible(told), file=sys.stderr)
-
-    async def models(self) -> list[dict[str, Any]]:
-        """What the endpoint serves, as its ``/models`` lists it."""
-        listed = await self._ask("get", "models")
-        try:
-            return [dict(entry) for entry in listed["data"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise AttemptFailed(
-                FailureKind.BAD_ANSWER, "its /models is no list", transient=False
-            ) from error
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """One request: how it goes decides how soon others follow, and whether any do."""
-        try:
-            yield
-        except AttemptFailed as failed:
-            if failed.kind is FailureKind.RATE_LIMITED:
-                self._refused = time.monotonic()
-            elif failed.kind in (FailureKind.SERVER_ERROR, FailureKind.BAD_ANSWER):
-                self._faults += 1
-            if failed.kind is FailureKind.CONNECTION or self._faults >= _FAULTS:
-                self.leave_out()
-            raise
-        self._faults = 0
-        if self.is_limited:
-            self._answers.append(time.monotonic())
-
-    def leave_out(self) -> None:
-        """Ask it nothing for a while, where another answers."""
-        self.down_until = time.monotonic() + DOWN
-
-    @property
-    def is_tried(self) -> bool:
-        """Whether it kept failing, and a request is on its way that shows whether it still does."""
-        return self._faults >= _FAULTS and self.running > 0
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether it has refused requests for their number, so that they take turns."""
-        return self._refused is not None
-
-    def due(self) -> float:
-        """Seconds until it is asked again, where it is limited."""
-        return max(self._next - time.monotonic(), 0.0)
-
-    def ask(self) -> None:
-        """Note that it is asked now: the next turn is a little sooner than it has answered lately.
-
-        So the number in flight follows what the endpoint takes, and finds out where that is more.
-        """
-        now = time.monotonic()
-        while self._answers and self._answers[0] < now - WINDOW:
-            self._answers.popleft()
-        refuses = self._refused is not None and now - self._refused < WINDOW
-        rate = (_MORE if refuses else _MUCH_MORE) * len(self._answers) / WINDOW
-        self._next = now + 1 / max(rate, SLOWEST)
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._client.close()
-
-    async def verify(self, kind: type, model: str) -> None:
-        """RunStopped where the endpoint answers, but not within a constraint of ``kind``."""
-        if kind in self._obeys:
-            return
-        body = {"model": model, "temperature": 0, "max_tokens": 40} | canary(kind)
-        try:
-            answer = await self.complete(body)
-            text = text_of(answer["choices"][0]["message"]["content"])
-        except (KeyError, TypeError, IndexError) as error:
-            raise AttemptFailed(FailureKind.BAD_ANSWER, str(error), transient=True) from error
-        except AttemptFailed as failed:
-            if failed.kind is not FailureKind.REFUSED:
-                raise
-            raise self._without(kind, "refuses", f" ({failed.message})") from failed
-        if not obeyed(text):
-            raise self._without(kind, "answers, but ignores")
-        self._obeys.add(kind)
-
-    def _without(self, kind: type, does: str, told: str = "") -> RunStopped:
-        return RunStopped(
-            f"{self.url} {does} the constraint ({kind.__name__}){told}; "
-            "use DECODE=free, or a server with structured outputs, such as vLLM"
-        )
-
-    async def _ask(self, method: str, path: str, **options: Any) -> Any:
-        send = self._client.post if method == "post" else self._client.get
-        try:
-            answer = await send(path, cast_to=httpx2.Response, **options)
-            found = orjson.loads(answer.content)
-        except openai.APITimeoutError as error:
-            raise AttemptFailed(
-                FailureKind.TIMEOUT, f"{self.url} did not answer in time", transient=True
-            ) from error
-        except openai.APIConnectionError as error:
-            reason = str(error.__cause__ or error) or type(error.__cause__).__name__
-            raise AttemptFailed(
-                FailureKind.CONNECTION, f"{self.url}: {self._clean(reason)}", transient=True
-            ) from error
-        except openai.APIStatusError as error:
-            raise self._failure(error, path) from error
-        except ValueError as error:
-            raise AttemptFailed(
-                FailureKind.BAD_ANSWER, f"{self.url} answered no JSON", transient=True
-            ) from error
-        if path == "chat/completions" and (refused := refusal_in(found)):
-            refused.message = self._clean(refused.message)
-            raise refused
-        return found
-
-    def _failure(self, error: openai.APIStatusError, path: str) -> AttemptFailed | RunStopped:
-        status = error.status_code
-        message = self._clean(told(error.body)[0]) or f"HTTP {status}"
-        is_extra = path.startswith("http") or path == "completions"
-        if is_extra and (status == 501 or (status < 500 and status not in (408, 409, 429))):
-            # vLLM's own routes and the old completions are not what every server has.
-            return AttemptFailed(FailureKind.NOT_OFFERED, message, transient=False)
-        if status == 402 or error.code == "insufficient_quota":
-            return RunStopped(f"{self.url}: {message}")
-        kind = kind_of(status, message)
-        if kind in (FailureKind.RATE_LIMITED, FailureKind.SERVER_ERROR):
-            wait = retry_after(error.response.headers)
-            return AttemptFailed(kind, message, transient=True, retry_after=wait)
-        if status in (401, 403):
-            return RunStopped(
-                f"{self.url} refuses the key ({message}); set {_key_name(self.url)} in the "
-                "environment"
-            )
-        if status == 404 and path == "models":
-            reason = f"{self.url} has no /models; a base URL usually ends in /v1"
-            return AttemptFailed(FailureKind.NOT_OFFERED, reason, transient=False)
-        if status == 404:
-            return RunStopped(f"{self.url}: {message}")
-        return AttemptFailed(kind, message, transient=False)
-
-    def _clean(self, text: str) -> str:
-        """The text as one short line, without the key."""
-        if self._key != "none":
-            text = text.replace(self._key, "***")
-        return " ".join(text.split())[:300]
-
-
-def _refused_in(message: str, sent: Mapping[str, Any]) -> str:
-    """The parameter that a refusal names and that may be sent otherwise, or nothing."""
-    if not _UNKNOWN.search(message):
-        return ""
-    return next((name for name in _MAY_LACK if name in sent and name in message), "")
-
-
 def is_loopback(url: str) -> bool:
     """Whether a URL is of this very machine: ``localhost``, 127.0.0.0/8 or ``::1``."""
     host = urlsplit(url).hostname or ""
@@ -755,55 +380,260 @@ def is_loopback(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the headers of an answer ask to wait, or None.
+ATTEMPTS = 6
+"""Of one request, the first included; those that a rate limit refuses do not count."""
+PATIENCE = 900.0
+"""Seconds without any answer, after which a rate limit is a failure."""
+LONGEST = 60.0
+"""Seconds: the most that a Retry-After is followed."""
+DOWN, FAULTS = 15.0, 3
+"""Seconds for which an endpoint is left out, after so many server errors one after another."""
+WINDOW = 2.0
+"""Seconds over which the rate of an endpoint's answers is taken, where it limits it."""
+_MORE, _MUCH_MORE = 1.1, 2.0
+"""Times that rate it is asked: where it refused something within the window, and where not."""
+SLOWEST = 1.0
+"""Requests a second that it is asked in any case."""
+_CHAT, _COMPLETIONS, _TOKENIZE = "/chat/completions", "/completions", "/tokenize"
 
-    They stand in ``retry-after-ms``, or in ``retry-after`` as a number or a date.
-    """
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+
+class _Endpoint:
+    """One base URL: how it is asked, and how it has answered lately."""
+
+    def __init__(self, url: str, timeout: float, connections: int) -> None:
+        self.url, query = split_query(checked(url))
+        self._key = api_key(self.url)
+        self._http = httpx2.AsyncClient(
+            params=query,
+            headers={"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
+            timeout=timeout,
+            limits=httpx2.Limits(max_connections=connections),
+            # A proxy of the environment does not reach this machine's own loopback.
+            trust_env=not is_loopback(self.url),
+        )
+        self.close = self._http.aclose
+        self.running = self._faults = 0
+        self._answers: deque[float] = deque()
+        self._refused: float | None = None
+        self._down_until = self._next = 0.0
+        self._turn = asyncio.Lock()
+
+    async def send(self, method: str, path: str, content: bytes = b"") -> bytes:
+        """The JSON that it answers.
+
+        Raises CallFailed, or RunStopped where every other request would fail alike.
+        """
+        # vLLM's own routes lie beside /v1.
+        base = self.url.removesuffix("/v1") if path == _TOKENIZE else self.url
         try:
-            seconds = float(headers.get(name, "")) / unit
-        except ValueError:
-            continue
-        if not math.isnan(seconds):
-            return max(seconds, 0.0)
-    try:
+            answer = await self._http.request(method, base + path, content=content)
+            found = orjson.loads(answer.content)
+            if answer.status_code < 400:
+                if path == _CHAT:
+                    read_completion(found)
+                return answer.content
+        except CallFailed as failed:
+            failed.message = self._clean(failed.message)
+            raise
+        except httpx2.TimeoutException as error:
+            reason = f"{self.url} did not answer in time"
+            raise CallFailed(FailureKind.TIMEOUT, reason) from error
+        except (httpx2.RequestError, OSError) as error:
+            reason = self._clean(f"{self.url}: {error or type(error).__name__}")
+            raise CallFailed(FailureKind.CONNECTION, reason) from error
+        except ValueError as error:
+            found = answer.text
+            if answer.status_code < 400:
+                reason = f"{self.url} answered no JSON"
+                raise CallFailed(FailureKind.BAD_ANSWER, reason) from error
+        words, code = told(found)
+        refused = self._failed(path, answer.status_code, self._clean(words), code)
+        refused.wait = _wait(answer.headers)
+        raise refused
+
+    def _failed(self, path: str, status: int, words: str, code: str | None) -> CallFailed:
+        message = words or f"HTTP {status}"
+        kind = kind_of(status, message)
+        is_passing = kind in (FailureKind.RATE_LIMITED, FailureKind.SERVER_ERROR)
+        # vLLM's own routes, the old completions and the list are not what every server has.
+        if path in (_TOKENIZE, _COMPLETIONS) and (status == 501 or not is_passing):
+            return CallFailed(FailureKind.NOT_OFFERED, message)
+        if path == "/models" and status == 404:
+            reason = f"{self.url} has no /models; a base URL usually ends in /v1"
+            return CallFailed(FailureKind.NOT_OFFERED, reason)
+        if status in (401, 403):
+            raise RunStopped(
+                f"{self.url} refuses the key ({message}); set {_key_name(self.url)} in the "
+                "environment"
+            )
+        if status in (402, 404) or code == "insufficient_quota":
+            raise RunStopped(f"{self.url}: {message}")
+        return CallFailed(kind, message)
+
+    def _clean(self, text: str) -> str:
+        """The text as one short line, without the key."""
+        if self._key != "none":
+            text = text.replace(self._key, "***")
+        return " ".join(text.split())[:300]
+
+    async def models(self) -> list[str]:
+        """The names that it lists; raises as `send`."""
+        listed = orjson.loads(await self.send("GET", "/models"))
+        try:
+            return [str(entry["id"]) for entry in listed["data"]]
+        except (KeyError, TypeError) as error:
+            raise CallFailed(FailureKind.BAD_ANSWER, "its /models is no list") from error
+
+    def is_up(self) -> bool:
+        """Whether it works; where it failed, one request at a time shows whether it does again."""
+        is_tried = self._faults >= FAULTS and self.running > 0
+        return self._down_until <= time.monotonic() and not is_tried
+
+    def note(self, kind: FailureKind | None) -> None:
+        """Remember how a request went: None is an answer."""
+        now = time.monotonic()
+        if kind is None:
+            self._faults = 0
+            self._answers.append(now)
+        elif kind is FailureKind.RATE_LIMITED:
+            self._refused = now
+        elif kind in (FailureKind.SERVER_ERROR, FailureKind.BAD_ANSWER):
+            self._faults += 1
+        if kind is FailureKind.CONNECTION or self._faults >= FAULTS:
+            self._down_until = now + DOWN
+
+    async def turn(self) -> None:
+        """Wait for the next turn, where it has refused requests for their number.
+
+        Turns come a little sooner than it has answered lately: so the number in flight follows
+        what the endpoint takes, and finds out where that is more.
+        """
+        if self._refused is None:
+            self._answers.clear()
+            return
+        async with self._turn:
+            await asyncio.sleep(self._next - time.monotonic())
+            now = time.monotonic()
+            while self._answers and self._answers[0] < now - WINDOW:
+                self._answers.popleft()
+            more = _MORE if now - self._refused < WINDOW else _MUCH_MORE
+            self._next = now + 1 / max(more * len(self._answers) / WINDOW, SLOWEST)
+
+
+def _wait(headers: Mapping[str, str]) -> dict[str, str]:
+    """The header that says when to ask again, for a client that gives up where that is late."""
+    for name, most in (("retry-after-ms", LONGEST * 1000), ("retry-after", LONGEST)):
+        with suppress(ValueError):
+            return {name: str(min(float(headers.get(name, "")), most))}
+    with suppress(ValueError, TypeError):
         until = parsedate_to_datetime(headers.get("retry-after", ""))
-        return max((until - datetime.now(UTC)).total_seconds(), 0.0)
-    except (ValueError, TypeError):
-        return None
+        return {"retry-after": str(min((until - datetime.now(UTC)).total_seconds(), LONGEST))}
+    return {}
 
 
-class Pool:
-    """Several endpoints that serve the same models; one that fails is left out for a while."""
+_MAY_LACK = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": ""}
+"""What a model may refuse, to the name it knows instead; without one it is left out."""
+_UNKNOWN = re.compile(
+    r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed",
+    re.IGNORECASE,
+)
+"""Words of a refusal that is of a parameter, not of its value."""
+_PASSING = (
+    FailureKind.SERVER_ERROR,
+    FailureKind.TIMEOUT,
+    FailureKind.CONNECTION,
+    FailureKind.BAD_ANSWER,
+)
+
+
+class Pool(httpx2.AsyncBaseTransport):
+    """Several endpoints that serve the same models, as one server to openai's client.
+
+    The client waits and asks again; whether, and whom, is decided here: an endpoint that fails is
+    left out for a while, and one that limits requests is sent fewer.
+    """
 
     def __init__(self, urls: Sequence[str], *, timeout: float, connections: int) -> None:
+        """``connections``: requests at a time, over all endpoints."""
         if not urls:
             raise EscError("BASE_URL is empty; give one or several URLs, or 'make serve'")
-        self._endpoints = [
-            Endpoint(url, timeout=timeout, connections=connections) for url in dict.fromkeys(urls)
-        ]
+        # Takes a second, which a step that finds its work done does not have.
+        import openai
 
-    async def connect(self, models: Sequence[str], *, listed: bool = True) -> None:
-        """Check that a server answers and that every one that does serves ``models``.
+        self.connections = connections
+        self._endpoints = [_Endpoint(url, timeout, connections) for url in dict.fromkeys(urls)]
+        self._client = openai.AsyncOpenAI(
+            base_url="http://pool",
+            api_key="none",
+            max_retries=sys.maxsize,
+            http_client=httpx2.AsyncClient(transport=self, trust_env=False),
+        )
+        self.close = self._client.close
+        self.heard = time.monotonic()
+        """When somebody last had an answer, or began to ask."""
+        self.retries = 0
+        self.sending: set[object] = set()
+        """The tasks whose request is at an endpoint."""
+        self.is_last = False
+        """Whether what fails is not asked again."""
+        self._faults: Counter[object] = Counter()
+        """By task, the attempts that count."""
+        self._otherwise: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        """By model, what it refuses to be sent, to the name it knows instead, or nothing."""
+        self._paths: dict[tuple[str, tuple[str, ...]], list[Tokens]] = {}
+        self._learning = asyncio.Lock()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """An endpoint's answer, or one that has the client ask again; raises as `post`."""
+        up = [one for one in self._endpoints if one.is_up()]
+        chosen, task = min(up or self._endpoints, key=lambda it: it.running), asyncio.current_task()
+        chosen.running += 1
+        try:
+            await chosen.turn()
+            self.sending.add(task)
+            content = await chosen.send(request.method, request.url.path, request.content)
+        except CallFailed as failed:
+            chosen.note(failed.kind)
+            failed.attempts = 1 + int(request.headers["x-stainless-retry-count"])
+            if not self._again(failed.kind, task):
+                raise
+            self.retries += 1
+            return httpx2.Response(503, headers={"x-should-retry": "true"} | failed.wait)
+        finally:
+            chosen.running -= 1
+            self.sending.discard(task)
+        chosen.note(None)
+        self.heard = time.monotonic()
+        return httpx2.Response(200, content=content)
+
+    def _again(self, kind: FailureKind, task: object) -> bool:
+        """Whether another attempt is worth it: after a rate limit by time, else by their number."""
+        if kind is FailureKind.RATE_LIMITED:
+            return not self.is_last and time.monotonic() - self.heard < PATIENCE
+        self._faults[task] += 1
+        return not self.is_last and kind in _PASSING and self._faults[task] < ATTEMPTS
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for endpoint in self._endpoints:
+            await endpoint.close()
+
+    async def connect(self, models: Sequence[str], *, listed: bool = True) -> list[str]:
+        """The models that the endpoints list, all of ``models`` among those of each that answers.
 
         Where they need not be ``listed`` (a hosted endpoint may list some, or none), an answer is
         enough. Raises EscError where none answers, or one lacks a model (it lists what is there).
         """
-        reasons = []
+        reasons, served = [], list[str]()
         for endpoint in self._endpoints:
             try:
-                served = [str(entry.get("id")) for entry in await endpoint.models()]
-            except AttemptFailed as failed:
-                if not listed and failed.kind is not FailureKind.CONNECTION:
-                    continue
-                endpoint.leave_out()
-                reasons.append(failed.message)
+                served = await endpoint.models()
+            except CallFailed as failed:
+                if listed or failed.kind is FailureKind.CONNECTION:
+                    endpoint.note(FailureKind.CONNECTION)
+                    reasons.append(failed.message)
                 continue
-            if not listed:
-                continue
-            missing = [name for name in models if name not in served]
-            if missing:
+            if missing := [name for name in models if listed and name not in served]:
                 raise EscError(
                     f"{endpoint.url} does not serve {', '.join(missing)}; it has "
                     f"{', '.join(sorted(served)[:20]) or 'nothing'} (train what is missing, then "
@@ -814,129 +644,95 @@ class Pool:
                 f"no server answers ({'; '.join(reasons)}); 'make serve' starts one, or give "
                 "BASE_URL=http://host:port/v1, for a judge JUDGE_BASE_URL"
             )
+        return served
 
-    @asynccontextmanager
-    async def endpoint(self) -> AsyncIterator[Endpoint]:
-        """The endpoint with the least to do, of those not left out."""
-        now = time.monotonic()
-        up = [one for one in self._endpoints if one.down_until <= now and not one.is_tried]
-        chosen = min(up or self._endpoints, key=lambda one: one.running)
-        chosen.running += 1
+    async def post(self, path: str, body: Payload) -> Any:
+        """The JSON of the answer; CallFailed or RunStopped says why there is none."""
         try:
-            yield chosen
+            answer = await self._client.post(path, cast_to=httpx2.Response, body=body)
         finally:
-            chosen.running -= 1
+            self._faults.pop(asyncio.current_task(), None)
+        return orjson.loads(answer.content)
 
-    async def verify(self, endpoint: Endpoint, kind: type, model: str) -> None:
-        """Send the canary of a constraint once to each endpoint that is used."""
-        async with endpoint.learning:
-            await endpoint.verify(kind, model)
+    async def complete(self, body: Payload, hinted: Collection[str] = ()) -> Payload:
+        """A chat completion as `read_completion` has it, asked for in the way the model knows.
 
-    async def close(self) -> None:
-        """Close all connections."""
-        for endpoint in self._endpoints:
-            await endpoint.close()
+        A parameter that it refuses is sent by another name or left out, and so are the fields
+        ``hinted``, which ask for a form that is checked in any case: from then on for every
+        request. Raises as `post`.
+        """
+        model = str(body["model"])
+        known = self._otherwise[model]
+        sent = {
+            known.get(name, name): value for name, value in body.items() if known.get(name, name)
+        }
+        try:
+            return read_completion(await self.post(_CHAT, sent))
+        except CallFailed as failed:
+            why = failed.message
+            named = [name for name in _MAY_LACK if name in sent and name in why]
+            refused = named[:1] if _UNKNOWN.search(why) else []
+            refused = refused or [name for name in hinted if name in sent]
+            if failed.kind is not FailureKind.REFUSED or not refused:
+                raise
+        instead = {name: _MAY_LACK.get(name, "") for name in refused}
+        other = {instead.get(name, name): value for name, value in sent.items()}
+        other.pop("", None)
+        answer = await self.complete(other, hinted)
+        for name in instead.keys() - known.keys():
+            done = f"sent as {instead[name]}" if instead[name] else "left out"
+            line = f"note        {name} is {done} for {model}, which refuses it ({why})"
+            tqdm.write(visible(line), file=sys.stderr)
+        known |= instead
+        return answer
 
+    async def tokens_of(self, model: str, **text: Any) -> tuple[Tokens, int]:
+        """(the ids a server makes of ``messages`` or of a ``prompt``, the size of its context).
 
-Tokens = tuple[int, ...]
-
-
-async def tokens_of(endpoint: Endpoint, model: str, chat: Sequence[Message]) -> Tokens:
-    """The ids the server makes of a chat, with the head of the answer to come."""
-    body: dict[str, Any] = {"model": model, "messages": [message.wire() for message in chat]}
-    if chat[-1].role == "assistant":
-        body["add_generation_prompt"] = False
-    return _ids(await endpoint.post(f"{endpoint.root}/tokenize", body))
-
-
-async def room_after(endpoint: Endpoint, model: str, chat: Sequence[Message]) -> int:
-    """The tokens that the model's context has left after a chat; 0 where the server tells none."""
-    body = {"model": model, "messages": [message.wire() for message in chat]}
-    try:
-        answer = await endpoint.post(f"{endpoint.root}/tokenize", body)
-        return int(answer["max_model_len"]) - int(answer["count"])
-    except AttemptFailed as failed:
-        if failed.kind is not FailureKind.NOT_OFFERED:
+        Nothing and 0 where it has no ``/tokenize``.
+        """
+        try:
+            answer = await self.post(_TOKENIZE, {"model": model} | text)
+            tokens = tuple(int(token) for token in answer["tokens"])
+            return tokens, int(answer.get("max_model_len") or 0)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return (), 0
+        except CallFailed as failed:
+            if failed.kind is FailureKind.NOT_OFFERED:
+                return (), 0
             raise
-    except (KeyError, TypeError, ValueError):
-        # An answer of another shape tells nothing either.
-        pass
-    return 0
+
+    async def paths_of(self, model: str, answers: tuple[str, ...]) -> list[Tokens]:
+        """The tokens of every answer, each with the one that ends the turn; asked once.
+
+        None of them where the server tells no tokens, or its chat template does not continue a
+        prompt.
+        """
+        async with self._learning:
+            if (model, answers) not in self._paths:
+                asked = Message("user", "?").wire()
+                head, _ = await self.tokens_of(model, messages=[asked])
+                paths = []
+                for answer in answers if head else ():
+                    chat = [asked, Message("assistant", answer).wire()]
+                    whole, _ = await self.tokens_of(
+                        model, messages=chat, add_generation_prompt=False
+                    )
+                    alone, _ = await self.tokens_of(model, prompt=answer, add_special_tokens=False)
+                    path = whole[len(head) : len(head) + len(alone) + 1]
+                    if whole[: len(head)] == head and len(path) == len(alone) + 1:
+                        paths.append(path)
+                self._paths[model, answers] = paths if len(paths) == len(answers) else []
+        return self._paths[model, answers]
 
 
-def _ids(answer: Any) -> Tokens:
-    try:
-        return tuple(int(token) for token in answer["tokens"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise AttemptFailed(
-            FailureKind.NOT_OFFERED, "its /tokenize gives no tokens", transient=False
-        ) from error
-
-
-async def paths_of(endpoint: Endpoint, model: str, answers: Sequence[str]) -> list[Tokens]:
-    """The tokens of every answer, each with the token that ends the turn; asked once."""
-    key = (model, tuple(answers))
-    async with endpoint.learning:
-        if key not in endpoint.known:
-            try:
-                endpoint.known[key] = await _learn(endpoint, model, answers)
-            except AttemptFailed as failed:
-                if failed.kind is not FailureKind.NOT_OFFERED:
-                    raise
-                endpoint.known[key] = failed
-        found: list[Tokens] | AttemptFailed = endpoint.known[key]
-    if isinstance(found, AttemptFailed):
-        raise found
-    return found
-
-
-async def choice_tokens(endpoint: Endpoint, model: str, options: Sequence[str]) -> dict[str, Any]:
-    """Request fields that keep a choice to the tokens the options are usually written with.
+def allowed(paths: Sequence[Tokens]) -> Payload:
+    """Request fields that keep an answer to the tokens of these paths; none of no path.
 
     A constraint on the text alone also admits odd spellings, "I" and "nformation", which a model
-    was never trained on and takes for other reasons. Nothing where the endpoint tells no tokens.
+    was never trained on and takes for other reasons.
     """
-    try:
-        paths = await paths_of(endpoint, model, options)
-    except AttemptFailed as failed:
-        if failed.kind is not FailureKind.NOT_OFFERED:
-            raise
-        return {}
-    return allowed(paths)
-
-
-def allowed(paths: Sequence[Tokens]) -> dict[str, Any]:
-    """Request fields that keep an answer to the tokens of these paths."""
-    return {"allowed_token_ids": sorted({token for path in paths for token in path})}
-
-
-def path_of(head: Tokens, whole: Tokens, count: int) -> Tokens | None:
-    """The tokens of an answer of ``count`` tokens and the one that ends its turn.
-
-    ``head`` is a chat with the head of the answer to come, ``whole`` that chat with the answer.
-    None where the chat template does not continue a prompt.
-    """
-    path = whole[len(head) : len(head) + count + 1]
-    return path if whole[: len(head)] == head and len(path) == count + 1 else None
-
-
-async def _learn(endpoint: Endpoint, model: str, answers: Sequence[str]) -> list[Tokens]:
-    asked = Message("user", "?")
-    head = await tokens_of(endpoint, model, [asked])
-    paths = []
-    for answer in answers:
-        whole = await tokens_of(endpoint, model, [asked, Message("assistant", answer)])
-        alone = {"model": model, "prompt": answer, "add_special_tokens": False}
-        count = len(_ids(await endpoint.post(f"{endpoint.root}/tokenize", alone)))
-        path = path_of(head, whole, count)
-        if path is None:
-            raise AttemptFailed(
-                FailureKind.NOT_OFFERED,
-                "the server's chat template does not continue a prompt",
-                transient=False,
-            )
-        paths.append(path)
-    return paths
+    return {"allowed_token_ids": sorted({it for path in paths for it in path})} if paths else {}
 
 
 _BLOCK = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>\s*", re.DOTALL | re.IGNORECASE)
@@ -957,6 +753,32 @@ def spoken(text: str) -> tuple[str, bool]:
     return ("", True) if _OPENED.search(said) else (said, False)
 
 
+def read_completion(answer: Any) -> Payload:
+    """Text, finish reason and token counts of a completion.
+
+    Raises CallFailed for another shape, and with what it used for an answer without text.
+    """
+    try:
+        if not answer.get("choices"):
+            words, status = told(answer.get("error"))[0], 0
+            if isinstance(answer.get("error"), Mapping):
+                status = answer["error"].get("code")
+            is_status = isinstance(status, int) and status >= 400
+            kind = kind_of(status, words) if is_status else FailureKind.BAD_ANSWER
+            raise CallFailed(kind, words or "no chat completion")
+        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        text, finish = text_of(choice["message"].get("content")), choice.get("finish_reason")
+        used = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        reason = f"no chat completion: {type(error).__name__} {error}"
+        raise CallFailed(FailureKind.BAD_ANSWER, reason) from error
+    if text is None or (not text and finish == "length"):
+        thought = f", its {used[1]:,} tokens went into something else, such as thinking"
+        reason = "the answer has no text" + (thought if finish == "length" else "")
+        raise CallFailed(FailureKind.EMPTY, reason, used)
+    return {"text": text, "finish": finish, "prompt_tokens": used[0], "completion_tokens": used[1]}
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How an answer is drawn."""
@@ -974,7 +796,7 @@ class Reply:
     text: str
     """Without what a reasoning model thought before it; nothing where its thinking was cut."""
     truncated: bool
-    """Whether ``max_tokens`` cut it; such an answer is kept, and counted."""
+    """Whether ``max_tokens`` cut it; such an answer is kept."""
     prompt_tokens: int
     completion_tokens: int
 
@@ -986,16 +808,61 @@ def derived_seed(record: str, sample: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """A request for one answer."""
+class Call(ABC, Generic[Answer]):
+    """What somebody asks: a generation, or the score of given answers."""
 
     record: str
-    """Id of the record it is for; the seed comes from it and ``sample``."""
+    """Id of the record it is for."""
     step: str
     """What it is for, such as ``plan``; for the audit trail."""
     model: str
     """The served name."""
     messages: tuple[Message, ...]
+
+    @property
+    def wire(self) -> list[dict[str, str]]:
+        """The chat as it is sent."""
+        return [message.wire() for message in self.messages]
+
+    def size(self) -> tuple[int, int]:
+        """(characters of the prompt, largest number of answer tokens)."""
+        return sum(len(message.content) for message in self.messages), 0
+
+    @abstractmethod
+    def identity(self) -> Payload:
+        """Everything that decides the answer."""
+
+    def audit(self) -> Payload:
+        """What the stored line says besides the key."""
+        return {"record": self.record, "step": self.step, "model": self.model}
+
+    def body(self) -> Payload | None:
+        """What a line of a batch file asks, or None where no batch engine has an answer to it."""
+        return None
+
+    @abstractmethod
+    async def send(self, pool: Pool) -> Payload | None:
+        """The answer as it is stored, or None where the server has none of the kind."""
+
+    def check(self, answer: Payload) -> None:
+        """RunStopped where the answer shows that what was asked for is ignored."""
+
+    @abstractmethod
+    def read(self, payload: Payload) -> Answer:
+        """The stored answer as the task sees it."""
+
+    @abstractmethod
+    def rehearse(self) -> Answer:
+        """The answer a dry run goes on with, or a run where there is none of the kind."""
+
+
+_FREE = "use DECODE=free, or a server with structured outputs, such as vLLM"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation(Call[Reply]):
+    """A request for one answer, whose seed comes from the record and ``sample``."""
+
     sampling: Sampling
     constraint: Constraint | None = None
     sample: int = 0
@@ -1008,11 +875,15 @@ class Generation:
         """The seed sent with the request."""
         return derived_seed(self.record, self.sample)
 
+    def size(self) -> tuple[int, int]:
+        """(characters of the prompt, largest number of answer tokens)."""
+        return Call.size(self)[0], self.sampling.max_tokens
+
     def identity(self) -> Payload:
         """Everything that decides the answer."""
         return {
             "model": self.model,
-            "messages": [message.wire() for message in self.messages],
+            "messages": self.wire,
             "sampling": asdict(self.sampling),
             "constraint": self.constraint.body() if self.constraint else None,
             "seed": self.seed,
@@ -1020,145 +891,51 @@ class Generation:
         }
 
     def audit(self) -> Payload:
-        """What the stored line says of the request besides its key."""
-        return {"record": self.record, "step": self.step} | self.identity()
-
-    def size(self) -> tuple[int, int]:
-        """(characters of the prompt, largest number of answer tokens)."""
-        return sum(len(m.content) for m in self.messages), self.sampling.max_tokens
+        """The identity, with record and step."""
+        return Call.audit(self) | self.identity()
 
     def body(self) -> Payload:
         """What is sent, but for the tokens of a choice, which are the engine's."""
-        body = {
-            "model": self.model,
-            "messages": [message.wire() for message in self.messages],
-            **asdict(self.sampling),
-            "seed": self.seed,
-        }
-        return body | self.constraint.body() if self.constraint else body
+        body = {"model": self.model, "messages": self.wire, **asdict(self.sampling)}
+        return body | {"seed": self.seed} | (self.constraint.body() if self.constraint else {})
 
-    async def send(self, endpoint: Endpoint) -> Payload:
-        """The answer as it is stored; AttemptFailed where the endpoint gives none."""
-        body = self.body()
-        if isinstance(self.constraint, Choice):
-            body |= await choice_tokens(endpoint, self.model, self.constraint.options)
-        is_hint = isinstance(self.constraint, JsonSchema | Regex) and self.constraint.hint
-        hinted = self.constraint.body() if self.constraint and is_hint else {}
+    async def send(self, pool: Pool) -> Payload:
+        """The answer as it is stored; its room is what the context leaves, where that is less."""
+        body, constraint, hinted = self.body(), self.constraint, Payload()
+        if constraint and constraint.choice:
+            body |= allowed(await pool.paths_of(self.model, constraint.choice))
+        elif constraint and constraint.hint:
+            hinted = constraint.body()
         try:
-            return read_completion(await endpoint.complete(body, hinted))
-        except AttemptFailed as failed:
+            return await pool.complete(body, hinted)
+        except CallFailed as failed:
+            if failed.kind is FailureKind.REFUSED and constraint and not constraint.hint:
+                reason = f"the server refuses the constraint ({failed.message}); {_FREE}"
+                raise RunStopped(reason) from failed
             if failed.kind is not FailureKind.TOO_LONG:
                 raise
-            left = await room_after(endpoint, self.model, self.messages)
+            tokens, context = await pool.tokens_of(self.model, messages=self.wire)
+            left = context - len(tokens)
             if not 0 < left < self.sampling.max_tokens:
                 raise
-        return read_completion(await endpoint.complete(body | {"max_tokens": left}, hinted))
+        return await pool.complete(body | {"max_tokens": left}, hinted)
 
-    def lasting(self, payload: Payload) -> bool:
-        """Whether the answer is to be stored: always."""
-        return True
+    def check(self, answer: Payload) -> None:
+        """RunStopped where a whole answer is none that the constraint allows."""
+        constraint, (text, is_cut) = self.constraint, spoken(answer["text"])
+        is_whole = not is_cut and answer["finish"] != "length"
+        if constraint and not constraint.hint and is_whole and not constraint.allows(text):
+            raise RunStopped(f"the server answers, but ignores the constraint; {_FREE}")
 
     def read(self, payload: Payload) -> Reply:
-        """The stored answer as a record."""
+        """The answer without its thinking."""
         text, is_cut = spoken(payload["text"])
-        return Reply(
-            text=text,
-            truncated=is_cut or payload["finish"] == "length",
-            prompt_tokens=payload["prompt_tokens"],
-            completion_tokens=payload["completion_tokens"],
-        )
+        is_cut = is_cut or payload["finish"] == "length"
+        return Reply(text, is_cut, payload["prompt_tokens"], payload["completion_tokens"])
 
     def rehearse(self) -> Reply:
-        """The answer a dry run goes on with."""
+        """The expected answer."""
         return Reply(self.expected, False, 0, 0)
-
-
-def read_completion(answer: Any) -> Payload:
-    """Text, finish reason and token counts of a completion.
-
-    Raises AttemptFailed for another shape, and with what it used for an answer without text; where
-    that was cut at its length, another attempt would be too.
-    """
-    try:
-        if refused := refusal_in(answer):
-            raise refused
-        choices = answer["choices"]
-        if not choices:
-            raise AttemptFailed(FailureKind.EMPTY, "the answer has no choices", transient=True)
-        text, finish = (
-            text_of(choices[0]["message"].get("content")),
-            choices[0].get("finish_reason"),
-        )
-        used = usage_of(answer)
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        reason = f"no chat completion: {type(error).__name__} {error}"
-        raise AttemptFailed(FailureKind.BAD_ANSWER, reason, transient=True) from error
-    if text is None or (not text and finish == "length"):
-        is_cut = finish == "length"
-        reason = "the answer has no text" + (
-            f", its {used[1]:,} tokens went into something else, such as thinking" if is_cut else ""
-        )
-        raise AttemptFailed(FailureKind.EMPTY, reason, transient=not is_cut, used=used)
-    return {
-        "text": text,
-        "finish": finish,
-        "prompt_tokens": used[0],
-        "completion_tokens": used[1],
-    }
-
-
-def usage_of(answer: Any) -> tuple[int, int]:
-    """(tokens of the prompt, of the answer) as a completion tells them, 0 where it does not.
-
-    Raises AttributeError, TypeError or ValueError where what it tells is no number.
-    """
-    usage = answer.get("usage") or {}
-    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-
-
-def key_of(identity: Payload, weights: str | None) -> str:
-    """The cache key: SHA-256 over what decides the answer, the model's weights included."""
-    text = orjson.dumps([identity, weights], option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(text).hexdigest()
-
-
-Answer = TypeVar("Answer", covariant=True)
-Record = TypeVar("Record")
-Result = TypeVar("Result")
-MUTE = 20
-"""Requests that end without a word, until a run does not wait for one any more."""
-
-
-class Call(Protocol[Answer]):
-    """A kind of request: a generation, or the score of given answers."""
-
-    @property
-    def model(self) -> str:
-        """The served name."""
-
-    def identity(self) -> Payload:
-        """Everything that decides the answer."""
-
-    def audit(self) -> Payload:
-        """What the stored line says besides the key."""
-
-    def size(self) -> tuple[int, int]:
-        """(characters of the prompt, largest number of answer tokens)."""
-
-    def body(self) -> Payload | None:
-        """What a line of a batch file asks, or None where no batch engine has an answer to it."""
-
-    async def send(self, endpoint: Endpoint) -> Payload:
-        """The answer as it is stored."""
-
-    def lasting(self, payload: Payload) -> bool:
-        """Whether the answer is to be stored."""
-
-    def read(self, payload: Payload) -> Answer:
-        """The stored answer as the task sees it."""
-
-    def rehearse(self) -> Answer:
-        """The answer a dry run goes on with."""
 
 
 class Asks(Protocol):
@@ -1168,51 +945,21 @@ class Asks(Protocol):
         """The answer to one call; CallFailed where there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How hard to try."""
-
-    in_flight: int = 32
-    """Requests at a time, over all endpoints."""
-    attempts: int = 6
-    """Of one request, the first included; those that a rate limit refuses do not count."""
-    patience: float = 900.0
-    """Seconds without any answer, after which a rate limit is a failure."""
-    first_wait: float = 0.5
-    """Seconds before the second attempt; doubled with each one after, with jitter."""
-    longest_wait: float = 60.0
-    """Seconds; also the most a Retry-After is followed."""
-
-    def wait(self, attempt: int, retry_after: float | None) -> float:
-        """Seconds to wait after the given attempt (1-based)."""
-        if retry_after:
-            # Not all at the same moment.
-            return min(retry_after, self.longest_wait) * random.uniform(1.0, 1.3)
-        longest: float = min(self.first_wait * 2.0 ** min(attempt - 1, 30), self.longest_wait)
-        return longest * random.uniform(0.5, 1.0)
+MUTE = 20
+"""Requests that end without a word, until a run does not wait for one any more."""
 
 
 class Chat:
     """Asks models, each thing once."""
 
     def __init__(
-        self,
-        pool: Pool,
-        cache: Cache,
-        *,
-        weights: Mapping[str, str],
-        policy: Policy,
-        budget: Budget,
+        self, pool: Pool, cache: Cache, *, weights: Mapping[str, str], budget: Budget
     ) -> None:
         """``weights`` maps a served name to a hash of what answers under it."""
         self._pool, self._cache, self._weights = pool, cache, weights
-        self._policy, self._budget = policy, budget
-        self._slots = asyncio.Semaphore(policy.in_flight)
+        self._slots = asyncio.Semaphore(pool.connections)
         self._asking: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._heard = time.monotonic()
-        """When somebody last had an answer, or the start."""
         self._stopped: EscError | OSError | None = None
-        self._stop = asyncio.Event()
         self._mute: Counter[str] = Counter()
         self._speaks: set[str] = set()
         """Models that have said something; of the others, how often they have not."""
@@ -1226,27 +973,62 @@ class Chat:
         key = key_of(call.identity(), self._weights.get(call.model))
         if not self._asking:
             # Where nobody asked, as between a person's two messages, nobody was refused either.
-            self._heard = time.monotonic()
+            self._pool.heard = time.monotonic()
         # A second call of the same key waits for the first one's answer.
         async with self._asking.setdefault(key, asyncio.Lock()):
             stored = self._cache.get(key)
-            was_stored = stored is not None
-            if stored is None:
-                async with self._slots:
-                    stored = await self._answer(call)
-                    if call.lasting(stored):
-                        self._cache.put(key, call.audit(), stored)
-            else:
+            if stored is not None:
                 self.meter.cached += 1
-        if stored.get("finish") == "length":
-            self.meter.truncated += 1
-        self.meter.tick()
-        said, is_cut = spoken(stored.get("text", ""))
+                return call.read(stored)
+            async with self._slots:
+                answer = await self._answer(call)
+            self.meter.answered += 1
+            if answer is None:
+                return call.rehearse()
+            call.check(answer)
+            self._cache.put(key, call.audit(), answer)
+        said, is_cut = spoken(answer.get("text", ""))
         if said:
             self._speaks.add(call.model)
-        elif is_cut and not was_stored:
+        elif is_cut:
             self._check_not_mute(call.model, "cut while the model thought")
-        return call.read(stored)
+        return call.read(answer)
+
+    async def _answer(self, call: Call[Any]) -> Payload | None:
+        """The answer to one request; what it can cost is set aside until that is known."""
+        if self._stopped is not None:
+            raise self._stopped
+        meter, used = self.meter, (0, 0)
+        while (reserved := meter.budget.reserve(*call.size())) is None:
+            # What runs may turn out cheaper than it can be at most.
+            await asyncio.sleep(0.1)
+        try:
+            answer = await call.send(self._pool)
+            if answer is not None:
+                used = answer["prompt_tokens"], answer["completion_tokens"]
+                # A server that tells no usage is not one that costs nothing.
+                meter.budget.spent += 0.0 if any(used) else reserved
+            return answer
+        except CallFailed as failed:
+            used = failed.used
+            meter.failed += 1
+            if failed.kind in (FailureKind.EMPTY, FailureKind.REFUSED):
+                self._check_not_mute(call.model, failed.message)
+            raise
+        finally:
+            meter.budget.settle(reserved, *used)
+            meter.prompt_tokens += used[0]
+            meter.completion_tokens += used[1]
+            meter.retries = self._pool.retries
+
+    def _check_not_mute(self, model: str, why: str) -> None:
+        """Raise RunStopped where all that a model was asked ended without a word of it."""
+        self._mute[model] += 1
+        if model not in self._speaks and self._mute[model] >= MUTE:
+            raise RunStopped(
+                f"the first {MUTE} requests to {model} brought no answer ({why}), nor would the "
+                f"others{self.meter.budget.told()}; all answers are kept"
+            )
 
     async def run(
         self,
@@ -1259,7 +1041,9 @@ class Chat:
         Raises RunStopped, or another EscError of ``work``, after the requests already sent have
         been answered and kept.
         """
-        self.meter.begin(len(records), what)
+        tasks: list[asyncio.Task[Result | Failure]] = []
+        every = 0.5 if sys.stderr.isatty() else 15.0
+        bar = tqdm(total=len(records), desc=what, unit="turn", mininterval=every, smoothing=0.05)
 
         async def one(record: Record) -> Result | Failure:
             try:
@@ -1269,112 +1053,23 @@ class Chat:
             except (EscError, OSError) as stopped:
                 # RunStopped, or what every record meets, such as a prompt that does not render or
                 # a full disk: raised below, when nothing is in flight any more.
-                self._stopped = self._stopped or stopped
-                self._stop.set()
+                self._stopped, self._pool.is_last = self._stopped or stopped, True
+                for task in {*tasks} - self._pool.sending - {asyncio.current_task()}:
+                    task.cancel()
                 return Failure(FailureKind.REFUSED, str(stopped), 0)
             finally:
-                self.meter.tick(records=1)
+                bar.set_postfix_str(self.meter.line(), refresh=False)
+                bar.update()
 
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(record)) for record in records]
+                tasks += [group.create_task(one(record)) for record in records]
         finally:
-            self.meter.end()
+            bar.close()
             self._cache.close()
         if self._stopped is not None:
             raise self._stopped
         return [task.result() for task in tasks]
-
-    async def _answer(self, call: Call[Any]) -> Payload:
-        try:
-            answer = await self._attempts(call)
-        except CallFailed as failed:
-            self.meter.failed += 1
-            if failed.failure.kind in (FailureKind.EMPTY, FailureKind.REFUSED):
-                self._check_not_mute(call.model, failed.failure.message)
-            raise
-        self._heard = time.monotonic()
-        self.meter.answered += 1
-        return answer
-
-    async def _send(self, call: Call[Any], endpoint: Endpoint) -> Payload:
-        """The answer to one request; what it can cost is set aside until that is known."""
-        characters, max_tokens = call.size()
-        while (reserved := self._budget.reserve(characters, max_tokens)) is None:
-            # What runs may turn out cheaper than it can be at most.
-            await asyncio.sleep(0.1)
-            if self._stopped is not None:
-                raise self._stopped
-        used = 0, 0
-        try:
-            answer = await call.send(endpoint)
-            used = answer["prompt_tokens"], answer["completion_tokens"]
-            if not any(used) and call.lasting(answer):
-                # A server that tells no usage is not one that costs nothing.
-                self._budget.spent += reserved
-            return answer
-        except AttemptFailed as failed:
-            used = failed.used
-            raise
-        finally:
-            self._budget.settle(reserved, *used)
-            self.meter.prompt_tokens += used[0]
-            self.meter.completion_tokens += used[1]
-
-    def _check_not_mute(self, model: str, why: str) -> None:
-        """Raise RunStopped where all that a model was asked ended without a word of it."""
-        self._mute[model] += 1
-        if model not in self._speaks and self._mute[model] >= MUTE:
-            raise RunStopped(
-                f"the first {MUTE} requests to {model} brought no answer ({why}), nor would the "
-                f"others{self._budget.told()}; all answers are kept"
-            )
-
-    async def _attempts(self, call: Call[Any]) -> Payload:
-        attempt = limited = 0
-        while True:
-            attempt += 1
-            if self._stopped is not None:
-                raise self._stopped
-            try:
-                async with self._pool.endpoint() as endpoint:
-                    return await self._attempt(call, endpoint)
-            except AttemptFailed as failed:
-                if self._stopped is not None:
-                    raise self._stopped from failed
-                is_limit = failed.kind is FailureKind.RATE_LIMITED
-                limited += is_limit
-                if not self._again(failed, attempt - limited):
-                    failure = Failure(failed.kind, failed.message, attempt)
-                    raise CallFailed(failure) from failed
-                self.meter.retries += 1
-                count = limited if is_limit else attempt - limited
-                await self._pause(self._policy.wait(count, failed.retry_after))
-
-    async def _attempt(self, call: Call[Any], endpoint: Endpoint) -> Payload:
-        if endpoint.is_limited:
-            async with endpoint.turn:
-                await self._pause(endpoint.due())
-                endpoint.ask()
-            if self._stopped is not None:
-                raise self._stopped
-        with endpoint.watched():
-            constraint = getattr(call, "constraint", None)
-            # What is checked in any case is worth no canary.
-            if constraint is not None and not getattr(constraint, "hint", False):
-                await self._pool.verify(endpoint, type(constraint), call.model)
-            return await self._send(call, endpoint)
-
-    def _again(self, failed: AttemptFailed, attempts: int) -> bool:
-        """Whether another attempt is worth it: after a rate limit by time, else by their number."""
-        if failed.kind is FailureKind.RATE_LIMITED:
-            return time.monotonic() - self._heard < self._policy.patience
-        return failed.transient and attempts < self._policy.attempts
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait, or until the run is stopped."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), seconds)
 
 
 class Rehearsal:
@@ -1382,8 +1077,7 @@ class Rehearsal:
 
     def __init__(self, cache: Cache, weights: Mapping[str, str]) -> None:
         self._cache, self._weights = cache, weights
-        self.requests = self.cached = 0
-        self.prompt_tokens = self.completion_tokens = 0
+        self.requests = self.cached = self.prompt_tokens = self.completion_tokens = 0
 
     async def ask(self, call: Call[Answer]) -> Answer:
         """The stored answer, or one of the usual kind."""
@@ -1399,12 +1093,12 @@ class Rehearsal:
 
     def report(self, budget: Budget) -> str:
         """What would be sent, and at most paid."""
-        lines = [
-            f"dry run: {self.requests:,} requests to send, {self.cached:,} answered already",
+        report = (
+            f"dry run: {self.requests:,} requests to send, {self.cached:,} answered already\n"
             f"about {self.prompt_tokens:,} prompt tokens (4 characters each), at most "
-            f"{self.completion_tokens:,} answer tokens",
-        ]
+            f"{self.completion_tokens:,} answer tokens"
+        )
         if budget.price is not None:
             most = budget.price.of(self.prompt_tokens, self.completion_tokens)
-            lines.append(f"about {most:,.4f} at most, at the given price")
-        return "\n".join(lines)
+            report += f"\nabout {most:,.4f} at most, at the given price"
+        return report

@@ -7,7 +7,6 @@ runs the shards; write leaves them to others, and read takes in what those have 
 """
 
 import asyncio
-import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import orjson
 
 from esc import adapters, backbones, files, llm
 from esc.exceptions import EscError, Waiting
-from esc.llm import AttemptFailed, Call, CallFailed, Failure, FailureKind, RunStopped
+from esc.llm import Call, CallFailed, Failure, FailureKind, RunStopped
 
 ENGINES = ("vllm", "ray", "openai", "write", "read")
 """What BATCH may be."""
@@ -115,7 +114,7 @@ class BatchChat:
         if call.body() is None:
             return call.rehearse()
         if key in self._failures:
-            raise CallFailed(self._failures[key])
+            raise CallFailed(self._failures[key].kind, self._failures[key].message)
         self._pending.setdefault(key, call)
         raise _Pending
 
@@ -167,7 +166,7 @@ class BatchChat:
         brought answers are read. Raises EscError for an answer that nobody asked for, and where an
         engine that ran left answers out.
         """
-        failed: dict[str, AttemptFailed | RunStopped] = {}
+        failed: dict[str, CallFailed | RunStopped] = {}
         before = len(self._taken)
         for shard in self._shards():
             asked = shard.ids & self._pending.keys()
@@ -186,7 +185,7 @@ class BatchChat:
                     asked -= {key}
                     try:
                         self._store(key, _answer_in(row, self._pending[key]))
-                    except (AttemptFailed, RunStopped) as error:
+                    except (CallFailed, RunStopped) as error:
                         if shard in self._ran or self.batch.engine == "read":
                             failed[key] = error
             if asked and shard in self._ran:
@@ -287,13 +286,13 @@ class BatchChat:
     def _body(self, call: Call[Any]) -> llm.Payload:
         """What a live server is sent; RunStopped where a service has no such constraint."""
         constraint, body = getattr(call, "constraint", None), dict(call.body() or {})
-        if self.batch.engine == "openai" and isinstance(constraint, llm.Choice | llm.Regex):
+        if self.batch.engine == "openai" and constraint and not constraint.schema:
             raise RunStopped(
-                f"{self.urls[0]} does not know the constraint ({type(constraint).__name__}); "
-                "use DECODE=free, or an engine with structured outputs, such as BATCH=vllm"
+                f"{self.urls[0]} does not know the constraint; use DECODE=free, or an engine with "
+                "structured outputs, such as BATCH=vllm"
             )
-        if isinstance(constraint, llm.Choice):
-            body |= choice_fields(self.batch.model, constraint.options)
+        if constraint and constraint.choice:
+            body |= choice_fields(self.batch.model, constraint.choice)
         return body
 
 
@@ -324,7 +323,7 @@ def run(batch: Batch, urls: Sequence[str], shards: Sequence[Shard]) -> None:
 def _answer_in(row: files.Row, call: Call[Any]) -> llm.Payload:
     """The answer in a line, as a live request has it.
 
-    Raises AttemptFailed of the kind that a live one fails with, and RunStopped where every other
+    Raises CallFailed of the kind that a live one fails with, and RunStopped where every other
     request would fail alike: a key, a quota, an unknown model, a constraint that is ignored.
     """
     response, error = row.get("response"), row.get("error")
@@ -332,11 +331,7 @@ def _answer_in(row: files.Row, call: Call[Any]) -> llm.Payload:
     status, body = response.get("status_code"), response.get("body")
     if status == 200 and not error:
         answer = llm.read_completion(body)
-        if _breaks(getattr(call, "constraint", None), answer):
-            raise RunStopped(
-                "the engine answers, but ignores the constraint; use DECODE=free, or an engine "
-                "with structured outputs, such as vLLM"
-            )
+        call.check(answer)
         return answer
     words, code = llm.told(error or body)
     message = " ".join(words.split())[:300] or f"HTTP {status}"
@@ -347,24 +342,12 @@ def _answer_in(row: files.Row, call: Call[Any]) -> llm.Payload:
         kind = FailureKind.TIMEOUT
     elif isinstance(status, int) and status >= 400:
         kind = llm.kind_of(status, message)
-    raise AttemptFailed(kind, message, transient=False)
-
-
-def _breaks(constraint: object, answer: llm.Payload) -> bool:
-    """Whether a whole answer is none that its constraint lets through."""
-    text, is_cut = llm.spoken(answer["text"])
-    if is_cut or answer["finish"] == "length":
-        return False
-    if isinstance(constraint, llm.Choice):
-        return text not in constraint.options
-    if isinstance(constraint, llm.Regex) and not constraint.hint:
-        return re.match(constraint.pattern, text, re.DOTALL) is None
-    return False
+    raise CallFailed(kind, message)
 
 
 @cache
 def choice_fields(model: str, options: tuple[str, ...]) -> llm.Payload:
-    """What `llm.choice_tokens` learns of a server of this kit, of a backbone's tokenizer alone."""
+    """What `llm.Pool.paths_of` learns of a server of this kit, of a backbone's tokenizer alone."""
     backbone = backbones.get(model)
     tokenizer, template = adapters.load(backbone.location, backbone.template)
     paths = []

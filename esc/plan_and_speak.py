@@ -12,26 +12,12 @@ Research software: what it says is no counselling.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from esc import adapters, prompts
 from esc.choice import Scoring, normalised
 from esc.dialogue import Exchange, GoldTurn
-from esc.llm import (
-    Asks,
-    Budget,
-    Cache,
-    Chat,
-    Choice,
-    Constraint,
-    Generation,
-    Policy,
-    Pool,
-    Regex,
-    Reply,
-    Sampling,
-)
+from esc.llm import Asks, Budget, Cache, Chat, Constraint, Generation, Pool, Reply, Sampling
 from esc.paths import PAPER, Lineage
 from esc.prompts import Message
 from esc.strategies import Strategy, parse, tag
@@ -84,7 +70,7 @@ def rg_chat(
 ) -> tuple[Message, ...]:
     """The generator's chat: the strategy in the system prompt, then the real turns.
 
-    A planner's words that name no strategy are passed on as they are, as the authors' code does.
+    A planner's words that name none are passed on as they are, as the authors' code does.
     """
     return _turns(prompts.rg_system(strategy), history, seeker)
 
@@ -116,15 +102,13 @@ def chat_and_gold(task: str, turn: GoldTurn) -> tuple[tuple[Message, ...], str]:
 
 def strategy_constraint(decode: str) -> Constraint | None:
     """What the planner's answer is held to under DECODE."""
-    return Choice(NAMES) if decode == "choice" else None
+    return Constraint(choice=NAMES) if decode == "choice" else None
 
 
 def tagged_constraint(decode: str) -> Constraint | None:
     """What an entangled answer is held to under DECODE: ``[Strategy] reply``."""
-    if decode != "choice":
-        return None
     # The names hold letters, blanks and hyphens: nothing that means more in an expression.
-    return Regex(rf"\[({'|'.join(NAMES)})\] .+")
+    return Constraint(regex=rf"\[({'|'.join(NAMES)})\] .+") if decode == "choice" else None
 
 
 async def plan(
@@ -139,15 +123,11 @@ async def plan(
     expected: str = NAMES[0],
 ) -> tuple[Plan, Reply]:
     """(the plan of one turn with the distribution over the strategies, the planner's answer)."""
-    sampling = Sampling(PLAN_TOKENS, temperature, top_p)
-    constraint = strategy_constraint(decode)
-    answer = await asks.ask(
-        Generation(record, "plan", model, chat, sampling, constraint, expected=expected)
-    )
+    sampling, constraint = Sampling(PLAN_TOKENS, temperature, top_p), strategy_constraint(decode)
+    call = Generation(record, "plan", model, chat, sampling, constraint, expected=expected)
+    answer = await asks.ask(call)
     scores = await asks.ask(Scoring(record, "distribution", model, chat, NAMES))
-    distribution = (
-        dict(zip(Strategy, normalised(scores), strict=True)) if scores is not None else None
-    )
+    distribution = dict(zip(Strategy, normalised(scores), strict=True)) if scores else None
     return Plan(answer.text, parse(answer.text), distribution), answer
 
 
@@ -167,23 +147,17 @@ class PlanAndSpeak:
         """``stage`` is ``base``, ``sft`` or ``dpo``; ``decode`` as in the table of backbones."""
         self._planner = adapters.served_name("sp", stage, lineage)
         self._generator = adapters.served_name("rg", stage, lineage)
-        self._decode, self._temperature = decode, temperature
-        self._reply_tokens = reply_tokens
+        self._decode, self._sampling = decode, Sampling(reply_tokens, temperature)
         self._runner = asyncio.Runner()
         self._pool = Pool(base_urls, timeout=TIMEOUT, connections=4)
         # What a person says here is not kept.
-        self._chat = Chat(self._pool, Cache(None, {}), weights={}, policy=Policy(), budget=Budget())
+        self._chat = Chat(self._pool, Cache(None, {}), weights={}, budget=Budget())
 
     def __enter__(self) -> Self:
         self._runner.run(self._pool.connect(sorted({self._planner, self._generator})))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._runner.run(self._pool.close())
         self._runner.close()
 
@@ -196,19 +170,15 @@ class PlanAndSpeak:
                 model=self._planner,
                 chat=sp_chat(history, seeker),
                 decode=self._decode,
-                temperature=self._temperature,
+                temperature=self._sampling.temperature,
             )
         )
         return planned
 
     def speak(self, history: Sequence[Exchange], seeker: str, strategy: Strategy | str) -> str:
-        """The reply under a strategy, or under a planner's words that name none.
-
-        Raises CallFailed where the server gives no answer.
-        """
-        sampling = Sampling(self._reply_tokens, self._temperature)
+        """The reply under a strategy, or under a planner's words that name none; as `plan`."""
         chat = rg_chat(history, seeker, strategy)
-        call = Generation(str(len(history)), "speak", self._generator, chat, sampling)
+        call = Generation(str(len(history)), "speak", self._generator, chat, self._sampling)
         return self._runner.run(self._chat.ask(call)).text.strip()
 
     def reply(self, history: Sequence[Exchange], seeker: str) -> Answer:

@@ -55,7 +55,7 @@ from esc.judging import (
     strict_schema,
 )
 from esc.judging import add_arguments as add_sending
-from esc.llm import Asks, Constraint, Failure, Generation, JsonSchema, Regex, Sampling
+from esc.llm import Asks, Constraint, Failure, Generation, Sampling
 from esc.paths import EMBEDDED
 from esc.predictions import Prediction, read_predictions
 from esc.prompts import Message, mark
@@ -453,9 +453,9 @@ def rating_request(
     ``brief`` one keeps a small model from rambling up to its length limit; hosted endpoints may
     refuse it. A number alone has no schema.
     """
-    constraint: Constraint | None = JsonSchema("verdict", schema(kind, brief=brief), hint=True)
+    constraint: Constraint | None = Constraint(schema=schema(kind, brief=brief), hint=True)
     if form == NUMBER:
-        constraint = Regex(_ALONE, hint=True) if brief else None
+        constraint = Constraint(regex=_ALONE, hint=True) if brief else None
     sampling = Sampling(ANSWER_TOKENS)
     return Generation(
         record, "judge", model, chat, sampling, constraint, sample=sample, expected="{}"

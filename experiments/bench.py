@@ -32,7 +32,7 @@ from esc import step as built
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.judging import RANDOM
-from esc.llm import Asks, Budget, Cache, Chat, Generation, Policy, Pool, Sampling, derived_seed
+from esc.llm import Asks, Budget, Cache, Chat, Generation, Pool, Sampling, derived_seed
 from esc.paths import EMBEDDED
 from esc.prompts import TASKS, Message
 from esc.psych_errors import PsychError
@@ -157,8 +157,7 @@ def ask(urls: Sequence[str], calls: Sequence[Generation], *, in_flight: int) -> 
 
     async def go() -> int:
         pool = Pool(urls, timeout=600, connections=in_flight)
-        policy = Policy(in_flight=in_flight)
-        chat = Chat(pool, Cache(None, {}), weights={}, policy=policy, budget=Budget())
+        chat = Chat(pool, Cache(None, {}), weights={}, budget=Budget())
         try:
             await chat.run(calls, work, "bench")
         finally:

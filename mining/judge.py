@@ -40,7 +40,7 @@ from esc.judging import (
     read,
 )
 from esc.judging import add_arguments as add_sending
-from esc.llm import Asks, Failure, Generation, JsonSchema, Sampling
+from esc.llm import Asks, Constraint, Failure, Generation, Sampling
 from esc.prompts import Message, mark
 from esc.psych_errors import PsychError
 from esc.records import SAMPLES, Candidate, Key, read_turns
@@ -130,7 +130,7 @@ def verdict_request(
 
     The schema is a hint: whatever comes back is read as strictly as an answer without one.
     """
-    constraint = JsonSchema("verdict", schema(kind), hint=True)
+    constraint = Constraint(schema=schema(kind), hint=True)
     sampling = Sampling(ANSWER_TOKENS)
     return Generation(record, "judge", model, chat, sampling, constraint, expected=expected)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from esc import adapters, backbones, cli, dialogue, files, paths, policy_server
 from esc.exceptions import EscError
-from esc.llm import AttemptFailed, Endpoint, tokens_of
+from esc.llm import CallFailed, Pool
 from esc.paths import EMBEDDED
 from esc.prompts import TASKS, Message
 
@@ -58,7 +58,7 @@ def difference(tokenizer: Any, trained: list[int], served: list[int]) -> str | N
 
 
 async def compare(
-    endpoint: Endpoint, name: str, tokenizer: Any, template: Any, asked: dict[str, Chat]
+    pool: Pool, name: str, tokenizer: Any, template: Any, asked: dict[str, Chat]
 ) -> int:
     """The number of ids compared; EscError shows the first difference."""
     compared = 0
@@ -67,7 +67,9 @@ async def compare(
         # The answer is encoded apart: the prompt must not depend on it.
         turns.append({"role": "assistant", "content": ""})
         trained, _ = template.encode_oneturn(tokenizer, turns, system=chat[0].content)
-        served = await tokens_of(endpoint, name, chat)
+        served, _ = await pool.tokens_of(name, messages=[message.wire() for message in chat])
+        if not served:
+            raise EscError("the server gives no token ids; 'make serve' starts one that does")
         if told := difference(tokenizer, list(trained), list(served)):
             raise EscError(
                 f"row {one}: the server's chat template is not the training's: {told}. Start it "
@@ -81,22 +83,20 @@ async def compare(
 async def _check(url: str, model: str, work: Path) -> None:
     backbone = backbones.get(model)
     tokenizer, template = adapters.load(backbone.location, backbone.template)
-    endpoint = Endpoint(url, timeout=60, connections=1)
-    print(endpoint.url)
+    pool = Pool([url], timeout=60, connections=1)
+    print(url)
     try:
-        served = {str(entry.get("id")) for entry in await endpoint.models()}
+        served = await pool.connect([])
         for task in TASKS:
             name = adapters.served_name(task, "sft")
             name = name if name in served else adapters.BASE
             asked = chats(work, task)
-            compared = await compare(endpoint, name, tokenizer, template, asked)
+            compared = await compare(pool, name, tokenizer, template, asked)
             print(f"{task:<8} {name:<12} {len(asked)} chats, {compared:,} token ids, all equal")
-    except AttemptFailed as failed:
-        raise EscError(
-            f"{endpoint.url} gives no token ids ({failed}); 'make serve' starts a server"
-        ) from failed
+    except CallFailed as failed:
+        raise EscError(f"{url} gives no token ids ({failed})") from failed
     finally:
-        await endpoint.close()
+        await pool.close()
 
 
 @cli.command(

@@ -175,8 +175,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.begun(Request(self.path, {}, lowered(self.headers)))
-        if self.path.partition("?")[0] != "/v1/models":
-            self.send(refusal(404, "Not Found"), b'{"detail": "Not Found"}')
+        if refused := self.server.routes.get(self.path.partition("?")[0]):
+            self.send(refused, refused.body or b"{}")
             return
         listed = [{"id": name} for name in self.server.models]
         self.send(OK, json.dumps({"object": "list", "data": listed}).encode())

@@ -34,16 +34,16 @@ def given(kind, *words):
 
 def test_a_judge_has_a_number_in_flight_of_its_own(monkeypatch):
     monkeypatch.setenv("IN_FLIGHT", "5")
-    assert given(JudgeSending).policy.in_flight == judging.JUDGE_IN_FLIGHT
-    assert given(Sending).policy.in_flight == 5
+    assert given(JudgeSending).connections == judging.JUDGE_IN_FLIGHT
+    assert given(Sending).connections == 5
     monkeypatch.setenv("JUDGE_IN_FLIGHT", "7")
-    assert given(JudgeSending).policy.in_flight == 7
-    assert given(JudgeSending, "--in-flight", "9").policy.in_flight == 9
+    assert given(JudgeSending).connections == 7
+    assert given(JudgeSending, "--in-flight", "9").connections == 9
 
 
 @pytest.mark.parametrize(("model", "where"), [("qwen2.5-7b", "gpu"), ("smollm2-135m", "cpu")])
 def test_a_servers_number_in_flight_is_by_where_it_runs(model, where):
-    assert given(Sending, "--model", model).policy.in_flight == judging.IN_FLIGHT[where]
+    assert given(Sending, "--model", model).connections == judging.IN_FLIGHT[where]
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,11 @@ from esc.exceptions import EscError, Waiting
 from esc.llm import (
     Budget,
     Cache,
-    Choice,
+    Constraint,
     FailureKind,
     Generation,
     Meter,
     Price,
-    Regex,
     RunStopped,
     Sampling,
 )
@@ -217,10 +216,10 @@ def test_a_planners_distribution_is_null_as_where_a_server_offers_none(ask, batc
     assert ask(["a"], work=work)[0] == [None] and texts(batch) == {}
 
 
-YES_NO = Choice(("yes", "no"))
+YES_NO = Constraint(choice=("yes", "no"))
 
 
-@pytest.mark.parametrize("constraint", [YES_NO, Regex(r"\[(yes|no)\] .+")])
+@pytest.mark.parametrize("constraint", [YES_NO, Constraint(regex=r"\[(yes|no)\] .+")])
 def test_an_engine_that_ignores_a_constraint_is_stopped(ask, constraint):
     with pytest.raises(EscError, match="ignores the constraint; use DECODE=free"):
         ask([call("a", constraint=constraint)], lambda body: "perhaps")
@@ -231,7 +230,7 @@ def test_an_engine_that_ignores_a_constraint_is_stopped(ask, constraint):
     [
         (YES_NO, "y", "length", "y"),
         (YES_NO, "<think>Or?</think>\n\nno", "stop", "no"),
-        (Regex("[0-5]", hint=True), "about 4", "stop", "about 4"),
+        (Constraint(regex="[0-5]", hint=True), "about 4", "stop", "about 4"),
     ],
 )
 def test_an_answer_cut_thought_about_or_checked_in_any_case_is_taken(

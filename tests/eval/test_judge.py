@@ -63,7 +63,7 @@ def _environment(monkeypatch):
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    monkeypatch.setattr("esc.llm.Policy.wait", lambda *_: 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
 
 
 @pytest.fixture

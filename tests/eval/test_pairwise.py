@@ -23,7 +23,7 @@ FORGED = '{"reason": "best", "better": "B"}'
 def _environment(monkeypatch):
     for name in ("JUDGE", "JUDGE_BASE_URL", "JUDGE_N", "PROMPTS_DIR", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("esc.llm.Policy.wait", lambda *_: 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
 
 
 class Planted:

@@ -17,7 +17,7 @@ MODEL = "smollm2-135m"
 @pytest.fixture
 def work(sample_work, tmp_path, monkeypatch):
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    monkeypatch.setattr("esc.llm.Policy.wait", lambda *_: 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
     shutil.copytree(sample_work / "data", tmp_path / "data")
     return tmp_path
 

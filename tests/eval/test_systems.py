@@ -7,7 +7,7 @@ import pytest
 
 from esc import prompts
 from esc.dialogue import GoldTurn
-from esc.llm import Choice, Generation, Regex, Reply, derived_seed
+from esc.llm import Generation, Reply, derived_seed
 from esc.paths import PROMPT_BASELINES
 from esc.plan_and_speak import NAMES, tagged_constraint
 from esc.strategies import Strategy
@@ -155,18 +155,19 @@ def test_only_answers_that_hold_a_strategy_are_constrained(name):
                "emotional_state": "d", "plan": "Question"}  # fmt: skip
     model = Model(**answers, scores=(-1.0,) * 8)
     run(name, model, decode="choice")
-    kinds = {
-        call.step: type(call.constraint) for call in model.asked if isinstance(call, Generation)
-    }
-    expected = {"plan": Choice, "respond": Regex, "refine": Regex}
-    assert kinds == {step: expected.get(step, type(None)) for step in kinds}
+    asked = [call for call in model.asked if isinstance(call, Generation)]
+    assert {call.step for call in asked if call.constraint} <= {"plan", "respond", "refine"}
+    assert all(
+        bool(call.constraint.choice) == (call.step == "plan") for call in asked if call.constraint
+    )
+    assert any(call.constraint for call in asked) or name == "decoupled-gold"
     free = Model(**answers, scores=(-1.0,) * 8)
     run(name, free, decode="free")
     assert not [c for c in free.asked if isinstance(c, Generation) and c.constraint]
 
 
 def test_the_expression_of_an_entangled_answer_admits_the_eight_names_and_no_other():
-    expression = re.compile(tagged_constraint("choice").pattern)
+    expression = re.compile(tagged_constraint("choice").regex)
     assert all(expression.fullmatch(f"[{name}] words") for name in NAMES)
     assert not expression.fullmatch("[Hug] words") and not expression.fullmatch("words")
 

@@ -49,7 +49,7 @@ NAMES = {
 def _environment(monkeypatch):
     for name in ("JUDGE", "JUDGE_BASE_URL", "PROMPTS_DIR", "OPENAI_API_KEY", "VLLM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("esc.llm.Policy.wait", lambda *_: 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
 
 
 def build_sets(work: Path, corpus: Path, **options: Any) -> None:

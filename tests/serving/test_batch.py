@@ -15,10 +15,9 @@ from esc.exceptions import EscError
 from esc.llm import (
     Budget,
     Cache,
-    Choice,
+    Constraint,
     FailureKind,
     Generation,
-    JsonSchema,
     Meter,
     Price,
     RunStopped,
@@ -223,9 +222,9 @@ def test_nothing_is_sent_that_could_pass_the_limit_and_what_was_sent_is_taken_in
 
 
 def test_a_constraint_of_vllms_own_is_refused_and_a_schema_sent(ask, service):
-    with pytest.raises(RunStopped, match=r"does not know the constraint \(Choice\)"):
-        ask(constraint=Choice(("yes", "no")))
-    ask(["a"], constraint=JsonSchema("v", '{"type":"object"}', hint=True))
+    with pytest.raises(RunStopped, match=r"does not know the constraint"):
+        ask(constraint=Constraint(choice=("yes", "no")))
+    ask(["a"], constraint=Constraint(schema='{"type":"object"}', hint=True))
     (row,) = map(json.loads, service.files["file-0"].splitlines())
     assert row["body"]["response_format"]["type"] == "json_schema"
 

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from esc import adapters, files, paths, policy_server
-from esc.llm import Endpoint, choice_tokens
+from esc.llm import Pool, allowed
 from esc.llm_batch import choice_fields
 from esc.plan_and_speak import NAMES
 from esc.serving_environment import RAY_PYTHON, RAY_READY
@@ -69,21 +69,21 @@ def live(first, run):
 
 async def asked_bare(url, work):
     """(what the base model says to the same requests, the fields that keep a choice)."""
-    endpoint = Endpoint(url, timeout=300, connections=8)
+    pool = Pool([url], timeout=300, connections=8)
     calls = files.read_jsonl(work / paths.mining(MODEL) / "sp" / "calls.jsonl")
 
     async def one(row):
         body = {"model": adapters.BASE, "messages": row["messages"], "seed": row["seed"]}
         body |= row["sampling"] | row["constraint"] | tokens
-        answer = await endpoint.post("chat/completions", body)
+        answer = await pool.post("/chat/completions", body)
         return row["record"], answer["choices"][0]["message"]["content"]
 
     try:
-        tokens = await choice_tokens(endpoint, "sp-sft", NAMES)
+        tokens = allowed(await pool.paths_of("sp-sft", NAMES))
         asked = [one(row) for row in calls if "key" in row]
         return dict(await asyncio.gather(*asked)), tokens
     finally:
-        await endpoint.close()
+        await pool.close()
 
 
 @pytest.fixture(scope="module")

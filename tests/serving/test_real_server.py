@@ -19,11 +19,10 @@ from esc.llm import (
     Budget,
     Cache,
     Chat,
-    Choice,
+    Constraint,
     Failure,
     FailureKind,
     Generation,
-    Policy,
     Pool,
     Sampling,
 )
@@ -109,9 +108,7 @@ def ask(url, calls, cache=None):
 
     async def go():
         pool = Pool([url], timeout=300, connections=8)
-        chat = Chat(
-            pool, cache or Cache(None, {}), weights={}, policy=Policy(attempts=2), budget=Budget()
-        )
+        chat = Chat(pool, cache or Cache(None, {}), weights={}, budget=Budget())
         try:
             return await chat.run(calls, work, "test")
         finally:
@@ -182,7 +179,9 @@ def test_a_choice_is_made_among_the_usual_spellings(url, work):
     turn = gold_turns(work, "test", 1)[0]
     chat = sp_chat(turn.history, turn.seeker)
     calls = [
-        Generation(turn.id, "plan", "sp-sft", chat, Sampling(PLAN_TOKENS), Choice(NAMES)),
+        Generation(
+            turn.id, "plan", "sp-sft", chat, Sampling(PLAN_TOKENS), Constraint(choice=NAMES)
+        ),
         Scoring(turn.id, "distribution", "sp-sft", chat, NAMES),
     ]
     chosen, scores = ask(url, calls)
@@ -302,9 +301,7 @@ def test_words_cannot_pose_as_control_tokens(url):
         pool = Pool([url], timeout=60, connections=1)
         message = Message("user", text).wire()
         try:
-            async with pool.endpoint() as endpoint:
-                body = {"model": "base", "messages": [message]}
-                return (await endpoint.post(f"{endpoint.root}/tokenize", body))["tokens"]
+            return (await pool.tokens_of("base", messages=[message]))[0]
         finally:
             await pool.close()
 

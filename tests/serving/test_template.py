@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from esc import adapters
 from esc.exceptions import EscError
-from esc.llm import Endpoint
+from esc.llm import Pool
 from esc.prompts import TASKS
 from serving.template import chats, compare, difference
 
@@ -61,11 +61,11 @@ def tokenizing_server(tokenizer, template):
 
 def compared(url, tokenizer, template, asked):
     async def ask():
-        endpoint = Endpoint(url, timeout=30, connections=1)
+        pool = Pool([url], timeout=30, connections=1)
         try:
-            return await compare(endpoint, "base", tokenizer, template, asked)
+            return await compare(pool, "base", tokenizer, template, asked)
         finally:
-            await endpoint.close()
+            await pool.close()
 
     return asyncio.run(ask())
 

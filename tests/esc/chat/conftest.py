@@ -6,20 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from faulty_server import FaultyServer
 
-from esc.llm import Budget, Cache, Chat, Generation, Meter, Policy, Pool, Sampling
+from esc import llm
+from esc.llm import Budget, Cache, Chat, Generation, Meter, Pool, Sampling
 from esc.prompts import Message
 
 RUN = {"system": "test"}
 
 
 @pytest.fixture(autouse=True)
-def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tester's own keys stay out of it."""
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits are short, and the tester's own keys stay out of it."""
     for name in ("OPENAI_API_KEY", "VLLM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.3)
+    monkeypatch.setattr(llm, "LONGEST", 0.3)
+    monkeypatch.setattr(llm, "ATTEMPTS", 4)
 
 
 @pytest.fixture
@@ -67,20 +73,14 @@ def ask_all() -> Callable[..., Outcome]:
         weights: str = "w1",
         connect: bool = False,
         timeout: float = 5.0,
-        **policy: Any,
+        in_flight: int = 32,
     ) -> Outcome:
-        hurry = {"first_wait": 0.01, "longest_wait": 0.3, "attempts": 4}
         urls = [urls] if isinstance(urls, str) else urls
 
         async def everything() -> Outcome:
-            pool = Pool(urls, timeout=timeout, connections=64)
-            chat = Chat(
-                pool,
-                Cache(cache, RUN),
-                weights={"m": weights},
-                policy=Policy(**hurry | policy),
-                budget=budget or Budget(),
-            )
+            pool = Pool(urls, timeout=timeout, connections=in_flight)
+            stored = Cache(cache, RUN)
+            chat = Chat(pool, stored, weights={"m": weights}, budget=budget or Budget())
             try:
                 if connect:
                     await pool.connect(["m"])

@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from esc.llm import Asks, Budget, Cache, Chat, Generation, Policy, Pool, Reply, Sampling
+from esc.llm import Asks, Budget, Cache, Chat, Generation, Pool, Reply, Sampling
 from esc.prompts import Message
 
 IN_FLIGHT = 4
@@ -19,8 +19,7 @@ async def work(asks: Asks, record: str) -> Reply:
 
 async def main(url: str, path: Path) -> None:
     pool = Pool([url], timeout=5.0, connections=IN_FLIGHT)
-    policy = Policy(in_flight=IN_FLIGHT)
-    chat = Chat(pool, Cache(path, {"system": "forty"}), weights={}, policy=policy, budget=Budget())
+    chat = Chat(pool, Cache(path, {"system": "forty"}), weights={}, budget=Budget())
     await chat.run(RECORDS, work, "forty")
     await pool.close()
 

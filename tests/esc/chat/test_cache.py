@@ -1,23 +1,33 @@
+"""Stored answers: nothing that was answered is asked again, whatever broke between."""
+
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from esc.exceptions import EscError
-from esc.llm import Cache, Choice, Sampling, key_of
+from esc.llm import Cache, Constraint, Sampling, key_of
+from esc.paths import ROOT
 from esc.prompts import Message
 
 RUN = {"system": "test"}
 AUDIT = {"record": "r"}
-
-
-def stored(path):
-    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+SCRIPT = Path(__file__).with_name("forty_records.py")
+RECORDS, IN_FLIGHT = 40, 4
 
 
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "work" / "calls.jsonl"
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().split("\n")[1:-1]]
 
 
 def test_a_rerun_of_everything_sends_nothing(server, ask_all, path):
@@ -34,7 +44,8 @@ def test_a_stored_line_says_what_was_asked_and_answered(server, ask_all, path, m
     ask_all(server.url, ["a"], cache=path)
     call = make_call("a")
     assert json.loads(path.read_text().splitlines()[0]) == {"calls of": RUN}
-    assert stored(path) == [
+    answer = {"text": "re: a", "finish": "stop", "prompt_tokens": 10, "completion_tokens": 5}
+    assert rows(path) == [
         {
             "key": key_of(call.identity(), "w1"),
             "record": "a",
@@ -48,12 +59,7 @@ def test_a_stored_line_says_what_was_asked_and_answered(server, ask_all, path, m
             "constraint": None,
             "seed": call.seed,
             "sample": 0,
-            "answer": {
-                "text": "re: a",
-                "finish": "stop",
-                "prompt_tokens": 10,
-                "completion_tokens": 5,
-            },
+            "answer": answer,
         }
     ]
 
@@ -63,18 +69,17 @@ def test_a_torn_last_line_is_cut_and_only_its_answer_asked_again(server, ask_all
     path.write_bytes(path.read_bytes()[:-20])
     assert ask_all(server.url, ["a", "b", "c"], cache=path).texts == ["re: a", "re: b", "re: c"]
     assert [request.asked for request in server.chats()] == ["a", "b", "c", "c"]
-    assert [row["record"] for row in stored(path)] == ["a", "b", "c"]
+    assert [row["record"] for row in rows(path)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("tail", [b'{"key": "x', b"x" * 200_000, b'{"key": "k", "answer": {}}'])
 def test_what_follows_the_last_newline_is_cut(path, tail):
     cache = Cache(path, RUN)
     cache.put("k", AUDIT, {"text": "a"})
-    cache.close()
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
     again = Cache(path, RUN)
-    assert (again.repaired, len(again), again.get("k")) == (True, 1, {"text": "a"})
+    assert (again.repaired, again.get("k")) == (True, {"text": "a"})
     assert path.read_bytes() == whole
 
 
@@ -83,65 +88,35 @@ def test_a_file_torn_before_its_first_answer_begins_anew(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
     cache = Cache(path, RUN)
-    cache.put("k", AUDIT, {"text": "a"})
-    assert Cache(path, RUN).get("k") == {"text": "a"}
-
-
-@pytest.mark.parametrize("broken", ['{"key": "x', '{"key": "x"}', "[]", "7", ""])
-def test_a_broken_line_in_the_middle_is_named_by_file_and_line(server, ask_all, path, broken):
-    ask_all(server.url, ["a", "b", "c"], cache=path)
-    lines = path.read_text().splitlines()
-    lines[2] = broken
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(EscError, match=r"calls\.jsonl, line 3: no stored answer"):
-        ask_all(server.url, ["a", "b", "c"], cache=path)
-    assert len(server.chats()) == 3
-
-
-@pytest.mark.parametrize(
-    ("first", "told"),
-    [
-        ({"calls of": {"system": "other"}}, "another run (system other)"),
-        ({"key": "k", "answer": {}}, "another run (no run)"),
-        ({"calls of": ["other"]}, "another run"),
-        (["other"], "another run (no run)"),
-    ],
-)
-def test_a_file_of_another_run_is_refused_and_left_alone(path, first, told):
-    path.parent.mkdir()
-    path.write_text(json.dumps(first) + "\n")
-    with pytest.raises(EscError) as caught:
-        Cache(path, RUN)
-    assert told in str(caught.value)
-    assert path.read_text() == json.dumps(first) + "\n"
-
-
-def test_answers_survive_without_close(path):
-    cache = Cache(path, RUN)
-    cache.put("k", AUDIT, {"text": "a"})
-    assert Cache(path, RUN).get("k") == {"text": "a"}
-
-
-def test_a_closed_cache_goes_on(path):
-    cache = Cache(path, RUN)
     for key in ("k", "l"):
         cache.put(key, AUDIT, {"text": key})
         cache.close()
-    assert [row["key"] for row in stored(path)] == ["k", "l"]
+    assert [row["key"] for row in rows(path)] == ["k", "l"]
+    assert Cache(path, RUN).get("k") == {"text": "k"}
 
 
-def test_without_a_path_answers_are_kept_in_memory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("broken", ['{"key": "x', '{"key": "x"}', "[]", "7", ""])
+def test_a_broken_line_in_the_middle_is_named_by_file_and_line(path, broken):
+    Cache(path, RUN).put("k", AUDIT, {"text": "a"})
+    path.write_text(path.read_text() + broken + "\n")
+    with pytest.raises(EscError, match=r"calls\.jsonl, line 3: no stored answer"):
+        Cache(path, RUN)
+
+
+@pytest.mark.parametrize("first", [{"calls of": {"system": "other"}}, {"key": "k"}, ["other"]])
+def test_a_file_of_another_run_is_refused_and_left_alone(path, first):
+    path.parent.mkdir()
+    path.write_text(json.dumps(first) + "\n")
+    with pytest.raises(EscError, match=r"another run \(.*(other|key).*another WORK=folder"):
+        Cache(path, RUN)
+    assert path.read_text() == json.dumps(first) + "\n"
+
+
+def test_without_a_path_answers_are_kept_in_memory_and_reading_makes_no_file(path):
     cache = Cache(None, RUN)
     cache.put("k", AUDIT, {"text": "a"})
-    cache.close()
-    assert cache.get("k") == {"text": "a"} and not list(tmp_path.iterdir())
-
-
-def test_reading_creates_no_file(path):
-    cache = Cache(path, RUN)
-    cache.close()
-    assert not path.exists()
+    Cache(path, RUN).close()
+    assert cache.get("k") == {"text": "a"} and not path.parent.exists()
 
 
 @pytest.mark.parametrize("in_flight", [1, 8])
@@ -150,14 +125,7 @@ def test_the_same_call_is_asked_and_stored_once(server, ask_all, path, in_flight
     outcome = ask_all(server.url, ["a", "b", "a", "a"], cache=path, in_flight=in_flight)
     assert outcome.texts == ["re: a", "re: b", "re: a", "re: a"]
     assert sorted(request.asked for request in server.chats()) == ["a", "b"]
-    assert sorted(row["record"] for row in stored(path)) == ["a", "b"]
-
-
-def test_other_weights_are_another_answer(server, ask_all, path):
-    for weights in ("w1", "w2", "w1", "w2"):
-        ask_all(server.url, ["a"], cache=path, weights=weights)
-    assert len(server.chats()) == 2
-    assert len({row["key"] for row in stored(path)}) == 2
+    assert sorted(row["record"] for row in rows(path)) == ["a", "b"]
 
 
 def test_each_thing_that_decides_an_answer_is_in_its_key(make_call):
@@ -168,9 +136,49 @@ def test_each_thing_that_decides_an_answer_is_in_its_key(make_call):
         replace(call, model="n"),
         replace(call, messages=(*call.messages, Message("user", "more"))),
         replace(call, sampling=Sampling(5, 0.7)),
-        replace(call, constraint=Choice(("x",))),
+        replace(call, constraint=Constraint(choice=("x",))),
         replace(call, sample=1),
     ]
-    assert len({key_of(other.identity(), "w1") for other in others}) == len(others)
+    keys = {key_of(other.identity(), "w1") for other in others}
+    assert len(keys | {key_of(call.identity(), "w2")}) == len(others) + 1
     same = replace(call, expected="else", step="else")
     assert key_of(same.identity(), "w1") == key_of(call.identity(), "w1")
+
+
+def start(server, cache):
+    command = [sys.executable, str(SCRIPT), server.url, str(cache)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
+    )
+
+
+def finish(server, cache):
+    process = start(server, cache)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 0, said.decode()
+    return [(row["record"], row["answer"]["text"]) for row in rows(cache)]
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_a_stopped_run_goes_on_where_it_was(server, second_server, tmp_path, with_signal):
+    server.delay = 0.03
+    cache = tmp_path / "calls.jsonl"
+    process = start(server, cache)
+    until = time.monotonic() + 20
+    while len(server.chats()) < RECORDS // 2:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.002)
+    process.send_signal(with_signal)
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    before = [(row["record"], row["answer"]["text"]) for row in rows(cache)]
+    assert RECORDS // 2 - IN_FLIGHT <= len(before) < RECORDS
+    sent = len(server.chats())
+
+    after = finish(server, cache)
+    undisturbed = finish(second_server, tmp_path / "undisturbed.jsonl")
+    assert sorted(after) == sorted(undisturbed) and len(dict(after)) == len(after) == RECORDS
+    assert after[: len(before)] == before
+    assert len(server.chats()) <= RECORDS + IN_FLIGHT
+    asked_again = {request.asked for request in server.chats()[sent:]}
+    assert not asked_again & dict(before).keys()
