@@ -121,7 +121,7 @@ def command(*, examples: str, name: str = "") -> Callable[[Callable[..., int | N
     """
 
     def decorated(function: Callable[..., int | None]) -> Step:
-        package, _, module = function.__module__.rpartition(".")
+        package, *_, module = function.__module__.split(".")
         prog = f"python -m {package} {name or module}"
 
         @functools.wraps(function)
