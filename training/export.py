@@ -145,12 +145,7 @@ def report(folder: Path, facts: Row, *, start: bool = False) -> Iterator[str]:
         yield (
             f"{'NOTE   ' if start else 'WARNING'}     of {weights:,} weights that the last adapter "
             f"changes, {rounded / max(weights, 1):.1%} keep a change in {facts['dtype']}; the rest "
-            "are rounded back to what they were"
-        )
-        yield (
-            "            as where LLaMA-Factory merges into the base itself"
-            if start
-            else "            the adapter, or DTYPE=float32, keeps all"
+            "are rounded back to what they were; DTYPE=float32, or the adapter, keeps all"
         )
     if facts["smoke"]:
         yield "SMOKE       embedded model, sample corpus or random judge: no result"

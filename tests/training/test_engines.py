@@ -95,11 +95,9 @@ def test_the_memory_in_the_recipes_readme_is_the_estimates():
         assert ", ".join(f"{size:.1f}" for size in found) == told
 
 
-def test_an_engine_takes_the_place_of_the_backbones_own_and_an_unknown_one_is_refused(tmp_path):
+def test_an_engine_takes_the_place_of_the_backbones_own(tmp_path):
     made = recipe(tmp_path, model="qwen2.5-72b", engine="qlora")
     assert "deepspeed" not in made and made["quantization_bit"] == 4
-    with pytest.raises(EscError, match="unknown ENGINE 'zero9'; known: zero2, zero3, fsdp"):
-        recipe(tmp_path, engine="zero9")
 
 
 def test_a_later_round_starts_from_the_merged_model_of_the_round_before(tmp_path):
@@ -111,29 +109,10 @@ def test_a_later_round_starts_from_the_merged_model_of_the_round_before(tmp_path
     assert merged == f"{saves}/sp_sft,{saves}/sp_dpo_ipo"
 
 
-@pytest.mark.parametrize(
-    "of", [{"engine": "zero3"}, {"engine": "qlora"}, {"model": "qwen2.5-72b"}], ids=str
-)
-def test_a_merged_start_is_no_train_args_for_another_would_be_the_reference_too(tmp_path, of):
-    with pytest.raises(EscError, match=r"cannot set model_name_or_path: ENGINE=\w+ starts"):
-        recipe(tmp_path, "model_name_or_path=x", **of)
-
-
-@pytest.mark.parametrize(
-    "given", ["deepspeed=zero3.json", "create_new_adapter=false", "quantization_bit=4"]
-)
-def test_an_unmerged_start_is_refused_to_a_loss_that_could_not_show_it(tmp_path, given):
-    for loss in ("orpo", "simpo"):
-        with pytest.raises(EscError, match="the SFT adapter apart"):
-            recipe(tmp_path, given, lineage=Lineage(loss))
-        for engine in backbones.ENGINES:
-            assert recipe(tmp_path, engine=engine, lineage=Lineage(loss))["pref_loss"] == loss
-
-
-@pytest.mark.parametrize("engine", ["fsdp", "ray", "zero3"])
-def test_an_engine_that_cannot_work_without_a_gpu_is_refused_there(tmp_path, engine):
-    with pytest.raises(EscError, match=rf"^ENGINE={engine}: without GPUs LLaMA-Factory"):
-        recipe(tmp_path, model="smollm2-135m", engine=engine)
+@pytest.mark.parametrize("loss", ["orpo", "simpo"])
+def test_a_loss_without_reference_trains_on_every_engine(tmp_path, loss):
+    for engine in backbones.ENGINES:
+        assert recipe(tmp_path, engine=engine, lineage=Lineage(loss))["pref_loss"] == loss
 
 
 def test_torchrun_starts_an_engine_that_shards_and_several_processes_and_ray_its_own(

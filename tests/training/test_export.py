@@ -119,15 +119,6 @@ def test_a_disk_or_a_memory_too_small_is_one_line_before_anything_is_written(
         export.merge(base, [], tmp_path / "fresh", "float32")
 
 
-def test_an_sft_adapter_that_was_trained_again_is_not_merged_under_the_old_dpo(tmp_path):
-    sft, dpo = (tmp_path / paths.adapter(MODEL, "sp", stage) for stage in ("sft", "dpo"))
-    lora(sft, 1.0)
-    lora(dpo, 1.0)
-    files.write_json(dpo / "options.json", {"adapter sp_sft": "0" * 64})
-    with pytest.raises(EscError, match=r"was trained on another adapter than .* FORCE=1"):
-        adapters.chain(tmp_path, MODEL, "sp", "dpo", paths.PAPER)
-
-
 @pytest.mark.slow
 def test_the_merged_model_answers_as_base_and_adapters_do_and_is_made_once(model, copied, capsys):
     sft, dpo = (copied / paths.adapter(MODEL, "sp", stage) for stage in ("sft", "dpo"))

@@ -38,25 +38,6 @@ def test_a_second_round_has_its_own_set_and_names_the_target_that_mines_it(work)
         stamped(asked)
 
 
-@pytest.mark.parametrize("given", ["pref_loss=hinge", "pref_ftx=1.0", "logging_steps=10"])
-def test_what_would_change_the_first_loss_or_hide_it_is_the_variants(work, given):
-    with pytest.raises(EscError, match=r"^TRAIN_ARGS cannot set [a-z_]+: the loss is the VARIANT"):
-        recipes.recipe_for(training(work, given))
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ("per_device_train_batch_size=2", "from 4 to"),
-        ("preprocessing_num_workers=8", "replies of a row's own turn"),
-    ],
-)
-def test_what_would_take_kto_its_mismatched_replies_is_refused(work, given, told):
-    recipes.recipe_for(training(work, given))
-    with pytest.raises(EscError, match=told):
-        recipes.recipe_for(training(work, given, lineage=Lineage("kto")))
-
-
 def header(text):
     return len(text).to_bytes(8, "little") + text
 
