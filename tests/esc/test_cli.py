@@ -146,7 +146,7 @@ def test_options_override_the_variables_and_an_empty_variable_is_unset(monkeypat
     ],
 )
 def test_a_wrong_option_is_one_line_that_names_the_help(argv, line):
-    with pytest.raises(EscError, match=f"{line}.*; 'python -m tests.esc it --help' shows examples"):
+    with pytest.raises(EscError, match=f"{line}.*; 'python -m tests it --help' shows examples"):
         made(argv)
 
 
