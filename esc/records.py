@@ -1,4 +1,7 @@
-"""A sampled answer, the record that goes from sampling to the judge and the router."""
+"""What crosses from one step to another: reports that the report reads, records, sampled answers.
+
+A model has the fields that a reader needs; what else a file holds is passed over.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from esc import files
 from esc.exceptions import EscError
@@ -44,13 +47,6 @@ class Headline(Shape):
     js_distance: Number
 
 
-class Distribution(Shape):
-    """Shares ×100 of the turns."""
-
-    predicted: dict[Strategy, Number]
-    gold: dict[Strategy, Number]
-
-
 class Calibration(Shape):
     """Of the planner's probabilities."""
 
@@ -63,57 +59,26 @@ class StrategyNumbers(Headline):
     invalid: int
     invalid_rate: Number
     preference: dict[Strategy, Number]
-    distribution: Distribution
+    distribution: dict[str, dict[Strategy, Number]]
+    """``predicted`` and ``gold``: shares ×100 of the turns."""
     all_turns: Headline
     """Of all turns; the others leave out answers that cannot be read."""
     calibration: Calibration
-
-
-class PaperText(Shape):
-    """The family ``paper``."""
-
-    bleu1: Number
-    distinct1: Number
-    f1: Number
-    rouge_l: Number
-
-
-class CorpusText(Shape):
-    """The family ``corpus``."""
-
-    bleu: Number
-    distinct1: Number
-    distinct2: Number
-    ead: Number
-    rouge_l: Number
-
-
-class Text(Shape):
-    """``text`` of ``metrics.json``."""
-
-    paper: PaperText
-    corpus: CorpusText
 
 
 class Baseline(Shape):
     """What a trivial system gives on the same turns; without a reply it has no text metrics."""
 
     strategy: StrategyNumbers
-    text: Text | None = None
-
-
-class MadeWith(Shape):
-    """What the numbers were measured from."""
-
-    predictions: list[str]
-    """SHA-256 of every file."""
+    text: dict[str, dict[str, Number]] | None = None
 
 
 class Metrics(Shape):
     """``metrics.json``."""
 
     strategy: StrategyNumbers
-    text: Text
+    text: dict[str, dict[str, Number]]
+    """Family (``paper``, ``corpus``) to metric."""
     baselines: dict[str, Baseline]
     n: int
     dialogues: int | None
@@ -123,35 +88,16 @@ class Metrics(Shape):
     empty: int
     failed: int
     resampled_by: str
-    made_with: MadeWith
+    made_with: dict[str, Any]
+    """``predictions``: the SHA-256 of every file."""
     smoke: bool
-
-
-class Lost(Shape):
-    """How many have no score."""
-
-    total: int
 
 
 class Score(Number):
     """One dimension of a judge's scores, 0 to 5."""
 
     n: int
-    unscored: Lost
-    failed: Lost
-
-
-class Dimensions(Shape):
-    """The four dimensions, by the names of the files."""
-
-    fluency: Score = Field(alias="Fluency")
-    professionalism: Score = Field(alias="Professionalism")
-    empathy: Score = Field(alias="Empathy")
-    helpfulness: Score = Field(alias="Helpfulness")
-
-    def all(self) -> tuple[Score, ...]:
-        """In the paper's order."""
-        return self.fluency, self.professionalism, self.empathy, self.helpfulness
+    unscored: dict[str, Any]
 
 
 class Judged(Shape):
@@ -161,13 +107,13 @@ class Judged(Shape):
     signature: str
     interval: str
     source: dict[str, Any]
-    dimensions: Dimensions
+    dimensions: dict[str, Score]
     smoke: bool
 
     @property
     def unscored(self) -> int:
         """How many scores are missing, over all dimensions."""
-        return sum(one.unscored.total for one in self.dimensions.all())
+        return sum(one.unscored["total"] for one in self.dimensions.values())
 
 
 class Apart(Number):
@@ -209,8 +155,6 @@ class Proportions(Shape):
     n: int
     errors: dict[PsychError, Share]
     interval: str
-    unscored: Lost
-    failed: Lost
     judge: str
     smoke: bool
 
@@ -326,20 +270,12 @@ class LeftOut(Shape):
     reason: str
 
 
-class Compared(Shape):
-    """What the comparisons were made from."""
-
-    predictions: dict[str, str]
-    """Run to the SHA-256 of its predictions."""
-
-
 class Comparisons(Shape):
     """``comparisons.json`` of a backbone."""
 
     comparisons: list[Comparison]
     left_out: list[LeftOut]
     smoke: bool
-    made_with: Compared
 
 
 class Drift(Moved):

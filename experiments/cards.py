@@ -294,10 +294,10 @@ def scores_of(work: Path, model: str, fingerprint: str) -> Iterator[Row]:
         predictions = path.with_name(PREDICTIONS)
         digest = files.sha256(predictions) if predictions.is_file() else None
         # Measured of predictions that are there no more: no number of this adapter.
-        if found is None or digest not in found.made_with.predictions:
+        if found is None or digest not in found.made_with["predictions"]:
             continue
-        parts = {"strategy": found.strategy, "text": found.text.paper}
-        numbers = {name: getattr(parts[part], metric) for name, (part, metric) in SCORES.items()}
+        parts = {"strategy": vars(found.strategy), "text": found.text["paper"]}
+        numbers = {name: parts[part][metric] for name, (part, metric) in SCORES.items()}
         yield {
             "system": folder.name,
             "split": str(options.get("SET")),
