@@ -95,7 +95,10 @@ Stage = Annotated[str | None, typer.Option(envvar="STAGE", help="base, sft or dp
 Variant = Annotated[str | None, typer.Option(envvar="VARIANT", help="of a preference training")]
 Round = Annotated[int, typer.Option(envvar="ROUND", min=1, help="of mining")]
 Limit = Annotated[int | None, typer.Option(envvar="LIMIT", min=1, help="dialogues of a split")]
-Decode = Annotated[str | None, typer.Option(envvar="DECODE", help="free, or choice by vLLM")]
+Decode = Annotated[
+    Literal["free", "choice"] | None,
+    typer.Option(envvar="DECODE", help="how a strategy is drawn [default: as the backbone's]"),
+]
 BaseUrl = Annotated[
     str | None, typer.Option(envvar="BASE_URL", help="running servers, separated by commas")
 ]

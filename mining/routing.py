@@ -3,7 +3,7 @@
 All of it is pure: from candidates and verdicts to fates. The one table is `STAGE_OF`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,14 +43,6 @@ class Fate(StrEnum):
     TURN_HAS_PAIR = "its turn has a pair already"
 
 
-class StrategyFit(StrEnum):
-    """A sampled strategy beside the gold one."""
-
-    RIGHT = "right"
-    WRONG = "wrong"
-    UNPARSABLE = "unparsable"
-
-
 Judgement = FilterVerdict | Unscored | None
 """What the judge said of a pair; None where it was not asked."""
 
@@ -66,27 +58,15 @@ class Route:
     """Of an entangled answer, where it is known."""
 
 
-def strategy_fit(candidate: Candidate) -> StrategyFit:
-    """Whether the sampled strategy is the gold one."""
-    if candidate.strategy is None:
-        return StrategyFit.UNPARSABLE
-    same = candidate.strategy is candidate.gold_strategy
-    return StrategyFit.RIGHT if same else StrategyFit.WRONG
-
-
-def route_strategy(fit: StrategyFit) -> Route:
+def route_strategy(candidate: Candidate) -> Route:
     """The way of a planner's answer: only a wrong strategy is a mismatch, and so a pair."""
-    if fit is StrategyFit.UNPARSABLE:
-        return Route(Fate.UNPARSABLE)
-    if fit is StrategyFit.RIGHT:
+    if candidate.strategy is candidate.gold_strategy:
         return Route(Fate.SAME_STRATEGY, PsychError.NONE)
     return Route(Fate.PAIR, PsychError.STRATEGY_MISMATCH)
 
 
-def route_reply(verdict: Judgement) -> Route:
+def route_reply(verdict: FilterVerdict) -> Route:
     """The way of a generator's reply: a clean gold reply, an error of its phase, and retained."""
-    if not isinstance(verdict, FilterVerdict):
-        return Route(Fate.UNSCORED)
     error = verdict.rejected_error
     if verdict.chosen_error is not PsychError.NONE:
         return Route(Fate.GOLD_ERROR, error)
@@ -97,23 +77,14 @@ def route_reply(verdict: Judgement) -> Route:
     return Route(Fate.PAIR if verdict.retain else Fate.NOT_RETAINED, error)
 
 
-def route_entangled(fit: StrategyFit, verdict: Judgement) -> Route:
+def route_entangled(candidate: Candidate, verdict: FilterVerdict) -> Route:
     """The way of an entangled answer: its quadrant decides which sets of Table 5 it is in.
 
     The judge's own word on retaining is of the response alone, and does not count here.
     """
-    if fit is StrategyFit.UNPARSABLE:
-        return Route(Fate.UNPARSABLE)
-    if not isinstance(verdict, FilterVerdict):
-        return Route(Fate.UNSCORED)
     error = verdict.rejected_error
-    clean = error is PsychError.NONE
-    quadrant = {
-        (StrategyFit.RIGHT, True): Quadrant.PSPR,
-        (StrategyFit.RIGHT, False): Quadrant.PSNR,
-        (StrategyFit.WRONG, True): Quadrant.NSPR,
-        (StrategyFit.WRONG, False): Quadrant.NSNR,
-    }[fit, clean]
+    strategy = "Ps" if candidate.strategy is candidate.gold_strategy else "Ns"
+    quadrant = Quadrant(strategy + ("Pr" if error is PsychError.NONE else "Nr"))
     if quadrant is Quadrant.NSPR:
         # The response is sound: what is wrong with the answer is its strategy.
         error = PsychError.STRATEGY_MISMATCH
@@ -137,13 +108,13 @@ def screen(task: str, turn: Iterable[Candidate]) -> dict[Key, Fate | None]:
         fates[candidate.key] = _screened(task, candidate, said) or (
             Fate.DUPLICATE if twin in seen else None
         )
-        if candidate.strategy is not None and not candidate.failed:
+        if candidate.strategy is not None:
             seen.add(twin)
     return fates
 
 
 def _screened(task: str, candidate: Candidate, said: str) -> Fate | None:
-    if candidate.failed:
+    if candidate.status == "failed":
         return Fate.SAMPLING_FAILED
     if candidate.strategy is None:
         return Fate.UNPARSABLE
@@ -152,13 +123,17 @@ def _screened(task: str, candidate: Candidate, said: str) -> Fate | None:
     if not said:
         return Fate.EMPTY
     same = said == _normal(candidate.gold_response)
-    if same and candidate.strategy is candidate.gold_strategy:
-        return Fate.SAME_REPLY
-    return None
+    return Fate.SAME_REPLY if same and candidate.strategy is candidate.gold_strategy else None
 
 
 def _normal(text: str) -> str:
     return " ".join(text.split()).casefold()
+
+
+def to_judge(task: str, turn: Sequence[Candidate]) -> list[Candidate]:
+    """Those candidates of one turn that need a verdict, in the order of the samples."""
+    dropped = screen(task, turn)
+    return [candidate for candidate in turn if dropped[candidate.key] is None]
 
 
 def seeded(turn: Iterable[Candidate]) -> list[Candidate]:
@@ -167,7 +142,7 @@ def seeded(turn: Iterable[Candidate]) -> list[Candidate]:
 
 
 def route_turn(
-    task: str, turn: list[Candidate], verdicts: Mapping[Key, Judgement]
+    task: str, turn: Sequence[Candidate], verdicts: Mapping[Key, Judgement]
 ) -> dict[Key, Route]:
     """The way of every candidate of one turn, by key.
 
@@ -178,22 +153,28 @@ def route_turn(
     routes: dict[Key, Route] = {}
     taken: set[Quadrant | None] = set()
     for candidate in seeded(turn):
-        dropped = screened[candidate.key]
+        dropped, verdict = screened[candidate.key], verdicts.get(candidate.key)
         if dropped is not None:
-            routes[candidate.key] = Route(dropped)
-            continue
-        if task == "sp":
-            routes[candidate.key] = route_strategy(strategy_fit(candidate))
-            continue
-        verdict = verdicts.get(candidate.key)
-        route = (
-            route_reply(verdict)
-            if task == "rg"
-            else route_entangled(strategy_fit(candidate), verdict)
-        )
-        if route.fate is Fate.PAIR and route.quadrant in taken:
-            route = Route(Fate.TURN_HAS_PAIR, route.error, route.quadrant)
-        elif route.fate is Fate.PAIR:
+            route = Route(dropped)
+        elif task == "sp":
+            route = route_strategy(candidate)
+        elif not isinstance(verdict, FilterVerdict):
+            route = Route(Fate.UNSCORED)
+        else:
+            is_reply = task == "rg"
+            route = route_reply(verdict) if is_reply else route_entangled(candidate, verdict)
+        if route.fate is Fate.PAIR and task != "sp":
+            if route.quadrant in taken:
+                route = Route(Fate.TURN_HAS_PAIR, route.error, route.quadrant)
             taken.add(route.quadrant)
         routes[candidate.key] = route
     return routes
+
+
+def is_unwanted(task: str, way: Route) -> bool:
+    """Whether the sampled answer has an error that its phase can mend, paired or not."""
+    if way.error is None:
+        return False
+    if task == "vanilla":
+        return way.quadrant is not Quadrant.PSPR
+    return STAGE_OF[way.error] == task

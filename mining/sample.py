@@ -9,36 +9,26 @@ every answer as it comes, ``samples.jsonl`` and ``run.json``. From round 2 on it
 that the round before trained. The same command goes on after an interruption, asking nothing twice.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
-from esc import adapters, backbones, cli, files, paths, plan_and_speak
-from esc import step as built
-from esc.adapters import weights_of
-from esc.backbones import DECODE
+import typer
+
+from esc import adapters, backbones, cli, files, paths, plan_and_speak, step
 from esc.dialogue import GoldTurn, gold_turns
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.judging import (
-    FOR_GOOD,
-    Asking,
-    Sending,
-    add_judge_name,
-    add_judge_url,
-    ask_all,
-    failed,
-)
-from esc.judging import add_arguments as add_sending
+from esc.judging import FOR_GOOD, Asking, Sending, ask_all, failed
 from esc.llm import Asks, Failure, Generation, Sampling, derived_seed
 from esc.paths import Lineage
 from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P
 from esc.prompts import TASKS
-from esc.records import SAMPLES
-from esc.step import DONE, OPTIONS, RunFolder, is_smoke
+from esc.records import SAMPLES, Candidate
+from esc.step import OPTIONS, RunFolder
 from esc.strategies import parse, strip_tag
 
 
@@ -76,14 +66,19 @@ class Mining:
         """The served name of the policy that is sampled: SFT, or what the round before trained."""
         return adapters.start(self.task, self.lineage)
 
+    @property
+    def named(self) -> dict[str, object]:
+        """The options that tell it from others, as ``options.json`` has them."""
+        lineage = {"VARIANT": self.lineage.variant, "ROUND": self.lineage.round}
+        return {"MODEL": self.model, "task": self.task, **lineage}
+
     def again(self, **variables: object) -> str:
         """The make command that goes on with this mining as it was begun."""
         path = self.folder / OPTIONS
         begun = files.read_json(path) if path.is_file() else {}
-        options = begun if isinstance(begun, dict) else {}
-        as_begun = {name: options.get(name) for name in ("LIMIT", "SAMPLES")}
-        if options.get("DECODE") != backbones.get(self.model).decode:
-            as_begun["DECODE"] = options.get("DECODE")
+        as_begun = {name: begun.get(name) for name in ("LIMIT", "SAMPLES", "DECODE")}
+        if as_begun["DECODE"] == backbones.get(self.model).decode:
+            del as_begun["DECODE"]
         return self.make("mine", **as_begun, **variables)
 
     def step(self, name: str) -> str:
@@ -93,59 +88,25 @@ class Mining:
 
     def make(self, target: str, **variables: object) -> str:
         """The make command of a step of this mining."""
-        return paths.make(
-            f"{target}-{self.task}",
-            work=self.work,
-            model=self.model,
-            **self.lineage.variables,
-            **variables,
-        )
+        of = self.lineage.variables | variables
+        return paths.make(f"{target}-{self.task}", work=self.work, model=self.model, **of)
 
 
-def add_mining(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name one or several minings."""
-    backbones.add_model(parser)
-    cli.add_work(parser)
-    parser.add_argument("--task", choices=TASKS, nargs="+", required=True)
-    add_lineage(parser)
+@dataclass(frozen=True)
+class Wanted:
+    """Which minings a user means, as options of a step."""
 
+    task: cli.Tasks
+    variant: cli.Variant = None
+    round: cli.Round = 1
 
-def add_lineage(parser: argparse.ArgumentParser) -> None:
-    """Add variant and round."""
-    parser.add_argument(
-        "--variant",
-        type=cli.optional,
-        help="whose models a later round samples (default: the paper's own training)",
-    )
-    parser.add_argument("--round", type=cli.optional_count, help="default: 1, from the SFT models")
-
-
-def add_judge(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a judge of pairs, and how it is asked."""
-    add_judge_name(parser)
-    add_judge_url(parser)
-    add_blind(parser)
-
-
-def add_blind(parser: argparse.ArgumentParser) -> None:
-    """Add the option that hides from the judge which reply is the gold one."""
-    parser.add_argument(
-        "--blind",
-        action="store_true",
-        help="do not tell which reply is the gold one; sides are shuffled by the record",
-    )
-
-
-def minings_of(given: argparse.Namespace) -> list[Mining]:
-    """The minings that parsed arguments name.
-
-    Raises EscError for an unknown model, or a variant that a task does not have.
-    """
-    backbones.get(given.model)
-    asked = Lineage(given.variant, given.round or 1)
-    return [
-        Mining(given.work, given.model, task, asked.checked(task).mining) for task in given.task
-    ]
+    def minings(self, model: str, work: Path) -> list[Mining]:
+        """One per task; EscError for an unknown model or task, or a variant that it has not."""
+        backbones.get(model)
+        if unknown := [task for task in self.task if task not in TASKS]:
+            raise EscError(f"TASK={unknown[0]} is none of {', '.join(TASKS)}")
+        lineage, tasks = Lineage(self.variant, self.round), dict.fromkeys(self.task)
+        return [Mining(work, model, task, lineage.checked(task).mining) for task in tasks]
 
 
 FORMAT = 1
@@ -161,7 +122,7 @@ class Asked:
     limit: int | None
     samples: int
     decode: str
-    base_urls: str | None
+    base_url: str | None = None
 
 
 Draw = tuple[GoldTurn, int]
@@ -170,40 +131,6 @@ Draw = tuple[GoldTurn, int]
 
 async def one_sample(asks: Asks, draw: Draw, *, asked: Asked) -> Row:
     """The row of one sample; CallFailed where its request has no answer."""
-    turn, mining = draw[0], asked.mining
-    answer = await asks.ask(_call(draw, asked))
-    row = _gold(draw) | {"status": "ok"}
-    said = {"text": answer.text, "truncated": answer.truncated}
-    if mining.task == "sp":
-        strategy, response = parse(answer.text), None
-    elif mining.task == "rg":
-        strategy, response = turn.strategy, answer.text.strip()
-    else:
-        strategy, response = strip_tag(answer.text)
-        response = response.strip()
-    return row | {"strategy": strategy.value if strategy else None, "response": response} | said
-
-
-def _gold(draw: Draw) -> Row:
-    turn, index = draw
-    return {
-        "id": turn.id,
-        "sample": index,
-        "seed": derived_seed(turn.id, index),
-        "gold_strategy": turn.strategy.value,
-        "gold_response": turn.response,
-    }
-
-
-def failed_row(draw: Draw, failure: Failure | None) -> Row:
-    """The row of a sample whose request has no answer."""
-    assert failure is not None
-    nothing = {"strategy": None, "response": None, "text": "", "truncated": False}
-    return _gold(draw) | {"status": "failed", "failure": asdict(failure)} | nothing
-
-
-def _call(draw: Draw, asked: Asked) -> Generation:
-    """The request for one sample."""
     (turn, index), task = draw, asked.mining.task
     chat, gold = plan_and_speak.chat_and_gold(task, turn)
     reply_tokens = backbones.get(asked.mining.model).reply_tokens
@@ -212,28 +139,54 @@ def _call(draw: Draw, asked: Asked) -> Generation:
         "rg": (None, reply_tokens),
         "vanilla": (plan_and_speak.tagged_constraint(asked.decode), PLAN_TOKENS + reply_tokens),
     }[task]
-    return Generation(
-        turn.id,
-        "sample",
-        asked.mining.sampler,
-        chat,
-        Sampling(tokens, TEMPERATURE, TOP_P),
-        constraint,
-        index,
-        expected=gold,
+    sampling = Sampling(tokens, TEMPERATURE, TOP_P)
+    model = asked.mining.sampler
+    answer = await asks.ask(
+        Generation(turn.id, "sample", model, chat, sampling, constraint, index, expected=gold)
+    )
+    strategy, said = turn.strategy if task == "rg" else None, answer.text
+    if task == "vanilla":
+        strategy, said = strip_tag(answer.text)
+    return _row(
+        draw,
+        status="ok",
+        strategy=parse(answer.text) if task == "sp" else strategy,
+        response=None if task == "sp" else said.strip(),
+        text=answer.text,
+        truncated=answer.truncated,
     )
 
 
-def options_of(asked: Asked, weights: dict[str, str], turns: Sequence[GoldTurn]) -> Row:
-    """Everything that decides the samples, under the names a user knows."""
-    mining = asked.mining
-    manifest = built.manifest(mining.work)
-    return {
+def _failed(draw: Draw, failure: Failure | None) -> Row:
+    nothing: Row = {"strategy": None, "response": None, "text": "", "truncated": False}
+    return _row(draw, status="failed", failure=failure, **nothing)
+
+
+def _row(draw: Draw, **said: Any) -> Row:
+    turn, index = draw
+    row = Candidate(
+        id=turn.id,
+        sample=index,
+        seed=derived_seed(turn.id, index),
+        gold_strategy=turn.strategy,
+        gold_response=turn.response,
+        **said,
+    )
+    return row.model_dump(mode="json", exclude_unset=True)
+
+
+def asking(asked: Asked) -> Asking[Draw]:
+    """The sampling of one task; EscError for whatever a user can mend."""
+    mining, model = asked.mining, asked.mining.sampler
+    weights = adapters.weights_of(
+        mining.work, mining.model, [model], elsewhere=bool(asked.base_url)
+    )
+    turns = gold_turns(mining.work, "train", asked.limit)
+    manifest = step.manifest(mining.work)
+    # Everything that decides the samples, under the names a user knows.
+    options = {
         "format": FORMAT,
-        "MODEL": mining.model,
-        "task": mining.task,
-        "VARIANT": mining.lineage.variant,
-        "ROUND": mining.lineage.round,
+        **mining.named,
         "LIMIT": asked.limit,
         "SAMPLES": asked.samples,
         "DECODE": asked.decode,
@@ -241,20 +194,52 @@ def options_of(asked: Asked, weights: dict[str, str], turns: Sequence[GoldTurn])
         "temperature": TEMPERATURE,
         "top_p": TOP_P,
         "turns": len(turns),
-        "sampler": mining.sampler,
-        "weights": weights[mining.sampler],
+        "sampler": model,
+        "weights": weights[model],
         "prompts": manifest["options"]["prompts"],
-        "data": built.train_set(manifest),
-        "smoke": is_smoke(mining.model, mining.work),
+        "data": step.train_set(manifest),
+        "smoke": step.is_smoke(mining.model, mining.work),
     }
+    return Asking(
+        folder=RunFolder(mining.folder, options, SAMPLES),
+        what=f"sampling {model}",
+        run={"model": mining.model, "sampler": model, "task": mining.task},
+        records=lambda: [(turn, index) for turn in turns for index in range(asked.samples)],
+        work=partial(one_sample, asked=asked),
+        without=_failed,
+        told=lambda rows: _told(rows) | {"decode": asked.decode, "smoke": options["smoke"]},
+        report=partial(_report, mining),
+        models=[model],
+        weights=weights,
+        missing=lambda rows: _missing(rows).total(),
+    )
 
 
-def report(asked: Asked, facts: Row) -> str:
+def _told(rows: Sequence[Row]) -> Row:
+    missing = _missing(rows)
+    return {
+        "samples": len(rows),
+        "turns": len({row["id"] for row in rows}),
+        "failed": failed(rows),
+        "unparsable": sum(row["status"] == "ok" and row["strategy"] is None for row in rows),
+        "truncated": sum(row["truncated"] for row in rows),
+    } | ({"missing": dict(missing.most_common())} if missing else {})
+
+
+def _missing(rows: Sequence[Row]) -> Counter[str]:
+    """Why samples that another run may bring are not there."""
+    kinds = Counter(str(row["failure"]["kind"]) for row in rows if row["status"] == "failed")
+    # Another run would meet these again; where all are refused, it is the request that is at fault.
+    for_good = {kind.value for kind in FOR_GOOD} if kinds.total() < len(rows) else set()
+    return Counter({kind: count for kind, count in kinds.items() if kind not in for_good})
+
+
+def _report(mining: Mining, facts: Row) -> str:
     """The counts one should see."""
     requests = facts["requests"]
     lines = [
-        f"samples     {asked.mining.folder / SAMPLES}: {facts['samples']:,} samples of "
-        f"{facts['turns']:,} train turns, by {asked.mining.sampler}",
+        f"samples     {mining.folder / SAMPLES}: {facts['samples']:,} samples of "
+        f"{facts['turns']:,} train turns, by {mining.sampler}",
         f"            {facts['unparsable']:,} without a strategy that parses "
         f"(DECODE={facts['decode']}), {facts['truncated']:,} cut at the length limit, "
         f"{facts['failed']:,} failed",
@@ -267,134 +252,54 @@ def report(asked: Asked, facts: Row) -> str:
     return "\n".join(lines)
 
 
-def asking(asked: Asked) -> Asking[Draw]:
-    """The sampling of one task; EscError for whatever a user can mend."""
-    mining = asked.mining
-    elsewhere = bool(asked.base_urls)
-    weights = weights_of(mining.work, mining.model, [mining.sampler], elsewhere=elsewhere)
-    turns = gold_turns(mining.work, "train", asked.limit)
-    options = options_of(asked, weights, turns)
-    return Asking(
-        folder=RunFolder(mining.folder, options, SAMPLES),
-        what=f"sampling {mining.sampler}",
-        run={"model": mining.model, "sampler": mining.sampler, "task": mining.task},
-        records=lambda: [(turn, index) for turn in turns for index in range(asked.samples)],
-        work=partial(one_sample, asked=asked),
-        without=failed_row,
-        told=lambda rows: _told(asked, options, rows),
-        report=partial(report, asked),
-        models=[mining.sampler],
-        weights=weights,
-        missing=lambda rows: _missing(rows).total(),
-    )
+def finished_samples(mining: Mining) -> tuple[Row, str]:
+    """(options the samples were drawn with, SHA-256 of their file).
 
-
-def _told(asked: Asked, options: Row, rows: Sequence[Row]) -> Row:
-    missing = _missing(rows)
-    return {
-        "samples": len(rows),
-        "turns": len({row["id"] for row in rows}),
-        "failed": failed(rows),
-        "unparsable": sum(row["status"] == "ok" and row["strategy"] is None for row in rows),
-        "truncated": sum(row["truncated"] for row in rows),
-        "decode": asked.decode,
-        "smoke": options["smoke"],
-    } | ({"missing": dict(missing.most_common())} if missing else {})
-
-
-def _missing(rows: Sequence[Row]) -> Counter[str]:
-    """Why samples that another run may bring are not there."""
-    kinds = Counter(str(row["failure"]["kind"]) for row in rows if row["status"] == "failed")
-    # Another run would meet these again; where all are refused, it is the request that is at fault.
-    for_good = {kind.value for kind in FOR_GOOD} if kinds.total() < len(rows) else set()
-    return Counter({kind: count for kind, count in kinds.items() if kind not in for_good})
-
-
-def main(argv: list[str]) -> int:
-    """Command line of the step."""
-    given = _parser().parse_args(argv)
-    sending = Sending.of(given)
-    decode = given.decode or backbones.get(given.model).decode
-    askings = [
-        asking(
-            Asked(
-                mining=mining,
-                limit=given.limit,
-                samples=given.samples or COUNTS[mining.task],
-                decode=decode,
-                base_urls=given.base_url,
-            )
-        )
-        for mining in minings_of(given)
-    ]
-    return ask_all(askings, sending.at(given.base_url), sending)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(
-        prog="python -m mining sample",
-        description=__doc__,
-        examples=(
-            "  python -m mining sample --task sp --limit 2\n"
-            "  python -m mining sample --task sp rg vanilla --model qwen2.5-7b\n"
-            "  python -m mining sample --task rg --samples 5 --dry-run"
-        ),
-    )
-    add_mining(parser)
-    parser.add_argument("--limit", type=cli.optional_count, help="dialogues, drawn by their id")
-    parser.add_argument(
-        "--samples", type=cli.optional_count, help="of each turn (default: sp 1, rg 3, vanilla 1)"
-    )
-    parser.add_argument(
-        "--decode",
-        type=cli.optional,
-        choices=(*DECODE, None),
-        help="how a strategy is drawn (default: as the table of backbones says)",
-    )
-    parser.add_argument("--base-url", type=cli.optional, help="one or several, separated by commas")
-    add_sending(parser)
-    return parser
-
-
-def finished_samples(mining: Mining) -> tuple[Row, Row]:
-    """(options the samples were drawn with, facts in their ``run.json``).
-
-    Raises EscError where they are not there, not complete, changed since, or drawn from the turns
-    of another corpus or split than the built sets hold now.
+    Raises EscError where they are not there, not whole, or drawn from the turns of another corpus
+    or split than the built sets hold now.
     """
     folder, again = mining.folder, mining.again()
-    done = folder / DONE
     if not (folder / SAMPLES).is_file():
         raise EscError(f"{folder / SAMPLES} does not exist; {again} samples it")
-    if not done.is_file():
-        raise EscError(f"{folder / SAMPLES} is not complete; {again} asks for what is missing")
-    facts: Row = files.read_json(done)
-    options: Row = files.read_json(folder / OPTIONS)
-    if not (_holds(options, "data", "LIMIT") and _holds(facts, SAMPLES)):
+    facts = RunFolder(folder, {}, SAMPLES).finished()
+    if facts is None:
         raise EscError(
-            f"{folder / OPTIONS} or {DONE} there is not of this step; move {folder} away, {again}"
+            f"{folder / SAMPLES} is not complete, or was changed since it was written; {again} "
+            "asks for what is missing"
         )
-    asked = {
-        "MODEL": mining.model,
-        "task": mining.task,
-        "VARIANT": mining.lineage.variant,
-        "ROUND": mining.lineage.round,
-    }
-    if other := files.differences({name: options.get(name) for name in asked}, asked):
+    options: Row = files.read_json(folder / OPTIONS)
+    if other := files.differences({name: options.get(name) for name in mining.named}, mining.named):
         raise EscError(
             f"{folder} holds the samples of another mining ({'; '.join(other)}); move it away, "
             f"{again} samples its own"
         )
-    if facts[SAMPLES]["sha256"] != files.sha256(folder / SAMPLES):
-        raise EscError(f"{folder / SAMPLES} was changed since it was written; {again} renews it")
-    changed = files.differences(options["data"], built.train_set(built.manifest(mining.work)))
-    if changed:
+    if changed := files.differences(options["data"], step.train_set(step.manifest(mining.work))):
         raise EscError(
             f"the samples in {folder} are of other train turns ({'; '.join(changed)}); build those "
             f"sets again, or {mining.again(FORCE=1)}"
         )
-    return options, facts
+    return options, facts[SAMPLES]["sha256"]
 
 
-def _holds(found: object, *names: str) -> bool:
-    return isinstance(found, dict) and found.keys() >= set(names)
+@cli.command(
+    examples="  python -m mining sample --task sp --limit 2\n"
+    "  python -m mining sample --task sp rg vanilla --model qwen2.5-7b\n"
+    "  python -m mining sample --task rg --samples 5 --dry-run"
+)
+def main(
+    wanted: Wanted,
+    sending: Sending,
+    limit: cli.Limit = None,
+    samples: Annotated[
+        int | None, typer.Option(envvar="SAMPLES", min=1, help="of each turn [default: rg 3, 1]")
+    ] = None,
+    decode: cli.Decode = None,
+    base_url: cli.BaseUrl = None,
+) -> int:
+    """Sampled answers of the trained models to train turns, each on the gold history before it."""
+    drawn = decode or backbones.get(sending.model).decode
+    askings = [
+        asking(Asked(mining, limit, samples or COUNTS[mining.task], drawn, base_url))
+        for mining in wanted.minings(sending.model, sending.work)
+    ]
+    return ask_all(askings, sending.at(base_url), sending)

@@ -1,8 +1,14 @@
 """A small mining made by the kit's own code, and a judge on a real server that knows the plan."""
 
+import asyncio
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +21,13 @@ from predicted import quoted
 
 from data_builders import build, preference
 from data_builders.build import BuildOptions
-from esc import cli, files, strategies
+from esc import cli, files, paths
 from esc.dialogue import GoldTurn, gold_turns
-from esc.llm import derived_seed
+from esc.llm import Reply
 from esc.paths import EMBEDDED, Lineage
 from esc.psych_errors import PsychError
-from esc.records import SAMPLES
-from esc.step import RunFolder
-from mining import judge, route
-from mining.sample import Asked, Mining, options_of
+from mining import judge, route, sample
+from mining.sample import Asked, Mining
 
 Say = Callable[[GoldTurn, int], str]
 
@@ -66,6 +70,16 @@ def built_once(tmp_path_factory):
 
 
 @dataclass
+class Says:
+    """Stands in a model's place: answers what it is given."""
+
+    text: str
+
+    async def ask(self, call: Any) -> Any:
+        return Reply(self.text, False, 1, 1)
+
+
+@dataclass
 class Bench:
     """A WORK folder and the steps of the kit on it."""
 
@@ -94,41 +108,34 @@ class Bench:
         complete: bool = True,
     ) -> Mining:
         """Leave what ``mining sample`` leaves, with ``say`` in the model's place."""
-        mining, turns = self.mining(task), self.turns(limit)
-        asked = Asked(mining, limit, count, "choice", None)
-        options = options_of(asked, {mining.sampler: "a" * 64}, turns)
-        folder = RunFolder(mining.folder, options, SAMPLES)
-        folder.claim(force=True)
-        rows = [
-            sampled_row(task, turn, index, say(turn, index))
-            for turn in turns
-            for index in range(count)
-        ]
-        facts = {"samples": len(rows), "turns": len(turns), "failed": 0}
-        folder.write(rows, facts, complete=complete)
+        mining = self.mining(task)
+        asking = sample.asking(Asked(mining, limit, count, "choice", "http://elsewhere/v1"))
+        asking.folder.claim(force=True)
+        rows = [asyncio.run(asking.work(Says(say(*draw)), draw)) for draw in asking.records()]
+        asking.folder.write(rows, asking.told(rows), complete=complete)
         return mining
 
     def judge(self, task: str, *options: str, judge_name: str = "m", url: str | None = None):
         """Exit code, stdout and stderr of the step."""
-        argv = ["--work", str(self.work), "--model", self.model, "--task", task]
-        argv += ["--judge", judge_name]
-        return self._shown(
-            judge.main, [*argv, *(("--judge-base-url", url) if url else ()), *options]
-        )
+        where = ("--judge-base-url", url) if url else ()
+        return self._shown(judge.main, task, "--judge", judge_name, *where, *options)
+
+    def agreement(self, task: str, *options: str):
+        """The same of comparing two judges."""
+        return self._shown(judge.agreement_main, task, *options)
 
     def route(self, task: str, *options: str, judge_name: str = "m"):
         """The same of the next step."""
-        argv = ["--work", str(self.work), "--model", self.model, "--task", task]
-        return self._shown(route.main, [*argv, "--judge", judge_name, *options])
+        return self._shown(route.main, task, "--judge", judge_name, *options)
 
     def preference(self, *tasks: str, options: tuple[str, ...] = ()):
         """And of the one after it."""
-        argv = ["--work", str(self.work), "--model", self.model, "--task", *tasks]
-        return self._shown(preference.main, [*argv, *options])
+        return self._shown(preference.main, *tasks, *options)
 
-    def _shown(self, main: Callable[[list[str]], int | None], argv: list[str]):
+    def _shown(self, main: Callable[[list[str]], int | None], *tasks_and_options: str):
         self.capsys.readouterr()
-        code = cli.run(main, argv)
+        where = ("--work", str(self.work), "--model", self.model)
+        code = cli.run(main, [*where, "--task", *tasks_and_options])
         shown = self.capsys.readouterr()
         return code, shown.out, shown.err
 
@@ -143,27 +150,6 @@ class Bench:
 
     def set_rows(self, name: str) -> list[files.Row]:
         return list(files.read_jsonl(self.work / "data" / f"{name}.jsonl"))
-
-
-def sampled_row(task: str, turn: GoldTurn, index: int, text: str) -> files.Row:
-    if task == "sp":
-        strategy, response = strategies.parse(text), None
-    elif task == "rg":
-        strategy, response = turn.strategy, text.strip()
-    else:
-        strategy, response = strategies.strip_tag(text)
-    return {
-        "id": turn.id,
-        "sample": index,
-        "seed": derived_seed(turn.id, index),
-        "gold_strategy": turn.strategy.value,
-        "gold_response": turn.response,
-        "status": "ok",
-        "strategy": strategy.value if strategy else None,
-        "response": response,
-        "text": text,
-        "truncated": False,
-    }
 
 
 @pytest.fixture
@@ -239,3 +225,31 @@ def error_line():
         return line
 
     return of
+
+
+@pytest.fixture
+def killed():
+    """Run a step of mining, kill it once answers are stored, and return those."""
+
+    def run(server: FaultyServer, folder: Path, *step: str) -> list[files.Row]:
+        calls, server.delay = folder / "calls.jsonl", 0.05
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mining", *step, "--in-flight", "3"],
+            cwd=paths.ROOT,
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            patience = time.monotonic() + 60
+            while not calls.exists() or calls.read_bytes().count(b"\n") < 8:
+                assert process.poll() is None and time.monotonic() < patience
+                time.sleep(0.01)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        assert not list(folder.glob("[!oc]*.json*")), "records or run.json, though it was killed"
+        time.sleep(2 * server.delay)
+        server.delay = 0.0
+        return [row for row in files.read_jsonl(calls) if "messages" in row]
+
+    return run

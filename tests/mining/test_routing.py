@@ -6,10 +6,11 @@ import random
 import pytest
 
 from esc.judging import Reason, Unscored
+from esc.llm import derived_seed
 from esc.psych_errors import PsychError
 from esc.records import Candidate
 from esc.strategies import Strategy
-from mining.routing import STAGE_OF, Fate, StrategyFit, route_turn, screen, seeded, strategy_fit
+from mining.routing import STAGE_OF, Fate, route_turn, screen, seeded
 from mining.verdicts import FilterVerdict
 
 RIGHT, WRONG = Strategy.QUESTION, Strategy.INFORMATION
@@ -28,18 +29,19 @@ def candidate(sample=0, *, strategy=RIGHT, response="a reply", failed=False, tur
     return Candidate(
         id=turn,
         sample=sample,
+        seed=derived_seed(turn, sample),
         gold_strategy=RIGHT,
         gold_response="The gold one.",
+        status="failed" if failed else "ok",
         strategy=None if failed else strategy,
         response=None if failed else response,
-        failed=failed,
         text="" if failed else str(response),
         truncated=False,
     )
 
 
 def verdict(rejected, *, chosen=PsychError.NONE, retain=True):
-    """As read from a file, so that errors outside the filter's menu are in it too."""
+    """With errors outside the filter's menu too."""
     return FilterVerdict.model_construct(
         retain=retain, chosen_error=chosen, rejected_error=rejected
     )
@@ -53,7 +55,6 @@ VERDICTS = [
         for retain, chosen, rejected in itertools.product((True, False), PsychError, PsychError)
     ),
 ]
-EVERY = list(itertools.product(FITS, VERDICTS))
 
 
 def routed(task, fit, said):
@@ -63,55 +64,19 @@ def routed(task, fit, said):
     return route_turn(task, [one], {one.key: said})[one.key]
 
 
-def test_every_combination_is_tried():
-    assert len(EVERY) == 3 * (2 + 2 * 7 * 7)
-
-
-@pytest.mark.parametrize("fit", FITS)
-def test_the_planner_has_a_pair_exactly_where_the_strategy_is_wrong(fit):
-    fates = {routed("sp", fit, said).fate for said in VERDICTS}
-    expected = {
-        "right": "same strategy as gold",
-        "wrong": "pair",
-        "unparsable": "unparsable strategy",
+def test_the_planner_has_a_pair_exactly_where_the_strategy_is_wrong():
+    fates = {fit: {routed("sp", fit, said).fate for said in VERDICTS} for fit in FITS}
+    assert fates == {
+        "right": {"same strategy as gold"},
+        "wrong": {"pair"},
+        "unparsable": {"unparsable strategy"},
     }
-    assert fates == {expected[fit]}
-
-
-def test_a_planners_pair_is_a_strategy_mismatch():
     assert routed("sp", "wrong", None).error == "Strategy Mismatch"
 
 
-@pytest.mark.parametrize("fit", FITS)
-def test_the_generator_has_a_pair_exactly_by_the_papers_rule(fit):
-    for said in VERDICTS:
-        pair = (
-            fit != "unparsable"
-            and isinstance(said, FilterVerdict)
-            and said.chosen_error == "None"
-            and said.rejected_error in MENDED_BY_RG
-            and said.retain
-        )
-        assert (routed("rg", fit, said).fate == "pair") == pair, said
-
-
-@pytest.mark.parametrize("fit", FITS)
-def test_an_entangled_answer_is_in_the_quadrant_of_its_strategy_and_error(fit):
-    for said in VERDICTS:
-        way = routed("vanilla", fit, said)
-        if fit == "unparsable" or not isinstance(said, FilterVerdict):
-            assert way.quadrant is None and way.fate != "pair"
-            continue
-        response = "Pr" if said.rejected_error == "None" else "Nr"
-        assert way.quadrant == ("Ps" if fit == "right" else "Ns") + response
-        assert (way.fate == "pair") == (way.quadrant != "PsPr" and said.chosen_error == "None")
-        sound = said.rejected_error == "None" and fit == "wrong"
-        assert way.error == ("Strategy Mismatch" if sound else said.rejected_error)
-
-
 @pytest.mark.parametrize("task", ["rg", "vanilla"])
-def test_a_drop_names_its_reason(task):
-    for fit, said in EVERY:
+def test_a_reply_is_a_pair_by_the_papers_rule_and_a_drop_names_its_reason(task):
+    for fit, said in itertools.product(FITS, VERDICTS):
         way = routed(task, fit, said)
         if fit == "unparsable":
             expected = "unparsable strategy"
@@ -130,12 +95,17 @@ def test_a_drop_names_its_reason(task):
         assert way.fate == expected, (fit, said)
 
 
-def test_what_the_judge_retains_does_not_move_an_entangled_answer():
-    for fit, rejected in itertools.product(FITS, PsychError):
-        ways = {
-            routed("vanilla", fit, verdict(rejected, retain=retain)) for retain in (True, False)
-        }
-        assert len(ways) == 1
+@pytest.mark.parametrize("fit", FITS)
+def test_an_entangled_answer_is_in_the_quadrant_of_its_strategy_and_error(fit):
+    for said in VERDICTS:
+        way = routed("vanilla", fit, said)
+        if fit == "unparsable" or not isinstance(said, FilterVerdict):
+            assert way.quadrant is None
+            continue
+        response = "Pr" if said.rejected_error == "None" else "Nr"
+        assert way.quadrant == ("Ps" if fit == "right" else "Ns") + response
+        sound = said.rejected_error == "None" and fit == "wrong"
+        assert way.error == ("Strategy Mismatch" if sound else said.rejected_error)
 
 
 def test_every_error_has_a_stage_or_none():
@@ -145,12 +115,8 @@ def test_every_error_has_a_stage_or_none():
     }
 
 
-def test_a_strategy_is_right_wrong_or_unparsable():
-    assert [strategy_fit(candidate(strategy=one)) for one in FITS.values()] == list(StrategyFit)
-
-
 @pytest.mark.parametrize("task", ["sp", "rg", "vanilla"])
-def test_every_candidate_of_any_turn_has_one_fate(task):
+def test_every_candidate_of_any_turn_has_one_fate_whatever_the_order(task):
     rng = random.Random(7)
     seen = set()
     for _ in range(3000):
@@ -166,8 +132,8 @@ def test_every_candidate_of_any_turn_has_one_fate(task):
         verdicts = {one.key: rng.choice(VERDICTS) for one in turn if rng.random() < 0.9}
         ways = route_turn(task, turn, verdicts)
         assert set(ways) == {one.key for one in turn}
-        assert all(isinstance(way.fate, Fate) for way in ways.values())
         seen |= {way.fate for way in ways.values()}
+        assert route_turn(task, rng.sample(turn, len(turn)), verdicts) == ways
     impossible = {
         "sp": set(Fate) - {"pair", "same strategy as gold"} - SCREENED
         | {"empty reply", "same reply as gold"},
@@ -183,11 +149,10 @@ def test_every_candidate_of_any_turn_has_one_fate(task):
     ("one", "fate"),
     [
         (candidate(failed=True), "sampling failed"),
-        (candidate(response=""), "empty reply"),
         (candidate(response=" \n\t "), "empty reply"),
-        (candidate(response="The gold one."), "same reply as gold"),
         (candidate(response=" the GOLD\n one. "), "same reply as gold"),
         (candidate(strategy=None), "unparsable strategy"),
+        (candidate(strategy=WRONG, response="The gold one."), None),
         (candidate(), None),
     ],
 )
@@ -195,29 +160,14 @@ def test_what_needs_no_verdict_is_screened(task, one, fate):
     assert screen(task, [one]) == {one.key: fate}
 
 
-@pytest.mark.parametrize("again", ["a reply", "A  Reply", "\na reply "])
-def test_a_twin_is_a_duplicate_whatever_its_blanks_and_case(again):
-    first, second = seeded([candidate(0), candidate(1, response=again)])
-    assert screen("rg", [candidate(0), candidate(1, response=again)]) == {
+def test_a_twin_is_a_duplicate_whatever_its_blanks_and_case():
+    turn = [candidate(0), candidate(1, response="\nA  Reply "), candidate(2, strategy=WRONG)]
+    first, second = seeded(turn[:2])
+    assert screen("vanilla", turn) == {
         first.key: None,
         second.key: "duplicate of an earlier sample",
+        turn[2].key: None,
     }
-
-
-def test_the_same_words_under_another_strategy_are_no_twin():
-    turn = [candidate(0), candidate(1, strategy=WRONG)]
-    assert set(screen("vanilla", turn).values()) == {None}
-
-
-def test_the_gold_words_under_a_wrong_strategy_go_to_the_judge():
-    one = candidate(strategy=WRONG, response="The gold one.")
-    assert screen("vanilla", [one]) == {one.key: None}
-
-
-def test_one_strategy_sampled_twice_is_one_pair():
-    turn = [candidate(sample, strategy=WRONG, response=None) for sample in range(3)]
-    fates = [way.fate for way in route_turn("sp", turn, {}).values()]
-    assert fates.count("pair") == 1 and fates.count("duplicate of an earlier sample") == 2
 
 
 def test_a_generators_turn_has_one_pair_the_first_that_passes_in_seeded_order():
@@ -231,26 +181,8 @@ def test_a_generators_turn_has_one_pair_the_first_that_passes_in_seeded_order():
         "pair",
         *["its turn has a pair already"] * 4,
     ]
-
-
-def test_seeded_order_is_not_the_order_of_samples_for_every_turn():
     turns = [[candidate(n, turn=f"{d}-0") for n in range(3)] for d in range(20)]
-    orders = {tuple(one.sample for one in seeded(turn)) for turn in turns}
-    assert len(orders) > 2
-
-
-@pytest.mark.parametrize("task", ["sp", "rg", "vanilla"])
-def test_ways_do_not_depend_on_the_order_of_the_input(task):
-    rng = random.Random(3)
-    turn = [
-        candidate(sample, strategy=[RIGHT, WRONG][sample % 2], response=f"reply {sample // 3}")
-        for sample in range(12)
-    ]
-    verdicts = {one.key: rng.choice(VERDICTS) for one in turn}
-    expected = route_turn(task, turn, verdicts)
-    for _ in range(20):
-        rng.shuffle(turn)
-        assert route_turn(task, turn, verdicts) == expected
+    assert len({tuple(one.sample for one in seeded(turn)) for turn in turns}) > 2
 
 
 def test_an_entangled_turn_has_one_pair_of_each_quadrant():
