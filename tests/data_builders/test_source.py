@@ -9,7 +9,6 @@ from data_builders import source
 from esc import paths
 from esc.exceptions import CorpusError
 
-REPLY = {"text": "hello", "speaker": "sys", "strategy": "Others"}
 CORPUS = json.dumps([release_row(number) for number in range(12)]).encode()
 
 
@@ -30,7 +29,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -50,7 +49,7 @@ def test_the_download_is_kept_with_its_checksum_shown(server, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ("cut", "download failed"),
+        ("cut", "download failed .* ESCONV=path .* connect this machine to the network"),
         ("page", "no corpus"),
         ("other", "no corpus"),
         ("missing", "download failed"),
@@ -65,19 +64,14 @@ def test_a_bad_download_is_one_error_and_leaves_no_file(
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
-def test_without_network_and_path_both_ways_out_are_named(tmp_path, monkeypatch):
-    # A port on which nothing listens.
-    monkeypatch.setenv(source.URL_VARIABLE, "http://127.0.0.1:9/ESConv.json")
-    with pytest.raises(CorpusError, match=r"ESCONV=path .* connect this machine to the network"):
-        source.locate(None, tmp_path)
-
-
 def test_the_hub_layout_loads_through_the_datasets_library(tmp_path, monkeypatch):
     # A folder stands in for the hub's repository: the library reads its text files the same way.
     repository = tmp_path / "thu-coai" / "esconv"
     repository.mkdir(parents=True)
+    said = [{"text": "hi", "speaker": "usr"}]
+    said.append({"text": "hello", "speaker": "sys", "strategy": "Others"})
     for name in ("train", "validation", "test"):
-        row = {"situation": name, "dialog": [{"text": "hi", "speaker": "usr"}, REPLY]}
+        row = {"situation": name, "dialog": said}
         (repository / f"{name}.txt").write_text(json.dumps(row) + "\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -86,47 +80,39 @@ def test_the_hub_layout_loads_through_the_datasets_library(tmp_path, monkeypatch
     assert [row["situation"] for row in rows] == ["train", "validation", "test"]
 
 
-def test_an_unreachable_hub_is_one_error_with_the_ways_out(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(CorpusError, match="ESCONV=path"):
-        source.locate("nobody/nothing-of-that-name", tmp_path)
-
-
-def test_a_folder_with_the_official_file_means_that_file(tmp_path):
-    for name in ("ESConv.json", "hf_train.txt"):
-        (tmp_path / name).write_bytes(CORPUS)
-    assert source.locate(str(tmp_path), tmp_path).files == (tmp_path / "ESConv.json",)
-
-
-def test_a_folder_with_the_hub_files_is_read_in_their_order(tmp_path):
+def test_a_folder_means_the_official_file_or_the_hubs_in_their_order(tmp_path):
     for name in ("test.txt", "train.txt", "valid.txt"):
         (tmp_path / name).write_bytes(CORPUS)
     found = [path.name for path in source.locate(str(tmp_path), tmp_path).files]
     assert found == ["train.txt", "valid.txt", "test.txt"]
+    (tmp_path / "train.jsonl").write_bytes(CORPUS)
+    with pytest.raises(CorpusError, match="one file each for train, valid and test"):
+        source.locate(str(tmp_path), tmp_path)
+    (tmp_path / "ESConv.json").write_bytes(CORPUS)
+    assert source.locate(str(tmp_path), tmp_path).files == (tmp_path / "ESConv.json",)
 
 
-def test_keeping_another_corpus_replaces_the_one_before(tmp_path, small_corpus):
+def test_the_corpus_kept_is_the_last_and_one_that_lost_its_file_is_not_replaced(
+    tmp_path, small_corpus
+):
     first = tmp_path / "first.json"
     first.write_bytes(CORPUS)
-    source.keep(source.locate(str(first), tmp_path), tmp_path)
-    source.keep(source.locate(str(small_corpus), tmp_path), tmp_path)
+    for path in (first, small_corpus):
+        source.keep(source.locate(str(path), tmp_path), tmp_path)
     assert {p.name for p in paths.corpus(tmp_path).iterdir()} == {"small.json", "source.json"}
-
-
-def test_a_kept_corpus_of_the_user_that_lost_its_file_is_not_replaced(tmp_path, small_corpus):
-    source.keep(source.locate(str(small_corpus), tmp_path), tmp_path)
     (paths.corpus(tmp_path) / "small.json").unlink()
     with pytest.raises(CorpusError, match=r"kept from small\.json, is gone; give the corpus"):
         source.locate(None, tmp_path)
 
 
-def test_a_mistyped_path_is_not_looked_up_on_the_hub(tmp_path):
-    with pytest.raises(CorpusError, match="no such file or folder"):
-        source.locate("corpora/ESConv.json", tmp_path)
-
-
-def test_a_folder_with_two_files_for_one_part_is_refused(tmp_path):
-    for name in ("test.txt", "train.txt", "train.jsonl", "valid.txt"):
-        (tmp_path / name).write_bytes(CORPUS)
-    with pytest.raises(CorpusError, match="one file each for train, valid and test"):
-        source.locate(str(tmp_path), tmp_path)
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        # A mistyped path is not looked up on the hub, which no test can reach.
+        ("corpora/ESConv.json", "no such file or folder; give the corpus with ESCONV=path"),
+        ("nobody/nothing-of-that-name", "could not be loaded .* ESCONV=path"),
+    ],
+)
+def test_a_corpus_that_is_nowhere_is_one_error_with_the_ways_out(tmp_path, named, message):
+    with pytest.raises(CorpusError, match=message):
+        source.locate(named, tmp_path)

@@ -12,14 +12,17 @@ EVERY = [
 ]
 
 
-@pytest.mark.parametrize("lineage", EVERY, ids=lambda lineage: lineage.suffix or "paper")
-def test_a_suffix_leads_back_to_its_lineage(lineage):
-    assert of_suffix(lineage.suffix) == lineage
-
-
-@pytest.mark.parametrize("suffix", ["_r1", "_r0", "_mix", "ipo", "_ipo_", "_r2_ipo", "_R2"])
-def test_another_suffix_names_none(suffix):
-    assert of_suffix(suffix) is None
+def test_a_suffix_and_a_sets_name_lead_back_to_their_lineage():
+    for lineage in EVERY:
+        assert of_suffix(lineage.suffix) == lineage
+        for task in TASKS:
+            name = paths.preference_dataset(task, "qwen2.5-7b", lineage)
+            found = paths.preference_of(name)
+            assert found is not None and found[:2] == (task, "qwen2.5-7b")
+            assert paths.preference_dataset(task, "qwen2.5-7b", found[2]) == name
+    assert paths.preference_of("esc_sp_sft_validation") is None
+    for suffix in ("_r1", "_r0", "_mix", "ipo", "_ipo_", "_r2_ipo", "_R2"):
+        assert of_suffix(suffix) is None
 
 
 def test_the_losses_of_round_1_share_the_mined_pairs_and_a_mix_has_its_own():
@@ -29,27 +32,15 @@ def test_the_losses_of_round_1_share_the_mined_pairs_and_a_mix_has_its_own():
     assert paths.preference_dataset("sp", "m", Lineage("kto")) == "esc_sp_kto_m"
 
 
-def test_rounds_are_kept_apart():
+def test_rounds_are_kept_apart_and_go_on_from_those_before():
     names = {paths.preference_dataset("sp", "m", lineage) for lineage in EVERY if lineage.round > 1}
     assert len(names) == sum(lineage.round > 1 for lineage in EVERY)
     assert paths.mining("m", Lineage("ipo", 2)).name == "mining_ipo_r2"
     assert paths.mining("m", Lineage("ipo")) == paths.mining("m")
+    assert Lineage("ipo", 3).before == [Lineage("ipo", 1), Lineage("ipo", 2)]
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_the_name_of_a_set_leads_back_to_what_it_is_for(task):
-    for lineage in EVERY:
-        name = paths.preference_dataset(task, "qwen2.5-7b", lineage)
-        found = paths.preference_of(name)
-        assert found is not None and found[:2] == (task, "qwen2.5-7b")
-        assert paths.preference_dataset(task, "qwen2.5-7b", found[2]) == name
-
-
-def test_an_sft_set_is_no_preference_set():
-    assert paths.preference_of("esc_sp_sft_validation") is None
-
-
-def test_the_mixes_are_those_of_table_5_and_figure_4():
+def test_the_mixes_are_those_of_table_5_and_figure_4_and_of_the_entangled_model_alone():
     held = {name: {quadrant.value for quadrant in mix} for name, mix in MIXES.items()}
     assert held == {
         "nsnr": {"NsNr"},
@@ -58,21 +49,12 @@ def test_the_mixes_are_those_of_table_5_and_figure_4():
         "psnr": {"PsNr"},
     }
     assert Lineage().mixes[None] == set(Quadrant) - {Quadrant.PSPR}
-
-
-def test_a_mix_is_of_the_entangled_model_alone():
     assert Lineage("nsnr").checked("vanilla").variant == "nsnr"
     with pytest.raises(EscError, match=r"VARIANT=nsnr is none of sp's: practical, ipo"):
         Lineage("nsnr").checked("sp")
 
 
 def test_a_served_name_tells_variant_and_round():
-    assert adapters.served_name("vanilla", "dpo", Lineage("nsnr_psnr", 2)) == (
-        "vanilla-dpo-nsnr-psnr-r2"
-    )
+    lineage = Lineage("nsnr_psnr", 2)
+    assert adapters.served_name("vanilla", "dpo", lineage) == "vanilla-dpo-nsnr-psnr-r2"
     assert adapters.served_name("sp", "sft", Lineage("ipo")) == "sp-sft"
-
-
-def test_a_round_goes_on_from_all_before_it():
-    assert Lineage("ipo", 3).before == [Lineage("ipo", 1), Lineage("ipo", 2)]
-    assert Lineage("ipo").before == []

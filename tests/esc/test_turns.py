@@ -1,3 +1,5 @@
+"""The turns that models are asked: in the words they were trained on, and no more than LIMIT's."""
+
 import shutil
 
 import pytest
@@ -8,45 +10,26 @@ from esc.exceptions import EscError
 from esc.plan_and_speak import rg_chat, sp_chat, vanilla_chat
 
 
-@pytest.fixture(scope="module")
-def rows(sample_work):
-    return {
-        task: {
-            row["id"]: row for row in files.read_jsonl(sample_work / paths.sft_file(task, "test"))
-        }
+def test_every_model_is_asked_in_the_words_it_was_trained_on(sample_work):
+    rows = {
+        task: {r["id"]: r for r in files.read_jsonl(sample_work / paths.sft_file(task, "test"))}
         for task in prompts.TASKS
     }
-
-
-def test_the_planner_is_asked_in_the_words_it_was_trained_on(sample_work, rows):
     for turn in gold_turns(sample_work, "test", None):
         system, asked = sp_chat(turn.history, turn.seeker)
         trained = rows["sp"][turn.id]
         assert (system.content, asked.content) == (trained["system"], trained["instruction"])
 
-
-def test_the_generator_is_asked_in_the_words_it_was_trained_on(sample_work, rows):
-    for turn in gold_turns(sample_work, "test", None):
-        chat = rg_chat(turn.history, turn.seeker, turn.strategy)
+        chat = [m.content for m in rg_chat(turn.history, turn.seeker, turn.strategy)]
         trained = rows["rg"][turn.id]
-        assert chat[0].content == trained["system"]
-        assert chat[-1].content == trained["instruction"]
-        said = [message.content for message in chat[1:-1]]
-        assert said == [text for exchange in trained["history"] for text in exchange]
+        said = [text for exchange in trained["history"] for text in exchange]
+        assert chat == [trained["system"], *said, trained["instruction"]]
 
-
-def test_the_entangled_model_is_asked_in_the_words_it_was_trained_on(sample_work, rows):
-    for turn in gold_turns(sample_work, "test", None):
         dialogue, _, number = turn.id.rpartition("-")
+        chat = [m.content for m in vanilla_chat(turn.entangled_history, turn.seeker)]
         trained = rows["vanilla"][dialogue]
-        past = [
-            (said, strategy, reply)
-            for (said, reply), strategy in zip(turn.history, turn.history_strategies, strict=True)
-        ]
-        chat = vanilla_chat(past, turn.seeker)
-        assert chat[0].content == trained["system"]
         before = trained["conversations"][: 2 * int(number) + 1]
-        assert [message.content for message in chat[1:]] == [one["value"] for one in before]
+        assert chat == [trained["system"], *(one["value"] for one in before)]
 
 
 def test_every_turn_of_the_real_test_split_is_met(esconv_work):
@@ -59,12 +42,11 @@ def test_a_smaller_limit_is_contained_in_a_larger_one(sample_work):
     assert len({turn.id.partition("-")[0] for turn in few}) == 2
 
 
-def test_a_limit_beyond_the_split_says_how_many_there_are(sample_work):
-    with pytest.raises(EscError, match=r"LIMIT=9999, but the test set .* has \d+ dialogues"):
+def test_a_limit_beyond_the_split_says_how_many_there_are_and_how_to_have_more(
+    sample_work, tmp_path
+):
+    with pytest.raises(EscError, match=r"LIMIT=9999, but the test set .* has \d+ dialogues.*\d$"):
         gold_turns(sample_work, "test", 9999)
-
-
-def test_sets_built_with_a_limit_say_how_to_have_more(sample_work, tmp_path):
     shutil.copytree(sample_work / "data", tmp_path / "data")
     manifest = files.read_json(paths.data_manifest(tmp_path))
     manifest["options"]["LIMIT"] = 5
