@@ -23,7 +23,6 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 import orjson
@@ -329,55 +328,48 @@ class Constraint:
         return not self.regex or re.match(self.regex, text, re.DOTALL) is not None
 
 
-def _key_name(url: str) -> str:
-    return "OPENAI_API_KEY" if url.startswith("https://") else "VLLM_API_KEY"
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A base URL taken apart, and the key for it, which goes nowhere else."""
 
+    url: str
+    """Without a query or a slash at its end."""
+    query: dict[str, str]
+    """Such as an ``api-version``."""
+    is_loopback: bool
+    """Whether it is of this very machine, which a proxy of the environment does not reach."""
+    key_name: str
+    """The key's variable: OPENAI_API_KEY for https alone, VLLM_API_KEY for a server on http."""
+    key: str = field(repr=False)
 
-def api_key(url: str) -> str:
-    """The key for a URL, from the environment; EscError, without the key, where it is none.
+    @classmethod
+    def of(cls, text: str) -> "Address":
+        """The address in BASE_URL; EscError where it is none, holds a password, or has no key."""
+        try:
+            url = httpx2.URL(text)
+        except httpx2.InvalidURL:
+            url = httpx2.URL()
+        name = "OPENAI_API_KEY" if url.scheme == "https" else "VLLM_API_KEY"
+        if url.scheme not in ("http", "https") or not url.host or url.port == 0:
+            raise EscError(
+                f"BASE_URL={text!r} is no URL, such as http://127.0.0.1:8000/v1 "
+                "(a judge's is JUDGE_BASE_URL)"
+            )
+        if url.userinfo:
+            raise EscError(f"BASE_URL holds a name or password; set {name} instead")
+        key = os.environ.get(name, "").strip() or "none"
+        if not (key.isascii() and key.isprintable()):
+            raise EscError(f"{name} holds characters that no key has, as a line break; set it anew")
+        own = url.host == "localhost" or url.host.endswith(".localhost")
+        with suppress(ValueError):
+            own = ipaddress.ip_address(url.host).is_loopback
+        return cls(text.partition("?")[0].rstrip("/"), dict(url.params), own, name, key)
 
-    OPENAI_API_KEY goes to https alone; a server of one's own, on plain http, is sent VLLM_API_KEY.
-    """
-    key = os.environ.get(_key_name(url), "").strip() or "none"
-    if not (key.isascii() and key.isprintable()):
-        raise EscError(
-            f"{_key_name(url)} holds characters that no key has, such as a line break; set it anew"
-        )
-    return key
-
-
-def checked(url: str) -> str:
-    """The URL without a slash at its end; EscError where it is none, or holds a password."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if usable and "@" in parts.netloc:
-        raise EscError(
-            f"BASE_URL holds a name or password; set {_key_name(url)} in the environment instead"
-        )
-    if not usable:
-        raise EscError(
-            f"BASE_URL={url!r} is no URL, such as http://127.0.0.1:8000/v1 "
-            "(a judge's is JUDGE_BASE_URL)"
-        )
-    return url.rstrip("/")
-
-
-def split_query(url: str) -> tuple[str, dict[str, str]]:
-    """(the URL before its query, the query by name), such as an ``api-version``."""
-    base, _, query = url.partition("?")
-    return base.rstrip("/"), dict(parse_qsl(query, keep_blank_values=True))
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL is of this very machine: ``localhost``, 127.0.0.0/8 or ``::1``."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    def clean(self, text: str) -> str:
+        """The text as one short line, without the key."""
+        if self.key != "none":
+            text = text.replace(self.key, "***")
+        return " ".join(text.split())[:300]
 
 
 ATTEMPTS = 6
@@ -390,26 +382,24 @@ DOWN, FAULTS = 15.0, 3
 """Seconds for which an endpoint is left out, after so many server errors one after another."""
 WINDOW = 2.0
 """Seconds over which the rate of an endpoint's answers is taken, where it limits it."""
-_MORE, _MUCH_MORE = 1.1, 2.0
-"""Times that rate it is asked: where it refused something within the window, and where not."""
 SLOWEST = 1.0
 """Requests a second that it is asked in any case."""
 _CHAT, _COMPLETIONS, _TOKENIZE = "/chat/completions", "/completions", "/tokenize"
+_MODELS = "/models"
+_JSON = {"Content-Type": "application/json"}
 
 
 class _Endpoint:
     """One base URL: how it is asked, and how it has answered lately."""
 
     def __init__(self, url: str, timeout: float, connections: int) -> None:
-        self.url, query = split_query(checked(url))
-        self._key = api_key(self.url)
+        self.address = Address.of(url)
         self._http = httpx2.AsyncClient(
-            params=query,
-            headers={"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
+            params=self.address.query,
+            headers={"Authorization": f"Bearer {self.address.key}"},
             timeout=timeout,
             limits=httpx2.Limits(max_connections=connections),
-            # A proxy of the environment does not reach this machine's own loopback.
-            trust_env=not is_loopback(self.url),
+            trust_env=not self.address.is_loopback,
         )
         self.close = self._http.aclose
         self.running = self._faults = 0
@@ -423,62 +413,56 @@ class _Endpoint:
 
         Raises CallFailed, or RunStopped where every other request would fail alike.
         """
+        url, found = self.address.url, None
         # vLLM's own routes lie beside /v1.
-        base = self.url.removesuffix("/v1") if path == _TOKENIZE else self.url
+        to = (url.removesuffix("/v1") if path == _TOKENIZE else url) + path
         try:
-            answer = await self._http.request(method, base + path, content=content)
+            answer = await self._http.request(method, to, content=content, headers=_JSON)
             found = orjson.loads(answer.content)
-            if answer.status_code < 400:
-                if path == _CHAT:
-                    read_completion(found)
-                return answer.content
-        except CallFailed as failed:
-            failed.message = self._clean(failed.message)
-            raise
         except httpx2.TimeoutException as error:
-            reason = f"{self.url} did not answer in time"
-            raise CallFailed(FailureKind.TIMEOUT, reason) from error
+            raise CallFailed(FailureKind.TIMEOUT, f"{url} did not answer in time") from error
         except (httpx2.RequestError, OSError) as error:
-            reason = self._clean(f"{self.url}: {error or type(error).__name__}")
+            reason = self.address.clean(f"{url}: {error or type(error).__name__}")
             raise CallFailed(FailureKind.CONNECTION, reason) from error
         except ValueError as error:
-            found = answer.text
             if answer.status_code < 400:
-                reason = f"{self.url} answered no JSON"
-                raise CallFailed(FailureKind.BAD_ANSWER, reason) from error
-        words, code = told(found)
-        refused = self._failed(path, answer.status_code, self._clean(words), code)
+                raise CallFailed(FailureKind.BAD_ANSWER, f"{url} answered no JSON") from error
+        status = answer.status_code
+        said = found if status < 400 and path == _CHAT and isinstance(found, dict) else {}
+        if (wrong := said.get("error")) and not said.get("choices"):
+            given = wrong.get("code") if isinstance(wrong, dict) else None
+            status = given if isinstance(given, int) and given >= 400 else 500
+        if status < 400:
+            if path == _CHAT:
+                read_completion(found)
+            return answer.content
+        words, code = told(found if found is not None else answer.text)
+        refused = self._refusal(path, status, self.address.clean(words), code)
         refused.wait = _wait(answer.headers)
         raise refused
 
-    def _failed(self, path: str, status: int, words: str, code: str | None) -> CallFailed:
-        message = words or f"HTTP {status}"
+    def _refusal(self, path: str, status: int, words: str, code: str | None) -> CallFailed:
+        message, address = words or f"HTTP {status}", self.address
         kind = kind_of(status, message)
         is_passing = kind in (FailureKind.RATE_LIMITED, FailureKind.SERVER_ERROR)
         # vLLM's own routes, the old completions and the list are not what every server has.
         if path in (_TOKENIZE, _COMPLETIONS) and (status == 501 or not is_passing):
             return CallFailed(FailureKind.NOT_OFFERED, message)
-        if path == "/models" and status == 404:
-            reason = f"{self.url} has no /models; a base URL usually ends in /v1"
+        if path == _MODELS and status == 404:
+            reason = f"{address.url} has no /models; a base URL usually ends in /v1"
             return CallFailed(FailureKind.NOT_OFFERED, reason)
         if status in (401, 403):
             raise RunStopped(
-                f"{self.url} refuses the key ({message}); set {_key_name(self.url)} in the "
+                f"{address.url} refuses the key ({message}); set {address.key_name} in the "
                 "environment"
             )
         if status in (402, 404) or code == "insufficient_quota":
-            raise RunStopped(f"{self.url}: {message}")
+            raise RunStopped(f"{address.url}: {message}")
         return CallFailed(kind, message)
-
-    def _clean(self, text: str) -> str:
-        """The text as one short line, without the key."""
-        if self._key != "none":
-            text = text.replace(self._key, "***")
-        return " ".join(text.split())[:300]
 
     async def models(self) -> list[str]:
         """The names that it lists; raises as `send`."""
-        listed = orjson.loads(await self.send("GET", "/models"))
+        listed = orjson.loads(await self.send("GET", _MODELS))
         try:
             return [str(entry["id"]) for entry in listed["data"]]
         except (KeyError, TypeError) as error:
@@ -516,7 +500,7 @@ class _Endpoint:
             now = time.monotonic()
             while self._answers and self._answers[0] < now - WINDOW:
                 self._answers.popleft()
-            more = _MORE if now - self._refused < WINDOW else _MUCH_MORE
+            more = 1.1 if now - self._refused < WINDOW else 2.0
             self._next = now + 1 / max(more * len(self._answers) / WINDOW, SLOWEST)
 
 
@@ -635,7 +619,7 @@ class Pool(httpx2.AsyncBaseTransport):
                 continue
             if missing := [name for name in models if listed and name not in served]:
                 raise EscError(
-                    f"{endpoint.url} does not serve {', '.join(missing)}; it has "
+                    f"{endpoint.address.url} does not serve {', '.join(missing)}; it has "
                     f"{', '.join(sorted(served)[:20]) or 'nothing'} (train what is missing, then "
                     "make stop serve, or choose another STAGE)"
                 )
@@ -759,13 +743,6 @@ def read_completion(answer: Any) -> Payload:
     Raises CallFailed for another shape, and with what it used for an answer without text.
     """
     try:
-        if not answer.get("choices"):
-            words, status = told(answer.get("error"))[0], 0
-            if isinstance(answer.get("error"), Mapping):
-                status = answer["error"].get("code")
-            is_status = isinstance(status, int) and status >= 400
-            kind = kind_of(status, words) if is_status else FailureKind.BAD_ANSWER
-            raise CallFailed(kind, words or "no chat completion")
         choice, usage = answer["choices"][0], answer.get("usage") or {}
         text, finish = text_of(choice["message"].get("content")), choice.get("finish_reason")
         used = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)

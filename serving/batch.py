@@ -21,7 +21,7 @@ import typer
 
 from esc import adapters, backbones, cli, files
 from esc.exceptions import EscError
-from esc.llm import api_key, checked, is_loopback, split_query
+from esc.llm import Address
 from esc.llm_batch import ANSWERS, REQUESTS, STATE, Shard
 from esc.paths import EMBEDDED
 from esc.policy_server import BATCH_PROGRAM
@@ -90,17 +90,16 @@ def by_service(shards: Sequence[Shard], url: str) -> None:
 
     Raises EscError where the service refuses one, when the others have ended.
     """
-    base, query = split_query(checked(url))
-    key = api_key(base)
+    at = Address.of(url)
     client = openai.OpenAI(
-        base_url=base,
-        default_query=query,
-        api_key=key,
+        base_url=at.url,
+        default_query=at.query,
+        api_key=at.key,
         max_retries=5,
-        http_client=openai.DefaultHttpxClient(trust_env=not is_loopback(base)),
+        http_client=openai.DefaultHttpxClient(trust_env=not at.is_loopback),
     )
     try:
-        refused = _answered(client, base, shards)
+        refused = _answered(client, at.url, shards)
     except openai.APIStatusError as error:
         refused = f"{error.status_code}: {error.message}"
     except openai.APIConnectionError as error:
@@ -108,10 +107,9 @@ def by_service(shards: Sequence[Shard], url: str) -> None:
     except json.JSONDecodeError as error:
         refused = f"no JSON ({error})"
     if refused:
-        told = " ".join(refused.split()).replace(key, "***" if key != "none" else key)[:300]
         raise EscError(
-            f"{base}: {told}; batches that were made are noted and not made again: the same "
-            "command goes on"
+            f"{at.url}: {at.clean(refused)}; batches that were made are noted and not made again: "
+            "the same command goes on"
         )
 
 
