@@ -51,8 +51,7 @@ def start(task: str, lineage: Lineage) -> str:
 
 def folder(work: Path, model: str, name: str) -> Path:
     """The folder to serve under ``name``; EscError where it is not trained, or a bare delta."""
-    task, _, rest = name.partition("-")
-    trained = work / paths.adapters(model) / f"{task}_{rest.replace('-', '_')}"
+    trained = work / paths.adapters(model) / name.replace("-", "_")
     check(trained, work, model)
     return _to_serve(trained, work, model)
 

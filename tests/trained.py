@@ -1,6 +1,8 @@
 """Preference sets made for tests from the adapter that is there, and a chain of trainings."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from esc.prompts import TASKS
 from esc.step import manifest, train_set
 from training import recipes, train
 
-QUICK = ("max_steps=2", "gradient_accumulation_steps=1")
-MOVED = ("learning_rate=1.0e-3", "warmup_steps=0")
+TWO_ROWS = ("gradient_accumulation_steps=2", "bf16=false")
+"""A step is of two rows, in float32."""
+MOVED = ("max_steps=2", "learning_rate=1.0e-3", "warmup_steps=0")
 """Fast enough that two steps tell an adapter from the base."""
 
 
@@ -69,6 +72,12 @@ def scale(folder: Path, factor: float) -> None:
     save_file(scaled, folder / adapters.WEIGHTS, metadata={"format": "pt"})
 
 
+def train_together(*asked: recipes.Training) -> list[files.Row | None]:
+    """What the trainings leave; beside one another, for their start takes one core."""
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(partial(train.train, force=False), asked))
+
+
 def train_chain(work: Path) -> Path:
     """SFT of every task, pairs and DPO of the planner upon it, composed, in ``work``."""
     from serving.compose import compose
@@ -76,9 +85,9 @@ def train_chain(work: Path) -> Path:
     corpus = work / "small.json"
     corpus.write_text(json.dumps([release_row(number) for number in range(20)]))
     build.build(str(corpus), work, build.BuildOptions())
-    for task in TASKS:
-        train.train(training(work, *QUICK, *MOVED, task=task, stage="sft"), force=False)
+    of = (*TWO_ROWS, *MOVED)
+    train_together(*(training(work, *of, task=task, stage="sft") for task in TASKS))
     pairs(work)
-    train.train(training(work, *QUICK, *MOVED), force=False)
+    train.train(training(work, *of), force=False)
     compose(work, MODEL, "sp")
     return work
