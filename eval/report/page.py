@@ -97,10 +97,9 @@ def _ran(found: Sequence[Table]) -> dict[str, str]:
     filled = sum(bool(one.filled) for one in found)
     said = {"tables and figures": f"{filled} of {len(found)} have a number"}
     rows = next(one for one in found if one.name == "table-3").rows
-    systems = {row.label: row.measured_on for row in rows if row.measured_on}
-    if systems:
-        said["systems of Table 3"] = ", ".join(systems)
-        said["measured on"] = "; ".join(dict.fromkeys(systems.values()))
+    if measured := [row for row in rows if row.measured_on]:
+        said["systems of Table 3"] = ", ".join(dict.fromkeys(row.label for row in measured))
+        said["measured on"] = "; ".join(dict.fromkeys(row.measured_on for row in measured))
     return said
 
 
