@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
@@ -242,6 +243,28 @@ def ask_all(askings: Iterable[Asking[Any]], where: Where, sending: Sending) -> i
     return 1 if missing else 0
 
 
+def ask_each(every: Mapping[str, Callable[[], Asking[Any]]], where: Where, sending: Sending) -> int:
+    """`ask_all` of one folder after the other, by name, with one start of a server for all.
+
+    A folder that fails, or cannot be asked for at all, does not take down the others: exit code 1.
+    Raises Waiting where none fails and BATCH leaves some of the asking to others.
+    """
+    codes, waits = [0], []
+    with policy_server.one_server():
+        for name, asking in every.items():
+            print(f"--- {name}", flush=True)
+            try:
+                codes.append(ask_all([asking()], where, sending))
+            except Waiting as waiting:
+                waits.append(str(waiting))
+            except EscError as error:
+                print(f"error: {name}: {visible(str(error))}", file=sys.stderr)
+                codes.append(1)
+    if waits and not max(codes):
+        raise Waiting("\n".join(waits))
+    return max(codes)
+
+
 @dataclass(frozen=True, slots=True)
 class _Opened:
     asking: Asking[Any]
@@ -423,6 +446,10 @@ def judge_for(model: str, name: str | None, urls: str | None, *, keyless: bool =
     return Judge(name, (HOSTED,))
 
 
+LEFT_OPEN = ("unscored", "failed", "not judged")
+"""Statuses of a row without a verdict: for good, not yet, and since there is nothing to judge."""
+
+
 class Reason(StrEnum):
     """Why an answer is no verdict."""
 
@@ -450,6 +477,28 @@ def lost(failure: Failure) -> tuple[str, str, str]:
     if failure.kind in FOR_GOOD:
         return "unscored", FOR_GOOD[failure.kind].value, failure.message
     return "failed", failure.kind.value, failure.message
+
+
+def without_score(rows: Iterable[Row]) -> Row:
+    """How many rows have no verdict, and why: by status, then by reason."""
+    found: dict[str, Counter[str]] = {name: Counter() for name in LEFT_OPEN}
+    for row in rows:
+        if row["status"] in found:
+            found[row["status"]][str(row["reason"])] += 1
+    return {
+        name.replace(" ", "_"): {"total": reasons.total(), **dict(reasons.most_common())}
+        for name, reasons in found.items()
+    }
+
+
+def why_without(told: Row) -> list[str]:
+    """What `without_score` counted, in words."""
+    return [
+        f"{count:,} {status}: {why}"
+        for status in LEFT_OPEN
+        for why, count in told[status.replace(" ", "_")].items()
+        if why != "total"
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -662,26 +711,6 @@ def add_judge_name(parser: argparse.ArgumentParser) -> None:
         type=cli.optional,
         default=os.environ.get("JUDGE") or None,
         help="model at the endpoint, or 'random' (default: $JUDGE, or as the table says)",
-    )
-
-
-def form_of(text: str) -> str:
-    """The form of scores that JUDGE_FORM names, the paper's where it is not set.
-
-    Raises argparse.ArgumentTypeError for another word.
-    """
-    if text and text not in FORMS:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(FORMS)}")
-    return text or NUMBER
-
-
-def add_judge_form(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says what a score is asked as; its default is the environment's."""
-    parser.add_argument(
-        "--form",
-        type=form_of,
-        default=os.environ.get("JUDGE_FORM", ""),
-        help="the number alone, or after a reason (default: $JUDGE_FORM, or number)",
     )
 
 

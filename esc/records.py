@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from esc import files
 from esc.llm import Failure
@@ -302,6 +302,32 @@ class Record(Shape):
     predicted_strategy: str | None = None
     raw_strategy: str | None = None
     predicted_response: str | None = None
+
+
+class Said(Shape):
+    """An utterance in sharegpt's form."""
+
+    speaker: Literal["human", "gpt"] = Field(alias="from")
+    value: str
+
+
+class PreferenceRow(Shape):
+    """A row of a mined DPO set."""
+
+    id: str
+    quadrant: str | None = None
+    """Of an entangled pair: a turn has one of each at most."""
+    conversations: list[Said]
+    chosen: Said
+    rejected: Said
+    provenance: dict[str, Any] = {}
+
+    @field_validator("conversations")
+    @classmethod
+    def _by_turns(cls, said: list[Said]) -> list[Said]:
+        if [one.speaker for one in said] != ["human", "gpt"] * (len(said) // 2) + ["human"]:
+            raise ValueError("not human and gpt by turns up to a human's words")
+        return said
 
 
 SAMPLES = "samples.jsonl"

@@ -16,6 +16,9 @@ from esc.llm import Cache
 from esc.paths import EMBEDDED, Lineage
 from esc.strategies import Strategy
 
+SMOKE = "SMOKE       embedded model, sample corpus or random judge: no result"
+"""What a report says of such a run."""
+
 
 def manifest(work: Path) -> Row:
     """The manifest of the built sets.

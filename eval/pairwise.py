@@ -9,33 +9,53 @@ Matches turns by id, asks about each pair twice, with either reply first, and wr
 a tie that nobody is asked about; an answer that is no verdict leaves the pair *unscored*.
 """
 
-import argparse
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
 
-from esc import cli, files
+import typer
+from pydantic import Field, field_validator
+
+from esc import cli, prompts, step
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.judging import Asking, Sending, Unscored, ask_all, lost, read
+from esc.judging import Asking, Unscored, Verdict, ask_all, lost, read, why_without, without_score
 from esc.llm import Asks, Failure
 from esc.stats import share_of_turns, shares, sign_test
 from esc.step import RunFolder
 from eval import judge
 from eval.cases import Matched, Pair, matched
-from eval.judge import (
-    NOT_JUDGED,
-    SCORED,
-    UNSCORED,
-    Bench,
-    Preference,
-    why_without,
-    without_score,
-)
+from eval.judge import NOT_JUDGED, SCORED, UNSCORED, Judging
 
 OUTCOMES = ("win", "tie", "lose")
 """Of system A against system B."""
+PROMPTS = ("pairwise_system.j2", "pairwise_user.j2")
+FORMAT = 2
+"""Raised with every change of what its files mean."""
+COMPARISONS, SUMMARY = "comparisons.jsonl", "pairwise.json"
+ORDERS = ("ab", "ba")
+"""Which system's reply is shown first."""
+
+
+class Preference(Verdict):
+    """Which of two replies is better."""
+
+    reason: str = Field(default="", title="reason")
+    better: Literal["A", "B", "tie"] = Field(
+        title="better", json_schema_extra={"enum": ["A", "B", "tie"]}
+    )
+
+    @field_validator("better", mode="before")
+    @classmethod
+    def _side(cls, value: object) -> str:
+        words = re.findall(r"a tie|[a-z]+", str(value).casefold())
+        sides = {"a": "A", "b": "B", "tie": "tie", "a tie": "tie", "neither": "tie"}
+        named = [sides[word] for word in dict.fromkeys(words) if word in sides]
+        if len(named) != 1:
+            raise ValueError(f"{str(value)[:60]!r} is none of A, B and tie")
+        return named[0]
 
 
 def shares_by_dialogue(outcomes: Iterable[tuple[str, str]]) -> Row:
@@ -58,18 +78,14 @@ def shares_by_turn(counts: Mapping[str, int]) -> Row:
 
 def _tested(found: Mapping[str, Row]) -> Row:
     counts = {outcome: one["count"] for outcome, one in found.items()}
-    why = found["win"].get("reason")
-    p = None if why else sign_test(counts["win"], counts["lose"])
-    tested = {"p": p, "said": why.replace("interval", "verdict", 1) if why else _said(p)}
-    return dict(found) | {"n": sum(counts.values()), "sign_test": tested}
-
-
-def _said(p: float | None) -> str:
-    if p is None:
-        return "no win and no loss to test"
-    if p < 0.05:
-        return "the two differ more than chance would explain (p < 0.05)"
-    return "inside the noise (p >= 0.05)"
+    p, said = None, str(found["win"].get("reason") or "").replace("interval", "verdict", 1)
+    if not said:
+        p = sign_test(counts["win"], counts["lose"])
+        said = "no win and no loss to test"
+    if p is not None:
+        differ = "the two differ more than chance would explain (p < 0.05)"
+        said = differ if p < 0.05 else "inside the noise (p >= 0.05)"
+    return dict(found) | {"n": sum(counts.values()), "sign_test": {"p": p, "said": said}}
 
 
 def line(told: Row) -> str:
@@ -85,79 +101,42 @@ def line(told: Row) -> str:
     return f"{', '.join(parts)}; n {told['n']:,}{tested}: {told['sign_test']['said']}"
 
 
-FORMAT = 2
-"""Raised with every change of what its files mean."""
-COMPARISONS, SUMMARY = "comparisons.jsonl", "pairwise.json"
-ORDERS = ("ab", "ba")
-"""Which system's reply is shown first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a user asks of the step."""
-
-    found: Matched
-    pairs: tuple[Pair, ...]
-    """Those drawn."""
-    bench: Bench
-    n: int
-
-    @property
-    def is_smoke(self) -> bool:
-        """Whether the embedded model, a random judge or the sample corpus is in it."""
-        return self.found.smoke or self.bench.is_smoke
-
-
-async def one_pair(asks: Asks, pair: Pair, *, bench: Bench) -> Row:
+async def one_pair(asks: Asks, pair: Pair, *, how: Judging) -> Row:
     """The row of one pair; CallFailed where a request of it has no answer."""
-    return row_of(pair, bench, [await _answer(asks, pair, order, bench) for order in ORDERS])
-
-
-async def _answer(asks: Asks, pair: Pair, order: str, bench: Bench) -> Preference | Unscored:
-    if bench.judge.is_random:
-        return judge.draw_preference(pair.id, ORDERS.index(order))
-    replies = str(pair.a), str(pair.b)
-    shown = replies if order == "ab" else replies[::-1]
-    chat = judge.comparison(pair.history, pair.seeker, shown)
-    answer = await asks.ask(
-        judge.rating_request(pair.id, bench.judge.name, Preference, chat, brief=bench.is_own)
-    )
-    return read(Preference, answer.text, truncated=answer.truncated)
-
-
-def row_of(pair: Pair, bench: Bench, said: Sequence[Preference | Unscored]) -> Row:
-    """The row of ``comparisons.jsonl`` of the answers in both orders."""
-    for one in said:
+    said = [await _answer(asks, pair, order, how) for order in ORDERS]
+    better, reasons = {}, {}
+    for order, one in zip(ORDERS, said, strict=True):
         if isinstance(one, Unscored):
-            return _without(pair, bench, UNSCORED, one.reason.value, one.detail)
-    answers = [one for one in said if isinstance(one, Preference)]
-    first, second = (
-        "tie" if one.better == "tie" else order["AB".index(one.better)]
-        for order, one in zip(ORDERS, answers, strict=True)
-    )
-    return {
-        "id": pair.id,
-        "status": SCORED,
-        "outcome": outcome_of(first, second),
+            return row_of(pair, how, UNSCORED, one.reason.value, one.detail)
+        better[order] = "tie" if one.better == "tie" else order["AB".index(one.better)]
+        reasons[order] = one.reason
+    first, second = better.values()
+    return row_of(pair, how, SCORED, None, reasons) | {
+        "outcome": {"a": "win", "b": "lose"}.get(first, "tie") if first == second else "tie",
         "order_dependent": first != second,
         "identical": False,
-        "better": dict(zip(ORDERS, (first, second), strict=True)),
-        "reason": None,
-        "explanation": dict(zip(ORDERS, (one.reason for one in answers), strict=True)),
-        "judge": bench.name,
+        "better": better,
     }
 
 
-def outcome_of(first: str, second: str) -> str:
-    """Win, tie or lose of A, from the better system in either order: a disagreement is a tie."""
-    if first != second:
-        return "tie"
-    return {"a": "win", "b": "lose"}.get(first, "tie")
+async def _answer(asks: Asks, pair: Pair, order: str, how: Judging) -> Preference | Unscored:
+    if how.judge_of.is_random:
+        drawn = judge.drawn_by("better", pair.id, ORDERS.index(order)).choice(["A", "B", "tie"])
+        return Preference.model_validate({"better": drawn, "reason": judge.DRAWN})
+    replies = [str(pair.a), str(pair.b)][:: 1 if order == "ab" else -1]
+    call = judge.request(how, pair.id, question(pair, *replies), Preference)
+    answer = await asks.ask(call)
+    return read(Preference, answer.text, truncated=answer.truncated)
 
 
-def _without(
-    pair: Pair, bench: Bench, status: str, reason: str | None, detail: str | None = None
-) -> Row:
+def question(pair: Pair, first: str, second: str) -> tuple[prompts.Message, ...]:
+    """The chat that asks which of two replies, in this order, is better."""
+    said = {"seeker": pair.seeker, "reply_a": first, "reply_b": second}
+    system = prompts.render(judge.TEMPLATES, PROMPTS[0])
+    return judge.chat(system, PROMPTS[1], pair.history, said)
+
+
+def row_of(pair: Pair, how: Judging, status: str, reason: str | None, told: object = None) -> Row:
     """The row of a pair without answers; one of equal replies is scored all the same."""
     return {
         "id": pair.id,
@@ -167,69 +146,62 @@ def _without(
         "identical": status == SCORED,
         "better": None,
         "reason": reason,
-        "explanation": detail,
-        "judge": bench.name,
+        "explanation": told,
+        "judge": how.name,
     }
 
 
-def _without_answers(bench: Bench, pair: Pair, failure: Failure | None) -> Row:
-    if failure:
-        return _without(pair, bench, *lost(failure))
-    if pair.is_whole:
-        return _without(pair, bench, SCORED, None)
-    return _without(pair, bench, NOT_JUDGED, pair.lacking)
-
-
-def summary(asked: Asked, rows: Sequence[Row], prompts: str) -> Row:
-    """What ``pairwise.json`` says of all rows."""
-    outcomes = [(row["id"], row["outcome"]) for row in rows if row["status"] == SCORED]
-    return {
-        **asked.found.source,
-        "drawn": len(rows),
-        "judge": asked.bench.name,
-        "signature": f"judge:{asked.bench.name}|prompts:{prompts[:12]}|temperature:0|both orders"
-        f"|turns:{len(rows)} of {asked.found.source['shared']} by hash of id",
-        **shares_by_dialogue(outcomes),
-        "order_dependent": sum(row["order_dependent"] for row in rows),
-        "identical": sum(row["identical"] for row in rows),
-        **without_score(rows),
-        "smoke": asked.is_smoke,
-    }
-
-
-def options_of(asked: Asked) -> Row:
-    """Everything that decides the comparisons, under the names a user knows."""
-    is_random = asked.bench.judge.is_random
-    return {
+def asking(found: Matched, out: Path, how: Judging) -> Asking[Pair]:
+    """The comparison of two systems."""
+    pairs = found.pairs[: how.turns]
+    options: Row = {
         "format": FORMAT,
         "step": "pairwise",
-        "a": asked.found.source["a"]["predictions"],
-        "b": asked.found.source["b"]["predictions"],
-        "JUDGE": asked.bench.name,
-        "JUDGE_N": asked.n,
-        "weights": asked.bench.weights,
-        "prompts": None if is_random else files.sha256_of(judge.comparison_files()),
-        "smoke": asked.is_smoke,
+        "a": found.source["a"]["predictions"],
+        "b": found.source["b"]["predictions"],
+        "JUDGE": how.name,
+        "JUDGE_N": how.turns,
+        "weights": how.weights,
+        "prompts": how.prompts(PROMPTS),
+        "smoke": found.smoke or how.is_smoke,
     }
 
+    def without(pair: Pair, failure: Failure | None) -> Row:
+        if failure:
+            return row_of(pair, how, *lost(failure))
+        if pair.is_whole:
+            return row_of(pair, how, SCORED, None)
+        return row_of(pair, how, NOT_JUDGED, pair.lacking)
 
-def asking(asked: Asked, out: Path) -> Asking[Pair]:
-    """The comparison of two systems."""
-    bench, options = asked.bench, options_of(asked)
+    def told(rows: Sequence[Row]) -> Row:
+        of = f"{len(rows)} of {found.source['shared']}"
+        return {
+            **found.source,
+            "drawn": len(rows),
+            "judge": how.name,
+            "signature": f"judge:{how.name}|prompts:{(options['prompts'] or 'none')[:12]}"
+            f"|temperature:0|both orders|turns:{of} by hash of id",
+            **shares_by_dialogue((r["id"], r["outcome"]) for r in rows if r["status"] == SCORED),
+            "order_dependent": sum(row["order_dependent"] for row in rows),
+            "identical": sum(row["identical"] for row in rows),
+            **without_score(rows),
+            "smoke": options["smoke"],
+        }
+
     return Asking(
         folder=RunFolder(out, options, COMPARISONS),
         what="comparisons",
-        run={"judge": bench.name, "question": "comparisons"},
-        records=lambda: asked.pairs,
-        work=partial(one_pair, bench=bench),
-        without=partial(_without_answers, bench),
-        told=lambda rows: summary(asked, rows, options["prompts"] or "none"),
+        run={"judge": how.name, "question": "comparisons"},
+        records=lambda: pairs,
+        work=partial(one_pair, how=how),
+        without=without,
+        told=told,
         report=partial(report, out),
-        models=[bench.judge.name],
-        weights=bench.weights,
+        models=[how.judge_of.name],
+        weights=how.weights,
         is_asked=lambda pair: pair.is_whole and not pair.is_alike,
         summary=SUMMARY,
-        judge=bench.name,
+        judge=how.name,
     )
 
 
@@ -251,36 +223,22 @@ def report(out: Path, told: Row) -> str:
     lines += [f"            {why}" for why in why_without(told)]
     if told["failed"]["total"]:
         lines.append("incomplete  the same command asks again for what is missing")
-    if told["smoke"]:
-        lines.append("SMOKE       embedded model, sample corpus or random judge: no result")
-    return "\n".join(lines)
+    return "\n".join([*lines, *[step.SMOKE] * told["smoke"]])
 
 
-def main(argv: list[str]) -> int:
-    """Command line of the step."""
-    given = _parser().parse_args(argv)
-    bench = judge.bench_of(given)
-    n = given.n or bench.turns
-    for path in (given.a, given.b):
-        if path.resolve().parent == given.out.resolve():
-            raise EscError(f"--out {given.out} holds {path}; name a folder of its own")
-    found = matched(given.a, given.b)
-    asked = Asked(found, found.pairs[:n], bench, n)
-    sending = Sending.of(given)
-    return ask_all([asking(asked, given.out)], bench.at(sending), sending)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(
-        prog="python -m eval pairwise",
-        description=__doc__,
-        examples=(
-            "  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --judge random\n"
-            "  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --model qwen2.5-7b "
-            "--n 200 --dry-run"
-        ),
-    )
-    parser.add_argument("--a", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--b", type=Path, required=True, metavar="FILE")
-    judge.add_arguments(parser)
-    return parser
+@cli.command(
+    examples="  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --judge random\n"
+    "  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --model qwen2.5-7b --n 200 "
+    "--dry-run"
+)
+def main(
+    how: Judging,
+    a: Annotated[Path, typer.Option(help="predictions of a system")],
+    b: Annotated[Path, typer.Option(help="predictions of another")],
+    out: Annotated[Path, typer.Option(help="a folder")],
+) -> int:
+    """Which of two systems replies better to the same turns, by a judge asked in both orders."""
+    for path in (a, b):
+        if path.resolve().parent == out.resolve():
+            raise EscError(f"--out {out} holds {path}; name a folder of its own")
+    return ask_all([asking(matched(a, b), out, how)], how.where, how)
