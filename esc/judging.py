@@ -346,7 +346,7 @@ Found = tuple[Sequence[Row | Failure], Meter]
 
 def _through_files(one: _Opened, urls: Sequence[str], sending: Sending) -> Found:
     assert sending.batches is not None
-    meter = Meter(sending.budget)
+    meter = Meter(sending.budget, cached=one.rehearsal.cached)
     chat = BatchChat(sending.batches, urls, one.cache, one.asking.weights, meter)
     found = chat.run(one.asked, one.asking.work)
     if meter.failed and sending.batch == "read":

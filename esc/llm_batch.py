@@ -13,13 +13,22 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
 from esc import adapters, backbones, files, llm
 from esc.exceptions import EscError, Waiting
-from esc.llm import Call, CallFailed, Failure, FailureKind, RunStopped
+from esc.llm import (
+    Answer,
+    Call,
+    CallFailed,
+    Failure,
+    FailureKind,
+    Record,
+    Result,
+    RunStopped,
+)
 
 ENGINES = ("vllm", "ray", "openai", "write", "read")
 """What BATCH may be."""
@@ -28,10 +37,6 @@ SHARD = 5000
 REQUESTS, ANSWERS, STATE = ".requests.jsonl", ".answers.jsonl", ".batch.json"
 """How a shard's files end; the last one is of a batch that a service was given."""
 _URL = "/v1/chat/completions"
-
-Answer = TypeVar("Answer")
-Record = TypeVar("Record")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +102,6 @@ class BatchChat:
     meter: llm.Meter
     _pending: dict[str, Call[Any]] = field(default_factory=dict)
     """What this round has to ask, by cache key, in the records' order."""
-    _stored: set[str] = field(default_factory=set)
-    _taken: set[str] = field(default_factory=set)
     _failures: dict[str, Failure] = field(default_factory=dict)
     _ran: set[Shard] = field(default_factory=set)
 
@@ -109,7 +112,6 @@ class BatchChat:
         """
         key = llm.key_of(call.identity(), self.weights.get(call.model))
         if (stored := self.cache.get(key)) is not None:
-            self._stored.add(key)
             return call.read(stored)
         if call.body() is None:
             return call.rehearse()
@@ -147,7 +149,6 @@ class BatchChat:
                 if not self._take():
                     self._have_run()
         finally:
-            self.meter.cached = len(self._stored - self._taken)
             self.cache.close()
 
     @property
@@ -167,7 +168,7 @@ class BatchChat:
         engine that ran left answers out.
         """
         failed: dict[str, CallFailed | RunStopped] = {}
-        before = len(self._taken)
+        before = self.meter.answered
         for shard in self._shards():
             asked = shard.ids & self._pending.keys()
             failed = {key: error for key, error in failed.items() if key not in asked}
@@ -199,11 +200,10 @@ class BatchChat:
             self._failures[key] = Failure(why.kind, why.message, 1)
             self.meter.failed += 1
             self._pay(*why.used)
-        return bool(failed) or len(self._taken) > before
+        return bool(failed) or self.meter.answered > before
 
     def _store(self, key: str, answer: llm.Payload) -> None:
         self.cache.put(key, self._pending.pop(key).audit(), answer)
-        self._taken.add(key)
         self.meter.answered += 1
         self._pay(answer["prompt_tokens"], answer["completion_tokens"])
 
