@@ -347,13 +347,13 @@ class Candidate(Shape):
     gold_response: str
     status: Literal["ok", "failed"]
     """Failed where the request had no answer; then its text is empty."""
-    strategy: Strategy | None
+    strategy: Strategy | None = None
     """Sampled, or for the generator the gold one it was given; None where it does not parse."""
-    response: str | None
+    response: str | None = None
     """None for the planner, and where sampling failed."""
-    text: str
+    text: str = ""
     """The answer as it came."""
-    truncated: bool
+    truncated: bool = False
     failure: Failure | None = None
     """Written where it failed."""
 

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -174,44 +174,33 @@ class Asked:
         return self.mining.again(JUDGE=self.judge.name, BLIND=blind, **variables)
 
 
-async def one_verdict(asks: Asks, asked_of: Question, *, asked: Asked) -> Row:
+async def one_verdict(asks: Asks, about: Question, *, asked: Asked) -> Row:
     """The row of one verdict; CallFailed where its request has no answer."""
-    turn, candidate = asked_of
+    turn, candidate = about
     if asked.judge.is_random:
         return _row(asked, candidate, draw_filter(f"{candidate.id}/{candidate.sample}"))
     gold, sampled = turn.response, str(candidate.response)
-    about = turn.id, asked.judge.name
-    found: FilterVerdict | Unscored
-    if asked.blind:
-        # By the turn, not the sample: two equal samples are one question.
-        side = chosen_side(f"{turn.id}\n{sampled}")
-        a, b = (gold, sampled) if side == "A" else (sampled, gold)
-        chat = question(BlindVerdict, turn.history, seeker=turn.seeker, reply_a=a, reply_b=b)
-        answer = await asks.ask(verdict_request(*about, BlindVerdict, chat))
-        blind = read(BlindVerdict, answer.text, truncated=answer.truncated)
-        found = blind.unblinded(side) if isinstance(blind, BlindVerdict) else blind
-    else:
-        said = {"seeker": turn.seeker, "chosen": gold, "rejected": sampled}
-        chat = question(FilterVerdict, turn.history, **said)
-        answer = await asks.ask(verdict_request(*about, FilterVerdict, chat))
-        found = read(FilterVerdict, answer.text, truncated=answer.truncated)
+    kind: type[Verdict] = BlindVerdict if asked.blind else FilterVerdict
+    # By the turn, not the sample: two equal samples are one question.
+    side = chosen_side(f"{turn.id}\n{sampled}")
+    names = ("reply_a", "reply_b") if asked.blind else ("chosen", "rejected")
+    replies = (sampled, gold) if asked.blind and side == "B" else (gold, sampled)
+    quoted = dict(zip(names, replies, strict=True))
+    chat = question(kind, turn.history, seeker=turn.seeker, **quoted)
+    answer = await asks.ask(verdict_request(turn.id, asked.judge.name, kind, chat))
+    found = read(kind, answer.text, truncated=answer.truncated)
+    if isinstance(found, BlindVerdict):
+        found = found.unblinded(side)
+    assert isinstance(found, FilterVerdict | Unscored)
     return _row(asked, candidate, found)
 
 
-def _row(asked: Asked, candidate: Candidate, verdict: FilterVerdict | Unscored) -> Row:
-    if isinstance(verdict, Unscored):
-        return _without(asked, candidate, "unscored", verdict.reason.value, verdict.detail)
-    return _without(asked, candidate, "scored") | verdict.model_dump(mode="json")
-
-
-def _without(asked: Asked, candidate: Candidate, status: str, *why: str) -> Row:
-    row = {"id": candidate.id, "sample": candidate.sample, "judge": asked.slug, "status": status}
-    return row | dict(zip(("reason", "detail"), why, strict=False))
-
-
-def _without_answer(asked: Asked, asked_of: Question, failure: Failure | None) -> Row:
-    assert failure is not None
-    return _without(asked, asked_of[1], *lost(failure))
+def _row(asked: Asked, candidate: Candidate, said: FilterVerdict | Unscored | Failure) -> Row:
+    row = {"id": candidate.id, "sample": candidate.sample, "judge": asked.slug}
+    if isinstance(said, FilterVerdict):
+        return row | {"status": "scored"} | said.model_dump(mode="json")
+    told = lost(said) if isinstance(said, Failure) else ("unscored", said.reason.value, said.detail)
+    return row | dict(zip(("status", "reason", "detail"), told, strict=True))
 
 
 def asking(asked: Asked) -> Asking[Question]:
@@ -242,7 +231,7 @@ def asking(asked: Asked) -> Asking[Question]:
         run={"judge": asked.slug, "task": mining.task, "model": mining.model},
         records=questions,
         work=partial(one_verdict, asked=asked),
-        without=partial(_without_answer, asked),
+        without=lambda about, failure: _row(asked, about[1], cast(Failure, failure)),
         told=lambda rows: _told(rows) | {"smoke": options["smoke"]},
         report=partial(_report, asked),
         models=[asked.judge.name],
@@ -369,12 +358,8 @@ LABELS = {
     "rejected_error": tuple(error.value for error in FILTER_MENU),
 }
 """What is compared, to the labels that can be given."""
-SCORED_BY = {
-    (True, True): "both",
-    (True, False): "first only",
-    (False, True): "second only",
-    (False, False): "none",
-}
+SCORED = {"both": (True, True), "first only": (True, False), "second only": (False, True)}
+"""Who of two judges has a verdict on a pair."""
 
 
 def agree(first: Asked, second: Asked) -> Row:
@@ -385,28 +370,26 @@ def agree(first: Asked, second: Asked) -> Row:
     mining = first.mining
     options, samples = finished_samples(mining)
     smoke = [options, *(finished_verdicts(asked, samples) for asked in (first, second))]
-    scored: Counter[str] = Counter()
+    ones, others = (
+        {key: verdict for _, said in judged_turns(mining, asked) for key, verdict in said.items()}
+        for asked in (first, second)
+    )
+    scored: Counter[tuple[bool, bool]] = Counter()
+    # What is compared, and the dialogue, to how often the two gave which labels.
     cells: dict[str, dict[str, Counter[tuple[str, str]]]] = {
         what: defaultdict(Counter) for what in LABELS
     }
-    for (turn, ones), (_, others) in zip(
-        judged_turns(mining, first), judged_turns(mining, second), strict=True
-    ):
-        dialogue = turn[0].id.rpartition("-")[0]
-        for key, one in ones.items():
-            other = others[key]
-            both = isinstance(one, FilterVerdict), isinstance(other, FilterVerdict)
-            scored[SCORED_BY[both]] += 1
-            if isinstance(one, FilterVerdict) and isinstance(other, FilterVerdict):
-                yes = LABELS["retain"][not one.retain], LABELS["retain"][not other.retain]
-                cells["retain"][dialogue][yes] += 1
-                errors = one.rejected_error.value, other.rejected_error.value
-                cells["rejected_error"][dialogue][errors] += 1
+    for (turn, sample), one in ones.items():
+        labels = [_labels(verdict) for verdict in (one, others[turn, sample])]
+        scored[bool(labels[0]), bool(labels[1])] += 1
+        for what in LABELS if all(labels) else ():
+            cells[what][turn.rpartition("-")[0]][labels[0][what], labels[1][what]] += 1
+    pairs = {name: scored[both] for name, both in SCORED.items()}
     done: Row = {
         "task": mining.task,
         "model": mining.model,
         "judges": [first.slug, second.slug],
-        "pairs": {name: scored[name] for name in SCORED_BY.values()},
+        "pairs": pairs | {"none": scored[False, False]},
         **{what: _measured(LABELS[what], [*cells[what].values()]) for what in LABELS},
         "samples": samples,
         "smoke": any(one["smoke"] for one in smoke),
@@ -415,6 +398,13 @@ def agree(first: Asked, second: Asked) -> Row:
     with files.exclusive(path.parent):
         files.write_json(path, done)
     return done
+
+
+def _labels(verdict: Judgement) -> dict[str, str]:
+    if not isinstance(verdict, FilterVerdict):
+        return {}
+    retain = "Yes" if verdict.retain else "No"
+    return {"retain": retain, "rejected_error": verdict.rejected_error.value}
 
 
 def _measured(labels: Sequence[str], by_dialogue: Sequence[Counter[tuple[str, str]]]) -> Row:
@@ -435,27 +425,23 @@ def path_of(mining: Mining, done: Row) -> Path:
 
 def _agreement_report(mining: Mining, done: Row) -> str:
     """The numbers one should see."""
+    from pandas import DataFrame
+
     (first, second), pairs = done["judges"], done["pairs"]
     lines = [
-        f"agreement   {path_of(mining, done)}: {first} and {second}",
+        f"agreement   {path_of(mining, done)}: {first} (rows) and {second} (columns)",
         f"pairs       {sum(pairs.values()):,}: {pairs['both']:,} scored by both, "
         f"{pairs['first only']:,} by {first} only, {pairs['second only']:,} by {second} only, "
         f"{pairs['none']:,} by none",
     ]
-    for what, name in (("retain", "retain"), ("rejected_error", "error of the rejected reply")):
+    for what in LABELS:
         one = done[what]
         value = "none" if one["kappa"] is None else f"{one['kappa']:.3f}"
         interval = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
         why = f" ({one['note']})" if one["note"] else ""
-        lines.append(
-            f"kappa       {name}: {value}{interval}{why}; agreed on {one['agreed']:,} of "
-            f"{one['n']:,}"
-        )
-        wide = max(map(len, one["labels"]))
-        for label, row in zip(one["labels"], one["confusion"], strict=True):
-            counts = "".join(f"{count:>8,}" for count in row)
-            lines.append(f"            {label:<{wide}}{counts}")
-    lines.append(f"            rows {first}, columns {second}, same order")
+        agreed = f"agreed on {one['agreed']:,} of {one['n']:,}"
+        lines.append(f"kappa       {what.replace('_', ' ')}: {value}{interval}{why}; {agreed}")
+        lines.append(DataFrame(one["confusion"], one["labels"], one["labels"]).to_string())
     if done["smoke"]:
         lines.append("SMOKE       embedded model, sample corpus or random judge: no result")
     return "\n".join(lines)

@@ -35,6 +35,8 @@ from mining.routing import Fate, Judgement, Route, is_unwanted, route_turn, seed
 from mining.sample import Mining, Wanted, finished_samples
 from mining.verdicts import FilterVerdict
 
+KNOWN = {"id", "sample", "gold_strategy", "strategy"}
+"""What a route says of its sample."""
 ROUTES, PAIRS, SINGLES, DONE = "routes.jsonl", "pairs.jsonl", "singles.jsonl", "route.json"
 
 
@@ -62,7 +64,9 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
                 for candidate in turn:
                     way, verdict = ways[candidate.key], verdicts.get(candidate.key)
                     count[way.fate] += 1
-                    routes.write(route_row(candidate, way, verdict))
+                    known = candidate.model_dump(mode="json", include=KNOWN)
+                    retain = verdict.retain if isinstance(verdict, FilterVerdict) else None
+                    routes.write(known | asdict(way) | {"retain": retain})
                     if way.fate is Fate.PAIR:
                         errors[str(way.error)] += 1
                         truncated += candidate.truncated
@@ -71,7 +75,11 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
                     singles.write(single | {"provenance": provenance})
             fates = {fate.value: count[fate] for fate in Fate if count[fate]}
             if Fate.PAIR not in fates:
-                told = no_pairs(mining, fates)
+                told = (
+                    f"0 pairs of {count.total():,} samples for {task}: {_listed(fates)}; take more "
+                    "dialogues (LIMIT), more samples of a turn (SAMPLES) or another judge (JUDGE), "
+                    "with FORCE=1"
+                )
                 files.write_json(mining.no_pairs, {"told": told, "fates": fates})
                 raise EscError(told)
             for writer in writers:
@@ -134,38 +142,19 @@ def _check_same_judge(mining: Mining, provenance: Row) -> None:
         )
 
 
-def route_row(candidate: Candidate, way: Route, verdict: Judgement) -> Row:
-    """The row of ``routes.jsonl`` of a sample."""
-    return {
-        "id": candidate.id,
-        "sample": candidate.sample,
-        "fate": way.fate,
-        "gold_strategy": candidate.gold_strategy,
-        "strategy": candidate.strategy,
-        "error": way.error,
-        "quadrant": way.quadrant,
-        "retain": verdict.retain if isinstance(verdict, FilterVerdict) else None,
-    }
-
-
 def pair_row(
     task: str, candidate: Candidate, way: Route, verdict: Judgement, provenance: Row
 ) -> Row:
     """The row of ``pairs.jsonl`` of a sample whose fate is a pair."""
     gold, sampled = _sides(task, candidate)
+    known = {"id", "sample", "seed", "gold_strategy", "strategy", "truncated"}
     found = verdict if isinstance(verdict, FilterVerdict) else None
-    return {
-        "id": candidate.id,
-        "sample": candidate.sample,
-        "seed": candidate.seed,
-        "gold_strategy": candidate.gold_strategy,
-        "strategy": candidate.strategy,
+    return candidate.model_dump(mode="json", include=known) | {
         "chosen": gold,
         "rejected": sampled,
         "error": way.error,
         "explanation": found.rejected_explanation if found else None,
         "quadrant": way.quadrant,
-        "truncated": candidate.truncated,
         "provenance": provenance | {"verdict": found.model_dump(mode="json") if found else None},
     }
 
@@ -197,13 +186,8 @@ def single_rows(
         yield said | found | {"wanted": False}
 
 
-def no_pairs(mining: Mining, fates: Mapping[str, int]) -> str:
-    """What a user is told where nothing is left: which filters took it all."""
-    told = ", ".join(f"{n:,} {fate}" for fate, n in Counter(fates).most_common())
-    return (
-        f"0 pairs of {sum(fates.values()):,} samples for {mining.task}: {told}; take more "
-        "dialogues (LIMIT), more samples of a turn (SAMPLES) or another judge (JUDGE), with FORCE=1"
-    )
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {what}" for what, n in Counter(counts).most_common())
 
 
 def report(mining: Mining, done: Row) -> str:
@@ -216,9 +200,7 @@ def report(mining: Mining, done: Row) -> str:
     lines += [f"            {n:>9,}  {fate}" for fate, n in dropped.most_common()]
     if done["truncated"]:
         lines.append(f"            {done['truncated']:,} of the pairs with a rejected answer cut")
-    errors = Counter[str](done["errors"]).most_common()
-    told = ", ".join(f"{n:,} {error}" for error, n in errors)
-    lines.append(f"errors      {told}")
+    lines.append(f"errors      {_listed(done['errors'])}")
     if done["smoke"]:
         lines.append("SMOKE       embedded model, sample corpus or random judge: no result")
     return "\n".join(lines)

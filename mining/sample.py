@@ -23,7 +23,7 @@ from esc.dialogue import GoldTurn, gold_turns
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.judging import FOR_GOOD, Asking, Sending, ask_all, failed
-from esc.llm import Asks, Failure, Generation, Sampling, derived_seed
+from esc.llm import Asks, Generation, Sampling, derived_seed
 from esc.paths import Lineage
 from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P
 from esc.prompts import TASKS
@@ -114,33 +114,21 @@ COUNTS = {"sp": 1, "rg": 3, "vanilla": 1}
 """Samples of a turn, by task."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a user asks of a sampling."""
-
-    mining: Mining
-    limit: int | None
-    samples: int
-    decode: str
-    base_url: str | None = None
-
-
 Draw = tuple[GoldTurn, int]
 """A turn and the 0-based index of one of its samples."""
 
 
-async def one_sample(asks: Asks, draw: Draw, *, asked: Asked) -> Row:
+async def one_sample(asks: Asks, draw: Draw, *, mining: Mining, decode: str) -> Row:
     """The row of one sample; CallFailed where its request has no answer."""
-    (turn, index), task = draw, asked.mining.task
+    (turn, index), task = draw, mining.task
     chat, gold = plan_and_speak.chat_and_gold(task, turn)
-    reply_tokens = backbones.get(asked.mining.model).reply_tokens
+    reply_tokens = backbones.get(mining.model).reply_tokens
     constraint, tokens = {
-        "sp": (plan_and_speak.strategy_constraint(asked.decode), PLAN_TOKENS),
+        "sp": (plan_and_speak.strategy_constraint(decode), PLAN_TOKENS),
         "rg": (None, reply_tokens),
-        "vanilla": (plan_and_speak.tagged_constraint(asked.decode), PLAN_TOKENS + reply_tokens),
+        "vanilla": (plan_and_speak.tagged_constraint(decode), PLAN_TOKENS + reply_tokens),
     }[task]
-    sampling = Sampling(tokens, TEMPERATURE, TOP_P)
-    model = asked.mining.sampler
+    sampling, model = Sampling(tokens, TEMPERATURE, TOP_P), mining.sampler
     answer = await asks.ask(
         Generation(turn.id, "sample", model, chat, sampling, constraint, index, expected=gold)
     )
@@ -157,11 +145,6 @@ async def one_sample(asks: Asks, draw: Draw, *, asked: Asked) -> Row:
     )
 
 
-def _failed(draw: Draw, failure: Failure | None) -> Row:
-    nothing: Row = {"strategy": None, "response": None, "text": "", "truncated": False}
-    return _row(draw, status="failed", failure=failure, **nothing)
-
-
 def _row(draw: Draw, **said: Any) -> Row:
     turn, index = draw
     row = Candidate(
@@ -172,24 +155,28 @@ def _row(draw: Draw, **said: Any) -> Row:
         gold_response=turn.response,
         **said,
     )
-    return row.model_dump(mode="json", exclude_unset=True)
+    return row.model_dump(mode="json", exclude=None if row.failure else {"failure"})
 
 
-def asking(asked: Asked) -> Asking[Draw]:
-    """The sampling of one task; EscError for whatever a user can mend."""
-    mining, model = asked.mining, asked.mining.sampler
-    weights = adapters.weights_of(
-        mining.work, mining.model, [model], elsewhere=bool(asked.base_url)
-    )
-    turns = gold_turns(mining.work, "train", asked.limit)
+def asking(
+    mining: Mining, limit: int | None, samples: int, decode: str, *, elsewhere: bool
+) -> Asking[Draw]:
+    """The sampling of one task, with ``samples`` of each turn of ``limit`` dialogues.
+
+    ``elsewhere`` says that the model is on a server of the user's own. Raises EscError for whatever
+    a user can mend.
+    """
+    model = mining.sampler
+    weights = adapters.weights_of(mining.work, mining.model, [model], elsewhere=elsewhere)
+    turns = gold_turns(mining.work, "train", limit)
     manifest = step.manifest(mining.work)
     # Everything that decides the samples, under the names a user knows.
     options = {
         "format": FORMAT,
         **mining.named,
-        "LIMIT": asked.limit,
-        "SAMPLES": asked.samples,
-        "DECODE": asked.decode,
+        "LIMIT": limit,
+        "SAMPLES": samples,
+        "DECODE": decode,
         "reply_tokens": backbones.get(mining.model).reply_tokens,
         "temperature": TEMPERATURE,
         "top_p": TOP_P,
@@ -204,10 +191,10 @@ def asking(asked: Asked) -> Asking[Draw]:
         folder=RunFolder(mining.folder, options, SAMPLES),
         what=f"sampling {model}",
         run={"model": mining.model, "sampler": model, "task": mining.task},
-        records=lambda: [(turn, index) for turn in turns for index in range(asked.samples)],
-        work=partial(one_sample, asked=asked),
-        without=_failed,
-        told=lambda rows: _told(rows) | {"decode": asked.decode, "smoke": options["smoke"]},
+        records=lambda: [(turn, index) for turn in turns for index in range(samples)],
+        work=partial(one_sample, mining=mining, decode=decode),
+        without=lambda draw, failure: _row(draw, status="failed", failure=failure),
+        told=lambda rows: _told(rows) | {"decode": decode, "smoke": options["smoke"]},
         report=partial(_report, mining),
         models=[model],
         weights=weights,
@@ -299,7 +286,7 @@ def main(
     """Sampled answers of the trained models to train turns, each on the gold history before it."""
     drawn = decode or backbones.get(sending.model).decode
     askings = [
-        asking(Asked(mining, limit, samples or COUNTS[mining.task], drawn, base_url))
+        asking(mining, limit, samples or COUNTS[mining.task], drawn, elsewhere=bool(base_url))
         for mining in wanted.minings(sending.model, sending.work)
     ]
     return ask_all(askings, sending.at(base_url), sending)

@@ -27,7 +27,7 @@ from esc.llm import Reply
 from esc.paths import EMBEDDED, Lineage
 from esc.psych_errors import PsychError
 from mining import judge, route, sample
-from mining.sample import Asked, Mining
+from mining.sample import Mining
 
 Say = Callable[[GoldTurn, int], str]
 
@@ -109,7 +109,7 @@ class Bench:
     ) -> Mining:
         """Leave what ``mining sample`` leaves, with ``say`` in the model's place."""
         mining = self.mining(task)
-        asking = sample.asking(Asked(mining, limit, count, "choice", "http://elsewhere/v1"))
+        asking = sample.asking(mining, limit, count, "choice", elsewhere=True)
         asking.folder.claim(force=True)
         rows = [asyncio.run(asking.work(Says(say(*draw)), draw)) for draw in asking.records()]
         asking.folder.write(rows, asking.told(rows), complete=complete)
