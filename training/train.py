@@ -247,11 +247,9 @@ def claim(output: Path, options: Row) -> None:
     ways_out = "use another WORK=folder, or FORCE=1 to delete it and train anew"
     if not path.is_file():
         raise OptionsDiffer(f"{output} holds files that this kit did not make; {ways_out}")
-    flat = [
-        one | {f"recipe.{key}": value for key, value in decisive(one["recipe"]).items()}
-        for one in (files.read_json(path), options)
-    ]
-    changed = [change for change in files.differences(*flat) if not change.startswith("recipe ")]
+    # A folder may have been begun when more was held to decide.
+    both = ({**one, "recipe": decisive(one["recipe"])} for one in (files.read_json(path), options))
+    changed = files.differences(*both)
     if changed:
         # Without the hash of the training set, where an option already explains it.
         named = [change for change in changed if not change.startswith("training set ")]

@@ -120,7 +120,9 @@ SETTINGS = {"pref_beta": 0.5, "adapter_name_or_path": "sft", "create_new_adapter
 )
 def test_the_expected_first_loss(tmp_path, variant, start):
     loss = recipes.of(Lineage(variant))
-    # Only the first step is held to it.
+    # Only the first step is held to it, and half a line is none.
+    (tmp_path / reference.LOG).write_text('{"loss": 0.1')
+    assert not reference.check_loss(tmp_path, loss, SETTINGS)
     assert reference.check_loss(logged(tmp_path, {"loss": start}, {"loss": 0.1}), loss, SETTINGS)
     for wrong in (start + 0.002, 0.0, float("nan")):
         with pytest.raises(EscError, match="the reference is not the model it starts from"):
@@ -134,11 +136,6 @@ def test_a_loss_without_a_reference_may_start_anywhere_but_as_no_number(tmp_path
     for wrong in (0.0, float("nan")):
         with pytest.raises(EscError, match=r"loss in .* is (0\.0|nan): it was no number"):
             reference.check_loss(logged(tmp_path, {"loss": wrong}), loss, SETTINGS)
-
-
-def test_half_a_line_of_the_log_is_none(tmp_path):
-    (tmp_path / reference.LOG).write_text('{"loss": 0.1')
-    assert not reference.check_loss(tmp_path, recipes.SIGMOID, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -215,11 +212,3 @@ def test_a_merged_sft_model_is_exported_trained_from_and_composed_with_its_adapt
     assert list(served["made_from"]) == ["sp_sft", "sp_dpo_practical"]
     base = files.read_json(composed / adapters.CONFIG)["base_model_name_or_path"]
     assert base == backbones.get(MODEL).location
-
-
-def test_a_second_machine_without_the_merged_start_is_told_what_makes_it(work, monkeypatch):
-    pairs(work)
-    for name, value in {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "127.0.0.1"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(EscError, match=r"sp_sft/merged is not there: make it first"):
-        train.train(training(work, engine="qlora"), force=False)

@@ -171,12 +171,6 @@ def test_the_reason_of_a_failure_is_one_line_with_the_way_on(work, monkeypatch, 
         start(work, monkeypatch, script)
 
 
-def test_beside_a_server_a_lack_of_memory_is_answered_with_what_ends_the_server(tmp_path):
-    (tmp_path / "log").write_text("torch.OutOfMemoryError: CUDA out of memory.")
-    line = train.reason(1, tmp_path / "log", "a server runs; make stop frees it")
-    assert "make stop frees it" in line and "ENGINE" not in line
-
-
 def command(work, *overrides):
     return ["--task", "sp", "--work", str(work), "--processes", "1", "--set", *overrides]
 
