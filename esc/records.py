@@ -151,6 +151,7 @@ class Proportions(Shape):
     n: int
     errors: dict[PsychError, Share]
     interval: str
+    unscored: dict[str, Any]
     judge: str
     smoke: bool
 

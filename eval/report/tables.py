@@ -88,9 +88,10 @@ def cell(found: Any, missing: str = parts.NOT_RUN, *, n: int | None = None, **sh
 
 
 def reach(found: Any, path: Iterable[str]) -> Any:
-    """What stands there in a record, or None."""
+    """What stands there in a record, or None where a part of it is missing."""
     for name in path:
-        found = found.get(name) if isinstance(found, dict) else getattr(found, name, None)
+        if found is not None:
+            found = found.get(name) if isinstance(found, dict) else getattr(found, name)
     return found
 
 
@@ -102,7 +103,7 @@ def measured(
     source = getattr(run, file)
     shown = Look(form=column.form, unit=column.unit, paper=paper, smoke=run.smoke(source))
     if of:
-        found = reach(of, path)
+        found = reach(of, path) if file == "metrics" else None
         return cell(found if found and found.value is not None else None, NEVER, **shown)
     found = reach(source, path)
     if run.judged and column in SCORES:

@@ -103,6 +103,8 @@ def test_a_whole_run_fills_every_table_and_draws_every_figure(whole):
     assert classified == f"{QWEN}: classified by some-judge; intervals: 95 %, by dialogue."
     improved = row(found["table-2"], "improvement")[0]
     assert (improved["shown"], improved["note"]) == ("31.25 %", "+0.75 points [+0.65, +0.85]")
+    counted = [cell["value"] for cell in row(found["table-counts"], "Vanilla SFT")]
+    assert counted == [40, 3, 1, 0, 4, 2]
     baselines = [one["label"] for one in found["table-3"]["rows"]][-4:]
     names = ("gold", "majority", "uniform", "gold-marginal-random")
     assert baselines == [f"baseline: {name}" for name in names]
