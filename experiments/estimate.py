@@ -8,7 +8,7 @@ without GPU, network, tokenizer or corpus.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -67,46 +67,16 @@ PRICES = {"gpt-4.1-mini-2025-04-14": Price(0.40, 1.60)}
 COMMITTED = Path(__file__).parent / "esconv_volumes.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """One split of a corpus."""
-
-    dialogues: float
-    turns: float
-    prompts: dict[str, float]
-    """Task to characters of all prompts, one for each turn, the system prompts included."""
-    answers: dict[str, float]
-    """Task to characters of all gold answers."""
-    conversations: float
-    """Characters of all entangled conversations, which `prompts` holds many times over."""
-
-    def part(self, share: float) -> "Volume":
-        """That of a share of its dialogues, of the mean length."""
-        return Volume(
-            self.dialogues * share,
-            self.turns * share,
-            {task: count * share for task, count in self.prompts.items()},
-            {task: count * share for task, count in self.answers.items()},
-            self.conversations * share,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What a step takes; tokens of a training over all epochs, in units of a supervised one."""
-
-    trained: float = 0.0
-    requests: float = 0.0
-    """To this kit's own server."""
-    prompt_tokens: float = 0.0
-    answer_tokens: float = 0.0
-    judged: float = 0.0
-    """Questions to a judge elsewhere, whose time is not counted."""
-    judge_prompt_tokens: float = 0.0
-    judge_answer_tokens: float = 0.0
-
-    def __add__(self, other: "Load") -> "Load":
-        return Load(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+Volume = dict[str, float]
+"""Of one split: ``dialogues``, ``turns``, characters of all prompts (one a turn, system prompts
+included) and gold answers of a task (``sp_prompts``, ``sp_answers`` …), and ``conversations``,
+those of all entangled conversations, which the prompts hold many times over."""
+Load = dict[str, float]
+"""What a step takes: tokens ``trained`` (over all epochs, in units of a supervised one); to this
+kit's own server ``requests``, tokens ``read`` and ``written``; to a judge elsewhere, whose time is
+not counted, ``judged``, ``judge_read`` and ``judge_written``."""
+ASKED, JUDGED = ("requests", "read", "written"), ("judged", "judge_read", "judge_written")
+NOTHING: Load = dict.fromkeys(("trained", *ASKED, *JUDGED), 0.0)
 
 
 @dataclass(frozen=True)
@@ -135,13 +105,14 @@ class Forecast:
     @cached_property
     def volumes(self) -> dict[str, Volume]:
         """Every split, as much as is asked for: the release's, scaled to what is built here."""
-        release = {name: Volume(**one) for name, one in files.read_json(COMMITTED).items()}
-        if paths.data_manifest(self.work).is_file():
-            sets = files.read_json(paths.data_manifest(self.work))["sets"]
-            for name, one in release.items():
-                rows = sets[paths.sft_file("vanilla", name)]["rows"]
-                release[name] = one.part(rows / one.dialogues)
-        return {n: v.part(min((self.limit or 1e9) / v.dialogues, 1)) for n, v in release.items()}
+        found: dict[str, Volume] = files.read_json(COMMITTED)
+        manifest = paths.data_manifest(self.work)
+        sets = files.read_json(manifest)["sets"] if manifest.is_file() else {}
+        for name, one in found.items():
+            rows = sets.get(paths.sft_file("vanilla", name), {"rows": one["dialogues"]})["rows"]
+            share = min(self.limit or rows, rows) / one["dialogues"]
+            found[name] = {what: count * share for what, count in one.items()}
+        return found
 
     @property
     def own_judge(self) -> bool:
@@ -178,12 +149,12 @@ class Forecast:
         if kind == "sft":
             return self._sft(task)
         if kind == "mine":
-            return sum(map(self._mine, [task] if task else TASKS), Load())
+            return _together(*map(self._mine, [task] if task else TASKS))
         if kind == "dpo":
             return self._dpo(task, variant)
         if kind == "predict":
-            return sum((self._predict(KINDS[name].system) for name in self.system), Load())
-        return self._evaluate() if kind == "eval" else Load()
+            return _together(*(self._predict(KINDS[name].system) for name in self.system))
+        return self._evaluate() if kind == "eval" else NOTHING
 
     def seconds(self, load: Load) -> float:
         """On the backbone's own hardware: A100s, or two CPU cores."""
@@ -196,12 +167,13 @@ class Forecast:
             training *= 1 + SCALING * (self.processes - 1)
             reading = PEAK_FLOPS * READING_SHARE * served / (READING_FLOPS * size)
             writing = WRITING * served / size
-        asked = load.prompt_tokens / reading + load.answer_tokens / writing
-        return start * bool(load.trained or load.requests) + load.trained / training + asked
+        asked = load["read"] / reading + load["written"] / writing
+        begins = bool(load["trained"] or load["requests"])
+        return start * begins + load["trained"] / training + asked
 
     def expected_pairs(self, task: str, variant: str) -> float:
         """The pairs there are, else those of the paper's yield."""
-        turns = self.volumes["train"].turns
+        turns = self.volumes["train"]["turns"]
         mined = self.work / paths.preference_file(paths.preference_dataset(task, self.model))
         if mined.is_file() and variant not in MIXES:
             return float(sum(1 for _ in files.read_jsonl(mined)))
@@ -212,74 +184,74 @@ class Forecast:
     def _sft(self, task: str) -> Load:
         one = self.volumes["train"]
         is_turn = task != "vanilla"
-        read = one.prompts[task] + one.answers[task] if is_turn else one.conversations
-        rows = one.turns if is_turn else one.dialogues
+        read = one[f"{task}_prompts"] + one[f"{task}_answers"] if is_turn else one["conversations"]
+        rows = one["turns"] if is_turn else one["dialogues"]
         taken = min(rows, self.training("max_samples", "inf")) / max(rows, 1)
-        return Load(
-            trained=self.training("num_train_epochs", EPOCHS["sft"]) * taken * _tokens(read)
-        )
+        epochs = self.training("num_train_epochs", EPOCHS["sft"])
+        return NOTHING | {"trained": epochs * taken * _tokens(read)}
 
     def _mine(self, task: str) -> Load:
         one, samples = self.volumes["train"], self.samples or SAMPLES[task]
-        sent = Load(
-            requests=samples * one.turns,
-            prompt_tokens=samples * _tokens(one.prompts[task]),
-            answer_tokens=samples * _tokens(one.answers[task]),
-        )
+        asked = samples * one["turns"]
+        read, written = one[f"{task}_prompts"], one[f"{task}_answers"]
+        sent = _asked(asked, samples * read, samples * _tokens(written))
         if task == "sp" or self.asks == RANDOM:
             return sent
         # The conversation with both replies, for every sample: at most, since equal ones drop out.
-        read = one.prompts["rg"] + one.answers["rg"] + one.turns * VERDICT[0]
-        judged = sent.requests
-        return sent + Load(0, 0, 0, 0, judged, samples * _tokens(read), judged * VERDICT[1])
+        seen = one["rg_prompts"] + one["rg_answers"] + one["turns"] * VERDICT[0]
+        judged = _asked(asked, samples * seen, asked * VERDICT[1], JUDGED)
+        return _together(sent, judged)
 
     def _dpo(self, task: str, variant: str) -> Load:
         train, valid = self.volumes["train"], self.volumes["validation"]
-        side = _tokens(train.prompts[task] + train.answers[task]) / max(train.turns, 1)
+        side = _tokens(train[f"{task}_prompts"] + train[f"{task}_answers"]) / max(train["turns"], 1)
         sides = 2 * min(self.expected_pairs(task, variant), self.training("max_samples", "inf"))
         # How far it moved: three passes without a backward one, on some validation turns.
         measured = dialogue.DRIFT["gpu" if self.backbone.settings["gpus"] else "cpu"]
-        drift = min(measured, valid.turns) * side
-        return Load(
-            trained=self.training("num_train_epochs", EPOCHS["dpo"]) * sides * side * REFERENCE
-            + drift
-        )
+        drift = min(measured, valid["turns"]) * side
+        epochs = self.training("num_train_epochs", EPOCHS["dpo"])
+        return NOTHING | {"trained": epochs * sides * side * REFERENCE + drift}
 
     def _predict(self, system: str) -> Load:
         one, kinds = self.volumes["test"], ANSWERS[system]
         # A later answer's prompt holds the earlier ones, but for the planner's.
         before = sum(
-            one.answers[kind] * (len(kinds) - place)
+            one[f"{kind}_answers"] * (len(kinds) - place)
             for place, kind in enumerate(kinds, start=1)
             if kind != "sp"
         )
         # The strategies' probabilities are one request more, over a prompt just read.
-        return Load(
-            requests=one.turns * (len(kinds) + ("sp" in kinds)),
-            prompt_tokens=_tokens(sum(one.prompts[kind] for kind in kinds) + before),
-            answer_tokens=_tokens(sum(one.answers[kind] for kind in kinds)),
-        )
+        requests = one["turns"] * (len(kinds) + ("sp" in kinds))
+        read, said = (sum(one[f"{k}_{what}"] for k in kinds) for what in ("prompts", "answers"))
+        return _asked(requests, read + before, _tokens(said))
 
     def _evaluate(self) -> Load:
         if self.asks == RANDOM and not self.own_judge:
-            return Load()
+            return NOTHING
         one = self.volumes["test"]
-        said = (one.prompts["rg"] + 2 * one.answers["rg"]) / max(one.turns, 1)
+        said = (one["rg_prompts"] + 2 * one["rg_answers"]) / max(one["turns"], 1)
         again = 0 if self.own_judge else dialogue.REPEATED
-        judged = self.judge_n or (
-            dialogue.JUDGED_BY_EMBEDDED if self.own_judge else dialogue.JUDGED
+        usual = dialogue.JUDGED_BY_EMBEDDED if self.own_judge else dialogue.JUDGED
+        judged = self.judge_n or usual
+        turns, pairs = (min(judged, n) for n in (one["turns"], self.expected_pairs("rg", "")))
+        scores = 4 * (len(self.system) * (turns + min(again, turns)) + 2 * pairs)
+        scores += 4 * min(again, pairs)
+        classes = len(self.system) * one["turns"] * (self.asks != RANDOM)
+        counted = ((scores, SCORE[self.judge_form]), (classes, CLASS))
+        whom = ASKED if self.own_judge else JUDGED
+        return _together(
+            *(_asked(n, n * (said + more), n * answer, whom) for n, (more, answer) in counted)
         )
-        turns, pairs = (min(judged, n) for n in (one.turns, self.expected_pairs("rg", "")))
-        scores = len(self.system) * 4 * (turns + min(again, turns))
-        scores += 4 * (2 * pairs + min(again, pairs))
-        asked = 0.0, 0.0, 0.0
-        for count, (prompt, answer) in (
-            (scores, SCORE[self.judge_form]),
-            (len(self.system) * one.turns * (self.asks != RANDOM), CLASS),
-        ):
-            more = count, count * _tokens(said + prompt), count * answer
-            asked = asked[0] + more[0], asked[1] + more[1], asked[2] + more[2]
-        return Load(0, *asked) if self.own_judge else Load(0, 0, 0, 0, *asked)
+
+
+def _asked(
+    requests: float, characters: float, written: float, whom: tuple[str, str, str] = ASKED
+) -> Load:
+    return NOTHING | dict(zip(whom, (requests, _tokens(characters), written), strict=True))
+
+
+def _together(*loads: Load) -> Load:
+    return {name: sum(load[name] for load in loads) for name in NOTHING}
 
 
 def _tokens(characters: float) -> float:
@@ -318,20 +290,20 @@ def _table(about: Forecast) -> Iterator[str]:
         f"{'step':<25}{'state':<8}{'requests':>10}{'tokens':>10}{'GPU memory':>12}{'time':>13}"
         f"{'judge':>22}"
     )
-    left = Load()
+    left = NOTHING
     seconds = 0.0
     price = about.money
     for step in about.step:
         done = all(path.is_file() for path in products(step, about))
         load = about.load(step)
         if not done:
-            left, seconds = left + load, seconds + about.seconds(load)
-        asked = f"{_short(load.judged)} asked" if load.judged else "-"
-        if load.judged and price:
+            left, seconds = _together(left, load), seconds + about.seconds(load)
+        asked = f"{_short(load['judged'])} asked" if load["judged"] else "-"
+        if load["judged"] and price:
             asked += f", ${_cost(load, price):,.2f}"
-        tokens = load.trained + load.prompt_tokens + load.answer_tokens
+        tokens = load["trained"] + load["read"] + load["written"]
         yield (
-            f"{step:<25}{'done' if done else 'to run':<8}{_short(load.requests):>10}"
+            f"{step:<25}{'done' if done else 'to run':<8}{_short(load['requests']):>10}"
             f"{_short(tokens):>10}{_memory(step, about):>12}"
             f"{_clock(about.seconds(load)):>13}{asked:>22}"
         )
@@ -340,15 +312,15 @@ def _table(about: Forecast) -> Iterator[str]:
 
 
 def _cost(load: Load, price: Price) -> float:
-    return price.of(load.judge_prompt_tokens, load.judge_answer_tokens)
+    return price.of(load["judge_read"], load["judge_written"])
 
 
 def _memory(step: str, about: Forecast) -> str:
     """Of each training process, or of each GPU of the server."""
     backbone, load = about.backbone, about.load(step)
-    if not backbone.settings["gpus"] or not (load.trained or load.requests):
+    if not backbone.settings["gpus"] or not (load["trained"] or load["requests"]):
         return "-"
-    if load.requests:
+    if load["requests"]:
         return f"{2 * backbone.parameters * 1.25 / backbone.serving_gpus:,.0f} GB"
     size = memory.gigabytes(
         backbone,
@@ -373,8 +345,9 @@ def _clock(seconds: float) -> str:
 def _assumptions(about: Forecast) -> Iterator[str]:
     train, test, backbone = about.volumes["train"], about.volumes["test"], about.backbone
     yield (
-        f"corpus     statistics of ESConv, scaled to what is built here: {train.turns:,.0f} train "
-        f"and {test.turns:,.0f} test turns; {CHARACTERS_PER_TOKEN} characters a token"
+        "corpus     statistics of ESConv, scaled to what is built here: "
+        f"{train['turns']:,.0f} train and {test['turns']:,.0f} test turns; "
+        f"{CHARACTERS_PER_TOKEN} characters a token"
     )
     yield "pairs      those mined here, else as many a turn as the paper has of Qwen (Table 1)"
     if backbone.settings["gpus"]:
