@@ -350,7 +350,8 @@ class Address:
         except httpx2.InvalidURL:
             url = httpx2.URL()
         name = "OPENAI_API_KEY" if url.scheme == "https" else "VLLM_API_KEY"
-        if url.scheme not in ("http", "https") or not url.host or url.port == 0:
+        port = 80 if url.port is None else url.port
+        if url.scheme not in ("http", "https") or not url.host or not 0 < port < 65536:
             raise EscError(
                 f"BASE_URL={text!r} is no URL, such as http://127.0.0.1:8000/v1 "
                 "(a judge's is JUDGE_BASE_URL)"

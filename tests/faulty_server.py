@@ -14,7 +14,7 @@ END, USER, ASSISTANT, SYSTEM = 0, 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """How one chat completion is answered; the default is an ordinary answer."""
+    """How a request is answered; the default is an ordinary answer."""
 
     status: int = 200
     body: bytes | None = None
@@ -46,9 +46,9 @@ DIES = Fault(dies=True)
 NO_JSON = Fault(body=b"<html>busy</html>")
 NO_CHOICES = Fault(body=b'{"choices": [], "usage": null}')
 NO_TEXT = Fault(body=completion(None))
-ANOTHER_SHAPE = Fault(body=b'{"answer": 42}')
 TRUNCATED = Fault(body=completion("half an ans", "length"))
 NO_MODEL = refusal(404, "The model `x` does not exist.")
+NO_ROUTE = refusal(404, "Not Found")
 TOO_LONG = refusal(400, "This model's maximum context length is 4096 tokens, you asked for 9000.")
 
 
@@ -85,7 +85,6 @@ class FaultyServer(ThreadingHTTPServer):
         self._left, self._filled = 0.0, 0.0
         self.tokens = 10, 5
         self.context = 4096
-        self.obeys = self.tokenizes = True
         self.log: list[Request] = []
         self.running = self.most_running = 0
         self.words = {"</end>": END, "<user>": USER, "<assistant>": ASSISTANT, "<system>": SYSTEM}
@@ -121,33 +120,46 @@ class FaultyServer(ThreadingHTTPServer):
                 continue
 
     def chats(self) -> list[Request]:
-        """The chat completions asked for so far, canaries included."""
+        """The chat completions asked for so far."""
         return self.requests(CHAT)
 
     def requests(self, path: str) -> list[Request]:
         with self.lock:
             return [request for request in self.log if request.path.partition("?")[0] == path]
 
-    def begun(self, request: Request) -> None:
-        with self.lock:
-            self.log.append(request)
-            self.running += 1
-            self.most_running = max(self.most_running, self.running)
+    def answered(self, path: str, request: Request) -> Fault:
+        """What is answered to a request."""
+        if path in self.routes:
+            return self.routes[path]
+        if path == CHAT:
+            return self.chatted(request)
+        if path == "/v1/models":
+            found: Any = {"object": "list", "data": [{"id": name} for name in self.models]}
+        elif path == TOKENIZE:
+            ids = self.tokenized(request.body)
+            found = {"tokens": ids, "count": len(ids), "max_model_len": self.context}
+        elif path == COMPLETIONS:
+            found = {"choices": self.scored(request.body)}
+        else:
+            return NO_ROUTE
+        return Fault(body=json.dumps(found).encode())
 
-    def ended(self) -> None:
-        with self.lock:
-            self.running -= 1
-
-    def next_fault(self, request: Request) -> Fault:
+    def chatted(self, request: Request) -> Fault:
         with self.lock:
             if self.rate is not None and not self.within_rate(self.rate):
                 self.refused += 1
                 return self.limit
             fault = self.always.get(request.asked) or (self.script.pop(0) if self.script else OK)
-        if fault is not OK or self.answer is None:
+        if fault.body is not None or fault.dies:
             return fault
-        said = self.answer(request)
-        return said if isinstance(said, Fault) else Fault(body=completion(said, tokens=self.tokens))
+        held = request.body.get("structured_outputs", {})
+        choices = ["[Question] Why?"] if "regex" in held else held.get("choice")
+        said: str | Fault = choices[0] if choices else f"re: {request.asked}"
+        if self.answer is not None:
+            said = self.answer(request)
+        if isinstance(said, Fault):
+            return said
+        return Fault(body=completion(said, tokens=self.tokens), delay=fault.delay, cut=fault.cut)
 
     def within_rate(self, rate: float) -> bool:
         now = time.monotonic()
@@ -164,6 +176,24 @@ class FaultyServer(ThreadingHTTPServer):
     def word(self, token: int) -> str:
         return list(self.words)[token]
 
+    def tokenized(self, body: dict[str, Any]) -> list[int]:
+        if "prompt" in body:
+            return self.ids(body["prompt"])
+        tokens = []
+        for message in body["messages"]:
+            tokens += [*self.ids(f"<{message['role']}> {message['content']}"), END]
+        return [*tokens, ASSISTANT] if body.get("add_generation_prompt", True) else tokens
+
+    def scored(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The choices of a completion, not in their order: of each prompt the wanted tokens."""
+        choices = []
+        for index, prompt in enumerate(body["prompt"]):
+            before, wanted = self.word(prompt[-1]), body["logprob_token_ids"]
+            told = [self.logprobs.get((before, self.word(token)), -30.0) for token in wanted]
+            top = {f"token_id:{token}": one for token, one in zip(wanted, told, strict=True)}
+            choices.append({"index": index, "logprobs": {"top_logprobs": [top]}})
+        return choices[::-1]
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -173,63 +203,23 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Nothing on stderr."""
 
-    def do_GET(self) -> None:
-        self.server.begun(Request(self.path, {}, lowered(self.headers)))
-        if refused := self.server.routes.get(self.path.partition("?")[0]):
-            self.send(refused, refused.body or b"{}")
-            return
-        listed = [{"id": name} for name in self.server.models]
-        self.send(OK, json.dumps({"object": "list", "data": listed}).encode())
-
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        request = Request(self.path, body, lowered(self.headers))
-        self.server.begun(request)
-        path = self.path.partition("?")[0]
-        if path in self.server.routes:
-            self.send(self.server.routes[path], self.server.routes[path].body or b"{}")
-        elif path == CHAT:
-            fault = self.server.next_fault(request)
-            text = constrained(body) if self.server.obeys else None
-            usual = completion(text or f"re: {request.asked}", tokens=self.server.tokens)
-            self.send(fault, usual if fault.body is None else fault.body)
-        elif path == TOKENIZE and self.server.tokenizes:
-            tokens = self.tokens(body)
-            context = {"count": len(tokens), "max_model_len": self.server.context}
-            self.send(OK, json.dumps({"tokens": tokens} | context).encode())
-        elif path == COMPLETIONS:
-            self.send(OK, json.dumps(self.scored(body)).encode())
-        else:
-            self.send(refusal(404, "Not Found"), b'{"detail": "Not Found"}')
-
-    def tokens(self, body: dict[str, Any]) -> list[int]:
-        if "prompt" in body:
-            return self.server.ids(body["prompt"])
-        tokens = []
-        for message in body["messages"]:
-            tokens += [*self.server.ids(f"<{message['role']}> {message['content']}"), END]
-        return [*tokens, ASSISTANT] if body.get("add_generation_prompt", True) else tokens
-
-    def scored(self, body: dict[str, Any]) -> dict[str, Any]:
-        choices = []
-        for index, prompt in enumerate(body["prompt"]):
-            before = self.server.word(prompt[-1])
-            top = {
-                f"token_id:{token}": self.server.logprobs.get(
-                    (before, self.server.word(token)), -30.0
-                )
-                for token in body["logprob_token_ids"]
-            }
-            choices.append({"index": index, "logprobs": {"top_logprobs": [top]}})
-        return {"choices": choices[::-1]}
-
-    def send(self, fault: Fault, body: bytes) -> None:
+        server, length = self.server, int(self.headers.get("Content-Length", 0))
+        headers = {name.lower(): text for name, text in self.headers.items()}
+        request = Request(self.path, json.loads(self.rfile.read(length) or b"{}"), headers)
+        with server.lock:
+            server.log.append(request)
+            server.running += 1
+            server.most_running = max(server.most_running, server.running)
+        fault = server.answered(self.path.partition("?")[0], request)
         if fault.dies:
             self.close_connection = True
-            self.server.die()
+            server.die()
             return
-        time.sleep(fault.delay or self.server.delay)
-        self.server.ended()
+        time.sleep(fault.delay or server.delay)
+        with server.lock:
+            server.running -= 1
+        body = fault.body or b"{}"
         self.send_response(fault.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -239,19 +229,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2] if fault.cut else body)
         self.close_connection = self.close_connection or fault.cut
 
-
-def lowered(headers: Any) -> dict[str, str]:
-    return {name.lower(): text for name, text in headers.items()}
-
-
-def constrained(body: dict[str, Any]) -> str | None:
-    """The shortest text within the request's constraint, or None where it has none."""
-    outputs = body.get("structured_outputs", {})
-    if "choice" in outputs:
-        return str(outputs["choice"][0])
-    if "regex" in outputs:
-        return str(outputs["regex"])
-    if "response_format" in body:
-        schema = body["response_format"]["json_schema"]["schema"]
-        return json.dumps({name: of.get("const") for name, of in schema["properties"].items()})
-    return None
+    do_GET = do_POST  # noqa: N815

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from batches import play, requests
-from faulty_server import FaultyServer
+from faulty_server import NO_ROUTE, TOKENIZE, FaultyServer
 from predicted import rows, save
 
 from esc import cli, files, paths
@@ -25,7 +25,7 @@ def server():
     with FaultyServer(models=("base",)) as server:
         server.answer = lambda request: answer(request.body)
         # As an endpoint that is no vLLM: there, a planner's distribution is null.
-        server.tokenizes = False
+        server.routes = {TOKENIZE: NO_ROUTE}
         yield server
 
 

@@ -4,7 +4,15 @@ import json
 import shutil
 
 import pytest
-from faulty_server import NO_MODEL, SERVER_ERROR, TOO_LONG, TRUNCATED, FaultyServer
+from faulty_server import (
+    NO_MODEL,
+    NO_ROUTE,
+    SERVER_ERROR,
+    TOKENIZE,
+    TOO_LONG,
+    TRUNCATED,
+    FaultyServer,
+)
 
 from esc import cli, files, paths
 from esc.dialogue import gold_turns
@@ -293,13 +301,13 @@ def test_a_truncated_reply_is_kept_and_counted(run_predict, work, server):
 
 
 def test_the_distribution_is_null_where_the_server_gives_no_figures(run_predict, work, server):
-    server.tokenizes = False
+    server.routes = {TOKENIZE: NO_ROUTE}
     assert run_predict()[0] == 0
     assert {record["distribution"] for record in records(work)} == {None}
 
 
 def test_an_endpoint_that_ignores_the_choice_stops_the_run(run_predict, work, server):
-    server.obeys = False
+    server.answer = lambda request: "Hello there"
     code, _, err = run_predict()
     assert code == 2 and "ignores the constraint" in error(err) and "DECODE=free" in error(err)
 

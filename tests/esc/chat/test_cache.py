@@ -154,7 +154,7 @@ def start(server, cache):
 
 def finish(server, cache):
     process = start(server, cache)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=90)
     assert process.returncode == 0, said.decode()
     return [(row["record"], row["answer"]["text"]) for row in rows(cache)]
 
@@ -164,12 +164,12 @@ def test_a_stopped_run_goes_on_where_it_was(server, second_server, tmp_path, wit
     server.delay = 0.03
     cache = tmp_path / "calls.jsonl"
     process = start(server, cache)
-    until = time.monotonic() + 20
+    until = time.monotonic() + 90
     while len(server.chats()) < RECORDS // 2:
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.002)
     process.send_signal(with_signal)
-    process.communicate(timeout=20)
+    process.communicate(timeout=90)
     assert process.returncode != 0
     before = [(row["record"], row["answer"]["text"]) for row in rows(cache)]
     assert RECORDS // 2 - IN_FLIGHT <= len(before) < RECORDS

@@ -39,6 +39,7 @@ def test_a_missing_model_is_named_with_what_there_is(server):
 
 
 WRONG = {
+    "http://127.0.0.1:99999/v1": "is no URL",
     "localhost:8000": "BASE_URL='localhost:8000' is no URL",
     "http://me:word@h/v1": "holds a name or password; set VLLM_API_KEY",
     "": "BASE_URL is empty",
