@@ -9,7 +9,7 @@ runs the shards; write leaves them to others, and read takes in what those have 
 import asyncio
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -102,7 +102,7 @@ class BatchChat:
     meter: llm.Meter
     _pending: dict[str, Call[Any]] = field(default_factory=dict)
     """What this round has to ask, by cache key, in the records' order."""
-    _failures: dict[str, Failure] = field(default_factory=dict)
+    _failures: dict[str, CallFailed] = field(default_factory=dict)
     _ran: set[Shard] = field(default_factory=set)
 
     async def ask(self, call: Call[Answer]) -> Answer:
@@ -116,7 +116,7 @@ class BatchChat:
         if call.body() is None:
             return call.rehearse()
         if key in self._failures:
-            raise CallFailed(self._failures[key].kind, self._failures[key].message)
+            raise self._failures[key]
         self._pending.setdefault(key, call)
         raise _Pending
 
@@ -197,7 +197,7 @@ class BatchChat:
         for key, why in failed.items():
             if isinstance(why, RunStopped):
                 raise why
-            self._failures[key] = Failure(why.kind, why.message, 1)
+            self._failures[key] = why
             self.meter.failed += 1
             self._pay(*why.used)
         return bool(failed) or self.meter.answered > before
@@ -219,11 +219,11 @@ class BatchChat:
         # What a service was given is paid for, and waited for; of another shard that was answered
         # in part, as by a live server, the rest is asked in a new one.
         todo = [one for one in waiting if one.is_paid and one.ids & self._pending.keys()]
-        rest = self._pending.keys() - {key for shard in todo for key in shard.ids}
+        rest = new = self._pending.keys() - {key for shard in todo for key in shard.ids}
         for shard in waiting:
             if not shard.is_paid and shard.ids <= rest:
                 todo.append(shard)
-                rest -= shard.ids
+                rest = rest - shard.ids
         if engine == "read":
             names = ", ".join(shard.path(REQUESTS).name for shard in todo[:10])
             raise Waiting(
@@ -231,7 +231,7 @@ class BatchChat:
                 "bring their answers files there, or BATCH=openai fetches those of its service; "
                 f"{len(rest):,} requests are in no open shard: BATCH=write writes them"
             )
-        self._check_engine()
+        self._check_engine(new)
         todo += self._write([key for key in self._pending if key in rest])
         if engine == "write":
             raise Waiting(
@@ -243,11 +243,22 @@ class BatchChat:
         run(self.batch, self.urls, todo)
         self._ran.update(todo)
 
-    def _check_engine(self) -> None:
-        """Raise EscError where the engine does not have what is asked."""
-        engine, urls = self.batch.engine, self.urls
-        if engine == "openai" and not urls:
-            raise EscError("BATCH=openai asks a hosted model: give BASE_URL, or take BATCH=vllm")
+    def _check_engine(self, new: Set[str]) -> None:
+        """Raise EscError where the engine does not have what is asked, or it could cost too much.
+
+        ``new`` are the requests that are not paid for yet.
+        """
+        engine, urls, budget = self.batch.engine, self.urls, self.meter.budget
+        if engine == "openai":
+            if not urls:
+                raise EscError("BATCH=openai asks a hosted model: give BASE_URL, or use BATCH=vllm")
+            most = [budget.reserve(*self._pending[key].size()) for key in new]
+            budget.settle(sum(filter(None, most)), 0, 0)
+            if None in most:
+                raise RunStopped(
+                    f"the {len(new):,} new requests could pass MAX_COST={budget.limit:g}; nothing "
+                    "is sent: raise it, or LIMIT takes fewer"
+                )
         if engine in ("vllm", "ray"):
             served = {adapters.BASE, *adapters.found(self.batch.work, self.batch.model)}
             others = {call.model for call in self._pending.values()} - served
@@ -260,17 +271,8 @@ class BatchChat:
                 )
 
     def _write(self, keys: Sequence[str]) -> list[Shard]:
-        """New shards that ask for ``keys``; RunStopped where a service's could pass MAX_COST."""
+        """New shards that ask for ``keys``."""
         bodies = {key: self._body(self._pending[key]) for key in keys}
-        if self.batch.engine == "openai":
-            budget = self.meter.budget
-            most = [budget.reserve(*self._pending[key].size()) for key in keys]
-            budget.settle(sum(filter(None, most)), 0, 0)
-            if None in most:
-                raise RunStopped(
-                    f"the {len(keys):,} new requests could pass MAX_COST={budget.limit:g}; nothing "
-                    "is sent: raise it, or LIMIT takes fewer"
-                )
         last = max((shard.number for shard in self._shards()), default=0)
         made = []
         for number, begin in enumerate(range(0, len(keys), self.batch.shard), start=last + 1):

@@ -45,11 +45,14 @@ def install(root: Path, kind: str) -> None:
     venv.create(folder, with_pip=True)
     python = root / PYTHON
     requirements = paths.ROOT / "requirements" / f"serve-{kind}.txt"
-    # Ask pip first: an index that cannot be reached must not stop an install without need.
-    if kind == "cpu" and _pip(python, "install", "--quiet", "--no-deps", TORCH):
-        print(f"{TORCH} is not on the usual index; trying PyTorch's", flush=True)
-        _must(python, "install", "--quiet", "--no-deps", "--index-url", TORCH_INDEX, TORCH)
-    _must(python, "install", "--quiet", "--no-deps", "-r", str(requirements))
+    if kind == "cpu":
+        # Ask pip first: an index that cannot be reached must not stop an install without need.
+        try:
+            _pip(python, TORCH)
+        except EscError:
+            print(f"{TORCH} is not on the usual index; trying PyTorch's", flush=True)
+            _pip(python, "--index-url", TORCH_INDEX, TORCH)
+    _pip(python, "-r", str(requirements))
     _told(python, IMPORT, "vLLM")
     files.write_text(root / READY, kind + "\n")
 
@@ -65,8 +68,7 @@ def install_ray(root: Path) -> None:
     places = "import sysconfig; print(sysconfig.get_path('purelib'))"
     of_serving, of_ray = (_told(one, places, "Python") for one in (root / PYTHON, python))
     files.write_text(Path(of_ray) / "serving.pth", f"{of_serving}\n")
-    requirements = paths.ROOT / "requirements" / "ray.txt"
-    _must(python, "install", "--quiet", "--no-deps", "-r", str(requirements))
+    _pip(python, "-r", str(paths.ROOT / "requirements" / "ray.txt"))
     _told(python, IMPORT_RAY, "Ray")
     files.write_text(root / RAY_READY, "")
 
@@ -82,12 +84,9 @@ def _told(python: Path, statement: str, what: str) -> str:
     return told.stdout.strip()
 
 
-def _pip(python: Path, *arguments: str) -> int:
-    return subprocess.run([str(python), "-m", "pip", *arguments], check=False).returncode
-
-
-def _must(python: Path, *arguments: str) -> None:
-    if _pip(python, *arguments):
+def _pip(python: Path, *arguments: str) -> None:
+    words = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", *arguments]
+    if subprocess.run(words, check=False).returncode:
         raise EscError("pip failed (its output is above); check the network, then run it again")
 
 

@@ -11,7 +11,7 @@ import pytest
 from batches import BatchService, answer_line, error_line
 
 from esc import llm_batch, paths
-from esc.exceptions import EscError
+from esc.exceptions import EscError, Waiting
 from esc.llm import (
     Budget,
     Cache,
@@ -131,8 +131,8 @@ def ask(service, tmp_path, monkeypatch):
     here = lambda _, urls, shards: batch.by_service(shards, urls[0])  # noqa: E731
     monkeypatch.setattr(llm_batch, "run", here)
 
-    def run(records=RECORDS, budget=None, **more):
-        of, meter = Batch("openai", 2, MODEL, tmp_path), Meter(budget or Budget())
+    def run(records=RECORDS, budget=None, engine="openai", **more):
+        of, meter = Batch(engine, 2, MODEL, tmp_path), Meter(budget or Budget())
         chat = BatchChat(of, [service.url], Cache(tmp_path / "calls.jsonl", {}), {}, meter)
 
         async def work(asks, record):
@@ -210,6 +210,8 @@ def test_nothing_is_sent_that_could_pass_the_limit_and_what_was_sent_is_taken_in
 ):
     # A request of five tokens costs 500 units at the most.
     limited = {"budget": Budget(Price(0.0, 100.0), limit=0.001)}
+    with pytest.raises(Waiting):
+        ask(engine="write")
     with pytest.raises(RunStopped, match=r"the 3 new requests could pass MAX_COST=0.001"):
         ask(**limited)
     assert not service.files and not service.batches

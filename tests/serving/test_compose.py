@@ -73,17 +73,14 @@ def touch_adapter(folder):
     return folder
 
 
-def concatenated(base, parts, output):
-    touch_adapter(output)
-    return 32
-
-
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
     """A WORK folder with two adapters whose sum is made by hand."""
     for stage in ("sft", "dpo"):
         touch_adapter(tmp_path / paths.adapter(MODEL, "sp", stage))
-    monkeypatch.setattr(composing, "concatenate", concatenated)
+    monkeypatch.setattr(
+        composing, "concatenate", lambda base, parts, out: touch_adapter(out) and 32
+    )
     monkeypatch.setattr(adapters, "of", lambda model, template: f"of {template}")
     return tmp_path
 
@@ -94,60 +91,45 @@ def test_it_is_renewed_exactly_when_a_part_or_its_template_is_another(parts):
     assert compose(parts, MODEL, "sp") == (served, False)
     (served / adapters.FILE).unlink()
     assert compose(parts, MODEL, "sp") == (served, True)
-    dpo = parts / paths.adapter(MODEL, "sp", "dpo")
-    save_file({"weight": torch.ones(1)}, dpo / adapters.WEIGHTS)
-    before = (served / MANIFEST).read_text()
+    save_file(
+        {"weight": torch.ones(1)}, parts / paths.adapter(MODEL, "sp", "dpo") / adapters.WEIGHTS
+    )
     assert compose(parts, MODEL, "sp") == (served, True)
-    assert (served / MANIFEST).read_text() != before
     assert adapters.found(parts, MODEL)["sp-dpo"] == served
 
 
-def test_a_part_that_is_not_trained_is_named_with_its_command(tmp_path):
-    touch_adapter(tmp_path / paths.adapter(MODEL, "rg", "sft"))
-    with pytest.raises(EscError, match=r"make dpo-rg WORK=.* trains it"):
-        compose(tmp_path, MODEL, "rg")
+REFUSED = [
+    ({"sft": None}, r"make sft-sp WORK=.* trains it"),
+    ({"sft": {"r": 16, "use_rslora": True}}, r"sp_sft is no plain LoRA \(use_rslora\)"),
+    ({"dpo": {"r": 16, "use_rslora": True}}, r"sp_dpo is no plain LoRA \(use_rslora\)"),
+    ({"sft": {"r": 300}, "dpo": {"r": 300}}, r"sp_sft \+ sp_dpo has rank 600, .* up to 512"),
+]
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_a_part_that_is_no_plain_lora_is_refused(parts, stage):
-    config = parts / paths.adapter(MODEL, "sp", stage) / adapters.CONFIG
-    files.write_json(config, {"r": 16, "use_rslora": True})
-    with pytest.raises(EscError, match=rf"sp_{stage} is no plain LoRA \(use_rslora\)"):
+@pytest.mark.parametrize(("changed", "reason"), REFUSED)
+def test_parts_that_do_not_make_one_adapter_are_refused(parts, changed, reason):
+    for stage, config in changed.items():
+        folder = parts / paths.adapter(MODEL, "sp", stage)
+        if config is None:
+            (folder / adapters.WEIGHTS).unlink()
+        else:
+            files.write_json(folder / adapters.CONFIG, config)
+    with pytest.raises(EscError, match=reason):
         compose(parts, MODEL, "sp")
 
 
-def test_tensors_of_another_kind_are_refused_whatever_the_configuration_says(parts):
-    sft = parts / paths.adapter(MODEL, "sp", "sft")
-    save_file({"base_model.model.lm_head.weight": torch.zeros(1)}, sft / adapters.WEIGHTS)
-    with pytest.raises(EscError, match=r"no plain LoRA \(base_model\.model\.lm_head\.weight\)"):
-        compose(parts, MODEL, "sp")
-
-
-def test_more_rank_than_a_server_takes_is_refused(parts):
-    for stage in ("sft", "dpo"):
-        files.write_json(parts / paths.adapter(MODEL, "sp", stage) / adapters.CONFIG, {"r": 300})
-    with pytest.raises(EscError, match=r"sp_sft \+ sp_dpo has rank 600, and vLLM serves up to 512"):
-        compose(parts, MODEL, "sp")
-
-
-def test_a_delta_on_another_sft_adapter_is_refused(tmp_path):
-    touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "sft"))
-    dpo = touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "dpo"))
-    (dpo / "options.json").write_text('{"adapter sp_sft": "of before"}')
-    with pytest.raises(EscError, match=r"sp_dpo was trained on another adapter than .*sp_sft"):
-        compose(tmp_path, MODEL, "sp")
-
-
-def test_a_bare_dpo_adapter_is_refused_with_the_reason(tmp_path):
-    touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "dpo"))
+def test_a_delta_on_another_sft_adapter_or_alone_is_refused(parts):
     with pytest.raises(EscError, match=r"difference to base \+ SFT.*serving compose .*--task sp"):
-        adapters.found(tmp_path, MODEL)
+        adapters.found(parts, MODEL)
+    options = parts / paths.adapter(MODEL, "sp", "dpo") / "options.json"
+    options.write_text('{"adapter sp_sft": "of before"}')
+    with pytest.raises(EscError, match=r"sp_dpo was trained on another adapter than .*sp_sft"):
+        compose(parts, MODEL, "sp")
 
 
 def test_every_adapter_is_served_under_its_own_name(tmp_path):
     saves = tmp_path / paths.adapters(MODEL)
-    for name in ("sp_sft", "vanilla_sft"):
-        touch_adapter(saves / name)
+    touch_adapter(saves / "sp_sft")
     touch_adapter(saves / "rg_dpo_ipo_r2" / adapters.SERVED)
     (saves / "rg_dpo_ipo_r2" / adapters.WEIGHTS).write_bytes(b"delta")
     touch_adapter(saves / "notes")
@@ -155,14 +137,5 @@ def test_every_adapter_is_served_under_its_own_name(tmp_path):
     assert adapters.found(tmp_path, MODEL) == {
         "rg-dpo-ipo-r2": saves / "rg_dpo_ipo_r2" / "served",
         "sp-sft": saves / "sp_sft",
-        "vanilla-sft": saves / "vanilla_sft",
     }
-
-
-def test_the_folder_of_a_served_name_is_found_again(tmp_path):
-    touch_adapter(tmp_path / paths.adapter(MODEL, "sp", "sft"))
-    assert adapters.folder(tmp_path, MODEL, "sp-sft") == tmp_path / paths.adapter(
-        MODEL, "sp", "sft"
-    )
-    with pytest.raises(EscError, match=r"make sft-rg WORK=.* trains it"):
-        adapters.folder(tmp_path, MODEL, "rg-sft")
+    assert adapters.folder(tmp_path, MODEL, "sp-sft") == saves / "sp_sft"
