@@ -118,18 +118,10 @@ def test_an_answer_has_at_most_what_is_left_of_the_context(server, ask_all):
 
 @pytest.mark.parametrize("context", [0, 8, 4096])
 def test_a_context_without_room_for_an_answer_is_not_asked_again(server, ask_all, context):
-    server.context = context
-    server.always = {"a": fs.TOO_LONG}
+    server.context, server.always = context, {"a": fs.TOO_LONG}
     failed, answered = ask_all(server.url, ["a", "b"]).results
     assert (failed.kind, failed.attempts) == (FailureKind.TOO_LONG, 1)
     assert answered.text == "re: b" and len(server.chats()) == 2
-
-
-def test_a_wrong_model_name_stops_the_run_with_one_request(server, ask_all):
-    server.script = [fs.NO_MODEL] * 9
-    with pytest.raises(RunStopped, match="The model `x` does not exist"):
-        ask_all(server.url, ["a", "b", "c"], in_flight=1)
-    assert len(server.chats()) == 1
 
 
 def test_a_stopped_run_keeps_what_was_in_flight_and_waits_for_nothing_else(
@@ -144,7 +136,7 @@ def test_a_stopped_run_keeps_what_was_in_flight_and_waits_for_nothing_else(
         "c": fs.Fault(503, fs.UNAVAILABLE.body, {"Retry-After": "60"}, delay=0.2),
     }
     begin = time.monotonic()
-    with pytest.raises(RunStopped):
+    with pytest.raises(RunStopped, match="The model `x` does not exist"):
         ask_all(server.url, ["a", "b", "c", "d", "e", "f"], cache=cache, in_flight=5)
     assert time.monotonic() - begin < 5
     assert sorted(request.asked for request in server.chats()) == ["a", "b", "c", "d", "e"]
@@ -175,9 +167,8 @@ def test_a_server_that_repeats_the_key_does_not_get_it_into_a_failure(
     assert "x" * 270 in failed.message and "sk-" not in failed.message
 
 
-@pytest.mark.parametrize("key", [f"{KEY}é", f"{KEY}\n{KEY}"])
-def test_a_key_that_cannot_be_sent_is_shown_nowhere(server, ask_all, monkeypatch, key):
-    monkeypatch.setenv("VLLM_API_KEY", key)
+def test_a_key_that_cannot_be_sent_is_shown_nowhere(server, ask_all, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", f"{KEY}é")
     with pytest.raises(EscError, match="VLLM_API_KEY holds characters") as caught:
         ask_all(server.url, ["a"])
     assert "sk-" not in str(caught.value)
