@@ -324,7 +324,7 @@ def run(training: Training, settings: Row, recipe: Path, *, lock: int | None) ->
         try:
             code = _watched(process, training, settings)
         except BaseException as error:
-            _end(process.pid)
+            _end(process)
             # Steps against a wrong reference are worth nothing: the corrected command begins anew.
             if isinstance(error, EscError) and begun_here:
                 shutil.rmtree(output)
@@ -364,9 +364,11 @@ def _watched(process: subprocess.Popen[bytes], training: Training, settings: Row
             time.sleep(_EVERY)
 
 
-def _end(leader: int) -> None:
+def _end(training: subprocess.Popen[bytes]) -> None:
     """End a training and the workers it has launched."""
-    first = psutil.Process(leader)
+    if training.poll() is not None:
+        return
+    first = psutil.Process(training.pid)
     processes = [first, *first.children(recursive=True)]
     for process in processes:
         process.terminate()

@@ -1,6 +1,7 @@
 """What a training's folder holds it to, what it says, and real, short ones with LLaMA-Factory."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -176,7 +177,9 @@ def command(work, *overrides):
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_from_its_checkpoint_and_is_then_done(model, work, capfd):
+def test_a_killed_training_goes_on_from_its_checkpoint_and_is_then_done(
+    model, work, capfd, monkeypatch
+):
     quick = ("max_steps=4", "gradient_accumulation_steps=1", "save_steps=1")
     output = training(work).output
     with subprocess.Popen(
@@ -190,13 +193,12 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_is_then_done(model, w
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
     assert not (output / train.DONE).exists()
+    monkeypatch.setenv("LLAMAFACTORY_VERBOSITY", "INFO")
     assert cli.run(train.main, command(work, *quick)) == 0
     shown = capfd.readouterr().out
     log = (output.with_name(".sp_sft") / "node0.log").read_text()
     assert files.read_json(output / train.DONE)["steps"] == 4
-    # The first step was not logged again.
-    steps = [row["current_steps"] for row in reference.logged(output)]
-    assert steps == sorted(set(steps)) and steps[-1] == 4, log
+    assert re.search(r"Resuming training from .*checkpoint-\d", log)
     assert (output / "adapter_model.safetensors").is_file() and (output / train.CURVE).is_file()
     for named in (str(output), train.CURVE, "make sft-rg", "SMOKE"):
         assert named in shown
