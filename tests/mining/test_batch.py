@@ -1,15 +1,12 @@
 """Mining through batch files: what it writes is what a live run with the same answers writes."""
 
-import resource
 import shutil
-import subprocess
-import sys
 
 import pytest
 from batches import play, requests
 from faulty_server import FaultyServer, Request
 
-from esc import cli, paths
+from esc import cli
 from esc.psych_errors import PsychError
 from mining import sample
 
@@ -83,24 +80,6 @@ def test_every_task_leaves_its_shards_and_what_has_its_answers_is_finished(draw,
     code, _, err = draw("--batch", "read", *options, **both)
     assert code == cli.WAITING and str(folders[0]) in err and str(folders[1]) not in err
     assert [(one / "run.json").is_file() for one in folders] == [False, True]
-
-
-def test_on_a_full_disk_no_shard_is_half_written_and_it_goes_on(draw, bench, models, error_line):
-    argv = ["--work", str(bench.work), "--task", "rg", "--base-url", models.url, *LIMIT]
-    # A limit on the size of a file: the write fails as it does on a full disk.
-    limited = subprocess.run(
-        [sys.executable, "-m", "mining", "sample", *argv, "--batch", "write"],
-        cwd=paths.ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000)),
-    )
-    assert limited.returncode == 2 and "the disk is full" in error_line(limited.stderr)
-    batch = bench.mining("rg").folder / "batch"
-    assert [path for path in batch.iterdir() if "requests" in path.name] == []
-    assert draw("--batch", "write")[0] == cli.WAITING and play(batch, answer) == 1
-    assert draw("--batch", "read")[0] == 0
 
 
 def test_an_engine_of_this_work_runs_nothing_of_others(draw, models, error_line):

@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
@@ -195,6 +197,24 @@ def pretend(tmp_path):
 
 def sleeper(*words):
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", *words])
+
+
+class Healthy(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        """Nothing on stderr."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+
+def test_a_server_is_seen_to_be_healthy_past_a_proxy(monkeypatch, tmp_path):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with HTTPServer(("127.0.0.1", 0), Healthy) as healthy, sleeper() as process:
+        threading.Thread(target=healthy.handle_request, daemon=True).start()
+        server._wait_healthy(process, f"http://127.0.0.1:{healthy.server_port}", tmp_path)
+        process.kill()
 
 
 def test_stop_ends_that_process_only(tmp_path, pretend):
