@@ -18,7 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
@@ -62,8 +62,6 @@ Engine = Literal["vllm", "ray", "openai", "write", "read", "live"]
 _BY_FILES = "an engine that reads batch files, instead of a live server"
 
 Record = TypeVar("Record")
-Where = Callable[[Mapping[str, str]], AbstractContextManager[Sequence[str]]]
-"""From the weights asked, by served name, to the URLs to ask while the block runs."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,6 @@ class Sending:
     work: cli.Work = Path()
     in_flight: Annotated[
         int | None, typer.Option(envvar="IN_FLIGHT", min=1, help="requests at a time")
-    ] = None
-    timeout: Annotated[
-        float | None, typer.Option(parser=cli.amount, help="seconds for an answer")
     ] = None
     price: Annotated[
         Price | None,
@@ -117,22 +112,6 @@ class Sending:
         if self.batch in (None, LIVE):
             return None
         return Batch(str(self.batch), self.shard, self.model, self.work)
-
-    def at(self, base_url: str | None = None) -> Where:
-        """Where policies are asked: BASE_URL, else the running server, else one for the block.
-
-        A batch has an engine of its own: no server is started for it.
-        """
-
-        @contextmanager
-        def urls(weights: Mapping[str, str]) -> Iterator[Sequence[str]]:
-            if self.batches:
-                yield policy_server.split_urls(base_url or "")
-            else:
-                with policy_server.servers(self.model, self.work, base_url, weights) as found:
-                    yield found
-
-        return urls
 
 
 JudgeName = Annotated[
@@ -187,9 +166,9 @@ class Asking(Generic[Record]):
     records: Callable[[], Sequence[Record]]
     """Every record, in the order of the rows; called where there is something to do."""
     work: Callable[[Asks, Record], Awaitable[Row]]
-    """From somebody to ask and a record to its row."""
-    without: Callable[[Record, Failure | None], Row]
-    """The row of a record's final failure, or, with None, of one that nobody is asked about."""
+    """From somebody to ask and a record to its row; it need not ask."""
+    without: Callable[[Record, Failure], Row]
+    """The row of a record whose request failed for good."""
     told: Callable[[Sequence[Row]], Row]
     """What the rows come to: for the report, and the summary file or ``run.json``."""
     report: Callable[[Row], str]
@@ -200,7 +179,8 @@ class Asking(Generic[Record]):
     """The served names it asks."""
     weights: Mapping[str, str] = field(default_factory=dict)
     """Served name to a hash of what answers under it."""
-    is_asked: Callable[[Record], bool] = lambda _: True
+    at: str | None = None
+    """URLs to ask, by commas; else the running server of the model is, or one for this run."""
     missing: Callable[[Sequence[Row]], int] = failed
     summary: str = ""
     """The name of the file of what is told, where that is not ``run.json``."""
@@ -216,11 +196,11 @@ class Asking(Generic[Record]):
         return files.read_json(path) if path.is_file() else None
 
 
-def ask_all(askings: Iterable[Asking[Any]], where: Where, sending: Sending) -> int:
+def ask_all(askings: Iterable[Asking[Any]], sending: Sending) -> int:
     """Exit code: 0 where no row of any folder is missing, 1 where requests failed.
 
     The one loop that asks: claims every folder, rehearses, asks what no stored answer tells (one
-    start of ``where`` for all of them), writes rows, summary and ``run.json``, prints the report.
+    start of a server for all of them), writes rows, summary and ``run.json``, prints the report.
     Raises EscError for whatever a user can mend, and, once the others are done, Waiting where BATCH
     leaves some of the asking to others.
     """
@@ -231,7 +211,11 @@ def ask_all(askings: Iterable[Asking[Any]], where: Where, sending: Sending) -> i
             return 0
         to_ask = [one for one in opened if one.rehearsal.requests]
         weights = {name: sha for one in to_ask for name, sha in one.asking.weights.items()}
-        urls = stack.enter_context(where(weights)) if to_ask else ()
+        given = to_ask[0].asking.at if to_ask else None
+        urls: Sequence[str] = policy_server.split_urls(given or "")
+        if to_ask and not sending.batches:
+            where = policy_server.servers(sending.model, sending.work, given, weights)
+            urls = stack.enter_context(where)
         missing, waits = 0, []
         for one in opened:
             try:
@@ -243,7 +227,7 @@ def ask_all(askings: Iterable[Asking[Any]], where: Where, sending: Sending) -> i
     return 1 if missing else 0
 
 
-def ask_each(every: Mapping[str, Callable[[], Asking[Any]]], where: Where, sending: Sending) -> int:
+def ask_each(every: Mapping[str, Callable[[], Asking[Any]]], sending: Sending) -> int:
     """`ask_all` of one folder after the other, by name, with one start of a server for all.
 
     A folder that fails, or cannot be asked for at all, does not take down the others: exit code 1.
@@ -254,7 +238,7 @@ def ask_each(every: Mapping[str, Callable[[], Asking[Any]]], where: Where, sendi
         for name, asking in every.items():
             print(f"--- {name}", flush=True)
             try:
-                codes.append(ask_all([asking()], where, sending))
+                codes.append(ask_all([asking()], sending))
             except Waiting as waiting:
                 waits.append(str(waiting))
             except EscError as error:
@@ -269,8 +253,6 @@ def ask_each(every: Mapping[str, Callable[[], Asking[Any]]], where: Where, sendi
 class _Opened:
     asking: Asking[Any]
     records: Sequence[Any]
-    """All of them."""
-    asked: Sequence[Any]
     cache: Cache
     rehearsal: Rehearsal
     rehearsed: Sequence[Row]
@@ -293,14 +275,12 @@ def _opened(asking: Asking[Any], sending: Sending, stack: ExitStack) -> _Opened 
     cache = folder.cache(asking.run)
     if cache.repaired:
         print("the last stored answer was torn and is asked for again", file=sys.stderr)
-    records = asking.records()
-    asked = [record for record in records if asking.is_asked(record)]
-    rehearsal = Rehearsal(cache, asking.weights)
+    records, rehearsal = asking.records(), Rehearsal(cache, asking.weights)
 
     async def rehearsed() -> list[Row]:
-        return [await asking.work(rehearsal, record) for record in asked]
+        return [await asking.work(rehearsal, record) for record in records]
 
-    one = _Opened(asking, records, asked, cache, rehearsal, asyncio.run(rehearsed()))
+    one = _Opened(asking, records, cache, rehearsal, asyncio.run(rehearsed()))
     if sending.dry_run:
         print(f"{asking.what}: {rehearsal.report(sending.budget)}")
     return one
@@ -318,12 +298,11 @@ def _finish(one: _Opened, urls: Sequence[str], sending: Sending) -> int:
             if sending.batches
             else asyncio.run(_live(one, urls, sending))
         )
-        _check_some_answered(asking, results, budget)
-    answers = iter(results)
-    rows = []
-    for record in one.records:
-        found = next(answers) if asking.is_asked(record) else None
-        rows.append(found if isinstance(found, dict) else asking.without(record, found))
+        _check_some_answered(asking, results, meter)
+    rows = [
+        asking.without(record, found) if isinstance(found, Failure) else found
+        for record, found in zip(one.records, results, strict=True)
+    ]
     sent = {
         "requests": {name: getattr(meter, name) for name in ("answered", "cached", "failed")},
         "cost": round(budget.spent - spent, 4) if budget.price else None,
@@ -341,14 +320,14 @@ def _finish(one: _Opened, urls: Sequence[str], sending: Sending) -> int:
 
 
 Found = tuple[Sequence[Row | Failure], Meter]
-"""(a row, or the final failure, for every record asked about, in order; what was sent)."""
+"""(a row, or the final failure, of every record, in order; what was sent)."""
 
 
 def _through_files(one: _Opened, urls: Sequence[str], sending: Sending) -> Found:
     assert sending.batches is not None
     meter = Meter(sending.budget, cached=one.rehearsal.cached)
     chat = BatchChat(sending.batches, urls, one.cache, one.asking.weights, meter)
-    found = chat.run(one.asked, one.asking.work)
+    found = chat.run(one.records, one.asking.work)
     if meter.failed and sending.batch == "read":
         told = f"batch       {meter.failed:,} failures were brought: BATCH=write asks again"
         print(told, file=sys.stderr)
@@ -357,25 +336,25 @@ def _through_files(one: _Opened, urls: Sequence[str], sending: Sending) -> Found
 
 async def _live(one: _Opened, urls: Sequence[str], sending: Sending) -> Found:
     asking = one.asking
-    pool = Pool(urls, timeout=sending.timeout or TIMEOUT, connections=sending.connections)
+    pool = Pool(urls, timeout=TIMEOUT, connections=sending.connections)
     chat = Chat(pool, one.cache, weights=asking.weights, budget=sending.budget)
     try:
         await pool.connect(asking.models, listed=not asking.judge)
-        return await chat.run(one.asked, asking.work, asking.what), chat.meter
+        return await chat.run(one.records, asking.work, asking.what), chat.meter
     finally:
         await pool.close()
 
 
 def _check_some_answered(
-    asking: Asking[Any], results: Sequence[Row | Failure], budget: Budget
+    asking: Asking[Any], results: Sequence[Row | Failure], meter: Meter
 ) -> None:
     """Tell why answers are missing; raise where all are, for what is no single record's fault."""
     lost = [one for one in results if isinstance(one, Failure)]
-    kinds = {one.kind for one in lost} if len(lost) == len(results) else set()
+    kinds = set() if meter.answered or meter.cached else {one.kind for one in lost}
     if kinds == {FailureKind.EMPTY}:
         raise RunStopped(
-            f"every answer is empty{budget.told()}: {lost[0].message}; nothing is written: switch "
-            "the model's thinking off where it is served, or take another one"
+            f"every answer is empty{meter.budget.told()}: {lost[0].message}; nothing is written: "
+            "switch the model's thinking off where it is served, or take another one"
         )
     if lost:
         told = visible(counted((one.kind.value, one.message) for one in lost))
@@ -390,7 +369,6 @@ def _check_some_answered(
 RANDOM = "random"
 HOSTED = "https://api.openai.com/v1"
 NUMBER, REASON = "number", "reason"
-FORMS = (NUMBER, REASON)
 """What is asked for a score: the number alone (Figures 17 to 20), or a reason and the number."""
 
 
@@ -405,23 +383,13 @@ class Judge:
 
     name: str
     """The model's name at its endpoint, or ``random``."""
-    urls: tuple[str, ...]
-    """Empty for ``random``."""
+    urls: str
+    """Separated by commas; empty for ``random``, and for this kit's own server."""
 
     @property
     def is_random(self) -> bool:
         """Whether verdicts are drawn, not judged."""
         return self.name == RANDOM
-
-    @property
-    def is_smoke(self) -> bool:
-        """Whether what it says is no judgement."""
-        return is_smoke(self.name)
-
-    @property
-    def slug(self) -> str:
-        """Its name as that of a folder."""
-        return re.sub(r"[^A-Za-z0-9.-]+", "-", self.name).strip(".-") or "judge"
 
 
 def judge_for(model: str, name: str | None, urls: str | None, *, keyless: bool = False) -> Judge:
@@ -434,16 +402,16 @@ def judge_for(model: str, name: str | None, urls: str | None, *, keyless: bool =
     if name == RANDOM:
         if urls:
             raise EscError("JUDGE=random asks nobody; drop JUDGE_BASE_URL, or name the model there")
-        return Judge(RANDOM, ())
+        return Judge(RANDOM, "")
     if urls:
-        return Judge(name, tuple(policy_server.split_urls(urls)))
+        return Judge(name, urls)
     if not keyless and not os.environ.get("OPENAI_API_KEY", "").strip():
         raise EscError(
             f"JUDGE={name} is asked at {HOSTED}, and OPENAI_API_KEY is not set; set it, give "
             "JUDGE_BASE_URL=http://host:port/v1 for another endpoint, or take JUDGE=random, which "
             "is a smoke run"
         )
-    return Judge(name, (HOSTED,))
+    return Judge(name, HOSTED)
 
 
 LEFT_OPEN = ("unscored", "failed", "not judged")

@@ -18,7 +18,6 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, partial
@@ -41,7 +40,6 @@ from esc.judging import (
     Reason,
     Unscored,
     Verdict,
-    Where,
     ask_all,
     ask_each,
     is_smoke,
@@ -118,7 +116,7 @@ class Judging(JudgeSending):
         backbones.get(self.model)
         name = self.judge or usual_judge(self.model)
         own = name == adapters.BASE and not self.judge_base_url
-        return Judge(name, ()) if own else self.who(name)
+        return Judge(name, "") if own else self.who(name)
 
     @property
     def name(self) -> str:
@@ -129,7 +127,7 @@ class Judging(JudgeSending):
     @property
     def is_smoke(self) -> bool:
         """Whether what it says is no judgement."""
-        return self.judge_of.is_smoke or self.name == f"{EMBEDDED} (base)"
+        return is_smoke(self.judge_of.name) or self.name == f"{EMBEDDED} (base)"
 
     @property
     def is_own(self) -> bool:
@@ -147,11 +145,6 @@ class Judging(JudgeSending):
         """Served name to a hash of what answers, where it is this kit's own server."""
         own = [adapters.BASE] if self.is_own else []
         return adapters.weights_of(self.work, self.model, own)
-
-    @property
-    def where(self) -> Where:
-        """Where it is asked."""
-        return self.at() if self.is_own else lambda _: nullcontext(self.judge_of.urls)
 
     def prompts(self, names: Sequence[str]) -> str | None:
         """A hash of the prompt files behind its questions; None where it is asked nothing."""
@@ -388,6 +381,8 @@ def questions_of(items: Sequence[Item], repeat: int) -> list[Question]:
 async def one_score(asks: Asks, question: Question, *, how: Judging, form: str) -> Row:
     """The row of one score; CallFailed where its request has no answer."""
     item, dimension, sample = question.item, question.dimension, question.sample
+    if item.reply is None:
+        return row_of(question, how, None)
     if how.judge_of.is_random:
         record = " ".join(filter(None, (item.id, item.quadrant, item.side)))
         drawn = drawn_by("score", record, dimension, sample).choice(SCALE)
@@ -445,7 +440,7 @@ def asking(source: Source, out: Path, how: Judging, repeat: int | None, form: st
         report=partial(report, out),
         models=[how.judge_of.name],
         weights=how.weights,
-        is_asked=lambda question: question.item.reply is not None,
+        at=how.judge_of.urls,
         summary=SUMMARY,
         judge=how.name,
     )
@@ -593,7 +588,7 @@ def main(
     if one := predictions or pairs:
         if not out or (predictions and pairs):
             raise EscError("--predictions FILE, or --pairs FILE, is scored with an --out FOLDER")
-        return ask_all([scoring(one, out)], how.where, how)
+        return ask_all([scoring(one, out)], how)
     _ = how.judge_of
     every = {
         run.name: partial(scoring, run / PREDICTIONS, run / "judge")
@@ -602,4 +597,4 @@ def main(
     if mined.is_file():
         folder = how.work / "runs" / how.model / "pairs_judge"
         every["mined pairs"] = partial(scoring, mined, folder)
-    return ask_each(every, how.where, how)
+    return ask_each(every, how)

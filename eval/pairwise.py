@@ -22,7 +22,7 @@ from esc import cli, prompts, step
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.judging import Asking, Unscored, Verdict, ask_all, lost, read, why_without, without_score
-from esc.llm import Asks, Failure
+from esc.llm import Asks
 from esc.stats import share_of_turns, shares, sign_test
 from esc.step import RunFolder
 from eval import judge
@@ -103,6 +103,10 @@ def line(told: Row) -> str:
 
 async def one_pair(asks: Asks, pair: Pair, *, how: Judging) -> Row:
     """The row of one pair; CallFailed where a request of it has no answer."""
+    if not pair.is_whole:
+        return row_of(pair, how, NOT_JUDGED, pair.lacking)
+    if pair.is_alike:
+        return row_of(pair, how, SCORED, None)
     said = [await _answer(asks, pair, order, how) for order in ORDERS]
     better, reasons = {}, {}
     for order, one in zip(ORDERS, said, strict=True):
@@ -166,13 +170,6 @@ def asking(found: Matched, out: Path, how: Judging) -> Asking[Pair]:
         "smoke": found.smoke or how.is_smoke,
     }
 
-    def without(pair: Pair, failure: Failure | None) -> Row:
-        if failure:
-            return row_of(pair, how, *lost(failure))
-        if pair.is_whole:
-            return row_of(pair, how, SCORED, None)
-        return row_of(pair, how, NOT_JUDGED, pair.lacking)
-
     def told(rows: Sequence[Row]) -> Row:
         of = f"{len(rows)} of {found.source['shared']}"
         return {
@@ -194,12 +191,12 @@ def asking(found: Matched, out: Path, how: Judging) -> Asking[Pair]:
         run={"judge": how.name, "question": "comparisons"},
         records=lambda: pairs,
         work=partial(one_pair, how=how),
-        without=without,
+        without=lambda pair, failure: row_of(pair, how, *lost(failure)),
         told=told,
         report=partial(report, out),
         models=[how.judge_of.name],
         weights=how.weights,
-        is_asked=lambda pair: pair.is_whole and not pair.is_alike,
+        at=how.judge_of.urls,
         summary=SUMMARY,
         judge=how.name,
     )
@@ -241,4 +238,4 @@ def main(
     for path in (a, b):
         if path.resolve().parent == out.resolve():
             raise EscError(f"--out {out} holds {path}; name a folder of its own")
-    return ask_all([asking(matched(a, b), out, how)], how.where, how)
+    return ask_all([asking(matched(a, b), out, how)], how)

@@ -124,8 +124,7 @@ def _gold(turn: GoldTurn) -> Row:
     }
 
 
-def _failed(turn: GoldTurn, failure: Failure | None) -> Row:
-    assert failure is not None
+def _failed(turn: GoldTurn, failure: Failure) -> Row:
     return _gold(turn) | {"status": "failed", "failure": asdict(failure)}
 
 
@@ -145,6 +144,7 @@ def asking(asked: Asked) -> Asking[GoldTurn]:
         report=partial(_report, folder=asked.folder),
         models=asked.models,
         weights=weights,
+        at=asked.base_urls,
     )
 
 
@@ -210,13 +210,13 @@ def main(argv: list[str]) -> int:
     sending = Sending.of(given)
     wanted = [_asked(_of_folder(name, given)) for name in given.system]
     if len(wanted) == 1:
-        return ask_all([asking(wanted[0])], sending.at(given.base_url), sending)
+        return ask_all([asking(wanted[0])], sending)
     failed, codes = [], []
     with policy_server.one_server():
         for asked in wanted:
             print(f"--- {asked.folder.name}", flush=True)
             try:
-                codes.append(ask_all([asking(asked)], sending.at(given.base_url), sending))
+                codes.append(ask_all([asking(asked)], sending))
             except EscError as error:
                 # One system's adapter, or its options, are none of another's.
                 failed.append(f"{asked.folder.name}: {error}")

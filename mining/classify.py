@@ -12,8 +12,7 @@ is *unscored*, kept with its reason; a record without a reply is *not judged*. F
 the corpus whose replies Figure 2 shows beside the systems'; they go to ``runs/failed_esconv``.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +40,7 @@ from esc.judging import (
     why_without,
     without_score,
 )
-from esc.llm import Asks, Failure
+from esc.llm import Asks
 from esc.predictions import (
     FOREIGN,
     OURS,
@@ -163,7 +162,11 @@ def row_of(
 
 async def one_error(asks: Asks, record: Prediction | Row, *, judge: Judge | None) -> Row:
     """The row of one reply; CallFailed where its request has no answer."""
-    assert judge is not None and isinstance(record, Prediction) and record.reply is not None
+    if not isinstance(record, Prediction):
+        return record
+    assert judge is not None
+    if record.reply is None:
+        return row_of(record.id, judge.name, None, NOT_JUDGED, record.lacking)
     if judge.is_random:
         return row_of(record.id, judge.name, questions.draw_error(record.id))
     chat = questions.classify(record.history, record.seeker, record.strategy, record.reply)
@@ -192,12 +195,6 @@ def asking(source: Source, out: Path, judge: Judge | None) -> Asking[Any]:
         "smoke": smoke,
     }
 
-    def without(record: Prediction | Row, failure: Failure | None) -> Row:
-        if not isinstance(record, Prediction):
-            return record
-        told = lost(failure) if failure else (NOT_JUDGED, record.lacking)
-        return row_of(record.id, name, None, *told)
-
     def told(rows: Sequence[Row]) -> Row:
         about = {"judge": name, "numbered": source.numbered, "smoke": smoke}
         return proportions(rows) | about
@@ -208,13 +205,13 @@ def asking(source: Source, out: Path, judge: Judge | None) -> Asking[Any]:
         run={"judge": name, "question": "error of a reply"},
         records=lambda: source.stored or source.predictions,
         work=partial(one_error, judge=judge),
-        without=without,
+        without=lambda record, failure: row_of(record.id, name, None, *lost(failure)),
         told=told,
         report=partial(report, out),
         models=[name],
-        is_asked=lambda record: isinstance(record, Prediction) and record.reply is not None,
+        at=judge.urls if judge else None,
         summary=PROPORTIONS,
-        judge=", ".join(judge.urls) if judge else "",
+        judge=judge.urls if judge else "",
     )
 
 
@@ -282,13 +279,10 @@ def main(
         build.replies_main(["--esconv", str(corpus), "--out", str(replies)])
         return classifying(replies, folder / "errors")
 
-    def where(_: Mapping[str, str]) -> AbstractContextManager[Sequence[str]]:
-        return nullcontext(how.who().urls)
-
     if predictions:
         if not out:
             raise EscError("--predictions FILE is classified with an --out FOLDER")
-        return ask_all([classifying(predictions, out)], where, how)
+        return ask_all([classifying(predictions, out)], how)
     how.who()  # that no key is set is told once
     every = {
         run.name: partial(classifying, run / PREDICTIONS, run / "errors")
@@ -296,4 +290,4 @@ def main(
     }
     if failed_esconv:
         every["FailedESConv"] = partial(of_failed, failed_esconv)
-    return ask_each(every, where, how)
+    return ask_each(every, how)

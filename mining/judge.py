@@ -12,13 +12,13 @@ its reason. The planner's samples need no judge. ``agreement`` compares two judg
 
 import hashlib
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,6 +35,7 @@ from esc.judging import (
     Unscored,
     Verdict,
     ask_all,
+    is_smoke,
     judge_for,
     lost,
     read,
@@ -161,7 +162,8 @@ class Asked:
     @property
     def slug(self) -> str:
         """The name of the folder of its verdicts."""
-        return self.judge.slug + ("_blind" if self.blind else "")
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", self.judge.name).strip(".-") or "judge"
+        return name + ("_blind" if self.blind else "")
 
     @property
     def folder(self) -> Path:
@@ -217,7 +219,7 @@ def asking(asked: Asked) -> Asking[Question]:
         "BLIND": asked.blind,
         "samples": samples,
         "prompts": files.sha256_of([] if asked.judge.is_random else files_of(kind)),
-        "smoke": step.is_smoke(mining.model, mining.work) or asked.judge.is_smoke,
+        "smoke": step.is_smoke(mining.model, mining.work) or is_smoke(asked.judge.name),
     }
 
     def questions() -> list[Question]:
@@ -231,11 +233,12 @@ def asking(asked: Asked) -> Asking[Question]:
         run={"judge": asked.slug, "task": mining.task, "model": mining.model},
         records=questions,
         work=partial(one_verdict, asked=asked),
-        without=lambda about, failure: _row(asked, about[1], cast(Failure, failure)),
+        without=lambda about, failure: _row(asked, about[1], failure),
         told=lambda rows: _told(rows) | {"smoke": options["smoke"]},
         report=partial(_report, asked),
         models=[asked.judge.name],
-        judge=", ".join(asked.judge.urls) or asked.judge.name,
+        at=asked.judge.urls,
+        judge=asked.judge.urls or asked.judge.name,
     )
 
 
@@ -298,7 +301,7 @@ def main(wanted: Wanted, sending: JudgeSending, blind: Blind = False) -> int:
                 )
         minings = sampled
     askings = [asking(Asked(mining, judge, blind)) for mining in minings]
-    return ask_all(askings, lambda _: nullcontext(judge.urls), sending)
+    return ask_all(askings, sending)
 
 
 def finished_verdicts(asked: Asked, samples: str) -> Row:
@@ -443,7 +446,7 @@ def _agreement_report(mining: Mining, done: Row) -> str:
         lines.append(f"kappa       {what.replace('_', ' ')}: {value}{interval}{why}; {agreed}")
         lines.append(DataFrame(one["confusion"], one["labels"], one["labels"]).to_string())
     if done["smoke"]:
-        lines.append("SMOKE       embedded model, sample corpus or random judge: no result")
+        lines.append(step.SMOKE)
     return "\n".join(lines)
 
 

@@ -29,6 +29,7 @@ from esc.judging import JudgeName, JudgeUrl, Unscored, judge_for
 from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.records import SAMPLES, Candidate, Key
+from esc.step import SMOKE
 from esc.visible import visible
 from mining.judge import Asked, Blind, Judged, finished_verdicts, judged_turns
 from mining.routing import Fate, Judgement, Route, is_unwanted, route_turn, seeded
@@ -202,7 +203,7 @@ def report(mining: Mining, done: Row) -> str:
         lines.append(f"            {done['truncated']:,} of the pairs with a rejected answer cut")
     lines.append(f"errors      {_listed(done['errors'])}")
     if done["smoke"]:
-        lines.append("SMOKE       embedded model, sample corpus or random judge: no result")
+        lines.append(SMOKE)
     return "\n".join(lines)
 
 

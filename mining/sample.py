@@ -159,15 +159,14 @@ def _row(draw: Draw, **said: Any) -> Row:
 
 
 def asking(
-    mining: Mining, limit: int | None, samples: int, decode: str, *, elsewhere: bool
+    mining: Mining, limit: int | None, samples: int, decode: str, base_url: str | None
 ) -> Asking[Draw]:
     """The sampling of one task, with ``samples`` of each turn of ``limit`` dialogues.
 
-    ``elsewhere`` says that the model is on a server of the user's own. Raises EscError for whatever
-    a user can mend.
+    Raises EscError for whatever a user can mend.
     """
     model = mining.sampler
-    weights = adapters.weights_of(mining.work, mining.model, [model], elsewhere=elsewhere)
+    weights = adapters.weights_of(mining.work, mining.model, [model], elsewhere=bool(base_url))
     turns = gold_turns(mining.work, "train", limit)
     manifest = step.manifest(mining.work)
     # Everything that decides the samples, under the names a user knows.
@@ -198,6 +197,7 @@ def asking(
         report=partial(_report, mining),
         models=[model],
         weights=weights,
+        at=base_url,
         missing=lambda rows: _missing(rows).total(),
     )
 
@@ -286,7 +286,7 @@ def main(
     """Sampled answers of the trained models to train turns, each on the gold history before it."""
     drawn = decode or backbones.get(sending.model).decode
     askings = [
-        asking(mining, limit, samples or COUNTS[mining.task], drawn, elsewhere=bool(base_url))
+        asking(mining, limit, samples or COUNTS[mining.task], drawn, base_url)
         for mining in wanted.minings(sending.model, sending.work)
     ]
-    return ask_all(askings, sending.at(base_url), sending)
+    return ask_all(askings, sending)

@@ -109,7 +109,7 @@ class Bench:
     ) -> Mining:
         """Leave what ``mining sample`` leaves, with ``say`` in the model's place."""
         mining = self.mining(task)
-        asking = sample.asking(mining, limit, count, "choice", elsewhere=True)
+        asking = sample.asking(mining, limit, count, "choice", "http://elsewhere/v1")
         asking.folder.claim(force=True)
         rows = [asyncio.run(asking.work(Says(say(*draw)), draw)) for draw in asking.records()]
         asking.folder.write(rows, asking.told(rows), complete=complete)
