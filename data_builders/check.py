@@ -116,13 +116,8 @@ def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
 
     def judge(row: Row) -> Row:
         aligned = converter(row)
-        texts = [m["content"] for m in aligned["_prompt"] + aligned["_response"]]
-        if any(token in text for text in [*texts, aligned["_system"] or ""] for token in special):
-            return {"id": row["id"], "tokens": 0, "fate": "forged"}
         encoded = processor.preprocess_dataset({key: [value] for key, value in aligned.items()})
         lengths = [len(ids) for key, (ids,) in encoded.items() if key.endswith("input_ids")]
-        if not lengths:
-            return {"id": row["id"], "tokens": 0, "fate": "dropped"}
         # Runs of tokens that carry the loss; the entangled model's SFT teaches all its replies.
         learned = {
             sum(b == IGNORE_INDEX != label for b, label in pairwise([IGNORE_INDEX, *labels]))
@@ -131,12 +126,18 @@ def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
         }
         said = row.get("conversations") if teaches_all else None
         replies = sum(message["from"] == "gpt" for message in said) if said else 1
-        fate = "kept" if learned == {replies} else "mislabelled"
-        return {
-            "id": row["id"],
-            "tokens": max(lengths),
-            "fate": "cut" if max(lengths) > cutoff else fate,
+        texts = [m["content"] for m in aligned["_prompt"] + aligned["_response"]]
+        fates = {
+            "forged": any(
+                t in text for text in (*texts, aligned["_system"] or "") for t in special
+            ),
+            "dropped": not lengths,
+            "cut": max(lengths, default=0) > cutoff,
+            "mislabelled": learned != {replies},
+            "kept": True,
         }
+        fate = next(name for name, holds in fates.items() if holds)
+        return {"id": row["id"], "tokens": max(lengths, default=0), "fate": fate}
 
     return judge
 
@@ -157,14 +158,12 @@ def _tokenizer(path: str) -> Any:
 
 def _summary(verdicts: Any) -> Row:
     """Of a frame with a row's id, tokens and fate."""
-    lengths = verdicts.loc[verdicts.tokens > 0, "tokens"]
-    quantiles = (lengths if len(lengths) else verdicts.tokens).quantile(
-        QUANTILES, interpolation="higher"
-    )
+    lengths = verdicts["tokens"].where(verdicts["tokens"] > 0).dropna()
+    quantiles = lengths.quantile(QUANTILES, interpolation="higher").fillna(0)
     return {
         "rows": len(verdicts),
-        "kept": int((verdicts.fate == "kept").sum()),
-        **{fate: verdicts.loc[verdicts.fate == fate, "id"].tolist() for fate in FATES},
+        "kept": int((verdicts["fate"] == "kept").sum()),
+        **{fate: verdicts.loc[verdicts["fate"] == fate, "id"].tolist() for fate in FATES},
         "total_tokens": int(lengths.sum()),
         "tokens": {q: int(tokens) for q, tokens in quantiles.items()},
     }

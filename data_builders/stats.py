@@ -1,7 +1,7 @@
 """What the training set holds, beside the paper: Table 1 (upper half), Table 6 and Figure 8.
 
-Reads ``data/rg_sft_train.jsonl``; writes ``data/stats/stats.json``, ``stats.md`` and
-``strategies_by_progress.png``. The lower half of Table 1 belongs to ``mining``.
+Reads ``data/rg_sft_train.jsonl``; writes ``data/stats/stats.json`` and ``stats.md``. The lower half
+of Table 1 belongs to ``mining``; Figure 8 is drawn by the report.
 """
 
 from __future__ import annotations
@@ -93,27 +93,6 @@ def tables(found: Row) -> dict[str, pd.DataFrame]:
     }
 
 
-def draw(found: Row, notes: list[str], path: Path) -> None:
-    """Figure 8 as a stacked bar chart in a PNG."""
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    shares = pd.DataFrame(found["figure_8"], index=interval_names()) * 100
-    axes = shares.plot.bar(stacked=True, ax=figure.subplots(), rot=0, colormap="tab10", width=0.8)
-    for bars in axes.containers:
-        labels = [f"{height:.0f}" if height >= 6 else "" for height in bars.datavalues]
-        axes.bar_label(bars, labels=labels, label_type="center", color="white")
-    axes.set(ylim=(0, 100), xlabel="progress of the dialogue")
-    axes.set_ylabel("share of supporter turns (%)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("\n".join(["Strategies over the dialogue (Figure 8)", *notes]), fontsize=10)
-    # Reversed, so that it reads in the order of the bars.
-    axes.legend(reverse=True, bbox_to_anchor=(1.01, 0.5), loc="center left")
-    with files.atomic_writer(path) as stream:
-        figure.savefig(stream, format="png", dpi=150)
-
-
 def notes_on(manifest: Row) -> list[str]:
     """What a reader must know of the numbers: the smoke mark, options that are not the paper's."""
     options, corpus = manifest["options"], manifest["corpus"]
@@ -145,10 +124,9 @@ def main(work: cli.Work = Path()) -> None:
         shown = table.to_markdown(colalign=align, disable_numparse=True)
         text += f"\n\n## {heading}\n\n{shown}"
     written = paths.data_stats(work)
-    draw(found, notes, written.with_name("strategies_by_progress.png"))
     files.write_text(written.with_name("stats.md"), text + "\n")
     table_6 = {s.value: PAPER_TABLE_6[s.code] for s in Strategy if s.code in PAPER_TABLE_6}
     paper = {"table_1": PAPER_TABLE_1, "table_6": table_6, "figure_8": None}
     told = {"notes": notes, "options": manifest["options"], "here": found, "paper": paper}
     files.write_json(written, told)
-    print(f"{text}\nwritten  {written}, stats.md, strategies_by_progress.png")
+    print(f"{text}\nwritten  {written}, stats.md")

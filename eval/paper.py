@@ -1,26 +1,31 @@
-"""Every number that the paper prints in its Tables 1 to 6, in its own rows and columns.
+"""The paper: how it is cited, and every number that it prints in its Tables 1 to 6, as it has them.
 
 Its Figures 2 to 4 and 6 to 9 carry no printed numbers; those of Figure 10 are Table 1's.
 """
 
+from data_builders import stats
 from esc.psych_errors import PsychError
 from mining.stats import PAPER_COLUMNS, PAPER_TABLE_1
+
+TITLE = (
+    "DecoupledESC: Enhancing Emotional Support Generation via Strategy-Response Decoupled "
+    "Preference Optimization"
+)
+AUTHORS = (
+    "Chao Zhang", "Xin Shi", "Xueqiao Zhang", "Yifan Zhu", "Yi Yang", "Yawei Luo",
+)  # fmt: skip
+BIBTEX = f"""@misc{{zhang-decoupledesc,
+  title = {{{{{TITLE}}}}},
+  author = {{{" and ".join(f"{last}, {first}" for first, last in map(str.split, AUTHORS))}}}
+}}"""
+"""It prints no year and no venue."""
 
 BACKBONES = {"qwen2.5-7b": "Qwen", "llama3.1-8b": "Llama"}
 """This kit's name of a backbone to the paper's column."""
 
-TABLE_1_ESCONV: dict[str, float] = {
-    "dialogues": 1040,
-    "utterances": 29526,
-    "supporter utterances": 14763,
-    "seeker utterances": 14763,
-    "utterances per dialogue": 28.40,
-    "turns per dialogue": 14.20,
-    "characters per utterance": 95.85,
-    "characters per supporter utterance": 112.17,
-    "characters per seeker utterance": 79.54,
-}
-"""Table 1, upper half. The paper prints 28.40 and 14.20 in one row, by column."""
+TABLE_1_ESCONV, TABLE_6 = stats.PAPER_TABLE_1, stats.PAPER_TABLE_6
+"""Table 1, upper half (the paper prints 28.40 and 14.20 in one row, by column); Table 6, supporter
+turns by the paper's short names of strategies, 14,763 together."""
 TABLE_1_COLUMNS, TABLE_1_PAIRS = PAPER_COLUMNS, PAPER_TABLE_1
 """Table 1, lower half; values by TABLE_1_COLUMNS."""
 
@@ -144,11 +149,6 @@ TABLE_5: dict[str, dict[str, tuple[float | None, ...]]] = {
 }
 """Table 5 by the name of this kit's run; values by METRICS."""
 
-TABLE_6 = {
-    **{"Qu": 3060, "RP": 857, "RF": 1146, "Sd": 1387},
-    **{"AR": 2288, "PS": 2373, "In": 989, "Ot": 2663},
-}
-"""Table 6: supporter turns by the paper's short names of strategies; 14,763 together."""
 TABLE_6_SHARES = {
     **{"Qu": 20.73, "RP": 5.81, "RF": 7.76, "Sd": 9.40},
     **{"AR": 15.50, "PS": 16.07, "In": 6.70, "Ot": 18.04},

@@ -19,7 +19,7 @@ import typer
 import yaml
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
-from esc import adapters, backbones, citation, cli, files, paths, step
+from esc import adapters, backbones, cli, files, paths, step
 from esc.adapters import SERVED
 from esc.backbones import Backbone
 from esc.exceptions import EscError
@@ -31,6 +31,7 @@ from esc.records import Metrics
 from esc.step import DONE, OPTIONS
 from esc.strategies import Strategy
 from esc.visible import markdown
+from eval import paper
 from eval.report.manifest import Sources
 from training.recipes import is_secret
 
@@ -167,9 +168,9 @@ def _card(template: str, data: Any, **variables: object) -> str:
     """A card: its metadata, the mark, and the body; text of a corpus is no markup in either."""
     body = markdown(
         TEMPLATES / template,
-        paper=citation.TITLE,
-        authors=", ".join(citation.AUTHORS),
-        bibtex=citation.BIBTEX,
+        paper=paper.TITLE,
+        authors=", ".join(paper.AUTHORS),
+        bibtex=paper.BIBTEX,
         **variables,
     )
     mark = f"<!-- {MARK}, which writes it anew; without this line it is yours and stays -->"

@@ -23,13 +23,13 @@ import typer
 from pydantic import ValidationError
 
 from esc import backbones, cli, dialogue, files, sheets
-from esc.citation import BIBTEX
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.paths import EMBEDDED, SYSTEMS_OF_TABLE_3, SYSTEMS_OF_TABLE_4
 from esc.predictions import PREDICTIONS
 from esc.records import Record
 from esc.visible import Markdown, markdown, plain
+from eval.paper import BIBTEX
 from eval.report import tables
 from eval.report.figures import pictures
 from eval.report.manifest import Sources, first, manifest, read_backbones

@@ -11,10 +11,10 @@ import reported
 from reported import change, write
 
 from esc import cli
-from esc.citation import BIBTEX
 from esc.dialogue import order
 from esc.visible import plain
 from eval import paper
+from eval.paper import BIBTEX
 from eval.report.page import main
 from eval.report.parts import Cell
 

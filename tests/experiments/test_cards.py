@@ -13,9 +13,10 @@ from reported import change, metrics, sha, write
 from safetensors.numpy import save_file
 
 from data_builders import build
-from esc import adapters, backbones, citation, cli, files, paths, step
+from esc import adapters, backbones, cli, files, paths, step
 from esc.exceptions import EscError
 from esc.paths import Lineage
+from eval import paper
 from experiments import cards
 from experiments.cards import README, licence_of
 
@@ -121,7 +122,7 @@ def test_the_dataset_card_counts_rows_and_strategies_and_names_every_file_by_its
     for path in sorted((work / "data").glob("*.jsonl")):
         assert f"`{path.name}`" in card.text and files.sha256(path) in card.text
     assert "1 Strategy Mismatch" in card.text and "`sp-sft of smollm2-135m`" in card.text
-    assert citation.BIBTEX in card.text
+    assert paper.BIBTEX in card.text
 
 
 def test_the_licence_is_the_corpus_own_unless_the_bases_binds_too(work):
@@ -139,7 +140,7 @@ def test_the_licence_is_the_corpus_own_unless_the_bases_binds_too(work):
     assert card.data.size_categories == ["n<1K"] and "crowd workers" in card.text
     card = model_card(work, model=LLAMA)
     assert card.data.license == "other" and "Built with Llama" in card.text
-    assert "CC BY-NC 4.0" in card.text and citation.BIBTEX in card.text
+    assert "CC BY-NC 4.0" in card.text and paper.BIBTEX in card.text
 
 
 def test_a_random_judge_marks_the_card_of_real_sets(work):

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from data_builders import corpus as loader
-from esc import citation, paths
+from esc import paths
+from eval import paper
 
 TRACKED = subprocess.run(
     ["git", "ls-files"], cwd=paths.ROOT, capture_output=True, text=True, check=True
@@ -40,7 +41,7 @@ def test_no_absolute_path_of_a_machine_is_in_the_repository(word):
 
 
 def test_readme_and_citation_file_cite_the_paper_as_cards_and_report_do():
-    assert citation.BIBTEX in (paths.ROOT / "README.md").read_text()
+    assert paper.BIBTEX in (paths.ROOT / "README.md").read_text()
     cited = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())["preferred-citation"]
     authors = tuple(f"{one['given-names']} {one['family-names']}" for one in cited["authors"])
-    assert (cited["title"], authors) == (citation.TITLE, citation.AUTHORS)
+    assert (cited["title"], authors) == (paper.TITLE, paper.AUTHORS)
