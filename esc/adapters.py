@@ -195,6 +195,8 @@ def weights_of(
     """
 
     def known(name: str) -> str:
+        if name == BASE:
+            return _base(backbones.get(model))
         try:
             return fingerprint(folder(work, model, name))
         except EscError:
@@ -202,11 +204,10 @@ def weights_of(
                 raise
             return ELSEWHERE
 
-    base = backbones.get(model)
-    return {name: _base_identity(base) if name == BASE else known(name) for name in names}
+    return {name: known(name) for name in names}
 
 
-def _base_identity(backbone: backbones.Backbone) -> str:
+def _base(backbone: backbones.Backbone) -> str:
     if backbone.name != EMBEDDED:
         return backbone.path
     manifest = files.read_json(Path(backbone.location) / "manifest.json", made_by="make model")

@@ -5,11 +5,10 @@
 Reads the recipe and the built sets, writes ``saves/<model>/<task>_<stage>/``: ``recipe.yaml`` (the
 recipe as it ran), the adapter, the loss curve, and ``run.json`` last. Goes on from the newest
 checkpoint after an interruption, does nothing when done, and stops when the folder was made with
-other options. What LLaMA-Factory prints goes to a log beside the folder; V=1 shows it. The recipes
-also run without this step, with ``llamafactory-cli train`` itself. A preference training (``--stage
-dpo``, of any ``--variant`` and ``--round``) is stopped at its first step where the reference is not
-the model it starts from. ``--engine`` spreads a training over GPUs in another way; where
-LLaMA-Factory would keep the SFT adapter apart then, the merged SFT model is exported first.
+other options. What LLaMA-Factory prints goes to a log beside the folder; V=1 shows it. A preference
+training (``--stage dpo``) is stopped at its first step where the reference is not the model it
+starts from; under an ``--engine`` that would keep the SFT adapter apart, the merged SFT model is
+exported first. The recipes also run without this step, with ``llamafactory-cli train`` itself.
 
 On several machines (NNODES, NODE_RANK, MASTER_ADDR) the same command runs on each: node 0 writes
 the folder, the others their own log beside it and their processes' part of each checkpoint.
