@@ -100,33 +100,19 @@ def chat_and_gold(task: str, turn: GoldTurn) -> tuple[tuple[Message, ...], str]:
     return vanilla_chat(turn.entangled_history, turn.seeker), tag(turn.strategy, turn.response)
 
 
-def strategy_constraint(decode: str) -> Constraint | None:
-    """What the planner's answer is held to under DECODE."""
-    return Constraint(choice=NAMES) if decode == "choice" else None
-
-
-def tagged_constraint(decode: str) -> Constraint | None:
-    """What an entangled answer is held to under DECODE: ``[Strategy] reply``."""
+def constraint_of(task: str, decode: str) -> Constraint | None:
+    """What a task's answer is held to under DECODE: a strategy, or ``[Strategy] reply``."""
+    if decode != "choice" or task == "rg":
+        return None
     # The names hold letters, blanks and hyphens: nothing that means more in an expression.
-    return Constraint(regex=rf"\[({'|'.join(NAMES)})\] .+") if decode == "choice" else None
+    tagged = rf"\[({'|'.join(NAMES)})\] .+"
+    return Constraint(choice=NAMES) if task == "sp" else Constraint(regex=tagged)
 
 
-async def plan(
-    asks: Asks,
-    *,
-    record: str,
-    model: str,
-    chat: tuple[Message, ...],
-    decode: str,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    expected: str = NAMES[0],
-) -> tuple[Plan, Reply]:
-    """(the plan of one turn with the distribution over the strategies, the planner's answer)."""
-    sampling, constraint = Sampling(PLAN_TOKENS, temperature, top_p), strategy_constraint(decode)
-    call = Generation(record, "plan", model, chat, sampling, constraint, expected=expected)
+async def plan(asks: Asks, call: Generation) -> tuple[Plan, Reply]:
+    """(what the planner says to a call, with its distribution over the strategies, the answer)."""
     answer = await asks.ask(call)
-    scores = await asks.ask(Scoring(record, "distribution", model, chat, NAMES))
+    scores = await asks.ask(Scoring(call.record, "distribution", call.model, call.messages, NAMES))
     distribution = dict(zip(Strategy, normalised(scores), strict=True)) if scores else None
     return Plan(answer.text, parse(answer.text), distribution), answer
 
@@ -163,17 +149,15 @@ class PlanAndSpeak:
 
     def plan(self, history: Sequence[Exchange], seeker: str) -> Plan:
         """The strategy for the next reply; CallFailed where the server gives no answer."""
-        planned, _ = self._runner.run(
-            plan(
-                self._chat,
-                record=str(len(history)),
-                model=self._planner,
-                chat=sp_chat(history, seeker),
-                decode=self._decode,
-                temperature=self._sampling.temperature,
-            )
+        call = Generation(
+            str(len(history)),
+            "plan",
+            self._planner,
+            sp_chat(history, seeker),
+            Sampling(PLAN_TOKENS, self._sampling.temperature),
+            constraint_of("sp", self._decode),
         )
-        return planned
+        return self._runner.run(plan(self._chat, call))[0]
 
     def speak(self, history: Sequence[Exchange], seeker: str, strategy: Strategy | str) -> str:
         """The reply under a strategy, or under a planner's words that name none; as `plan`."""

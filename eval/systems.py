@@ -74,16 +74,16 @@ async def decoupled(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
     """Planner, then generator under the planned strategy, or under what the planner said."""
     model = setting.model("sp")
     chat = plan_and_speak.sp_chat(turn.history, turn.seeker)
-    plan, answer = await plan_and_speak.plan(
-        asks,
-        record=turn.id,
-        model=model,
-        chat=chat,
-        decode=setting.decode,
-        temperature=setting.temperature,
-        top_p=setting.top_p,
+    call = Generation(
+        turn.id,
+        "plan",
+        model,
+        chat,
+        setting.sampling(PLAN_TOKENS),
+        plan_and_speak.constraint_of("sp", setting.decode),
         expected=turn.strategy.value,
     )
+    plan, answer = await plan_and_speak.plan(asks, call)
     response, spoken = await _speak(asks, turn, setting, plan.strategy or plan.raw)
     steps = [_step("plan", model, answer), spoken]
     return Outcome(plan.strategy, plan.raw, response, plan.distribution, steps)
@@ -186,7 +186,7 @@ async def _tagged(
         model,
         chat,
         setting.sampling(PLAN_TOKENS + setting.reply_tokens),
-        plan_and_speak.tagged_constraint(setting.decode),
+        plan_and_speak.constraint_of("vanilla", setting.decode),
         expected=tag(turn.strategy, turn.response),
     )
     answer = await asks.ask(call)

@@ -123,11 +123,8 @@ async def one_sample(asks: Asks, draw: Draw, *, mining: Mining, decode: str) -> 
     (turn, index), task = draw, mining.task
     chat, gold = plan_and_speak.chat_and_gold(task, turn)
     reply_tokens = backbones.get(mining.model).reply_tokens
-    constraint, tokens = {
-        "sp": (plan_and_speak.strategy_constraint(decode), PLAN_TOKENS),
-        "rg": (None, reply_tokens),
-        "vanilla": (plan_and_speak.tagged_constraint(decode), PLAN_TOKENS + reply_tokens),
-    }[task]
+    constraint = plan_and_speak.constraint_of(task, decode)
+    tokens = (task != "rg") * PLAN_TOKENS + (task != "sp") * reply_tokens
     sampling, model = Sampling(tokens, TEMPERATURE, TOP_P), mining.sampler
     answer = await asks.ask(
         Generation(turn.id, "sample", model, chat, sampling, constraint, index, expected=gold)

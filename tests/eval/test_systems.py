@@ -9,7 +9,7 @@ from esc import prompts
 from esc.dialogue import GoldTurn
 from esc.llm import Generation, Reply, derived_seed
 from esc.paths import PROMPT_BASELINES
-from esc.plan_and_speak import NAMES, tagged_constraint
+from esc.plan_and_speak import NAMES, constraint_of
 from esc.strategies import Strategy
 from eval.systems import SYSTEMS, TEMPLATES, Setting
 
@@ -167,7 +167,7 @@ def test_only_answers_that_hold_a_strategy_are_constrained(name):
 
 
 def test_the_expression_of_an_entangled_answer_admits_the_eight_names_and_no_other():
-    expression = re.compile(tagged_constraint("choice").regex)
+    expression = re.compile(constraint_of("vanilla", "choice").regex)
     assert all(expression.fullmatch(f"[{name}] words") for name in NAMES)
     assert not expression.fullmatch("[Hug] words") and not expression.fullmatch("words")
 
