@@ -59,11 +59,6 @@ def test_a_model_for_several_gpus_is_shared_out_unless_the_user_says_otherwise(f
     assert "--tensor-parallel-size" not in flags() + flags(model="qwen2.5-72b", kind="cpu")
 
 
-@pytest.mark.parametrize("backbone", backbones.table().values(), ids=lambda one: one.name)
-def test_a_servers_gpus_of_80_gb_hold_the_weights_and_what_is_read(backbone):
-    assert 2 * backbone.parameters * 1.25 / backbone.serving_gpus < 80
-
-
 @pytest.mark.parametrize(
     ("extra", "told"),
     [
