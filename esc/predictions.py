@@ -1,44 +1,52 @@
 """A file of predictions, this kit's own or another system's, row by row and strictly.
 
 Foreign rows hold ``GT_strategy``, ``predict_strategy``, ``GT_content`` and ``predict_content``, or
-what `foreign` reads as these, and may name the conversation ``context`` or ``history`` (text,
-utterances, or pairs) and the latest message ``seeker``.
+what LLaMA-Factory and others call these, and may name the conversation ``context`` or ``history``
+(text, utterances, or pairs) and the latest message ``seeker``.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from esc import paths, sheets
-from esc.dialogue import Exchange
+from esc.dialogue import Exchange, GoldTurn
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.llm import spoken
 from esc.step import DONE
 from esc.strategies import parse, strip_tag
 
-OURS = ("predicted_strategy", "predicted_response")
-FOREIGN = ("predict_strategy", "predict_content")
-GOLD = (("gold_strategy", "gold_response"), ("GT_strategy", "GT_content"))
-CONTEXTS = ("context", "history", "dialog_history", "dialogue_history", "conversation")
-"""Where a foreign row may keep the conversation."""
 PREDICTIONS = "predictions.jsonl"
 """The records of a run; whole where its ``run.json`` is beside them."""
-WRITE_AS = 'pandas writes what is read here: to_json(FILE, orient="records", lines=True)'
+OURS = ("predicted_strategy", "predicted_response")
+FOREIGN = ("predict_strategy", "predict_content")
+NOT_GIVEN = "(not given)"
 
-_BETWEEN = re.compile(r"[\s,]*")
+_ROLES = {
+    "id": ("id", ()),
+    "conversation": (
+        "context",
+        ("history", "dialog_history", "dialogue_history", "conversation", "prompt"),
+    ),
+    "latest message": ("seeker", ()),
+    "gold strategy": ("gold_strategy", ("GT_strategy",)),
+    "gold reply": ("gold_response", ("GT_content", "label")),
+    "strategy": (OURS[0], FOREIGN[:1]),
+    "reply": (OURS[1], (FOREIGN[1], "predict", "response")),
+    "distribution": ("distribution", ()),
+}
+"""What is read of a row, to this kit's name for it, and other systems' names."""
 _MISSING = {"nan", "none", "null", "<na>"}
 """A missing value that was made text: what no system replies."""
-_OTHERS: tuple[dict[str, str], ...] = (
-    {"predict": FOREIGN[1], "label": GOLD[1][1], "prompt": CONTEXTS[0]},
-    {"response": FOREIGN[1], "prompt": CONTEXTS[0]},
-)
-"""Other systems' names, by the one that holds the reply."""
+_SPEAKERS = {
+    **dict.fromkeys(("seeker", "user", "usr", "human", "speaker"), "seeker"),
+    **dict.fromkeys(("supporter", "assistant", "sys", "system", "gpt", "listener"), "supporter"),
+}
+_SPACE = re.compile(r"\s*")
 
 
 def complete_runs(work: Path, model: str) -> list[Path]:
@@ -59,182 +67,15 @@ def complete_runs(work: Path, model: str) -> list[Path]:
     return found
 
 
-def rows(path: Path) -> Iterator[Any]:
-    """The values of a file, one by one, under the names they have there.
-
-    Raises EscError with the line or row where it cannot be read.
-    """
-    if path.suffix.casefold() in (".csv", ".tsv"):
-        yield from _of_csv(path)
-        return
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise EscError(f"{path} is not UTF-8 text: byte {error.start}") from error
-    if text.lstrip().startswith("["):
-        try:
-            yield from _loads(text)
-        except orjson.JSONDecodeError as error:
-            row = _row_at(text, error.pos)
-            raise EscError(f"{path} is no JSON array, row {row} (from 0): {error.msg}") from error
-        return
-    try:
-        value = _loads(text)
-    except orjson.JSONDecodeError:
-        yield from _of_lines(path, text)
-    else:
-        yield from _of_columns(path, value) if _is_columns(value) else [value]
-
-
-def _of_lines(path: Path, text: str) -> Iterator[Any]:
-    # Not str.splitlines: a JSON string may hold the line separators that it knows beyond "\n".
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield _loads(line)
-            except orjson.JSONDecodeError as error:
-                raise EscError(f"{path}, line {number}: not JSON ({error.msg})") from error
-
-
-def _loads(text: str) -> Any:
-    """The value of a JSON text, with null for the NaN that pandas and numpy mean by it."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        if "NaN" not in text:
-            raise
-        try:
-            value = json.loads(text, parse_constant={"NaN": None}.__getitem__)
-        except (ValueError, KeyError, RecursionError):
-            raise error from None
-        return orjson.loads(json.dumps(value))
-
-
-def _row_at(text: str, place: int) -> int:
-    """The number of the array's element, from 0, that a character belongs to."""
-    row, begin = 0, text.index("[") + 1
-    while True:
-        begin = _BETWEEN.match(text, begin).end()  # type: ignore[union-attr]  # matches nothing too
-        try:
-            # Python's own decoder takes NaN, and so gets past what is wrong elsewhere.
-            _, end = json.JSONDecoder().raw_decode(text, begin)
-        except (ValueError, RecursionError):
-            return row
-        if end > place:
-            return row
-        row, begin = row + 1, end
-
-
-def _is_columns(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(column, dict) for column in value.values())
-    )
-
-
-def _of_columns(path: Path, columns: Mapping[str, Row]) -> Iterator[Row]:
-    """The rows of pandas' object of columns, each a mapping of row labels to values."""
-    labels = next(iter(columns.values())).keys()
-    for name, column in columns.items():
-        if column.keys() != labels:
-            raise EscError(f"{path}: column {name!r} has other rows than the first; {WRITE_AS}")
-    for label in labels:
-        yield {name: column[label] for name, column in columns.items()}
-
-
-def _of_csv(path: Path) -> Iterator[Row]:
-    head, *records = sheets.table(path) or [[]]
-    names = [name.strip() for name in head]
-    for name in filter(None, names):
-        if names.count(name) > 1:
-            raise EscError(f"{path}: two columns are named {name!r}; rename one")
-    for number, record in enumerate(records, start=2):
-        if len(record) > len(names):
-            raise EscError(
-                f"{path}, row {number} of the sheet: {len(record)} cells under {len(names)} names; "
-                "quote cells that hold the delimiter"
-            )
-        cells = dict(zip(names, record + [""] * (len(names) - len(record)), strict=True))
-        # A column without a name is pandas' index.
-        cells.pop("", None)
-        if any(cells.values()):
-            yield cells | ({"id": cells["id"] or None} if "id" in cells else {})
-
-
-def known_names(row: Row) -> Row:
-    """The row with its reply, gold and conversation under the names that this kit reads.
-
-    What another name holds is there under both. A missing value made text is null. Rows with a
-    ``status`` are this kit's own, and stay as they are.
-    """
-    if "status" in row:
-        return row
-    found = row | {ours: row[name] for name, ours in _taken(row).items()}
-    if found.keys() != row.keys():
-        found.setdefault(FOREIGN[0], None)
-        found |= _of_tags(found)
-    for name in (*OURS, *FOREIGN, *GOLD[0], *GOLD[1]):
-        said = found.get(name)
-        if isinstance(said, str) and said.strip().casefold() in _MISSING:
-            found[name] = None
-    return found
-
-
-def _taken(row: Row) -> dict[str, str]:
-    """Another system's names in the row, each with the one that this kit reads for it."""
-    if row.keys() & {OURS[1], FOREIGN[1]}:
-        return {}
-    names = next((names for names in _OTHERS if next(iter(names)) in row), {})
-    return {name: ours for name, ours in names.items() if name in row and ours not in row}
-
-
-def _of_tags(row: Row) -> Row:
-    """Strategy and reply, predicted and gold, where the gold reply begins with its strategy."""
-    (strategy, reply), gold = GOLD[1], row.get(GOLD[1][1])
-    named, text = strip_tag(gold) if isinstance(gold, str) else (None, "")
-    if strategy in row or named is None:
-        return {}
-    found: Row = {strategy: named.value, reply: text}
-    if isinstance(row[FOREIGN[1]], str):
-        said, text = strip_tag(spoken(row[FOREIGN[1]])[0])
-        found |= {FOREIGN[0]: said.value if said else None, FOREIGN[1]: text}
-    return found
-
-
-def columns_told(row: Row) -> str | None:
-    """Which names of a foreign row are taken for what, and which are not read; None of our own."""
-    taken = {ours: name for name, ours in _taken(row).items()}
-    known = (OURS[1] in row and FOREIGN[1] not in row) or "status" in row
-    if known or not (taken or FOREIGN[1] in row):
-        return None
-    roles = {
-        "id": ("id",),
-        "conversation": (*CONTEXTS, "seeker"),
-        "gold strategy": ("GT_strategy",),
-        "gold reply": ("GT_content",),
-        "strategy": (FOREIGN[0],),
-        "reply": (FOREIGN[1],),
-        "distribution": ("distribution",),
+def gold_row(turn: GoldTurn) -> Row:
+    """What a record of this kit's own holds of its turn."""
+    return {
+        "id": turn.id,
+        "dialogue_turns": turn.dialogue_turns,
+        "context": {"history": [list(pair) for pair in turn.history], "seeker": turn.seeker},
+        "gold_strategy": turn.strategy.value,
+        "gold_response": turn.response,
     }
-    found = {
-        role: [taken.get(name, name) for name in names if name in row or name in taken]
-        for role, names in roles.items()
-    }
-    lines = [f"{role} {', '.join(map(repr, names))}" for role, names in found.items() if names]
-    read = {name for names in found.values() for name in names}
-    rest = [repr(name) for name in row if name not in read]
-    return "; ".join([*lines, *([f"not read: {', '.join(rest)}"] if rest else [])])
-
-
-NOT_GIVEN = "(not given)"
-
-_GOLD = ("gold_response", "GT_content")
-_SPEAKERS = {
-    **dict.fromkeys(("seeker", "user", "usr", "human", "speaker"), "seeker"),
-    **dict.fromkeys(("supporter", "assistant", "sys", "system", "gpt", "listener"), "supporter"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,18 +105,34 @@ class Named:
     numbered: bool
     """Whether it has no id of its own: then it is the row's number, from 0."""
     row: Row
-    """Under the names that this kit reads."""
+    """Under this kit's names, and without what a model thought."""
     columns: str
     """The names it has in the file."""
+    foreign: bool
+    """Whether gold or prediction have another system's names there."""
+
+    def called(self, field: str) -> str:
+        """What the file calls a field, or would."""
+        names = next(names for name, names in _ROLES.values() if name == field)
+        return names[0] if self.foreign and names else field
+
+
+def read_predictions(path: Path) -> tuple[list[Prediction], int]:
+    """(the predictions of a file, how many of them have no id of their own).
+
+    Raises EscError, naming the row, for whatever is not as it should be.
+    """
+    named = list(named_rows(path))
+    return [prediction_of(one) for one in named], sum(one.numbered for one in named)
 
 
 def named_rows(path: Path) -> Iterator[Named]:
-    """The rows of a file (`foreign.rows`), one id each; tells what is taken of a foreign one.
+    """The rows of a file (CSV, JSONL or JSON), one id each; tells what is taken of a foreign one.
 
     Raises EscError, naming the row, for whatever is not as it should be; also where there is none.
     """
     seen: set[str] = set()
-    for number, row in enumerate(rows(path)):
+    for number, row in enumerate(_rows(path)):
         where = f"{path}, row {number} (from 0)"
         if not isinstance(row, dict):
             raise EscError(f"{where}: not a JSON object")
@@ -288,56 +145,151 @@ def named_rows(path: Path) -> Iterator[Named]:
         name = str(number if given is None else given)
         if name in seen:
             raise EscError(f"{where}: id {name!r} is there twice")
-        if not seen and (told := columns_told(row)):
-            print(f"columns     {path}: {told}")
+        known, taken = _known(row)
+        if OURS[1] in taken and not seen:
+            print(f"columns     {path}: {_told(row, taken)}")
         seen.add(name)
-        known = known_names(row)
-        columns = ", ".join(row)
-        yield Named(name, where, given is None, known | _spoken(known), columns)
+        foreign = bool(taken.keys() - {"context"})
+        yield Named(name, where, given is None, known, ", ".join(row), foreign)
     if not seen:
         raise EscError(f"{path} is empty; it takes one record at least")
 
 
-def _spoken(row: Row) -> Row:
-    """What a model says in the row, without its thinking."""
-    said = {name: row[name] for name in (*OURS, *FOREIGN) if isinstance(row.get(name), str)}
-    return {name: spoken(text)[0] for name, text in said.items()}
+def _rows(path: Path) -> Iterator[Any]:
+    if path.suffix.casefold() in (".csv", ".tsv"):
+        yield from _of_csv(path)
+        return
+    values = list(_values(path))
+    columns = values[0] if len(values) == 1 else None
+    if not isinstance(columns, dict) or not all(isinstance(c, dict) for c in columns.values()):
+        yield from values
+        return
+    # What pandas writes without being asked for rows: a mapping of row labels for each column.
+    labels = list(next(iter(columns.values()), {}))
+    for name, column in columns.items():
+        if column.keys() != set(labels):
+            raise EscError(
+                f"{path}: column {name!r} has other rows than the first; pandas writes what is "
+                'read here: to_json(FILE, orient="records", lines=True)'
+            )
+    yield from ({name: columns[name][label] for name in columns} for label in labels)
 
 
-def read_predictions(path: Path) -> tuple[list[Prediction], int]:
-    """(the predictions of a file, how many of them have no id of their own).
+def _values(path: Path) -> Iterator[Any]:
+    """The JSON values of a file, one after another or in one array; NaN is null, as pandas has it.
 
-    Raises EscError, naming the row, for whatever is not as it should be.
+    Raises EscError with row and line where it cannot be read.
     """
-    predictions, numbered = [], 0
-    for named in named_rows(path):
-        predictions.append(prediction_of(named))
-        numbered += named.numbered
-    return predictions, numbered
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EscError(f"{path} is not UTF-8 text: byte {error.start}") from error
+    decoder = json.JSONDecoder(parse_constant={"NaN": None}.__getitem__)
+    has_surrogates = "\\ud" in text.casefold()
+    row, at = 0, _after_space(text, 0)
+    array = text.startswith("[", at)
+    at += array
+    while True:
+        at = _after_space(text, at)
+        if array and text.startswith("]", at):
+            array, at = False, _after_space(text, at + 1)
+            if at < len(text):
+                raise EscError(f"{path}: something follows its array")
+        if at == len(text) and not array:
+            return
+        try:
+            if array and row:
+                at = _after_space(text, text.index(",", at, at + 1) + 1)
+            value, end = decoder.raw_decode(text, at)
+            if has_surrogates:
+                # Half a surrogate pair can be escaped in JSON, and never be written again.
+                json.dumps(value, ensure_ascii=False).encode()
+        except (ValueError, KeyError, RecursionError) as error:
+            line = text.count("\n", 0, at) + 1
+            why = getattr(error, "msg", None) or type(error).__name__
+            raise EscError(f"{path}, row {row} (from 0), line {line}: not JSON ({why})") from error
+        yield value
+        row, at = row + 1, end
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _of_csv(path: Path) -> Iterator[Row]:
+    head, *records = sheets.table(path) or [[]]
+    names = [name.strip() for name in head]
+    for name in filter(None, names):
+        if names.count(name) > 1:
+            raise EscError(f"{path}: two columns are named {name!r}; rename one")
+    for number, record in enumerate(records, start=2):
+        if len(record) > len(names):
+            raise EscError(
+                f"{path}, row {number} of the sheet: {len(record)} cells under {len(names)} names; "
+                "quote cells that hold the delimiter"
+            )
+        cells: Row = dict(zip(names, record + [""] * (len(names) - len(record)), strict=True))
+        # A column without a name is pandas' index.
+        cells.pop("", None)
+        if any(cells.values()):
+            yield cells | ({"id": cells["id"] or None} if "id" in cells else {})
+
+
+def _known(row: Row) -> tuple[Row, dict[str, str]]:
+    """(the row under this kit's names, which of them another name holds).
+
+    What another name holds is there under both. A missing value made text is null. Strategy and
+    reply stand apart where LLaMA-Factory's label begins with its strategy, without thinking. Rows
+    with a ``status`` are this kit's own.
+    """
+    taken: dict[str, str] = {}
+    for ours, others in _ROLES.values() if "status" not in row else ():
+        name = next((name for name in others if name in row), None)
+        if name and ours not in row:
+            taken[ours] = name
+    found = row | {ours: row[name] for ours, name in taken.items()}
+    for name in OURS:
+        if isinstance(found.get(name), str):
+            found[name] = spoken(found[name])[0]
+    if taken.get(OURS[1]) in ("predict", "response"):
+        found.setdefault(OURS[0], None)
+        gold, text = strip_tag(str(found.get("gold_response", "")))
+        if gold and "gold_strategy" not in found:
+            predicted, reply = strip_tag(str(found[OURS[1]]))
+            found |= {"gold_strategy": gold.value, "gold_response": text}
+            found |= {OURS[0]: predicted.value if predicted else None, OURS[1]: reply}
+    for name in ("gold_strategy", "gold_response", *OURS) if "status" not in row else ():
+        if name in found and str(found[name]).strip().casefold() in _MISSING:
+            found[name] = None
+    return found, taken
+
+
+def _told(row: Row, taken: Mapping[str, str]) -> str:
+    """What is taken of a foreign row, in words."""
+    read = {role: taken.get(name, name) for role, (name, _) in _ROLES.items()}
+    told = [f"{role} {name!r}" for role, name in read.items() if name in row]
+    rest = [repr(name) for name in row if name not in read.values()]
+    return "; ".join([*told, *([f"not read: {', '.join(rest)}"] if rest else [])])
 
 
 def prediction_of(named: Named) -> Prediction:
     """The row as a prediction; EscError, naming the row, where it is none."""
-    row, where = named.row, named.where
-    status = row.get("status")
-    ours = OURS[1] in row or (status in ("failed", "invalid") and FOREIGN[1] not in row)
-    strategy_field, reply_field = OURS if ours else FOREIGN
-    needed = () if ours and status == "failed" else (strategy_field, reply_field)
-    if not ours and FOREIGN[1] not in row:
+    row, where, status = named.row, named.where, named.row.get("status")
+    if OURS[1] not in row and status not in ("failed", "invalid"):
         raise EscError(
             f"{where}: neither a prediction ({' and '.join(OURS)}) nor a foreign one "
             f"({' and '.join(FOREIGN)}); its columns are {named.columns}: rename those that are it"
         )
-    for field in (*needed, "context") if ours else needed:
+    needed = () if status == "failed" else OURS
+    for field in needed if named.foreign else (*needed, "context"):
         if field not in row:
-            raise EscError(f"{where}: no {field!r}")
+            raise EscError(f"{where}: no {named.called(field)!r}")
         if field != "context" and not isinstance(row[field], str | None):
-            raise EscError(f"{where}: {field!r} is no text")
+            raise EscError(f"{where}: {named.called(field)!r} is no text")
     history, seeker = _conversation(row, where)
-    reply = row.get(reply_field)
-    said = row.get(strategy_field) or NOT_GIVEN
+    said, reply, gold = row.get(OURS[0]) or NOT_GIVEN, row.get(OURS[1]), row.get("gold_response")
     known = parse(said)
-    gold = next((row[name] for name in _GOLD if row.get(name)), None)
     return Prediction(
         id=named.id,
         history=tuple(history),
@@ -351,54 +303,38 @@ def prediction_of(named: Named) -> Prediction:
 
 def _conversation(row: Row, where: str) -> tuple[list[Exchange], str]:
     """(exchanges so far, the seeker's latest words); empty where the row holds none."""
-    context = next((row[name] for name in CONTEXTS if row.get(name)), None)
+    context = row.get("context") or None
     latest = row.get("seeker") or ""
     if isinstance(context, dict):
         context, latest = context.get("history", []), context.get("seeker") or latest
-    if not isinstance(latest, str):
-        raise EscError(f"{where}: the seeker's latest message is no text")
-    if isinstance(context, str):
+    if not isinstance(latest, str) or not isinstance(context, str | list | None):
+        raise EscError(f"{where}: its conversation is neither text nor a list")
+    if not isinstance(context, list):
         # A transcript of unknown form is shown as it stands.
         return [], "\n".join(filter(None, (context, latest)))
-    if context is None:
-        return [], latest
-    if not isinstance(context, list):
-        raise EscError(f"{where}: its conversation is neither text nor a list")
     if all(isinstance(pair, list) and [*map(type, pair)] == [str, str] for pair in context):
         return [(said, reply) for said, reply in context], latest
-    said = [_utterance(one, where) for one in context]
-    if latest:
-        said.append(("seeker", latest))
-    return _exchanges(_with_speakers(said))
+    said = [_utterance(one, where) for one in context] + ([("seeker", latest)] if latest else [])
+    exchanges: list[Exchange] = []
+    open_words: list[str] = []
+    for place, (speaker, text) in enumerate(said):
+        # Utterances without a speaker alternate, and the last one is the seeker's.
+        if (speaker or ("seeker" if (len(said) - place) % 2 else "supporter")) == "seeker":
+            open_words.append(text)
+        else:
+            exchanges.append(("\n".join(open_words) or " ", text))
+            open_words = []
+    return exchanges, "\n".join(open_words)
 
 
-def _utterance(one: object, where: str) -> tuple[str | None, str]:
-    """(who speaks, as far as it is said; the words)."""
+def _utterance(one: object, where: str) -> tuple[str, str]:
+    """(who speaks, empty where that is not said; the words)."""
     if isinstance(one, str):
-        return None, one
+        return "", one
     if isinstance(one, Mapping):
         text = next((one[key] for key in ("content", "text", "value") if key in one), None)
         speaker = next((one[key] for key in ("role", "speaker", "from") if key in one), None)
         role = _SPEAKERS.get(str(speaker))
-        if isinstance(text, str) and role is not None:
+        if isinstance(text, str) and role:
             return role, text
     raise EscError(f"{where}: its conversation holds something that is no utterance or pair")
-
-
-def _with_speakers(said: Sequence[tuple[str | None, str]]) -> Iterator[tuple[str, str]]:
-    """Utterances without a speaker alternate, and the last one is the seeker's."""
-    for place, (speaker, text) in enumerate(said):
-        turn = "seeker" if (len(said) - place) % 2 else "supporter"
-        yield speaker or turn, text
-
-
-def _exchanges(said: Iterator[tuple[str, str]]) -> tuple[list[Exchange], str]:
-    found: list[Exchange] = []
-    open_words: list[str] = []
-    for speaker, text in said:
-        if speaker == "seeker":
-            open_words.append(text)
-        else:
-            found.append(("\n".join(open_words) or " ", text))
-            open_words = []
-    return found, "\n".join(open_words)

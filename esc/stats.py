@@ -75,10 +75,16 @@ class Units:
         return said(self.name)
 
 
-def unit_sums(columns: Floats, units: NDArray[np.int64]) -> Floats:
-    """What each unit adds: ``columns`` (n, k) summed over equal, ascending numbers in ``units``."""
-    begins = np.flatnonzero(np.diff(units, prepend=-1))
-    return np.asarray(np.add.reduceat(columns, begins, axis=0))
+def unit_sums(columns: Floats, units: Sequence[str]) -> Floats:
+    """What each unit adds: ``columns`` (n, k) summed over equal names in ``units``.
+
+    In an order that depends on the sums alone: neither the order of the rows nor the names of the
+    units decide which of them a seeded resample draws.
+    """
+    names, places = np.unique(np.asarray(units), return_inverse=True)
+    sums = np.zeros((len(names), columns.shape[1]))
+    np.add.at(sums, places, columns)
+    return np.asarray(sums[np.lexsort(sums.round(9).T[::-1])])
 
 
 def resampled(sums: Floats) -> Floats:

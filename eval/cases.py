@@ -1,30 +1,31 @@
 """The turns that are measured: what the corpus says to each, and what a system says.
 
-Reads files of predictions, this kit's or foreign ones, strictly. The order that follows knows the
-records' content only, so that neither the order of the rows nor their ids decide a number.
+Reads files of predictions, this kit's or foreign ones, strictly: one system's turns for its
+metrics, two systems' replies to the same turns, and records that are given the turns' own ids.
 """
 
-import argparse
 import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+import typer
+from pydantic import Field, TypeAdapter, ValidationError
 
 from esc import cli, dialogue, files, paths, step
 from esc.dialogue import Exchange, GoldTurn, gold_turns
 from esc.exceptions import EscError
 from esc.files import JsonlWriter, Row
 from esc.predictions import (
-    CONTEXTS,
     NOT_GIVEN,
+    OURS,
+    PREDICTIONS,
     Named,
     Prediction,
+    gold_row,
     named_rows,
     prediction_of,
     read_predictions,
@@ -32,259 +33,11 @@ from esc.predictions import (
 from esc.stats import Units
 from esc.step import DONE, OPTIONS, check_own_file
 from esc.strategies import Strategy, parse, untagged
-from eval.predict import PREDICTIONS
 
-OPENING = "Hi"
-"""The seeker's first words in a dialogue that the supporter opens (the rules of the turns)."""
-_SPEAKER = re.compile(
-    r"\s*(?:seeker|supporter|user|usr|assistant|system|sys|human|gpt|speaker|listener)\s*:\s*", re.I
-)
-
-
-class Turns:
-    """The gold turns of a split, by what a record may know of them."""
-
-    def __init__(self, turns: Sequence[GoldTurn]) -> None:
-        self.all = turns
-        self.by_id = {turn.id: turn for turn in turns}
-        self._by_context: Mapping[str, list[GoldTurn]] = defaultdict(list)
-        for turn in turns:
-            for context in _contexts(turn):
-                self._by_context[context].append(turn)
-
-    def of_context(self, context: str, row: Row, taken: Container[str]) -> list[GoldTurn]:
-        """The turns that follow these words, and have the row's gold where several do.
-
-        Of turns that are alike in all of this the first that is not taken.
-        """
-        found = self._by_context.get(context, [])
-        strategy, reply = gold_of(row)
-        if len(found) < 2 or reply is None:
-            return found
-        found = [turn for turn in found if plain(turn.response) == plain(reply)]
-        if strategy is not None:
-            found = [turn for turn in found if turn.strategy is parse(strategy)]
-        alike = len({turn.strategy for turn in found}) == 1
-        return ([turn for turn in found if turn.id not in taken] or found)[:1] if alike else found
-
-
-def gold_of(row: Row) -> tuple[str | None, str | None]:
-    """(strategy, reply) that a row says are gold, as far as it says so."""
-    strategy = row.get("gold_strategy", row.get("GT_strategy"))
-    reply = row.get("gold_response", row.get("GT_content"))
-    return None if strategy is None else str(strategy), None if reply is None else str(reply)
-
-
-def _contexts(turn: GoldTurn) -> set[str]:
-    """What another system's file may hold before a turn."""
-    history = turn.history
-    said = {plain_context(history, turn.seeker)}
-    # The "Hi" that is put before a supporter who opens is in no file but this kit's.
-    if history and history[0][0] == OPENING:
-        said.add(plain_context([("", history[0][1]), *history[1:]], turn.seeker))
-    elif not history and turn.seeker == OPENING:
-        said.add("")
-    return said
-
-
-def plain_context(history: Sequence[tuple[str, str]], seeker: str) -> str:
-    """The conversation's words, without a layout's blanks, case, speakers and strategy tags."""
-    lines = "\n".join([*(text for pair in history for text in pair), seeker]).split("\n")
-    return plain(" ".join(untagged(_SPEAKER.sub("", line)) for line in lines))
-
-
-def plain(text: str) -> str:
-    """A text without case and a layout's blanks."""
-    return " ".join(text.casefold().split())
-
-
-MARK = "aligned"
-"""In the options of this step: the hash of the file that was aligned."""
+_STATUSES = ("ok", "invalid", "failed")
+_FIELDS = ("gold_strategy", "predicted_strategy", "gold_response", "predicted_response")
+_SHARES = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1, strict=True)]])
 _SHOWN = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Aligned:
-    """What became of a file."""
-
-    records: tuple[Row, ...]
-    """In the order of the set."""
-    unaligned: tuple[str, ...]
-    """One line for each record that fits no turn, or more than one."""
-    missing: int
-    """Turns of the set without a record."""
-
-
-def aligned(rows: Sequence[Named], turns: Turns, split: str) -> Aligned:
-    """Every record with its turn.
-
-    Raises EscError, naming the row, for a record that is none, an id of no turn of the split, a
-    gold strategy or reply that is not the turn's, or a second record of a turn.
-    """
-    found: dict[str, Row] = {}
-    unaligned = []
-    for named in rows:
-        # The conversation is asked for below, and only where there is no id.
-        prediction = prediction_of(replace(named, row={"context": None} | named.row))
-        fitting = _fitting(named, prediction, turns, split, found)
-        if len(fitting) != 1:
-            why = "fits no turn" if not fitting else f"fits {len(fitting)} turns"
-            unaligned.append(f"{named.where}: {why} of the {split} set")
-            continue
-        (turn,) = fitting
-        if turn.id in found:
-            raise EscError(f"{named.where}: a second record of turn {turn.id}")
-        _check_gold(named, turn)
-        found[turn.id] = _record(named, turn)
-    records = tuple(found[turn.id] for turn in turns.all if turn.id in found)
-    return Aligned(records, tuple(unaligned), len(turns.all) - len(records))
-
-
-def _fitting(
-    named: Named, prediction: Prediction, turns: Turns, split: str, taken: Container[str]
-) -> list[GoldTurn]:
-    if named.numbered:
-        if not {*CONTEXTS, "seeker"} & named.row.keys():
-            raise EscError(
-                f"{named.where}: neither an id nor a conversation (context, history, seeker) to "
-                "align it by"
-            )
-        # A supporter who goes on speaking answers no words of the seeker.
-        seeker = "" if prediction.seeker == NOT_GIVEN else prediction.seeker
-        return turns.of_context(plain_context(prediction.history, seeker), named.row, taken)
-    turn = turns.by_id.get(named.id)
-    if turn is None:
-        examples = ", ".join(list(turns.by_id)[:_SHOWN])
-        raise EscError(
-            f"{named.where}: id {named.id!r} is no turn of the {split} set (which has {examples}, "
-            "…); choose its --set, or leave ids out to align by conversation"
-        )
-    return [turn]
-
-
-def _check_gold(named: Named, turn: GoldTurn) -> None:
-    strategy, reply = gold_of(named.row)
-    if strategy is not None and parse(strategy) is None:
-        raise EscError(f"{named.where}: unknown gold strategy {strategy!r}")
-    wrong = strategy is not None and parse(strategy) is not turn.strategy
-    if wrong or (reply is not None and plain(reply) != plain(turn.response)):
-        what = "strategy" if wrong else "reply"
-        raise EscError(
-            f"{named.where}: its gold {what} is not that of turn {turn.id}; it is of another split "
-            "or corpus"
-        )
-
-
-def _record(named: Named, turn: GoldTurn) -> Row:
-    row = named.row
-    raw = row.get("predicted_strategy", row.get("predict_strategy"))
-    said = raw if raw is not None else row.get("raw_strategy")
-    strategy = parse(raw or "")
-    gold: Row = {
-        "id": turn.id,
-        "dialogue_turns": turn.dialogue_turns,
-        "context": {"history": [list(pair) for pair in turn.history], "seeker": turn.seeker},
-        "gold_strategy": turn.strategy.value,
-        "gold_response": turn.response,
-    }
-    if row.get("status") == "failed":
-        return gold | {"status": "failed"}
-    return gold | {
-        "status": "ok" if strategy else "invalid",
-        "predicted_strategy": strategy.value if strategy else None,
-        "raw_strategy": said,
-        "distribution": row.get("distribution"),
-        "predicted_response": row.get("predicted_response", row.get("predict_content")),
-    }
-
-
-def align(path: Path, out: Path, work: Path, split: str) -> tuple[Aligned, int]:
-    """Write ``out``; (what it holds, how many turns the split has).
-
-    Raises EscError, naming the row, for whatever is not as it should be, and where nothing fits.
-    """
-    if out.resolve() == path.resolve():
-        raise EscError(f"--out {out} is the file that is read; name another")
-    beside = check_own_file(out, MARK)
-    turns = Turns(gold_turns(work, split, None))
-    found = aligned(list(named_rows(path)), turns, split)
-    if not found.records:
-        raise EscError(f"no record can be aligned: {found.unaligned[0]}")
-    built = files.read_json(paths.data_manifest(work), made_by="make data")
-    options = {
-        MARK: files.sha256(path),
-        "SET": split,
-        "data": built["sets"][paths.sft_file("rg", split)]["sha256"],
-        "smoke": bool(built["smoke"]) or step.made_beside(path),
-        "files": sorted({*beside.get("files", ()), out.name}),
-    }
-    _leave_options(out, options, beside)
-    facts = {"records": len(found.records), "unaligned": len(found.unaligned)}
-    with files.atomic_writer(out) as stream:
-        writer = JsonlWriter(stream)
-        for record in found.records:
-            writer.write(record)
-    if out.name == PREDICTIONS:
-        written = {"rows": writer.facts().rows, "sha256": writer.facts().sha256}
-        files.write_json(out.parent / DONE, facts | {out.name: written})
-    return found, len(turns.all)
-
-
-def _leave_options(out: Path, options: Row, beside: Row) -> None:
-    """Say beside the records where they are from, but never over what another step says there."""
-    if not beside or MARK in beside:
-        # One folder may hold several aligned files: a SMOKE mark of one stays.
-        marked = options["smoke"] or bool(beside.get("smoke"))
-        files.write_json(out.parent / OPTIONS, options | {"smoke": marked})
-    elif out.name == PREDICTIONS or (options["smoke"] and not beside.get("smoke")):
-        raise EscError(f"{out.parent} holds another run; name a folder of its own in --out")
-
-
-def report(found: Aligned, out: Path, turns: int) -> str:
-    """What became of the file, in words."""
-    lines = [
-        f"aligned     {out}: {len(found.records):,} records of {turns:,} turns",
-    ]
-    if found.missing:
-        lines.append(f"missing     {found.missing:,} turns of the set have no record")
-    if found.unaligned:
-        lines.append(f"left out    {len(found.unaligned):,} records:")
-        lines += [f"            {line}" for line in found.unaligned]
-    return "\n".join(lines)
-
-
-def main(argv: list[str]) -> int:
-    """Command line of the step."""
-    given = _parser().parse_args(argv)
-    found, turns = align(given.predictions, given.out, given.work, given.set)
-    print(report(found, given.out, turns))
-    return 1 if found.unaligned else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(
-        prog="python -m eval align",
-        description=__doc__,
-        examples="  python -m eval align --predictions theirs.json --out theirs.jsonl\n"
-        "  python -m eval align --predictions theirs.json --out theirs.jsonl --set validation",
-    )
-    parser.add_argument("--predictions", type=Path, required=True, help="JSONL, JSON or CSV")
-    parser.add_argument("--out", type=Path, required=True, help="the JSONL file to write")
-    cli.add_work(parser)
-    parser.add_argument("--set", choices=paths.SPLITS, default="test", help="default: test")
-    return parser
-
-
-Spread = tuple[float, ...]
-"""A probability per strategy, in their canonical order."""
-STATUSES = ("ok", "invalid", "failed")
-_FIELDS = {
-    "ours": ("gold_strategy", "predicted_strategy", "gold_response", "predicted_response"),
-    "foreign": ("GT_strategy", "predict_strategy", "GT_content", "predict_content"),
-}
-_NONE = np.zeros(0, dtype=np.int64)
-_SUM_TOLERANCE = 1e-3
-"""Of eight probabilities that are rounded in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,41 +51,32 @@ class Case:
     """None where the system's words name no strategy."""
     text: str
     """The reply; empty where there is none."""
-    spread: Spread | None = None
-    """The planner's probabilities."""
+    spread: tuple[float, ...] | None = None
+    """The planner's probability of each strategy, in their canonical order."""
     stage: int | None = None
     """How far its dialogue has come (`esc.dialogue.interval`); None where its length is unknown."""
-
-    @property
-    def content(self) -> tuple[Any, ...]:
-        """What it says, without its id: equal contents are interchangeable."""
-        return (
-            self.gold.value,
-            self.gold_text,
-            self.predicted.value if self.predicted else "",
-            self.text,
-            self.spread or (),
-            -1 if self.stage is None else self.stage,
-        )
 
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """A system's turns in an order that depends on their content alone."""
+    """A system's turns."""
 
     rows: tuple[Case, ...]
-    units: NDArray[np.int64]
-    """Per row, the number of what is resampled: its dialogue, or itself."""
-    by_dialogue: bool
+    units: Units
+    """What is resampled."""
     failed: int = 0
     """Records without an answer, which are left out."""
     numbered: int = 0
     """Records without an id of their own."""
 
     @property
-    def resampled_by(self) -> str:
-        """What the intervals resample: ``dialogue`` or ``row``."""
-        return "dialogue" if self.by_dialogue else "row"
+    def names(self) -> list[str]:
+        """What is resampled, of each row: its dialogue, or itself."""
+        return [self.units.unit(case.id) for case in self.rows]
+
+    def changed(self, change: Callable[[Case], Case]) -> "Cases":
+        """The same turns with each case changed."""
+        return replace(self, rows=tuple(map(change, self.rows)))
 
 
 def read_cases(paths: Sequence[Path]) -> Cases:
@@ -352,46 +96,10 @@ def read_cases(paths: Sequence[Path]) -> Cases:
                 raise EscError(f"{named.where}: id {name!r} is there twice")
             found[name] = case_of(replace(named, id=name))
             numbered += named.numbered
-    cases = [case for case in found.values() if case]
+    cases = tuple(case for case in found.values() if case)
     if not cases:
         raise EscError(f"{paths[0]}: all {len(found)} records failed; 'make predict' asks again")
-    failed = len(found) - len(cases)
-    return arranged(cases, ids=list(found), failed=failed, numbered=numbered)
-
-
-def arranged(
-    cases: Iterable[Case], *, ids: Sequence[str], failed: int = 0, numbered: int = 0
-) -> Cases:
-    """The cases by dialogue, where all ``ids`` name one (`esc.stats.Units`).
-
-    ``ids`` are those of all records, failed ones too.
-    """
-    units = Units.of(ids)
-    by_dialogue = units.by_dialogue and not numbered
-    groups: dict[str, list[Case]] = defaultdict(list)
-    for case in cases:
-        groups[units.unit(case.id) if by_dialogue else case.id].append(case)
-    return _in_order(groups.values(), Cases((), _NONE, by_dialogue, failed, numbered))
-
-
-def changed(cases: Cases, change: Callable[[Case], Case]) -> Cases:
-    """The same turns with each case changed, in the order of what they say then."""
-    groups: dict[int, list[Case]] = defaultdict(list)
-    for unit, one in zip(cases.units.tolist(), cases.rows, strict=True):
-        groups[unit].append(change(one))
-    return _in_order(groups.values(), cases)
-
-
-def _in_order(groups: Iterable[list[Case]], of: Cases) -> Cases:
-    ordered = sorted(
-        (sorted(group, key=lambda one: one.content) for group in groups),
-        key=lambda group: [one.content for one in group],
-    )
-    return replace(
-        of,
-        rows=tuple(one for group in ordered for one in group),
-        units=np.repeat(np.arange(len(ordered)), [len(group) for group in ordered]),
-    )
+    return Cases(cases, Units.of(found), len(found) - len(cases), numbered)
 
 
 def case_of(named: Named) -> Case | None:
@@ -400,32 +108,33 @@ def case_of(named: Named) -> Case | None:
     Raises EscError, naming the row, where it is neither.
     """
     row, where = named.row, named.where
-    form = "foreign" if {*_FIELDS["foreign"]} & row.keys() else "ours"
     status = row.get("status", "ok")
-    if status not in STATUSES:
-        raise EscError(f"{where}: its status {status!r} is none of {', '.join(STATUSES)}")
+    if status not in _STATUSES:
+        raise EscError(f"{where}: its status {status!r} is none of {', '.join(_STATUSES)}")
     if status == "failed":
         return None
-    gold, predicted, gold_text, text = _FIELDS[form]
-    for field in _FIELDS[form]:
+    for field in _FIELDS:
+        called = named.called(field)
         if field not in row:
             raise EscError(
-                f"{where}: no {field!r}; metrics take {', '.join(_FIELDS['ours'])}, or "
-                f"{', '.join(_FIELDS['foreign'])}: add it, or rename one of {named.columns}"
+                f"{where}: no {called!r}; metrics take {', '.join(map(named.called, _FIELDS))}: "
+                f"add it, or rename one of {named.columns}"
             )
-        if not isinstance(row[field], str if field in (gold, gold_text) else str | None):
+        if not isinstance(row[field], str if field.startswith("gold") else str | None):
             lost = ", but null or NaN: fill it in, or leave the row out"
-            raise EscError(f"{where}: {field!r} is no text{lost if row[field] is None else ''}")
-    strategy = parse(row[gold])
-    if strategy is None:
-        known = ", ".join(Strategy)
-        raise EscError(f"{where}: unknown {gold} {row[gold]!r}; it takes one of {known}")
+            raise EscError(f"{where}: {called!r} is no text{lost if row[field] is None else ''}")
+    gold = parse(row["gold_strategy"])
+    if gold is None:
+        raise EscError(
+            f"{where}: unknown {named.called('gold_strategy')} {row['gold_strategy']!r}; it takes "
+            f"one of {', '.join(Strategy)}"
+        )
     return Case(
         id=named.id,
-        gold=strategy,
-        gold_text=row[gold_text],
-        predicted=parse(row[predicted] or ""),
-        text=(row[text] or "").strip(),
+        gold=gold,
+        gold_text=row["gold_response"],
+        predicted=parse(row["predicted_strategy"] or ""),
+        text=(row["predicted_response"] or "").strip(),
         spread=_spread(row.get("distribution"), where),
         stage=_stage(named.id, row.get("dialogue_turns"), where),
     )
@@ -441,28 +150,23 @@ def _stage(name: str, turns: object, where: str) -> int | None:
     return dialogue.interval(int(turn), turns)
 
 
-def _spread(given: object, where: str) -> Spread | None:
+def _spread(given: object, where: str) -> tuple[float, ...] | None:
     if given is None:
         return None
-    if not isinstance(given, dict):
-        raise EscError(f"{where}: its distribution is no object of eight probabilities")
-    shares: dict[Strategy, float] = {}
-    for name, share in given.items():
-        strategy = parse(name)
-        if strategy is None or strategy in shares:
-            raise EscError(f"{where}: its distribution has an unknown or double strategy {name!r}")
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise EscError(f"{where}: its distribution gives {name} {share!r}, no probability")
-        shares[strategy] = float(share)
-    if len(shares) != len(Strategy) or abs(sum(shares.values()) - 1) > _SUM_TOLERANCE:
-        raise EscError(
-            f"{where}: its distribution has {len(shares)} strategies that sum to "
-            f"{sum(shares.values()):.4g}; it takes {len(Strategy)} that sum to 1"
-        )
-    return tuple(shares[strategy] for strategy in Strategy)
-
-
-SHOWN = 3
+    try:
+        shares = {parse(name): share for name, share in _SHARES.validate_python(given).items()}
+        total = sum(shares.values())
+        # Eight probabilities that are rounded in the file.
+        if shares.keys() == set(Strategy) and abs(total - 1) <= 1e-3:
+            return tuple(shares[strategy] for strategy in Strategy)
+        why = f"{', '.join(map(str, given))} sum to {total:.4g}"  # type: ignore[call-overload]
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = ": ".join([*map(str, first["loc"]), first["msg"]])
+    raise EscError(
+        f"{where}: its distribution is not one probability for each of {', '.join(Strategy)} that "
+        f"sum to 1 ({why})"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,7 +215,8 @@ def matched(a: Path, b: Path) -> Matched:
     reply, in the other file.
     """
     (first, first_numbered), (second, second_numbered) = read_predictions(a), read_predictions(b)
-    if (first_numbered or second_numbered) and len(first) != len(second):
+    numbered = first_numbered + second_numbered
+    if numbered and len(first) != len(second):
         raise EscError(
             f"{a} has {len(first)} records and {b} {len(second)}, and some have no id to match "
             "them by; 'python -m eval align' gives them ids"
@@ -519,39 +224,42 @@ def matched(a: Path, b: Path) -> Matched:
     one, other = ({p.id: p for p in found} for found in (first, second))
     shared = dialogue.order(one.keys() & other.keys())
     if not shared:
-        examples = ", ".join(sorted(one)[:SHOWN]), ", ".join(sorted(other)[:SHOWN])
-        raise EscError(
-            f"{a} and {b} share no turn (ids {examples[0]} … and {examples[1]} …); "
-            "compare predictions of the same split"
-        )
+        raise no_shared_turn(one, other)
     pairs = tuple(_pair(one[name], other[name], a, b) for name in shared)
     source = {
         "a": {"name": name_of(a), "predictions": files.sha256(a), "alone": len(one) - len(pairs)},
         "b": {"name": name_of(b), "predictions": files.sha256(b), "alone": len(other) - len(pairs)},
         "shared": len(pairs),
-        "numbered": first_numbered + second_numbered,
+        "numbered": numbered,
     }
     return Matched(pairs, source, step.made_beside(a) or step.made_beside(b))
 
 
+def no_shared_turn(one: Iterable[str], other: Iterable[str]) -> EscError:
+    """What to say where the ids of two systems have nothing in common."""
+    first, second = (", ".join(sorted(ids)[:_SHOWN]) for ids in (one, other))
+    return EscError(
+        f"the two share no turn (ids {first} … and {second} …); compare predictions of the same "
+        "split"
+    )
+
+
 def name_of(path: Path) -> str:
     """What to call a predictions file: its folder in this kit, else its own name."""
-    return path.resolve().parent.name if path.name == "predictions.jsonl" else path.stem
+    return path.resolve().parent.name if path.name == PREDICTIONS else path.stem
 
 
 def _pair(one: Prediction, other: Prediction, a: Path, b: Path) -> Pair:
     told = [p for p in (one, other) if p.history or p.seeker != NOT_GIVEN]
-    if len(told) == 2 and _said(one) != _said(other):
-        raise EscError(
-            f"turn {one.id} is another conversation in {b} than in {a}; compare predictions of the "
-            "same split and corpus"
-        )
+    differs = "is another conversation" if len(told) == 2 and _said(one) != _said(other) else ""
     if one.gold and other.gold and one.gold.split() != other.gold.split():
         # Without ids and conversations, the gold replies alone tell that rows are of other turns.
+        differs = differs or "has another gold reply"
+    if differs:
         raise EscError(
-            f"turn {one.id} has another gold reply in {b} than in {a}; compare predictions of the "
-            "same split and corpus; where they have no ids (a turn is its row, from 0), 'python -m "
-            "eval align' gives them"
+            f"turn {one.id} {differs} in {b} than in {a}; compare predictions of the same split "
+            "and corpus; where they have no ids (a turn is its row, from 0), 'python -m eval "
+            "align' gives them"
         )
     context = told[0] if told else one
     lacking = [f"{side}: {p.lacking}" for side, p in (("a", one), ("b", other)) if p.reply is None]
@@ -562,3 +270,179 @@ def _said(one: Prediction) -> list[str]:
     """The conversation's words: blanks are no difference between two corpora's layouts."""
     texts = [text for exchange in one.history for text in exchange] + [one.seeker]
     return " ".join(texts).split()
+
+
+MARK = "aligned"
+"""In the options of the step: the hash of the file that was aligned."""
+_OPENING = "Hi"
+"""The seeker's first words in a dialogue that the supporter opens (the rules of the turns)."""
+_SPEAKER = re.compile(
+    r"\s*(?:seeker|supporter|user|usr|assistant|system|sys|human|gpt|speaker|listener)\s*:\s*", re.I
+)
+
+
+def aligned(
+    rows: Iterable[Named], turns: Sequence[GoldTurn], split: str
+) -> tuple[list[Row], list[str]]:
+    """(the records with their turns, in the order of the set; a line for each that fits not one).
+
+    Raises EscError, naming the row, for a record that is none, an id of no turn of the split, a
+    gold strategy or reply that is not the turn's, or a second record of a turn.
+    """
+    by_id = {turn.id: turn for turn in turns}
+    by_context: dict[str, list[GoldTurn]] = defaultdict(list)
+    for turn in turns:
+        for context in _contexts(turn):
+            by_context[context].append(turn)
+    found: dict[str, Row] = {}
+    unaligned = []
+    for named in rows:
+        if named.numbered:
+            fitting = _fitting(named, by_context, found)
+        elif named.id in by_id:
+            fitting = [by_id[named.id]]
+        else:
+            raise EscError(
+                f"{named.where}: id {named.id!r} is no turn of the {split} set (which has "
+                f"{', '.join(list(by_id)[:_SHOWN])}, …); choose its --set, or leave ids out to "
+                "align by conversation"
+            )
+        if len(fitting) != 1:
+            why = "fits no turn" if not fitting else f"fits {len(fitting)} turns"
+            unaligned.append(f"{named.where}: {why} of the {split} set")
+            continue
+        (turn,) = fitting
+        if turn.id in found:
+            raise EscError(f"{named.where}: a second record of turn {turn.id}")
+        found[turn.id] = _record(named, turn)
+    return [found[turn.id] for turn in turns if turn.id in found], unaligned
+
+
+def _contexts(turn: GoldTurn) -> set[str]:
+    """What another system's file may hold before a turn."""
+    history = turn.history
+    said = {_plain_context(history, turn.seeker)}
+    # The "Hi" that is put before a supporter who opens is in no file but this kit's.
+    if history and history[0][0] == _OPENING:
+        said.add(_plain_context([("", history[0][1]), *history[1:]], turn.seeker))
+    elif not history and turn.seeker == _OPENING:
+        said.add("")
+    return said
+
+
+def _plain_context(history: Sequence[Exchange], seeker: str) -> str:
+    """The conversation's words, without a layout's blanks, case, speakers and strategy tags."""
+    lines = "\n".join([*(text for pair in history for text in pair), seeker]).split("\n")
+    return _plain(" ".join(untagged(_SPEAKER.sub("", line)) for line in lines))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _fitting(
+    named: Named, turns: Mapping[str, Sequence[GoldTurn]], taken: Container[str]
+) -> Sequence[GoldTurn]:
+    """The turns that follow the record's conversation, and have its gold where several do.
+
+    Of turns that are alike in all of this the first that is not taken.
+    """
+    if not {"context", "seeker"} & named.row.keys():
+        raise EscError(
+            f"{named.where}: neither an id nor a conversation (context, history, seeker) to align "
+            "it by"
+        )
+    prediction = prediction_of(named)
+    # A supporter who goes on speaking answers no words of the seeker.
+    seeker = "" if prediction.seeker == NOT_GIVEN else prediction.seeker
+    found = turns.get(_plain_context(prediction.history, seeker), ())
+    strategy, reply = (named.row.get(name) for name in ("gold_strategy", "gold_response"))
+    if len(found) < 2 or reply is None:
+        return found
+    found = [turn for turn in found if _plain(turn.response) == _plain(str(reply))]
+    if strategy is not None:
+        found = [turn for turn in found if turn.strategy is parse(str(strategy))]
+    alike = len({turn.strategy for turn in found}) == 1
+    return ([turn for turn in found if turn.id not in taken] or found)[:1] if alike else found
+
+
+def _record(named: Named, turn: GoldTurn) -> Row:
+    """The record of its turn, as `eval predict` writes one; EscError where its gold is another."""
+    row = named.row
+    strategy, reply = (row.get(name) for name in ("gold_strategy", "gold_response"))
+    if strategy is not None and parse(str(strategy)) is None:
+        raise EscError(f"{named.where}: unknown gold strategy {strategy!r}")
+    wrong = strategy is not None and parse(str(strategy)) is not turn.strategy
+    if wrong or (reply is not None and _plain(str(reply)) != _plain(turn.response)):
+        raise EscError(
+            f"{named.where}: its gold {'strategy' if wrong else 'reply'} is not that of turn "
+            f"{turn.id}; it is of another split or corpus"
+        )
+    # Its conversation is asked for only where there is no id.
+    prediction_of(replace(named, row={"context": None} | row))
+    if row.get("status") == "failed":
+        return gold_row(turn) | {"status": "failed"}
+    said, reply = (row.get(name) for name in OURS)
+    predicted = parse(said or "")
+    return gold_row(turn) | {
+        "status": "ok" if predicted else "invalid",
+        "predicted_strategy": predicted.value if predicted else None,
+        "raw_strategy": row.get("raw_strategy") if said is None else said,
+        "distribution": row.get("distribution"),
+        "predicted_response": reply,
+    }
+
+
+@cli.command(
+    name="align",
+    examples="  python -m eval align --predictions theirs.json --out theirs.jsonl\n"
+    "  python -m eval align --predictions theirs.json --out theirs.jsonl --set validation",
+)
+def main(
+    predictions: Annotated[Path, typer.Option(help="JSONL, JSON or CSV")],
+    out: Annotated[Path, typer.Option(help="the JSONL file to write")],
+    work: cli.Work = Path(),
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option("--set", envvar="SET")
+    ] = "test",
+) -> int:
+    """Another system's records, given the ids, gold and conversation of the turns they are of.
+
+    A record is found by its id or by its conversation; one that fits no turn is named and left out.
+    """
+    if out.resolve() == predictions.resolve():
+        raise EscError(f"--out {out} is the file that is read; name another")
+    beside = check_own_file(out, MARK)
+    turns = gold_turns(work, split, None)
+    records, unaligned = aligned(named_rows(predictions), turns, split)
+    if not records:
+        raise EscError(f"no record can be aligned: {unaligned[0]}")
+    built = files.read_json(paths.data_manifest(work), made_by="make data")
+    smoke = bool(built["smoke"]) or step.made_beside(predictions)
+    if not beside or MARK in beside:
+        options = {
+            MARK: files.sha256(predictions),
+            "SET": split,
+            "data": built["sets"][paths.sft_file("rg", split)]["sha256"],
+            # One folder may hold several aligned files: a SMOKE mark of one stays.
+            "smoke": smoke or bool(beside.get("smoke")),
+            "files": sorted({*beside.get("files", ()), out.name}),
+        }
+        files.write_json(out.parent / OPTIONS, options)
+    elif out.name == PREDICTIONS or (smoke and not beside.get("smoke")):
+        raise EscError(f"{out.parent} holds another run; name a folder of its own in --out")
+    with files.atomic_writer(out) as stream:
+        writer = JsonlWriter(stream)
+        for record in records:
+            writer.write(record)
+    if out.name == PREDICTIONS:
+        written = {"rows": writer.facts().rows, "sha256": writer.facts().sha256}
+        facts = {"records": len(records), "unaligned": len(unaligned), out.name: written}
+        files.write_json(out.parent / DONE, facts)
+    print(f"aligned     {out}: {len(records):,} records of {len(turns):,} turns")
+    if len(records) < len(turns):
+        print(f"missing     {len(turns) - len(records):,} turns of the set have no record")
+    if unaligned:
+        print(f"left out    {len(unaligned):,} records:")
+        print("\n".join(f"            {line}" for line in unaligned))
+    return 1 if unaligned else 0

@@ -1,16 +1,17 @@
 """Talk with planner and generator in the terminal: the strategy first, then the reply under it.
 
-    python -m eval chat --model smollm2-135m --stage sft
-
-Each strategy is shown with the probability the planner gives it. Nothing that is said is stored.
-End with Ctrl-D.
+python -m eval chat --model smollm2-135m --stage sft
 """
 
-from esc import adapters, backbones, cli, policy_server
-from esc.backbones import DECODE
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from esc import backbones, cli, policy_server
 from esc.dialogue import Exchange
 from esc.llm import CallFailed
-from esc.paths import at_stage
+from esc.paths import EMBEDDED, at_stage
 from esc.plan_and_speak import PlanAndSpeak
 from esc.visible import visible
 
@@ -46,39 +47,35 @@ def talk(pipeline: PlanAndSpeak) -> None:
         history.append((said, reply))
 
 
-def main(argv: list[str]) -> None:
-    """Command line of the step."""
-    parser = cli.parser(
-        prog="python -m eval chat",
-        description=__doc__,
-        examples="  python -m eval chat --stage sft\n  python -m eval chat --stage base",
-    )
-    backbones.add_model(parser)
-    cli.add_work(parser)
-    parser.add_argument("--stage", choices=adapters.STAGES, default="sft")
-    parser.add_argument("--variant", type=cli.optional, help="of the DPO training")
-    parser.add_argument("--round", type=cli.optional_count, help="of the DPO training")
-    parser.add_argument(
-        "--decode",
-        type=cli.optional,
-        choices=(*DECODE, None),
-        help="default: as the table of backbones says",
-    )
-    parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--base-url", type=cli.optional, help="one or several, separated by commas")
-    given = parser.parse_args(argv)
-    backbone = backbones.get(given.model)
-    lineage = at_stage(given.stage, given.variant, given.round)
+@cli.command(examples="  python -m eval chat --stage sft\n  python -m eval chat --stage base")
+def main(
+    model: cli.Model = EMBEDDED,
+    work: cli.Work = Path(),
+    stage: Annotated[Literal["base", "sft", "dpo"], typer.Option(envvar="STAGE")] = "sft",
+    variant: cli.Variant = None,
+    round: Annotated[  # noqa: A002
+        int | None, typer.Option(envvar="ROUND", min=1, help="of the DPO training")
+    ] = None,
+    decode: cli.Decode = None,
+    temperature: Annotated[float, typer.Option(envvar="TEMPERATURE", min=0)] = 0.7,
+    base_url: cli.BaseUrl = None,
+) -> None:
+    """Talk with planner and generator; each strategy is shown with the probability it is given.
+
+    Nothing that is said is stored. End with Ctrl-D.
+    """
+    backbone = backbones.get(model)
+    lineage = at_stage(stage, variant, round)
     print(NOTICE)
     with (
-        policy_server.servers(given.model, given.work, given.base_url, {}) as where,
+        policy_server.servers(model, work, base_url, {}) as urls,
         PlanAndSpeak(
-            where,
-            stage=given.stage,
+            urls,
+            stage=stage,
             lineage=lineage,
-            decode=given.decode or backbone.decode,
+            decode=decode or backbone.decode,
             reply_tokens=backbone.reply_tokens,
-            temperature=given.temperature,
+            temperature=temperature,
         ) as pipeline,
     ):
         talk(pipeline)

@@ -6,92 +6,224 @@ and preference as in the paper; the Jensen–Shannon distance 0 to 1. NaN inside
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esc.dialogue import INTERVALS, interval_names
+from esc.files import Row
 from esc.stats import Floats
 from esc.strategies import UNREADABLE, Strategy
 from eval.cases import Case
 
+NumberPath = tuple[str, ...]
+"""Where a number stands in ``metrics.json``, such as ``("strategy", "all_turns", "bias")``."""
+
+SIZE = len(Strategy)
 BINS = 10
+WIDTH = SIZE * SIZE + SIZE + 3 * BINS + 3
+ALL_TURNS = "all_turns"
+"""The numbers that leave out no turn."""
+HEADLINE = ("bias", "bias_converged", "weighted_f1", "macro_f1", "accuracy", "js_distance")
+"""Single numbers, in both columns."""
+RAISED_BY_NOISE = ("bias", "bias_converged", "js_distance", "ece")
+"""Numbers that cannot be negative, and are the higher the fewer turns there are."""
+SWEEPS = 20
+"""Of the paper's code."""
+TOLERANCE = 1e-10
 FLOOR = 5e-7
 """A probability of 0 in a file is less than half of its last digit; its logarithm is this one's."""
-METRICS = ("ece", "brier", "nll")
-CALIBRATION_WIDTH = 3 * BINS + 3
-CALIBRATION_WHY = "no record has a distribution over the strategies"
-CALIBRATION_SIGNATURES = {
+SIGNATURES = {
+    "bias": f"Eq. 7, {SWEEPS} sweeps in place; Eq. 8, population std",
+    "bias_converged": f"Eq. 7 to {TOLERANCE:g}; Eq. 8, population std",
+    "weighted_f1": "F1 weighted by gold counts",
+    "macro_f1": "mean F1 of the strategies that occur, as gold or as predicted",
+    "accuracy": "share of turns with the gold strategy",
+    "js_distance": "Jensen-Shannon distance of predicted and gold shares|base:2|0 to 1",
+    "invalid_rate": "share of turns whose strategy cannot be read",
+    "preference": f"Eq. 7, {SWEEPS} sweeps in place, sum {SIZE}",
+    "f1": "F1 of the strategy against all others",
+    "predicted": "share of turns",
+    "gold": "share of turns",
     "ece": f"ECE of the likeliest strategy|bins:{BINS} of equal width|0 to 1",
     "brier": "Brier score, sum over the strategies|0 to 2",
     "nll": f"mean of -ln p(gold)|p at least {FLOOR:g}",
 }
+_LIST = f"strategies:{','.join(strategy.code for strategy in Strategy)}"
 _ORDER = {strategy: place for place, strategy in enumerate(Strategy)}
+_OTHERS = _ORDER[UNREADABLE]
+_MOST_STEPS = 500
+_LEAST = 1e-14
+Mask = NDArray[np.bool_]
 
 
-def calibration_columns(cases: Sequence[Case]) -> Floats:
-    """What is summed over turns, shape (n, 33); zeros where a turn has no distribution."""
-    found = np.zeros((len(cases), CALIBRATION_WIDTH))
-    known = [place for place, case in enumerate(cases) if case.spread]
-    if not known:
-        return found
-    spread = np.array([cases[place].spread for place in known])
-    gold = np.array([_ORDER[cases[place].gold] for place in known])
-    rows = np.arange(len(known))
-    top = spread.argmax(axis=1)
-    confidence = spread[rows, top]
-    # A probability on a border belongs to the bin below it, as in (0, 0.1], (0.1, 0.2].
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    part = np.zeros((len(known), CALIBRATION_WIDTH))
-    part[rows, bins] = confidence
-    part[rows, BINS + bins] = top == gold
-    part[rows, 2 * BINS + bins] = 1
-    part[:, -3] = ((spread - np.eye(len(Strategy))[gold]) ** 2).sum(axis=1)
-    part[:, -2] = -np.log(np.maximum(spread[rows, gold], FLOOR))
-    part[:, -1] = 1
-    found[known] = part
+def signature(path: NumberPath) -> str:
+    """Everything that decides the number at ``path``, but for its interval."""
+    said = SIGNATURES[path[-1] if path[-1] in SIGNATURES else path[-2]]
+    if path[-1] == "invalid_rate" or "calibration" in path:
+        return said
+    counted = f"as predicted {UNREADABLE}" if ALL_TURNS in path else "left out"
+    return f"{said}|{_LIST}|invalid:{counted}"
+
+
+def why(path: NumberPath) -> str:
+    """Why the number at ``path`` is undefined, where it is."""
+    if "calibration" in path:
+        return "no record has a distribution over the strategies"
+    if "f1" in path:
+        return "the strategy is neither gold nor predicted"
+    if path[-1] == "bias_converged":
+        return (
+            "the confusions do not bind all strategies into one scale (Eq. 7 has no finite "
+            "solution that numbers can hold)"
+        )
+    return "there is no turn with a readable strategy"
+
+
+def columns(cases: Sequence[Case]) -> Floats:
+    """What is summed over turns, shape (n, 105): predicted × gold, invalid by gold, calibration.
+
+    Calibration is, per bin, the mean probability, what is right and the number; then Brier score,
+    loss and number: zeros where a turn has no distribution.
+    """
+    found = np.zeros((len(cases), WIDTH))
+    for row, case in zip(found, cases, strict=True):
+        gold = _ORDER[case.gold]
+        row[(_OTHERS if case.predicted is None else _ORDER[case.predicted]) * SIZE + gold] = 1
+        row[SIZE * SIZE + gold] = case.predicted is None
+        if case.spread:
+            spread = np.array(case.spread)
+            # A probability on a border belongs to the bin below it, as in (0, 0.1], (0.1, 0.2].
+            place = min(max(int(np.ceil(spread.max() * BINS)) - 1, 0), BINS - 1)
+            bins = row[SIZE * SIZE + SIZE : -3].reshape(3, BINS)
+            bins[:, place] = spread.max(), spread.argmax() == gold, 1
+            brier = ((spread - np.eye(SIZE)[gold]) ** 2).sum()
+            row[-3:] = brier, -np.log(max(spread[gold], FLOOR)), 1
     return found
 
 
-def calibration_numbers(sums: Floats) -> dict[str, Floats]:
-    """Per metric, one value for each row of summed `columns`; NaN where there is none."""
-    confidence, right, _ = np.split(sums[:, : 3 * BINS], 3, axis=1)
-    n = sums[:, -1]
-    above = {
-        "ece": np.abs(confidence - right).sum(axis=1),
-        "brier": sums[:, -3],
-        "nll": sums[:, -2],
+def n_of(path: NumberPath, sums: Floats) -> int:
+    """How many turns the number at ``path`` is of, from one row of summed `columns`."""
+    if "calibration" in path:
+        return int(sums[-1])
+    every = ALL_TURNS in path or path[-1:] == ("invalid_rate",)
+    return round(float(confusion(sums[None], all_turns=every).sum()))
+
+
+def confusion(sums: Floats, *, all_turns: bool) -> Floats:
+    """Counts [predicted, gold] for each row of summed `columns`, shape (R, 8, 8)."""
+    counts = sums[:, : SIZE * SIZE].reshape(-1, SIZE, SIZE).copy()
+    if not all_turns:
+        counts[:, _OTHERS] -= sums[:, SIZE * SIZE : SIZE * SIZE + SIZE]
+    return counts
+
+
+def numbers(sums: Floats) -> dict[NumberPath, Floats]:
+    """Every number by its place, one value for each row of summed `columns`."""
+    invalid, every = sums[:, SIZE * SIZE :][:, :SIZE], sums[:, : SIZE * SIZE].sum(axis=1)
+    found: dict[NumberPath, Floats] = {
+        ("strategy", "invalid_rate"): 100 * _share(invalid.sum(axis=1), every)
     }
-    undefined = np.full(n.shape, np.nan)
+    for above, all_turns in ((("strategy",), False), (("strategy", ALL_TURNS), True)):
+        for name, values in of_counts(confusion(sums, all_turns=all_turns)).items():
+            if name in HEADLINE:
+                found[*above, name] = values
+                continue
+            where = ("distribution", name) if name in ("predicted", "gold") else (name,)
+            for place, strategy in enumerate(Strategy):
+                found[*above, *where, strategy.value] = values[:, place]
+    bins = sums[:, SIZE * SIZE + SIZE : -3].reshape(-1, 3, BINS)
+    ece = np.abs(bins[:, 0] - bins[:, 1]).sum(axis=1)
+    for name, total in (("ece", ece), ("brier", sums[:, -3]), ("nll", sums[:, -2])):
+        found["strategy", "calibration", name] = _share(total, sums[:, -1])
+    return found
+
+
+def of_counts(counts: Floats) -> dict[str, Floats]:
+    """Each metric of `HEADLINE`, shape (R,), and per strategy shape (R, 8), from (R, 8, 8)."""
+    n = counts.sum(axis=(1, 2))
+    predicted, gold = counts.sum(axis=2), counts.sum(axis=1)
+    right = np.diagonal(counts, axis1=1, axis2=2)
+    f1 = _share(2 * right, predicted + gold)
+    liked = np.where(n[:, None] > 0, preference(counts), np.nan)
+    settled = np.where(n[:, None] > 0, converged(counts), np.nan)
+    occurs = ((predicted + gold) > 0).sum(axis=1)
+    shares = [_share(side, n[:, None]) for side in (predicted, gold)]
     return {
-        name: np.divide(total, n, out=undefined.copy(), where=n > 0)
-        for name, total in above.items()
+        "bias": bias(liked),
+        "bias_converged": bias(settled),
+        "weighted_f1": 100 * _share((np.nan_to_num(f1) * gold).sum(axis=1), n),
+        "macro_f1": 100 * _share(np.nan_to_num(f1).sum(axis=1), occurs),
+        "accuracy": 100 * _share(right.sum(axis=1), n),
+        "js_distance": _js_distance(*shares),
+        "preference": liked,
+        "f1": 100 * f1,
+        "predicted": 100 * shares[0],
+        "gold": 100 * shares[1],
     }
 
 
-def bins(sums: Floats) -> list[dict[str, float | int | None]]:
-    """The ten bins of one row of sums: n, mean probability, share that is gold; None where n is 0.
+def _share(part: Floats, whole: NDArray[Any]) -> Floats:
+    part, whole = np.broadcast_arrays(part, whole)
+    return np.asarray(np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0))
 
-    The data of a reliability diagram.
-    """
-    confidence, right, count = np.split(sums[: 3 * BINS], 3)
-    return [
+
+def _js_distance(one: Floats, other: Floats) -> Floats:
+    """Square root of the Jensen–Shannon divergence in bits (Endres and Schindelin, 2003)."""
+    from scipy.spatial.distance import jensenshannon
+
+    with np.errstate(invalid="ignore"):
+        found = jensenshannon(one, other, base=2, axis=1)
+    # Rounding may leave the divergence of almost equal shares a hair below 0.
+    return np.where(np.isnan(found) & ~np.isnan(one + other).any(axis=1), 0.0, found)
+
+
+def facts(sums: Floats) -> Row:
+    """What is no number with an interval, from one row of summed `columns`."""
+    counts, n = confusion(sums[None], all_turns=False)[0], n_of((), sums)
+    every = n_of((ALL_TURNS,), sums)
+    probability, right, count = sums[SIZE * SIZE + SIZE : -3].reshape(3, BINS)
+    # The data of a reliability diagram.
+    bins = [
         {
             "upto": (place + 1) / BINS,
-            "n": int(n),
-            "probability": float(confidence[place] / n) if n else None,
-            "right": float(right[place] / n) if n else None,
+            "n": int(k),
+            "probability": float(probability[place] / k) if k else None,
+            "right": float(right[place] / k) if k else None,
         }
-        for place, n in enumerate(count)
+        for place, k in enumerate(count)
     ]
+    return {
+        "n": n,
+        "invalid": every - n,
+        ALL_TURNS: {"n": every},
+        "calibration": {"n": int(sums[-1]), "bins": bins},
+        "confusion": {
+            "strategies": [strategy.value for strategy in Strategy],
+            "predicted_by_gold": counts.round(3).tolist(),
+        },
+    }
 
 
-SWEEPS = 20
-"""Of the paper's code."""
-MOST_STEPS = 500
-TOLERANCE = 1e-10
-_LEAST = 1e-14
-Mask = NDArray[np.bool_]
+def by_stage(cases: Sequence[Case]) -> list[Row] | None:
+    """Per interval of progress (Figure 8) n and shares ×100; None where a length is unknown.
+
+    Of the turns with a readable strategy. Shares are None in an interval without any. They have no
+    intervals of their own.
+    """
+    if any(case.stage is None for case in cases):
+        return None
+    told = []
+    for stage, name in zip(range(INTERVALS), interval_names(), strict=True):
+        said = [(case.predicted, case.gold) for case in cases if case.stage == stage]
+        said = [both for both in said if both[0] is not None]
+        shares = [
+            {s.value: 100 * side.count(s) / len(said) if said else None for s in Strategy}
+            for side in ([one for one, _ in said], [gold for _, gold in said])
+        ]
+        told.append({"stage": name, "n": len(said), "predicted": shares[0], "gold": shares[1]})
+    return told
 
 
 def preference(wins: Floats) -> Floats:
@@ -103,10 +235,19 @@ def preference(wins: Floats) -> Floats:
     keeps its value, so that a constant system's strategy takes all (K).
     """
     wins = _off_diagonal(wins)
-    p = np.ones(wins.shape[:2])
     idle = _idle(wins)
+    p: Floats = np.ones(idle.shape)
     for _ in range(SWEEPS):
-        p = _sweep(wins, p, idle)
+        for i in range(p.shape[1]):
+            both = p[:, i, None] + p
+            share = np.divide(1, both, out=np.zeros_like(both), where=both > 0)
+            won = np.einsum("rj,rj,rj->r", wins[:, i], p, share)
+            lost = np.einsum("rj,rj->r", wins[:, :, i], share)
+            np.divide(won, lost, out=p[:, i], where=lost > 0)
+        counted = (p > 0) & ~idle
+        logs = np.log(p, out=np.zeros_like(p), where=counted)
+        mean = np.exp(logs.sum(axis=1) / np.maximum(counted.sum(axis=1), 1))
+        p = np.where(idle, 1.0, p / mean[:, None])
     return _of_sum_k(p)
 
 
@@ -130,7 +271,7 @@ def converged(wins: Floats) -> Floats:
     log_p = np.zeros(rest.shape)
     result = np.full(rest.shape, np.nan)
     active = np.flatnonzero(solvable)
-    for _ in range(MOST_STEPS):
+    for _ in range(_MOST_STEPS):
         if not len(active):
             break
         before = _of_logs(log_p[active], rest[active], idle[active])
@@ -165,6 +306,10 @@ def _of_logs(log_p: Floats, among: Mask, idle: Mask) -> Floats:
     return _of_sum_k(np.where(among | idle, np.exp(log_p - highest), 0.0))
 
 
+def _of_sum_k(p: Floats) -> Floats:
+    return np.asarray(p * p.shape[1] / p.sum(axis=1, keepdims=True))
+
+
 def _off_diagonal(wins: Floats) -> Floats:
     return wins * (1 - np.eye(wins.shape[-1]))
 
@@ -172,24 +317,6 @@ def _off_diagonal(wins: Floats) -> Floats:
 def _idle(wins: Floats) -> Mask:
     """Which strategies are never confused with another."""
     return np.asarray(~(wins.any(axis=1) | wins.any(axis=2)))
-
-
-def _sweep(wins: Floats, p: Floats, idle: Mask) -> Floats:
-    p = p.copy()
-    for i in range(p.shape[1]):
-        both = p[:, i, None] + p
-        share = np.divide(1, both, out=np.zeros_like(both), where=both > 0)
-        won = np.einsum("rj,rj,rj->r", wins[:, i], p, share)
-        lost = np.einsum("rj,rj->r", wins[:, :, i], share)
-        np.divide(won, lost, out=p[:, i], where=lost > 0)
-    counted = (p > 0) & ~idle
-    logs = np.log(p, out=np.zeros_like(p), where=counted)
-    mean = np.exp(logs.sum(axis=1) / np.maximum(counted.sum(axis=1), 1))
-    return np.where(idle, 1.0, p / mean[:, None])
-
-
-def _of_sum_k(p: Floats) -> Floats:
-    return np.asarray(p * p.shape[1] / p.sum(axis=1, keepdims=True))
 
 
 def _that_win(wins: Floats, among: Mask) -> Mask:
@@ -211,132 +338,3 @@ def _strongly_connected(wins: Floats, among: Mask) -> Mask:
     for _ in range((size - 1).bit_length()):  # so many doublings of a step reach all there is
         reach = (reach.astype(np.float32) @ reach.astype(np.float32)) > 0
     return np.asarray((reach | ~inside).all(axis=(1, 2)))
-
-
-SIZE = len(Strategy)
-_ORDER_of_strategy_metrics = {strategy: place for place, strategy in enumerate(Strategy)}
-_OTHERS = _ORDER_of_strategy_metrics[UNREADABLE]
-WIDTH = SIZE * SIZE + SIZE
-HEADLINE = ("bias", "bias_converged", "weighted_f1", "macro_f1", "accuracy", "js_distance")
-"""Single numbers, in both columns."""
-LIST = f"strategies:{','.join(strategy.code for strategy in Strategy)}"
-"""Which they are, for a signature."""
-_NO_TURN = "there is no turn with a readable strategy"
-WHY = {
-    "bias_converged": "the confusions do not bind all strategies into one scale (Eq. 7 has no "
-    "finite solution that numbers can hold)",
-}
-"""Why a number is undefined, where it is not for want of turns."""
-SIGNATURES = {
-    "bias": f"Eq. 7, {SWEEPS} sweeps in place; Eq. 8, population std",
-    "bias_converged": f"Eq. 7 to {TOLERANCE:g}; Eq. 8, population std",
-    "weighted_f1": "F1 weighted by gold counts",
-    "macro_f1": "mean F1 of the strategies that occur, as gold or as predicted",
-    "accuracy": "share of turns with the gold strategy",
-    "js_distance": "Jensen-Shannon distance of predicted and gold shares|base:2|0 to 1",
-    "invalid_rate": "share of turns whose strategy cannot be read",
-    "preference": f"Eq. 7, {SWEEPS} sweeps in place, sum {SIZE}",
-    "f1": "F1 of the strategy against all others",
-    "predicted": "share of turns",
-    "gold": "share of turns",
-}
-
-
-def why(metric: str) -> str:
-    """Why the metric is undefined, where it is."""
-    return WHY.get(metric, _NO_TURN)
-
-
-def columns(cases: Sequence[Case]) -> Floats:
-    """What is summed over turns, shape (n, 64 + 8): predicted × gold, then the invalid by gold."""
-    found = np.zeros((len(cases), WIDTH))
-    for row, case in enumerate(cases):
-        gold = _ORDER_of_strategy_metrics[case.gold]
-        predicted = (
-            _OTHERS if case.predicted is None else _ORDER_of_strategy_metrics[case.predicted]
-        )
-        found[row, predicted * SIZE + gold] = 1
-        if case.predicted is None:
-            found[row, SIZE * SIZE + gold] = 1
-    return found
-
-
-def confusion(sums: Floats, *, all_turns: bool) -> Floats:
-    """Counts [predicted, gold] for each row of summed `columns`, shape (R, 8, 8)."""
-    counts = sums[:, : SIZE * SIZE].reshape(-1, SIZE, SIZE).copy()
-    if not all_turns:
-        counts[:, _OTHERS] -= sums[:, SIZE * SIZE :]
-    return counts
-
-
-def numbers(counts: Floats) -> dict[str, Floats]:
-    """Each metric of `HEADLINE`, shape (R,), and per strategy shape (R, 8), from (R, 8, 8)."""
-    n = counts.sum(axis=(1, 2))
-    predicted, gold = counts.sum(axis=2), counts.sum(axis=1)
-    right = np.diagonal(counts, axis1=1, axis2=2)
-    f1 = _share(2 * right, predicted + gold)
-    liked = np.where(n[:, None] > 0, preference(counts), np.nan)
-    settled = np.where(n[:, None] > 0, converged(counts), np.nan)
-    occurs = (predicted + gold) > 0
-    return {
-        "bias": bias(liked),
-        "bias_converged": bias(settled),
-        "weighted_f1": 100 * _share((np.nan_to_num(f1) * gold).sum(axis=1), n),
-        "macro_f1": 100 * _share(np.nan_to_num(f1).sum(axis=1), occurs.sum(axis=1).astype(float)),
-        "accuracy": 100 * _share(right.sum(axis=1), n),
-        "js_distance": _js_distance(_share(predicted, n[:, None]), _share(gold, n[:, None])),
-        "preference": liked,
-        "f1": 100 * f1,
-        "predicted": 100 * _share(predicted, n[:, None]),
-        "gold": 100 * _share(gold, n[:, None]),
-    }
-
-
-def invalid_rate(sums: Floats) -> Floats:
-    """The share ×100 of turns without a readable strategy, for each row of summed `columns`."""
-    invalid, turns = sums[:, SIZE * SIZE :].sum(axis=1), sums[:, : SIZE * SIZE].sum(axis=1)
-    return np.asarray(100 * _share(invalid, turns))
-
-
-def by_stage(cases: Sequence[Case]) -> list[dict[str, object]] | None:
-    """Per interval of progress (Figure 8) n and shares ×100; None where a length is unknown.
-
-    Of the turns with a readable strategy. Shares are None in an interval without any. They have no
-    intervals of their own.
-    """
-    if not cases or any(case.stage is None for case in cases):
-        return None
-    counts = np.zeros((INTERVALS, 2, SIZE))
-    for case in cases:
-        if case.predicted is not None:
-            counts[case.stage or 0, 0, _ORDER_of_strategy_metrics[case.predicted]] += 1
-            counts[case.stage or 0, 1, _ORDER_of_strategy_metrics[case.gold]] += 1
-    told: list[dict[str, object]] = []
-    for name, (predicted, gold) in zip(interval_names(), counts, strict=True):
-        n = int(gold.sum())
-        shares = [
-            {
-                s.value: 100 * float(part[_ORDER_of_strategy_metrics[s]]) / n if n else None
-                for s in Strategy
-            }
-            for part in (predicted, gold)
-        ]
-        told.append({"stage": name, "n": n, "predicted": shares[0], "gold": shares[1]})
-    return told
-
-
-def _share(part: Floats, whole: Floats) -> Floats:
-    part, whole = np.broadcast_arrays(part, whole)
-    return np.asarray(np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0))
-
-
-def _js_distance(one: Floats, other: Floats) -> Floats:
-    """Square root of the Jensen–Shannon divergence in bits (Endres and Schindelin, 2003)."""
-    middle = (one + other) / 2
-
-    def divergence(share: Floats) -> Floats:
-        ratio = np.divide(share, middle, out=np.ones_like(share), where=share > 0)
-        return np.asarray((share * np.log2(ratio)).sum(axis=1))
-
-    # Rounding may leave equal shares a hair below 0.
-    return np.asarray(np.sqrt(np.maximum((divergence(one) + divergence(other)) / 2, 0)))

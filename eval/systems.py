@@ -1,7 +1,7 @@
 """The systems of the paper's Tables 3 and 4: how each one comes to a strategy and a reply.
 
-A system is a coroutine from a turn to an outcome; every intermediate answer is kept. It asks and
-knows nothing of servers, retries or files.
+A system is a coroutine from the answering of a turn to its outcome; every intermediate answer is
+kept. It asks and knows nothing of servers, retries or files.
 """
 
 from collections.abc import Awaitable, Callable
@@ -53,7 +53,7 @@ class Setting:
         return adapters.served_name(task, self.stage, self.lineage)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a system says to one turn."""
 
@@ -63,74 +63,103 @@ class Outcome:
     response: str
     distribution: dict[Strategy, float] | None = None
     """Of the planner; entangled systems have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """One turn that is being answered."""
+
+    asks: Asks
+    turn: GoldTurn
+    setting: Setting
     steps: list[Row] = field(default_factory=list)
     """Every answer on the way, in order: step, model, text, truncated."""
 
+    @property
+    def entangled(self) -> tuple[Message, ...]:
+        """The entangled model's chat of the turn."""
+        return plan_and_speak.vanilla_chat(self.turn.entangled_history, self.turn.seeker)
 
-System = Callable[[Asks, GoldTurn, Setting], Awaitable[Outcome]]
+    def call(
+        self, step: str, task: str, chat: tuple[Message, ...], room: int, held: str = ""
+    ) -> Generation:
+        """A question to a task's model; its answer is ``held`` to the form of this gold one."""
+        setting = self.setting
+        return Generation(
+            self.turn.id,
+            step,
+            setting.model(task),
+            chat,
+            setting.sampling(room),
+            plan_and_speak.constraint_of(task, setting.decode) if held else None,
+            expected=held or self.turn.response,
+        )
+
+    def keep(self, call: Generation, answer: Reply) -> str:
+        """The text of an answer that is noted."""
+        told = {"step": call.step, "model": call.model, "text": answer.text}
+        self.steps.append(told | {"truncated": answer.truncated})
+        return answer.text
+
+    async def says(self, step: str, chat: tuple[Message, ...], *, tagged: bool = False) -> str:
+        """What the entangled model says to a chat; ``tagged`` holds it to ``[Strategy] reply``."""
+        room = self.setting.reply_tokens + (PLAN_TOKENS if tagged else 0)
+        held = tag(self.turn.strategy, self.turn.response) if tagged else ""
+        call = self.call(step, "vanilla", chat, room, held)
+        return self.keep(call, await self.asks.ask(call))
+
+    async def speaks(self, strategy: Strategy | str) -> str:
+        """The generator's reply under a strategy."""
+        chat = plan_and_speak.rg_chat(self.turn.history, self.turn.seeker, strategy)
+        call = self.call("speak", "rg", chat, self.setting.reply_tokens)
+        return self.keep(call, await self.asks.ask(call)).strip()
 
 
-async def decoupled(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+System = Callable[[Answering], Awaitable[Outcome]]
+
+
+async def decoupled(one: Answering) -> Outcome:
     """Planner, then generator under the planned strategy, or under what the planner said."""
-    model = setting.model("sp")
-    chat = plan_and_speak.sp_chat(turn.history, turn.seeker)
-    call = Generation(
-        turn.id,
-        "plan",
-        model,
-        chat,
-        setting.sampling(PLAN_TOKENS),
-        plan_and_speak.constraint_of("sp", setting.decode),
-        expected=turn.strategy.value,
-    )
-    plan, answer = await plan_and_speak.plan(asks, call)
-    response, spoken = await _speak(asks, turn, setting, plan.strategy or plan.raw)
-    steps = [_step("plan", model, answer), spoken]
-    return Outcome(plan.strategy, plan.raw, response, plan.distribution, steps)
+    chat = plan_and_speak.sp_chat(one.turn.history, one.turn.seeker)
+    call = one.call("plan", "sp", chat, PLAN_TOKENS, one.turn.strategy.value)
+    plan, answer = await plan_and_speak.plan(one.asks, call)
+    one.keep(call, answer)
+    response = await one.speaks(plan.strategy or plan.raw)
+    return Outcome(plan.strategy, plan.raw, response, plan.distribution)
 
 
-async def decoupled_gold(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+async def decoupled_gold(one: Answering) -> Outcome:
     """The generator under the gold strategy (Table 4)."""
-    response, spoken = await _speak(asks, turn, setting, turn.strategy)
-    return Outcome(turn.strategy, turn.strategy.value, response, steps=[spoken])
+    strategy = one.turn.strategy
+    return Outcome(strategy, strategy.value, await one.speaks(strategy))
 
 
-async def vanilla(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+async def vanilla(one: Answering) -> Outcome:
     """The entangled model: strategy and reply in one answer."""
-    return await _tagged(asks, turn, setting, "respond", _vanilla_chat(turn), [])
+    return await _tagged(one, "respond", one.entangled)
 
 
-async def direct_refine(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+async def direct_refine(one: Answering) -> Outcome:
     """A first reply, then its revision without any further input (appendix D.2)."""
-    draft = await vanilla(asks, turn, setting)
-    request = prompts.render(TEMPLATES, "direct_refine.j2")
-    return await _tagged(asks, turn, setting, "refine", _after(turn, draft, request), draft.steps)
+    draft = await one.says("respond", one.entangled, tagged=True)
+    chat = _then(one.entangled, draft, "direct_refine.j2")
+    return await _tagged(one, "refine", chat)
 
 
-async def self_refine(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+async def self_refine(one: Answering) -> Outcome:
     """A first reply, feedback on it, then the revision (Madaan et al., appendix D.2)."""
-    draft = await vanilla(asks, turn, setting)
-    request = prompts.render(TEMPLATES, "self_refine_feedback.j2")
-    chat = _after(turn, draft, request)
-    model = setting.model("vanilla")
-    feedback = await asks.ask(_generation(turn, "feedback", model, chat, setting))
-    steps = [*draft.steps, _step("feedback", model, feedback)]
-    revise = prompts.render(TEMPLATES, "self_refine_revise.j2")
-    chat = (*chat, Message("assistant", feedback.text), Message("user", revise))
-    return await _tagged(asks, turn, setting, "refine", chat, steps)
+    draft = await one.says("respond", one.entangled, tagged=True)
+    chat = _then(one.entangled, draft, "self_refine_feedback.j2")
+    feedback = await one.says("feedback", chat)
+    return await _tagged(one, "refine", _then(chat, feedback, "self_refine_revise.j2"))
 
 
-async def emotional_cot(asks: Asks, turn: GoldTurn, setting: Setting) -> Outcome:
+async def emotional_cot(one: Answering) -> Outcome:
     """The seeker's emotional state first, then strategy and reply from it (appendix D.2)."""
-    chat = _vanilla_chat(turn)
     request = prompts.render(TEMPLATES, "emotional_cot_state.j2")
-    asked = (*chat[:-1], Message("user", f"{turn.seeker}\n\n{request}"))
-    model = setting.model("vanilla")
-    state = await asks.ask(_generation(turn, "emotional state", model, asked, setting))
-    steps = [_step("emotional state", model, state)]
-    respond = prompts.render(TEMPLATES, "emotional_cot_respond.j2")
-    chat = (*asked, Message("assistant", state.text), Message("user", respond))
-    return await _tagged(asks, turn, setting, "respond", chat, steps)
+    chat = (*one.entangled[:-1], Message("user", f"{one.turn.seeker}\n\n{request}"))
+    state = await one.says("emotional state", chat)
+    return await _tagged(one, "respond", _then(chat, state, "emotional_cot_respond.j2"))
 
 
 SYSTEMS: dict[str, System] = {
@@ -144,63 +173,16 @@ SYSTEMS: dict[str, System] = {
 """Name to system."""
 
 
-def _vanilla_chat(turn: GoldTurn) -> tuple[Message, ...]:
-    return plan_and_speak.vanilla_chat(turn.entangled_history, turn.seeker)
+def _then(chat: tuple[Message, ...], said: str, template: str) -> tuple[Message, ...]:
+    """A chat after a model's answer and the next request."""
+    return (*chat, Message("assistant", said), Message("user", prompts.render(TEMPLATES, template)))
 
 
-def _after(turn: GoldTurn, draft: Outcome, request: str) -> tuple[Message, ...]:
-    said = Message("assistant", draft.steps[-1]["text"])
-    return (*_vanilla_chat(turn), said, Message("user", request))
-
-
-def _generation(
-    turn: GoldTurn, step: str, model: str, chat: tuple[Message, ...], setting: Setting
-) -> Generation:
-    sampling = setting.sampling(setting.reply_tokens)
-    return Generation(turn.id, step, model, chat, sampling, expected=turn.response)
-
-
-async def _speak(
-    asks: Asks, turn: GoldTurn, setting: Setting, strategy: Strategy | str
-) -> tuple[str, Row]:
-    """(the generator's reply, its step)."""
-    model = setting.model("rg")
-    chat = plan_and_speak.rg_chat(turn.history, turn.seeker, strategy)
-    answer = await asks.ask(_generation(turn, "speak", model, chat, setting))
-    return answer.text.strip(), _step("speak", model, answer)
-
-
-async def _tagged(
-    asks: Asks,
-    turn: GoldTurn,
-    setting: Setting,
-    step: str,
-    chat: tuple[Message, ...],
-    steps: list[Row],
-) -> Outcome:
+async def _tagged(one: Answering, step: str, chat: tuple[Message, ...]) -> Outcome:
     """The outcome of a last step whose answer is ``[Strategy] reply``."""
-    model = setting.model("vanilla")
-    call = Generation(
-        turn.id,
-        step,
-        model,
-        chat,
-        setting.sampling(PLAN_TOKENS + setting.reply_tokens),
-        plan_and_speak.constraint_of("vanilla", setting.decode),
-        expected=tag(turn.strategy, turn.response),
-    )
-    answer = await asks.ask(call)
-    strategy, response = strip_tag(answer.text)
+    text = await one.says(step, chat, tagged=True)
+    strategy, response = strip_tag(text)
     # What stands in the first brackets, or how an answer without any begins.
-    bracket = answer.text.partition("[")[2].partition("]")
-    head = bracket[0] if bracket[1] else answer.text.lstrip()
-    return Outcome(
-        strategy=strategy,
-        raw_strategy=head[:80],
-        response=response.strip(),
-        steps=[*steps, _step(step, model, answer)],
-    )
-
-
-def _step(name: str, model: str, answer: Reply) -> Row:
-    return {"step": name, "model": model, "text": answer.text, "truncated": answer.truncated}
+    bracket = text.partition("[")[2].partition("]")
+    head = bracket[0] if bracket[1] else text.lstrip()
+    return Outcome(strategy, head[:80], response.strip())

@@ -1,6 +1,5 @@
 """Another system's file: every record finds its turn, or is named; none is dropped in silence."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -43,11 +42,7 @@ def run_align(sample_work, tmp_path, capsys):
     """Exit code, the records written, and stdout or the one error line."""
 
     def call(given, *options, out="theirs/aligned.jsonl"):
-        source = tmp_path / "given.jsonl"
-        if isinstance(given, bytes):
-            source.write_bytes(given)
-        else:
-            save(source, given)
+        source = save(tmp_path / "given.jsonl", given)
         argv = ["--predictions", str(source), "--out", str(tmp_path / out)]
         code = cli.run(cases.main, [*argv, "--work", str(sample_work), *options])
         shown = capsys.readouterr()
@@ -63,32 +58,11 @@ def said(records):
     return {record["id"]: record["predicted_response"] for record in records}
 
 
-def test_blanks_and_line_breaks_inside_an_utterance_do_not_decide_an_alignment(turns):
-    broken = [
-        replace(turn, seeker=turn.seeker.replace(" ", " \n "), response=f"  {turn.response}\n")
-        for turn in turns[:3]
-    ]
-    found = cases.Turns(broken)
-    for turn, was in zip(broken, turns, strict=False):
-        context = cases.plain_context(turn.history, was.seeker)
-        assert found.of_context(context, foreign(was), ()) == [turn]
-
-
-def test_records_with_ids_take_the_turns_gold_and_order(run_align, turns):
-    given = [foreign(turn, id=turn.id) for turn in turns[::-1]]
-    code, records, out = run_align(given)
-    assert code == 0 and f"{len(turns)} records of {len(turns)} turns" in out
-    assert [record["id"] for record in records] == [turn.id for turn in turns]
-    assert said(records) == {turn.id: f"a reply to {turn.id}" for turn in turns}
-    assert records[0]["gold_response"] == turns[0].response and records[0]["status"] == "ok"
-
-
 @pytest.mark.parametrize(
-    "conversation",
+    "how",
     [
-        lambda turn: {"context": utterances(turn)},
+        lambda turn: {"id": turn.id},
         lambda turn: {"context": [text.upper() + "  \n" for text in utterances(turn)]},
-        lambda turn: {"history": [list(pair) for pair in turn.history], "seeker": turn.seeker},
         lambda turn: {
             "context": "".join(f"seeker: {a}\nsupporter: {b}\n" for a, b in turn.history)
             + f"seeker: {turn.seeker}"
@@ -99,22 +73,33 @@ def test_records_with_ids_take_the_turns_gold_and_order(run_align, turns):
         },
         lambda turn: {"context": roles(turn)},
     ],
+    ids=["id", "utterances", "transcript", "tagged pairs", "roles"],
 )
-def test_records_without_ids_are_found_by_what_was_said_before(run_align, turns, conversation):
-    given = [foreign(turn, **conversation(turn)) for turn in turns[::-1]]
-    code, records, _ = run_align(given)
-    assert code == 0
+def test_records_take_the_turns_gold_and_order(run_align, turns, how):
+    code, records, out = run_align([foreign(turn, **how(turn)) for turn in turns[::-1]])
+    assert code == 0 and f"{len(turns)} records of {len(turns)} turns" in out
+    assert [record["id"] for record in records] == [turn.id for turn in turns]
     assert said(records) == {turn.id: f"a reply to {turn.id}" for turn in turns}
+    assert records[0]["gold_response"] == turns[0].response and records[0]["status"] == "ok"
 
 
-def test_a_supporters_opening_needs_no_inserted_greeting(turns):
-    turn = turns[0]
-    opened = turn.__class__(
-        "9-1", (("Hi", "welcome"),), (turn.strategy,), "thanks", turn.strategy, "how are you", 2
+def test_what_layouts_differ_in_decides_no_alignment(run_align, turns, monkeypatch):
+    first, second = turns[0], turns[1]
+    opened = replace(
+        first, id="9-1", history=(("Hi", "welcome"),), seeker="thank\n you", response="how are you?"
     )
-    known = cases.Turns([opened])
-    assert known.of_context("welcome thanks", {}, ()) == [opened]
-    assert known.of_context("hi welcome thanks", {}, ()) == [opened]
+    twin = replace(second, id="9-9", history=first.history, seeker=first.seeker, response="other")
+    again = replace(first, id="9-8")
+    monkeypatch.setattr(cases, "gold_turns", lambda *_: [opened, first, twin, again])
+    given = [
+        foreign(opened, context=["welcome", "thank you"]),
+        *(foreign(turn, context=utterances(turn)) for turn in (twin, first, again)),
+    ]
+    code, records, _ = run_align(given)
+    assert code == 0 and [record["id"] for record in records] == ["9-1", first.id, "9-9", "9-8"]
+    del given[1]["GT_content"]
+    code, records, out = run_align(given)
+    assert code == 1 and len(records) == 3 and "row 1 (from 0): fits 3 turns" in out
 
 
 def test_a_conversation_of_no_turn_is_named_and_the_rest_is_written(run_align, turns):
@@ -124,24 +109,8 @@ def test_a_conversation_of_no_turn_is_named_and_the_rest_is_written(run_align, t
     assert code == 1 and len(records) == 3
     assert "row 2 (from 0): fits no turn of the test set" in out
     assert f"{len(turns) - 3} turns of the set have no record" in out
-
-
-def test_a_conversation_of_two_turns_is_decided_by_its_gold_reply(turns):
-    first, second = turns[0], turns[1]
-    twin = second.__class__("9-9", first.history, first.history_strategies, first.seeker,
-                            second.strategy, "another reply", 10)  # fmt: skip
-    known = cases.Turns([first, twin])
-    context = cases.plain_context(first.history, first.seeker)
-    assert len(known.of_context(context, {}, ())) == 2
-    assert known.of_context(context, {"GT_content": "Another  reply"}, ()) == [twin]
-
-
-def test_of_turns_that_are_alike_each_record_takes_one(turns):
-    first = turns[0]
-    known = cases.Turns([first, replace(first, id="9-9")])
-    context, row = cases.plain_context(first.history, first.seeker), foreign(first)
-    assert [turn.id for turn in known.of_context(context, row, ())] == [first.id]
-    assert [turn.id for turn in known.of_context(context, row, {first.id})] == ["9-9"]
+    code, _, err = run_align(given[2:3])
+    assert code == 2 and "no record can be aligned" in err
 
 
 def test_a_supporter_who_goes_on_speaking_is_found(sample_work, run_align):
@@ -151,27 +120,15 @@ def test_a_supporter_who_goes_on_speaking_is_found(sample_work, run_align):
     assert given and code == 0 and len(records) == len(given)
 
 
-def test_what_is_aligned_is_measured_like_our_own(run_align, turns, tmp_path, capsys):
-    run_align([foreign(turn, id=turn.id) for turn in turns])
-    argv = ["--predictions", str(tmp_path / "theirs" / "aligned.jsonl")]
+def test_what_is_aligned_becomes_a_run_that_is_measured_and_smoke(run_align, turns, tmp_path):
+    given = [foreign(turn, id=turn.id) for turn in turns]
+    run_align(given, out="theirs/predictions.jsonl")
+    assert files.read_json(tmp_path / "theirs" / "run.json")["records"] == len(turns)
+    argv = ["--predictions", str(tmp_path / "theirs" / "predictions.jsonl")]
     assert cli.run(metrics.main, [*argv, "--out", str(tmp_path / "theirs")]) == 0
     told = files.read_json(tmp_path / "theirs" / "metrics.json")
-    assert told["n"] == len(turns) and told["resampled_by"] == "dialogue"
-
-
-def test_turns_of_the_sample_corpus_stay_smoke(run_align, turns, tmp_path):
-    run_align([foreign(turn, id=turn.id) for turn in turns])
-    assert files.read_json(tmp_path / "theirs" / "options.json")["smoke"] is True
-
-
-def test_a_folder_of_predictions_becomes_a_run_and_no_other_run_is_lost(run_align, turns, tmp_path):
-    given = [foreign(turn, id=turn.id) for turn in turns]
+    assert (told["n"], told["resampled_by"], told["smoke"]) == (len(turns), "dialogue", True)
     assert run_align(given, out="theirs/predictions.jsonl")[0] == 0
-    assert files.read_json(tmp_path / "theirs" / "run.json")["records"] == len(turns)
-    files.write_json(tmp_path / "ours" / "options.json", {"MODEL": "x", "smoke": True})
-    code, _, err = run_align(given, out="ours/predictions.jsonl")
-    assert code == 2 and "holds another run" in err
-    assert not (tmp_path / "ours" / "predictions.jsonl").exists()
 
 
 def test_unreadable_and_failed_records_keep_their_state(run_align, turns):
@@ -192,7 +149,7 @@ def test_unreadable_and_failed_records_keep_their_state(run_align, turns):
         ({"GT_strategy": "Hope"}, "unknown gold strategy 'Hope'"),
         ({"GT_content": "what nobody said"}, "its gold reply is not that of turn"),
         ({"predict_content": 5}, "'predict_content' is no text"),
-        ({"id": [1]}, "its id is neither text nor a whole number"),
+        ({"id": None}, "neither an id nor a conversation"),
     ],
 )
 def test_a_record_that_is_wrong_is_one_line_that_names_it(run_align, turns, changed, told):
@@ -203,50 +160,22 @@ def test_a_record_that_is_wrong_is_one_line_that_names_it(run_align, turns, chan
 
 
 def test_the_same_turn_twice_is_one_line(run_align, turns):
-    given = [foreign(turns[0], id=turns[0].id)] * 2
-    code, _, err = run_align(given)
-    assert code == 2 and "row 1 (from 0)" in err and "is there twice" in err
-    given = [foreign(turns[0], context=utterances(turns[0]))] * 2
-    code, _, err = run_align(given)
+    code, _, err = run_align([foreign(turns[0], context=utterances(turns[0]))] * 2)
     assert code == 2 and f"row 1 (from 0): a second record of turn {turns[0].id}" in err
 
 
-def test_predictions_of_another_split_are_one_line(run_align, sample_work):
-    others = gold_turns(sample_work, "validation", None)
-    code, _, err = run_align([foreign(turn, id=turn.id) for turn in others])
-    assert code == 2 and "row 0 (from 0)" in err and "--set" in err
-    assert run_align([foreign(turn, id=turn.id) for turn in others], "--set", "validation")[0] == 0
-
-
-def test_a_file_of_which_nothing_fits_is_one_line(run_align, turns):
-    code, _, err = run_align([foreign(turns[0], context=["words that nobody said"])])
-    assert code == 2 and "no record can be aligned" in err and "row 0" in err
-
-
-def test_a_record_with_nothing_to_align_by_is_one_line(run_align, turns):
-    code, _, err = run_align([foreign(turns[0])])
-    assert code == 2 and "neither an id nor a conversation" in err
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b'{"id": NaN}'])
-def test_a_file_that_is_none_is_one_line(run_align, content):
-    assert run_align(content)[0] == 2
-
-
-def test_the_file_that_is_read_is_not_written(run_align, turns, tmp_path):
-    given = [foreign(turns[0], id=turns[0].id)]
-    code, _, err = run_align(given, out="given.jsonl")
-    assert code == 2 and "is the file that is read" in err
-    assert json.loads((tmp_path / "given.jsonl").read_text()) == given[0]
-
-
-def test_a_file_of_somebody_else_is_not_written_over(run_align, turns, tmp_path):
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("given.jsonl", "is the file that is read"),
+        ("notes.jsonl", "was not written by this step"),
+        ("ours/predictions.jsonl", "holds another run"),
+    ],
+)
+def test_no_file_of_somebody_else_is_written_over(run_align, turns, tmp_path, out, told):
     files.write_text(tmp_path / "notes.jsonl", "mine\n")
-    code, _, err = run_align([foreign(turns[0], id=turns[0].id)], out="notes.jsonl")
-    assert code == 2 and "was not written by this step" in err
+    files.write_json(tmp_path / "ours" / "options.json", {"MODEL": "x", "smoke": True})
+    code, _, err = run_align([foreign(turns[0], id=turns[0].id)], out=out)
+    assert code == 2 and told in err
     assert (tmp_path / "notes.jsonl").read_text() == "mine\n"
-
-
-def test_an_aligned_file_is_written_again(run_align, turns):
-    given = [foreign(turn, id=turn.id) for turn in turns]
-    assert run_align(given, out="theirs/a.jsonl")[:2] == run_align(given, out="theirs/a.jsonl")[:2]
+    assert not (tmp_path / "ours" / "predictions.jsonl").exists()

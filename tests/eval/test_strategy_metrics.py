@@ -18,14 +18,18 @@ def case(gold, predicted, **other):
     return Case("x", gold, "", predicted, "", **other)
 
 
-def sums(pairs):
-    cases = [case(gold, predicted) for gold, predicted in pairs]
-    return strategy_metrics.columns(cases).sum(axis=0, keepdims=True)
+def numbers(cases):
+    """By dotted name without ``strategy``; a pair is (gold, predicted)."""
+    cases = [one if isinstance(one, Case) else case(*one) for one in cases]
+    sums = strategy_metrics.columns(cases).sum(axis=0, keepdims=True)
+    return {
+        ".".join(path[1:]): float(value)
+        for path, (value,) in strategy_metrics.numbers(sums).items()
+    }
 
 
-def numbers(pairs, *, all_turns=False):
-    counts = strategy_metrics.confusion(sums(pairs), all_turns=all_turns)
-    return {name: found[0] for name, found in strategy_metrics.numbers(counts).items()}
+def preferences(found):
+    return np.array([found[f"preference.{strategy}"] for strategy in Strategy])
 
 
 def by_hand(wins, sweeps=20):
@@ -42,17 +46,11 @@ def by_hand(wins, sweeps=20):
     return np.array(p) * 8 / sum(p)
 
 
-def test_the_sweeps_are_those_of_the_equation():
+def test_the_sweeps_are_those_of_the_equation_whatever_the_diagonal():
     wins = np.random.default_rng(0).integers(1, 40, size=(8, 8)).astype(float)
-    np.testing.assert_allclose(strategy_metrics.preference(wins[None])[0], by_hand(wins))
-
-
-def test_the_diagonal_says_nothing():
-    wins = np.random.default_rng(0).integers(1, 40, size=(8, 8)).astype(float)
-    right = wins + 1000 * np.eye(8)
-    np.testing.assert_array_equal(
-        strategy_metrics.preference(wins[None]), strategy_metrics.preference(right[None])
-    )
+    for diagonal in (0, 1000):
+        found = strategy_metrics.preference((wins + diagonal * np.eye(8))[None])
+        np.testing.assert_allclose(found[0], by_hand(wins))
 
 
 def test_many_counts_at_once_are_each_alone():
@@ -78,7 +76,7 @@ def settles(wins, p):
     return np.allclose(expected, wins.sum(axis=1))
 
 
-@pytest.mark.parametrize("size", [5, 8, 12, 18])
+@pytest.mark.parametrize("size", [5, 8, 18])
 def test_sparse_confusions_are_solved_wherever_they_bind_all_strategies(size):
     from scipy.sparse.csgraph import connected_components
 
@@ -94,7 +92,7 @@ def test_sparse_confusions_are_solved_wherever_they_bind_all_strategies(size):
     assert all(settles(one, p) for one, p in zip(wins[bound], found[bound], strict=True))
 
 
-@pytest.mark.parametrize("size", [3, 8, 12, 18])
+@pytest.mark.parametrize("size", [3, 18])
 def test_one_ring_of_confusions_binds_any_number_of_strategies(size):
     wins = np.roll(np.diag(np.arange(1.0, size + 1)), 1, axis=1)
     (found,) = strategy_metrics.converged(wins[None])
@@ -106,38 +104,27 @@ def test_one_ring_of_confusions_binds_any_number_of_strategies(size):
 def test_two_strategies_have_the_ratio_of_their_wins():
     # Question stands three times for Restatement, once the other way; the rest is never confused.
     found = numbers([(R, Q)] * 3 + [(Q, R)] + [(s, s) for s in ALL])
-    assert found["preference"][0] / found["preference"][1] == pytest.approx(3)
-    assert found["preference"][2] == pytest.approx(
-        math.sqrt(found["preference"][0] * found["preference"][1])
-    )
+    first, second, other, *_ = preferences(found)
+    assert first / second == pytest.approx(3) and other == pytest.approx(math.sqrt(first * second))
     assert found["bias"] == pytest.approx(found["bias_converged"])
 
 
-def test_bias_is_the_population_standard_deviation():
-    assert strategy_metrics.bias(np.array([[2.0, 0, 1, 1, 1, 1, 1, 1]]))[0] == pytest.approx(0.5)
-
-
-def test_a_faultless_system_prefers_nothing():
+def test_a_faultless_system_prefers_nothing_and_a_constant_one_a_strategy_alone():
     found = numbers([(s, s) for s in ALL])
-    np.testing.assert_array_equal(found["preference"], np.ones(8))
-    assert (found["bias"], found["bias_converged"]) == (0, 0)
-    assert (found["weighted_f1"], found["macro_f1"], found["js_distance"]) == (100, 100, 0)
-
-
-def test_a_constant_system_prefers_one_alone():
+    assert (found["bias"], found["bias_converged"], found["js_distance"]) == (0, 0, 0)
+    assert (found["weighted_f1"], found["macro_f1"]) == (100, 100)
     found = numbers([(s, Q) for s in ALL])
-    np.testing.assert_array_equal(found["preference"], [8, 0, 0, 0, 0, 0, 0, 0])
-    assert found["bias"] == pytest.approx(math.sqrt(7))
-    assert found["bias_converged"] == pytest.approx(math.sqrt(7))
+    np.testing.assert_array_equal(preferences(found), [8, 0, 0, 0, 0, 0, 0, 0])
+    # Eq. 8 is the population standard deviation.
+    assert found["bias"] == found["bias_converged"] == pytest.approx(math.sqrt(7))
     # Question: 1 right of 8 predicted and 1 gold, F1 2/9; the seven others 0.
     assert found["macro_f1"] == pytest.approx(100 * 2 / 9 / 8)
 
 
 def test_a_strategy_that_is_never_predicted_has_no_preference_and_the_rest_has():
     rng = np.random.default_rng(5)
-    pairs = [(s, ALL[rng.integers(1, 8)]) for s in ALL for _ in range(60)]
-    found = numbers(pairs)
-    assert found["preference"][0] == 0 and found["preference"].sum() == pytest.approx(8)
+    found = numbers([(s, ALL[rng.integers(1, 8)]) for s in ALL for _ in range(60)])
+    assert preferences(found)[0] == 0 and preferences(found).sum() == pytest.approx(8)
     assert found["bias"] == pytest.approx(found["bias_converged"], abs=1e-4)
 
 
@@ -150,9 +137,11 @@ def test_confusions_that_bind_nothing_together_have_no_converged_solution():
     assert math.isnan(apart["bias_converged"])
 
 
-def test_nothing_is_undefined_and_never_a_number():
-    found = numbers([])
-    assert all(np.isnan(value).all() for value in found.values())
+@pytest.mark.parametrize("pairs", [[], [(Q, None), (R, None)]])
+def test_nothing_readable_is_undefined_and_never_a_number(pairs):
+    found = numbers(pairs)
+    assert all(math.isnan(found[name]) for name in strategy_metrics.HEADLINE)
+    assert np.isnan(preferences(found)).all()
 
 
 @pytest.mark.parametrize("predicted", [Q, R])
@@ -160,6 +149,7 @@ def test_one_turn_is_enough_for_every_number(predicted):
     found = numbers([(Q, predicted)])
     assert all(not math.isnan(found[name]) for name in strategy_metrics.HEADLINE)
     assert found["accuracy"] == found["macro_f1"] == (100 if predicted is Q else 0)
+    assert found["js_distance"] == pytest.approx(0 if predicted is Q else 1)
 
 
 def test_f1_by_hand():
@@ -167,33 +157,13 @@ def test_f1_by_hand():
     found = numbers([(Q, Q), (Q, Q), (Q, R), (R, R)])
     assert found["weighted_f1"] == pytest.approx(100 * (3 * 4 / 5 + 2 / 3) / 4)
     assert found["macro_f1"] == pytest.approx(100 * (4 / 5 + 2 / 3) / 2)
-    assert np.isnan(found["f1"][2:]).all()
+    assert math.isnan(found["f1.Others"])
 
 
 def test_the_headline_leaves_out_the_unreadable_and_all_turns_count_them_as_others():
-    pairs = [(Q, None), (O, None), (Q, Q)]
-    found, every = numbers(pairs), numbers(pairs, all_turns=True)
-    assert found["accuracy"] == 100 and found["predicted"][0] == 100
-    assert every["accuracy"] == pytest.approx(100 * 2 / 3)
-    assert strategy_metrics.invalid_rate(sums(pairs))[0] == pytest.approx(100 * 2 / 3)
-
-
-def test_all_unreadable_leaves_the_headline_undefined():
-    found = numbers([(Q, None), (R, None)])
-    assert all(np.isnan(value).all() for value in found.values())
-
-
-def test_the_distance_of_what_never_meets_is_1():
-    assert numbers([(Q, R)] * 4)["js_distance"] == pytest.approx(1)
-
-
-def test_the_distance_is_scipys():
-    from scipy.spatial.distance import jensenshannon
-
-    pairs = [(ALL[n % 8], ALL[(n * n) % 5]) for n in range(40)]
-    found = numbers(pairs)
-    wanted = jensenshannon(found["predicted"], found["gold"], base=2)
-    assert found["js_distance"] == pytest.approx(wanted)
+    found = numbers([(Q, None), (O, None), (Q, Q)])
+    assert found["accuracy"] == found["distribution.predicted.Question"] == 100
+    assert found["all_turns.accuracy"] == found["invalid_rate"] == pytest.approx(100 * 2 / 3)
 
 
 def test_stages_hold_their_shares_and_none_where_empty():
@@ -204,40 +174,27 @@ def test_stages_hold_their_shares_and_none_where_empty():
 
 
 def calibrated(cases):
-    total = strategy_metrics.calibration_columns(cases).sum(axis=0, keepdims=True)
-    return {
-        name: float(value[0]) for name, value in strategy_metrics.calibration_numbers(total).items()
-    }
+    found = numbers(cases)
+    return {name: found[f"calibration.{name}"] for name in ("ece", "brier", "nll")}
 
 
 def spread(top, share):
     return tuple(share if s is top else (1 - share) / 7 for s in ALL)
 
 
-def test_calibration_by_hand():
+def test_calibration_by_hand_leaves_out_turns_without_a_distribution():
     # Both say Question with 0.65, one rightly: the bin's mean is 0.65, its share 0.5.
-    found = calibrated([case(s, Q, spread=spread(Q, 0.65)) for s in (Q, R)])
+    found = calibrated([*(case(s, Q, spread=spread(Q, 0.65)) for s in (Q, R)), case(R, Q)])
     rest = 0.35 / 7
     right = (1 - 0.65) ** 2 + 7 * rest**2
     wrong = 0.65**2 + (1 - rest) ** 2 + 6 * rest**2
     assert found["ece"] == pytest.approx(0.15)
     assert found["brier"] == pytest.approx((right + wrong) / 2)
     assert found["nll"] == pytest.approx(-(math.log(0.65) + math.log(rest)) / 2)
-
-
-def test_a_sure_and_wrong_planner_has_a_finite_loss():
-    found = calibrated([case(R, Q, spread=spread(Q, 1.0))])
-    assert (found["ece"], found["brier"]) == (1, 2)
-    assert found["nll"] == pytest.approx(-math.log(strategy_metrics.FLOOR))
-
-
-def test_without_distributions_calibration_is_undefined():
+    sure = calibrated([case(R, Q, spread=spread(Q, 1.0))])
+    assert (sure["ece"], sure["brier"]) == (1, 2)
+    assert sure["nll"] == pytest.approx(-math.log(strategy_metrics.FLOOR))
     assert all(math.isnan(value) for value in calibrated([case(Q, Q)]).values())
-
-
-def test_turns_without_a_distribution_are_left_out_of_calibration():
-    one = case(Q, Q, spread=spread(Q, 0.9))
-    assert calibrated([one, case(R, Q)]) == calibrated([one])
 
 
 @pytest.mark.parametrize("dialogues", [10, 30])

@@ -1,0 +1,161 @@
+"""Predictions as people have them: read where nothing is lost, else one line that says why."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from esc.exceptions import EscError
+from esc.llm import spoken
+from esc.predictions import complete_runs, read_predictions
+
+ROWS = [
+    {
+        "id": f"12-{turn}",
+        "GT_strategy": "Question",
+        "predict_strategy": strategy,
+        "GT_content": f'Gold words, number {turn}: "so", and more.',
+        "predict_content": reply,
+    }
+    for turn, (strategy, reply) in enumerate([(None, "A reply."), ("Others", None)])
+]
+
+
+def as_csv(delimiter=","):
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, ["", *ROWS[0]], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows({"": number} | row for number, row in enumerate(ROWS))
+    return stream.getvalue()
+
+
+def as_lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def without(value):
+    return [{name: one if one is not None else value for name, one in row.items()} for row in ROWS]
+
+
+COLUMNS = {name: {str(k): row[name] for k, row in enumerate(ROWS)} for name in ROWS[0]}
+FORMS = {
+    "comma.csv": as_csv(),
+    "tab.tsv": as_csv("\t"),
+    "mark.csv": "\ufeff" + as_csv(";"),
+    "mark.jsonl": "\ufeff" + as_lines(ROWS),
+    "nan.jsonl": as_lines(without(float("nan"))),
+    "nan.json": json.dumps(without(float("nan")), indent=2),
+    "text_nan.jsonl": as_lines(without("NaN")),
+    "columns.json": json.dumps(COLUMNS),
+}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def call(name, text):
+        (tmp_path / name).write_text(text)
+        return read_predictions(tmp_path / name)
+
+    return call
+
+
+@pytest.mark.parametrize("name", list(FORMS))
+def test_every_form_of_a_file_is_read_alike(read, name, capsys):
+    expected = read("plain.jsonl", as_lines(ROWS))
+    assert read(name, FORMS[name]) == expected
+    (first, second), numbered = expected
+    assert numbered == 0 and (first.reply, second.reply) == ("A reply.", None)
+    assert (first.strategy, first.gold) == ("(not given)", ROWS[0]["GT_content"])
+    assert "reply 'predict_content'" in capsys.readouterr().out
+
+
+def test_whole_numbers_that_a_table_made_fractions_are_ids(read):
+    rows = [row | {"id": float(k)} for k, row in enumerate(ROWS)]
+    assert [one.id for one in read("a.jsonl", as_lines(rows))[0]] == ["0", "1"]
+
+
+def test_what_llamafactory_generated_is_read_under_the_names_it_has(read, capsys):
+    rows = [
+        {"prompt": "user\nI am low.", "predict": "I hear you.", "label": "Why?", "n": 1},
+        {"prompt": "low", "predict": "[Others] I hear you.", "label": "[Question] Why?"},
+        {"prompt": "low", "response": "I hear you.", "label": "[Question] Why?"},
+    ]
+    found, numbered = read("generated_predictions.jsonl", as_lines(rows))
+    assert [(one.strategy, one.reply, one.gold) for one in found] == [
+        ("(not given)", "I hear you.", "Why?"),
+        ("Others", "I hear you.", "Why?"),
+        ("(not given)", "I hear you.", "Why?"),
+    ]
+    assert found[0].seeker == "user\nI am low." and numbered == 3
+    told = capsys.readouterr().out
+    assert "conversation 'prompt'; gold reply 'label'; reply 'predict'; not read: 'n'" in told
+
+
+def test_a_record_of_this_kit_is_read_as_it_stands(read, capsys):
+    ours = {"id": "1-0", "context": {"history": [], "seeker": "hi"}, "status": "ok"}
+    ours |= {"predicted_strategy": "Others", "predicted_response": "none", "response": "another"}
+    (found,), _ = read("a.jsonl", as_lines([ours]))
+    assert found.reply == "none" and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.csv", "id,id,predict_content\n1,2,x\n", "two columns are named 'id'"),
+        ("a.csv", "id,predict_content\n1,I hear, you\n", "row 2 of the sheet: 3 cells under 2"),
+        ("a.csv", "id,words\n1,x\n", "its columns are id, words: rename"),
+        ("a.csv", "", "is empty"),
+        ("a.json", json.dumps(COLUMNS | {"id": {"0": "1-0"}}), "has other rows than the first"),
+        ("a.jsonl", as_lines([ROWS[0] | {"id": 47.1}]), "its id is neither .*; write ids as text"),
+        ("a.jsonl", as_lines([ROWS[0] | {"id": True}]), "its id is neither .*; write ids as text"),
+        ("a.jsonl", as_lines([ROWS[0]] * 2), r"row 1 \(from 0\): id '12-0' is there twice"),
+        ("a.jsonl", '{"id": 1}\n{"x": ' + "[" * 100_000, r"row 1 \(from 0\), line 2: not JSON"),
+        (
+            "a.json",
+            '[{"id": "1"}, {"id": %s}]' % ("9" * 5000),
+            r"row 1 .*, line 1: not JSON",
+        ),
+        ("a.json", '[{"id": "1"} {"id": "2"}]', r"row 1 .*, line 1: not JSON"),
+        ("a.json", '[{"id": "1"}] {}', "something follows its array"),
+        ("a.jsonl", '{"id": "\\ud83d", "x": NaN}', "not JSON"),
+        ("a.jsonl", '{"id": "1", "x": Infinity}', "not JSON"),
+    ],
+)
+def test_what_would_lose_something_is_one_line(read, name, text, told):
+    with pytest.raises(EscError, match=told) as error:
+        read(name, text)
+    assert "\n" not in str(error.value)
+
+
+def test_complete_runs_are_those_with_their_facts_and_the_others_are_told(tmp_path, capsys):
+    with pytest.raises(EscError, match="make predict"):
+        complete_runs(tmp_path, "m")
+    for name in ("b_sft", "a_sft", "half"):
+        (tmp_path / "runs/m" / name).mkdir(parents=True)
+        (tmp_path / "runs/m" / name / "predictions.jsonl").touch()
+    for name in ("b_sft", "a_sft"):
+        (tmp_path / "runs/m" / name / "run.json").touch()
+    assert [folder.name for folder in complete_runs(tmp_path, "m")] == ["a_sft", "b_sft"]
+    assert "half/predictions.jsonl is not complete and left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>\n\n</think>\n\n[Question] How long?",
+        "They lost a job, [Others] fits.\n</think>\n\n[Question] How long?",
+        "<think>One <think>two</think> three</think>[Question] How long?",
+        "[Question] <think>Open?</think>How long?",
+        "<Thinking>Open?</Thinking>\n[Question] How long?",
+    ],
+)
+def test_thinking_is_dropped(text):
+    assert spoken(text) == ("[Question] How long?", False)
+
+
+def test_nothing_is_said_where_the_thinking_is_cut_and_other_text_is_left_as_it_is():
+    for text in ("<think>\nOkay, a Question", "So. <think>Or", "a</think>b<think>"):
+        assert spoken(text) == ("", True)
+    for text in ("", " I think: 2 < 3. \n", "think> about </ think"):
+        assert spoken(text) == (text, False)
