@@ -5,7 +5,6 @@ limits them is the number of requests at a time.
 """
 
 import asyncio
-import errno
 import hashlib
 import ipaddress
 import os
@@ -18,8 +17,6 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
@@ -72,7 +69,7 @@ class CallFailed(Exception):
         super().__init__(f"{kind}: {message}")
         self.kind, self.message, self.used, self.attempts = kind, message, used, 1
         self.wait: dict[str, str] = {}
-        """The header that says when to ask again."""
+        """The headers that say when to ask again."""
 
     @property
     def failure(self) -> Failure:
@@ -246,20 +243,15 @@ class Cache:
         self._answers[key] = answer
         if self._path is None:
             return
+        rows = [{"key": key} | audit | {"answer": answer}]
         if self._stream is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: one line is one write.
-            self._stream = self._path.open("ab", buffering=0)
+            self._stream = self._path.open("ab")
             if self._stream.tell() == 0:
-                self._write({_HEADER: self._run})
-        self._write({"key": key} | audit | {"answer": answer})
-
-    def _write(self, row: Payload) -> None:
-        assert self._stream is not None
-        begin, line = self._stream.tell(), orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-        if self._stream.write(line) != len(line):
-            self._stream.truncate(begin)
-            raise OSError(errno.ENOSPC, "no space left on device", str(self._path))
+                rows.insert(0, {_HEADER: self._run})
+        for row in rows:
+            self._stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        self._stream.flush()
 
     def close(self) -> None:
         """Hand everything to the disk."""
@@ -378,7 +370,7 @@ ATTEMPTS = 6
 PATIENCE = 900.0
 """Seconds without any answer, after which a rate limit is a failure."""
 LONGEST = 60.0
-"""Seconds: the most that a Retry-After is followed."""
+"""Seconds until a server is asked again that told a longer time than the client waits."""
 DOWN, FAULTS = 15.0, 3
 """Seconds for which an endpoint is left out, after so many server errors one after another."""
 WINDOW = 2.0
@@ -388,6 +380,7 @@ SLOWEST = 1.0
 _CHAT, _COMPLETIONS, _TOKENIZE = "/chat/completions", "/completions", "/tokenize"
 _MODELS = "/models"
 _JSON = {"Content-Type": "application/json"}
+_WHEN = ("retry-after", "retry-after-ms")
 
 
 class _Endpoint:
@@ -439,7 +432,7 @@ class _Endpoint:
             return answer.content
         words, code = told(found if found is not None else answer.text)
         refused = self._refusal(path, status, self.address.clean(words), code)
-        refused.wait = _wait(answer.headers)
+        refused.wait = {name: value for name, value in answer.headers.items() if name in _WHEN}
         raise refused
 
     def _refusal(self, path: str, status: int, words: str, code: str | None) -> CallFailed:
@@ -505,17 +498,6 @@ class _Endpoint:
             self._next = now + 1 / max(more * len(self._answers) / WINDOW, SLOWEST)
 
 
-def _wait(headers: Mapping[str, str]) -> dict[str, str]:
-    """The header that says when to ask again, for a client that gives up where that is late."""
-    for name, most in (("retry-after-ms", LONGEST * 1000), ("retry-after", LONGEST)):
-        with suppress(ValueError):
-            return {name: str(min(float(headers.get(name, "")), most))}
-    with suppress(ValueError, TypeError):
-        until = parsedate_to_datetime(headers.get("retry-after", ""))
-        return {"retry-after": str(min((until - datetime.now(UTC)).total_seconds(), LONGEST))}
-    return {}
-
-
 _MAY_LACK = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": ""}
 """What a model may refuse, to the name it knows instead; without one it is left out."""
 _UNKNOWN = re.compile(
@@ -553,6 +535,7 @@ class Pool(httpx2.AsyncBaseTransport):
             max_retries=sys.maxsize,
             http_client=httpx2.AsyncClient(transport=self, trust_env=False),
         )
+        self._told_too_long = openai.InternalServerError
         self.close = self._client.close
         self.heard = time.monotonic()
         """When somebody last had an answer, or began to ask."""
@@ -634,10 +617,14 @@ class Pool(httpx2.AsyncBaseTransport):
     async def post(self, path: str, body: Payload) -> Any:
         """The JSON of the answer; CallFailed or RunStopped says why there is none."""
         try:
-            answer = await self._client.post(path, cast_to=httpx2.Response, body=body)
+            while True:
+                try:
+                    answer = await self._client.post(path, cast_to=httpx2.Response, body=body)
+                    return orjson.loads(answer.content)
+                except self._told_too_long:
+                    await asyncio.sleep(LONGEST)
         finally:
             self._faults.pop(asyncio.current_task(), None)
-        return orjson.loads(answer.content)
 
     async def complete(self, body: Payload, hinted: Collection[str] = ()) -> Payload:
         """A chat completion as `read_completion` has it, asked for in the way the model knows.

@@ -28,25 +28,9 @@ from esc.paths import EMBEDDED, Lineage
 from esc.psych_errors import PsychError
 from mining import judge, route, sample
 from mining.sample import Mining
+from mining.verdicts import BlindVerdict, FilterVerdict
 
 Say = Callable[[GoldTurn, int], str]
-
-NAMES = {
-    "filter": (
-        "Should the sample be retained",
-        "Error Type in chosen reply",
-        "Explanation for chosen reply error",
-        "Error Type in rejected reply",
-        "Explanation for rejected reply error",
-    ),
-    "blind": (
-        "Better reply",
-        "Error Type in reply A",
-        "Explanation for reply A",
-        "Error Type in reply B",
-        "Explanation for reply B",
-    ),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -56,16 +40,12 @@ def _environment(monkeypatch):
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
 
 
-def build_sets(work: Path, corpus: Path, **options: Any) -> None:
-    build.build(str(corpus), work, BuildOptions(**options))
-
-
 @pytest.fixture(scope="session")
 def built_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mined")
     corpus = folder / "small.json"
     corpus.write_text(json.dumps([release_row(number) for number in range(20)]))
-    build_sets(folder / "work", corpus)
+    build.build(str(corpus), folder / "work", BuildOptions())
     return folder
 
 
@@ -96,7 +76,7 @@ class Bench:
         return gold_turns(self.work, "train", limit)
 
     def build(self, **options: Any) -> None:
-        build_sets(self.work, self.corpus, **options)
+        build.build(str(self.corpus), self.work, BuildOptions(**options))
 
     def sample(
         self,
@@ -180,8 +160,10 @@ class PlantedJudge:
         else:
             clean = [error is PsychError.NONE for error in errors]
             first = "neither" if clean[0] == clean[1] else "A" if clean[0] else "B"
+        model = FilterVerdict if kind == "filter" else BlindVerdict
+        titles = [one.title for one in model.model_fields.values()]
         values = (first, errors[0].value, "because", errors[1].value, "because")
-        return json.dumps(dict(zip(NAMES[kind], values, strict=True)))
+        return json.dumps(dict(zip(titles, values, strict=True)))
 
 
 @pytest.fixture
@@ -194,12 +176,6 @@ def server(planted):
     with FaultyServer() as server:
         server.answer = planted
         yield server
-
-
-@pytest.fixture
-def quoted_in():
-    """From a request to what it quotes."""
-    return quoted
 
 
 @pytest.fixture

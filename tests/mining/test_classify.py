@@ -4,7 +4,7 @@ import json
 
 import pytest
 from faulty_server import SERVER_ERROR, FaultyServer, refusal
-from predicted import left_by_predict
+from predicted import left_by_predict, quoted
 
 from esc import cli, files
 from esc.psych_errors import PsychError
@@ -40,11 +40,11 @@ def said(error, contains=None, explanation="because"):
 
 
 @pytest.fixture
-def server(quoted_in):
+def server():
     """A judge that says of a reply what ``server.says`` has for it, else that it is fine."""
     with FaultyServer() as server:
         server.says = {}
-        server.answer = lambda request: server.says.get(quoted_in(request)["reply"], said("None"))
+        server.answer = lambda request: server.says.get(quoted(request)["reply"], said("None"))
         yield server
 
 
@@ -176,13 +176,13 @@ def test_other_predictions_or_prompts_in_the_same_folder_stop_until_forced(
     assert "prompts " in error_line(run([prediction("1", "better"), prediction("2", "fine")])[2])
 
 
-def test_foreign_field_names_are_read_and_rows_without_id_are_numbered(run, server, quoted_in):
+def test_foreign_field_names_are_read_and_rows_without_id_are_numbered(run, server):
     row = {"GT_strategy": "Question", "predict_strategy": "Questions", "GT_content": "why?"}
     said = {"predict_content": "oh well", "conversation": ["hello", "hi", "I am sad"]}
     code, shown, _, out = run(json.dumps([row | said, row | said]))
     assert code == 0 and "2 records have none" in shown
     assert [one["id"] for one in errors(out)] == ["0", "1"]
-    (asked,) = {json.dumps(quoted_in(request)) for request in server.chats()}
+    (asked,) = {json.dumps(quoted(request)) for request in server.chats()}
     assert json.loads(asked) == {
         "conversation": "seeker: hello\nsupporter: hi",
         "message": "I am sad",

@@ -10,7 +10,7 @@ from esc.llm import derived_seed
 from esc.psych_errors import PsychError
 from esc.records import Candidate
 from esc.strategies import Strategy
-from mining.routing import STAGE_OF, Fate, route_turn, screen, seeded
+from mining.routing import Fate, route_turn, screen, seeded
 from mining.verdicts import FilterVerdict
 
 RIGHT, WRONG = Strategy.QUESTION, Strategy.INFORMATION
@@ -106,13 +106,6 @@ def test_an_entangled_answer_is_in_the_quadrant_of_its_strategy_and_error(fit):
         assert way.quadrant == ("Ps" if fit == "right" else "Ns") + response
         sound = said.rejected_error == "None" and fit == "wrong"
         assert way.error == ("Strategy Mismatch" if sound else said.rejected_error)
-
-
-def test_every_error_has_a_stage_or_none():
-    stages = {"Strategy Mismatch": "sp"} | dict.fromkeys(MENDED_BY_RG, "rg")
-    assert {error.value: STAGE_OF[error] for error in PsychError} == {
-        error.value: stages.get(error.value) for error in PsychError
-    }
 
 
 @pytest.mark.parametrize("task", ["sp", "rg", "vanilla"])

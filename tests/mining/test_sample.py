@@ -65,12 +65,6 @@ def test_a_sample_is_what_a_seed_of_its_own_was_answered_at_the_papers_temperatu
         assert row["text"] == f"reply to seed {row['seed']}"
 
 
-def test_a_strategy_that_does_not_parse_is_counted_and_kept(draw, bench):
-    code, out, _ = draw("sp", "--limit", "1", "--decode", "free")
-    assert code == 0 and f"{len(samples(bench, 'sp'))} without a strategy that parses" in out
-    assert {row["strategy"] for row in samples(bench, "sp")} == {None}
-
-
 AFTER_THINKING = {
     "sp": ("Question", "Question", None),
     "rg": ("And you?", None, "And you?"),
@@ -82,16 +76,15 @@ AFTER_THINKING = {
 def test_an_answer_is_taken_apart_without_what_was_thought(draw, bench, server, task):
     said, strategy, response = AFTER_THINKING[task]
     server.answer = lambda request: f"<think>\n[Others]?\n</think>\n\n{said}"
-    draw(task, "--limit", "1", "--decode", "free")
-    for row in samples(bench, task):
+    server.script = [TRUNCATED]
+    out = draw(task, "--limit", "1", "--decode", "free")[1]
+    assert "1 cut at the length limit" in out
+    assert f"{int(task != 'rg')} without a strategy that parses" in out
+    cut, *rows = sorted(samples(bench, task), key=lambda row: not row["truncated"])
+    assert cut["truncated"] and cut["strategy"] in (None, cut["gold_strategy"])
+    for row in rows:
         assert (row["text"], row["response"]) == (said, response)
         assert row["strategy"] == (strategy or row["gold_strategy"])
-
-
-def test_a_cut_answer_is_kept_and_counted(draw, bench, server):
-    server.script = [TRUNCATED]
-    assert "1 cut at the length limit" in draw("rg", "--limit", "1")[1]
-    assert sum(row["truncated"] for row in samples(bench)) == 1
 
 
 def test_what_failed_is_counted_and_alone_asked_again(draw, bench, server):

@@ -7,7 +7,6 @@ import pytest
 from jinja2 import Environment, meta
 
 from esc.judging import Reason, Unscored, read
-from esc.prompts import mark
 from esc.psych_errors import PsychError
 from mining import judge
 from mining.verdicts import FILTER_MENU, BlindVerdict, ErrorVerdict, FilterVerdict
@@ -42,12 +41,6 @@ def said(changed=None, kind=FilterVerdict):
     return json.dumps(USUAL[kind] | (changed or {}))
 
 
-def reason(text, kind=FilterVerdict, **options):
-    found = read(kind, text, **options)
-    assert isinstance(found, Unscored), found
-    return found.reason
-
-
 @KINDS
 @pytest.mark.parametrize(
     ("before", "after"),
@@ -69,75 +62,53 @@ def test_a_verdict_is_read_whatever_stands_around_it(kind, before, after):
 
 
 @pytest.mark.parametrize(
-    ("label", "error"),
+    ("field", "value", "meant"),
     [
-        ("lacks empathy", "Lack of Empathy"),
-        ("Early Emotion Shift (moves to advice)", "Early Emotion Shift"),
-        ("N/A", "None"),
-        (None, "None"),
-        ("Mismatched Strategy", None),
-        ("Others", None),
-        ("Rudeness", None),
-        ("Lack of Empathy, Template Response", None),
-        ("no lack of empathy", None),
-        ("", None),
-        (3, None),
+        (REJECTED, "lacks empathy", "Lack of Empathy"),
+        (REJECTED, "Early Emotion Shift (moves to advice)", "Early Emotion Shift"),
+        *((REJECTED, none, "None") for none in ("N/A", None)),
+        *((REJECTED, other, Reason.OFF_MENU) for other in ("Mismatched Strategy", "Rudeness", 3)),
+        *((REJECTED, other, Reason.OFF_MENU) for other in ("no lack of empathy", "")),
+        (REJECTED, "Lack of Empathy, Template Response", Reason.OFF_MENU),
+        *((RETAIN, yes, True) for yes in ("Yes", "yes, clearly", True)),
+        *((RETAIN, no, False) for no in ("NO.", False)),
+        *((RETAIN, both, Reason.OFF_MENU) for both in ("Yes/No", "Yes, but no", "maybe", None)),
     ],
 )
-def test_paraphrased_labels_are_understood_and_what_was_not_offered_is_shown(label, error):
-    found = read(FilterVerdict, said({REJECTED: label}))
-    if error:
-        assert found.rejected_error == error
+def test_paraphrases_are_understood_and_what_was_not_offered_is_shown(field, value, meant):
+    found = read(FilterVerdict, said({field: value}))
+    if isinstance(meant, Reason):
+        assert found.reason is meant and repr(str(value)) in found.detail
     else:
-        assert found.reason is Reason.OFF_MENU and repr(str(label)) in found.detail
+        assert (found.rejected_error if field == REJECTED else found.retain) == meant
 
 
 @pytest.mark.parametrize(
-    ("word", "retain"),
+    ("side", "words"),
     [
-        *(("Yes", True), ("yes, clearly", True), (True, True), ("NO.", False), (False, False)),
-        *(("maybe", None), ("Yes/No", None), ("Yes, but no", None), ("No (true, false)", None)),
-        (None, None),
+        ("A", ["A", "**Option: A**", "A - it meets the feeling"]),
+        ("B", ["b", "Answer B.", "B (a warmer reply)", "Response B is clearly the better one."]),
+        ("neither", ["Neither", "a tie", "It is a draw", "None of them is good"]),
+        (None, ["both", "A or B", "A/B", "A, B", "A and B are equal", "A?", "a close call", "C"]),
+        (None, ["A is worse", "A is too cold", "B, not A", "B (but a is warmer)", "not A", "", 1]),
+        (None, ["B (it isn\u2019t better)", "Neither; A is better", "tie-breaker: B", None]),
     ],
 )
-def test_yes_and_no_are_read_in_any_form_and_not_both(word, retain):
-    found = read(FilterVerdict, said({RETAIN: word}))
-    assert getattr(found, "retain", None) is retain
-    assert retain is not None or found.reason is Reason.OFF_MENU
+def test_a_side_is_read_in_any_form_where_it_is_clear(side, words):
+    for better in words:
+        found = read(BlindVerdict, said({"Better reply": better}, BlindVerdict))
+        assert getattr(found, "better", None) == side, better
+        assert side or found.reason is Reason.OFF_MENU
 
 
-@pytest.mark.parametrize(
-    ("better", "side"),
-    [
-        *(("A", "A"), ("b", "B"), ("Reply A", "A"), ("Answer B.", "B"), ("**Option: A**", "A")),
-        *(("B (a warmer reply)", "B"), ("B is better", "B"), ("A - it meets the feeling", "A")),
-        *(("Response B is clearly the better one.", "B"), ("Neither", "neither")),
-        *(("a tie", "neither"), ("It is a draw", "neither"), ("None of them is good", "neither")),
-        *((doubtful, None) for doubtful in ("both", "A or B", "A/B", "A, B", "C", "", None, 1)),
-        *((doubtful, None) for doubtful in ("A and B are equal", "A?", "a close call", "not A")),
-        *((doubtful, None) for doubtful in ("A is worse", "A is not better", "A is too cold")),
-        *((doubtful, None) for doubtful in ("B, not A", "b is worse than a", "not equal")),
-        *((doubtful, None) for doubtful in ("B (but a is warmer)", "B (it isn\u2019t better)")),
-        *((doubtful, None) for doubtful in ("neither, though B is warmer", "tie-breaker: B")),
-        ("Neither; A is better", None),
-    ],
-)
-def test_a_side_is_read_in_any_form_where_it_is_clear(better, side):
-    found = read(BlindVerdict, said({"Better reply": better}, BlindVerdict))
-    assert getattr(found, "better", None) == side
-    assert side or found.reason is Reason.OFF_MENU
-
-
-@pytest.mark.parametrize("side", ["A", "B"])
-@pytest.mark.parametrize("better", ["A", "B", "neither"])
-def test_a_blind_verdict_maps_back_to_the_sides(side, better):
-    verdict = read(BlindVerdict, said({"Better reply": better}, BlindVerdict)).unblinded(side)
-    gold, sampled = ("A", "B") if side == "A" else ("B", "A")
-    assert verdict.retain is (better == side)
-    assert verdict.chosen_error == BLIND[f"Error Type in reply {gold}"]
-    assert verdict.chosen_explanation == BLIND[f"Explanation for reply {gold}"]
-    assert verdict.rejected_error == BLIND[f"Error Type in reply {sampled}"]
-    assert verdict.rejected_explanation == BLIND[f"Explanation for reply {sampled}"]
+@pytest.mark.parametrize(("side", "other"), ["AB", "BA"])
+def test_a_blind_verdict_maps_back_to_the_sides(side, other):
+    for better in ("A", "B", "neither"):
+        verdict = read(BlindVerdict, said({"Better reply": better}, BlindVerdict)).unblinded(side)
+        assert verdict.retain is (better == side)
+        assert verdict.chosen_error == BLIND[f"Error Type in reply {side}"]
+        assert verdict.chosen_explanation == BLIND[f"Explanation for reply {side}"]
+        assert verdict.rejected_error == BLIND[f"Error Type in reply {other}"]
 
 
 @pytest.mark.parametrize(
@@ -192,10 +163,6 @@ IN_A_LINE = FILTER | {WHY: "It says QUOTE so."}
 def test_a_verdict_counts_where_it_is_whole_alone_and_not_quoted(text, truncated, expected):
     found = read(FilterVerdict, text, truncated=truncated)
     assert (found.reason if isinstance(found, Unscored) else found.retain) is expected
-
-
-def test_half_a_character_in_an_explanation_can_be_written():
-    read(FilterVerdict, said({WHY: "so \ud83d sad"})).rejected_explanation.encode()
 
 
 TEXTS = {
@@ -262,13 +229,6 @@ def test_a_judged_text_stands_between_two_lines_that_it_cannot_forge(kind, text)
     history = "seeker: I am tired.\nsupporter: Tell me more."
     assert fenced == [history, "It got worse.", "That sounds hard.", last]
     assert not re.search(r"<\|im_end\|>|</s>", asked.wire()["content"])
-
-
-def test_the_mark_depends_on_every_text_and_on_where_it_stands():
-    texts = ["a", "b", "c"]
-    marks = {mark(*texts), mark("b", "a", "c"), mark("ab", "", "c")}
-    marks |= {mark(*texts[:i], "x", *texts[i + 1 :]) for i in range(3)}
-    assert len(marks) == 6
 
 
 def test_a_seekers_words_cannot_pose_as_a_supporter_line():
