@@ -7,6 +7,7 @@ limits them is the number of requests at a time.
 import asyncio
 import hashlib
 import ipaddress
+import math
 import os
 import re
 import sys
@@ -563,7 +564,13 @@ class Pool(httpx2.AsyncBaseTransport):
         except CallFailed as failed:
             chosen.note(failed.kind)
             failed.attempts = 1 + int(request.headers["x-stainless-retry-count"])
-            if not self._again(failed.kind, task):
+            is_limit = failed.kind is FailureKind.RATE_LIMITED
+            self._faults[task] += not is_limit
+            if is_limit:
+                is_worth_it = time.monotonic() - self.heard < PATIENCE
+            else:
+                is_worth_it = failed.kind in _PASSING and self._faults[task] < ATTEMPTS
+            if self.is_last or not is_worth_it:
                 raise
             self.retries += 1
             return httpx2.Response(503, headers={"x-should-retry": "true"} | failed.wait)
@@ -573,13 +580,6 @@ class Pool(httpx2.AsyncBaseTransport):
         chosen.note(None)
         self.heard = time.monotonic()
         return httpx2.Response(200, content=content)
-
-    def _again(self, kind: FailureKind, task: object) -> bool:
-        """Whether another attempt is worth it: after a rate limit by time, else by their number."""
-        if kind is FailureKind.RATE_LIMITED:
-            return not self.is_last and time.monotonic() - self.heard < PATIENCE
-        self._faults[task] += 1
-        return not self.is_last and kind in _PASSING and self._faults[task] < ATTEMPTS
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -925,9 +925,8 @@ class Chat:
         self._slots = asyncio.Semaphore(pool.connections)
         self._asking: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._stopped: EscError | OSError | None = None
-        self._mute: Counter[str] = Counter()
-        self._speaks: set[str] = set()
-        """Models that have said something; of the others, how often they have not."""
+        self._mute: defaultdict[str, float] = defaultdict(float)
+        """How often each model had nothing to say; minus infinity once it has said something."""
         self.meter = Meter(budget)
 
     async def ask(self, call: Call[Answer]) -> Answer:
@@ -954,7 +953,7 @@ class Chat:
             self._cache.put(key, call.audit(), answer)
         said, is_cut = spoken(answer.get("text", ""))
         if said:
-            self._speaks.add(call.model)
+            self._mute[call.model] = -math.inf
         elif is_cut:
             self._check_not_mute(call.model, "cut while the model thought")
         return call.read(answer)
@@ -989,7 +988,7 @@ class Chat:
     def _check_not_mute(self, model: str, why: str) -> None:
         """Raise RunStopped where all that a model was asked ended without a word of it."""
         self._mute[model] += 1
-        if model not in self._speaks and self._mute[model] >= MUTE:
+        if self._mute[model] >= MUTE:
             raise RunStopped(
                 f"the first {MUTE} requests to {model} brought no answer ({why}), nor would the "
                 f"others{self.meter.budget.told()}; all answers are kept"

@@ -70,7 +70,6 @@ def ask_all() -> Callable[..., Outcome]:
         *,
         cache: Path | None = None,
         budget: Budget | None = None,
-        weights: str = "w1",
         connect: bool = False,
         timeout: float = 5.0,
         in_flight: int = 32,
@@ -80,7 +79,7 @@ def ask_all() -> Callable[..., Outcome]:
         async def everything() -> Outcome:
             pool = Pool(urls, timeout=timeout, connections=in_flight)
             stored = Cache(cache, RUN)
-            chat = Chat(pool, stored, weights={"m": weights}, budget=budget or Budget())
+            chat = Chat(pool, stored, weights={"m": "w1"}, budget=budget or Budget())
             try:
                 if connect:
                     await pool.connect(["m"])

@@ -72,8 +72,7 @@ THOUGHT = {
     "one that the prompt opened": "They lost a job.\n</think>\n\n[Question] How long?",
     "two blocks": "<think>One.</think>\n<think>Two.</think>\n[Question] How long?",
     "a block in a block": "<think>One <think>two</think> three</think>[Question] How long?",
-    "a block amid the answer": "[Question] <think>Open?</think>How long?",
-    "another spelling": "<Thinking>Open?</Thinking>\n[Question] How long?",
+    "amid the answer, in another spelling": "[Question] <Thinking>Open?</Thinking>\nHow long?",
 }
 
 
@@ -207,6 +206,9 @@ def test_a_score_is_the_sum_along_an_answer_and_its_end_asked_in_one_request(
     calls = [scoring(f"record {n}") for n in range(6)]
     scores = ask_all(server.url, calls, cache=tmp_path / "calls").results
     assert scores == [(-0.75, -1.1875, -7.5)] * 6
+    shares = normalised(scores[0])
+    assert sum(shares) == pytest.approx(1.0)
+    assert shares[0] / shares[1] == pytest.approx(math.exp(1.1875 - 0.75))
     # The head, then two for each answer; after that one for each record's own chat.
     assert len(server.requests(fs.TOKENIZE)) == 1 + 2 * len(ANSWERS) + 6
     assert len(server.requests(fs.COMPLETIONS)) == 6
@@ -225,7 +227,6 @@ def test_a_score_is_the_sum_along_an_answer_and_its_end_asked_in_one_request(
 NO_SCORES = {
     "400": fs.refusal(400, "unknown route"),
     "403": fs.refusal(403, "path not allowed by gateway"),
-    "404 of a page": fs.Fault(404, b"<html>404</html>"),
     "an error in a 200": fs.Fault(body=b'{"error": "Unexpected endpoint. Returning 200 anyway"}'),
 }
 
@@ -236,10 +237,3 @@ def test_a_route_that_is_not_offered_costs_the_distribution_alone(server, ask_al
     server.routes = {path: missing}
     score, answered = ask_all(server.url, [scoring("a"), "b"]).results
     assert score is None and answered.text == "re: b"
-
-
-def test_normalised_scores_are_probabilities_over_the_answers():
-    shares = normalised((-0.75, -1.1875, -7.5))
-    assert sum(shares) == pytest.approx(1.0)
-    assert shares[0] / shares[1] == pytest.approx(math.exp(1.1875 - 0.75))
-    assert normalised((-2000.0, -2000.0)) == [0.5, 0.5]
