@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,21 +48,18 @@ def write_state(folder: Path, state: State) -> None:
     files.write_json(folder / STATE, asdict(state))
 
 
-def process_of(state: State) -> psutil.Process | None:
-    """The server's own process, or None where it has ended."""
-    try:
-        process = psutil.Process(state.pid)
-        is_same = abs(process.create_time() - state.begun) < _STEP
-        return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
-        return None
-
-
 def running(model: str, work: Path) -> State | None:
     """The server of a model that ``make serve`` started, or None where it does not run."""
     path = work / paths.server(model) / STATE
-    state = State(**files.read_json(path)) if path.is_file() else None
-    return state if state and process_of(state) else None
+    if not path.is_file():
+        return None
+    state = State(**files.read_json(path))
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(state.pid)
+        is_same = abs(process.create_time() - state.begun) < _STEP
+        if is_same and process.status() != psutil.STATUS_ZOMBIE:
+            return state
+    return None
 
 
 def on_this_machine() -> list[int]:
