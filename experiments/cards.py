@@ -26,13 +26,14 @@ from esc.exceptions import EscError
 from esc.files import Row
 from esc.paths import EMBEDDED, Lineage, of_suffix
 from esc.predictions import PREDICTIONS
-from esc.prompts import PROMPTS, TASKS
+from esc.prompts import TASKS
 from esc.records import Metrics
 from esc.step import DONE, OPTIONS
 from esc.strategies import Strategy
 from esc.visible import markdown
 from eval import paper
 from eval.report.manifest import Sources
+from eval.report.tables import reach
 from training.recipes import is_secret
 
 README = "README.md"
@@ -43,8 +44,6 @@ LEFT_BY_A_TRAINER = (
     "# Model Card for Model ID",
 )
 """What LLaMA-Factory (by transformers) and PEFT put into the cards that they leave."""
-ESCONV = ("esconv", "failed-esconv")
-OPEN = ("apache-2.0", "mit")
 NAMES = {
     "esconv": "ESConv",
     "failed-esconv": "FailedESConv",
@@ -56,10 +55,10 @@ SCORES = {
     "bias": ("strategy", "bias"),
     "weighted F1": ("strategy", "weighted_f1"),
     "macro F1": ("strategy", "macro_f1"),
-    "BLEU-1": ("text", "bleu1"),
-    "Distinct-1": ("text", "distinct1"),
-    "F1": ("text", "f1"),
-    "ROUGE-L": ("text", "rouge_l"),
+    "BLEU-1": ("text", "paper", "bleu1"),
+    "Distinct-1": ("text", "paper", "distinct1"),
+    "F1": ("text", "paper", "f1"),
+    "ROUGE-L": ("text", "paper", "rouge_l"),
 }
 """A number's name on a card to where it stands in ``metrics.json``."""
 
@@ -182,11 +181,11 @@ def licence_of(kind: str, backbone: Backbone | None = None) -> str:
 
     ``other`` is for a person to name: an unknown corpus, or two licences that both bind.
     """
-    if backbone and backbone.licence not in OPEN:
+    if backbone and backbone.licence not in ("apache-2.0", "mit"):
         return "other"
-    if kind == "sample":
-        return backbone.licence if backbone else "apache-2.0"
-    return "cc-by-nc-4.0" if kind in ESCONV else "other"
+    of_sample = backbone.licence if backbone else "apache-2.0"
+    licences = {"esconv": "cc-by-nc-4.0", "failed-esconv": "cc-by-nc-4.0", "sample": of_sample}
+    return licences.get(kind, "other")
 
 
 def model_cards(
@@ -226,33 +225,28 @@ def model_cards(
         model_name=f"{backbone.name} {folder.name}" if results else None,
         eval_results=results or None,
     )
-    starts = {name.partition(" "): one for name, one in options.items()}
-    told = {
-        "title": f"{backbone.name}/{folder.name}",
-        "smoke": smoke,
-        "task": task,
-        "stage": stage,
-        "lineage": lineage,
-        "served": SERVED,
-        "backbone": backbone,
-        "system_prompt": next(name for name in PROMPTS if name.startswith(f"{task}_")),
-        "manifest": manifest,
-        "trained_on": trained_on,
-        "starts": {name: one for (what, _, name), one in starts.items() if what == "adapter"},
-        "recipe": recipe,
-        "batch": options["batch"],
-        "facts": facts,
-        "drift": files.read_json(drift) if drift.is_file() else None,
-        "scores": scores,
+    return {
+        place: _card(
+            *("model_card.md.j2", data),
+            name=folder.name,
+            task=task,
+            stage=stage,
+            lineage=lineage,
+            smoke=smoke,
+            composed=place.name == SERVED,
+            # An adapter composed before it was written there has it where the training left it.
+            template_beside=place.name != SERVED or (place / adapters.FILE).is_file(),
+            backbone=backbone,
+            manifest=manifest,
+            trained_on=trained_on,
+            options=options,
+            recipe=recipe,
+            facts=facts,
+            drift=files.read_json(drift) if drift.is_file() else None,
+            scores=scores,
+        )
+        for place in dict.fromkeys((folder, served))
     }
-    cards = {}
-    for place in dict.fromkeys((folder, served)):
-        composed = place.name == SERVED
-        # An adapter composed before it was written there has it where the training left it.
-        beside = not composed or (place / adapters.FILE).is_file()
-        told |= {"composed": composed, "template_beside": beside}
-        cards[place] = _card("model_card.md.j2", data, **told)
-    return cards
 
 
 def named(folder: Path) -> tuple[str, str, Lineage] | None:
@@ -297,8 +291,7 @@ def scores_of(work: Path, model: str, fingerprint: str) -> Iterator[Row]:
         # Measured of predictions that are there no more: no number of this adapter.
         if found is None or digest not in found.made_with["predictions"]:
             continue
-        parts = {"strategy": vars(found.strategy), "text": found.text["paper"]}
-        numbers = {name: parts[part][metric] for name, (part, metric) in SCORES.items()}
+        numbers = {name: reach(found, place) for name, place in SCORES.items()}
         yield {
             "system": folder.name,
             "split": str(options.get("SET")),
