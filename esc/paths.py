@@ -14,14 +14,13 @@ EMBEDDED = "smollm2-135m"
 
 def make(*targets: str, work: Path, model: str = EMBEDDED, **variables: object) -> str:
     """``make TARGETS MODEL=… WORK=… …``, without what is the default."""
-    given = {
-        "MODEL": None if model == EMBEDDED else model,
-        "WORK": None if work == Path() else work,
-    } | variables
-    set_here = [
-        shlex.quote(f"{name}={value}") for name, value in given.items() if value is not None
-    ]
-    return " ".join(["make", *targets, *set_here])
+    where = {
+        "MODEL": model if model != EMBEDDED else None,
+        "WORK": work if work != Path() else None,
+    }
+    given = (where | variables).items()
+    told = (shlex.quote(f"{name}={value}") for name, value in given if value is not None)
+    return " ".join(["make", *targets, *told])
 
 
 def step(*words: str, work: Path, model: str = EMBEDDED, **options: object) -> str:
@@ -102,9 +101,8 @@ class Lineage:
     def mixes(self) -> dict[str | None, frozenset[Quadrant]]:
         """Of a mining: variant to the mix of pairs that makes an entangled set of its own."""
         if self.round == 1:
-            every: dict[str | None, frozenset[Quadrant]] = {None: ALL}
-            every.update(MIXES)
-            return every
+            every: list[tuple[str | None, frozenset[Quadrant]]] = [(None, ALL), *MIXES.items()]
+            return dict(every)
         return {self.variant: MIXES.get(self.variant or "", ALL)}
 
     @property
@@ -208,14 +206,11 @@ def preference_file(dataset: str) -> str:
 def preference_of(dataset: str) -> tuple[str, str, Lineage] | None:
     """(task, model, lineage) of a mined set's registered name, or None for another name."""
     match = _PREFERENCE.fullmatch(dataset)
-    if match is None:
+    lineage = of_suffix(match["suffix"]) if match else None
+    if match is None or lineage is None:
         return None
-    lineage = of_suffix(match["suffix"])
-    if lineage is None:
-        return None
-    if match["kind"] == "kto":
-        lineage = Lineage("kto", lineage.round)
-    return match["task"], match["model"], lineage
+    of_kind = Lineage("kto", lineage.round) if match["kind"] == "kto" else lineage
+    return match["task"], match["model"], of_kind
 
 
 def preference_manifest(task: str, model: str, mining: Lineage) -> str:
@@ -317,11 +312,7 @@ SYSTEMS_OF_FIGURE_4 = (
 )
 KINDS = {
     kind.name: kind
-    for kind in (
-        *SYSTEMS_OF_TABLE_5,
-        *SYSTEMS_OF_FIGURE_4,
-        *SYSTEMS_OF_TABLE_4,
-        *SYSTEMS_OF_TABLE_3,
-    )
+    for table in (SYSTEMS_OF_TABLE_5, SYSTEMS_OF_FIGURE_4, SYSTEMS_OF_TABLE_4, SYSTEMS_OF_TABLE_3)
+    for kind in table
 }
 """By the name of the folder: what two tables share is here once."""
