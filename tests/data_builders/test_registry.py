@@ -7,7 +7,6 @@ from data_builders import registry
 from esc import files, paths
 from esc.exceptions import EscError
 from esc.paths import Lineage
-from esc.prompts import TASKS
 
 
 def test_the_committed_registry_is_what_the_kit_writes(tmp_path):
@@ -60,19 +59,6 @@ def test_an_entry_of_our_name_for_another_source_is_refused(tmp_path, entry):
     files.write_json(tmp_path / paths.REGISTRY, {"esc_sp_sft": entry})
     with pytest.raises(EscError, match="already has 'esc_sp_sft' for another source"):
         registry.write_for(tmp_path)
-
-
-def test_llama_board_lists_the_sets_for_their_stages():
-    from llamafactory.webui.control import list_datasets
-
-    def names(stage):
-        choices = list_datasets(str(paths.ROOT), stage).choices
-        return {choice[0] if isinstance(choice, tuple) else choice for choice in choices}
-
-    # To LLaMA Board whatever ranks nothing is for SFT: so a set for KTO is too.
-    for_sft = {name for name in names("Supervised Fine-Tuning") if "_kto_" not in name}
-    assert {paths.sft_dataset(t, s) for t in TASKS for s in paths.SPLITS} == for_sft
-    assert paths.preference_dataset("sp", "qwen2.5-7b") in names("DPO")
 
 
 def into(path, work, capsys):

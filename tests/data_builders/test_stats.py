@@ -59,9 +59,3 @@ def test_the_step_writes_json_and_markdown_with_the_smoke_mark(run, sample_work)
     written = files.read_json(folder / "stats.json")
     assert any("SMOKE" in note for note in written["notes"])
     assert written["paper"]["table_6"]["Question"] == 3060
-
-
-def test_statistics_without_sets_name_the_step_that_builds_them(run, tmp_path):
-    shown = run("-m", "data_builders", "stats", "--work", str(tmp_path))
-    assert shown.returncode == 2
-    assert "manifest.json does not exist; make data makes it" in shown.stderr
