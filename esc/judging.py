@@ -48,7 +48,7 @@ from esc.llm import (
 from esc.llm_batch import ENGINES, SHARD, Batch, BatchChat
 from esc.paths import EMBEDDED
 from esc.plan_and_speak import TIMEOUT
-from esc.step import RunFolder
+from esc.step import SMOKE, RunFolder
 from esc.visible import visible
 
 IN_FLIGHT = {"gpu": 256, "cpu": 32}
@@ -459,14 +459,25 @@ def without_score(rows: Iterable[Row]) -> Row:
     }
 
 
-def why_without(told: Row) -> list[str]:
-    """What `without_score` counted, in words."""
-    return [
-        f"{count:,} {status}: {why}"
-        for status in LEFT_OPEN
-        for why, count in told[status.replace(" ", "_")].items()
+def every_row(told: Row, n: int) -> str:
+    """Every row once, in words: ``n`` with a verdict, and what `without_score` counted."""
+    counts = {"scored": n} | {name: told[name.replace(" ", "_")]["total"] for name in LEFT_OPEN}
+    return " + ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def closing(told: Row) -> list[str]:
+    """The last lines of a report: why rows have no verdict, the kind of interval, the marks."""
+    counted = [(status, told[status.replace(" ", "_")]) for status in LEFT_OPEN]
+    lines = [
+        f"{status:<12}{count:,} {why}"
+        for status, reasons in counted
+        for why, count in reasons.items()
         if why != "total"
     ]
+    lines.append(f"interval    {told['interval']}")
+    if told["failed"]["total"]:
+        lines.append("incomplete  the same command asks again for what is missing")
+    return lines + [SMOKE] * told["smoke"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,4 @@
-r"""People's choice between two systems' replies: a blinded sheet, and what the votes on it say.
-
-    python -m eval human --a runs/llama3.1-8b/decoupled_dpo/predictions.jsonl \
-        --b runs/llama3.1-8b/vanilla_dpo/predictions.jsonl --out runs/llama3.1-8b/human
-    python -m eval human --out runs/llama3.1-8b/human --read votes_anna.csv votes_ben.csv
+"""People's choice between two systems' replies: a blinded sheet, and what the votes on it say.
 
 Draws N turns by their ids and shuffles sides; writes to FOLDER ``sheet.csv`` for a spreadsheet and
 ``sheet.html`` for a browser, a phone or paper (with ``--annotators``, one of each per name), and
@@ -21,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from esc import cli, files, sheets
+from esc import cli, files, sheets, step
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.stats import fleiss_kappa
@@ -36,7 +32,6 @@ ASKED = tuple(dimension.casefold() for dimension in Dimension)
 COLUMNS = ("record", "conversation", "seeker", "A", "B", *ASKED, "comment")
 SILENT = "(says nothing)"
 KEY, RESULT = "key.json", "human.json"
-SMOKE = "SMOKE       embedded model or sample corpus: no result"
 Votes = Mapping[tuple[str, Dimension], str]
 """(record, dimension) to win, tie or lose of system A; absent where left blank."""
 
@@ -226,7 +221,7 @@ def report(out: Path, done: Row) -> str:
         agreed = kappa["said"] if kappa["value"] is None else f"{kappa['value']:.2f}"
         lines.append(f"{name:<16} {line(one)}")
         lines.append(f"{'':<16} Fleiss' kappa: {agreed}; {one['votes']['blank']} votes left blank")
-    return "\n".join([*lines, *[SMOKE] * done["smoke"]])
+    return "\n".join([*lines, *[step.SMOKE] * done["smoke"]])
 
 
 @cli.command(
@@ -265,4 +260,4 @@ def main(
     print(f"left out    {left_out}")
     print(f"key         {out / KEY}: whose reply is where; not for the annotators")
     if key["smoke"]:
-        print(SMOKE)
+        print(step.SMOKE)

@@ -1,9 +1,4 @@
-r"""A judge's scores of replies: Fluency, Professionalism, Empathy and Helpfulness, 0 to 5.
-
-    python -m eval judge --predictions runs/smollm2-135m/decoupled_sft/predictions.jsonl \
-        --out runs/smollm2-135m/decoupled_sft/judge --n 100
-    python -m eval judge --pairs data/esc_rg_dpo_qwen2.5-7b.jsonl --out runs/qwen2.5-7b/table2
-    python -m eval judge --model qwen2.5-7b     # every complete run of it, and its mined pairs
+"""A judge's scores of replies: Fluency, Professionalism, Empathy and Helpfulness, 0 to 5.
 
 Reads predictions (this kit's or foreign ones), or a mined preference set, whose two sides are
 scored without a word on which is which (Table 2). Writes to FOLDER ``calls.jsonl``, every answer as
@@ -17,7 +12,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, partial
@@ -42,15 +37,15 @@ from esc.judging import (
     Verdict,
     ask_all,
     ask_each,
+    closing,
     is_smoke,
     lost,
     read,
-    why_without,
     without_score,
 )
 from esc.llm import Asks, Constraint, Failure, Generation, Sampling
 from esc.paths import EMBEDDED
-from esc.predictions import PREDICTIONS, complete_runs, read_predictions
+from esc.predictions import PREDICTIONS, Prediction, complete_runs, read_predictions
 from esc.prompts import Message, mark
 from esc.records import PreferenceRow
 from esc.stats import Units, inside_the_noise, mean, spearman
@@ -83,19 +78,6 @@ class Dimension(StrEnum):
     def prompt(self) -> str:
         """The file of its system message."""
         return f"judge_{self.casefold()}.j2"
-
-    @property
-    def meaning(self) -> str:
-        """What it asks, in one line for a person."""
-        return _MEANINGS[self]
-
-
-_MEANINGS = {
-    Dimension.FLUENCY: "Which reply reads more naturally, and is easier to follow?",
-    Dimension.PROFESSIONALISM: "Which shows more of sound, responsible psychological practice?",
-    Dimension.EMPATHY: "Which understands and meets the seeker's feelings better?",
-    Dimension.HELPFULNESS: "Which offers more that this very seeker can use?",
-}
 
 
 @dataclass(frozen=True)
@@ -159,22 +141,14 @@ def usual_judge(model: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One reply to judge, after what was said before it."""
+    """One reply to judge."""
 
-    id: str
-    """Of the turn."""
-    quadrant: str | None
+    said: Prediction
+    """The reply with what was said before it; its gold one is never shown beside a pair's side."""
+    quadrant: str | None = None
     """Of an entangled pair: a turn has one of each at most."""
-    side: str | None
+    side: str | None = None
     """One of `SIDES`, or None for a prediction."""
-    history: tuple[Exchange, ...]
-    seeker: str
-    reply: str | None
-    """None where there is nothing to judge."""
-    lacking: str
-    """Why there is no reply."""
-    reference: str | None
-    """What a person replied; never shown beside a pair, one side of which it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +175,7 @@ def of_predictions(path: Path, n: int) -> Source:
     """
     predictions, numbered = read_predictions(path)
     by_id = {one.id: one for one in predictions}
-    items = tuple(
-        Item(one.id, None, None, one.history, one.seeker, one.reply, one.lacking, one.gold)
-        for one in (by_id[name] for name in dialogue.order(by_id)[:n])
-    )
+    items = tuple(Item(by_id[name]) for name in dialogue.order(by_id)[:n])
     smoke = step.made_beside(path)
     return Source(path, "predictions", items, len(items), len(by_id), numbered, smoke)
 
@@ -240,14 +211,13 @@ def of_pairs(path: Path, n: int) -> Source:
     return Source(path, "pairs", items, len(pairs[:n]), len(pairs), 0, smoke)
 
 
-def _sides(pair: PreferenceRow) -> list[Item]:
+def _sides(pair: PreferenceRow) -> Iterator[Item]:
     said = [one.value for one in pair.conversations]
     history = tuple(zip(said[:-1:2], map(untagged, said[1::2]), strict=True))
-    replies = (untagged(pair.chosen.value), untagged(pair.rejected.value))
-    return [
-        Item(pair.id, pair.quadrant, side, history, said[-1], reply or None, "empty reply", None)
-        for side, reply in zip(SIDES, replies, strict=True)
-    ]
+    for side, reply in zip(SIDES, (pair.chosen, pair.rejected), strict=True):
+        text = untagged(reply.value) or None
+        shown = Prediction(pair.id, history, said[-1], "", text, "empty reply", None)
+        yield Item(shown, pair.quadrant, side)
 
 
 def _is_smoke_set(path: Path) -> bool:
@@ -314,11 +284,11 @@ def chat(
     return Message("system", system), Message("user", asked)
 
 
-def rating(item: Item, dimension: Dimension, form: str = NUMBER) -> tuple[Message, ...]:
+def rating(one: Prediction, dimension: Dimension, form: str = NUMBER) -> tuple[Message, ...]:
     """The chat that asks for one score."""
     system = prompts.render(TEMPLATES, dimension.prompt, with_reason=form == REASON)
-    said = {"seeker": item.seeker, "reply": item.reply or "", "reference": item.reference or ""}
-    return chat(system, RATING_USER, item.history, said, dimension=dimension.value)
+    said = {"seeker": one.seeker, "reply": one.reply or "", "reference": one.gold or ""}
+    return chat(system, RATING_USER, one.history, said, dimension=dimension.value)
 
 
 def request(
@@ -368,12 +338,12 @@ class Question:
 
 def questions_of(items: Sequence[Item], repeat: int) -> list[Question]:
     """Every score of every item; then those of the first ``repeat`` turns again."""
-    again = set(list(dict.fromkeys(item.id for item in items))[:repeat])
+    again = set(list(dict.fromkeys(item.said.id for item in items))[:repeat])
     return [
         Question(item, dimension, sample)
         for sample in (0, 1)
         for item in items
-        if sample == 0 or item.id in again
+        if sample == 0 or item.said.id in again
         for dimension in Dimension
     ]
 
@@ -381,14 +351,14 @@ def questions_of(items: Sequence[Item], repeat: int) -> list[Question]:
 async def one_score(asks: Asks, question: Question, *, how: Judging, form: str) -> Row:
     """The row of one score; CallFailed where its request has no answer."""
     item, dimension, sample = question.item, question.dimension, question.sample
-    if item.reply is None:
+    if item.said.reply is None:
         return row_of(question, how, None)
     if how.judge_of.is_random:
-        record = " ".join(filter(None, (item.id, item.quadrant, item.side)))
+        record = " ".join(filter(None, (item.said.id, item.quadrant, item.side)))
         drawn = drawn_by("score", record, dimension, sample).choice(SCALE)
         return row_of(question, how, Score(score=drawn, reason=DRAWN))
-    kind = Score if form == REASON else None
-    answer = await asks.ask(request(how, item.id, rating(item, dimension, form), kind, sample))
+    kind, messages = Score if form == REASON else None, rating(item.said, dimension, form)
+    answer = await asks.ask(request(how, item.said.id, messages, kind, sample))
     return row_of(question, how, read_score(answer.text, form, truncated=answer.truncated))
 
 
@@ -401,10 +371,10 @@ def row_of(question: Question, how: Judging, said: Score | Unscored | Failure | 
     elif isinstance(said, Unscored):
         told = None, UNSCORED, said.reason.value, said.detail
     elif said is None:
-        told = None, NOT_JUDGED, item.lacking, None
+        told = None, NOT_JUDGED, item.said.lacking, None
     else:
         told = None, *lost(said)
-    asked: Row = {"id": item.id, "quadrant": item.quadrant, "side": item.side}
+    asked: Row = {"id": item.said.id, "quadrant": item.quadrant, "side": item.side}
     asked |= {"dimension": question.dimension.value, "sample": question.sample}
     names = ("score", "status", "reason", "explanation")
     return asked | dict(zip(names, told, strict=True)) | {"judge": how.name}
@@ -457,7 +427,7 @@ def summary(source: Source, options: Row, rows: Sequence[Row]) -> Row:
 
     frame = pd.DataFrame(rows)
     frame["pair"] = [str(row["quadrant"]) for row in rows]
-    lengths = {(item.id, item.quadrant, item.side): len(item.reply or "") for item in source.items}
+    lengths = {(i.said.id, i.quadrant, i.side): len(i.said.reply or "") for i in source.items}
     frame["length"] = [lengths[row["id"], row["quadrant"], row["side"]] for row in rows]
     units = Units.of(frame["id"])
     status = Counter(row["status"] for row in rows)
@@ -520,40 +490,36 @@ def _told(frame: Any, units: Units, kind: str) -> Row:
 
 def report(out: Path, found: Row) -> str:
     """The numbers one should see: every score once, every mean with its interval."""
-    counts, source = found["counts"], found["source"]
+    import pandas as pd
+
+    source, shown = found["source"], {}
+    for name, one in found["dimensions"].items():
+        for side in [side for side in (*SIDES, "difference") if side in one] or [""]:
+            numbers = one[side] if side else one
+            row = {key: numbers[key] for key in ("value", "low", "high")} | {"n": one["n"]}
+            row["noise"] = "inside" if numbers.get("inside_the_noise") else ""
+            again = one["repeat"]
+            row["twice"] = f"{again['exact']:.0%} of {again['n']} alike" if again["n"] else "—"
+            row["by length"] = one["length"]["spearman"]
+            shown[f"{name} {side}"] = row
+    table = pd.DataFrame.from_dict(shown, orient="index")
+    told = " + ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in found["counts"].items())
     what = "pairs" if "pairs" in source else "turns"
-    told = " + ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
     lines = [
         f"scores      {out / SCORES}: {found['rows']:,} rows = {told}",
         f"drawn       {source['drawn']:,} of {source['of']:,} {what}; judge {found['judge']}",
+        table.to_string(float_format="%.2f", na_rep="—"),
     ]
     if source["numbered"]:
         lines.append(
             f"ids         {source['numbered']:,} records have none; theirs is their row, from 0: "
             "another system is judged on the same turns where its rows have the same order"
         )
-    for name, one in found["dimensions"].items():
-        shown = [_number(one[side], side) for side in (*SIDES, "difference") if side in one]
-        lines.append(f"{name:<16} {'  '.join(shown) or _number(one)}  n {one['n']:,}")
-        if "difference" in one and one["difference"]["inside_the_noise"]:
-            lines[-1] += "; inside the noise"
-        again, length = one["repeat"], one["length"]
-        rho = length["note"] if length["spearman"] is None else f"{length['spearman']:+.2f}"
-        twice = f"{again['asked']} asked again, {again['n']} with both scores"
-        if again["n"]:
-            twice += f": {again['exact']:.0%} alike, {again['mean_difference']:.2f} apart"
-        lines.append(f"  {'; '.join([*why_without(one), twice])}; Spearman with length: {rho}")
-    lines.append(f"interval    {found['interval']}")
-    if counts["failed"]:
-        lines.append("incomplete  the same command asks again for what is missing")
-    return "\n".join([*lines, *[step.SMOKE] * found["smoke"]])
-
-
-def _number(one: Row, name: str = "") -> str:
-    value = "  —  " if one["value"] is None else f"{one['value']:5.2f}"
-    interval = "" if one["low"] is None else f" [{one['low']:.2f}, {one['high']:.2f}]"
-    percent = f" ({one['percent']:+.1f} %)" if one.get("percent") is not None else ""
-    return f"{name} {value}{interval}{percent}".strip()
+    left_open = {
+        status: sum((Counter(one[status]) for one in found["dimensions"].values()), Counter())
+        for status in ("unscored", "failed", "not_judged")
+    }
+    return "\n".join([*lines, *closing(found | left_open)])
 
 
 @cli.command(

@@ -1,7 +1,4 @@
-r"""Which of two systems replies better to the same turns, by a judge that is asked in both orders.
-
-    python -m eval pairwise --a runs/smollm2-135m/decoupled_dpo/predictions.jsonl \
-        --b runs/smollm2-135m/vanilla_dpo/predictions.jsonl --out runs/smollm2-135m/pairwise
+"""Which of two systems replies better to the same turns, by a judge that is asked in both orders.
 
 Matches turns by id, asks about each pair twice, with either reply first, and writes to FOLDER
 ``calls.jsonl``, ``comparisons.jsonl``, ``pairwise.json`` with win, tie and lose of A, and last
@@ -18,10 +15,20 @@ from typing import Annotated, Literal
 import typer
 from pydantic import Field, field_validator
 
-from esc import cli, prompts, step
+from esc import cli, prompts
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.judging import Asking, Unscored, Verdict, ask_all, lost, read, why_without, without_score
+from esc.judging import (
+    Asking,
+    Unscored,
+    Verdict,
+    ask_all,
+    closing,
+    every_row,
+    lost,
+    read,
+    without_score,
+)
 from esc.llm import Asks
 from esc.stats import share_of_turns, shares, sign_test
 from esc.step import RunFolder
@@ -207,20 +214,15 @@ def report(out: Path, told: Row) -> str:
     a, b = told["a"], told["b"]
     lines = [
         f"comparisons {out / COMPARISONS}: {told['drawn']:,} of {told['shared']:,} shared turns = "
-        f"{told['n']:,} scored + {told['unscored']['total']:,} unscored "
-        f"+ {told['failed']['total']:,} failed + {told['not_judged']['total']:,} not judged",
+        + every_row(told, told["n"]),
         f"A against B {a['name']} against {b['name']}; judge {told['judge']}",
         f"            {line(told)}",
-        f"interval    {told['interval']}",
         f"ties        {told['order_dependent']:,} order-dependent, {told['identical']:,} of equal "
         "replies",
     ]
     if a["alone"] or b["alone"]:
         lines.append(f"alone       {a['alone']:,} turns only in A, {b['alone']:,} only in B")
-    lines += [f"            {why}" for why in why_without(told)]
-    if told["failed"]["total"]:
-        lines.append("incomplete  the same command asks again for what is missing")
-    return "\n".join([*lines, *[step.SMOKE] * told["smoke"]])
+    return "\n".join([*lines, *closing(told)])
 
 
 @cli.command(

@@ -1,8 +1,5 @@
 """A sheet on which people say whether the errors the judge named are really there, and its result.
 
-    python -m mining audit --task rg --n 20
-    python -m mining audit --task rg --read runs/smollm2-135m/mining/audit/rg/sheet.csv
-
 Draws N pairs per error type by their ids, writes ``runs/<model>/mining…/audit/<task>/``:
 ``sheet.csv`` for a spreadsheet, ``sheet.html`` for a browser, a phone or paper (its ticks are saved
 as a CSV file that is read in the same way), and last ``audit.json``. A sheet with ticks in it is
@@ -18,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from esc import backbones, cli, files, sheets
+from esc import backbones, cli, files, sheets, step
 from esc.dialogue import gold_turns
 from esc.exceptions import EscError
 from esc.files import Row
@@ -37,7 +34,6 @@ COLUMNS = (
     *("answer", "comment"),
 )
 CSV, HTML, DONE, PRECISION = "sheet.csv", "sheet.html", "audit.json", "precision.json"
-SMOKE = "SMOKE       embedded model, sample corpus or random judge: no result"
 
 
 def draw(pairs: Iterable[Row], n: int) -> list[Row]:
@@ -167,7 +163,7 @@ def report(done: Row) -> str:
         counts = ", ".join(f"{one[answer]} {answer}" for answer in (*ANSWERS, "blank"))
         lines.append(f"            {name:<20}{share:>7} {interval:<16} {counts}")
     lines.append("            'all' is of the sheet, where error types are equally frequent")
-    return "\n".join([*lines, *[SMOKE] * done["smoke"]])
+    return "\n".join([*lines, *[step.SMOKE] * done["smoke"]])
 
 
 @cli.command(
@@ -205,6 +201,6 @@ def main(
         told = ", ".join(f"{k} {error}" for error, k in Counter(done["records"].values()).items())
         print(f"sheet       {folder_of(mining)}/{CSV} and {HTML}: {len(done['records'])} ({told})")
         if done["smoke"]:
-            print(SMOKE)
+            print(step.SMOKE)
     if without:
         raise EscError("; ".join(without))

@@ -1,9 +1,5 @@
 """Which psychological error has each predicted reply, and how often is each (Figures 2 and 7)?
 
-    python -m mining classify --predictions runs/smollm2-135m/decoupled_sft/predictions.jsonl \
-        --out runs/smollm2-135m/decoupled_sft/errors
-    python -m mining classify --model qwen2.5-7b    # every complete run of it
-
 FILE is JSONL, JSON or CSV: predictions of this kit, foreign ones (``GT_strategy``,
 ``predict_strategy``, ``GT_content``, ``predict_content``), or verdicts that are already there, and
 then nobody is asked. Writes to FOLDER ``calls.jsonl``, every answer as it comes, ``errors.jsonl``,
@@ -34,10 +30,11 @@ from esc.judging import (
     Unscored,
     ask_all,
     ask_each,
+    closing,
+    every_row,
     is_smoke,
     lost,
     read,
-    why_without,
     without_score,
 )
 from esc.llm import Asks
@@ -229,23 +226,20 @@ def proportions(rows: Sequence[Row]) -> Row:
 
 def report(out: Path, found: Row) -> str:
     """The numbers one should see: every record once, every error with its interval."""
+    import pandas as pd
+
+    table = pd.DataFrame.from_dict(found["errors"], orient="index")
+    shares_of = table[["share", "low", "high"]].astype(float) * 100
+    shown = table[["count"]].join(shares_of.add_suffix(", %"))
     lines = [
-        f"errors      {out / ERRORS}: {found['records']:,} records = {found['n']:,} scored "
-        f"+ {found['unscored']['total']:,} unscored + {found['failed']['total']:,} failed "
-        f"+ {found['not_judged']['total']:,} not judged; judge {found['judge']}"
+        f"errors      {out / ERRORS}: {found['records']:,} records = "
+        f"{every_row(found, found['n'])}; judge {found['judge']}",
+        shown.to_string(float_format="%.1f", na_rep="—"),
     ]
     if found["numbered"]:
         told = f"{found['numbered']:,} records have none; theirs is their row, from 0"
         lines.append(f"ids         {told}")
-    for name, one in found["errors"].items():
-        share = "" if one["share"] is None else f"{one['share']:>8.1%}"
-        interval = "" if one["low"] is None else f"   [{one['low']:.1%}, {one['high']:.1%}]"
-        lines.append(f"            {name:<20}{one['count']:>7,}{share}{interval}")
-    lines.append(f"interval    {found['interval']}")
-    lines += [f"            {why}" for why in why_without(found)]
-    if found["failed"]["total"]:
-        lines.append("incomplete  the same command asks again for what is missing")
-    return "\n".join([*lines, *[step.SMOKE] * found["smoke"]])
+    return "\n".join([*lines, *closing(found)])
 
 
 @cli.command(

@@ -1,7 +1,5 @@
 """What a mining has brought, beside the paper: Table 1 (lower half), Figures 9 to 14, rates kept.
 
-    python -m mining stats --model smollm2-135m
-
 Reads ``routed/`` of every task that is mined, and for the examples the train set and the kept
 corpus; writes ``runs/<model>/mining…/stats/``: ``stats.md``, ``examples.md`` (one pair per error
 type, drawn by its id), two figures as PNG, and last ``stats.json``. The paper prints no numbers
@@ -16,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
 
 from data_builders import corpus
 from esc import cli, files, paths, step
@@ -146,8 +146,6 @@ def collect(minings: Sequence[Mining]) -> tuple[dict[str, Found], list[str]]:
 
     Raises EscError where none is left.
     """
-    import pandas as pd
-
     found: dict[str, Found] = {}
     notes, left_out = [], []
     for mining in minings:
@@ -300,8 +298,6 @@ def markdown(tasks: Mapping[str, Row], notes: Sequence[str]) -> str:
 
 def _frame(rows: Mapping[str, Any]) -> Any:
     """A frame of pandas from row names to cells by column."""
-    import pandas as pd
-
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -341,8 +337,6 @@ FIGURES: dict[str, tuple[str, tuple[str, ...], Callable[[Any, Row], None]]] = {
 
 def draw(name: str, tasks: Mapping[str, Row], notes: Sequence[str], path: Path) -> None:
     """One of `FIGURES` as a PNG, where a task of it is mined; a smoke run's is marked across."""
-    from matplotlib.figure import Figure
-
     title, of, drawn = FIGURES[name]
     # A file of others may name no errors.
     shown = [one for one in of if one in tasks and (tasks[one]["errors"] or name != "errors")]

@@ -89,7 +89,7 @@ def test_every_record_has_a_row_and_what_is_no_verdict_is_outside_the_shares(run
     rows = [prediction(f"7-{k}", text) for k, text in enumerate([*server.says, "I see", "  "])]
     rows += [{"id": "7-6", **FAILED}, prediction("7-7", None, status="invalid")]
     code, out, _, folder = run(rows)
-    assert code == 0 and "SMOKE" not in out and "1 unscored: label not offered" in out
+    assert code == 0 and "SMOKE" not in out and "unscored    1 label not offered" in out
     assert errors(folder)[0] == {
         "id": "7-0",
         "error": "Early Emotion Shift",
@@ -139,7 +139,7 @@ def test_a_transient_failure_is_incomplete_and_the_same_command_makes_up_for_it(
     answer = server.answer
     server.answer = lambda r: SERVER_ERROR if "broken" in r.asked else answer(r)
     code, out, _, folder = run(rows)
-    assert code == 1 and "1 failed: server error" in out and not (folder / "run.json").exists()
+    assert code == 1 and "failed      1 server error" in out and not (folder / "run.json").exists()
     assert [row["status"] for row in errors(folder)] == ["scored", "failed"]
     server.answer, before = answer, len(server.chats())
     assert run(rows)[0] == 0 and len(server.chats()) == before + 1
