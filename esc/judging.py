@@ -518,11 +518,13 @@ class Verdict(BaseModel):
         A field is text, unless its ``json_schema_extra`` or ``changed``, by its title, says what
         else. Every field is required and no other allowed, which is what strict endpoints ask for.
         """
-        properties = {
+        properties: dict[str, Any] = {
             str(field.title): {"type": "string", **_extra(field.json_schema_extra)}
             for field in cls.model_fields.values()
         }
-        return strict_schema(properties | changed)
+        form: dict[str, Any] = {"type": "object", "properties": properties | changed}
+        form |= {"required": list(properties), "additionalProperties": False}
+        return json.dumps(form)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -618,86 +620,14 @@ def _objects(text: str) -> Iterator[tuple[tuple[str, Any], ...] | str]:
         position = text.find("{", end)
 
 
-def strict_schema(properties: Mapping[str, Any]) -> str:
-    """The JSON schema of an object of these properties, all required, as JSON text."""
-    return json.dumps(
-        {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
-    )
-
-
-def keyless(given: argparse.Namespace) -> bool:
-    """Whether a run with these parsed arguments of `Sending` asks no hosted judge."""
-    return bool(given.dry_run or given.batch not in (None, "openai"))
-
-
-def add_arguments(parser: argparse.ArgumentParser, *, judge: bool = False) -> None:
-    """Add the options of `Sending`; a step that asks a ``judge`` takes JUDGE_BATCH before BATCH.
-
-    A judge's number in flight is JUDGE_IN_FLIGHT.
-    """
-    batch = ("JUDGE_BATCH", "BATCH") if judge else ("BATCH",)
-    in_flight = parser.add_argument(
-        "--in-flight",
-        type=cli.optional_count,
-        default=JUDGE_IN_FLIGHT if judge else None,
-        help="requests at a time" + (f" (default: {JUDGE_IN_FLIGHT})" if judge else ""),
-    )
-    if judge:
-        cli.variable(in_flight, "JUDGE_IN_FLIGHT")
-    parser.add_argument(
-        "--timeout", type=cli.optional_amount, default=TIMEOUT, help="seconds for an answer"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `Sending`."""
+    parser.add_argument("--in-flight", type=cli.optional_count, help="requests at a time")
     parser.add_argument("--price", type=cli.optional, help="money per million tokens: IN/OUT")
-    parser.add_argument(
-        "--max-cost", type=cli.optional_amount, help="stop before this very call costs more"
-    )
-    parser.add_argument(
-        "--batch",
-        type=_engine,
-        metavar="|".join(ENGINES),
-        default=next(filter(None, map(os.environ.get, batch)), None),
-        help="an engine that reads batch files, instead of a live server (default: "
-        f"{', '.join(f'${name}' for name in batch)})",
-    )
-    parser.add_argument(
-        "--shard",
-        type=cli.optional_count,
-        default=os.environ.get("SHARD") or None,
-        help=f"requests of one batch file (default: $SHARD, or {SHARD})",
-    )
+    parser.add_argument("--max-cost", type=cli.optional_amount, help="stop before it costs more")
+    batch = os.environ.get("BATCH") or None
+    parser.add_argument("--batch", choices=(*ENGINES, LIVE), default=batch, help=_BY_FILES)
+    shard = os.environ.get("SHARD") or None
+    parser.add_argument("--shard", type=cli.optional_count, default=shard)
     parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
-    parser.add_argument(
-        "--force", action="store_true", help="replace other options' rows; stored answers are kept"
-    )
-
-
-def _engine(text: str) -> str | None:
-    """The name of a batch engine; None where none is meant, or make passes an unset variable."""
-    if text and text not in (*ENGINES, LIVE):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join((*ENGINES, LIVE))}")
-    return text if text not in ("", LIVE) else None
-
-
-def add_judge_name(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names a judge; its default is the environment's JUDGE."""
-    parser.add_argument(
-        "--judge",
-        type=cli.optional,
-        default=os.environ.get("JUDGE") or None,
-        help="model at the endpoint, or 'random' (default: $JUDGE, or as the table says)",
-    )
-
-
-def add_judge_url(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says where the judge is; its default is the environment's."""
-    parser.add_argument(
-        "--judge-base-url",
-        type=cli.optional,
-        default=os.environ.get("JUDGE_BASE_URL") or None,
-        help="one or several, separated by commas (default: $JUDGE_BASE_URL, or the hosted one)",
-    )
+    parser.add_argument("--force", action="store_true", help="replace other options' rows")

@@ -91,16 +91,6 @@ def test_a_switch_is_set_by_1_alone_and_a_wrong_variable_is_one_line(monkeypatch
         parser.parse_args([])
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "-1", "0", "soon"])
-def test_seconds_and_money_are_numbers_above_0(text):
-    parser = cli.parser(prog="x", description=None, examples="")
-    add_sending(parser)
-    for option in ("--timeout", "--max-cost"):
-        with pytest.raises(EscError, match="is not a number above 0"):
-            parser.parse_args([f"{option}={text}"])
-    assert parser.parse_args(["--timeout", "1.5"]).timeout == 1.5
-
-
 @dataclass
 class Spending:
     price: Annotated[str | None, typer.Option(envvar="PRICE")] = None
