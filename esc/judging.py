@@ -9,7 +9,6 @@ explanation and decides nothing. Names of fields are read tolerantly, since judg
 whatever stays unclear is unscored, with the reason.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -19,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +44,7 @@ from esc.llm import (
     RunStopped,
     counted,
 )
-from esc.llm_batch import ENGINES, SHARD, Batch, BatchChat
+from esc.llm_batch import SHARD, Batch, BatchChat
 from esc.paths import EMBEDDED
 from esc.plan_and_speak import TIMEOUT
 from esc.step import SMOKE, RunFolder
@@ -87,13 +86,6 @@ class Sending:
     ] = SHARD
     dry_run: cli.DryRun = False
     force: cli.Force = False
-
-    @classmethod
-    def of(cls, given: argparse.Namespace) -> "Sending":
-        """The options in parsed arguments of `add_arguments`."""
-        known = {one.name: getattr(given, one.name, None) for one in fields(Sending)}
-        known["price"] = Price.parse(given.price) if given.price else None
-        return Sending(**{name: value for name, value in known.items() if value is not None})
 
     @cached_property
     def budget(self) -> Budget:
@@ -618,16 +610,3 @@ def _objects(text: str) -> Iterator[tuple[tuple[str, Any], ...] | str]:
         else:
             yield found
         position = text.find("{", end)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `Sending`."""
-    parser.add_argument("--in-flight", type=cli.optional_count, help="requests at a time")
-    parser.add_argument("--price", type=cli.optional, help="money per million tokens: IN/OUT")
-    parser.add_argument("--max-cost", type=cli.optional_amount, help="stop before it costs more")
-    batch = os.environ.get("BATCH") or None
-    parser.add_argument("--batch", choices=(*ENGINES, LIVE), default=batch, help=_BY_FILES)
-    shard = os.environ.get("SHARD") or None
-    parser.add_argument("--shard", type=cli.optional_count, default=shard)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
-    parser.add_argument("--force", action="store_true", help="replace other options' rows")

@@ -10,7 +10,6 @@ import typer
 
 from esc import cli
 from esc.exceptions import EscError
-from esc.judging import add_arguments as add_sending
 
 
 def raising(error):
@@ -64,20 +63,6 @@ def test_every_step_has_help_with_examples(capsys, package):
 def test_an_unknown_step_lists_the_known_ones(run, arguments):
     shown = run("-m", "data_builders", *arguments)
     assert shown.returncode == 2 and "build" in shown.stderr
-
-
-def test_an_option_that_is_not_given_takes_its_variable(monkeypatch):
-    parser = cli.parser(prog="x", description=None, examples="")
-    add_sending(parser)
-    parser.add_argument("--limit", type=cli.optional_count)
-    parser.add_argument("--task", nargs="+", required=True)
-    set_here = {"LIMIT": "3", "TASK": "sp rg", "DRY_RUN": "1", "MAX_COST": "", "IN_FLIGHT": "4"}
-    for name, value in set_here.items():
-        monkeypatch.setenv(name, value)
-    given = parser.parse_args(["--in-flight", "2"])
-    assert (given.limit, given.task, given.dry_run) == (3, ["sp", "rg"], True)
-    assert given.max_cost is None and given.in_flight == 2
-    assert all(name in parser.format_help() for name in set_here)
 
 
 def test_a_switch_is_set_by_1_alone_and_a_wrong_variable_is_one_line(monkeypatch):
