@@ -70,11 +70,6 @@ def test_every_form_of_a_file_is_read_alike(read, name, capsys):
     assert "reply 'predict_content'" in capsys.readouterr().out
 
 
-def test_whole_numbers_that_a_table_made_fractions_are_ids(read):
-    rows = [row | {"id": float(k)} for k, row in enumerate(ROWS)]
-    assert [one.id for one in read("a.jsonl", as_lines(rows))[0]] == ["0", "1"]
-
-
 def test_what_llamafactory_generated_is_read_under_the_names_it_has(read, capsys):
     rows = [
         {"prompt": "user\nI am low.", "predict": "I hear you.", "label": "Why?", "n": 1},
@@ -105,10 +100,8 @@ def test_a_record_of_this_kit_is_read_as_it_stands(read, capsys):
         ("a.csv", "id,id,predict_content\n1,2,x\n", "two columns are named 'id'"),
         ("a.csv", "id,predict_content\n1,I hear, you\n", "row 2 of the sheet: 3 cells under 2"),
         ("a.csv", "id,words\n1,x\n", "its columns are id, words: rename"),
-        ("a.csv", "", "is empty"),
         ("a.json", json.dumps(COLUMNS | {"id": {"0": "1-0"}}), "has other rows than the first"),
         ("a.jsonl", as_lines([ROWS[0] | {"id": 47.1}]), "its id is neither .*; write ids as text"),
-        ("a.jsonl", as_lines([ROWS[0] | {"id": True}]), "its id is neither .*; write ids as text"),
         ("a.jsonl", as_lines([ROWS[0]] * 2), r"row 1 \(from 0\): id '12-0' is there twice"),
         ("a.jsonl", '{"id": 1}\n{"x": ' + "[" * 100_000, r"row 1 \(from 0\), line 2: not JSON"),
         (
@@ -117,7 +110,6 @@ def test_a_record_of_this_kit_is_read_as_it_stands(read, capsys):
             r"row 1 .*, line 1: not JSON",
         ),
         ("a.json", '[{"id": "1"} {"id": "2"}]', r"row 1 .*, line 1: not JSON"),
-        ("a.json", '[{"id": "1"}] {}', "something follows its array"),
         ("a.jsonl", '{"id": "\\ud83d", "x": NaN}', "not JSON"),
         ("a.jsonl", '{"id": "1", "x": Infinity}', "not JSON"),
     ],

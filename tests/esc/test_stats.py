@@ -35,13 +35,6 @@ def test_ids_name_dialogues_by_numbers_or_by_ten_prefixes(ids, by_dialogue):
     assert stats.Units.of(ids).by_dialogue is by_dialogue
 
 
-def test_blocks_of_memory_change_no_resample(monkeypatch):
-    sums = np.random.default_rng(0).integers(9, size=(40, 3)).astype(float)
-    whole = stats.resampled(sums)
-    monkeypatch.setattr(stats, "_AT_ONCE", 200)
-    np.testing.assert_array_equal(stats.resampled(sums), whole)
-
-
 def test_the_interval_of_a_mean_is_that_of_theory_and_of_dialogues_not_turns():
     values = np.random.default_rng(1).normal(size=400)
     found = stats.mean([(f"{k}-0", one) for k, one in enumerate(values)], DIALOGUES)
@@ -67,25 +60,6 @@ def test_an_interval_holds_its_value_and_the_reverse_one_mirrors_the_resamples()
     assert ends(stats.interval(0.05, drawn, 50, "dialogue")) == pytest.approx((0.05, 0.3925))
     found = stats.interval(0.2, drawn, 50, "dialogue", reverse=True)
     assert ends(found) == pytest.approx((0.4 - 0.3925, 0.4 - 0.1075))
-
-
-def test_resamples_without_a_value_leave_no_interval_where_they_are_many():
-    drawn = np.where(np.arange(1000) < 60, np.nan, 1.0)
-    assert stats.OFTEN_UNDEFINED in stats.interval(1.0, drawn, 10, "row")["reason"]
-    assert stats.interval(1.0, drawn[20:], 10, "row")["low"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("told", "words"),
-    [
-        ((0.5, 0, 2), "inside the noise"),
-        ((0.5, 0.1, 2), "higher, outside the noise"),
-        ((-1, -2, -0.5), "lower, outside the noise"),
-        ((None, None, None), "undefined"),
-    ],
-)
-def test_a_difference_is_said_in_words(told, words):
-    assert stats.verdict(*told) == words
 
 
 def test_a_share_is_as_sure_as_its_dialogues_are_many_or_their_turns_independent():
@@ -127,13 +101,6 @@ def test_wilson_is_the_published_interval():
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
     with pytest.raises(ValueError, match="3 of 2"):
         wilson(3, 2)
-
-
-def test_spearman_and_the_sign_test_say_nothing_of_constants_and_ties():
-    assert stats.spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / 22.5**0.5)
-    assert stats.spearman([4, 4], [1, 2]) is stats.spearman([1], [2]) is None
-    assert stats.sign_test(14, 6) == pytest.approx(0.1153183)
-    assert stats.sign_test(0, 0) is None
 
 
 # Fleiss' kappa as it is commonly taught: 10 subjects, 14 raters, 5 categories.

@@ -131,17 +131,6 @@ def test_what_is_aligned_becomes_a_run_that_is_measured_and_smoke(run_align, tur
     assert run_align(given, out="theirs/predictions.jsonl")[0] == 0
 
 
-def test_unreadable_and_failed_records_keep_their_state(run_align, turns):
-    ours = {"gold_strategy": turns[1].strategy.value, "gold_response": turns[1].response}
-    given = [
-        foreign(turns[0], id=turns[0].id, predict_strategy="Hope"),
-        ours | {"id": turns[1].id, "status": "failed"},
-    ]
-    _, records, _ = run_align(given)
-    assert [record["status"] for record in records] == ["invalid", "failed"]
-    assert records[0]["raw_strategy"] == "Hope"
-
-
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
@@ -157,11 +146,6 @@ def test_a_record_that_is_wrong_is_one_line_that_names_it(run_align, turns, chan
     given[3] |= changed
     code, _, err = run_align(given)
     assert code == 2 and "row 3 (from 0)" in err and told in err
-
-
-def test_the_same_turn_twice_is_one_line(run_align, turns):
-    code, _, err = run_align([foreign(turns[0], context=utterances(turns[0]))] * 2)
-    assert code == 2 and f"row 1 (from 0): a second record of turn {turns[0].id}" in err
 
 
 @pytest.mark.parametrize(

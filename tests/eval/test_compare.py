@@ -117,13 +117,6 @@ def test_every_question_whose_runs_are_complete_is_answered_once_and_marked(work
     assert len(run_compare()[1]["comparisons"]) == 4
 
 
-def test_without_two_runs_of_a_question_it_says_so(work, run_compare):
-    for name in ("vanilla_dpo", "decoupled_sft"):
-        (work / "runs" / MODEL / name / "run.json").unlink()
-    code, _, told = run_compare()
-    assert code == 0 and "no question of the paper has both its runs yet" in told
-
-
 def test_a_run_that_shares_no_turn_leaves_out_its_own_question_alone(work, run_compare):
     other = [one | {"id": f"9{one['id']}"} for one in rows()]
     save(work / "runs" / MODEL / "vanilla_dpo" / "predictions.jsonl", other)

@@ -193,16 +193,6 @@ def test_a_turn_without_a_readable_plan_is_invalid_and_has_a_reply(run_predict, 
         assert record["raw_strategy"] == record["predicted_response"] == "Hug them"
 
 
-def test_a_tag_is_read_behind_a_models_thinking(run_predict, work, server):
-    server.answer = lambda request: "<think>\n[Others]\n</think>\n\n[Question] Since when?"
-    assert run_predict(system="vanilla_base")[0] == 0
-    said = [
-        (one["predicted_strategy"], one["predicted_response"])
-        for one in records(work, "vanilla_base")
-    ]
-    assert set(said) == {("Question", "Since when?")}
-
-
 def test_an_endpoint_that_ignores_the_choice_stops_the_run(run_predict, work, server):
     server.answer = lambda request: "Hello there"
     code, _, err = run_predict()

@@ -5,13 +5,12 @@ import re
 
 import pytest
 
-from esc import prompts
 from esc.dialogue import GoldTurn
 from esc.llm import Generation, Reply, derived_seed
 from esc.paths import PROMPT_BASELINES
 from esc.plan_and_speak import NAMES, constraint_of
 from esc.strategies import Strategy
-from eval.systems import SYSTEMS, TEMPLATES, Answering, Setting
+from eval.systems import SYSTEMS, Answering, Setting
 
 TURN = GoldTurn(
     id="7-1",
@@ -78,14 +77,6 @@ def test_an_unparsable_plan_is_kept_raw_and_spoken_under_as_it_is():
     assert "Strategy of this reply: Hug them." in asked(model, "speak").messages[0].content
 
 
-def test_an_unparsable_plan_has_an_empty_definition_for_a_prompt_that_asks_for_one(
-    tmp_path, monkeypatch
-):
-    (tmp_path / "rg_system.j2").write_text("{{ strategy }}: {{ strategy.definition }}")
-    monkeypatch.setenv("PROMPTS_DIR", str(tmp_path))
-    assert prompts.rg_system.__wrapped__("Hug them") == "Hug them:"
-
-
 @pytest.mark.parametrize("name", sorted(SYSTEMS))
 def test_answers_are_sampled_as_the_papers_or_greedy_and_only_strategies_are_constrained(name):
     model, greedy = Model(scores=(-1.0,) * 8), Model()
@@ -148,10 +139,3 @@ def test_the_expression_of_an_entangled_answer_admits_the_eight_names_and_no_oth
     expression = re.compile(constraint_of("vanilla", "choice").regex)
     assert all(expression.fullmatch(f"[{name}] words") for name in NAMES)
     assert not expression.fullmatch("[Hug] words") and not expression.fullmatch("words")
-
-
-def test_every_prompt_of_a_baseline_renders_without_variables():
-    stems = [name.replace("-", "_") for name in PROMPT_BASELINES]
-    found = sorted(path.name for stem in stems for path in TEMPLATES.glob(f"{stem}*.j2"))
-    assert len(found) == 5
-    assert all(prompts.render(TEMPLATES, name) for name in found)

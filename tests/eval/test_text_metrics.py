@@ -12,10 +12,7 @@ from eval import text_metrics
 from eval.text_metrics import lcs, words
 
 PAIRS = [
-    ("the cat sat on a mat", "the cat sat on the mat"),
     ("", "the cat sat on the mat"),
-    ("   ", "the cat sat on the mat"),
-    ("cat", "the cat sat on the mat"),
     ("dog", "the cat sat on the mat"),
     ("cat", "cat"),
     ("", ""),
@@ -90,11 +87,6 @@ def test_corpus_bleu_is_sacrebleus_own_of_the_same_signature(pairs):
     first = sacrebleu.BLEU(max_ngram_order=1).corpus_score(texts, [golds])
     assert found["bleu1"] == pytest.approx(first.score)
     assert str(metric.get_signature()) in text_metrics.SIGNATURES["corpus", "bleu"]
-
-
-def test_the_papers_family_is_the_mean_of_its_responses():
-    one_by_one = [scores([pair])["paper"]["bleu2"] for pair in PAIRS]
-    assert scores(PAIRS)["paper"]["bleu2"] == pytest.approx(sum(one_by_one) / len(PAIRS))
 
 
 def test_f1_and_rouge_l_by_hand():
