@@ -101,14 +101,11 @@ TASKS = $(if $(filter mine,$@),sp rg vanilla,$(patsubst mine-%,%,$@))
 JUDGED = $(filter-out sp,$(TASKS))
 # BATCH is of the step that can use it: a service has no model of this WORK, and these engines no judge.
 OF_SAMPLES = $(filter-out $(if $(JUDGED),$(if $(JUDGE_BATCH),,openai)),$(BATCH))
-JUDGES = TASK="$(JUDGED)" BATCH="$(filter-out vllm ray,$(BATCH))" $(PY) -m mining
+JUDGES = TASK="$(JUDGED)" BATCH="$(filter-out vllm ray,$(BATCH))" $(PY) -m mining judge
 mine mine-sp mine-rg mine-vanilla: model $(ASKS)  ## errors of the SFT models on train turns, as preference sets
 	@TASK="$(TASKS)" BATCH="$(OF_SAMPLES)" PRICE= MAX_COST= $(PY) -m mining sample
-	$(if $(JUDGED),@$(JUDGES) judge)
-	$(if $(and $(JUDGED),$(JUDGE2)),@$(JUDGES) judge --judge "$(JUDGE2)" \
-	  --judge-base-url "$(or $(JUDGE2_BASE_URL),$(JUDGE_BASE_URL))")
+	$(if $(JUDGED),@$(JUDGES))
 ifneq ($(DRY_RUN),1)
-	$(if $(and $(JUDGED),$(JUDGE2)),@$(JUDGES) agreement)
 	@# A task without pairs is an error of its own: the others' sets are made all the same.
 	@export TASK="$(TASKS)"; $(PY) -m mining route; routed=$$?; $(PY) -m data_builders preference; made=$$?; \
 	$(PY) -m mining stats && exit $$((routed ? routed : made))

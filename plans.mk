@@ -32,9 +32,11 @@ reproduce: $(READY) $(if $(DRY_RUN),,$(SERVE_READY))  ## the paper's whole exper
 	@export SYSTEMS="$(SYSTEMS_OF_PAPER)" TRAIN_ARGS="$(ARGS)"; $(if $(DRY_RUN),STEPS="$(REPRODUCE)" \
 	$(PY) -m experiments estimate, $(PLAN) $(REPRODUCE:%=step/%) SYSTEMS="$$SYSTEMS" TRAIN_ARGS="$(ARGS)"; $(TOLD))
 
+# What a mining leaves that no pair came out of: there is nothing to train, and that is no failure.
+NO_PAIRS = $(WORK)/runs/$(MODEL)/mining/$(word 2,$(subst -, ,$(subst @, ,$*)))/routed/no_pairs.json
 step/%:
-	@printf '\n=== %s\n' "$*"; mkdir -p "$(dir $(STEPS))"; begin=$$(date +%s); \
-	$(MAKE) --no-print-directory $(word 1,$(subst @, ,$*)) VARIANT=$(word 2,$(subst @, ,$*)) \
-	  $(if $(filter mine,$*),$(MINING_JUDGE:%=JUDGE=%)); ended=$$?; \
-	[ $$ended = 0 ] && state=done || state=failed; \
-	printf '%s\t%s\t%s\n' "$*" $$state $$(($$(date +%s) - begin)) >> "$(STEPS)"; exit $$ended
+	@printf '\n=== %s\n' "$*"; mkdir -p "$(dir $(STEPS))"; begin=$$(date +%s); state=done; ended=0; \
+	if [ -f "$(NO_PAIRS)" ] && [ $(firstword $(subst -, ,$*)) = dpo ]; then state='not run (0 pairs)'; else \
+	$(MAKE) --no-print-directory $(word 1,$(subst @, ,$*)) VARIANT=$(word 2,$(subst @, ,$*)) PLANNED=1 \
+	  $(if $(filter mine,$*),$(MINING_JUDGE:%=JUDGE=%)) || { ended=$$?; state=failed; }; fi; \
+	printf '%s\t%s\t%s\n' "$*" "$$state" $$(($$(date +%s) - begin)) >> "$(STEPS)"; exit $$ended

@@ -28,7 +28,7 @@ import typer
 from data_builders import published, registry
 from data_builders.build import TrainTurn, train_turns
 from esc import backbones, cli, files, paths, step
-from esc.exceptions import EscError
+from esc.exceptions import EscError, NoPairs
 from esc.files import JsonlWriter, Row
 from esc.paths import ALL, MIXES, Lineage
 from esc.strategies import Strategy, tag
@@ -235,6 +235,7 @@ def main(
         typer.Option("--from", help="pairs of others, JSON or JSONL, in place of mined ones"),
     ] = None,
     force: cli.Force = False,
+    planned: cli.Planned = False,
 ) -> int:
     """Mined pairs as DPO and KTO sets, registered; or with --from the pairs of others.
 
@@ -258,7 +259,8 @@ def main(
             manifest = build(work, model, one, lineage)
         except EscError as error:
             # One task's mining is none of another's.
-            failed.append(str(error))
+            if not (planned and isinstance(error, NoPairs)):
+                failed.append(str(error))
             continue
         print("\n".join(report(manifest, work)))
     if failed:

@@ -105,6 +105,9 @@ BaseUrl = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", envvar="FORCE", help="make anew what other options made")
 ]
+Planned = Annotated[
+    bool, typer.Option("--planned", envvar="PLANNED", help="a task without pairs is no failure")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", envvar="DRY_RUN", help="say what it would do")]
 
 

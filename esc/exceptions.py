@@ -13,5 +13,9 @@ class OptionsDiffer(EscError):
     """An output that was made with other options than the ones asked for."""
 
 
+class NoPairs(EscError):
+    """A mining that ended without a pair: an error of a step, not run in a plan."""
+
+
 class Waiting(EscError):
     """No mistake: what is to be done next is done elsewhere, and the same command then goes on."""

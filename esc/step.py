@@ -10,7 +10,7 @@ from pathlib import Path
 
 from esc import files, paths, prompts
 from esc.dialogue import CounselingStage
-from esc.exceptions import EscError, OptionsDiffer
+from esc.exceptions import EscError, NoPairs, OptionsDiffer
 from esc.files import JsonlWriter, Row
 from esc.llm import Cache
 from esc.paths import EMBEDDED, Lineage
@@ -54,10 +54,10 @@ def train_set(manifest: Row) -> Row:
 
 
 def refuse_without_pairs(work: Path, model: str, task: str, lineage: Lineage) -> None:
-    """Raise EscError where the last mining ended with no pair: those there are of one before it."""
+    """Raise NoPairs where the last mining ended with none: those there are of one before it."""
     none = work / paths.no_pairs(model, task, lineage)
     if none.is_file():
-        raise EscError(f"{none}: {files.read_json(none)['told']}")
+        raise NoPairs(f"{none}: {files.read_json(none)['told']}")
 
 
 OPTIONS, CALLS, DONE = "options.json", "calls.jsonl", "run.json"

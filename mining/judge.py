@@ -15,7 +15,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -288,9 +288,20 @@ def _replies_alone(tasks: Sequence[str]) -> None:
     "  python -m mining judge --task rg vanilla --model qwen2.5-7b --price 0.40/1.60\n"
     "  python -m mining judge --task rg --judge my-model --judge-base-url http://127.0.0.1:8000/v1"
 )
-def main(wanted: Wanted, sending: JudgeSending, blind: Blind = False) -> int:
+def main(
+    wanted: Wanted,
+    sending: JudgeSending,
+    blind: Blind = False,
+    judge2: Annotated[
+        str | None, typer.Option(envvar="JUDGE2", help="a second judge, and how far both agree")
+    ] = None,
+    judge2_base_url: Annotated[str | None, typer.Option(envvar="JUDGE2_BASE_URL")] = None,
+) -> int:
     """A judge's verdict on every sampled reply: is it, beside the gold one, a pair to train on?"""
-    minings, judge = wanted.minings(sending.model, sending.work), sending.who()
+    minings, judges = wanted.minings(sending.model, sending.work), [sending.who()]
+    if judge2:
+        where = judge2_base_url or sending.judge_base_url
+        judges.append(replace(sending, judge=judge2, judge_base_url=where).who())
     _replies_alone(wanted.task)
     sampled = [mining for mining in minings if (mining.folder / SAMPLES).is_file()]
     if sending.dry_run:
@@ -300,8 +311,15 @@ def main(wanted: Wanted, sending: JudgeSending, blind: Blind = False) -> int:
                     f"{mining.task}: not sampled yet; what the judge is asked is known once it is"
                 )
         minings = sampled
-    askings = [asking(Asked(mining, judge, blind)) for mining in minings]
-    return ask_all(askings, sending)
+    code = max(
+        ask_all([asking(Asked(mining, judge, blind)) for mining in minings], sending)
+        for judge in judges
+    )
+    if judge2 and not (code or sending.dry_run):
+        for mining in minings:
+            both = (Asked(mining, judge, blind) for judge in judges)
+            print(_agreement_report(mining, agree(*both)))
+    return code
 
 
 def finished_verdicts(asked: Asked, samples: str) -> Row:
