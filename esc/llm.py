@@ -394,6 +394,7 @@ class _Endpoint:
             headers={"Authorization": f"Bearer {self.address.key}"},
             timeout=timeout,
             limits=httpx2.Limits(max_connections=connections),
+            follow_redirects=True,
             trust_env=not self.address.is_loopback,
         )
         self.close = self._http.aclose
