@@ -3,7 +3,6 @@
 And the engines, each a file of ``llamafactory_configs/engines``, that spread a training over GPUs.
 """
 
-import argparse
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -101,13 +100,6 @@ def get(name: str) -> Backbone:
     if name not in table():
         raise EscError(f"unknown MODEL {name!r}; known: {', '.join(table())}")
     return table()[name]
-
-
-def add_model(
-    parser: argparse.ArgumentParser, what: str = "folder of llamafactory_configs"
-) -> None:
-    """Add the option that names a backbone."""
-    parser.add_argument("--model", default=EMBEDDED, help=what)
 
 
 def precision() -> str:

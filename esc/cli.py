@@ -1,12 +1,11 @@
-"""Running a step from the command line: one clear line for a mistake, a fixed exit code.
+"""Running a step from the command line: typed options, one clear line for a mistake, exit codes.
 
-An option that is not given takes the variable of make that it is named after from the environment;
-an empty one counts as unset.
+An option that is not given takes the variable of make beside it from the environment; an empty one
+counts as unset.
 """
 
 from __future__ import annotations
 
-import argparse
 import errno
 import functools
 import importlib
@@ -14,13 +13,12 @@ import inspect
 import io
 import math
 import os
-import re
 import select
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,59 +29,6 @@ Step = Callable[[list[str]], int | None]
 
 USER_ERROR, WAITING, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
 _NO_PLACE = (errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS)
-
-
-VARIABLES = {
-    f"--{name.lower().replace('_', '-')}": name
-    for name in (
-        "BASE_URL", "BLIND", "CONSECUTIVE", "DECODE", "DRY_RUN", "DTYPE", "ENGINE", "ESCONV",
-        "FAILED_ESCONV", "FORCE", "HOST", "IN_FLIGHT", "KIND", "LIMIT", "MAX_COST", "MODEL",
-        "MODELS", "PORT", "PRICE", "ROUND", "SAMPLES", "SET", "SPLIT", "STAGE", "TASK",
-        "TEMPERATURE", "VARIANT", "WORK",
-    )
-}  # fmt: skip
-"""Option to the variable of make that it takes where it is not given."""
-_VARIABLE = "variable"
-
-
-def variable(action: argparse.Action, *names: str) -> argparse.Action:
-    """``action``, which takes the first of these variables that is set, or none at all."""
-    setattr(action, _VARIABLE, names)
-    return action
-
-
-class _Parser(argparse.ArgumentParser):
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        # Before what is given, which so takes precedence, and is read by the same rules.
-        argv = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args([*self._from_environment(), *argv], namespace)
-
-    def _from_environment(self) -> Iterator[str]:
-        for action, names in self._variables():
-            text = next(filter(None, map(os.environ.get, names)), "")
-            option = action.option_strings[-1]
-            if action.nargs == 0:
-                yield from [option] if text == "1" else []
-            elif action.nargs is not None:
-                yield from [option, *text.split()] if text.strip() else []
-            elif text:
-                yield f"{option}={text}"
-
-    def _variables(self) -> Iterator[tuple[argparse.Action, tuple[str, ...]]]:
-        for action in self._actions:
-            option = action.option_strings[-1] if action.option_strings else ""
-            named = (VARIABLES[option],) if option in VARIABLES else ()
-            if names := getattr(action, _VARIABLE, named):
-                yield action, names
-
-    def format_help(self) -> str:
-        for action, names in self._variables():
-            if names[0] not in (action.help or ""):
-                action.help = f"{action.help or ''} [{', '.join(names)}]".strip()
-        return super().format_help()
-
-    def error(self, message: str) -> NoReturn:
-        raise EscError(f"{message}; '{self.prog} --help' shows examples")
 
 
 Work = Annotated[Path, typer.Option(envvar="WORK", help="root of what is generated")]
@@ -113,7 +58,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", envvar="DRY_RUN", help="say w
 
 def amount(text: str) -> float:
     """An option's amount above 0; typer's ``parser`` for it."""
-    value = float(text) if re.fullmatch(r"[0-9.eE+-]+", text) else 0.0
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
         raise typer.BadParameter(f"{text!r} is not a number above 0")
     return value
@@ -185,55 +133,6 @@ def _spread(argv: Iterable[str], lists: Container[str]) -> Iterator[str]:
             yield from [] if option else [word]
         else:
             yield from [option, word] if option else [word]
-
-
-def parser(*, prog: str, description: str | None, examples: str) -> argparse.ArgumentParser:
-    """An argument parser whose help ends with ``examples``; it raises EscError for a mistake."""
-    return _Parser(
-        prog=prog,
-        description=description,
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def add_work(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names the root of everything that is made."""
-    parser.add_argument("--work", type=Path, default=Path(), help="root of what is generated")
-
-
-def optional(text: str) -> str | None:
-    """An option's text, or None where make passes a variable that is not set."""
-    return text or None
-
-
-def optional_count(text: str) -> int | None:
-    """An option's whole number of at least 1, or None where make passes an unset variable."""
-    if text and not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text) if text else None
-
-
-def optional_amount(text: str) -> float | None:
-    """An option's amount above 0, or None where make passes an unset variable."""
-    try:
-        amount = float(text) if text else None
-    except ValueError:
-        amount = 0.0
-    if amount is not None and not 0 < amount < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return amount
-
-
-def optional_temperature(text: str) -> float | None:
-    """An option's number of at least 0, or None where make passes an unset variable."""
-    try:
-        temperature = float(text) if text else None
-    except ValueError:
-        temperature = -1.0
-    if temperature is not None and not 0 <= temperature < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return temperature
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:

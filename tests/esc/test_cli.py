@@ -65,17 +65,6 @@ def test_an_unknown_step_lists_the_known_ones(run, arguments):
     assert shown.returncode == 2 and "build" in shown.stderr
 
 
-def test_a_switch_is_set_by_1_alone_and_a_wrong_variable_is_one_line(monkeypatch):
-    parser = cli.parser(prog="x", description=None, examples="")
-    parser.add_argument("--force", action="store_true")
-    parser.add_argument("--limit", type=cli.optional_count)
-    monkeypatch.setenv("FORCE", "0")
-    assert not parser.parse_args([]).force
-    monkeypatch.setenv("LIMIT", "some")
-    with pytest.raises(EscError, match="--limit: 'some' is not a whole number"):
-        parser.parse_args([])
-
-
 @dataclass
 class Spending:
     price: Annotated[str | None, typer.Option(envvar="PRICE")] = None
@@ -117,6 +106,7 @@ def test_options_override_the_variables_and_an_empty_variable_is_unset(monkeypat
         ([], "Missing option '--task'"),
         (["--task", "sp", "--limit", "0"], "'--limit'.* greater than or equal to 1"),
         (["--task", "sp", "--max-cost", "nan"], "'nan' is not a number above 0"),
+        (["--task", "sp", "--max-cost", "1e"], "'1e' is not a number above 0"),
         (["--tusk", "sp"], "No such option: --tusk"),
     ],
 )
