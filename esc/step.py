@@ -63,6 +63,12 @@ def refuse_without_pairs(work: Path, model: str, task: str, lineage: Lineage) ->
 OPTIONS, CALLS, DONE = "options.json", "calls.jsonl", "run.json"
 
 
+def check_apart(out: Path, *read: Path) -> None:
+    """Raise EscError where ``out`` is the folder of a file that is read."""
+    if any(path.resolve().parent == out.resolve() for path in read):
+        raise EscError(f"--out {out} holds the file that is read; name a folder of its own")
+
+
 def check_own_file(out: Path, mark: str) -> Row:
     """The options beside ``out``, a file that a user names; empty where there are none.
 

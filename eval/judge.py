@@ -64,6 +64,12 @@ FORMAT = 2
 """Raised with every change of what its files mean."""
 SCORES, SUMMARY = "scores.jsonl", "judge.json"
 SIDES = ("chosen", "rejected")
+SHOWN = (
+    *("value", "low", "high", "chosen.value", "rejected.value", "difference.value"),
+    *("difference.low", "difference.high", "difference.inside_the_noise", "n"),
+    *("repeat.n", "repeat.exact", "repeat.mean_difference", "length.spearman"),
+)
+"""What the report shows of a dimension in ``judge.json``."""
 
 
 class Dimension(StrEnum):
@@ -204,9 +210,8 @@ def of_pairs(path: Path, n: int) -> Source:
     if not turns:
         raise EscError(f"{path} is empty; it takes one pair at least")
     pairs = [pair for name in dialogue.order(turns) for _, pair in sorted(turns[name].items())]
-    smoke = _is_smoke_set(path) or any(
-        is_smoke(str(pair.provenance.get("judge"))) for pair in pairs
-    )
+    made_with = [pair.provenance for pair in pairs]
+    smoke = any(one.get("smoke") or is_smoke(str(one.get("judge"))) for one in made_with)
     items = tuple(item for pair in pairs[:n] for item in _sides(pair))
     return Source(path, "pairs", items, len(pairs[:n]), len(pairs), 0, smoke)
 
@@ -218,17 +223,6 @@ def _sides(pair: PreferenceRow) -> Iterator[Item]:
         text = untagged(reply.value) or None
         shown = Prediction(pair.id, history, said[-1], "", text, "empty reply", None)
         yield Item(shown, pair.quadrant, side)
-
-
-def _is_smoke_set(path: Path) -> bool:
-    """Whether the set is the embedded model's, or its manifest marks it."""
-    known = paths.preference_of(path.stem)
-    if known is None:
-        return False
-    task, model, lineage = known
-    manifest = path.parent / Path(paths.preference_manifest(task, model, lineage.mining)).name
-    marked = manifest.is_file() and bool(files.read_json(manifest).get("smoke"))
-    return model == EMBEDDED or marked
 
 
 class Score(Verdict):
@@ -382,8 +376,7 @@ def row_of(question: Question, how: Judging, said: Score | Unscored | Failure | 
 
 def asking(source: Source, out: Path, how: Judging, repeat: int | None, form: str) -> Asking[Any]:
     """The scoring of one file; EscError where ``out`` is the file's own folder."""
-    if source.path.resolve().parent == out.resolve():
-        raise EscError(f"--out {out} holds the file that is read; name a folder of its own")
+    step.check_apart(out, source.path)
     if repeat is None:
         # That the embedded model agrees with itself says nothing.
         repeat = 0 if how.is_own and how.model == EMBEDDED else REPEATED
@@ -492,23 +485,16 @@ def report(out: Path, found: Row) -> str:
     """The numbers one should see: every score once, every mean with its interval."""
     import pandas as pd
 
-    source, shown = found["source"], {}
-    for name, one in found["dimensions"].items():
-        for side in [side for side in (*SIDES, "difference") if side in one] or [""]:
-            numbers = one[side] if side else one
-            row = {key: numbers[key] for key in ("value", "low", "high")} | {"n": one["n"]}
-            row["noise"] = "inside" if numbers.get("inside_the_noise") else ""
-            again = one["repeat"]
-            row["twice"] = f"{again['exact']:.0%} of {again['n']} alike" if again["n"] else "—"
-            row["by length"] = one["length"]["spearman"]
-            shown[f"{name} {side}"] = row
-    table = pd.DataFrame.from_dict(shown, orient="index")
+    source = found["source"]
+    table = pd.json_normalize(list(found["dimensions"].values()))
+    table.index = list(found["dimensions"])
+    shown = table[[name for name in SHOWN if name in table]]
     told = " + ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in found["counts"].items())
     what = "pairs" if "pairs" in source else "turns"
     lines = [
         f"scores      {out / SCORES}: {found['rows']:,} rows = {told}",
         f"drawn       {source['drawn']:,} of {source['of']:,} {what}; judge {found['judge']}",
-        table.to_string(float_format="%.2f", na_rep="—"),
+        shown.to_string(float_format="%.2f", na_rep="—"),
     ]
     if source["numbered"]:
         lines.append(

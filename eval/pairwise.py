@@ -15,8 +15,7 @@ from typing import Annotated, Literal
 import typer
 from pydantic import Field, field_validator
 
-from esc import cli, prompts
-from esc.exceptions import EscError
+from esc import cli, prompts, step
 from esc.files import Row
 from esc.judging import (
     Asking,
@@ -237,7 +236,5 @@ def main(
     out: Annotated[Path, typer.Option(help="a folder")],
 ) -> int:
     """Which of two systems replies better to the same turns, by a judge asked in both orders."""
-    for path in (a, b):
-        if path.resolve().parent == out.resolve():
-            raise EscError(f"--out {out} holds {path}; name a folder of its own")
+    step.check_apart(out, a, b)
     return ask_all([asking(matched(a, b), out, how)], how)

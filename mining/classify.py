@@ -178,8 +178,7 @@ def asking(source: Source, out: Path, judge: Judge | None) -> Asking[Any]:
 
     Raises EscError where ``out`` is the file's own folder.
     """
-    if source.path.resolve().parent == out.resolve():
-        raise EscError(f"--out {out} holds the file that is read; name a folder of its own")
+    step.check_apart(out, source.path)
     names = [judge.name] if judge else list(dict.fromkeys(row["judge"] for row in source.stored))
     name, smoke = ", ".join(names), source.smoke or any(map(is_smoke, names))
     asks = judge is not None and not judge.is_random

@@ -415,9 +415,12 @@ def test_a_row_that_is_no_pair_is_one_line(run, server, tmp_path, second, told):
     assert code == 2 and "line 2: " in error(err) and told in err and server.log == []
 
 
-@pytest.mark.parametrize(("by", "smoke"), [("m", False), ("random", True), ("smollm2-135m", True)])
-def test_pairs_that_nobody_judged_carry_the_mark(run, out, tmp_path, by, smoke):
-    pair = pair_row(1, "good", "poor", provenance={"judge": by})
+@pytest.mark.parametrize(
+    ("made_with", "smoke"),
+    [({"judge": "m"}, False), ({"judge": "random"}, True), ({"judge": "m", "smoke": True}, True)],
+)
+def test_pairs_of_a_smoke_run_carry_its_mark(run, out, tmp_path, made_with, smoke):
+    pair = pair_row(1, "good", "poor", provenance=made_with)
     code, shown, _ = run(path=save(tmp_path / "data" / "p.jsonl", [pair]), what="--pairs")
     assert code == 0 and ("SMOKE" in shown) is smoke is summary(out)["smoke"]
 
