@@ -54,3 +54,9 @@ def quoted(request: Request) -> dict[str, str]:
     fence = re.escape(mark[0])
     found = re.findall(rf"^{fence} (?!end of)(\w+)\n(.*?)\n{fence} end of", asked, re.M | re.S)
     return dict(found)
+
+
+def error(err: str) -> str:
+    """The one line of standard error that says what is wrong."""
+    (line,) = [text for text in err.splitlines() if text.startswith("error: ")]
+    return line

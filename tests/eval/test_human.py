@@ -5,7 +5,7 @@ import io
 import re
 
 import pytest
-from predicted import row, rows, save
+from predicted import error, row, rows, save
 
 from esc import cli, files
 from eval import human
@@ -64,11 +64,6 @@ def voted(out, name, wishes):
         side = {system: side for side, system in sides[record].items()}.get(wish, wish)
         records.append({"record": record, **dict.fromkeys(ASKED, side)})
     return write(out.parent / f"votes_{name}.csv", records)
-
-
-def error(err):
-    (line,) = [text for text in err.splitlines() if text.startswith("error: ")]
-    return line
 
 
 def test_the_sheet_holds_both_replies_and_only_the_key_says_whose_they_are(make, out):

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from faulty_server import NO_TEXT, TOO_LONG, TRUNCATED, UNAVAILABLE, FaultyServer, refusal
 from jinja2 import Environment, meta
-from predicted import quoted, row, rows, save
+from predicted import error, quoted, row, rows, save
 
 from esc import cli, dialogue, files, paths, policy_server
 from esc.judging import NUMBER, REASON, Reason, Unscored, read
@@ -33,6 +33,13 @@ def planned(text, dimension):
     return (sum(map(ord, text)) + 2 * list(Dimension).index(dimension)) % 6
 
 
+@pytest.fixture
+def server():
+    with FaultyServer() as server:
+        server.answer = Planted()
+        yield server
+
+
 class Planted:
     """Answers with the planted score; replies in ``odd`` are answered as said."""
 
@@ -45,27 +52,6 @@ class Planted:
             return self.odd[said["reply"]]
         score = planned(said["reply"], dimension)
         return json.dumps({"reason": f"because of {said['reply']}", "score": score})
-
-
-@pytest.fixture
-def planted():
-    return Planted()
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch):
-    for name in ("JUDGE", "JUDGE_BASE_URL", "JUDGE_N", "JUDGE_FORM", "PROMPTS_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("OPENAI_API_KEY", "VLLM_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
-
-
-@pytest.fixture
-def server(planted):
-    with FaultyServer() as server:
-        server.answer = planted
-        yield server
 
 
 @pytest.fixture
@@ -101,11 +87,6 @@ def scores(out):
 
 def summary(out):
     return files.read_json(out / "judge.json")
-
-
-def error(err):
-    (line,) = [text for text in err.splitlines() if text.startswith("error: ")]
-    return line
 
 
 def test_planted_scores_are_found_again(run, server, out):
@@ -175,9 +156,9 @@ ODD = {
 }
 
 
-def test_what_is_no_score_is_counted_with_its_reason_and_in_no_mean(run, planted, out):
+def test_what_is_no_score_is_counted_with_its_reason_and_in_no_mean(run, server, out):
     texts = [one["predicted_response"] for one in rows()]
-    planted.odd = dict(zip(texts, [answer for answer, _ in ODD.values()], strict=False))
+    server.answer.odd = dict(zip(texts, [answer for answer, _ in ODD.values()], strict=False))
     code, printed, _ = run("--repeat", "0")
     found = {(one["id"], one["dimension"]): one for one in scores(out)}
     expected = Counter(reason for _, reason in ODD.values())
@@ -195,11 +176,11 @@ def test_what_is_no_score_is_counted_with_its_reason_and_in_no_mean(run, planted
     assert "unscored    8 empty answer" in printed
 
 
-def test_counts_add_up_and_a_failure_is_asked_again_alone(run, planted, server, out):
+def test_counts_add_up_and_a_failure_is_asked_again_alone(run, server, out):
     records = rows()
     records[1] |= {"predicted_response": None, "status": "invalid"}
     save(out.parent / "run" / "predictions.jsonl", records)
-    planted.odd = {"reply 0 0": "no idea", "reply 0 2": UNAVAILABLE}
+    server.answer.odd = {"reply 0 0": "no idea", "reply 0 2": UNAVAILABLE}
     code, printed, _ = run("--repeat", "0")
     count = Counter(one["status"] for one in scores(out))
     assert code == 1 and count == {"scored": 148, "unscored": 4, "failed": 4, "not judged": 4}
@@ -207,7 +188,7 @@ def test_counts_add_up_and_a_failure_is_asked_again_alone(run, planted, server, 
     assert [int(n) for n in told] == [160, 148, 4, 4, 4]
     of = summary(out)["dimensions"]["Empathy"]["not_judged"]
     assert of == {"total": 1, "prediction invalid": 1} and not (out / "run.json").exists()
-    planted.odd.pop("reply 0 2")
+    server.answer.odd.pop("reply 0 2")
     before = len(server.chats())
     assert run("--repeat", "0")[0] == 0 and len(server.chats()) == before + 4
     assert summary(out)["counts"]["failed"] == 0 and (out / "run.json").exists()
@@ -495,9 +476,7 @@ def test_killed_while_judging_it_goes_on_to_the_same_bytes(run, server, out, pre
     assert [(out / name).read_bytes() for name in ("scores.jsonl", "judge.json")] == whole
 
 
-def test_without_a_file_every_complete_run_and_the_mined_pairs_are_scored(
-    run, server, planted, tmp_path
-):
+def test_without_a_file_every_complete_run_and_the_mined_pairs_are_scored(run, server, tmp_path):
     root = tmp_path / "runs" / "qwen2.5-7b"
     for name in ("a_sft", "b_sft", "c_sft"):
         save(root / name / "predictions.jsonl", [row(1, 0, f"of {name}")])
