@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from corpora import release_row
 
-from esc import cli, paths
+from esc import paths
 
 # No test may reach a model hub; what is not on this machine is missing.
 os.environ |= {"HF_HUB_OFFLINE": "1", "LLAMAFACTORY_VERBOSITY": "ERROR"}
@@ -20,7 +21,8 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "LLAMAFACTORY_VERBOSITY": "ERROR"}
 # What is set for the tests is no option of the steps under test; the workers of one run inherit it.
 _CORPUS = "TESTED_ESCONV"
 os.environ.setdefault(_CORPUS, os.environ.get("ESCONV", ""))
-for _name in (*cli.VARIABLES.values(), "NPROC", "TRAIN_ARGS", "SYSTEM", "SYSTEMS"):
+_MAKEFILE = (paths.ROOT / "Makefile").read_text()
+for _name in re.findall(r"\w+", re.findall(r"^VARIABLES := ((?:.*\\\n)*.*)$", _MAKEFILE, re.M)[0]):
     os.environ.pop(_name, None)
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
