@@ -6,7 +6,6 @@ what LLaMA-Factory and others call these, and may name the conversation ``contex
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,6 @@ _SPEAKERS = {
     **dict.fromkeys(("seeker", "user", "usr", "human", "speaker"), "seeker"),
     **dict.fromkeys(("supporter", "assistant", "sys", "system", "gpt", "listener"), "supporter"),
 }
-_SPACE = re.compile(r"\s*")
 
 
 def complete_runs(work: Path, model: str) -> list[Path]:
@@ -116,6 +114,18 @@ class Named:
         names = next(names for name, names in _ROLES.values() if name == field)
         return names[0] if self.foreign and names else field
 
+    def text(self, field: str, *, needed: bool = False) -> str | None:
+        """The text of a field that must be there; EscError, naming the row, where it is none."""
+        value, called = self.row.get(field), self.called(field)
+        if field not in self.row:
+            raise EscError(f"{self.where}: no {called!r}: add it, or rename one of {self.columns}")
+        if not isinstance(value, str if needed else str | None):
+            lost = (
+                "" if value is not None else ", but null or NaN: fill it in, or leave the row out"
+            )
+            raise EscError(f"{self.where}: {called!r} is no text{lost}")
+        return value
+
 
 def read_predictions(path: Path) -> tuple[list[Prediction], int]:
     """(the predictions of a file, how many of them have no id of their own).
@@ -159,7 +169,7 @@ def _rows(path: Path) -> Iterator[Any]:
     if path.suffix.casefold() in (".csv", ".tsv"):
         yield from _of_csv(path)
         return
-    values = list(_values(path))
+    values = _values(path)
     columns = values[0] if len(values) == 1 else None
     if not isinstance(columns, dict) or not all(isinstance(c, dict) for c in columns.values()):
         yield from values
@@ -175,46 +185,34 @@ def _rows(path: Path) -> Iterator[Any]:
     yield from ({name: columns[name][label] for name in columns} for label in labels)
 
 
-def _values(path: Path) -> Iterator[Any]:
-    """The JSON values of a file, one after another or in one array; NaN is null, as pandas has it.
-
-    Raises EscError with row and line where it cannot be read.
-    """
+def _values(path: Path) -> list[Any]:
+    """The JSON values of a file: of its array, or a line each. EscError where it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
+        found = _loads(text)
+        return found if isinstance(found, list) else [found]
     except UnicodeDecodeError as error:
         raise EscError(f"{path} is not UTF-8 text: byte {error.start}") from error
-    decoder = json.JSONDecoder(parse_constant={"NaN": None}.__getitem__)
-    has_surrogates = "\\ud" in text.casefold()
-    row, at = 0, _after_space(text, 0)
-    array = text.startswith("[", at)
-    at += array
-    while True:
-        at = _after_space(text, at)
-        if array and text.startswith("]", at):
-            array, at = False, _after_space(text, at + 1)
-            if at < len(text):
-                raise EscError(f"{path}: something follows its array")
-        if at == len(text) and not array:
-            return
+    except (ValueError, KeyError, RecursionError) as error:
+        if text.lstrip().startswith("["):
+            raise EscError(f"{path}: not JSON ({error})") from error
+    values = []
+    # Not str.splitlines: a JSON string may hold the line separators that it knows beyond "\n".
+    for number, line in enumerate(text.split("\n"), start=1):
         try:
-            if array and row:
-                at = _after_space(text, text.index(",", at, at + 1) + 1)
-            value, end = decoder.raw_decode(text, at)
-            if has_surrogates:
-                # Half a surrogate pair can be escaped in JSON, and never be written again.
-                json.dumps(value, ensure_ascii=False).encode()
+            values += [_loads(line)] if line.strip() else []
         except (ValueError, KeyError, RecursionError) as error:
-            line = text.count("\n", 0, at) + 1
-            why = getattr(error, "msg", None) or type(error).__name__
-            raise EscError(f"{path}, row {row} (from 0), line {line}: not JSON ({why})") from error
-        yield value
-        row, at = row + 1, end
+            raise EscError(f"{path}, line {number}: not JSON ({error})") from error
+    return values
 
 
-def _after_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
+def _loads(text: str) -> Any:
+    """The value of a JSON text, with null for the NaN that pandas and numpy mean by it."""
+    value = json.loads(text, parse_constant={"NaN": None}.__getitem__)
+    if "\\ud" in text.casefold():
+        # Half a surrogate pair can be escaped in JSON, and never be written again.
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _of_csv(path: Path) -> Iterator[Row]:
@@ -281,21 +279,17 @@ def prediction_of(named: Named) -> Prediction:
             f"{where}: neither a prediction ({' and '.join(OURS)}) nor a foreign one "
             f"({' and '.join(FOREIGN)}); its columns are {named.columns}: rename those that are it"
         )
-    needed = () if status == "failed" else OURS
-    for field in needed if named.foreign else (*needed, "context"):
-        if field not in row:
-            raise EscError(f"{where}: no {named.called(field)!r}")
-        if field != "context" and not isinstance(row[field], str | None):
-            raise EscError(f"{where}: {named.called(field)!r} is no text")
+    said, reply = (None, None) if status == "failed" else map(named.text, OURS)
+    if not named.foreign and "context" not in row:
+        raise EscError(f"{where}: no 'context'")
     history, seeker = _conversation(row, where)
-    said, reply, gold = row.get(OURS[0]) or NOT_GIVEN, row.get(OURS[1]), row.get("gold_response")
-    known = parse(said)
+    known, gold = parse(said or ""), row.get("gold_response")
     return Prediction(
         id=named.id,
         history=tuple(history),
         seeker=seeker or NOT_GIVEN,
-        strategy=known.value if known else said,
-        reply=reply if reply and reply.strip() and status != "failed" else None,
+        strategy=known.value if known else said or NOT_GIVEN,
+        reply=reply if reply and reply.strip() else None,
         lacking=f"prediction {status}" if status in ("failed", "invalid") else "empty reply",
         gold=gold if isinstance(gold, str) and gold.strip() else None,
     )

@@ -35,7 +35,7 @@ from esc.step import DONE, OPTIONS, check_own_file
 from esc.strategies import Strategy, parse, untagged
 
 _STATUSES = ("ok", "invalid", "failed")
-_FIELDS = ("gold_strategy", "predicted_strategy", "gold_response", "predicted_response")
+_GOLD = ("gold_strategy", "gold_response")
 _SHARES = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1, strict=True)]])
 _SHOWN = 3
 
@@ -113,28 +113,20 @@ def case_of(named: Named) -> Case | None:
         raise EscError(f"{where}: its status {status!r} is none of {', '.join(_STATUSES)}")
     if status == "failed":
         return None
-    for field in _FIELDS:
-        called = named.called(field)
-        if field not in row:
-            raise EscError(
-                f"{where}: no {called!r}; metrics take {', '.join(map(named.called, _FIELDS))}: "
-                f"add it, or rename one of {named.columns}"
-            )
-        if not isinstance(row[field], str if field.startswith("gold") else str | None):
-            lost = ", but null or NaN: fill it in, or leave the row out"
-            raise EscError(f"{where}: {called!r} is no text{lost if row[field] is None else ''}")
-    gold = parse(row["gold_strategy"])
+    strategy, gold_text = (named.text(name, needed=True) or "" for name in _GOLD)
+    predicted, text = (named.text(name) or "" for name in OURS)
+    gold = parse(strategy)
     if gold is None:
         raise EscError(
-            f"{where}: unknown {named.called('gold_strategy')} {row['gold_strategy']!r}; it takes "
-            f"one of {', '.join(Strategy)}"
+            f"{where}: unknown {named.called('gold_strategy')} {strategy!r}; it takes one of "
+            f"{', '.join(Strategy)}"
         )
     return Case(
         id=named.id,
         gold=gold,
-        gold_text=row["gold_response"],
-        predicted=parse(row["predicted_strategy"] or ""),
-        text=(row["predicted_response"] or "").strip(),
+        gold_text=gold_text,
+        predicted=parse(predicted),
+        text=text.strip(),
         spread=_spread(row.get("distribution"), where),
         stage=_stage(named.id, row.get("dialogue_turns"), where),
     )
@@ -356,7 +348,7 @@ def _fitting(
     # A supporter who goes on speaking answers no words of the seeker.
     seeker = "" if prediction.seeker == NOT_GIVEN else prediction.seeker
     found = turns.get(_plain_context(prediction.history, seeker), ())
-    strategy, reply = (named.row.get(name) for name in ("gold_strategy", "gold_response"))
+    strategy, reply = (named.row.get(name) for name in _GOLD)
     if len(found) < 2 or reply is None:
         return found
     found = [turn for turn in found if _plain(turn.response) == _plain(str(reply))]
@@ -369,7 +361,7 @@ def _fitting(
 def _record(named: Named, turn: GoldTurn) -> Row:
     """The record of its turn, as `eval predict` writes one; EscError where its gold is another."""
     row = named.row
-    strategy, reply = (row.get(name) for name in ("gold_strategy", "gold_response"))
+    strategy, reply = (row.get(name) for name in _GOLD)
     if strategy is not None and parse(str(strategy)) is None:
         raise EscError(f"{named.where}: unknown gold strategy {strategy!r}")
     wrong = strategy is not None and parse(str(strategy)) is not turn.strategy
