@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -47,7 +47,7 @@ from esc.llm import (
 from esc.llm_batch import SHARD, Batch, BatchChat
 from esc.paths import EMBEDDED
 from esc.plan_and_speak import TIMEOUT
-from esc.step import SMOKE, RunFolder
+from esc.step import DONE, SMOKE, RunFolder
 from esc.visible import visible
 
 IN_FLIGHT = {"gpu": 256, "cpu": 32}
@@ -179,14 +179,6 @@ class Asking(Generic[Record]):
     judge: str = ""
     """Who is asked, as a reader knows it; its endpoint need not list its models. Empty for ours."""
 
-    def finished(self) -> Row | None:
-        """What was told where these options are done and the files whole, or None."""
-        done = self.folder.finished()
-        if done is None or not self.summary:
-            return done
-        path = self.folder.path / self.summary
-        return files.read_json(path) if path.is_file() else None
-
 
 def ask_all(askings: Iterable[Asking[Any]], sending: Sending) -> int:
     """Exit code: 0 where no row of any folder is missing, 1 where requests failed.
@@ -258,9 +250,10 @@ def _opened(asking: Asking[Any], sending: Sending, stack: ExitStack) -> _Opened 
         folder.check_own()
     if not sending.dry_run:
         folder.claim(force=sending.force)
-        if (done := asking.finished()) is not None:
+        told = folder.path / (asking.summary or DONE)
+        if folder.finished() is not None and told.is_file():
             print(f"{folder.path / folder.records} is complete with these options; nothing to do")
-            print(asking.report(done))
+            print(asking.report(files.read_json(told)))
             return None
         if asking.summary:
             (folder.path / asking.summary).unlink(missing_ok=True)
@@ -285,11 +278,14 @@ def _finish(one: _Opened, urls: Sequence[str], sending: Sending) -> int:
     results: Sequence[Row | Failure] = one.rehearsed
     meter = Meter(budget, cached=one.rehearsal.cached)
     if one.rehearsal.requests:
-        results, meter = (
-            _through_files(one, urls, sending)
-            if sending.batches
-            else asyncio.run(_live(one, urls, sending))
-        )
+        if sending.batches:
+            chat = BatchChat(sending.batches, urls, one.cache, asking.weights, meter)
+            results = chat.run(one.records, asking.work)
+        else:
+            results, meter = asyncio.run(_live(one, urls, sending))
+        if meter.failed and sending.batch == "read":
+            brought = f"{meter.failed:,} failures were brought"
+            print(f"batch       {brought}: BATCH=write asks again", file=sys.stderr)
         _check_some_answered(asking, results, meter)
     rows = [
         asking.without(record, found) if isinstance(found, Failure) else found
@@ -311,22 +307,10 @@ def _finish(one: _Opened, urls: Sequence[str], sending: Sending) -> int:
     return missing
 
 
-Found = tuple[Sequence[Row | Failure], Meter]
-"""(a row, or the final failure, of every record, in order; what was sent)."""
-
-
-def _through_files(one: _Opened, urls: Sequence[str], sending: Sending) -> Found:
-    assert sending.batches is not None
-    meter = Meter(sending.budget, cached=one.rehearsal.cached)
-    chat = BatchChat(sending.batches, urls, one.cache, one.asking.weights, meter)
-    found = chat.run(one.records, one.asking.work)
-    if meter.failed and sending.batch == "read":
-        told = f"batch       {meter.failed:,} failures were brought: BATCH=write asks again"
-        print(told, file=sys.stderr)
-    return found, meter
-
-
-async def _live(one: _Opened, urls: Sequence[str], sending: Sending) -> Found:
+async def _live(
+    one: _Opened, urls: Sequence[str], sending: Sending
+) -> tuple[Sequence[Row | Failure], Meter]:
+    """(a row, or the final failure, of every record, in order; what was sent)."""
     asking = one.asking
     pool = Pool(urls, timeout=TIMEOUT, connections=sending.connections)
     chat = Chat(pool, one.cache, weights=asking.weights, budget=sending.budget)
@@ -488,21 +472,6 @@ class Verdict(BaseModel):
     not_offered: ClassVar[Reason] = Reason.OFF_MENU
     """Why a value that its field does not allow is no verdict."""
 
-    @property
-    def contradiction(self) -> str:
-        """What in it cannot both be so, or nothing."""
-        return ""
-
-    @property
-    def essence(self) -> tuple[object, ...]:
-        """What makes two of them the same: the labels, not the words around them."""
-        return tuple(getattr(self, name) for name in self.labels())
-
-    @classmethod
-    def labels(cls) -> list[str]:
-        """The fields that decide; the others explain."""
-        return [name for name, field in cls.model_fields.items() if field.is_required()]
-
     @classmethod
     def schema_text(cls, **changed: dict[str, Any]) -> str:
         """The JSON schema that a judge's answer is asked under, as JSON text.
@@ -511,7 +480,7 @@ class Verdict(BaseModel):
         else. Every field is required and no other allowed, which is what strict endpoints ask for.
         """
         properties: dict[str, Any] = {
-            str(field.title): {"type": "string", **_extra(field.json_schema_extra)}
+            str(field.title): {"type": "string"} | cast(Row, field.json_schema_extra or {})
             for field in cls.model_fields.values()
         }
         form: dict[str, Any] = {"type": "object", "properties": properties | changed}
@@ -525,10 +494,6 @@ class Verdict(BaseModel):
         if cls.model_fields[str(info.field_name)].is_required():
             return value
         return " ".join(str(value or "").split()).encode(errors="replace").decode()
-
-
-def _extra(known: object) -> dict[str, Any]:
-    return known if isinstance(known, dict) else {}
 
 
 V = TypeVar("V", bound=Verdict)
@@ -566,27 +531,30 @@ def read(kind: type[V], text: str, *, truncated: bool = False) -> V | Unscored:
             ]
             # Where a field is named twice, either may be the quoted one.
             objects += [dict(named[::-1]), dict(named)]
-    labels = set(kind.labels())
+    labels = {name for name, field in kind.model_fields.items() if field.is_required()}
     whole = [_validated(kind, fields) for fields in objects if labels <= fields.keys()]
     if not whole:
         begun = broken or any(labels & fields.keys() for fields in objects)
         reason = Reason.INCOMPLETE if begun else Reason.PROSE
         return Unscored(Reason.CUT if truncated else reason, shown)
-    if len({one if isinstance(one, Unscored) else one.essence for one in whole}) > 1:
+    # The labels make two the same, not the words around them.
+    said = {
+        one if isinstance(one, Unscored) else tuple(getattr(one, name) for name in sorted(labels))
+        for one in whole
+    }
+    if len(said) > 1:
         return Unscored(Reason.TWO, shown)
     return whole[-1]
 
 
 def _validated(kind: type[V], fields: Mapping[str, object]) -> V | Unscored:
     try:
-        verdict = kind.model_validate(fields)
+        return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        told = str(first["msg"]).removeprefix("Value error, ")
-        return Unscored(kind.not_offered, f"{first['loc'][0]}: {told}")
-    if verdict.contradiction:
-        return Unscored(Reason.CONTRADICTION, verdict.contradiction)
-    return verdict
+        told = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
+        is_whole = first["type"] == Reason.CONTRADICTION
+        return Unscored(Reason.CONTRADICTION if is_whole else kind.not_offered, told)
 
 
 def _letters(name: str) -> str:

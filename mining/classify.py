@@ -166,8 +166,9 @@ async def one_error(asks: Asks, record: Prediction | Row, *, judge: Judge | None
         return row_of(record.id, judge.name, None, NOT_JUDGED, record.lacking)
     if judge.is_random:
         return row_of(record.id, judge.name, questions.draw_error(record.id))
-    chat = questions.classify(record.history, record.seeker, record.strategy, record.reply)
-    call = questions.verdict_request(record.id, judge.name, ErrorVerdict, chat, expected="{}")
+    quoted = {"seeker": record.seeker, "strategy": record.strategy, "reply": record.reply}
+    chat = questions.question(ErrorVerdict, record.history, **quoted)
+    call = questions.verdict_request(record.id, judge.name, ErrorVerdict, chat)
     answer = await asks.ask(call)
     said = read(ErrorVerdict, answer.text, truncated=answer.truncated)
     return row_of(record.id, judge.name, said)

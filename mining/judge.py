@@ -98,7 +98,7 @@ def _rng(what: str, record: str) -> random.Random:
 
 
 def verdict_request(
-    record: str, model: str, kind: type[Verdict], chat: tuple[Message, ...], expected: str = "{}"
+    record: str, model: str, kind: type[Verdict], chat: tuple[Message, ...]
 ) -> Generation:
     """The request for one verdict, greedy, under the verdict's schema.
 
@@ -106,14 +106,7 @@ def verdict_request(
     """
     constraint = Constraint(schema=kind.schema_text(), hint=True)
     sampling = Sampling(ANSWER_TOKENS)
-    return Generation(record, "judge", model, chat, sampling, constraint, expected=expected)
-
-
-def classify(
-    history: Sequence[Exchange], seeker: str, strategy: str, reply: str
-) -> tuple[Message, ...]:
-    """The chat that asks which error a reply has."""
-    return question(ErrorVerdict, history, seeker=seeker, strategy=strategy, reply=reply)
+    return Generation(record, "judge", model, chat, sampling, constraint, expected="{}")
 
 
 def question(

@@ -8,8 +8,9 @@ from functools import lru_cache, partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from esc.judging import Verdict
+from esc.judging import Reason, Verdict
 from esc.psych_errors import PsychError, parse
 
 FILTER_MENU = (
@@ -135,8 +136,8 @@ class ErrorVerdict(Verdict):
             error = PsychError.NONE
         return said | {"contains_error": contains, "error": error}
 
-    @property
-    def contradiction(self) -> str:
-        """An error it denies, or none where it sees one."""
-        denied = self.contains_error == (self.error is PsychError.NONE)
-        return f"{self.contains_error}, {self.error}" if denied else ""
+    @model_validator(mode="after")
+    def _agrees(self) -> "ErrorVerdict":
+        if self.contains_error == (self.error is PsychError.NONE):
+            raise PydanticCustomError(Reason.CONTRADICTION, f"{self.contains_error}, {self.error}")
+        return self
