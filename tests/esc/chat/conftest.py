@@ -1,24 +1,19 @@
 """A loopback server, and a client in a hurry."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import openai
 import pytest
 from faulty_server import FaultyServer
 
 from esc import llm
-from esc.llm import Budget, Cache, Chat, Generation, Meter, Pool, Sampling
+from esc.llm import Budget, Cache, Chat, Generation, Pool, Sampling
 from esc.prompts import Message
-
-RUN = {"system": "test"}
 
 
 @pytest.fixture(autouse=True)
-def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_hurry(monkeypatch):
     """Waits are short, and the tester's own keys stay out of it."""
     for name in ("OPENAI_API_KEY", "VLLM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -40,59 +35,42 @@ def second_server():
         yield server
 
 
-@dataclass
-class Outcome:
-    results: list[Any]
-    meter: Meter
-
-    @property
-    def texts(self) -> list[str]:
-        return [result.text for result in self.results]
-
-
-def generation(record: str, **more: Any) -> Generation:
+def generation(record, **more):
+    """A call whose last message is the record's id."""
     messages = (Message("system", "Be kind."), Message("user", record))
     return Generation(record, "reply", "m", messages, Sampling(5), **more)
 
 
-async def reply_to(asks: Any, record: Any) -> Any:
+@pytest.fixture
+def make_call():
+    return generation
+
+
+async def reply_to(asks, record):
     """A record is the seeker's words, or a whole call."""
     return await asks.ask(generation(record) if isinstance(record, str) else record)
 
 
 @pytest.fixture
-def ask_all() -> Callable[..., Outcome]:
+def ask_all():
     """Run one request for every record against ``urls``, from a new process's point of view."""
 
-    def call(
-        urls: str | Sequence[str],
-        records: Sequence[Any],
-        *,
-        cache: Path | None = None,
-        budget: Budget | None = None,
-        connect: bool = False,
-        timeout: float = 5.0,
-        in_flight: int = 32,
-    ) -> Outcome:
+    def call(urls, records, *, cache=None, budget=None, connect=False, timeout=5.0, in_flight=32):
         urls = [urls] if isinstance(urls, str) else urls
 
-        async def everything() -> Outcome:
+        async def everything():
             pool = Pool(urls, timeout=timeout, connections=in_flight)
-            stored = Cache(cache, RUN)
+            stored = Cache(cache, {"system": "test"})
             chat = Chat(pool, stored, weights={"m": "w1"}, budget=budget or Budget())
             try:
                 if connect:
                     await pool.connect(["m"])
-                return Outcome(await chat.run(records, reply_to, "test"), chat.meter)
+                results = await chat.run(records, reply_to, "test")
             finally:
                 await pool.close()
+            texts = [getattr(result, "text", None) for result in results]
+            return SimpleNamespace(results=results, texts=texts, meter=chat.meter)
 
         return asyncio.run(everything())
 
     return call
-
-
-@pytest.fixture
-def make_call() -> Callable[..., Generation]:
-    """A call whose last message is the record's id."""
-    return generation

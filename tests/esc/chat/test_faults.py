@@ -116,11 +116,18 @@ def test_an_answer_has_at_most_what_is_left_of_the_context(server, ask_all):
     assert [request.body["max_tokens"] for request in server.chats()] == [5, 3]
 
 
-@pytest.mark.parametrize("context", [0, 8, 4096])
-def test_a_context_without_room_for_an_answer_is_not_asked_again(server, ask_all, context):
-    server.context, server.always = context, {"a": fs.TOO_LONG}
+TOO_LONG = {
+    0: "the request exceeds the available context size. try increasing the context size",
+    8: "Your input exceeds the context window of this model",
+    4096: "This model's maximum context length is 4096 tokens",
+}
+
+
+@pytest.mark.parametrize(("context", "words"), TOO_LONG.items())
+def test_a_context_without_room_for_an_answer_is_not_asked_again(server, ask_all, context, words):
+    server.context, server.always = context, {"a": fs.refusal(400, words)}
     failed, answered = ask_all(server.url, ["a", "b"]).results
-    assert (failed.kind, failed.attempts) == (FailureKind.TOO_LONG, 1)
+    assert failed == Failure(FailureKind.TOO_LONG, words, 1)
     assert answered.text == "re: b" and len(server.chats()) == 2
 
 

@@ -107,18 +107,6 @@ def test_a_refusal_is_final_and_told_in_the_server_s_words(server, ask_all, body
     assert failed == Failure(FailureKind.REFUSED, message, 1)
 
 
-TOO_LONG = (
-    "the request exceeds the available context size. try increasing the context size",
-    "Your input exceeds the context window of this model",
-)
-
-
-@pytest.mark.parametrize("words", TOO_LONG)
-def test_a_context_that_is_too_long_is_known_by_any_server_s_words(server, ask_all, words):
-    server.script = [fs.refusal(400, words)]
-    assert ask_all(server.url, ["a"]).results[0].kind is FailureKind.TOO_LONG
-
-
 def unsupported(name, words="is not supported with this model"):
     error = {"message": f"Unsupported parameter: '{name}' {words}.", "param": name}
     return fs.Fault(400, json.dumps({"error": error}).encode())
