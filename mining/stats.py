@@ -2,20 +2,19 @@
 
 Reads ``routed/`` of every task that is mined, and for the examples the train set and the kept
 corpus; writes ``runs/<model>/mining…/stats/``: ``stats.md``, ``examples.md`` (one pair per error
-type, drawn by its id), two figures as PNG, and last ``stats.json``. The paper prints no numbers
-for its Figure 9; those of Figure 10 are Table 1's.
+type, drawn by its id), and last ``stats.json``. The paper prints no numbers for its Figure 9; those
+of Figure 10 are Table 1's. Both are drawn on the report's page.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
-from matplotlib.figure import Figure
 
 from data_builders import corpus
 from esc import cli, files, paths, step
@@ -51,13 +50,6 @@ KEPT = f"{BY_DIALOGUE}; none below {FEWEST} dialogues"
 """The interval of a share of samples that became pairs."""
 BY = {"error": PsychError, "gold strategy": Strategy}
 """What shares of kept samples are told by."""
-COLOURS = {
-    "chosen": "#2a7f8e",
-    "rejected": "#d9822b",
-    "here": "#2a7f8e",
-    "paper, Qwen": "#b9a7d6",
-    "paper, Llama": "#8b8f98",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,58 +301,6 @@ def _table(frame: Any) -> str:
     return str(frame.astype(object).to_markdown(**form))
 
 
-def draw_strategies(axes: Any, one: Row) -> None:
-    """Figure 9: shares of the strategies in chosen and rejected answers."""
-    shares = _frame(one["strategies"])[["rejected", "chosen"]][::-1] * 100 / one["pairs"]
-    shares.plot.barh(ax=axes, width=0.8, color=COLOURS, legend=False)
-
-
-def draw_errors(axes: Any, one: Row) -> None:
-    """Figure 10: errors of the rejected replies, beside the paper's (Table 1)."""
-    counts = _frame({error: PAPER_TABLE_1[error][1:] for error in RG_ERRORS})
-    counts.columns = [f"paper, {column}" for column in PAPER_COLUMNS[1:]]
-    counts.insert(0, "here", [one["errors"].get(error, 0) for error in RG_ERRORS])
-    shares = counts * 100 / counts.sum().clip(lower=1)
-    shares.plot.bar(ax=axes, rot=0, width=0.8, color=COLOURS, legend=False)
-
-
-FIGURES: dict[str, tuple[str, tuple[str, ...], Callable[[Any, Row], None]]] = {
-    "strategies": (
-        "Strategies of chosen and rejected answers (%; Figure 9)",
-        ("sp", "vanilla"),
-        draw_strategies,
-    ),
-    "errors": ("Errors of the rejected replies (%; Figure 10)", ("rg",), draw_errors),
-}
-"""File's name to title, the tasks it shows, and the drawing of one."""
-
-
-def draw(name: str, tasks: Mapping[str, Row], notes: Sequence[str], path: Path) -> None:
-    """One of `FIGURES` as a PNG, where a task of it is mined; a smoke run's is marked across."""
-    title, of, drawn = FIGURES[name]
-    # A file of others may name no errors.
-    shown = [one for one in of if one in tasks and (tasks[one]["errors"] or name != "errors")]
-    path.unlink(missing_ok=True)
-    if not shown:
-        return
-    figure = Figure(figsize=(4.6 * max(len(shown), 2), 5), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        drawn(axes, tasks[task])
-        for bars in axes.containers:
-            axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
-        axes.set_title(f"{tasks[task]['pairs']:,} {task} pairs", fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle("\n".join([title, *notes]), fontsize=9)
-    if notes[0].startswith("SMOKE"):
-        mark = figure.text(0.5, 0.45, "SMOKE", ha="center", va="center", fontsize=80, rotation=25)
-        mark.set(color="#b00020", alpha=0.13, zorder=10)
-    with files.atomic_writer(path) as stream:
-        figure.savefig(stream, format="png", dpi=150)
-
-
 @cli.command(
     examples="  python -m mining stats\n  python -m mining stats --model qwen2.5-7b --round 2"
 )
@@ -381,8 +321,6 @@ def main(
     with files.exclusive(folder):
         files.write_text(folder / "stats.md", markdown(tasks, notes))
         files.write_text(folder / "examples.md", examples(work, found, notes))
-        for name in FIGURES:
-            draw(name, tasks, notes, folder / f"{name}.png")
         told = {
             "notes": notes,
             "smoke": any(one.routed["smoke"] for one in found.values()),
@@ -391,5 +329,4 @@ def main(
         }
         files.write_json(folder / "stats.json", told)
     print(beside_the_paper(tasks).to_string(), *notes, sep="\n")
-    drawn = ", ".join(path.name for path in sorted(folder.glob("*.png")))
-    print(f"written     {folder}/stats.json, stats.md, examples.md, {drawn}")
+    print(f"written     {folder}/stats.json, stats.md, examples.md")

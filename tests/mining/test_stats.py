@@ -6,7 +6,6 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from esc import cli, files, paths, step
 from esc.prompts import Message
@@ -40,12 +39,10 @@ def other(strategy):
 
 
 @pytest.fixture
-def run(bench, capsys, monkeypatch):
-    """Exit code, stdout and stderr of the step; figures are drawn where a test is about them."""
+def run(bench, capsys):
+    """Exit code, stdout and stderr of the step."""
 
-    def call(*options, figures=False):
-        if not figures:
-            monkeypatch.setattr(stats, "FIGURES", {})
+    def call(*options):
         capsys.readouterr()
         code = cli.run(stats.main, ["--work", str(bench.work), *options])
         shown = capsys.readouterr()
@@ -96,36 +93,25 @@ def test_lengths_have_mean_median_and_bins():
     assert (shown["bins"][0], shown["bins"][1], shown["bins"][-1]) == (1, 2, 2)
 
 
-def test_figures_and_pages_of_a_smoke_run_carry_the_mark_and_come_out_again_alike(
-    mined, run, folder, monkeypatch, hashes
+def test_what_a_smoke_run_leaves_carries_the_mark_and_comes_out_again_alike(
+    mined, run, folder, hashes
 ):
-    texts = []
-    write = Figure.text
-    monkeypatch.setattr(
-        Figure,
-        "text",
-        lambda self, *args, **more: texts.append(args[2]) or write(self, *args, **more),
-    )
-    _, out, _ = run(figures=True)
+    _, out, _ = run()
     assert "SMOKE" in out and files.read_json(folder / "stats.json")["smoke"] is True
     assert all("SMOKE" in (folder / name).read_text() for name in ("stats.md", "examples.md"))
-    assert texts.count("SMOKE") == len(stats.FIGURES) == len(list(folder.glob("*.png")))
     first = hashes(folder)
-    run(figures=True)
+    run()
     assert hashes(folder) == first
 
 
-def test_a_task_that_is_not_mined_is_named_and_has_no_figure(bench, run, folder):
-    assert "make mine-sp" in run(figures=True)[2]
+def test_a_task_that_is_not_mined_is_named(bench, run, folder):
+    assert "make mine-sp" in run()[2]
     bench.sample("sp", lambda turn, _: other(turn.strategy).value)
     bench.route("sp")
-    folder.mkdir()
-    (folder / "errors.png").write_bytes(b"of another time")
-    code, out, _ = run(figures=True)
+    code, out, _ = run()
     assert code == 0 and "rg: not mined" in out
     assert re.search(r"response pairs +\| +— \| +11,887", (folder / "stats.md").read_text())
     assert "No pair of it was mined." in (folder / "examples.md").read_text()
-    assert [path.stem for path in folder.glob("*.png")] == ["strategies"]
 
 
 def test_every_error_has_an_example_with_its_situation(mined, run, folder):
