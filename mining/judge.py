@@ -296,14 +296,11 @@ def main(
         where = judge2_base_url or sending.judge_base_url
         judges.append(replace(sending, judge=judge2, judge_base_url=where).who())
     _replies_alone(wanted.task)
-    sampled = [mining for mining in minings if (mining.folder / SAMPLES).is_file()]
     if sending.dry_run:
-        for mining in minings:
-            if mining not in sampled:
-                print(
-                    f"{mining.task}: not sampled yet; what the judge is asked is known once it is"
-                )
-        minings = sampled
+        unknown = [mining for mining in minings if not (mining.folder / SAMPLES).is_file()]
+        for mining in unknown:
+            print(f"{mining.task}: not sampled yet; what is asked is known once it is")
+        minings = [mining for mining in minings if mining not in unknown]
     code = max(
         ask_all([asking(Asked(mining, judge, blind)) for mining in minings], sending)
         for judge in judges

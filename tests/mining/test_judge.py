@@ -87,8 +87,7 @@ def test_planted_errors_are_the_pairs_of_the_generator_and_nothing_else(bench, s
         assert pair["rejected"] == reply(turn, pair["sample"])
 
 
-VERDICT = FORGED
-THOUGHT = f"<think>\nDraft: {VERDICT}\nBut is the chosen reply not a template"
+THOUGHT = f"<think>\nDraft: {FORGED}\nBut is the chosen reply not a template"
 ODD = {
     "prose": ("I would keep it.", "no verdict in the answer"),
     "two": (FORGED + FORGED.replace("Yes", "No"), "two verdicts that differ"),
@@ -128,27 +127,6 @@ def test_an_answer_that_is_no_verdict_is_counted_with_its_reason_and_makes_no_pa
     }
     for name in ("pairs.jsonl", "singles.jsonl"):
         assert first not in {row["id"] for row in bench.routed("rg", name)}
-
-
-OTHER = VERDICT.replace("Yes", "No")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"<think>\nDraft: {OTHER}\nNo, it is cold.\n</think>\n```json\n{VERDICT}\n```",
-        f"Draft: {OTHER}\n</think>\n{VERDICT}",
-        VERDICT.replace('": "Lack', '": "\\ud83d", "Error Type in rejected reply": "Lack').replace(
-            "rejected reply", "x", 1
-        ),
-    ],
-    ids=["thought", "thought that the prompt opened", "half a character"],
-)
-def test_the_verdict_after_the_thinking_counts(bench, server, sampled, text):
-    server.answer = lambda request: text
-    assert bench.judge("rg", url=server.url)[0] == 0
-    found = {(row["status"], row.get("retain")) for row in bench.verdicts("rg")}
-    assert found == {("scored", True)}
 
 
 def test_what_is_screened_is_not_asked_about(bench, server):

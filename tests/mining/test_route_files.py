@@ -79,51 +79,47 @@ def test_samples_and_pairs_of_other_turns_than_are_built_are_refused(
     assert told in line and "FORCE=1" in line and told in refused_sets()
 
 
-def test_samples_that_are_not_there_are_named_with_their_command(bench, error_line):
+def test_samples_that_are_not_there_or_not_whole_are_named_with_their_command(bench, error_line):
     line = error_line(bench.route("rg")[2])
     assert "samples.jsonl does not exist" in line and f"make mine-rg WORK={bench.work}" in line
     line = error_line(bench.preference("rg")[2])
     assert f"make mine-rg WORK={bench.work} makes it" in line
-
-
-def test_what_is_missing_is_asked_for_by_the_command_that_began_it(bench, error_line):
     bench.sample("rg", reply, 2, limit=LIMIT, complete=False)
     line = error_line(bench.route("rg")[2])
     assert "samples.jsonl is not complete" in line
     assert f"LIMIT={LIMIT} SAMPLES=2 asks for what is missing" in line
 
 
-@pytest.mark.parametrize("spoil", ["lost", "changed", "torn"])
-@pytest.mark.parametrize("name", ["samples.jsonl", "verdicts.jsonl"])
 def test_samples_and_verdicts_that_are_not_as_they_were_written_are_refused(
-    routed, refused, server, name, spoil
+    routed, refused, server
 ):
-    folder = routed.judged("rg") if name == "verdicts.jsonl" else routed.mining("rg").folder
-    path, asked = folder / name, len(server.chats())
-    whole = path.read_bytes()
-    if spoil == "torn":
-        path.write_bytes(whole[:-30])
-    else:
-        edit(path, lambda rows: rows[1:] if spoil == "lost" else rows[::-1])
-    assert f"{name} is not complete, or was changed since" in refused()
-    assert f"{name} is not complete" in refused("--explain", routed.turns(LIMIT)[0].id)
-    if name == "verdicts.jsonl":
-        assert routed.judge("rg", url=server.url)[0] == 0
-        assert path.read_bytes() == whole and len(server.chats()) == asked
+    asked, turn = len(server.chats()), routed.turns(LIMIT)[0].id
+    for path in (
+        routed.judged("rg") / "verdicts.jsonl",
+        routed.mining("rg").folder / "samples.jsonl",
+    ):
+        whole = path.read_bytes()
+        for change in (lambda rows: rows[1:], lambda rows: rows[::-1]):
+            edit(path, change)
+            assert f"{path.name} is not complete, or was changed since" in refused()
+            path.write_bytes(whole[:-30])
+            assert f"{path.name} is not complete" in refused("--explain", turn)
+            path.write_bytes(whole)
+        if path.name == "verdicts.jsonl":
+            path.write_bytes(whole[:-30])
+            assert routed.judge("rg", url=server.url)[0] == 0
+            assert path.read_bytes() == whole and len(server.chats()) == asked
 
 
-def test_verdicts_on_other_samples_are_refused(routed, refused):
-    routed.sample("rg", reply, 2, limit=LIMIT)
-    assert "are on other samples" in refused()
-
-
-def test_a_sample_without_a_verdict_is_named(routed, refused):
+def test_verdicts_on_other_samples_are_refused_and_one_that_is_missing_named(routed, refused):
     # As where the screening has changed since.
     path = routed.judged("rg") / "verdicts.jsonl"
     edit(path, lambda rows: rows[:3] + rows[4:])
     done = files.read_json(path.parent / "run.json")
     files.write_json(path.parent / "run.json", done | {path.name: {"sha256": files.sha256(path)}})
     assert f"lacks a verdict on sample 0 of turn {routed.turns(LIMIT)[1].id}" in refused()
+    routed.sample("rg", reply, 2, limit=LIMIT)
+    assert "are on other samples" in refused()
 
 
 def test_where_only_another_judge_has_judged_its_name_is_told(routed, refused):

@@ -35,6 +35,7 @@ USUAL = {FilterVerdict: FILTER, BlindVerdict: BLIND, ErrorVerdict: ERROR}
 KINDS = pytest.mark.parametrize("kind", USUAL)
 RETAIN, CHOSEN, REJECTED = (name for name in FILTER if not name.startswith("Explanation"))
 WHY = "Explanation for rejected reply error"
+EXPLAINED = (WHY, "Explanation for reply A", "Brief Explanation")
 
 
 def said(changed=None, kind=FilterVerdict):
@@ -55,6 +56,8 @@ def test_a_verdict_is_read_whatever_stands_around_it(kind, before, after):
     expected = read(kind, said(kind=kind))
     assert isinstance(expected, kind)
     assert read(kind, before + json.dumps(USUAL[kind], indent=2) + after) == expected
+    half = read(kind, said(dict.fromkeys(EXPLAINED, "so \ud83d sad"), kind))
+    assert half.model_dump_json().isascii() and isinstance(half, kind)
     assert read(kind, expected.model_dump_json()) == expected
     for recast in (str.upper, lambda name: f"{name.replace(' ', '_')}?"):
         text = json.dumps({recast(name): value for name, value in USUAL[kind].items()})
