@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esc import paths, sheets
+from esc import backbones, paths, sheets
 from esc.dialogue import Exchange, GoldTurn
 from esc.exceptions import EscError
 from esc.files import Row
@@ -50,9 +50,9 @@ _SPEAKERS = {
 def complete_runs(work: Path, model: str) -> list[Path]:
     """The folders of a model's runs whose predictions are whole, by name; tells of others.
 
-    Raises EscError where there is none.
+    Raises EscError where there is none, or no such model.
     """
-    root = work / "runs" / model
+    root = work / "runs" / backbones.get(model).name
     found = []
     for path in sorted(root.glob(f"*/{PREDICTIONS}")):
         if (path.parent / DONE).is_file():

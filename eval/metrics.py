@@ -24,7 +24,7 @@ import orjson
 import typer
 from tqdm import tqdm
 
-from esc import backbones, cli, files, stats, step
+from esc import cli, files, stats, step
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.paths import EMBEDDED
@@ -363,7 +363,6 @@ def compare_main(
 
     Exit code 1 where a question of two complete runs has no answer.
     """
-    backbones.get(model)
     found, made = comparisons(work, model, force=force)
     for row in found["comparisons"]:
         bias = row["numbers"]["strategy.bias"]

@@ -10,6 +10,7 @@ from esc.exceptions import EscError
 from esc.llm import spoken
 from esc.predictions import complete_runs, read_predictions
 
+MODEL = "qwen2.5-7b"
 ROWS = [
     {
         "id": f"12-{turn}",
@@ -122,13 +123,13 @@ def test_what_would_lose_something_is_one_line(read, name, text, told):
 
 def test_complete_runs_are_those_with_their_facts_and_the_others_are_told(tmp_path, capsys):
     with pytest.raises(EscError, match="make predict"):
-        complete_runs(tmp_path, "m")
+        complete_runs(tmp_path, MODEL)
     for name in ("b_sft", "a_sft", "half"):
-        (tmp_path / "runs/m" / name).mkdir(parents=True)
-        (tmp_path / "runs/m" / name / "predictions.jsonl").touch()
+        (tmp_path / "runs" / MODEL / name).mkdir(parents=True)
+        (tmp_path / "runs" / MODEL / name / "predictions.jsonl").touch()
     for name in ("b_sft", "a_sft"):
-        (tmp_path / "runs/m" / name / "run.json").touch()
-    assert [folder.name for folder in complete_runs(tmp_path, "m")] == ["a_sft", "b_sft"]
+        (tmp_path / "runs" / MODEL / name / "run.json").touch()
+    assert [folder.name for folder in complete_runs(tmp_path, MODEL)] == ["a_sft", "b_sft"]
     assert "half/predictions.jsonl is not complete and left out" in capsys.readouterr().out
 
 

@@ -14,6 +14,7 @@ from eval import metrics
 from eval.cases import Case, Cases
 
 ALL = [strategy.value for strategy in Strategy]
+MODEL = "qwen2.5-7b"
 SHARES = dict.fromkeys(ALL, 0.125)
 
 
@@ -238,13 +239,13 @@ def test_without_a_file_every_complete_run_is_measured_and_one_that_fails_is_non
     tmp_path, capsys
 ):
     for name, given in (("a_sft", [{"id": "1-1"}]), ("b_sft", records()), ("c_sft", records())):
-        save(tmp_path / "runs/m" / name / "predictions.jsonl", given)
+        save(tmp_path / "runs" / MODEL / name / "predictions.jsonl", given)
         if name != "c_sft":
-            (tmp_path / "runs/m" / name / "run.json").touch()
-    assert cli.run(metrics.main, ["--work", str(tmp_path), "--model", "m"]) == 1
+            (tmp_path / "runs" / MODEL / name / "run.json").touch()
+    assert cli.run(metrics.main, ["--work", str(tmp_path), "--model", MODEL]) == 1
     shown = capsys.readouterr()
     assert "error: a_sft: " in shown.err and "c_sft/predictions.jsonl is not complete" in shown.out
-    found = {path.parent.name for path in tmp_path.glob("runs/m/*/metrics.json")}
+    found = {path.parent.name for path in tmp_path.glob(f"runs/{MODEL}/*/metrics.json")}
     assert found == {"b_sft"}
 
 
