@@ -1,10 +1,12 @@
 """Preference sets made for tests from the adapter that is there, and a chain of trainings."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from corpora import release_row
@@ -73,8 +75,8 @@ def scale(folder: Path, factor: float) -> None:
 
 
 def train_together(*asked: recipes.Training) -> list[files.Row | None]:
-    """What the trainings leave; beside one another, for their start takes one core."""
-    with ThreadPoolExecutor(3) as pool:
+    """What the trainings leave; beside one another, a core each, for their start takes one."""
+    with patch.dict(os.environ, OMP_NUM_THREADS="1"), ThreadPoolExecutor(2) as pool:
         return list(pool.map(partial(train.train, force=False), asked))
 
 
