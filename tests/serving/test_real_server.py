@@ -102,36 +102,6 @@ def records(work, system, stage):
     return list(files.read_jsonl(folder / "predictions.jsonl"))
 
 
-SYSTEMS = {
-    "decoupled_sft": ["plan", "speak"],
-    "decoupled-gold_sft": ["speak"],
-    "vanilla_sft": ["respond"],
-    "direct-refine_base": ["respond", "refine"],
-    "self-refine_base": ["respond", "feedback", "refine"],
-    "emotional-cot_base": ["emotional state", "respond"],
-}
-
-
-def test_every_system_predicts_every_turn_by_one_server_that_starts_and_ends_with_them(apart, run):
-    others, work = policy_server.on_this_machine(), apart("alone")
-    shown = predict(run, work, "--system", *SYSTEMS)
-    assert shown.returncode == 0, shown.stderr[-2000:]
-    assert shown.stderr.count("starting vLLM") == 1 and "SMOKE" in shown.stdout
-    wait_until(lambda: policy_server.on_this_machine() == others)
-    assert not list((work / paths.server(MODEL)).glob("of-*"))
-    turns = gold_turns(work, "test", 1)
-    for name, steps in SYSTEMS.items():
-        found = records(work, *name.split("_"))
-        assert [record["id"] for record in found] == [turn.id for turn in turns]
-        for record, turn in zip(found, turns, strict=True):
-            # DECODE=choice, the embedded model's: the form is kept by constraint.
-            assert record["status"] == "ok" and Strategy(record["predicted_strategy"])
-            assert record["predicted_response"] and record["gold_response"] == turn.response
-            assert [step["step"] for step in record["steps"]] == steps
-            if name == "decoupled_sft":
-                assert sum(record["distribution"].values()) == pytest.approx(1, abs=1e-4)
-
-
 def wait_until(true, seconds=60):
     deadline = time.monotonic() + seconds
     while not true():
@@ -159,6 +129,85 @@ def test_server_and_training_have_the_same_ids_on_the_real_corpus(url, esconv_wo
     shown = run(*command)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("40 chats") == 3
+
+
+def mined(run, work, *options):
+    """The planner's samples of a dialogue's turns."""
+    of = ("--work", str(work), "--task", "sp", "--limit", "1")
+    sampled = run("-m", "mining", "sample", *of, *options)
+    assert sampled.returncode == 0, sampled.stderr[-3000:]
+    return list(files.read_jsonl(work / paths.mining(MODEL) / "sp" / "samples.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def live(url, work, run):
+    """The live server's samples, what its base says to the same requests, a choice's tokens."""
+    rows = mined(run, work)
+    calls = files.read_jsonl(work / paths.mining(MODEL) / "sp" / "calls.jsonl")
+
+    async def asked_bare():
+        pool = Pool([url], timeout=300, connections=8)
+
+        async def one(row):
+            body = {"model": adapters.BASE, "messages": row["messages"], "seed": row["seed"]}
+            body |= row["sampling"] | row["constraint"] | tokens
+            answer = await pool.post("/chat/completions", body)
+            return row["record"], answer["choices"][0]["message"]["content"]
+
+        try:
+            tokens = allowed(await pool.paths_of("sp-sft", NAMES))
+            return dict(await asyncio.gather(*map(one, [r for r in calls if "key" in r]))), tokens
+        finally:
+            await pool.close()
+
+    return rows, *asyncio.run(asked_bare())
+
+
+@pytest.fixture(scope="module")
+def ray_environment(run):
+    """Ray's environment, made where it is not there yet."""
+    if not (paths.ROOT / RAY_READY).is_file():
+        made = run("-m", "serving", "install", "--ray")
+        assert made.returncode == 0, made.stderr[-2000:]
+
+
+def test_ray_gets_no_key(ray_environment):
+    code = (
+        "import sys; sys.path.insert(0, 'serving/in_ray'); import run_batch\n"
+        "given = {'VLLM_X': '1', 'VLLM_API_KEY': 'k', 'HF_TOKEN': 't', 'HOME': 'h'}\n"
+        "print(run_batch.handed_on(given))"
+    )
+    command = [str(paths.ROOT / RAY_PYTHON), "-c", code]
+    shown = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    assert shown.stdout.strip().splitlines()[-1:] == ["{'VLLM_X': '1'}"], shown.stderr[-2000:]
+
+
+@pytest.mark.parametrize("engine", ["vllm", "ray"])
+def test_a_batch_asks_and_answers_as_the_live_server(
+    engine, live, url, work, apart, run, ray_environment
+):
+    samples, bare, tokens = live
+    folder, others = apart(engine), policy_server.on_this_machine()
+    rows = mined(run, folder, "--batch", engine)
+    assert policy_server.on_this_machine() == others
+    here, there = (one / paths.mining(MODEL) / "sp" for one in (folder, work))
+    assert sorted(keys(here / "calls.jsonl")) == sorted(keys(there / "calls.jsonl"))
+    assert [row.keys() for row in rows] == [row.keys() for row in samples]
+    for name in ("id", "sample", "seed", "gold_strategy", "status"):
+        assert [row[name] for row in rows] == [row[name] for row in samples]
+    assert all(row["strategy"] in NAMES and not row["truncated"] for row in rows)
+    # Other batches may sample differently here and there: most answers are the same, and of the
+    # adapter, not of the base.
+    said = {row["id"]: row["text"] for row in samples}
+    same = sum(row["text"] == said[row["id"]] for row in rows)
+    assert len(rows) > 4 and same > 0.7 * len(rows)
+    assert same > sum(row["text"] == bare[row["id"]] for row in rows)
+    assert choice_fields(MODEL, NAMES) == tokens
+    (shard,) = (here / "batch").glob("*.requests.jsonl")
+    for row in files.read_jsonl(shard):
+        assert row["body"]["allowed_token_ids"] == tokens["allowed_token_ids"]
+    text = (shard.parent / adapters.FILE).read_text()
+    assert text == (work / paths.server(MODEL) / adapters.FILE).read_text()
 
 
 def ask(url, calls):
@@ -375,80 +424,31 @@ def test_samples_of_train_turns_are_judged_by_a_model_under_the_verdicts_schema(
     assert routed.returncode == 0 or f"0 pairs of {count} samples" in routed.stderr
 
 
-def mined(run, work, *options):
-    """The planner's samples of a dialogue's turns."""
-    of = ("--work", str(work), "--task", "sp", "--limit", "1")
-    sampled = run("-m", "mining", "sample", *of, *options)
-    assert sampled.returncode == 0, sampled.stderr[-3000:]
-    return list(files.read_jsonl(work / paths.mining(MODEL) / "sp" / "samples.jsonl"))
+SYSTEMS = {
+    "decoupled_sft": ["plan", "speak"],
+    "decoupled-gold_sft": ["speak"],
+    "vanilla_sft": ["respond"],
+    "direct-refine_base": ["respond", "refine"],
+    "self-refine_base": ["respond", "feedback", "refine"],
+    "emotional-cot_base": ["emotional state", "respond"],
+}
 
 
-@pytest.fixture(scope="module")
-def live(url, work, run):
-    """The live server's samples, what its base says to the same requests, a choice's tokens."""
-    rows = mined(run, work)
-    calls = files.read_jsonl(work / paths.mining(MODEL) / "sp" / "calls.jsonl")
-
-    async def asked_bare():
-        pool = Pool([url], timeout=300, connections=8)
-
-        async def one(row):
-            body = {"model": adapters.BASE, "messages": row["messages"], "seed": row["seed"]}
-            body |= row["sampling"] | row["constraint"] | tokens
-            answer = await pool.post("/chat/completions", body)
-            return row["record"], answer["choices"][0]["message"]["content"]
-
-        try:
-            tokens = allowed(await pool.paths_of("sp-sft", NAMES))
-            return dict(await asyncio.gather(*map(one, [r for r in calls if "key" in r]))), tokens
-        finally:
-            await pool.close()
-
-    return rows, *asyncio.run(asked_bare())
-
-
-@pytest.fixture(scope="module")
-def ray_environment(run):
-    """Ray's environment, made where it is not there yet."""
-    if not (paths.ROOT / RAY_READY).is_file():
-        made = run("-m", "serving", "install", "--ray")
-        assert made.returncode == 0, made.stderr[-2000:]
-
-
-def test_ray_gets_no_key(ray_environment):
-    code = (
-        "import sys; sys.path.insert(0, 'serving/in_ray'); import run_batch\n"
-        "given = {'VLLM_X': '1', 'VLLM_API_KEY': 'k', 'HF_TOKEN': 't', 'HOME': 'h'}\n"
-        "print(run_batch.handed_on(given))"
-    )
-    command = [str(paths.ROOT / RAY_PYTHON), "-c", code]
-    shown = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
-    assert shown.stdout.strip().splitlines()[-1:] == ["{'VLLM_X': '1'}"], shown.stderr[-2000:]
-
-
-@pytest.mark.parametrize("engine", ["vllm", "ray"])
-def test_a_batch_asks_and_answers_as_the_live_server(
-    engine, live, url, work, apart, run, ray_environment
-):
-    samples, bare, tokens = live
-    folder, others = apart(engine), policy_server.on_this_machine()
-    rows = mined(run, folder, "--batch", engine)
-    assert policy_server.on_this_machine() == others
-    here, there = (one / paths.mining(MODEL) / "sp" for one in (folder, work))
-    assert sorted(keys(here / "calls.jsonl")) == sorted(keys(there / "calls.jsonl"))
-    assert [row.keys() for row in rows] == [row.keys() for row in samples]
-    for name in ("id", "sample", "seed", "gold_strategy", "status"):
-        assert [row[name] for row in rows] == [row[name] for row in samples]
-    assert all(row["strategy"] in NAMES and not row["truncated"] for row in rows)
-    # Other batches may sample differently here and there: most answers are the same, and of the
-    # adapter, not of the base.
-    said = {row["id"]: row["text"] for row in samples}
-    same = sum(row["text"] == said[row["id"]] for row in rows)
-    assert len(rows) > 4 and same > 0.7 * len(rows)
-    assert same > sum(row["text"] == bare[row["id"]] for row in rows)
-    assert choice_fields(MODEL, NAMES) == tokens
-    (shard,) = (here / "batch").glob("*.requests.jsonl")
-    for row in files.read_jsonl(shard):
-        assert row["body"]["allowed_token_ids"] == tokens["allowed_token_ids"]
-    text = (shard.parent / adapters.FILE).read_text()
-    assert text == (work / paths.server(MODEL) / adapters.FILE).read_text()
+def test_every_system_predicts_every_turn_by_one_server_that_starts_and_ends_with_them(apart, run):
+    others, work = policy_server.on_this_machine(), apart("alone")
+    shown = predict(run, work, "--system", *SYSTEMS)
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert shown.stderr.count("starting vLLM") == 1 and "SMOKE" in shown.stdout
+    wait_until(lambda: policy_server.on_this_machine() == others)
+    assert not list((work / paths.server(MODEL)).glob("of-*"))
+    turns = gold_turns(work, "test", 1)
+    for name, steps in SYSTEMS.items():
+        found = records(work, *name.split("_"))
+        assert [record["id"] for record in found] == [turn.id for turn in turns]
+        for record, turn in zip(found, turns, strict=True):
+            # DECODE=choice, the embedded model's: the form is kept by constraint.
+            assert record["status"] == "ok" and Strategy(record["predicted_strategy"])
+            assert record["predicted_response"] and record["gold_response"] == turn.response
+            assert [step["step"] for step in record["steps"]] == steps
+            if name == "decoupled_sft":
+                assert sum(record["distribution"].values()) == pytest.approx(1, abs=1e-4)
