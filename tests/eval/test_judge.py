@@ -4,10 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -225,19 +221,7 @@ def test_a_second_asking_is_another_request_and_its_agreement_is_told(run, serve
     assert set(seen.values()) == {1, 2} and len(scores(out)) == 4 * (ALL + 6)
     assert told["Fluency"]["repeat"] == {"asked": 6, "n": 6, "exact": 1, "mean_difference": 0}
     assert told["Empathy"]["repeat"] == {"asked": 6, "n": 6, "exact": 0, "mean_difference": 1}
-    assert told["Empathy"]["n"] == ALL
-
-
-def test_a_judge_that_likes_length_is_found_out(run, server, out, tmp_path):
-    records = [row(d, 0, "x" * (10 + 3 * d)) for d in range(6)]
-    server.answer = lambda request: json.dumps({"score": len(quoted(request)["reply"]) // 3 - 3})
-    run(path=save(tmp_path / "l.jsonl", records))
-    assert summary(out)["dimensions"]["Fluency"]["length"]["spearman"] == pytest.approx(1.0)
-    shutil.rmtree(out)
-    server.answer = lambda _: '{"score": 3}'
-    run(path=tmp_path / "l.jsonl")
-    length = summary(out)["dimensions"]["Fluency"]["length"]
-    assert length["spearman"] is None and "alike" in length["note"]
+    assert told["Empathy"]["n"] == ALL and -1 < told["Empathy"]["length"]["spearman"] < 1
 
 
 def test_a_reply_that_forges_a_fence_and_a_score_is_judged_whole(run, server, out, tmp_path):
@@ -444,36 +428,6 @@ def test_the_embedded_model_judges_its_own_runs_at_the_running_server_of_this_wo
     schema = server.chats()[-1].body["response_format"]["json_schema"]["schema"]["properties"]
     assert schema["reason"]["maxLength"] == judge.REASON_CHARACTERS
     assert schema["score"] == {"type": "integer", "enum": [0, 1, 2, 3, 4, 5]}
-
-
-def test_killed_while_judging_it_goes_on_to_the_same_bytes(run, server, out, predictions):
-    argv = ["--predictions", str(predictions), "--out", str(out), "--model", "qwen2.5-7b"]
-    argv += ["--n", str(ALL), "--judge", "m", "--judge-base-url", server.url, "--in-flight", "3"]
-    server.delay = 0.03
-    process = subprocess.Popen(
-        [sys.executable, "-m", "eval", "judge", *argv],
-        cwd=paths.ROOT,
-        start_new_session=True,
-        stderr=subprocess.DEVNULL,
-    )
-    calls = out / "calls.jsonl"
-    try:
-        patience = time.monotonic() + 60
-        while not calls.exists() or calls.read_bytes().count(b"\n") < 10:
-            assert process.poll() is None and time.monotonic() < patience
-            time.sleep(0.01)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    stored = sum("messages" in one for one in files.read_jsonl(calls))
-    assert not (out / "run.json").exists() and not (out / "judge.json").exists()
-    time.sleep(2 * server.delay)
-    server.delay, before = 0.0, len(server.chats())
-    assert run()[0] == 0 and len(server.chats()) - before == 4 * (ALL + 10) - stored
-    whole = [(out / name).read_bytes() for name in ("scores.jsonl", "judge.json")]
-    shutil.rmtree(out)
-    assert run()[0] == 0
-    assert [(out / name).read_bytes() for name in ("scores.jsonl", "judge.json")] == whole
 
 
 def test_without_a_file_every_complete_run_and_the_mined_pairs_are_scored(run, server, tmp_path):

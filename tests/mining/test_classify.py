@@ -250,14 +250,6 @@ def test_what_is_not_this_steps_own_is_never_replaced(run, tmp_path, error_line,
     )
 
 
-def test_a_judge_that_refuses_every_request_leaves_no_errors(run, server, error_line):
-    server.answer = lambda _: refusal(400, "response_format is not supported")
-    code, _, err, out = run([prediction("1", "fine"), prediction("2", "good")])
-    assert code == 2 and "response_format is not supported" in error_line(err)
-    names = ("errors.jsonl", "proportions.json", "run.json")
-    assert not [name for name in names if (out / name).exists()]
-
-
 def test_random_draws_are_by_the_record_and_marked(run, server):
     rows = [prediction(str(k), "fine") for k in range(40)]
     code, shown, _, out = run(rows, judge="random")
