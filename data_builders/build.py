@@ -6,7 +6,6 @@ corpus's own replies in the form of predictions.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -204,11 +203,9 @@ def _write(
     kind: str,
 ) -> Row:
     names = [paths.sft_file(task, name) for name in paths.SPLITS for task in ROWS]
-    with ExitStack() as stack:
-        writers = {
-            name: files.JsonlWriter(stack.enter_context(files.atomic_writer(work / name)))
-            for name in names
-        }
+    manifest = paths.data_manifest(work)
+    with files.jsonl_together(work, *names, described_in=manifest) as writing:
+        writers = dict(zip(names, writing, strict=True))
         for dialogue in tqdm(dialogues, "building", unit=" dialogues", leave=False):
             name = sides[dialogue.position]
             said = turns(dialogue, consecutive=consecutive)
@@ -223,11 +220,7 @@ def _write(
                     f"the {name} split has no dialogue (the corpus has {len(sides)}); it takes at "
                     "least 10, of situations that differ"
                 )
-        for writer in writers.values():
-            writer.flush()
-        # All is on the disk; from the first renaming on, the sets are no longer those it describes.
-        paths.data_manifest(work).unlink(missing_ok=True)
-        return {name: asdict(writer.facts()) for name, writer in writers.items()}
+    return {name: asdict(writer.facts()) for name, writer in writers.items()}
 
 
 def report(manifest: Row, work: Path) -> Iterator[str]:

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -67,13 +66,9 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
     }
     manifest_path = work / paths.preference_manifest(task, model, lineage)
     with files.exclusive(paths.data(work)):
-        with ExitStack() as stack:
-            writers = {
-                name: JsonlWriter(
-                    stack.enter_context(files.atomic_writer(work / paths.preference_file(name)))
-                )
-                for name in made
-            }
+        names = map(paths.preference_file, made)
+        with files.jsonl_together(work, *names, described_in=manifest_path) as writing:
+            writers = dict(zip(made, writing, strict=True))
             mixed = [
                 (MIXES.get(one.variant or "", ALL), writers[name])
                 for name, one in made.items()
@@ -87,9 +82,6 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
             for name, one in made.items():
                 if one.kind == "kto":
                     _write_singles(work, task, source / "singles.jsonl", writers[name])
-            for writer in writers.values():
-                writer.flush()
-            manifest_path.unlink(missing_ok=True)
         for name, writer in writers.items():
             # LLaMA-Factory takes an empty set for a broken one.
             if not writer.facts().rows:

@@ -9,7 +9,6 @@ its prompt may be one that a system is tested on.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +21,7 @@ from data_builders.corpus import values
 from esc import files, paths, psych_errors, step
 from esc.adapters import ELSEWHERE
 from esc.exceptions import EscError, OptionsDiffer
-from esc.files import JsonlWriter, Row
+from esc.files import Row
 from esc.paths import Lineage, Quadrant
 from esc.psych_errors import PsychError
 from esc.strategies import parse, strip_tag, untagged
@@ -197,12 +196,10 @@ def _write(
     folder: Path, task: str, pairs: list[tuple[int, TrainTurn, Row]], provenance: Row
 ) -> Row:
     """What ``route.json`` says of the files, once they are written in the order of ``pairs``."""
-    with ExitStack() as stack:
-        writers = {
-            name: JsonlWriter(stack.enter_context(files.atomic_writer(folder / name)))
-            for name in ("routes.jsonl", "pairs.jsonl", "singles.jsonl")
-        }
-        singles = writers["singles.jsonl"]
+    names = ("routes.jsonl", "pairs.jsonl", "singles.jsonl")
+    done = folder / "route.json"
+    with files.jsonl_together(folder, *names, described_in=done) as writers:
+        _, pairs_file, singles = writers
         for turn, of_turn in groupby(pairs, key=lambda pair: pair[1]):
             gold = turn.answer if task != "vanilla" else untagged(turn.answer)
             single = {"id": turn.id, "sample": None, "strategy": turn.strategy, "text": gold}
@@ -213,9 +210,5 @@ def _write(
                 singles.write(single | own | {"text": said["rejected"], "wanted": False})
                 pair = {"id": turn.id, "seed": None, "gold_strategy": turn.strategy}
                 pair |= {"chosen": gold, "truncated": False, "provenance": provenance}
-                writers["pairs.jsonl"].write(pair | own | said)
-        for writer in writers.values():
-            writer.flush()
-        # From the first renaming on, the files are no longer those it describes.
-        (folder / "route.json").unlink(missing_ok=True)
-    return {name: asdict(writer.facts()) for name, writer in writers.items()}
+                pairs_file.write(pair | own | said)
+    return {name: asdict(one.facts()) for name, one in zip(names, writers, strict=True)}

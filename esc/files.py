@@ -10,7 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -184,6 +184,20 @@ class JsonlWriter:
     def facts(self) -> FileFacts:
         """Rows, size and SHA-256 of what was written so far."""
         return FileFacts(self._rows, self._bytes, self._digest.hexdigest())
+
+
+@contextmanager
+def jsonl_together(folder: Path, *names: str, described_in: Path) -> Iterator[list[JsonlWriter]]:
+    """Writers of JSONL files that appear together, when the block ends without an error.
+
+    What describes the ones before them goes first, since it is then no longer true.
+    """
+    with ExitStack() as stack:
+        writers = [JsonlWriter(stack.enter_context(atomic_writer(folder / n))) for n in names]
+        yield writers
+        for writer in writers:
+            writer.flush()
+        described_in.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

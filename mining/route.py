@@ -14,7 +14,6 @@ writes nothing.
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +23,7 @@ import typer
 from esc import cli, files
 from esc.dialogue import gold_turns
 from esc.exceptions import EscError, NoPairs, OptionsDiffer
-from esc.files import JsonlWriter, Row
+from esc.files import Row
 from esc.judging import JudgeName, JudgeUrl, Unscored, judge_for
 from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
@@ -54,12 +53,9 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
     with files.exclusive(folder):
         if not force:
             _check_same_judge(mining, provenance)
-        with ExitStack() as stack:
-            names = (ROUTES, PAIRS, SINGLES)
-            routes, pairs, singles = writers = [
-                JsonlWriter(stack.enter_context(files.atomic_writer(folder / name)))
-                for name in names
-            ]
+        names = (ROUTES, PAIRS, SINGLES)
+        with files.jsonl_together(folder, *names, described_in=folder / DONE) as writers:
+            routes, pairs, singles = writers
             for turn, verdicts in judged_turns(mining, asked):
                 ways = route_turn(task, turn, verdicts)
                 for candidate in turn:
@@ -83,12 +79,8 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
                 )
                 files.write_json(mining.no_pairs, {"told": told, "fates": fates})
                 raise NoPairs(told)
-            for writer in writers:
-                writer.flush()
-            # From the first renaming on, the files are no longer those it describes.
-            (folder / DONE).unlink(missing_ok=True)
-            # Not before: it keeps the pairs of an earlier routing from being taken.
-            mining.no_pairs.unlink(missing_ok=True)
+        # Not before: it keeps the pairs of an earlier routing from being taken.
+        mining.no_pairs.unlink(missing_ok=True)
         done: Row = {
             "task": task,
             "model": mining.model,
