@@ -18,7 +18,7 @@ import typer
 import yaml
 
 from data_builders.registry import entries, preference_entry
-from esc import backbones, cli, files, paths
+from esc import adapters, backbones, cli, files, paths
 from esc.exceptions import EscError
 from esc.files import Row
 from esc.step import is_smoke
@@ -95,7 +95,6 @@ def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
         PairwiseDatasetProcessor,
         SupervisedDatasetProcessor,
     )
-    from llamafactory.data.template import get_template_and_fix_tokenizer
     from llamafactory.extras.constants import IGNORE_INDEX
     from llamafactory.hparams import DataArguments
 
@@ -103,8 +102,7 @@ def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
     cutoff = settings["cutoff_len"]
     its_own = settings.keys() & {field.name for field in fields(DataArguments)}
     arguments = DataArguments(**{key: settings[key] for key in its_own} | {"cutoff_len": UNCUT})
-    tokenizer = _tokenizer(settings["model_name_or_path"])
-    template = get_template_and_fix_tokenizer(tokenizer, arguments)
+    tokenizer, template = adapters.load(settings["model_name_or_path"], settings["template"])
     (attributes,) = get_dataset_list([name], str(work))
     converter = get_dataset_converter(attributes.formatting, attributes, arguments)
     kind = SupervisedDatasetProcessor
@@ -140,20 +138,6 @@ def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
         return {"id": row["id"], "tokens": max(lengths, default=0), "fate": fate}
 
     return judge
-
-
-def _tokenizer(path: str) -> Any:
-    from transformers import AutoTokenizer
-
-    if path.startswith("models/") and not Path(path).is_dir():
-        raise EscError(f"{path} is not there; 'make model' prepares the embedded model")
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except OSError as error:
-        raise EscError(
-            f"the tokenizer of {path} cannot be loaded; it needs the hub, or a local copy in its "
-            f"cache ({str(error).splitlines()[0]})"
-        ) from error
 
 
 def _summary(verdicts: Any) -> Row:

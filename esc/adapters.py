@@ -166,7 +166,10 @@ def _to_serve(trained: Path, work: Path, model: str) -> Path:
 
 
 def load(model: str, template: str) -> tuple[Any, Any]:
-    """(tokenizer, LLaMA-Factory's template) of a model, as its training prepares them."""
+    """(tokenizer, LLaMA-Factory's template) of a model, as its training prepares them.
+
+    Raises EscError where the tokenizer is neither here nor on the hub.
+    """
     # Its log tells of tokens it adds, at a level it reads when it is imported.
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     # Heavy, and needed by few steps.
@@ -174,7 +177,14 @@ def load(model: str, template: str) -> tuple[Any, Any]:
     from llamafactory.hparams import DataArguments
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except OSError as error:
+        raise EscError(
+            f"the tokenizer of {model} cannot be loaded; 'make model' prepares the embedded one, "
+            "any other needs the hub, or a local copy in its cache "
+            f"({str(error).splitlines()[0]})"
+        ) from error
     return tokenizer, get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
 
 

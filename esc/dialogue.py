@@ -152,16 +152,12 @@ _STAGES = {
 
 
 @dataclass(frozen=True, slots=True)
-class GoldTurn:
+class GoldTurn(Turn):
     """One turn with everything said before it."""
 
-    id: str
     history: tuple[Exchange, ...]
     history_strategies: tuple[Strategy, ...]
     """Of the replies in ``history``."""
-    seeker: str
-    strategy: Strategy
-    response: str
     dialogue_turns: int
     """How many turns its dialogue has."""
 
