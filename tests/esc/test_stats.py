@@ -140,13 +140,6 @@ def test_cohens_kappa_by_hand_of_one_dialogue_has_no_interval(table, kappa):
     assert found["low"] is None and "1 dialogue, and an interval takes 10" in found["note"]
 
 
-def test_more_dialogues_narrow_the_interval_of_kappa():
-    few = [cells(2, k % 2, (k + 1) % 3 == 0, 1 + k % 3) for k in range(12)]
-    one, other = stats.agreement(few), stats.agreement(few * 16)
-    assert one["low"] < one["kappa"] < one["high"]
-    assert other["high"] - other["low"] < (one["high"] - one["low"]) / 2
-
-
 @pytest.mark.parametrize(("table", "told"), [((7, 0, 0, 0), "chance"), ((0,) * 4, "no pair")])
 def test_two_constant_judges_have_no_kappa_and_it_is_said(table, told):
     found = stats.agreement([cells(*table)])

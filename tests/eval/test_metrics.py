@@ -186,16 +186,6 @@ def test_every_undefined_number_says_why(run_metrics):
     assert "NaN" not in text and "Infinity" not in text
 
 
-@pytest.mark.parametrize("dialogues", [1, 9])
-def test_few_dialogues_have_numbers_and_the_reason_for_no_interval(run_metrics, dialogues):
-    few = [one for one in records() if int(one["id"].split("-")[0]) < dialogues]
-    _, told, _ = run_metrics(few)
-    found = [told["strategy"]["bias"], *told["text"]["paper"].values()]
-    for one in [*found, *told["text"]["corpus"].values()]:
-        assert one["value"] is not None and (one["low"], one["high"]) == (None, None)
-        assert f"{dialogues} dialogue" in one["reason"] and "an interval takes 10" in one["reason"]
-
-
 def test_the_same_again_does_nothing_and_is_forced_to_the_same_bytes(run_metrics, tmp_path):
     files.write_json(tmp_path / "options.json", {"smoke": True})
     _, told, out = run_metrics(records())

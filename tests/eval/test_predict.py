@@ -199,14 +199,6 @@ def test_an_endpoint_that_ignores_the_choice_stops_the_run(run_predict, work, se
     assert code == 2 and "ignores the constraint" in error(err) and "DECODE=free" in error(err)
 
 
-def test_a_dry_run_sends_nothing_and_says_how_much(run_predict, work, server):
-    code, out, _ = run_predict("--dry-run", "--price", "1/2")
-    turns = len(gold_turns(work, "test", 2))
-    # A plan, a distribution and a reply for each turn.
-    assert code == 0 and f"dry run: {3 * turns} requests to send" in out and "at most" in out
-    assert server.log == [] and not list(folder(work).glob("*.json*"))
-
-
 @pytest.mark.parametrize(
     ("system", "named", "lineage", "models"),
     [
