@@ -41,22 +41,11 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
     one.
     """
     backbones.get(model)
-    step.refuse_without_pairs(work, model, task, lineage)
     source = work / paths.mining(model, lineage) / task / "routed"
     again = paths.make(f"mine-{task}", work=work, model=model, **lineage.variables)
-    routed: Row = files.read_json(source / "route.json", made_by=again)
-    built = step.manifest(work)
+    built, routed = step.manifest(work), step.routed_pairs(work, model, task, lineage, again)
     if (routed["model"], routed["task"]) != (model, task):
         raise EscError(f"{source} is of {routed['model']} {routed['task']}; {again} mines it anew")
-    changed = files.differences(routed["provenance"]["data"], step.train_set(built))
-    if changed:
-        raise EscError(
-            f"{source} is of other train turns than are built now ({'; '.join(changed)}); build "
-            f"those again, or {again} FORCE=1"
-        )
-    for name in ("pairs.jsonl", "singles.jsonl"):
-        if files.sha256(source / name) != routed[name]["sha256"]:
-            raise EscError(f"{source / name} was changed since it was written; {again}")
     # In round 1 the shared sets and the mixes; a later round has its own alone.
     mixes = list(lineage.mixes) if task == "vanilla" else [None]
     first = [*map(Lineage, mixes), Lineage("kto")]

@@ -60,6 +60,26 @@ def refuse_without_pairs(work: Path, model: str, task: str, lineage: Lineage) ->
         raise NoPairs(f"{none}: {files.read_json(none)['told']}")
 
 
+def routed_pairs(work: Path, model: str, task: str, lineage: Lineage, again: str) -> Row:
+    """What ``route.json`` says of a mining; ``again`` is the command that routes it.
+
+    Raises EscError where it is not there, a later routing left no pairs, its files were changed, or
+    it is of the turns of another corpus or split than the built sets hold now.
+    """
+    refuse_without_pairs(work, model, task, lineage)
+    folder = (work / paths.no_pairs(model, task, lineage)).parent
+    routed: Row = files.read_json(folder / "route.json", made_by=again)
+    if changed := files.differences(routed["provenance"]["data"], train_set(manifest(work))):
+        raise EscError(
+            f"{folder} is of other train turns than are built now ({'; '.join(changed)}); build "
+            f"those again, or {again} FORCE=1"
+        )
+    for name in (name for name in routed if name.endswith(".jsonl")):
+        if files.sha256(folder / name) != routed[name]["sha256"]:
+            raise EscError(f"{folder / name} was changed since it was written; {again}")
+    return routed
+
+
 OPTIONS, CALLS, DONE = "options.json", "calls.jsonl", "run.json"
 
 

@@ -15,16 +15,16 @@ from typing import Annotated
 
 import typer
 
-from esc import backbones, cli, files, sheets, step
+from esc import cli, files, sheets, step
 from esc.dialogue import gold_turns
 from esc.exceptions import EscError
 from esc.files import Row
-from esc.paths import EMBEDDED, Lineage
+from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.stats import share_of_turns
 from esc.strategies import Strategy, tag
 from mining.route import PAIRS
-from mining.sample import Mining
+from mining.sample import Mining, Wanted
 from mining.stats import finished_route
 
 TEMPLATE = Path(__file__).parent / "pages" / "audit.html.j2"
@@ -171,23 +171,20 @@ def report(done: Row) -> str:
     "  python -m mining audit --task rg --read sheet.csv"
 )
 def main(
-    task: cli.Tasks,
+    wanted: Wanted,
     model: cli.Model = EMBEDDED,
     work: cli.Work = Path(),
-    variant: cli.Variant = None,
-    round: cli.Round = 1,  # noqa: A002
     n: Annotated[int, typer.Option(min=1, help="pairs per error type")] = 20,
     sheet: Annotated[Path | None, typer.Option("--read", help="a sheet with answers")] = None,
 ) -> None:
     """A sheet on which people say whether the errors the judge named are really there, or with
     --read the share of the named errors that are.
     """
-    if sheet and len(task) > 1:
+    minings = wanted.minings(model, work)
+    if sheet and len(minings) > 1:
         raise EscError("a sheet is of one task; name that one alone with --read")
-    backbones.get(model)
     without = []
-    for one in task:
-        mining = Mining(work, model, one, Lineage(variant, round).checked(one).mining)
+    for mining in minings:
         if sheet:
             print(report(read(mining, sheet)))
             print(f"written     {folder_of(mining) / PRECISION}")

@@ -113,24 +113,8 @@ def spread(lengths: Any) -> Row:
 
 
 def finished_route(mining: Mining) -> Row:
-    """What ``route.json`` says of a mining.
-
-    Raises EscError where it is not there, a later routing left no pairs, its files were changed, or
-    it is of the turns of another corpus or split than the built sets hold now.
-    """
-    step.refuse_without_pairs(mining.work, mining.model, mining.task, mining.lineage)
-    again = mining.again()
-    routed: Row = files.read_json(mining.routed / DONE, made_by=again)
-    for name in (PAIRS, ROUTES):
-        if files.sha256(mining.routed / name) != routed[name]["sha256"]:
-            raise EscError(f"{mining.routed / name} was changed since it was written; {again}")
-    now = step.train_set(step.manifest(mining.work))
-    if changed := files.differences(routed["provenance"]["data"], now):
-        raise EscError(
-            f"{mining.routed} is of other train turns than are built now ({'; '.join(changed)}); "
-            f"build those again, or {again} FORCE=1"
-        )
-    return routed
+    """What ``route.json`` says of a mining, as `step.routed_pairs`."""
+    return step.routed_pairs(mining.work, mining.model, mining.task, mining.lineage, mining.again())
 
 
 def collect(minings: Sequence[Mining]) -> tuple[dict[str, Found], list[str]]:

@@ -172,4 +172,3 @@ def test_statistics_are_made_with_the_errors_that_the_file_names(bench, take):
     assert here["mean characters of rejected"] == len(BAD)
     assert here[PsychError.LACK_OF_EMPATHY] == here[PsychError.TEMPLATE_RESPONSE] == 1
     assert any("pairs of the file theirs.json" in note for note in told["notes"])
-    assert {path.stem for path in folder.glob("*.png")} >= {"strategies", "errors"}
