@@ -160,15 +160,13 @@ def leaks(survey: Survey, sides: Sequence[str], chosen: Iterable[int]) -> list[R
     ]
 
 
-def subset(sides: Sequence[str], limit: int | None) -> Sequence[int]:
+def subset(sides: Sequence[str], limit: int | None) -> list[int]:
     """At most ``limit`` dialogues of each split, in corpus order.
 
     Drawn by a hash of the id, so that a smaller subset is contained in every larger one.
     """
-    if limit is None:
-        return range(len(sides))
-    chosen: list[int] = []
-    for name in SPLITS:
-        ids = (str(place) for place, side in enumerate(sides) if side == name)
-        chosen += map(int, draw.order(ids)[:limit])
-    return sorted(chosen)
+    of_side = (
+        draw.order(str(place) for place, side in enumerate(sides) if side == name)
+        for name in SPLITS
+    )
+    return sorted(int(place) for ids in of_side for place in ids[:limit])
