@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import orjson
 import typer
 from pydantic import Field, TypeAdapter, ValidationError
 
 from esc import cli, dialogue, files, paths, step
 from esc.dialogue import Exchange, GoldTurn, gold_turns
 from esc.exceptions import EscError
-from esc.files import JsonlWriter, Row
+from esc.files import Row
 from esc.predictions import (
     NOT_GIVEN,
     OURS,
@@ -31,7 +32,7 @@ from esc.predictions import (
     read_predictions,
 )
 from esc.stats import Units
-from esc.step import DONE, OPTIONS, check_own_file
+from esc.step import OPTIONS, RunFolder, check_own_file
 from esc.strategies import Strategy, parse, untagged
 
 _STATUSES = ("ok", "invalid", "failed")
@@ -351,9 +352,12 @@ def _fitting(
     strategy, reply = (named.row.get(name) for name in _GOLD)
     if len(found) < 2 or reply is None:
         return found
-    found = [turn for turn in found if _plain(turn.response) == _plain(str(reply))]
-    if strategy is not None:
-        found = [turn for turn in found if turn.strategy is parse(str(strategy))]
+    gold = None if strategy is None else parse(str(strategy))
+    found = [
+        turn
+        for turn in found
+        if _plain(turn.response) == _plain(str(reply)) and gold in (None, turn.strategy)
+    ]
     alike = len({turn.strategy for turn in found}) == 1
     return ([turn for turn in found if turn.id not in taken] or found)[:1] if alike else found
 
@@ -423,14 +427,11 @@ def main(
         files.write_json(out.parent / OPTIONS, options)
     elif out.name == PREDICTIONS or (smoke and not beside.get("smoke")):
         raise EscError(f"{out.parent} holds another run; name a folder of its own in --out")
-    with files.atomic_writer(out) as stream:
-        writer = JsonlWriter(stream)
-        for record in records:
-            writer.write(record)
     if out.name == PREDICTIONS:
-        written = {"rows": writer.facts().rows, "sha256": writer.facts().sha256}
-        facts = {"records": len(records), "unaligned": len(unaligned), out.name: written}
-        files.write_json(out.parent / DONE, facts)
+        facts = {"records": len(records), "unaligned": len(unaligned)}
+        RunFolder(out.parent, {}, out.name).write(records, facts, complete=True)
+    else:
+        files.write_text(out, "".join(orjson.dumps(one).decode() + "\n" for one in records))
     print(f"aligned     {out}: {len(records):,} records of {len(turns):,} turns")
     if len(records) < len(turns):
         print(f"missing     {len(turns) - len(records):,} turns of the set have no record")
