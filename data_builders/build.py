@@ -17,7 +17,7 @@ from data_builders import registry, source, split
 from data_builders.corpus import at_release_positions, read
 from esc import cli, files, paths, prompts, step
 from esc.dialogue import Consecutive, Dialogue, Role, Turn, turns
-from esc.exceptions import CorpusError, EscError
+from esc.exceptions import EscError
 from esc.files import JsonlWriter, Row
 from esc.strategies import Strategy, tag
 
@@ -131,7 +131,7 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
     """(manifest of the nine sets, whether they were built now).
 
     Where they are complete and were made with the same options, nothing is written. Raises
-    CorpusError or EscError, with the old sets left whole, where the corpus or an option is wrong.
+    EscError, with the old sets left whole, where the corpus or an option is wrong.
     """
     # Several machines begin the same training, and each builds the sets first.
     waiting = f"waiting: another process works on the sets in {paths.data(work)}"
@@ -216,7 +216,7 @@ def _write(
                     writers[paths.sft_file(task, name)].write(row)
         for name in paths.SPLITS:
             if not writers[paths.sft_file("vanilla", name)].facts().rows:
-                raise CorpusError(
+                raise EscError(
                     f"the {name} split has no dialogue (the corpus has {len(sides)}); it takes at "
                     "least 10, of situations that differ"
                 )

@@ -17,7 +17,7 @@ import orjson
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
 
 from esc.dialogue import Dialogue, Role, Utterance
-from esc.exceptions import CorpusError
+from esc.exceptions import EscError
 from esc.files import read_json, read_jsonl
 from esc.strategies import parse
 
@@ -67,7 +67,7 @@ def values(path: Path) -> Iterator[Any]:
     try:
         elements = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as error:
-        raise CorpusError(f"{path} is no JSON array, or is incomplete ({error})") from error
+        raise EscError(f"{path} is no JSON array, or is incomplete ({error})") from error
     elements.reverse()
     while elements:
         # Out of the list, so that the whole corpus is not held twice.
@@ -77,7 +77,7 @@ def values(path: Path) -> Iterator[Any]:
 def read(files: Sequence[Path]) -> tuple[str, Iterator[Dialogue]]:
     """(layout name, dialogues in file order) of the corpus in ``files``, read as they are taken.
 
-    Raises CorpusError with file, dialogue and utterance where anything is not as it should be:
+    Raises EscError with file, dialogue and utterance where anything is not as it should be:
     now where that is the first dialogue, else when it comes to it.
     """
     rows = (
@@ -87,7 +87,7 @@ def read(files: Sequence[Path]) -> tuple[str, Iterator[Dialogue]]:
     )
     first = next(rows, None)
     if first is None:
-        raise CorpusError(f"{', '.join(path.name for path in files)}: no dialogues in it")
+        raise EscError(f"{', '.join(path.name for path in files)}: no dialogues in it")
     layout, _ = ROLES[first[0].dialog[0].speaker]
     return layout, (
         Dialogue(position=place, utterances=said, **row.model_dump(exclude={"dialog"}))
@@ -101,31 +101,31 @@ def _row(value: Any, where: str) -> tuple[_Row, tuple[Utterance, ...]]:
     except ValidationError as error:
         wrong = error.errors()[0]
         place = ".".join(map(str, wrong["loc"])) or "all of it"
-        raise CorpusError(
+        raise EscError(
             f"{where}: not a layout of ESConv ({place}: {wrong['msg'].lower()})"
         ) from error
     utterances = tuple(
         _utterance(said, f"{where}, utterance {number}") for number, said in enumerate(row.dialog)
     )
     if all(utterance.role is Role.SEEKER for utterance in utterances):
-        raise CorpusError(f"{where}: no supporter utterance in it")
+        raise EscError(f"{where}: no supporter utterance in it")
     return row, utterances
 
 
 def _utterance(said: _Said, where: str) -> Utterance:
     if said.speaker not in ROLES:
-        raise CorpusError(f"{where}: unknown speaker {said.speaker!r}; known: {', '.join(ROLES)}")
+        raise EscError(f"{where}: unknown speaker {said.speaker!r}; known: {', '.join(ROLES)}")
     _, role = ROLES[said.speaker]
     text = said.text.strip()
     if not text:
-        raise CorpusError(f"{where}: the utterance is empty")
+        raise EscError(f"{where}: the utterance is empty")
     if role is Role.SEEKER:
         return Utterance(role, text)
     annotated = said.annotation.get("strategy") if isinstance(said.annotation, dict) else None
     label = said.strategy if annotated is None else annotated
     strategy = parse(label) if isinstance(label, str) else None
     if strategy is None:
-        raise CorpusError(f"{where}: unknown strategy {label!r}")
+        raise EscError(f"{where}: unknown strategy {label!r}")
     return Utterance(role, text, strategy)
 
 

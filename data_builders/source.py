@@ -14,7 +14,7 @@ import requests
 
 from data_builders import corpus
 from esc import files, paths
-from esc.exceptions import CorpusError, EscError
+from esc.exceptions import EscError
 
 OFFICIAL_URL = (
     "https://raw.githubusercontent.com/thu-coai/Emotional-Support-Conversation/main/ESConv.json"
@@ -40,7 +40,7 @@ class Source:
 def locate(named: str | None, work: Path) -> Source:
     """The corpus that ESCONV names; without it, the one kept from before, else the official one.
 
-    Raises CorpusError with one line that says what to do.
+    Raises EscError with one line that says what to do.
     """
     if named is None:
         return _kept(work) or _download(work)
@@ -51,11 +51,11 @@ def locate(named: str | None, work: Path) -> Source:
     # Not a file name: a path that was mistyped must not be looked up on the hub.
     if re.fullmatch(r"[\w-]+/[\w-]+", named):
         return _from_hub(named, work)
-    raise CorpusError(f"ESCONV={named}: no such file or folder; {WAYS_OUT}")
+    raise EscError(f"ESCONV={named}: no such file or folder; {WAYS_OUT}")
 
 
 def of_path(path: Path) -> Source:
-    """The corpus in a file, or in a folder in one of ESConv's layouts; CorpusError without one."""
+    """The corpus in a file, or in a folder in one of ESConv's layouts; EscError without one."""
     if not path.is_dir():
         return Source((path,), path.name)
     official = path / "ESConv.json"
@@ -66,7 +66,7 @@ def of_path(path: Path) -> Source:
     parts = [[one for one in lines if part in one.stem] for part in ("train", "valid", "test")]
     if any(len(found) != 1 for found in parts):
         names = ", ".join(one.name for found in parts for one in found) or "none"
-        raise CorpusError(
+        raise EscError(
             f"{path} holds neither ESConv.json nor one file each for train, valid and test, "
             f".txt or .jsonl (found: {names})"
         )
@@ -100,7 +100,7 @@ def _kept(work: Path) -> Source | None:
     kept = Source(tuple(folder / name for name in note["files"]), note["origin"])
     lost = [path for path in kept.files if not path.is_file()]
     if lost and not kept.origin.startswith("http"):
-        raise CorpusError(f"{lost[0]}, kept from {kept.origin}, is gone; {WAYS_OUT}")
+        raise EscError(f"{lost[0]}, kept from {kept.origin}, is gone; {WAYS_OUT}")
     return None if lost else kept
 
 
@@ -112,7 +112,7 @@ def _from_hub(name: str, work: Path) -> Source:
         splits = datasets.load_dataset(name)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         reason = type(error).__name__
-        raise CorpusError(f"ESCONV={name} could not be loaded ({reason}); {WAYS_OUT}") from error
+        raise EscError(f"ESCONV={name} could not be loaded ({reason}); {WAYS_OUT}") from error
     # The hub's files are read as plain text, one JSON object a line.
     rows = (row for part in splits.values() for row in part)
     lines = (row["text"] if "text" in row else json.dumps(row) for row in rows)
@@ -129,14 +129,14 @@ def _download(work: Path) -> Source:
         response.raise_for_status()
     except requests.RequestException as error:
         reason = type(error).__name__
-        raise CorpusError(f"no corpus, and the download failed ({reason}); {WAYS_OUT}") from error
+        raise EscError(f"no corpus, and the download failed ({reason}); {WAYS_OUT}") from error
     found = _keep_fetched("ESConv.json", response.content, url, work)
     print(f"downloaded {found.files[0].name}: SHA-256 {files.sha256(found.files[0])}")
     return found
 
 
 def _keep_fetched(name: str, content: bytes, origin: str, work: Path) -> Source:
-    """The fetched content as the kept corpus; CorpusError, and nothing kept, where it is none."""
+    """The fetched content as the kept corpus; EscError, and nothing kept, where it is none."""
     target = paths.corpus(work) / name
     with files.atomic_writer(target) as stream:
         stream.write(content)
@@ -145,6 +145,6 @@ def _keep_fetched(name: str, content: bytes, origin: str, work: Path) -> Source:
         list(corpus.read(source.files)[1])
     except EscError as error:
         target.unlink()
-        raise CorpusError(f"what {origin} answered is no corpus ({error}); {WAYS_OUT}") from error
+        raise EscError(f"what {origin} answered is no corpus ({error}); {WAYS_OUT}") from error
     _note(target.parent, source)
     return source

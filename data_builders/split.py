@@ -15,7 +15,7 @@ from itertools import chain
 from data_builders import corpus
 from esc import dialogue as draw
 from esc.dialogue import Dialogue
-from esc.exceptions import CorpusError, EscError
+from esc.exceptions import EscError
 from esc.files import Row
 from esc.paths import SPLITS
 
@@ -97,11 +97,11 @@ class Survey:
 def resolve(spec: str | None, *, is_release: bool) -> str:
     """The split that ``spec`` names, ``paper`` or ``seed:N``; without one, the corpus's default.
 
-    Raises EscError for another form, CorpusError for the paper's split on another corpus.
+    Raises EscError for another form, and for the paper's split on another corpus.
     """
     spec = spec or ("paper" if is_release else "seed:42")
     if spec == "paper" and not is_release:
-        raise CorpusError(
+        raise EscError(
             "SPLIT=paper needs the ESConv release, and this corpus is not it (its 1,300 dialogues "
             "are known by their hashes); use SPLIT=seed:N"
         )

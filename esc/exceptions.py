@@ -5,10 +5,6 @@ class EscError(Exception):
     """A mistake of the user or of the data; shown as one line, without a traceback."""
 
 
-class CorpusError(EscError):
-    """A corpus that cannot be read: wrong file, wrong layout, unknown label or speaker."""
-
-
 class OptionsDiffer(EscError):
     """An output that was made with other options than the ones asked for."""
 

@@ -7,7 +7,7 @@ from corpora import release_row
 
 from data_builders import source
 from esc import paths
-from esc.exceptions import CorpusError
+from esc.exceptions import EscError
 
 CORPUS = json.dumps([release_row(number) for number in range(12)]).encode()
 
@@ -59,7 +59,7 @@ def test_a_bad_download_is_one_error_and_leaves_no_file(
     server, tmp_path, monkeypatch, answer, message
 ):
     monkeypatch.setenv(source.URL_VARIABLE, f"{server}/{answer}")
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises(EscError, match=message):
         source.locate(None, tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
@@ -86,7 +86,7 @@ def test_a_folder_means_the_official_file_or_the_hubs_in_their_order(tmp_path):
     found = [path.name for path in source.locate(str(tmp_path), tmp_path).files]
     assert found == ["train.txt", "valid.txt", "test.txt"]
     (tmp_path / "train.jsonl").write_bytes(CORPUS)
-    with pytest.raises(CorpusError, match="one file each for train, valid and test"):
+    with pytest.raises(EscError, match="one file each for train, valid and test"):
         source.locate(str(tmp_path), tmp_path)
     (tmp_path / "ESConv.json").write_bytes(CORPUS)
     assert source.locate(str(tmp_path), tmp_path).files == (tmp_path / "ESConv.json",)
@@ -101,7 +101,7 @@ def test_the_corpus_kept_is_the_last_and_one_that_lost_its_file_is_not_replaced(
         source.keep(source.locate(str(path), tmp_path), tmp_path)
     assert {p.name for p in paths.corpus(tmp_path).iterdir()} == {"small.json", "source.json"}
     (paths.corpus(tmp_path) / "small.json").unlink()
-    with pytest.raises(CorpusError, match=r"kept from small\.json, is gone; give the corpus"):
+    with pytest.raises(EscError, match=r"kept from small\.json, is gone; give the corpus"):
         source.locate(None, tmp_path)
 
 
@@ -114,5 +114,5 @@ def test_the_corpus_kept_is_the_last_and_one_that_lost_its_file_is_not_replaced(
     ],
 )
 def test_a_corpus_that_is_nowhere_is_one_error_with_the_ways_out(tmp_path, named, message):
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises(EscError, match=message):
         source.locate(named, tmp_path)
