@@ -212,9 +212,9 @@ def end_with_input() -> None:
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 4096):
             pass
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    # Another process's request to stop is one, too.
+    # Not SIGINT, which a shell has its background jobs ignore.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=watch, daemon=True).start()
 
