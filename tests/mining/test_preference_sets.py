@@ -274,9 +274,9 @@ def test_no_turn_outside_the_train_split_is_learned_from(bench, esconv_work, tmp
     def anything(turn, _):
         return tag(rng.choice(list(Strategy)), rng.choice(replies))
 
-    bench.sample("sp", lambda *_: rng.choice(list(Strategy)).value)
-    bench.sample("rg", lambda *_: rng.choice(replies))
-    bench.sample("vanilla", anything)
+    bench.sample("sp", lambda *_: rng.choice(list(Strategy)).value, limit=200)
+    bench.sample("rg", lambda *_: rng.choice(replies), limit=200)
+    bench.sample("vanilla", anything, limit=200)
     assert bench.judge("rg", "--task", "rg", "vanilla", judge_name="random")[0] == 0
     assert bench.route("sp", "--task", *TASKS, judge_name="random")[0] == 0
     assert bench.preference(*TASKS)[0] == 0
