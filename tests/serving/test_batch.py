@@ -96,8 +96,12 @@ def wait_for(true):
         time.sleep(0.05)
 
 
+def ignore_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def test_the_engine_ends_with_the_process_that_waits_for_it(root, shard, tmp_path):
-    """What started the runner may be killed: its end of the pipe closes then."""
+    """What started it may be killed, in a shell's background too, where Ctrl-C is ignored."""
     mark = tmp_path / "pid"
     mark.write_text("")
     code = (
@@ -106,8 +110,13 @@ def test_the_engine_ends_with_the_process_that_waits_for_it(root, shard, tmp_pat
         f"root = Path('{root(f'echo $$ > {mark}; sleep 60 & wait')}')\n"
         "batch.by_vllm(shard, [], ray=False, root=root)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, cwd=paths.ROOT,
-                          stderr=subprocess.DEVNULL) as runner:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=paths.ROOT,
+        preexec_fn=ignore_interrupts,
+    ) as runner:
         wait_for(mark.read_text)
         os.kill(int(mark.read_text()), signal.SIGCONT)
     assert runner.returncode
