@@ -63,7 +63,8 @@ sys.argv = ["x", "say"]
 def say(argv):
     for number in range(int({lines})):
         print({text!r})
-sys.exit(cli.dispatch("x", {{"say": (say, "")}}))
+sys.modules["x.said"] = sys.modules["__main__"]
+sys.exit(cli.dispatch("x", {{"say": ("said:say", "")}}))
 """
 
 
