@@ -3,16 +3,15 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 
-import documented
 import pytest
-from documented import Given
 
 from esc import files, paths
 
 PAGE = (paths.ROOT / "docs" / "own_corpus.md").read_text()
-SHOWN = {one.name: one.text for one in documented.read(PAGE) if isinstance(one, Given)}
+SHOWN = dict(re.findall(r"^```\w+ (\S+)\n(.*?)^```$", PAGE, re.M | re.S))
 NAMES = re.findall(r'^    [A-Z_]+ = "(.+)"$', SHOWN["esc/strategies.py"], re.MULTILINE)
 
 
@@ -28,7 +27,11 @@ def edited(code):
 @pytest.fixture
 def kit(tmp_path):
     """A copy of the kit with the page's five strategies, and a corpus in them."""
-    for name in documented.TRACKED:
+    listed = ["git", "ls-files"]
+    tracked = subprocess.run(
+        listed, cwd=paths.ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in tracked:
         if not name.startswith(("tests/", ".")):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(paths.ROOT / name, tmp_path / name)
