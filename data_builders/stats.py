@@ -79,7 +79,7 @@ def tables(found: Row) -> dict[str, pd.DataFrame]:
 
     table_1 = pd.DataFrame({"here": found["table_1"], "paper": PAPER_TABLE_1})
     paper = [PAPER_TABLE_6.get(strategy.code) for strategy in Strategy]
-    counts = pd.DataFrame({"here": found["table_6"].values(), "paper": paper})
+    counts = pd.DataFrame({"here": found["table_6"].values(), "paper": paper}, dtype=float)
     table_6 = counts.map("{:,.0f}".format).join(
         (counts / counts.sum()).map("{:.2%}".format), rsuffix=", share"
     )
