@@ -17,8 +17,7 @@ from data_builders import registry, source, split
 from data_builders.corpus import at_release_positions, read
 from esc import cli, files, paths, prompts, step
 from esc.dialogue import Consecutive, Dialogue, Role, Turn, turns
-from esc.exceptions import EscError
-from esc.files import JsonlWriter, Row
+from esc.files import EscError, JsonlWriter, Row
 from esc.strategies import Strategy, tag
 
 FORMAT = 2

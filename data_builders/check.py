@@ -19,8 +19,7 @@ import yaml
 
 from data_builders.registry import entries, preference_entry
 from esc import adapters, backbones, cli, files, paths
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.step import is_smoke
 
 # Long enough for any row, so that LLaMA-Factory itself shows a row's full length.

@@ -17,8 +17,7 @@ import orjson
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
 
 from esc.dialogue import Dialogue, Role, Utterance
-from esc.exceptions import EscError
-from esc.files import read_json, read_jsonl
+from esc.files import EscError, read_json, read_jsonl
 from esc.strategies import parse
 
 ROLES = {

@@ -27,8 +27,7 @@ import typer
 from data_builders import published, registry
 from data_builders.build import TrainTurn, train_turns
 from esc import backbones, cli, files, paths, step
-from esc.exceptions import EscError, NoPairs
-from esc.files import JsonlWriter, Row
+from esc.files import EscError, JsonlWriter, NoPairs, Row
 from esc.paths import ALL, MIXES, Lineage
 from esc.strategies import Strategy, tag
 

@@ -20,8 +20,7 @@ from data_builders.build import TrainTurn
 from data_builders.corpus import values
 from esc import files, paths, psych_errors, step
 from esc.adapters import ELSEWHERE
-from esc.exceptions import EscError, OptionsDiffer
-from esc.files import Row
+from esc.files import EscError, OptionsDiffer, Row
 from esc.paths import Lineage, Quadrant
 from esc.psych_errors import PsychError
 from esc.strategies import parse, strip_tag, untagged

@@ -12,8 +12,7 @@ from typing import Annotated
 import typer
 
 from esc import backbones, cli, files, paths
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.paths import MIXES, Lineage
 from esc.prompts import TASKS
 

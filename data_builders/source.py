@@ -14,7 +14,7 @@ import requests
 
 from data_builders import corpus
 from esc import files, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 
 OFFICIAL_URL = (
     "https://raw.githubusercontent.com/thu-coai/Emotional-Support-Conversation/main/ESConv.json"

@@ -15,8 +15,7 @@ from itertools import chain
 from data_builders import corpus
 from esc import dialogue as draw
 from esc.dialogue import Dialogue
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.paths import SPLITS
 
 THRESHOLD = 0.8

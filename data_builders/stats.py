@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from esc import cli, files, paths
 from esc.dialogue import INTERVALS, interval, interval_names
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.strategies import Strategy, tag
 
 if TYPE_CHECKING:

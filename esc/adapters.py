@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from esc import backbones, files, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import EMBEDDED, Lineage, of_suffix
 
 BASE = "base"

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from esc import paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import EMBEDDED
 
 STAGES = ("sft", "dpo")

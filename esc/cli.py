@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from esc.exceptions import EscError, Waiting
+from esc.files import EscError, Waiting
 from esc.visible import visible
 
 Step = Callable[[list[str]], int | None]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from esc import files, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.strategies import Strategy
 
 

@@ -1,4 +1,7 @@
-"""Files that are whole or absent: JSON and JSONL reading, atomic writing, option stamps."""
+"""Files that are whole or absent: JSON and JSONL reading, atomic writing, option stamps.
+
+And the kit's own errors: each message is one line that says what is wrong and how to mend it.
+"""
 
 import codecs
 import fcntl
@@ -17,8 +20,6 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from esc.exceptions import EscError
-
 Row = dict[str, Any]
 
 TEMPORARY = ".tmp"
@@ -26,6 +27,22 @@ TEMPORARY = ".tmp"
 _LOCK = ".lock"
 _GRACE = 3.0
 """Seconds: a killed process with gigabytes of memory holds its lock a moment longer."""
+
+
+class EscError(Exception):
+    """A mistake of the user or of the data; shown as one line, without a traceback."""
+
+
+class OptionsDiffer(EscError):
+    """An output that was made with other options than the ones asked for."""
+
+
+class NoPairs(EscError):
+    """A mining that ended without a pair: an error of a step, not run in a plan."""
+
+
+class Waiting(EscError):
+    """No mistake: what is to be done next is done elsewhere, and the same command then goes on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from esc import backbones, cli, files, policy_server
-from esc.exceptions import EscError, Waiting
-from esc.files import Row
+from esc.files import EscError, Row, Waiting
 from esc.llm import (
     Asks,
     Budget,

@@ -26,7 +26,7 @@ import httpx2
 import orjson
 from tqdm import tqdm
 
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.prompts import Message, text_of
 from esc.visible import visible
 

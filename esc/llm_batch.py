@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from esc import adapters, backbones, files, llm
-from esc.exceptions import EscError, Waiting
+from esc.files import EscError, Waiting
 from esc.llm import (
     Answer,
     Call,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from esc.exceptions import EscError
+from esc.files import EscError
 
 EMBEDDED = "smollm2-135m"
 """The default model: small, openly licensed, and runnable without a GPU or a model hub."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from esc import backbones, files, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 
 PROGRAM = "vllm.entrypoints.openai.api_server"
 BATCH_PROGRAM = "vllm.entrypoints.launchers.run_batch"

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template, TemplateError
 
 from esc.dialogue import CounselingStage, Role
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.strategies import Strategy
 
 # What looks like a model's own control token: in a text it would end the turn it stands in.

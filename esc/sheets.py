@@ -15,7 +15,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.visible import visible
 
 PAGES = Path(__file__).parent / "pages"

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from esc import files, paths, prompts
 from esc.dialogue import CounselingStage
-from esc.exceptions import EscError, NoPairs, OptionsDiffer
-from esc.files import JsonlWriter, Row
+from esc.files import EscError, JsonlWriter, NoPairs, OptionsDiffer, Row
 from esc.llm import Cache
 from esc.paths import EMBEDDED, Lineage
 from esc.strategies import Strategy

@@ -18,8 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from esc import cli, dialogue, files, paths, step
 from esc.dialogue import Exchange, GoldTurn, gold_turns
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.predictions import (
     NOT_GIVEN,
     OURS,

@@ -18,8 +18,7 @@ from typing import Annotated
 import typer
 
 from esc import cli, files, sheets, step
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.stats import fleiss_kappa
 from eval.cases import Matched, Pair, matched
 from eval.judge import Dimension

@@ -24,8 +24,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from esc import adapters, backbones, cli, dialogue, files, paths, prompts, step
 from esc.dialogue import JUDGED, JUDGED_BY_EMBEDDED, REPEATED, Exchange
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.judging import (
     NUMBER,
     REASON,

@@ -25,8 +25,7 @@ import typer
 from tqdm import tqdm
 
 from esc import cli, files, stats, step
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, complete_runs
 from esc.psych_errors import PsychError

@@ -21,8 +21,7 @@ from esc import adapters, backbones, cli, files, paths, policy_server, prompts
 from esc import step as built
 from esc.adapters import weights_of
 from esc.dialogue import GoldTurn, gold_turns
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.judging import Asking, Sending, ask_all
 from esc.llm import Asks, Failure, FailureKind, derived_seed
 from esc.paths import PROMPT_BASELINES, at_stage, of_suffix, tasks_of

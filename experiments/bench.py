@@ -29,8 +29,7 @@ import httpx2
 
 from esc import cli, files, paths, policy_server
 from esc import step as built
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.judging import RANDOM
 from esc.llm import Asks, Budget, Cache, Chat, Generation, Pool, Sampling, derived_seed
 from esc.paths import EMBEDDED

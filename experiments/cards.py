@@ -22,8 +22,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from esc import adapters, backbones, cli, files, paths, step
 from esc.adapters import SERVED
 from esc.backbones import Backbone
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.paths import EMBEDDED, Lineage, of_suffix
 from esc.predictions import PREDICTIONS
 from esc.prompts import TASKS

@@ -17,7 +17,7 @@ import typer
 
 from esc import backbones, cli, dialogue, files, paths
 from esc.backbones import CUTOFF, Backbone
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.judging import NUMBER, RANDOM, REASON
 from esc.llm import CHARACTERS_PER_TOKEN, Price
 from esc.paths import ALL, EMBEDDED, KINDS, MIXES, Lineage, Quadrant

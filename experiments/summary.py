@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 from esc import cli, files, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import EMBEDDED
 
 

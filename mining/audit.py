@@ -17,8 +17,7 @@ import typer
 
 from esc import cli, files, sheets, step
 from esc.dialogue import gold_turns
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.stats import share_of_turns

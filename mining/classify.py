@@ -19,8 +19,7 @@ import typer
 
 from data_builders import build
 from esc import cli, files, step
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.judging import (
     LEFT_OPEN,
     Asking,

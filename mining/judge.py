@@ -24,8 +24,7 @@ import typer
 
 from esc import cli, files, prompts, step
 from esc.dialogue import Exchange, GoldTurn, gold_turns
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.judging import (
     Asking,
     Judge,

@@ -22,8 +22,7 @@ import typer
 
 from esc import cli, files
 from esc.dialogue import gold_turns
-from esc.exceptions import EscError, NoPairs, OptionsDiffer
-from esc.files import Row
+from esc.files import EscError, NoPairs, OptionsDiffer, Row
 from esc.judging import JudgeName, JudgeUrl, Unscored, judge_for
 from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError

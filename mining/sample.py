@@ -20,8 +20,7 @@ import typer
 
 from esc import adapters, backbones, cli, files, paths, plan_and_speak, step
 from esc.dialogue import GoldTurn, gold_turns
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.judging import FOR_GOOD, Asking, Sending, ask_all, failed
 from esc.llm import Asks, Generation, Sampling, derived_seed
 from esc.paths import Lineage

@@ -19,8 +19,7 @@ import pandas as pd
 from data_builders import corpus
 from esc import cli, files, paths, step
 from esc.dialogue import gold_turns
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.paths import EMBEDDED, Lineage, Quadrant
 from esc.prompts import TASKS
 from esc.psych_errors import PsychError

@@ -20,7 +20,7 @@ import openai
 import typer
 
 from esc import adapters, backbones, cli, files
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.llm import Address
 from esc.llm_batch import ANSWERS, REQUESTS, STATE, Shard
 from esc.paths import EMBEDDED

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esc import adapters, backbones, cli, files, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import EMBEDDED, Lineage
 from esc.prompts import TASKS
 

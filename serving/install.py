@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from esc import cli, files, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.serving_environment import (
     FOLDER,
     KINDS,

@@ -32,7 +32,7 @@ import typer
 
 from esc import adapters, backbones, cli, files, paths, policy_server
 from esc.backbones import Backbone
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import EMBEDDED
 from esc.policy_server import LOG, PROGRAM, State
 from esc.serving_environment import PYTHON, READY, gpus

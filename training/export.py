@@ -22,8 +22,7 @@ import typer
 
 from esc import adapters, backbones, cli, files, paths
 from esc.backbones import Backbone
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.paths import EMBEDDED, at_stage
 
 MANIFEST = "merged.json"

@@ -21,8 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from esc import adapters, backbones, cli, files, paths, prompts
 from esc.backbones import CUTOFF, STAGES, Backbone, Engine
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.paths import MIXES, Lineage, variants
 from esc.prompts import TASKS
 from training import memory

@@ -10,8 +10,7 @@ import math
 from pathlib import Path
 
 from esc import files
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from training.recipes import Loss
 
 LOG, STATE = "trainer_log.jsonl", "trainer_state.json"

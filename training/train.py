@@ -33,8 +33,7 @@ from tqdm import tqdm
 
 from esc import adapters, backbones, cli, files, paths, policy_server, step
 from esc.adapters import ELSEWHERE
-from esc.exceptions import EscError, OptionsDiffer
-from esc.files import Row
+from esc.files import EscError, OptionsDiffer, Row
 from esc.paths import EMBEDDED, at_stage
 from training import export, reference
 from training.recipes import Training, is_secret, place, recipe_for

@@ -15,8 +15,7 @@ from pydantic import ValidationError
 
 from esc import files, paths
 from esc.adapters import BASE
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.paths import EMBEDDED, KINDS, Kind, tasks_of
 from esc.predictions import PREDICTIONS
 from esc.records import Comparisons, Judged, Metrics, Proportions, Shape

@@ -23,8 +23,7 @@ import typer
 from pydantic import ValidationError
 
 from esc import backbones, cli, dialogue, files, sheets
-from esc.exceptions import EscError
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.paths import EMBEDDED, SYSTEMS_OF_TABLE_3, SYSTEMS_OF_TABLE_4
 from esc.predictions import PREDICTIONS
 from esc.records import Record

@@ -12,7 +12,7 @@ from corpora import release_row
 from data_builders import build
 from data_builders.build import ROWS, BuildOptions
 from esc import files, paths, prompts
-from esc.exceptions import EscError
+from esc.files import EscError
 
 
 def made(corpus, work, **options):

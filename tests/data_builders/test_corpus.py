@@ -5,7 +5,7 @@ import pytest
 from corpora import release_row
 
 from data_builders import corpus
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.strategies import Strategy
 
 

@@ -5,7 +5,7 @@ import yaml
 
 from data_builders import registry
 from esc import files, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import Lineage
 
 

@@ -7,7 +7,7 @@ from corpora import release_row
 
 from data_builders import source
 from esc import paths
-from esc.exceptions import EscError
+from esc.files import EscError
 
 CORPUS = json.dumps([release_row(number) for number in range(12)]).encode()
 

@@ -10,7 +10,7 @@ from corpora import dialogue
 from data_builders import corpus as loader
 from data_builders import split
 from data_builders.split import THRESHOLD, Survey, alike, words_of
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import SPLITS
 
 

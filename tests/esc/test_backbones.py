@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from esc import adapters, backbones
-from esc.exceptions import EscError
+from esc.files import EscError
 from training import embedded_model, recipes
 
 

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from esc import cli
-from esc.exceptions import EscError
+from esc.files import EscError
 
 
 def raising(error):

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from esc import files
-from esc.exceptions import EscError
+from esc.files import EscError
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -2,7 +2,7 @@ import pytest
 
 from esc import prompts
 from esc.dialogue import Role
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.strategies import Strategy
 
 

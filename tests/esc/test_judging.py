@@ -3,7 +3,7 @@
 import pytest
 
 from esc import cli, judging
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.judging import JudgeSending, Sending
 from esc.llm import Price
 

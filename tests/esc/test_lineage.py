@@ -3,7 +3,7 @@
 import pytest
 
 from esc import adapters, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import MIXES, Lineage, Quadrant, of_suffix, variants
 from esc.prompts import TASKS
 

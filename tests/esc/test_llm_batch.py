@@ -7,7 +7,7 @@ from batches import answer_line, error_line, play, requests
 
 from esc import llm_batch
 from esc.choice import Scoring
-from esc.exceptions import EscError, Waiting
+from esc.files import EscError, Waiting
 from esc.llm import (
     Budget,
     Cache,

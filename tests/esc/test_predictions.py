@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.llm import spoken
 from esc.predictions import complete_runs, read_predictions
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from esc import sheets
-from esc.exceptions import EscError
+from esc.files import EscError
 
 WILD = (
     "hello;=HYPERLINK(1)",

@@ -6,7 +6,7 @@ import pytest
 
 from esc import files, paths, prompts
 from esc.dialogue import gold_turns
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.plan_and_speak import rg_chat, sp_chat, vanilla_chat
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from data_builders import build
 from esc import adapters, backbones, cli, files, paths, step
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import Lineage
 from eval import paper
 from experiments import cards

@@ -7,7 +7,7 @@ from itertools import cycle
 import pytest
 
 from esc import files
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
 from mining.stats import finished_route

@@ -11,7 +11,7 @@ import pytest
 from batches import BatchService, answer_line, error_line
 
 from esc import llm_batch, paths
-from esc.exceptions import EscError, Waiting
+from esc.files import EscError, Waiting
 from esc.llm import (
     Budget,
     Cache,

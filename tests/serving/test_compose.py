@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from esc import adapters, files, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import Lineage
 from serving import compose as composing
 from serving.compose import MANIFEST, compose

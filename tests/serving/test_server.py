@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from esc import adapters, backbones, paths, policy_server
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.policy_server import State
 from serving import batch, server
 

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from esc import adapters
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.prompts import TASKS
 from serving.template import chats, compare, difference
 

@@ -8,7 +8,7 @@ from trained import MODEL, scale
 
 from esc import backbones, files, paths
 from esc.dialogue import gold_turns
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import Lineage
 from serving.compose import compose
 from training import drift

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from esc import backbones, files
-from esc.exceptions import EscError
+from esc.files import EscError
 from training import embedded_model
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from esc import backbones, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import Lineage
 from esc.prompts import TASKS
 from training import memory, recipes, train

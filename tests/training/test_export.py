@@ -11,7 +11,7 @@ from trained import MODEL, scale
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from esc import adapters, backbones, files, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from training import export
 
 NAME = "model.layers.0.mlp.up_proj"

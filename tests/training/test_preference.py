@@ -9,7 +9,7 @@ from trained import MODEL, TWO_ROWS, pairs, train_together, training
 
 from data_builders import build
 from esc import adapters, backbones, cli, files, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import Lineage
 from serving.compose import compose
 from training import recipes, reference, train

@@ -7,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from esc import backbones, paths
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.paths import LOSSES, MIXES, Lineage, variants
 from esc.prompts import TASKS
 from training import recipes

@@ -14,7 +14,7 @@ from trained import training as preference
 
 from data_builders import build
 from esc import cli, files, paths
-from esc.exceptions import EscError, OptionsDiffer
+from esc.files import EscError, OptionsDiffer
 from training import recipes, reference, train
 
 

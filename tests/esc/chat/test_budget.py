@@ -6,7 +6,7 @@ import faulty_server as fs
 import pytest
 
 from esc.choice import Scoring
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.llm import MUTE, Budget, Cache, FailureKind, Price, Rehearsal, RunStopped
 
 PER_ANSWER_TOKEN = Price(0.0, 1e6)

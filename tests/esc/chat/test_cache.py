@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.llm import Cache, Constraint, Sampling, key_of
 from esc.paths import ROOT
 from esc.prompts import Message

@@ -7,7 +7,7 @@ import faulty_server as fs
 import pytest
 
 from esc import llm
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.llm import Failure, FailureKind, RunStopped
 
 KEY = "sk-very-secret-0123456789"

@@ -8,7 +8,7 @@ import pytest
 
 from esc import llm
 from esc.choice import Scoring
-from esc.exceptions import EscError
+from esc.files import EscError
 from esc.llm import Pool
 from esc.prompts import Message
 
