@@ -1,7 +1,6 @@
 # The orders of `make demo` and `make reproduce`. A step is a target that users call, with its variant
 # behind an @; where it is done it says so and ends. What fails is gone round, and the same command
 # goes on with it. $(STEPS) keeps the state and seconds of every step.
-
 SFT := sft-sp sft-rg sft-vanilla
 DPO := dpo-sp dpo-rg dpo-vanilla
 # The mixes of pairs of Table 5 and Figure 4.
@@ -22,21 +21,22 @@ ALONE := SYSTEM= STAGE= ROUND= SET= TASK= BLIND= JUDGE2= MODELS= BATCH= JUDGE_BA
 STEPS = $(WORK)/runs/$(MODEL)/steps.tsv
 PLAN = $(MAKE) --no-print-directory --keep-going $(ALONE)
 TOLD = ended=$$?; $(PY) -m experiments summary; exit $$ended
-
 demo: $(READY) $(SERVE_READY)  ## the whole loop in small: data, SFT, mining, DPO, predictions, report; in demo/
 	@export WORK=demo MODEL=smollm2-135m; $(PLAN) $(DEMO:%=step/%) WORK=demo MODEL=smollm2-135m LIMIT=1 \
 	  ESCONV="$(or $(ESCONV),sample)" SYSTEMS="$(LOOP)" SAMPLES=1 MINING_JUDGE=random JUDGE= JUDGE_BASE_URL= \
 	  JUDGE_N=1 TRAIN_ARGS="$(SMOKE) max_samples=4"; $(TOLD)
-
 reproduce: $(READY) $(if $(DRY_RUN),,$(SERVE_READY))  ## the paper's whole experiment; DRY_RUN=1 shows plan and costs
 	@export SYSTEMS="$(SYSTEMS_OF_PAPER)" TRAIN_ARGS="$(ARGS)"; $(if $(DRY_RUN),STEPS="$(REPRODUCE)" \
 	$(PY) -m experiments estimate, $(PLAN) $(REPRODUCE:%=step/%) SYSTEMS="$$SYSTEMS" TRAIN_ARGS="$(ARGS)"; $(TOLD))
 
-# What a mining leaves that no pair came out of: there is nothing to train, and that is no failure.
-NO_PAIRS = $(WORK)/runs/$(MODEL)/mining/$(word 2,$(subst -, ,$(subst @, ,$*)))/routed/no_pairs.json
+# A mining that no pair came out of, or none of a mix: there is nothing to train, and that is no failure.
+OF = $(word $(1),$(subst -, ,$(subst @, ,$*)))
+PAIRS = $(WORK)/data/esc_$(call OF,2)_dpo_$(MODEL)
+NO_PAIRS = [ -f "$(WORK)/runs/$(MODEL)/mining/$(call OF,2)/routed/no_pairs.json" ] || \
+  { [ -f "$(PAIRS).manifest.json" ] && ! [ -f "$(PAIRS)$(addprefix _,$(call OF,3)).jsonl" ]; }
 step/%:
 	@printf '\n=== %s\n' "$*"; mkdir -p "$(dir $(STEPS))"; begin=$$(date +%s); state=done; ended=0; \
-	if [ -f "$(NO_PAIRS)" ] && [ $(firstword $(subst -, ,$*)) = dpo ]; then state='not run (0 pairs)'; else \
+	if [ $(call OF,1) = dpo ] && { $(NO_PAIRS); }; then state='not run (0 pairs)'; else \
 	$(MAKE) --no-print-directory $(word 1,$(subst @, ,$*)) VARIANT=$(word 2,$(subst @, ,$*)) PLANNED=1 \
 	  $(if $(filter mine,$*),$(MINING_JUDGE:%=JUDGE=%)) || { ended=$$?; state=failed; }; fi; \
 	printf '%s\t%s\t%s\n' "$*" "$$state" $$(($$(date +%s) - begin)) >> "$(STEPS)"; exit $$ended

@@ -51,6 +51,18 @@ def test_the_plans_name_the_papers_systems_and_mixes_and_targets_there_are():
     assert [step for step in words("REPRODUCE") if "@" not in step] == words("DEMO")
 
 
+@pytest.mark.parametrize("step", ["dpo-rg", "dpo-vanilla@psnr"])
+def test_a_training_without_pairs_is_not_run_in_a_plan_and_that_is_no_failure(run, tmp_path, step):
+    none = tmp_path / "runs" / "smollm2-135m" / "mining" / "rg" / "routed" / "no_pairs.json"
+    mined = tmp_path / "data" / "esc_vanilla_dpo_smollm2-135m.manifest.json"
+    for path in (none, mined):
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    assert run("make", f"step/{step}", f"WORK={tmp_path}").returncode == 0
+    states = (tmp_path / "runs" / "smollm2-135m" / "steps.tsv").read_text()
+    assert states.startswith(f"{step}\tnot run (0 pairs)\t")
+
+
 def test_a_step_that_fails_does_not_take_down_the_others_and_the_same_command_goes_on(
     run, tmp_path
 ):
