@@ -269,7 +269,10 @@ def products(step: str, about: Forecast) -> list[Path]:
         "check-data": [paths.checked(work, model)],
         "stats": [paths.data_stats(work)],
         "sft": [work / paths.adapter(model, task, "sft") / "run.json"],
-        "mine": [work / paths.preference_manifest(t, model, paths.PAPER) for t in TASKS],
+        "mine": [
+            work / paths.preference_manifest(one, model, paths.PAPER)
+            for one in ([task] if task else TASKS)
+        ],
         "dpo": [work / paths.adapter(model, task, "dpo", lineage) / "drift.json"],
         "predict": [work / "runs" / model / name / "run.json" for name in about.system],
         "eval": [work / "runs" / model / "comparisons.json"],
