@@ -112,13 +112,14 @@ def _environment(folder: Path) -> tuple[Finding, int | None]:
 def _serving(root: Path) -> Finding:
     python = root / serving_environment.PYTHON
     folder, fix = serving_environment.FOLDER, "run: make setup-serve"
-    if not python.exists():
-        return Finding("serving", "note", f"no {folder}, which predictions need; {fix}")
+    ready = root / serving_environment.READY
+    if not ready.is_file():
+        found = "unfinished" if python.exists() else "none"
+        return Finding("serving", "note", f"{folder}, which predictions need: {found}; {fix}")
     works, said = _imports(python, SERVING)
     if not works:
         return Finding("serving", "missing", f"{said}; run: rm -r {folder} && make setup-serve")
-    ready = root / serving_environment.READY
-    kind = ready.read_text().strip() if ready.is_file() else "unfinished"
+    kind = ready.read_text().strip()
     here = serving_environment.kind_here()
     if kind != here:
         told = f"{kind}, this machine needs {here}; {fix} KIND={here}"

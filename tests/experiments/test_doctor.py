@@ -38,11 +38,14 @@ def test_it_needs_nothing_but_the_standard_library(run):
     assert shown.returncode == 0, shown.stderr
 
 
-def test_a_serving_environment_that_does_not_import_is_named_with_the_fix(tmp_path):
+def test_a_serving_environment_that_does_not_import_is_unfinished_or_named_with_the_fix(tmp_path):
     (tmp_path / ".venv-serve" / "bin").mkdir(parents=True)
     python = tmp_path / ".venv-serve" / "bin" / "python"
     python.write_text("#!/bin/sh\necho 'ImportError: no vllm' >&2\nexit 1\n")
     python.chmod(0o755)
+    found = {finding.name: finding for finding in doctor.findings(tmp_path)}
+    assert found["serving"].state == "note" and "unfinished" in found["serving"].detail
+    (tmp_path / ".venv-serve" / ".ready").write_text("cpu\n")
     found = {finding.name: finding for finding in doctor.findings(tmp_path)}
     assert found["serving"].state == "missing"
     assert found["serving"].detail == (

@@ -70,18 +70,18 @@ def test_a_step_that_fails_does_not_take_down_the_others_and_the_same_command_go
     run, tmp_path
 ):
     of = (f"WORK={tmp_path}", "ESCONV=sample", "LIMIT=1")
-    plan = ("make", "--keep-going", "step/data", "step/dpo-sp", "step/stats", *of)
+    plan = ("make", "--keep-going", "step/data", "step/export", "step/stats", *of)
     first = run(*plan)
     assert first.returncode != 0 and first.stderr.count("error: ") == 1
     states = tmp_path / "runs" / "smollm2-135m" / "steps.tsv"
     rows = [line.split("\t") for line in states.read_text().splitlines()]
-    assert [row[:2] for row in rows] == [["data", "done"], ["dpo-sp", "failed"], ["stats", "done"]]
+    assert [row[:2] for row in rows] == [["data", "done"], ["export", "failed"], ["stats", "done"]]
     built = (tmp_path / "data" / "manifest.json").stat().st_mtime_ns
     again = run(*plan)
     assert again.returncode != 0
     assert (tmp_path / "data" / "manifest.json").stat().st_mtime_ns == built
     told = run("-m", "experiments", "summary", "--work", str(tmp_path)).stdout
-    assert re.search(r"dpo-sp +\d+ s  failed", told) and re.search(r"stats +\d+ s  done", told)
+    assert re.search(r"export +\d+ s  failed", told) and re.search(r"stats +\d+ s  done", told)
 
 
 @pytest.mark.parametrize(
