@@ -6,7 +6,7 @@ corpus's own replies in the form of predictions.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -133,8 +133,8 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
     EscError, with the old sets left whole, where the corpus or an option is wrong.
     """
     # Several machines begin the same training, and each builds the sets first.
-    waiting = f"waiting: another process works on the sets in {paths.data(work)}"
-    with files.exclusive(paths.data(work), waiting=waiting):
+    waiting = f"waiting: another process works on the sets in {work / paths.DATA}"
+    with files.exclusive(work / paths.DATA, waiting=waiting):
         found = source.locate(esconv, work)
         digests = {path.name: files.sha256(path) for path in found.files}
         layout, dialogues = read(found.files)
@@ -177,14 +177,14 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
             "leaks": split.leaks(survey, sides, chosen),
             "sets": sets,
         }
-        files.write_json(paths.data_manifest(work), manifest)
+        files.write_json(work / paths.MANIFEST, manifest)
         return manifest, True
 
 
 def _finished(work: Path, stamp: Row) -> Row | None:
     """The manifest of sets that are there, whole and of these options."""
     try:
-        manifest = files.read_json(paths.data_manifest(work))
+        manifest = files.read_json(work / paths.MANIFEST)
     except EscError:
         return None  # not finished: it is built anew
     whole = manifest.get("options") == stamp and all(
@@ -202,7 +202,7 @@ def _write(
     kind: str,
 ) -> Row:
     names = [paths.sft_file(task, name) for name in paths.SPLITS for task in ROWS]
-    manifest = paths.data_manifest(work)
+    manifest = work / paths.MANIFEST
     with files.jsonl_together(work, *names, described_in=manifest) as writing:
         writers = dict(zip(names, writing, strict=True))
         for dialogue in tqdm(dialogues, "building", unit=" dialogues", leave=False):
@@ -214,12 +214,12 @@ def _write(
                 for row in rows(said, provenance):
                     writers[paths.sft_file(task, name)].write(row)
         for name in paths.SPLITS:
-            if not writers[paths.sft_file("vanilla", name)].facts().rows:
+            if not writers[paths.sft_file("vanilla", name)].facts()["rows"]:
                 raise EscError(
                     f"the {name} split has no dialogue (the corpus has {len(sides)}); it takes at "
                     "least 10, of situations that differ"
                 )
-    return {name: asdict(writer.facts()) for name, writer in writers.items()}
+    return {name: writer.facts() for name, writer in writers.items()}
 
 
 def report(manifest: Row, work: Path) -> Iterator[str]:
@@ -245,7 +245,7 @@ def report(manifest: Row, work: Path) -> Iterator[str]:
     yield f"licence  {manifest['licence']}"
     if manifest["smoke"]:
         yield "SMOKE    sample corpus: every number from here on is a smoke test, no result"
-    yield f"written  {paths.data_manifest(work)}"
+    yield f"written  {work / paths.MANIFEST}"
 
 
 Esconv = Annotated[
@@ -272,7 +272,7 @@ def main(wanted: BuildOptions, esconv: Esconv = None, work: cli.Work = Path()) -
     if built_now:
         print("\n".join(report(manifest, work)))
     else:
-        print(f"{paths.data(work)} is up to date ({manifest['corpus']['origin']})")
+        print(f"{work / paths.DATA} is up to date ({manifest['corpus']['origin']})")
 
 
 def records(dialogues: Iterable[Dialogue]) -> Iterator[Row]:
@@ -316,6 +316,6 @@ def replies_main(
     written = sorted({*beside.get("files", ()), out.name})
     made_of = {"corpus": esconv.name, "sha256": sha256, "smoke": smoke, "files": written}
     files.write_json(out.with_name(step.OPTIONS), made_of)
-    print(f"replies     {out}: {writer.facts().rows:,} of {len(dialogues):,} dialogues")
+    print(f"replies     {out}: {writer.facts()['rows']:,} of {len(dialogues):,} dialogues")
     if smoke:
         print("SMOKE       sample corpus: no result")

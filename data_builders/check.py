@@ -58,7 +58,7 @@ def check(model: str, work: Path, processes: int) -> list[Row]:
     sets = {name: work / registered[name]["file_name"] for name in wanted}
     unbuilt = [name for name, path in sets.items() if not (known[name] or path.is_file())]
     if unbuilt:
-        raise EscError(f"{', '.join(unbuilt)} not built under {paths.data(work)}; run 'make data'")
+        raise EscError(f"{', '.join(unbuilt)} not built under {work / paths.DATA}; run 'make data'")
     summaries: list[Row] = []
     for name, path in sets.items():
         if not path.is_file():
@@ -202,7 +202,7 @@ def main(
     lossless = all(s["kept"] == s["rows"] for s in summaries if "absent" not in s)
     smoke = is_smoke(model, work)
     told = {"lossless": lossless, "smoke": smoke, "sets": summaries}
-    files.write_json(paths.checked(work, model), told)
+    files.write_json(work / f"data/check_{model}.json", told)
     if smoke:
         print("SMOKE: embedded model or sample corpus; the lengths are of no real training")
     failed = "FAILED: rows are lost or mislabelled (see above)"

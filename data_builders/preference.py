@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +52,7 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
         for one in (first if lineage.round == 1 else [lineage])
     }
     manifest_path = work / paths.preference_manifest(task, model, lineage)
-    with files.exclusive(paths.data(work)):
+    with files.exclusive(work / paths.DATA):
         names = map(paths.preference_file, made)
         with files.jsonl_together(work, *names, described_in=manifest_path) as writing:
             writers = dict(zip(made, writing, strict=True))
@@ -72,7 +71,7 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
                     _write_singles(work, task, source / "singles.jsonl", writers[name])
         for name, writer in writers.items():
             # LLaMA-Factory takes an empty set for a broken one.
-            if not writer.facts().rows:
+            if not writer.facts()["rows"]:
                 (work / paths.preference_file(name)).unlink()
         entries = (registry.preference_entry(task, model, one) for one in made.values())
         registry.write_for(work, dict(entries))
@@ -83,7 +82,7 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
             "fates": routed["fates"],
             "errors": routed["errors"],
             "smoke": routed["smoke"],
-            "sets": {name: asdict(writer.facts()) for name, writer in writers.items()},
+            "sets": {name: writer.facts() for name, writer in writers.items()},
         }
         files.write_json(manifest_path, manifest)
         return manifest

@@ -9,7 +9,6 @@ its prompt may be one that a system is tested on.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def route(
         pairs = sorted(_pairs(path, task, turns, fates), key=lambda pair: pair[0])
         if not pairs:
             told = ", ".join(f"{count:,} {fate}" for fate, count in fates.most_common())
-            raise EscError(f"{path}: no pair of a train turn in {paths.data(work)} ({told})")
+            raise EscError(f"{path}: no pair of a train turn in {work / paths.DATA} ({told})")
         provenance: Row = {
             "model": model,
             "task": task,
@@ -210,4 +209,4 @@ def _write(
                 pair = {"id": turn.id, "seed": None, "gold_strategy": turn.strategy}
                 pair |= {"chosen": gold, "truncated": False, "provenance": provenance}
                 pairs_file.write(pair | own | said)
-    return {name: asdict(one.facts()) for name, one in zip(names, writers, strict=True)}
+    return {name: one.facts() for name, one in zip(names, writers, strict=True)}

@@ -130,6 +130,6 @@ def main(
     }
     _merge(into, files.read_json(into), ours)
     made = [name for name, entry in ours.items() if Path(entry["file_name"]).is_file()]
-    print(f"{into}: {len(ours)} entries of this kit, for the sets under {paths.data(work)}")
+    print(f"{into}: {len(ours)} entries of this kit, for the sets under {work / paths.DATA}")
     print(f"made        {len(made)}: {', '.join(made) or 'none'}")
     print(f"not made    {len(ours) - len(made)}, registered for when they are")

@@ -75,7 +75,7 @@ def of_path(path: Path) -> Source:
 
 def keep(source: Source, work: Path) -> None:
     """Copy the corpus into ``data/corpus``, in place of what was kept there before."""
-    folder = paths.corpus(work)
+    folder = work / paths.CORPUS
     if all(path.parent == folder for path in source.files):
         return
     fresh = folder.with_name(f".{folder.name}{files.TEMPORARY}")
@@ -93,7 +93,7 @@ def _note(folder: Path, source: Source) -> None:
 
 
 def _kept(work: Path) -> Source | None:
-    folder = paths.corpus(work)
+    folder = work / paths.CORPUS
     if not (folder / "source.json").is_file():
         return None
     note = files.read_json(folder / "source.json")
@@ -137,7 +137,7 @@ def _download(work: Path) -> Source:
 
 def _keep_fetched(name: str, content: bytes, origin: str, work: Path) -> Source:
     """The fetched content as the kept corpus; EscError, and nothing kept, where it is none."""
-    target = paths.corpus(work) / name
+    target = work / paths.CORPUS / name
     with files.atomic_writer(target) as stream:
         stream.write(content)
     source = Source((target,), origin)

@@ -114,7 +114,7 @@ def notes_on(manifest: Row) -> list[str]:
 )
 def main(work: cli.Work = Path()) -> None:
     """The figures of the training set beside the paper's: Table 1, Table 6 and Figure 8."""
-    manifest = files.read_json(paths.data_manifest(work), made_by="make data")
+    manifest = files.read_json(work / paths.MANIFEST, made_by="make data")
     notes = notes_on(manifest)
     found = statistics(files.read_jsonl(work / paths.sft_file("rg", "train")))
     text = "\n\n".join(["# The training set beside the paper", *notes])
@@ -122,7 +122,7 @@ def main(work: cli.Work = Path()) -> None:
         align = ["left"] + ["right"] * table.shape[1]
         shown = table.to_markdown(colalign=align, disable_numparse=True)
         text += f"\n\n## {heading}\n\n{shown}"
-    written = paths.data_stats(work)
+    written = work / paths.STATS
     files.write_text(written.with_name("stats.md"), text + "\n")
     table_6 = {s.value: PAPER_TABLE_6[s.code] for s in Strategy if s.code in PAPER_TABLE_6}
     paper = {"table_1": PAPER_TABLE_1, "table_6": table_6, "figure_8": None}

@@ -197,10 +197,10 @@ def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
         return turns
     dialogues = list(dict.fromkeys(map(_dialogue, turns)))
     if limit > len(dialogues):
-        built = files.read_json(paths.data_manifest(work), made_by="make data")
+        built = files.read_json(work / paths.MANIFEST, made_by="make data")
         more = f", or first {paths.make('data', work=work, LIMIT=limit)}"
         raise EscError(
-            f"LIMIT={limit}, but the {split} set in {paths.data(work)} has {len(dialogues)} "
+            f"LIMIT={limit}, but the {split} set in {work / paths.DATA} has {len(dialogues)} "
             f"dialogues; use a LIMIT of at most {len(dialogues)}"
             + (more if built["options"]["LIMIT"] else "")
         )

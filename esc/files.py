@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,15 +42,6 @@ class NoPairs(EscError):
 
 class Waiting(EscError):
     """No mistake: what is to be done next is done elsewhere, and the same command then goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """What a manifest says of one file."""
-
-    rows: int
-    bytes: int
-    sha256: str
 
 
 @contextmanager
@@ -138,18 +128,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path, *, made_by: str | None = None) -> Row:
-    """The JSON object in ``path``; EscError as `read_value`, and where it is another value."""
-    value = read_value(path, made_by=made_by)
-    if not isinstance(value, dict):
-        raise EscError(f"{path} holds a {type(value).__name__}, not a JSON object")
-    return value
-
-
-def read_value(path: Path, *, made_by: str | None = None) -> Any:
-    """The JSON value in ``path``.
-
-    Raises EscError with the place where it is broken, or ``made_by`` where the file is missing.
-    """
+    """The JSON object in ``path``; EscError with the place where it is none, or ``made_by``."""
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
         # Half a surrogate pair can be escaped in JSON, and never be written again.
@@ -159,6 +138,8 @@ def read_value(path: Path, *, made_by: str | None = None) -> Any:
         raise EscError(f"{path} does not exist{hint}") from None
     except (ValueError, RecursionError) as error:
         raise EscError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise EscError(f"{path} holds a {type(value).__name__}, not a JSON object")
     return value
 
 
@@ -194,13 +175,9 @@ class JsonlWriter:
         self._rows += 1
         self._bytes += len(line)
 
-    def flush(self) -> None:
-        """Hand everything to the operating system, so that a full disk shows now."""
-        self._stream.flush()
-
-    def facts(self) -> FileFacts:
-        """Rows, size and SHA-256 of what was written so far."""
-        return FileFacts(self._rows, self._bytes, self._digest.hexdigest())
+    def facts(self) -> Row:
+        """``rows``, ``bytes`` and ``sha256`` of what was written so far."""
+        return {"rows": self._rows, "bytes": self._bytes, "sha256": self._digest.hexdigest()}
 
 
 @contextmanager
@@ -210,10 +187,11 @@ def jsonl_together(folder: Path, *names: str, described_in: Path) -> Iterator[li
     What describes the ones before them goes first, since it is then no longer true.
     """
     with ExitStack() as stack:
-        writers = [JsonlWriter(stack.enter_context(atomic_writer(folder / n))) for n in names]
-        yield writers
-        for writer in writers:
-            writer.flush()
+        streams = [stack.enter_context(atomic_writer(folder / name)) for name in names]
+        yield [JsonlWriter(stream) for stream in streams]
+        for stream in streams:
+            # So that a full disk shows now.
+            stream.flush()
         described_in.unlink(missing_ok=True)
 
 

@@ -149,6 +149,13 @@ IN_LLAMAFACTORY = ROOT / "training" / "in_llamafactory"
 """Folder of the one module that runs inside LLaMA-Factory, and mends it there."""
 
 REGISTRY = "dataset_info.json"
+DATA = Path("data")
+"""The built sets, relative to ``work``, as the next three are."""
+MANIFEST = DATA / "manifest.json"
+"""It exists exactly when the sets are complete."""
+STATS = DATA / "stats" / "stats.json"
+CORPUS = DATA / "corpus"
+"""The corpus files that the sets were built from."""
 SPLITS = ("train", "validation", "test")
 PAPER = Lineage()
 """The paper's own preference training."""
@@ -156,31 +163,6 @@ PAPER = Lineage()
 _PREFERENCE = re.compile(
     r"esc_(?P<task>[a-z]+)_(?P<kind>dpo|kto)_(?P<model>[^_]+)(?P<suffix>(?:_.+)?)"
 )
-
-
-def data(work: Path) -> Path:
-    """The folder of the built sets."""
-    return work / "data"
-
-
-def data_manifest(work: Path) -> Path:
-    """The manifest of the built sets; it exists exactly when they are complete."""
-    return data(work) / "manifest.json"
-
-
-def data_stats(work: Path) -> Path:
-    """The statistics of the built train set."""
-    return data(work) / "stats" / "stats.json"
-
-
-def checked(work: Path, model: str) -> Path:
-    """What the token check found in all sets of a model."""
-    return data(work) / f"check_{model}.json"
-
-
-def corpus(work: Path) -> Path:
-    """The folder that keeps the corpus files the sets were built from."""
-    return data(work) / "corpus"
 
 
 def sft_file(task: str, split: str) -> str:

@@ -24,10 +24,10 @@ def manifest(work: Path) -> Row:
 
     Raises EscError where there is none, or the system prompts have changed since.
     """
-    found: Row = files.read_json(paths.data_manifest(work), made_by="make data")
+    found: Row = files.read_json(work / paths.MANIFEST, made_by="make data")
     if wording() != found["options"]["prompts"]:
         raise EscError(
-            f"the sets in {paths.data(work)} were built with other system prompts or strategies; "
+            f"the sets in {work / paths.DATA} were built with other system prompts or strategies; "
             "set PROMPTS_DIR (or esc/strategies.py) as it was then, or build and train again"
         )
     return found
@@ -177,11 +177,8 @@ class RunFolder:
             for record in records:
                 writer.write(record)
         if complete:
-            written = writer.facts()
-            files.write_json(
-                self.path / DONE,
-                facts | {self.records: {"rows": written.rows, "sha256": written.sha256}},
-            )
+            written = {name: writer.facts()[name] for name in ("rows", "sha256")}
+            files.write_json(self.path / DONE, facts | {self.records: written})
 
 
 def is_smoke(model: str, work: Path) -> bool:
@@ -189,7 +186,7 @@ def is_smoke(model: str, work: Path) -> bool:
 
     Raises EscError where no sets are built.
     """
-    manifest = files.read_json(paths.data_manifest(work), made_by="make data")
+    manifest = files.read_json(work / paths.MANIFEST, made_by="make data")
     return model == EMBEDDED or bool(manifest["smoke"])
 
 

@@ -412,7 +412,7 @@ def main(
     records, unaligned = aligned(named_rows(predictions), turns, split)
     if not records:
         raise EscError(f"no record can be aligned: {unaligned[0]}")
-    built = files.read_json(paths.data_manifest(work), made_by="make data")
+    built = files.read_json(work / paths.MANIFEST, made_by="make data")
     smoke = bool(built["smoke"]) or step.made_beside(predictions)
     if not beside or MARK in beside:
         options = {

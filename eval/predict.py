@@ -83,7 +83,7 @@ class Asked:
         """What the records come to, for ``run.json``."""
         count = Counter(record["status"] for record in records)
         answered = count["ok"] + count["invalid"]
-        made = files.read_json(paths.data_manifest(self.work))
+        made = files.read_json(self.work / paths.MANIFEST)
         reasons = Counter(str(r["failure"]["kind"]) for r in records if r["status"] == "failed")
         return {
             "set": f"{self.split} of {made['corpus']['origin']}, SPLIT={made['options']['SPLIT']}",

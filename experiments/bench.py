@@ -82,7 +82,7 @@ def build(corpus: str, work: Path) -> Row:
     command = ["-m", "data_builders", "build", "--esconv", corpus, "--work", str(work)]
     seconds, bare = [], []
     for _ in range(REPEATS):
-        paths.data_manifest(work).unlink(missing_ok=True)
+        (work / paths.MANIFEST).unlink(missing_ok=True)
         begin = time.perf_counter()
         python(*command)
         seconds.append(time.perf_counter() - begin)

@@ -90,7 +90,7 @@ def sets_of(work: Path) -> tuple[Row, list[BuiltSet], list[str]]:
         splits = {split: _file(work, name, manifest["sets"]) for split, name in names.items()}
         smoke = bool(manifest["smoke"])
         built.append(BuiltSet(paths.sft_dataset(task), task, "sft", splits, smoke))
-    for path in sorted(paths.data(work).glob("esc_*.manifest.json")):
+    for path in sorted((work / paths.DATA).glob("esc_*.manifest.json")):
         mining = files.read_json(path)
         changed = files.differences(mining["provenance"]["data"], step.train_set(manifest))
         if changed:
@@ -204,7 +204,7 @@ def model_cards(
     if trained_on is None:
         again = paths.make(f"{stage}-{task}", work=work, model=backbone.name)
         raise EscError(
-            f"{folder} was trained on other sets than are in {paths.data(work)} now; build those "
+            f"{folder} was trained on other sets than are in {work / paths.DATA} now; build those "
             f"again (its options.json names them), or {again} FORCE=1"
         )
     kind, recipe, drift = manifest["corpus"]["kind"], _recipe(folder), folder / "drift.json"
@@ -339,7 +339,7 @@ def card(work: Path, model: str, *, force: bool) -> Iterator[str]:
     """
     backbone, (manifest, built, left_out) = backbones.get(model), sets_of(work)
     refused = []
-    texts = {paths.data(work): dataset_card(work, manifest, built)}
+    texts = {work / paths.DATA: dataset_card(work, manifest, built)}
     yield from (f"left out    {note}" for note in left_out)
     trained = sorted(path.parent for path in (work / paths.adapters(model)).glob(f"*/{DONE}"))
     for folder in trained:
@@ -354,7 +354,7 @@ def card(work: Path, model: str, *, force: bool) -> Iterator[str]:
         train = paths.make("sft-sp", work=work, model=model)
         where = work / paths.adapters(model)
         yield f"no models   no finished adapter in {where}; {train} trains one"
-    with files.exclusive(paths.data(work)):
+    with files.exclusive(work / paths.DATA):
         for place, text in texts.items():
             try:
                 yield write(place / README, text, force=force)

@@ -106,7 +106,7 @@ class Forecast:
     def volumes(self) -> dict[str, Volume]:
         """Every split, as much as is asked for: the release's, scaled to what is built here."""
         found: dict[str, Volume] = files.read_json(COMMITTED)
-        manifest = paths.data_manifest(self.work)
+        manifest = self.work / paths.MANIFEST
         sets = files.read_json(manifest)["sets"] if manifest.is_file() else {}
         for name, one in found.items():
             rows = sets.get(paths.sft_file("vanilla", name), {"rows": one["dialogues"]})["rows"]
@@ -265,9 +265,9 @@ def products(step: str, about: Forecast) -> list[Path]:
     work, model, lineage = about.work, about.model, Lineage(variant or None)
     known = {
         "model": [Path(backbones.get(EMBEDDED).location) / "manifest.json"],
-        "data": [paths.data_manifest(work)],
-        "check-data": [paths.checked(work, model)],
-        "stats": [paths.data_stats(work)],
+        "data": [work / paths.MANIFEST],
+        "check-data": [work / f"data/check_{model}.json"],
+        "stats": [work / paths.STATS],
         "sft": [work / paths.adapter(model, task, "sft") / "run.json"],
         "mine": [
             work / paths.preference_manifest(one, model, paths.PAPER)

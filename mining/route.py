@@ -89,7 +89,7 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
             "errors": dict(errors),
             "provenance": provenance,
             "smoke": provenance["smoke"],
-            **{name: asdict(one.facts()) for name, one in zip(names, writers, strict=True)},
+            **{name: one.facts() for name, one in zip(names, writers, strict=True)},
         }
         files.write_json(folder / DONE, done)
     return done

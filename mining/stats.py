@@ -200,7 +200,7 @@ def seeker_of(work: Path, replies: Sequence[str]) -> dict[str, str]:
     since the ids of a corpus in another order are not its positions.
     """
     said = " ".join(" ".join(replies).split())
-    there = [paths.corpus(work) / name for name in step.manifest(work)["corpus"]["files"]]
+    there = [work / paths.CORPUS / name for name in step.manifest(work)["corpus"]["files"]]
     rows = [row for path in there if path.is_file() for row in corpus.values(path)]
     found = [row for row in rows if said in _replies(row)]
     if len(found) != 1:

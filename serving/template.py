@@ -108,7 +108,7 @@ def main(
     model: cli.Model = EMBEDDED, work: cli.Work = Path(), base_url: cli.BaseUrl = None
 ) -> None:
     """Compare the running server's token ids with LLaMA-Factory's, on rows of the built sets."""
-    files.read_json(paths.data_manifest(work), made_by="make data")
+    files.read_json(work / paths.MANIFEST, made_by="make data")
     state = policy_server.running(model, work)
     urls = base_url or (state.url if state else "")
     if not urls:

@@ -134,7 +134,7 @@ def stamp(training: Training, settings: Row) -> Row:
         )
     recipe = decisive(settings)
     if training.stage == "sft":
-        manifest = files.read_json(paths.data_manifest(work), made_by="make data")
+        manifest = files.read_json(work / paths.MANIFEST, made_by="make data")
         options = dict(manifest["options"])
     else:
         for folder in training.starts_from:

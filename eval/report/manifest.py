@@ -66,7 +66,7 @@ class Sources:
         if not (self.work / path).is_file():
             return None
         try:
-            return shape.model_validate(files.read_value(self.whole(path)))
+            return shape.model_validate(files.read_json(self.whole(path)))
         except ValidationError as error:
             raise EscError(f"{self.work / path}: {first(error)}; {renew} renews it") from error
 
@@ -78,13 +78,13 @@ class Sources:
 
     def built(self) -> Row:
         """The manifest of the built sets; empty where there is none."""
-        return self.read(paths.data_manifest(Path()))
+        return self.read(paths.MANIFEST)
 
 
 def first(error: ValidationError) -> str:
     """The first fault in one line: where it is and what is wrong."""
     fault = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "the whole file"
+    where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "missing":
         return f"no {where!r} in it"
     return f"{where} is {json.dumps(fault['input'], default=str)[:60]} ({fault['msg']})"

@@ -324,7 +324,7 @@ def corpus(sources: Sources) -> list[Table]:
     # The target would build the default's sets in the place of those that are there.
     counting = paths.step("data_builders", "stats", work=sources.work)
     renew = counting if built else sources.make("stats")
-    stats = sources.known(paths.data_stats(Path()), records.CorpusStats, renew)
+    stats = sources.known(paths.STATS, records.CorpusStats, renew)
     here = stats.here if stats else records.CorpusFigures(table_1={}, table_6={}, figure_8=[])
     notes = stats.notes if stats else []
     marked = bool(built.get("smoke")) or any(note.startswith("SMOKE") for note in notes)

@@ -20,7 +20,7 @@ def made(corpus, work, **options):
 
 
 def contents(work):
-    return {p.name: p.read_bytes() for p in paths.data(work).glob("*.jsonl")}
+    return {p.name: p.read_bytes() for p in (work / paths.DATA).glob("*.jsonl")}
 
 
 # Section 3 of the paper's data: (dialogues, supporter turns) of each split.
@@ -28,7 +28,7 @@ PAPER = {"train": (1040, 14763), "validation": (130, 1821), "test": (130, 1792)}
 
 
 def test_the_papers_split_gives_the_papers_counts(esconv_work):
-    manifest = files.read_json(paths.data_manifest(esconv_work))
+    manifest = files.read_json(esconv_work / paths.MANIFEST)
     for split, (dialogues, turns) in PAPER.items():
         rows = {task: manifest["sets"][paths.sft_file(task, split)]["rows"] for task in ROWS}
         assert rows == {"sp": turns, "rg": turns, "vanilla": dialogues}
@@ -102,10 +102,10 @@ def test_ids_are_unique_and_shared_by_planner_and_generator(esconv_work):
 
 def test_a_second_build_writes_nothing_and_needs_no_esconv(small_corpus, tmp_path):
     made(small_corpus, tmp_path)
-    before = {p: p.stat().st_mtime_ns for p in paths.data(tmp_path).rglob("*.json*")}
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / paths.DATA).rglob("*.json*")}
     small_corpus.unlink()
     assert build.build(None, tmp_path, BuildOptions())[1] is False
-    assert {p: p.stat().st_mtime_ns for p in paths.data(tmp_path).rglob("*.json*")} == before
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / paths.DATA).rglob("*.json*")} == before
 
 
 def test_other_options_blanks_or_prompts_rebuild_the_sets(small_corpus, tmp_path, monkeypatch):
@@ -132,13 +132,13 @@ def test_a_changed_set_a_lost_registry_and_a_broken_manifest_are_made_again(smal
     assert made(small_corpus, tmp_path) == manifest and contents(tmp_path) == before
     assert (tmp_path / paths.REGISTRY).is_file()
     for content in ("{", "[]", "{}"):
-        paths.data_manifest(tmp_path).write_text(content)
+        (tmp_path / paths.MANIFEST).write_text(content)
         assert made(small_corpus, tmp_path) == manifest
 
 
 def test_the_manifest_says_what_was_made_from_what(small_corpus, tmp_path):
     manifest = made(small_corpus, tmp_path)
-    assert manifest == files.read_json(paths.data_manifest(tmp_path))
+    assert manifest == files.read_json(tmp_path / paths.MANIFEST)
     digest = hashlib.sha256(small_corpus.read_bytes()).hexdigest()
     assert manifest["corpus"]["files"] == {"small.json": digest}
     assert manifest["corpus"]["kind"] == "other" and manifest["smoke"] is False
@@ -151,7 +151,7 @@ def test_the_sample_corpus_is_marked_as_smoke_by_its_path_too(run, tmp_path):
     shown = run(
         "-m", "data_builders", "build", "--esconv", str(paths.SAMPLE), "--work", str(tmp_path)
     )
-    manifest = files.read_json(paths.data_manifest(tmp_path))
+    manifest = files.read_json(tmp_path / paths.MANIFEST)
     assert manifest["smoke"] is True and manifest["corpus"]["kind"] == "sample"
     assert "SMOKE" in shown.stdout
 
@@ -182,7 +182,7 @@ def test_what_stops_a_build_leaves_the_old_sets_whole(small_corpus, tmp_path, ha
     happens(small_corpus, tmp_path)
     with pytest.raises(EscError, match=message):
         made(small_corpus, tmp_path, limit=2)
-    assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
+    assert contents(tmp_path) == before and (tmp_path / paths.MANIFEST).exists()
 
 
 def test_a_full_disk_leaves_the_old_sets_whole(small_corpus, tmp_path):
@@ -198,8 +198,8 @@ def test_a_full_disk_leaves_the_old_sets_whole(small_corpus, tmp_path):
     )
     assert limited.returncode == 2
     assert "error: the disk is full" in limited.stderr and "Traceback" not in limited.stderr
-    assert contents(tmp_path) == before and paths.data_manifest(tmp_path).exists()
-    assert not list(paths.data(tmp_path).glob(".*.tmp"))
+    assert contents(tmp_path) == before and (tmp_path / paths.MANIFEST).exists()
+    assert not list((tmp_path / paths.DATA).glob(".*.tmp"))
 
 
 def test_a_kill_in_the_middle_of_writing_leaves_the_old_sets_whole(esconv, tmp_path):
@@ -210,13 +210,13 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_old_sets_whole(esconv, tmp_p
         deadline = time.monotonic() + 60
         # The largest set is being written once its temporary file has grown.
         while not any(
-            p.stat().st_size > 1_000_000 for p in paths.data(tmp_path).glob(".sp_sft_train*.tmp")
+            p.stat().st_size > 1_000_000 for p in (tmp_path / paths.DATA).glob(".sp_sft_train*.tmp")
         ):
             assert process.poll() is None and time.monotonic() < deadline
         process.send_signal(signal.SIGKILL)
     assert contents(tmp_path) == before
     assert made(esconv, tmp_path, limit=2)["options"]["LIMIT"] == 2
-    assert not list(paths.data(tmp_path).glob(".*.tmp"))
+    assert not list((tmp_path / paths.DATA).glob(".*.tmp"))
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,8 @@ def test_the_corpus_kept_is_the_last_and_one_that_lost_its_file_is_not_replaced(
     first.write_bytes(CORPUS)
     for path in (first, small_corpus):
         source.keep(source.locate(str(path), tmp_path), tmp_path)
-    assert {p.name for p in paths.corpus(tmp_path).iterdir()} == {"small.json", "source.json"}
-    (paths.corpus(tmp_path) / "small.json").unlink()
+    assert {p.name for p in (tmp_path / paths.CORPUS).iterdir()} == {"small.json", "source.json"}
+    (tmp_path / paths.CORPUS / "small.json").unlink()
     with pytest.raises(EscError, match=r"kept from small\.json, is gone; give the corpus"):
         source.locate(None, tmp_path)
 

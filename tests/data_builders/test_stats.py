@@ -54,7 +54,7 @@ def test_the_real_train_split_has_the_papers_table_6_and_the_measured_table_1(es
 def test_the_step_writes_json_and_markdown_with_the_smoke_mark(run, sample_work):
     shown = run("-m", "data_builders", "stats", "--work", str(sample_work))
     assert shown.returncode == 0, shown.stderr
-    folder = paths.data(sample_work) / "stats"
+    folder = sample_work / paths.DATA / "stats"
     assert "SMOKE" in (folder / "stats.md").read_text()
     written = files.read_json(folder / "stats.json")
     assert any("SMOKE" in note for note in written["notes"])

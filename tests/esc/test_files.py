@@ -25,7 +25,7 @@ def test_the_facts_of_a_written_file_are_those_of_its_bytes(tmp_path):
         writer.write({"a": "é"})
         writer.write({"a": 2})
     facts = writer.facts()
-    assert (facts.rows, facts.bytes, facts.sha256) == (2, path.stat().st_size, files.sha256(path))
+    assert facts == {"rows": 2, "bytes": path.stat().st_size, "sha256": files.sha256(path)}
     assert list(files.read_jsonl(path)) == [{"a": "é"}, {"a": 2}]
 
 

@@ -48,9 +48,9 @@ def test_a_limit_beyond_the_split_says_how_many_there_are_and_how_to_have_more(
     with pytest.raises(EscError, match=r"LIMIT=9999, but the test set .* has \d+ dialogues.*\d$"):
         gold_turns(sample_work, "test", 9999)
     shutil.copytree(sample_work / "data", tmp_path / "data")
-    manifest = files.read_json(paths.data_manifest(tmp_path))
+    manifest = files.read_json(tmp_path / paths.MANIFEST)
     manifest["options"]["LIMIT"] = 5
-    files.write_json(paths.data_manifest(tmp_path), manifest)
+    files.write_json(tmp_path / paths.MANIFEST, manifest)
     with pytest.raises(EscError, match=r"or first make data WORK=.* LIMIT=9999"):
         gold_turns(tmp_path, "test", 9999)
 

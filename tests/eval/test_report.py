@@ -343,7 +343,6 @@ def test_the_manifest_names_files_options_and_the_commands_that_make_the_numbers
     ("path", "value", "fault", "renews"),
     [
         ("vanilla_sft/metrics.json", {"n": 3}, "no 'strategy'", "make eval"),
-        ("vanilla_sft/judge/judge.json", [], "the whole file", "make eval"),
         ("vanilla_sft/errors/proportions.json", {"n": "many"}, 'n is "many"', "make eval"),
         ("human/human.json", {}, "no 'a'", "eval human"),
         ("../../saves/qwen2.5-7b/sp_dpo/drift.json", {}, "no 'kl'", "make dpo-sp"),

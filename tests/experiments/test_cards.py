@@ -85,7 +85,7 @@ def system(work, name, weights, model=EMBEDDED, *, smoke=True):
 
 def of_esconv(work):
     """The same sets, as if they were built from the real corpus."""
-    path = paths.data_manifest(work)
+    path = work / paths.MANIFEST
     corpus = files.read_json(path)["corpus"] | {"kind": "esconv"}
     change(path, corpus=corpus, smoke=False, licence=build.LICENCES["esconv"])
 
@@ -173,7 +173,7 @@ def test_a_card_tells_no_secret_and_no_folder_of_the_base(work, monkeypatch):
 
 
 def test_text_of_a_corpus_forges_neither_metadata_nor_markdown(work):
-    path = paths.data_manifest(work)
+    path = work / paths.MANIFEST
     corpus = files.read_json(path)["corpus"] | {"origin": HOSTILE, "files": {HOSTILE: "e" * 64}}
     change(path, corpus=corpus, licence=HOSTILE)
     mined(work, "rg", judge=HOSTILE, error=HOSTILE)

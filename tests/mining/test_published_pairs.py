@@ -117,7 +117,7 @@ def test_a_row_of_a_validation_turn_makes_no_pair(bench, take):
     held_out = gold_turns(bench.work, "validation", None)
     code, _, err = take("rg", [given("rg", turn) for turn in held_out])
     assert code == 2 and err.count("\n") == 1
-    assert f"no pair of a train turn in {paths.data(bench.work)}" in err
+    assert f"no pair of a train turn in {bench.work / paths.DATA}" in err
     assert not (bench.work / "data" / f"{SETS['rg']}.jsonl").exists()
 
 

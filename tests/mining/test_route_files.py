@@ -188,7 +188,7 @@ def test_a_mining_without_pairs_leaves_those_of_before_and_none_to_take(
     assert routed.preference("rg")[0] == 0
 
 
-@pytest.mark.parametrize("where", ["files.JsonlWriter.flush", "files.write_json"])
+@pytest.mark.parametrize("where", ["files.JsonlWriter.facts", "files.write_json"])
 def test_a_kill_before_new_pairs_are_there_leaves_none_to_take(
     routed, server, planted, monkeypatch, where
 ):

@@ -129,7 +129,7 @@ def test_every_error_has_an_example_with_its_situation(mined, run, folder):
 
 def kept_corpus(bench):
     (name,) = step.manifest(bench.work)["corpus"]["files"]
-    return paths.corpus(bench.work) / name
+    return bench.work / paths.CORPUS / name
 
 
 def test_a_situation_is_not_guessed_where_two_dialogues_say_the_same(bench):
