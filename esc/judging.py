@@ -46,7 +46,7 @@ from esc.llm import (
 from esc.llm_batch import SHARD, Batch, BatchChat
 from esc.paths import EMBEDDED
 from esc.plan_and_speak import TIMEOUT
-from esc.step import DONE, SMOKE, RunFolder
+from esc.step import CALLS, DONE, SMOKE, RunFolder
 from esc.visible import visible
 
 IN_FLIGHT = {"gpu": 256, "cpu": 32}
@@ -256,7 +256,7 @@ def _opened(asking: Asking[Any], sending: Sending, stack: ExitStack) -> _Opened 
             return None
         if asking.summary:
             (folder.path / asking.summary).unlink(missing_ok=True)
-    cache = folder.cache(asking.run)
+    cache = Cache(folder.path / CALLS, asking.run)
     if cache.repaired:
         print("the last stored answer was torn and is asked for again", file=sys.stderr)
     records, rehearsal = asking.records(), Rehearsal(cache, asking.weights)

@@ -14,7 +14,7 @@ from typing import Any
 from esc import backbones, paths, sheets
 from esc.dialogue import Exchange, GoldTurn
 from esc.files import EscError, Row
-from esc.llm import spoken
+from esc.prompts import spoken
 from esc.step import DONE
 from esc.strategies import parse, strip_tag
 

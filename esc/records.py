@@ -11,7 +11,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from esc import files
-from esc.llm import Failure
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy
 
@@ -355,8 +354,8 @@ class Candidate(Shape):
     text: str = ""
     """The answer as it came."""
     truncated: bool = False
-    failure: Failure | None = None
-    """Written where it failed."""
+    failure: dict[str, Any] | None = None
+    """Written where it failed: kind, message, attempts."""
 
     @property
     def key(self) -> Key:

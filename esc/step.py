@@ -11,7 +11,6 @@ from pathlib import Path
 from esc import files, paths, prompts
 from esc.dialogue import CounselingStage
 from esc.files import EscError, JsonlWriter, NoPairs, OptionsDiffer, Row
-from esc.llm import Cache
 from esc.paths import EMBEDDED, Lineage
 from esc.strategies import Strategy
 
@@ -164,10 +163,6 @@ class RunFolder:
             for name in (DONE, self.records):
                 (self.path / name).unlink(missing_ok=True)
         files.write_json(path, self.options)
-
-    def cache(self, run: Row) -> Cache:
-        """The stored answers."""
-        return Cache(self.path / CALLS, run)
 
     def write(self, records: Iterable[Row], facts: Row, *, complete: bool) -> None:
         """Write the records, and ``run.json`` where none is missing."""

@@ -11,7 +11,7 @@ that the round before trained. The same command goes on after an interruption, a
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -188,7 +188,7 @@ def asking(
         run={"model": mining.model, "sampler": model, "task": mining.task},
         records=lambda: [(turn, index) for turn in turns for index in range(samples)],
         work=partial(one_sample, mining=mining, decode=decode),
-        without=lambda draw, failure: _row(draw, status="failed", failure=failure),
+        without=lambda draw, failure: _row(draw, status="failed", failure=asdict(failure)),
         told=lambda rows: _told(rows) | {"decode": decode, "smoke": options["smoke"]},
         report=partial(_report, mining),
         models=[model],

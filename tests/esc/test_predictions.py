@@ -7,7 +7,6 @@ import json
 import pytest
 
 from esc.files import EscError
-from esc.llm import spoken
 from esc.predictions import complete_runs, read_predictions
 
 MODEL = "qwen2.5-7b"
@@ -131,24 +130,3 @@ def test_complete_runs_are_those_with_their_facts_and_the_others_are_told(tmp_pa
         (tmp_path / "runs" / MODEL / name / "run.json").touch()
     assert [folder.name for folder in complete_runs(tmp_path, MODEL)] == ["a_sft", "b_sft"]
     assert "half/predictions.jsonl is not complete and left out" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "<think>\n\n</think>\n\n[Question] How long?",
-        "They lost a job, [Others] fits.\n</think>\n\n[Question] How long?",
-        "<think>One <think>two</think> three</think>[Question] How long?",
-        "[Question] <think>Open?</think>How long?",
-        "<Thinking>Open?</Thinking>\n[Question] How long?",
-    ],
-)
-def test_thinking_is_dropped(text):
-    assert spoken(text) == ("[Question] How long?", False)
-
-
-def test_nothing_is_said_where_the_thinking_is_cut_and_other_text_is_left_as_it_is():
-    for text in ("<think>\nOkay, a Question", "So. <think>Or", "a</think>b<think>"):
-        assert spoken(text) == ("", True)
-    for text in ("", " I think: 2 < 3. \n", "think> about </ think"):
-        assert spoken(text) == (text, False)
