@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, field_validator
 
 from esc import files
 from esc.psych_errors import PsychError
@@ -16,7 +16,7 @@ from esc.strategies import Strategy
 
 
 class Shape(BaseModel):
-    """A part of a file; fields that the report does not show are passed over."""
+    """A part of a file."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -30,6 +30,29 @@ class Number(Shape):
     n: int | None = None
     signature: str = ""
     reason: str | None = None
+    unscored: dict[str, Any] = {}
+    """Of a judge's scores, 0 to 5."""
+    percent: float | None = None
+    """Of a difference in what it is less of, as the next."""
+    inside_the_noise: bool | None = None
+
+
+class Share(Shape):
+    """A count and its share, 0 to 1."""
+
+    count: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
+class Difference(Shape):
+    """What system b has more than a, with its paired interval."""
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    verdict: str
 
 
 class Headline(Shape):
@@ -42,14 +65,8 @@ class Headline(Shape):
     js_distance: Number
 
 
-class Calibration(Shape):
-    """Of the planner's probabilities."""
-
-    ece: Number
-
-
 class StrategyNumbers(Headline):
-    """``strategy`` of ``metrics.json``."""
+    """``strategy`` of ``metrics.json``, without answers that cannot be read."""
 
     invalid: int
     invalid_rate: Number
@@ -57,8 +74,7 @@ class StrategyNumbers(Headline):
     distribution: dict[str, dict[Strategy, Number]]
     """``predicted`` and ``gold``: shares ×100 of the turns."""
     all_turns: Headline
-    """Of all turns; the others leave out answers that cannot be read."""
-    calibration: Calibration
+    ece: Number = Field(validation_alias=AliasPath("calibration", "ece"))
 
 
 class Baseline(Shape):
@@ -68,10 +84,9 @@ class Baseline(Shape):
     text: dict[str, dict[str, Number]] | None = None
 
 
-class Metrics(Shape):
+class Metrics(Baseline):
     """``metrics.json``."""
 
-    strategy: StrategyNumbers
     text: dict[str, dict[str, Number]]
     """Family (``paper``, ``corpus``) to metric."""
     baselines: dict[str, Baseline]
@@ -88,34 +103,19 @@ class Metrics(Shape):
     smoke: bool
 
 
-class Score(Number):
-    """One dimension of a judge's scores, 0 to 5."""
-
-    n: int
-    unscored: dict[str, Any]
-
-
 class Judged(Shape):
     """``judge.json`` of predictions."""
 
     judge: str
     signature: str
-    interval: str
     source: dict[str, Any]
-    dimensions: dict[str, Score]
+    dimensions: dict[str, Number]
     smoke: bool
 
     @property
     def unscored(self) -> int:
         """How many scores are missing, over all dimensions."""
-        return sum(one.unscored["total"] for one in self.dimensions.values())
-
-
-class Apart(Number):
-    """Chosen less rejected."""
-
-    percent: float | None
-    inside_the_noise: bool | None
+        return sum(one.unscored.get("total", 0) for one in self.dimensions.values())
 
 
 class PairScore(Shape):
@@ -123,25 +123,15 @@ class PairScore(Shape):
 
     chosen: Number
     rejected: Number
-    difference: Apart
+    difference: Number
 
 
 class PairsJudged(Shape):
     """``judge.json`` of pairs (Table 2)."""
 
     judge: str
-    source: dict[str, Any]
     dimensions: dict[str, PairScore]
     smoke: bool
-
-
-class Share(Shape):
-    """A count and its share, 0 to 1."""
-
-    count: int
-    share: float | None
-    low: float | None
-    high: float | None
 
 
 class Proportions(Shape):
@@ -175,43 +165,21 @@ class Voted(Shape):
     smoke: bool
 
 
-class CorpusFigures(Shape):
-    """``here`` of ``data/stats/stats.json``."""
-
-    table_1: dict[str, float]
-    table_6: dict[Strategy, int]
-    figure_8: list[dict[Strategy, float]]
-
-
 class CorpusStats(Shape):
     """``data/stats/stats.json``."""
 
     notes: list[str]
-    here: CorpusFigures
-    options: dict[str, Any]
-    """What the sets were built with that it is of."""
-
-
-class Sides(Shape):
-    """Pairs with a strategy on either side."""
-
-    chosen: int
-    rejected: int
+    table_1: dict[str, float] = Field(validation_alias=AliasPath("here", "table_1"))
+    table_6: dict[Strategy, int] = Field(validation_alias=AliasPath("here", "table_6"))
+    figure_8: list[dict[Strategy, float]] = Field(validation_alias=AliasPath("here", "figure_8"))
 
 
 class MinedTask(Shape):
     """One task of a mining."""
 
-    pairs: int
-    judge: str | None
-    strategies: dict[Strategy, Sides]
+    strategies: dict[Strategy, dict[Literal["chosen", "rejected"], int]]
+    """Pairs with a strategy on either side."""
     errors: dict[PsychError, int]
-
-
-class MinedTable(Shape):
-    """Table 1's lower half."""
-
-    here: dict[str, float | None]
 
 
 class MiningStats(Shape):
@@ -219,24 +187,8 @@ class MiningStats(Shape):
 
     notes: list[str]
     smoke: bool
-    table_1: MinedTable
+    table_1: dict[str, float | None] = Field(validation_alias=AliasPath("table_1", "here"))
     tasks: dict[str, MinedTask]
-
-
-class Moved(Shape):
-    """How far one policy is from another."""
-
-    kl: float
-    changed: float
-
-
-class Difference(Shape):
-    """What system b has more than a, with its paired interval."""
-
-    difference: float | None
-    low: float | None
-    high: float | None
-    verdict: str
 
 
 class ErrorDifferences(Shape):
@@ -258,44 +210,31 @@ class Comparison(Shape):
     errors: ErrorDifferences
 
 
-class LeftOut(Shape):
-    """A question that has no answer, and why."""
-
-    a: str
-    b: str
-    reason: str
-
-
 class Comparisons(Shape):
     """``comparisons.json`` of a backbone."""
 
     comparisons: list[Comparison]
-    left_out: list[LeftOut]
+    left_out: list[dict[Literal["a", "b", "reason"], str]]
     smoke: bool
 
 
-class Drift(Moved):
-    """``drift.json``."""
+class Drift(Shape):
+    """``drift.json``: how far a policy is from the one before it, and how far rounding goes."""
 
-    turns: int
+    kl: float
+    changed: float
     tokens: int
-    rounding: Moved
+    rounding: dict[str, float]
     moved: bool
     smoke: bool
-
-
-class Context(Shape):
-    """What was said before a turn."""
-
-    history: list[tuple[str, str]]
-    seeker: str
 
 
 class Record(Shape):
     """A record of ``predictions.jsonl``."""
 
     id: str
-    context: Context
+    history: list[tuple[str, str]] = Field(validation_alias=AliasPath("context", "history"))
+    seeker: str = Field(validation_alias=AliasPath("context", "seeker"))
     gold_strategy: str
     gold_response: str
     status: str
@@ -346,13 +285,12 @@ class Candidate(Shape):
     gold_strategy: Strategy
     gold_response: str
     status: Literal["ok", "failed"]
-    """Failed where the request had no answer; then its text is empty."""
     strategy: Strategy | None = None
     """Sampled, or for the generator the gold one it was given; None where it does not parse."""
     response: str | None = None
     """None for the planner, and where sampling failed."""
     text: str = ""
-    """The answer as it came."""
+    """The answer as it came; empty where the request has none."""
     truncated: bool = False
     failure: dict[str, Any] | None = None
     """Written where it failed: kind, message, attempts."""

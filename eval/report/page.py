@@ -142,8 +142,8 @@ def _record(path: Path, row: Row) -> Record:
 
 
 def _example(record: Record, model: str) -> Row:
-    context = [("seeker", record.context.seeker)]
-    for seeker, supporter in reversed(record.context.history):
+    context = [("seeker", record.seeker)]
+    for seeker, supporter in reversed(record.history):
         context = [("seeker", seeker), ("supporter", supporter), *context]
     gold = {"gold_strategy": record.gold_strategy, "gold_reply": record.gold_response}
     return {"id": record.id, "model": model, "context": context, "said": [], "smoke": False} | gold

@@ -247,7 +247,9 @@ def questions(sources: Sources, backbones: Sequence[Backbone]) -> list[Table]:
     rows, errors, notes, todo, intervals = [], [], [], [], []
     for one in backbones:
         for gone in one.comparisons.left_out if one.comparisons else ():
-            notes.append(f"{one.model}: {gone.a} and {gone.b} are not compared: {gone.reason}.")
+            notes.append(
+                f"{one.model}: {gone['a']} and {gone['b']} are not compared: {gone['reason']}."
+            )
         for label, a, b in QUESTIONS:
             cells = (_difference(one, a, b, column) for column in COLUMNS)
             rows.append(TableRow(label, tuple(cells), one.model))
@@ -325,22 +327,22 @@ def corpus(sources: Sources) -> list[Table]:
     counting = paths.step("data_builders", "stats", work=sources.work)
     renew = counting if built else sources.make("stats")
     stats = sources.known(paths.STATS, records.CorpusStats, renew)
-    here = stats.here if stats else records.CorpusFigures(table_1={}, table_6={}, figure_8=[])
+    counted, by_strategy = (stats.table_1, stats.table_6) if stats else ({}, {})
     notes = stats.notes if stats else []
     marked = bool(built.get("smoke")) or any(note.startswith("SMOKE") for note in notes)
     of_corpus, of_strategies = [], []
     for name, value in printed.TABLE_1_ESCONV.items():
         form = COUNT if float(value).is_integer() and "per" not in name else ",.2f"
         shown = Look(paper=(("paper", value),), form=form, smoke=marked)
-        of_corpus.append(TableRow(name, (cell(here.table_1.get(name), **shown),)))
-    total = sum(here.table_6.values())
+        of_corpus.append(TableRow(name, (cell(counted.get(name), **shown),)))
+    total = sum(by_strategy.values())
     for one in Strategy:
         # Another list's strategies have no value in the paper.
         number, part = (
             (("paper", values[one.code]),) if one.code in values else ()
             for values in (printed.TABLE_6, printed.TABLE_6_SHARES)
         )
-        count = here.table_6.get(one, 0) if total else None
+        count = by_strategy.get(one, 0) if total else None
         share = None if count is None else 100 * count / total
         cells = (
             cell(count, paper=number, form=COUNT, smoke=marked),
@@ -355,7 +357,9 @@ def corpus(sources: Sources) -> list[Table]:
                 for one in Strategy
             ),
         )
-        for name, part in zip(interval_names(), here.figure_8 or repeat({}), strict=False)
+        for name, part in zip(
+            interval_names(), stats.figure_8 if stats else repeat({}), strict=False
+        )
     ]
     todo = [] if stats else [Todo("the train set", renew)]
     return [
@@ -382,13 +386,13 @@ def mining(sources: Sources, models: Sequence[str]) -> list[Table]:
         marked = model == EMBEDDED or bool(stats and stats.smoke)
         for name, cells in pairs.items():
             paper = [(word, papers[name][of]) for word, of in printed.columns(model).items()]
-            value = stats.table_1.here.get(name) if stats else None
+            value = stats.table_1.get(name) if stats else None
             shown = Look(paper=tuple(paper), form=_form(name), smoke=marked)
             cells.append(cell(value, **shown))
         sp, rg = (stats.tasks.get(task) if stats else None for task in ("sp", "rg"))
         for side in ("chosen", "rejected"):
             of = sp.strategies if sp else {}
-            count = [getattr(of[one], side) if one in of else 0 for one in Strategy]
+            count = [of[one][side] if one in of else 0 for one in Strategy]
             sides.append(TableRow(side, _parts(count, of=sp, smoke=marked), model))
         count = [rg.errors.get(one, 0) if rg else 0 for one in found]
         rejected.append(TableRow(model, _parts(count, of=rg, smoke=marked)))
@@ -509,7 +513,7 @@ def _moved(found: records.Drift | None, model: str) -> tuple[Cell, ...]:
     verdict = "moved" if found.moved else "no further than rounding"
     return (
         cell(found.kl, form=".2e", note=verdict, **shown),
-        cell(found.rounding.kl, form=".2e", **shown),
+        cell(found.rounding["kl"], form=".2e", **shown),
         cell(100 * found.changed, unit=" %", **shown),
-        cell(100 * found.rounding.changed, unit=" %", **shown),
+        cell(100 * found.rounding["changed"], unit=" %", **shown),
     )
