@@ -158,8 +158,18 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
         is_sample = [*digests.values()] == [files.sha256(paths.SAMPLE)]
         known = "esconv" if survey.is_release else {"failed": "failed-esconv"}.get(layout, "other")
         kind = "sample" if is_sample else known
-        picked = [survey.dialogues[place] for place in chosen]
-        sets = _write(picked, sides, work, wanted.consecutive, kind)
+        rows = _rows([survey.dialogues[place] for place in chosen], sides, wanted.consecutive, kind)
+        names = [paths.sft_file(task, side) for side in paths.SPLITS for task in ROWS]
+        with files.jsonl_together(work, *names, described_in=work / paths.MANIFEST) as writing:
+            writers = dict(zip(names, writing, strict=True))
+            for name, row in rows:
+                writers[name].write(row)
+            sets = {name: writer.facts() for name, writer in writers.items()}
+            if empty := [name for name, facts in sets.items() if not facts["rows"]]:
+                raise EscError(
+                    f"{empty[0]} would have no row (the corpus has {len(sides)} dialogues); every "
+                    "split takes one, so at least 10, of situations that differ"
+                )
         source.keep(found, work)
         manifest = {
             "corpus": {
@@ -194,32 +204,16 @@ def _finished(work: Path, stamp: Row) -> Row | None:
     return manifest if whole else None
 
 
-def _write(
-    dialogues: Sequence[Dialogue],
-    sides: Sequence[str],
-    work: Path,
-    consecutive: Consecutive,
-    kind: str,
-) -> Row:
-    names = [paths.sft_file(task, name) for name in paths.SPLITS for task in ROWS]
-    manifest = work / paths.MANIFEST
-    with files.jsonl_together(work, *names, described_in=manifest) as writing:
-        writers = dict(zip(names, writing, strict=True))
-        for dialogue in tqdm(dialogues, "building", unit=" dialogues", leave=False):
-            name = sides[dialogue.position]
-            said = turns(dialogue, consecutive=consecutive)
-            provenance = {"corpus": kind, "split": name, "dialogue": dialogue.position}
-            provenance |= {"turns": len(said)}
-            for task, rows in ROWS.items():
-                for row in rows(said, provenance):
-                    writers[paths.sft_file(task, name)].write(row)
-        for name in paths.SPLITS:
-            if not writers[paths.sft_file("vanilla", name)].facts()["rows"]:
-                raise EscError(
-                    f"the {name} split has no dialogue (the corpus has {len(sides)}); it takes at "
-                    "least 10, of situations that differ"
-                )
-    return {name: writer.facts() for name, writer in writers.items()}
+def _rows(
+    dialogues: Sequence[Dialogue], sides: Sequence[str], consecutive: Consecutive, kind: str
+) -> Iterator[tuple[str, Row]]:
+    """(name of its set, row) of all tasks, dialogue by dialogue."""
+    for dialogue in tqdm(dialogues, "building", unit=" dialogues", leave=False):
+        side, said = sides[dialogue.position], turns(dialogue, consecutive=consecutive)
+        provenance = {"corpus": kind, "split": side, "dialogue": dialogue.position}
+        for task, rows in ROWS.items():
+            for row in rows(said, provenance | {"turns": len(said)}):
+                yield paths.sft_file(task, side), row
 
 
 def report(manifest: Row, work: Path) -> Iterator[str]:
@@ -230,18 +224,16 @@ def report(manifest: Row, work: Path) -> Iterator[str]:
         f"corpus   {corpus['origin']} ({known}): {corpus['dialogues']:,} dialogues, "
         f"{corpus['utterances']:,} utterances, layout {corpus['layout']}"
     )
-    for name, digest in corpus["files"].items():
-        yield f"         SHA-256 {digest}  {name}"
+    yield from (f"         SHA-256 {sha256}  {name}" for name, sha256 in corpus["files"].items())
     yield f"split    {manifest['options']['SPLIT']}"
     for side, count in manifest["dialogues"].items():
         rows = (f"  {t} {manifest['sets'][paths.sft_file(t, side)]['rows']:,}" for t in ROWS)
         yield f"  {side:<11}{count:>6,} dialogues{''.join(rows)}"
-    if leaked:
-        shown = [f"{leak['what']} {'/'.join(leak['ids'])}" for leak in leaked[:5]]
-        shown += ["…"] if len(leaked) > 5 else []
-        yield f"leaks    {len(leaked)} pairs on two sides of the split: {', '.join(shown)}"
-    else:
-        yield "leaks    none: no dialogue and no near-identical situation on two sides"
+    shown = [f"{leak['what']} {'/'.join(leak['ids'])}" for leak in leaked[:5]]
+    shown += ["…"] * (len(leaked) > 5)
+    none = "none: no dialogue and no near-identical situation on two sides"
+    two = f"{len(leaked)} pairs on two sides of the split: {', '.join(shown)}"
+    yield f"leaks    {two if leaked else none}"
     yield f"licence  {manifest['licence']}"
     if manifest["smoke"]:
         yield "SMOKE    sample corpus: every number from here on is a smoke test, no result"

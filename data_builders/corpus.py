@@ -1,17 +1,17 @@
 """Corpora in ESConv's layouts; the ESConv release: how it is recognised, its split in the paper.
 
 ``esconv_release.json`` holds, per dialogue of the release in its own order, the SHA-1 of its
-utterances and its split (1,040 / 130 / 130). By the hashes a corpus is recognised as that release,
-and its dialogues get their release positions as ids.
+utterances and its split (1,040 / 130 / 130). By the hashes a corpus is recognised as that release.
 """
 
+import codecs
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
@@ -20,6 +20,7 @@ from esc.dialogue import Dialogue, Role, Utterance
 from esc.files import EscError, read_json, read_jsonl
 from esc.strategies import parse
 
+RELEASE = Path(__file__).parent / "esconv_release.json"
 ROLES = {
     "seeker": ("release", Role.SEEKER),
     "supporter": ("release", Role.SUPPORTER),
@@ -30,6 +31,9 @@ ROLES = {
 }
 """Name of a speaker to the layout that has it and the role: ESConv, FailedESConv, Hugging Face."""
 
+_About = Annotated[str, BeforeValidator(lambda text: " ".join(str(text or "").split()))]
+_Model = TypeVar("_Model", bound=BaseModel)
+
 
 class _Said(BaseModel):
     """An utterance in any layout."""
@@ -38,9 +42,6 @@ class _Said(BaseModel):
     text: str = Field(validation_alias=AliasChoices("content", "text"))
     annotation: Any = None
     strategy: Any = None
-
-
-_About = Annotated[str, BeforeValidator(lambda text: " ".join(str(text or "").split()))]
 
 
 class _Row(BaseModel):
@@ -59,18 +60,28 @@ def values(path: Path) -> Iterator[Any]:
     Raises EscError, when it comes to it, with the line where the file is neither.
     """
     with path.open("rb") as stream:
-        start = stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        start = stream.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     if start != b"[":
         yield from read_jsonl(path)
         return
     try:
-        elements = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        elements = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise EscError(f"{path} is no JSON array, or is incomplete ({error})") from error
     elements.reverse()
     while elements:
         # Out of the list, so that the whole corpus is not held twice.
         yield elements.pop()
+
+
+def checked(model: type[_Model], value: Any, fault: str) -> _Model:
+    """``value`` as a ``model``; EscError that says ``fault`` and the place of the first one."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(map(str, wrong["loc"])) or "all of it"
+        raise EscError(f"{fault} ({place}: {wrong['msg'].lower()})") from error
 
 
 def read(files: Sequence[Path]) -> tuple[str, Iterator[Dialogue]]:
@@ -80,42 +91,32 @@ def read(files: Sequence[Path]) -> tuple[str, Iterator[Dialogue]]:
     now where that is the first dialogue, else when it comes to it.
     """
     rows = (
-        _row(row, f"{path.name}, dialogue {number}")
+        (f"{path.name}, dialogue {number}", row)
         for path in files
         for number, row in enumerate(values(path))
     )
-    first = next(rows, None)
+    dialogues = (_dialogue(position, *row) for position, row in enumerate(rows))
+    first = next(dialogues, None)
     if first is None:
         raise EscError(f"{', '.join(path.name for path in files)}: no dialogues in it")
-    layout, _ = ROLES[first[0].dialog[0].speaker]
-    return layout, (
-        Dialogue(position=place, utterances=said, **row.model_dump(exclude={"dialog"}))
-        for place, (row, said) in enumerate(chain([first], rows))
-    )
+    return first[0], (dialogue for _, dialogue in chain([first], dialogues))
 
 
-def _row(value: Any, where: str) -> tuple[_Row, tuple[Utterance, ...]]:
-    try:
-        row = _Row.model_validate(value)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        place = ".".join(map(str, wrong["loc"])) or "all of it"
-        raise EscError(
-            f"{where}: not a layout of ESConv ({place}: {wrong['msg'].lower()})"
-        ) from error
+def _dialogue(position: int, where: str, value: Any) -> tuple[str, Dialogue]:
+    row = checked(_Row, value, f"{where}: not a layout of ESConv")
     utterances = tuple(
         _utterance(said, f"{where}, utterance {number}") for number, said in enumerate(row.dialog)
     )
     if all(utterance.role is Role.SEEKER for utterance in utterances):
         raise EscError(f"{where}: no supporter utterance in it")
-    return row, utterances
+    about = row.model_dump(exclude={"dialog"})
+    return ROLES[row.dialog[0].speaker][0], Dialogue(position, utterances=utterances, **about)
 
 
 def _utterance(said: _Said, where: str) -> Utterance:
     if said.speaker not in ROLES:
         raise EscError(f"{where}: unknown speaker {said.speaker!r}; known: {', '.join(ROLES)}")
-    _, role = ROLES[said.speaker]
-    text = said.text.strip()
+    text, role = said.text.strip(), ROLES[said.speaker][1]
     if not text:
         raise EscError(f"{where}: the utterance is empty")
     if role is Role.SEEKER:
@@ -126,9 +127,6 @@ def _utterance(said: _Said, where: str) -> Utterance:
     if strategy is None:
         raise EscError(f"{where}: unknown strategy {label!r}")
     return Utterance(role, text, strategy)
-
-
-RELEASE = Path(__file__).parent / "esconv_release.json"
 
 
 def fingerprint(dialogue: Dialogue) -> bytes:

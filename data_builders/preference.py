@@ -12,6 +12,7 @@ With ``--from`` the pairs are those of a file of others (`published`), without s
 """
 
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import typer
 from data_builders import published, registry
 from data_builders.build import TrainTurn, train_turns
 from esc import backbones, cli, files, paths, step
-from esc.files import EscError, JsonlWriter, NoPairs, Row
+from esc.files import EscError, JsonlWriter, Row
 from esc.paths import ALL, MIXES, Lineage
 from esc.strategies import Strategy, tag
 
@@ -39,59 +40,49 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
     one.
     """
     backbones.get(model)
-    source = work / paths.mining(model, lineage) / task / "routed"
     again = paths.make(f"mine-{task}", work=work, model=model, **lineage.variables)
     built, routed = step.manifest(work), step.routed_pairs(work, model, task, lineage, again)
+    source = work / paths.mining(model, lineage) / task / "routed"
     if (routed["model"], routed["task"]) != (model, task):
         raise EscError(f"{source} is of {routed['model']} {routed['task']}; {again} mines it anew")
     # In round 1 the shared sets and the mixes; a later round has its own alone.
-    mixes = list(lineage.mixes) if task == "vanilla" else [None]
-    first = [*map(Lineage, mixes), Lineage("kto")]
+    first = [*map(Lineage, lineage.mixes if task == "vanilla" else [None]), Lineage("kto")]
     made = {
         paths.preference_dataset(task, model, one): one
         for one in (first if lineage.round == 1 else [lineage])
     }
-    manifest_path = work / paths.preference_manifest(task, model, lineage)
+    described_in = work / paths.preference_manifest(task, model, lineage)
     with files.exclusive(work / paths.DATA):
         names = map(paths.preference_file, made)
-        with files.jsonl_together(work, *names, described_in=manifest_path) as writing:
+        with files.jsonl_together(work, *names, described_in=described_in) as writing:
             writers = dict(zip(made, writing, strict=True))
-            mixed = [
-                (MIXES.get(one.variant or "", ALL), writers[name])
-                for name, one in made.items()
-                if one.kind == "dpo"
-            ]
-            for row in _pair_rows(work, task, source / "pairs.jsonl"):
-                for mix, writer in mixed:
+            pairs = {name: one for name, one in made.items() if one.kind == "dpo"}
+            for row in _pair_rows(work, task, source / published.PAIRS) if pairs else ():
+                for name, one in pairs.items():
+                    mix = MIXES.get(one.variant or "", ALL)
                     # An entangled pair of others may have no quadrant: it is in no mix.
                     if mix == ALL if row["quadrant"] is None else row["quadrant"] in mix:
-                        writer.write(row)
-            for name, one in made.items():
-                if one.kind == "kto":
-                    _write_singles(work, task, source / "singles.jsonl", writers[name])
-        for name, writer in writers.items():
+                        writers[name].write(row)
+            for name in made.keys() - pairs:
+                _write_singles(work, task, source / published.SINGLES, writers[name])
+        sets = {name: writer.facts() for name, writer in writers.items()}
+        for name, facts in sets.items():
             # LLaMA-Factory takes an empty set for a broken one.
-            if not writer.facts()["rows"]:
+            if not facts["rows"]:
                 (work / paths.preference_file(name)).unlink()
         entries = (registry.preference_entry(task, model, one) for one in made.values())
         registry.write_for(work, dict(entries))
-        manifest: Row = {
-            "licence": built["licence"],
-            "corpus": built["corpus"]["origin"],
-            "provenance": routed["provenance"],
-            "fates": routed["fates"],
-            "errors": routed["errors"],
-            "smoke": routed["smoke"],
-            "sets": {name: writer.facts() for name, writer in writers.items()},
-        }
-        files.write_json(manifest_path, manifest)
-        return manifest
+        told = {name: routed[name] for name in ("provenance", "fates", "errors", "smoke")}
+        of = {"licence": built["licence"], "corpus": built["corpus"]["origin"]}
+        files.write_json(described_in, of | told | {"sets": sets})
+        return of | told | {"sets": sets}
 
 
-def _with_turns(work: Path, task: str, path: Path) -> Iterator[tuple[Row, TrainTurn]]:
-    """(row, its train turn) of a routed file, without holding the train set.
+def _with_turns(work: Path, task: str, path: Path) -> Iterator[tuple[Row, TrainTurn, str]]:
+    """(row, its train turn, its own answer) of a routed file, without holding the train set.
 
-    Raises EscError where the set does not hold the turn after the last one asked for.
+    The answer is in the form that the task's model gives it. Raises EscError where the set does
+    not hold the turn after the last one asked for.
     """
     turns = train_turns(work, task)
     turn = None
@@ -104,18 +95,14 @@ def _with_turns(work: Path, task: str, path: Path) -> Iterator[tuple[Row, TrainT
                     "or not in its order; only train turns make pairs: mine again from the sets "
                     "that are built now"
                 )
-        yield row, turn
-
-
-def _answer(task: str, strategy: str, text: str) -> str:
-    """An answer in the form the task's model gives it."""
-    return tag(Strategy(strategy), text) if task == "vanilla" else text
+        text = row.get("rejected", row.get("text"))
+        yield row, turn, tag(Strategy(row["strategy"]), text) if task == "vanilla" else text
 
 
 def _pair_rows(work: Path, task: str, path: Path) -> Iterator[Row]:
-    for pair, turn in _with_turns(work, task, path):
-        chosen = _answer(task, pair["gold_strategy"], pair["chosen"])
-        rejected = _answer(task, pair["strategy"], pair["rejected"])
+    for pair, turn, rejected in _with_turns(work, task, path):
+        gold = Strategy(pair["gold_strategy"])
+        chosen = tag(gold, pair["chosen"]) if task == "vanilla" else pair["chosen"]
         if chosen != turn.answer:
             raise EscError(
                 f"{path}: the chosen answer of turn {pair['id']} is not the train set's gold one; "
@@ -128,23 +115,8 @@ def _pair_rows(work: Path, task: str, path: Path) -> Iterator[Row]:
             **turn.prompt,
             "chosen": {"from": "gpt", "value": chosen},
             "rejected": {"from": "gpt", "value": rejected},
-            "error": pair["error"],
-            "explanation": pair["explanation"],
-            "quadrant": pair["quadrant"],
+            **{name: pair[name] for name in ("error", "explanation", "quadrant")},
             "provenance": pair["provenance"] | {"sample": pair["sample"], "seed": pair["seed"]},
-        }
-
-
-def _single_rows(work: Path, task: str, path: Path) -> Iterator[Row]:
-    for single, turn in _with_turns(work, task, path):
-        said = _answer(task, single["strategy"], single["text"])
-        yield {
-            "id": single["id"],
-            "system": turn.prompt["system"],
-            "conversations": [*turn.prompt["conversations"], {"from": "gpt", "value": said}],
-            "label": single["wanted"],
-            "error": single["error"],
-            "provenance": single["provenance"] | {"sample": single["sample"]},
         }
 
 
@@ -152,7 +124,15 @@ def _write_singles(work: Path, task: str, path: Path, writer: JsonlWriter) -> No
     # The prompts are found in the train set's order: the rows wait on the disk for theirs.
     with tempfile.TemporaryFile() as waiting:
         starts, ids = [], []
-        for row in _single_rows(work, task, path):
+        for single, turn, said in _with_turns(work, task, path):
+            row = {
+                "id": single["id"],
+                "system": turn.prompt["system"],
+                "conversations": [*turn.prompt["conversations"], {"from": "gpt", "value": said}],
+                "label": single["wanted"],
+                "error": single["error"],
+                "provenance": single["provenance"] | {"sample": single["sample"]},
+            }
             starts.append(waiting.tell())
             ids.append(row["id"])
             waiting.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
@@ -222,32 +202,30 @@ def main(
     """
     if pairs and len(task) > 1:
         raise EscError(f"--from {pairs} takes one --task: a file holds the pairs of one")
-    failed = []
-    for one in task:
+
+    def built(one: str) -> Iterator[str]:
         lineage = Lineage(variant, round).checked(one).mining
-        try:
-            if pairs:
-                turns = train_turns(work, one)
-                name = backbones.get(model).name
-                done = published.route(pairs, work, name, one, lineage, turns, force=force)
-                print(f"read        {pairs}: {done['samples']:,} rows")
-                for fate, count in done["fates"].items():
-                    print(f"            {count:>9,}  {fate}")
-                told = (f"{count:,} {error}" for error, count in done["errors"].items())
-                print("errors      " + ", ".join(told))
-            manifest = build(work, model, one, lineage)
-        except EscError as error:
-            # One task's mining is none of another's.
-            if not (planned and isinstance(error, NoPairs)):
-                failed.append(str(error))
-            continue
-        print("\n".join(report(manifest, work)))
-    if failed:
-        raise EscError("; ".join(failed))
+        if pairs:
+            name = backbones.get(model).name
+            turns = train_turns(work, one)
+            done = published.route(pairs, work, name, one, lineage, turns, force=force)
+            yield f"read        {pairs}: {done['samples']:,} rows"
+            yield from (f"            {count:>9,}  {fate}" for fate, count in done["fates"].items())
+            told = (f"{count:,} {error}" for error, count in done["errors"].items())
+            yield f"errors      {', '.join(told)}"
+        yield from report(build(work, model, one, lineage), work)
+
+    cli.each(task, built, planned=planned)
     if not pairs:
         return 0
     # A step of a package above this one: called as a user would call it.
-    own = (f"--{name.lower()}={value}" for name, value in lineage.variables.items() if value)
-    command = ["-m", "mining", "stats", "--model", model, "--work", str(work), *own]
+    command = paths.step(
+        "mining",
+        "stats",
+        work=work,
+        model=model,
+        variant=variant,
+        round=round if round > 1 else None,
+    )
     sys.stdout.flush()
-    return subprocess.run([sys.executable, *command], check=False).returncode
+    return subprocess.run([sys.executable, *shlex.split(command)[1:]], check=False).returncode

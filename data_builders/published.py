@@ -1,22 +1,23 @@
-"""Pair files of others, such as the authors' released ones, as the routed pairs of a mining.
+"""Routed pairs: how they are written, and how pair files of others become some.
 
-JSONL or a JSON array of ranking rows. A row is of the train turn with the same conversation and the
-same gold answer, whatever their case, blanks and punctuation; of turns that are alike in all of it
-the one that its id names, else the first that has no such pair. A row of no train turn is left out:
-its prompt may be one that a system is tested on.
+A file of others, such as the authors' released ones, is JSONL or a JSON array of ranking rows. A
+row is of the train turn with the same conversation and the same gold answer, whatever their case,
+blanks and punctuation; of turns that are alike in all of it the one that its id names, else the
+first that has no such pair. A row of no train turn is left out: its prompt may be one that a system
+is tested on.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field
 
 from data_builders.build import TrainTurn
-from data_builders.corpus import values
+from data_builders.corpus import checked, values
 from esc import files, paths, psych_errors, step
 from esc.adapters import ELSEWHERE
 from esc.files import EscError, OptionsDiffer, Row
@@ -24,12 +25,62 @@ from esc.paths import Lineage, Quadrant
 from esc.psych_errors import PsychError
 from esc.strategies import parse, strip_tag, untagged
 
+ROUTES, PAIRS, SINGLES, DONE = "routes.jsonl", "pairs.jsonl", "singles.jsonl", "route.json"
 NOT_SAID = "not said"
 """What stands for the error of a pair whose row names none that is known."""
 _LABEL = re.compile(
     r"^\W*(?:seeker|supporter|user|usr|assistant|system|sys|human|gpt|speaker|listener)\W*?:",
     re.IGNORECASE | re.MULTILINE,
 )
+
+Ways = Iterable[tuple[Sequence[Row], Sequence[Row], Sequence[Row]]]
+"""Turn by turn its routes, its pairs, and its single replies for KTO."""
+
+
+def write_routed(
+    work: Path, lineage: Lineage, made_by: Row, ways: Ways, fates: Counter[str], *, force: bool
+) -> Row:
+    """Write ``routed/`` of the mining that ``made_by`` tells of; what its ``route.json`` says.
+
+    ``ways`` count every sample in ``fates``; where they raise, nothing is written. Raises
+    OptionsDiffer, without ``force``, where pairs of another judge or file are there.
+    """
+    none = work / paths.no_pairs(made_by["model"], made_by["task"], lineage)
+    folder, names = none.parent, (ROUTES, PAIRS, SINGLES)
+    done, errors, truncated = folder / DONE, Counter[str](), 0
+    with files.exclusive(folder):
+        there = files.read_json(done)["provenance"] if done.is_file() else made_by
+        before, now = (
+            {name: of.get(name) for name in ("judge", "blind", "file")} for of in (there, made_by)
+        )
+        if not force and (changed := files.differences(before, now)):
+            raise OptionsDiffer(
+                f"{folder} holds what another judge's verdicts or another file gave "
+                f"({'; '.join(changed)}); use another WORK=folder, or FORCE=1 (--force) to put "
+                "these in their place (verdicts are kept)"
+            )
+        with files.jsonl_together(folder, *names, described_in=done) as writers:
+            for of_turn in ways:
+                for writer, rows in zip(writers, of_turn, strict=True):
+                    for row in rows:
+                        writer.write(row)
+                errors.update(pair["error"] or NOT_SAID for pair in of_turn[1])
+                truncated += sum(pair["truncated"] for pair in of_turn[1])
+        # Not before: it keeps the pairs of an earlier routing from being taken.
+        none.unlink(missing_ok=True)
+        told = {
+            "task": made_by["task"],
+            "model": made_by["model"],
+            "samples": fates.total(),
+            "fates": dict(fates.most_common()),
+            "truncated": truncated,
+            "errors": dict(errors.most_common()),
+            "provenance": made_by,
+            "smoke": made_by["smoke"],
+            **{name: one.facts() for name, one in zip(names, writers, strict=True)},
+        }
+        files.write_json(done, told)
+    return told
 
 
 class _Message(BaseModel):
@@ -68,73 +119,50 @@ def route(
     ``force`` OptionsDiffer where the pairs of a mining or of another file are there.
     """
     manifest = step.manifest(work)
-    folder = work / paths.mining(model, lineage) / task / "routed"
-    done = folder / "route.json"
-    with files.exclusive(folder):
-        fates: Counter[str] = Counter()
-        pairs = sorted(_pairs(path, task, turns, fates), key=lambda pair: pair[0])
-        if not pairs:
-            told = ", ".join(f"{count:,} {fate}" for fate, count in fates.most_common())
-            raise EscError(f"{path}: no pair of a train turn in {work / paths.DATA} ({told})")
-        provenance: Row = {
-            "model": model,
-            "task": task,
-            "variant": lineage.variant,
-            "round": lineage.round,
-            "sampler": path.name,
-            "weights": ELSEWHERE,
-            "prompts": manifest["options"]["prompts"],
-            "data": step.train_set(manifest),
-            "split": "train",
-            "smoke": step.is_smoke(model, work),
-            "judge": None if task == "sp" else f"of {path.name}",
-            "blind": False,
-            "file": files.sha256(path),
-        }
-        there = files.read_json(done)["provenance"] if done.is_file() else provenance
-        if there.get("file") != provenance["file"] and not force:
-            raise OptionsDiffer(
-                f"{folder} holds the pairs of {there['sampler']}; use another WORK=folder, or "
-                "--force to put these in their place"
-            )
-        written = _write(folder, task, pairs, provenance)
-        (work / paths.no_pairs(model, task, lineage)).unlink(missing_ok=True)
-        errors = Counter(pair["error"] or NOT_SAID for _, _, pair in pairs)
-        told_of: Row = {
-            "task": task,
-            "model": model,
-            "samples": fates.total(),
-            "fates": dict(fates.most_common()),
-            "truncated": 0,
-            "errors": dict(errors.most_common()),
-            "provenance": provenance,
-            "smoke": provenance["smoke"],
-            **written,
-        }
-        files.write_json(done, told_of)
-        return told_of
+    made_by: Row = {
+        "model": model,
+        "task": task,
+        "variant": lineage.variant,
+        "round": lineage.round,
+        "sampler": path.name,
+        "weights": ELSEWHERE,
+        "prompts": manifest["options"]["prompts"],
+        "data": step.train_set(manifest),
+        "split": "train",
+        "smoke": step.is_smoke(model, work),
+        "judge": None if task == "sp" else f"of {path.name}",
+        "blind": False,
+        "file": files.sha256(path),
+    }
+    fates: Counter[str] = Counter()
+    pairs = sorted(_pairs(path, task, turns, fates), key=lambda pair: pair[0])
+    if not pairs:
+        told = ", ".join(f"{count:,} {fate}" for fate, count in fates.most_common())
+        raise EscError(f"{path}: no pair of a train turn in {work / paths.DATA} ({told})")
+    return write_routed(work, lineage, made_by, _ways(task, pairs, made_by), fates, force=force)
+
+
+def _ways(task: str, pairs: list[tuple[int, TrainTurn, Row]], made_by: Row) -> Ways:
+    """Of pairs in the order of their turns."""
+    for turn, of_turn in groupby(pairs, key=lambda pair: pair[1]):
+        gold = turn.answer if task != "vanilla" else untagged(turn.answer)
+        common = {"id": turn.id, "provenance": made_by}
+        single = common | {"sample": None, "strategy": turn.strategy, "text": gold}
+        singles = [single | {"wanted": True, "error": None}]
+        rows = []
+        for sample, (_, _, said) in enumerate(of_turn):
+            own = common | {name: said[name] for name in ("strategy", "error")}
+            own["sample"] = sample
+            singles.append(own | {"text": said["rejected"], "wanted": False})
+            pair = {"seed": None, "gold_strategy": turn.strategy, "truncated": False}
+            rows.append(own | said | pair | {"chosen": gold})
+        yield [], rows, singles
 
 
 def _words(*texts: str) -> str:
     """The words of texts without a layout's case, blanks, punctuation and speakers."""
     said = (_LABEL.sub(" ", text).casefold() for text in texts)
     return " ".join(word for text in said for word in re.findall(r"\w+", text))
-
-
-def _given(path: Path) -> Iterator[tuple[list[str], str, str, _Given]]:
-    """(what stands before the answer without the system's words, chosen, rejected, the row)."""
-    for number, value in enumerate(values(path)):
-        try:
-            row = _Given.model_validate(value)
-        except ValidationError as error:
-            wrong = error.errors()[0]
-            place = ".".join(map(str, wrong["loc"])) or "all of it"
-            raise EscError(
-                f"{path}, row {number} (from 0) is no pair ({place}: {wrong['msg'].lower()})"
-            ) from error
-        sides = [one if isinstance(one, str) else one.text for one in (row.chosen, row.rejected)]
-        said = [message.text for message in row.messages if message.role != "system"]
-        yield said, sides[0], sides[1], row
 
 
 def _pairs(
@@ -146,11 +174,16 @@ def _pairs(
         context = _words(*(message["value"] for message in turn.prompt["conversations"]))
         alike[context].setdefault(_words(turn.answer), []).append((place, turn))
     taken = set()
-    for said, chosen, rejected, row in _given(path):
+    for number, value in enumerate(values(path)):
+        row = checked(_Given, value, f"{path}, row {number} (from 0) is no pair")
+        chosen, rejected = (
+            one if isinstance(one, str) else one.text for one in (row.chosen, row.rejected)
+        )
         strategy, text = strip_tag(rejected) if task == "vanilla" else (None, rejected)
         if task == "sp":
             strategy, chosen = parse(rejected), parse(chosen) or chosen
         quadrant = Quadrant(row.quadrant) if row.quadrant in list(Quadrant) else None
+        said = (message.text for message in row.messages if message.role != "system")
         answers = alike.get(_words(*said), {})
         found = answers.get(_words(chosen), [])
         # The planner may err in several ways in one turn.
@@ -158,55 +191,31 @@ def _pairs(
         named = [one for one in found if one[1].id == row.id] or found
         free = [one for one in named if (one[0], kind) not in taken]
         if not answers:
-            fates["fits no train turn"] += 1
+            fate = "fits no train turn"
         elif not found:
-            fates["its chosen answer is not the gold one of its train turn"] += 1
+            fate = "its chosen answer is not the gold one of its train turn"
         elif not text.strip():
-            fates["its rejected answer is empty"] += 1
+            fate = "its rejected answer is empty"
         elif task != "rg" and strategy is None:
-            fates["its rejected answer names no strategy"] += 1
+            fate = "its rejected answer names no strategy"
         elif strategy is found[0][1].strategy if task == "sp" else _same(chosen, rejected):
-            fates["chosen equals rejected"] += 1
+            fate = "chosen equals rejected"
         elif not free:
-            fates["its turn has a pair already"] += 1
+            fate = "its turn has a pair already"
         else:
-            fates["pair"] += 1
-            (place, turn), error = free[0], psych_errors.parse(str(row.error or ""))
+            fate, (place, turn) = "pair", free[0]
             taken.add((place, kind))
-            yield (
-                place,
-                turn,
-                {
-                    "strategy": strategy or turn.strategy,
-                    "rejected": strategy if task == "sp" else text.strip(),
-                    "error": PsychError.STRATEGY_MISMATCH if task == "sp" else error,
-                    "explanation": row.explanation if isinstance(row.explanation, str) else None,
-                    "quadrant": quadrant if task == "vanilla" else None,
-                },
-            )
+            named_error = psych_errors.parse(str(row.error or ""))
+            own = {
+                "strategy": strategy or turn.strategy,
+                "rejected": strategy if task == "sp" else text.strip(),
+                "error": PsychError.STRATEGY_MISMATCH if task == "sp" else named_error,
+                "explanation": row.explanation if isinstance(row.explanation, str) else None,
+                "quadrant": quadrant if task == "vanilla" else None,
+            }
+            yield place, turn, own
+        fates[fate] += 1
 
 
 def _same(chosen: str, rejected: str) -> bool:
     return chosen.casefold().split() == rejected.casefold().split()
-
-
-def _write(
-    folder: Path, task: str, pairs: list[tuple[int, TrainTurn, Row]], provenance: Row
-) -> Row:
-    """What ``route.json`` says of the files, once they are written in the order of ``pairs``."""
-    names = ("routes.jsonl", "pairs.jsonl", "singles.jsonl")
-    done = folder / "route.json"
-    with files.jsonl_together(folder, *names, described_in=done) as writers:
-        _, pairs_file, singles = writers
-        for turn, of_turn in groupby(pairs, key=lambda pair: pair[1]):
-            gold = turn.answer if task != "vanilla" else untagged(turn.answer)
-            single = {"id": turn.id, "sample": None, "strategy": turn.strategy, "text": gold}
-            single |= {"wanted": True, "error": None, "provenance": provenance}
-            singles.write(single)
-            for sample, (_, _, said) in enumerate(of_turn):
-                own = {"sample": sample, "strategy": said["strategy"], "error": said["error"]}
-                singles.write(single | own | {"text": said["rejected"], "wanted": False})
-                pair = {"id": turn.id, "seed": None, "gold_strategy": turn.strategy}
-                pair |= {"chosen": gold, "truncated": False, "provenance": provenance}
-                pairs_file.write(pair | own | said)
-    return {name: one.facts() for name, one in zip(names, writers, strict=True)}

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +66,9 @@ def of_path(path: Path) -> Source:
     # The order in which the Hugging Face files follow one another.
     parts = [[one for one in lines if part in one.stem] for part in ("train", "valid", "test")]
     if any(len(found) != 1 for found in parts):
-        names = ", ".join(one.name for found in parts for one in found) or "none"
         raise EscError(
             f"{path} holds neither ESConv.json nor one file each for train, valid and test, "
-            f".txt or .jsonl (found: {names})"
+            f".txt or .jsonl (found: {', '.join(one.name for one in lines) or 'none'})"
         )
     return Source(tuple(found[0] for found in parts), path.resolve().name)
 
@@ -82,14 +82,10 @@ def keep(source: Source, work: Path) -> None:
     fresh.mkdir(parents=True)
     for path in source.files:
         shutil.copyfile(path, fresh / path.name)
-    _note(fresh, source)
+    names = [path.name for path in source.files]
+    files.write_json(fresh / "source.json", {"origin": source.origin, "files": names})
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
-
-
-def _note(folder: Path, source: Source) -> None:
-    names = [path.name for path in source.files]
-    files.write_json(folder / "source.json", {"origin": source.origin, "files": names})
 
 
 def _kept(work: Path) -> Source | None:
@@ -116,8 +112,7 @@ def _from_hub(name: str, work: Path) -> Source:
     # The hub's files are read as plain text, one JSON object a line.
     rows = (row for part in splits.values() for row in part)
     lines = (row["text"] if "text" in row else json.dumps(row) for row in rows)
-    kept = f"{name.replace('/', '_')}.jsonl"
-    return _keep_fetched(kept, "\n".join(lines).encode(), name, work)
+    return _fetched(f"{name.replace('/', '_')}.jsonl", "\n".join(lines).encode(), name, work)
 
 
 def _download(work: Path) -> Source:
@@ -130,21 +125,19 @@ def _download(work: Path) -> Source:
     except requests.RequestException as error:
         reason = type(error).__name__
         raise EscError(f"no corpus, and the download failed ({reason}); {WAYS_OUT}") from error
-    found = _keep_fetched("ESConv.json", response.content, url, work)
+    found = _fetched("ESConv.json", response.content, url, work)
     print(f"downloaded {found.files[0].name}: SHA-256 {files.sha256(found.files[0])}")
     return found
 
 
-def _keep_fetched(name: str, content: bytes, origin: str, work: Path) -> Source:
+def _fetched(name: str, content: bytes, origin: str, work: Path) -> Source:
     """The fetched content as the kept corpus; EscError, and nothing kept, where it is none."""
-    target = work / paths.CORPUS / name
-    with files.atomic_writer(target) as stream:
-        stream.write(content)
-    source = Source((target,), origin)
-    try:
-        list(corpus.read(source.files)[1])
-    except EscError as error:
-        target.unlink()
-        raise EscError(f"what {origin} answered is no corpus ({error}); {WAYS_OUT}") from error
-    _note(target.parent, source)
-    return source
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = Source((Path(folder, name),), origin)
+        fetched.files[0].write_bytes(content)
+        try:
+            list(corpus.read(fetched.files)[1])
+        except EscError as error:
+            raise EscError(f"what {origin} answered is no corpus ({error}); {WAYS_OUT}") from error
+        keep(fetched, work)
+    return Source((work / paths.CORPUS / name,), origin)

@@ -12,6 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
 from data_builders import corpus
 from esc import dialogue as draw
 from esc.dialogue import Dialogue
@@ -40,8 +44,7 @@ def alike(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int, float]]:
         rarest = len(words) - math.ceil(THRESHOLD * len(words) - 1e-9) + 1
         rare = sorted(words, key=lambda word: (frequency[word], word))[:rarest]
         for other in sorted({index for word in rare for index in holders[word]}):
-            shared = len(words & sets[other])
-            similarity = shared / (len(words) + len(sets[other]) - shared)
+            similarity = len(words & sets[other]) / len(words | sets[other])
             if similarity >= THRESHOLD:
                 yield other, index, similarity
         for word in rare:
@@ -58,10 +61,10 @@ class Survey:
             dialogues = sorted(placed, key=lambda dialogue: dialogue.position)
         self.dialogues = dialogues
         """At their release positions and in that order, if they are the release."""
-        self.fingerprints = [corpus.fingerprint(dialogue) for dialogue in self.dialogues]
-        self.situations = [words_of(dialogue.situation) for dialogue in self.dialogues]
+        self.fingerprints = [corpus.fingerprint(dialogue) for dialogue in dialogues]
+        self.situations = [words_of(dialogue.situation) for dialogue in dialogues]
         digest = hashlib.sha256()
-        for dialogue in self.dialogues:
+        for dialogue in dialogues:
             digest.update(repr(dialogue).encode())
         self.corpus = digest.hexdigest()
         """SHA-256 over all that the sets take, blanks too, in order: layouts may differ in it."""
@@ -82,15 +85,11 @@ class Survey:
         ]
         different = [key for key in seen if isinstance(key, frozenset)]
         links += [(seen[different[a]], seen[different[b]]) for a, b, _ in alike(different)]
-        family = [[place] for place in range(len(self.dialogues))]
-        for one, other in links:
-            ours, theirs = family[one], family[other]
-            if ours is not theirs:
-                ours += theirs
-                for place in theirs:
-                    family[place] = ours
+        size = len(self.dialogues)
+        linked = coo_array((np.ones(len(links)), np.transpose(links)), (size, size))
         first: dict[int, int] = {}
-        return [first.setdefault(id(all_of), place) for place, all_of in enumerate(family)]
+        _, family = connected_components(linked, directed=False)
+        return [first.setdefault(one, place) for place, one in enumerate(family.tolist())]
 
 
 def resolve(spec: str | None, *, is_release: bool) -> str:
@@ -116,19 +115,18 @@ def assign(survey: Survey, spec: str) -> list[str]:
     """
     if spec == "paper":
         return list(corpus.release().values())
-    families = survey.families
-    total, sizes = len(families), Counter(families)
+    sizes = Counter(survey.families)
     units = sorted(sizes)
     random.Random(int(spec.removeprefix("seed:"))).shuffle(units)
-    room = dict.fromkeys(SPLITS, total // 10)
-    room["train"] = total - room["validation"] - room["test"]
+    room = dict.fromkeys(SPLITS, sizes.total() // 10)
+    room["train"] = sizes.total() - room["validation"] - room["test"]
     side_of: dict[int, str] = {}
     # Largest families first: the small ones then fill every side up to its exact size.
     for unit in sorted(units, key=sizes.__getitem__, reverse=True):
         side = max(SPLITS, key=lambda name: (room[name] >= sizes[unit], room[name]))
         room[side] -= sizes[unit]
         side_of[unit] = side
-    return [side_of[first] for first in families]
+    return [side_of[first] for first in survey.families]
 
 
 def leaks(survey: Survey, sides: Sequence[str], chosen: Iterable[int]) -> list[Row]:
@@ -136,17 +134,16 @@ def leaks(survey: Survey, sides: Sequence[str], chosen: Iterable[int]) -> list[R
 
     ``what`` is ``dialogue`` or ``situation``, ``similarity`` the Jaccard one of the word sets.
     """
-    families = survey.families
     # A family that is on one side has none; those of a seeded split are.
-    apart = {first for place, first in enumerate(families) if sides[place] != sides[first]}
-    members = [place for place in chosen if families[place] in apart]
+    apart = {one for place, one in enumerate(survey.families) if sides[place] != sides[one]}
+    members = [place for place in chosen if survey.families[place] in apart]
     seen: dict[bytes, int] = {}
     found = [
         ("dialogue", seen.setdefault(survey.fingerprints[place], place), place, 1.0)
         for place in members
     ]
-    for one, other, similarity in alike([survey.situations[place] for place in members]):
-        found.append(("situation", members[one], members[other], similarity))
+    near = alike([survey.situations[place] for place in members])
+    found += [("situation", members[one], members[other], how) for one, other, how in near]
     return [
         {
             "what": what,

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from esc.files import EscError, Waiting
+from esc.files import EscError, NoPairs, Waiting
 from esc.visible import visible
 
 Step = Callable[[list[str]], int | None]
@@ -179,6 +179,24 @@ class _Shown(io.TextIOWrapper):
     def write(self, text: str, /) -> int:
         super().write(visible(text))
         return len(text)
+
+
+def each(tasks: Iterable[Any], do: Callable[[Any], Iterable[str]], *, planned: bool) -> None:
+    """Print the lines that ``do`` has to say of each task's mining: one is none of another's.
+
+    Raises EscError at the end for all that failed. In a plan one without pairs is no failure.
+    """
+    failed = []
+    for one in tasks:
+        try:
+            print(*do(one), sep="\n")
+        except EscError as error:
+            if planned and isinstance(error, NoPairs):
+                print(f"not run     {error}")
+            else:
+                failed.append(str(error))
+    if failed:
+        raise EscError("; ".join(failed))
 
 
 Steps = Mapping[str, tuple[str, str]]

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from data_builders.published import PAIRS
 from esc import cli, files, sheets, step
 from esc.dialogue import gold_turns
 from esc.files import EscError, Row
@@ -22,7 +23,6 @@ from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.stats import share_of_turns
 from esc.strategies import Strategy, tag
-from mining.route import PAIRS
 from mining.sample import Mining, Wanted
 from mining.stats import finished_route
 

@@ -1,9 +1,9 @@
-"""Which training phase an error is for, and what becomes of every sampled answer.
+"""What becomes of every sampled answer, and which training phase an error is for (`STAGE_OF`).
 
-All of it is pure: from candidates and verdicts to fates. The one table is `STAGE_OF`.
+All of it is pure: from candidates and verdicts to fates.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -57,86 +57,14 @@ class Route:
     quadrant: Quadrant | None = None
     """Of an entangled answer, where it is known."""
 
-
-def route_strategy(candidate: Candidate) -> Route:
-    """The way of a planner's answer: only a wrong strategy is a mismatch, and so a pair."""
-    if candidate.strategy is candidate.gold_strategy:
-        return Route(Fate.SAME_STRATEGY, PsychError.NONE)
-    return Route(Fate.PAIR, PsychError.STRATEGY_MISMATCH)
-
-
-def route_reply(verdict: FilterVerdict) -> Route:
-    """The way of a generator's reply: a clean gold reply, an error of its phase, and retained."""
-    error = verdict.rejected_error
-    if verdict.chosen_error is not PsychError.NONE:
-        return Route(Fate.GOLD_ERROR, error)
-    if error is PsychError.NONE:
-        return Route(Fate.NO_ERROR, error)
-    if STAGE_OF[error] != "rg":
-        return Route(Fate.NO_STAGE, error)
-    return Route(Fate.PAIR if verdict.retain else Fate.NOT_RETAINED, error)
+    def is_unwanted(self, task: str) -> bool:
+        """Whether the sampled answer has an error that its phase can mend, paired or not."""
+        if task == "vanilla":
+            return self.quadrant not in (None, Quadrant.PSPR)
+        return self.error is not None and STAGE_OF[self.error] == task
 
 
-def route_entangled(candidate: Candidate, verdict: FilterVerdict) -> Route:
-    """The way of an entangled answer: its quadrant decides which sets of Table 5 it is in.
-
-    The judge's own word on retaining is of the response alone, and does not count here.
-    """
-    error = verdict.rejected_error
-    strategy = "Ps" if candidate.strategy is candidate.gold_strategy else "Ns"
-    quadrant = Quadrant(strategy + ("Pr" if error is PsychError.NONE else "Nr"))
-    if quadrant is Quadrant.NSPR:
-        # The response is sound: what is wrong with the answer is its strategy.
-        error = PsychError.STRATEGY_MISMATCH
-    if verdict.chosen_error is not PsychError.NONE:
-        return Route(Fate.GOLD_ERROR, error, quadrant)
-    fate = Fate.NO_ERROR if quadrant is Quadrant.PSPR else Fate.PAIR
-    return Route(fate, error, quadrant)
-
-
-def screen(task: str, turn: Iterable[Candidate]) -> dict[Key, Fate | None]:
-    """Why a candidate of one turn is dropped without a verdict; None where it goes on.
-
-    For the planner that is all there is before `route_strategy`.
-    """
-    fates: dict[Key, Fate | None] = {}
-    seen: set[tuple[object, str]] = set()
-    for candidate in seeded(turn):
-        # Two answers that differ in blanks or case alone would teach a model nothing else.
-        said = _normal(candidate.response or "")
-        twin = (candidate.strategy, said)
-        fates[candidate.key] = _screened(task, candidate, said) or (
-            Fate.DUPLICATE if twin in seen else None
-        )
-        if candidate.strategy is not None:
-            seen.add(twin)
-    return fates
-
-
-def _screened(task: str, candidate: Candidate, said: str) -> Fate | None:
-    if candidate.status == "failed":
-        return Fate.SAMPLING_FAILED
-    if candidate.strategy is None:
-        return Fate.UNPARSABLE
-    if task == "sp":
-        return None
-    if not said:
-        return Fate.EMPTY
-    same = said == _normal(candidate.gold_response)
-    return Fate.SAME_REPLY if same and candidate.strategy is candidate.gold_strategy else None
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.split()).casefold()
-
-
-def to_judge(task: str, turn: Sequence[Candidate]) -> list[Candidate]:
-    """Those candidates of one turn that need a verdict, in the order of the samples."""
-    dropped = screen(task, turn)
-    return [candidate for candidate in turn if dropped[candidate.key] is None]
-
-
-def seeded(turn: Iterable[Candidate]) -> list[Candidate]:
+def seeded(turn: Sequence[Candidate]) -> list[Candidate]:
     """The candidates of a turn in seeded order."""
     return sorted(turn, key=lambda candidate: (candidate.seed, candidate.sample))
 
@@ -149,32 +77,73 @@ def route_turn(
     At most one pair a turn for the generator, and one a turn and quadrant for the entangled model:
     the first in seeded order.
     """
-    screened = screen(task, turn)
     routes: dict[Key, Route] = {}
+    seen: set[tuple[object, str]] = set()
     taken: set[Quadrant | None] = set()
     for candidate in seeded(turn):
-        dropped, verdict = screened[candidate.key], verdicts.get(candidate.key)
-        if dropped is not None:
+        # Two answers that differ in blanks or case alone would teach a model nothing else.
+        twin = (candidate.strategy, _normal(candidate.response or ""))
+        dropped = _dropped(task, candidate, twin[1]) or (twin in seen and Fate.DUPLICATE)
+        seen.add(twin)
+        if dropped:
             route = Route(dropped)
         elif task == "sp":
-            route = route_strategy(candidate)
-        elif not isinstance(verdict, FilterVerdict):
-            route = Route(Fate.UNSCORED)
+            route = Route(Fate.PAIR, PsychError.STRATEGY_MISMATCH)
+            if candidate.strategy is candidate.gold_strategy:
+                route = Route(Fate.SAME_STRATEGY, PsychError.NONE)
         else:
-            is_reply = task == "rg"
-            route = route_reply(verdict) if is_reply else route_entangled(candidate, verdict)
-        if route.fate is Fate.PAIR and task != "sp":
-            if route.quadrant in taken:
-                route = Route(Fate.TURN_HAS_PAIR, route.error, route.quadrant)
-            taken.add(route.quadrant)
+            route = _judged(task, candidate, verdicts.get(candidate.key))
+            if route.fate is Fate.PAIR:
+                if route.quadrant in taken:
+                    route = Route(Fate.TURN_HAS_PAIR, route.error, route.quadrant)
+                taken.add(route.quadrant)
         routes[candidate.key] = route
     return routes
 
 
-def is_unwanted(task: str, way: Route) -> bool:
-    """Whether the sampled answer has an error that its phase can mend, paired or not."""
-    if way.error is None:
-        return False
+def to_judge(task: str, turn: Sequence[Candidate]) -> list[Candidate]:
+    """The replies of one turn that need a verdict, in the order of the samples."""
+    routes = route_turn(task, turn, {})
+    return [candidate for candidate in turn if routes[candidate.key].fate is Fate.UNSCORED]
+
+
+def _dropped(task: str, candidate: Candidate, said: str) -> Fate | None:
+    """Why a candidate by itself needs no verdict."""
+    if candidate.status == "failed":
+        return Fate.SAMPLING_FAILED
+    if candidate.strategy is None:
+        return Fate.UNPARSABLE
+    if task == "sp":
+        return None
+    if not said:
+        return Fate.EMPTY
+    same = said == _normal(candidate.gold_response)
+    return Fate.SAME_REPLY if same and candidate.strategy is candidate.gold_strategy else None
+
+
+def _judged(task: str, candidate: Candidate, verdict: Judgement) -> Route:
+    """A generator's reply takes an error of its phase, and the judge's word that it is retained.
+
+    The quadrant of an entangled answer decides which sets of Table 5 it is in: the judge's word on
+    retaining is of the response alone, and does not count. Either takes a clean gold reply.
+    """
+    if not isinstance(verdict, FilterVerdict):
+        return Route(Fate.UNSCORED)
+    error, quadrant = verdict.rejected_error, None
+    fate = Fate.PAIR if verdict.retain else Fate.NOT_RETAINED
+    if STAGE_OF[error] != "rg":
+        fate = Fate.NO_ERROR if error is PsychError.NONE else Fate.NO_STAGE
     if task == "vanilla":
-        return way.quadrant is not Quadrant.PSPR
-    return STAGE_OF[way.error] == task
+        strategy = "Ps" if candidate.strategy is candidate.gold_strategy else "Ns"
+        quadrant = Quadrant(strategy + ("Pr" if error is PsychError.NONE else "Nr"))
+        fate = Fate.NO_ERROR if quadrant is Quadrant.PSPR else Fate.PAIR
+        if quadrant is Quadrant.NSPR:
+            # The response is sound: what is wrong with the answer is its strategy.
+            error = PsychError.STRATEGY_MISMATCH
+    return Route(
+        fate if verdict.chosen_error is PsychError.NONE else Fate.GOLD_ERROR, error, quadrant
+    )
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split()).casefold()

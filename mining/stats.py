@@ -17,6 +17,7 @@ import jinja2
 import pandas as pd
 
 from data_builders import corpus
+from data_builders.published import DONE, PAIRS, ROUTES
 from esc import cli, files, paths, step
 from esc.dialogue import gold_turns
 from esc.files import EscError, Row
@@ -26,7 +27,6 @@ from esc.psych_errors import PsychError
 from esc.stats import BY_DIALOGUE, FEWEST, share
 from esc.strategies import Strategy
 from esc.visible import plain
-from mining.route import DONE, PAIRS, ROUTES
 from mining.routing import Fate
 from mining.sample import Mining
 

@@ -171,7 +171,7 @@ def clashing(corpus, work):
 @pytest.mark.parametrize(
     ("happens", "message"),
     [
-        (too_small, "validation split has no dialogue"),
+        (too_small, "validation.jsonl would have no row"),
         (faulty, "no JSON array"),
         (clashing, "already has 'esc_sp_sft' for another source .* nothing was changed"),
     ],

@@ -134,7 +134,7 @@ def test_other_pairs_are_replaced_by_force_alone(bench, take):
     take("rg", [given("rg", turns[0])])
     assert take("rg", [given("rg", turns[0])])[0] == 0
     code, _, err = take("rg", [given("rg", turns[1])])
-    assert code == 2 and "holds the pairs of theirs.json" in err
+    assert code == 2 and "another file gave (file " in err
     assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [turns[0].id]
     assert take("rg", [given("rg", turns[1])], "--force")[0] == 0
     assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [turns[1].id]

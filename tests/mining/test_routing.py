@@ -10,7 +10,7 @@ from esc.llm import derived_seed
 from esc.psych_errors import PsychError
 from esc.records import Candidate
 from esc.strategies import Strategy
-from mining.routing import Fate, route_turn, screen, seeded
+from mining.routing import Fate, route_turn, seeded
 from mining.verdicts import FilterVerdict
 
 RIGHT, WRONG = Strategy.QUESTION, Strategy.INFORMATION
@@ -145,21 +145,22 @@ def test_every_candidate_of_any_turn_has_one_fate_whatever_the_order(task):
         (candidate(response=" \n\t "), "empty reply"),
         (candidate(response=" the GOLD\n one. "), "same reply as gold"),
         (candidate(strategy=None), "unparsable strategy"),
-        (candidate(strategy=WRONG, response="The gold one."), None),
-        (candidate(), None),
+        (candidate(strategy=WRONG, response="The gold one."), "unscored by the judge"),
+        (candidate(), "unscored by the judge"),
     ],
 )
-def test_what_needs_no_verdict_is_screened(task, one, fate):
-    assert screen(task, [one]) == {one.key: fate}
+def test_what_needs_no_verdict_is_dropped_without_one(task, one, fate):
+    assert route_turn(task, [one], {})[one.key].fate == fate
 
 
 def test_a_twin_is_a_duplicate_whatever_its_blanks_and_case():
     turn = [candidate(0), candidate(1, response="\nA  Reply "), candidate(2, strategy=WRONG)]
     first, second = seeded(turn[:2])
-    assert screen("vanilla", turn) == {
-        first.key: None,
+    fates = {key: way.fate for key, way in route_turn("vanilla", turn, {}).items()}
+    assert fates == {
+        first.key: "unscored by the judge",
         second.key: "duplicate of an earlier sample",
-        turn[2].key: None,
+        turn[2].key: "unscored by the judge",
     }
 
 
