@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,6 @@ from esc import backbones, cli, files, policy_server
 from esc.files import EscError, Row, Waiting
 from esc.llm import (
     Asks,
-    Budget,
     Cache,
     Chat,
     Failure,
@@ -87,9 +86,9 @@ class Sending:
     force: cli.Force = False
 
     @cached_property
-    def budget(self) -> Budget:
-        """The money of this call of the program."""
-        return Budget(self.price, self.max_cost)
+    def meter(self) -> Meter:
+        """What this call of the program asks and spends."""
+        return Meter(self.price, self.max_cost)
 
     @property
     def connections(self) -> int:
@@ -187,12 +186,12 @@ def ask_all(askings: Iterable[Asking[Any]], sending: Sending) -> int:
     Raises EscError for whatever a user can mend, and, once the others are done, Waiting where BATCH
     leaves some of the asking to others.
     """
-    _ = sending.budget  # what is wrong with it is told before a folder is claimed
+    _ = sending.meter  # what is wrong with it is told before a folder is claimed
     with ExitStack() as stack:
         opened = [one for asking in askings if (one := _opened(asking, sending, stack))]
         if sending.dry_run:
             return 0
-        to_ask = [one for one in opened if one.rehearsal.requests]
+        to_ask = [one for one in opened if one.rehearsal.meter.answered]
         weights = {name: sha for one in to_ask for name, sha in one.asking.weights.items()}
         given = to_ask[0].asking.at if to_ask else None
         urls: Sequence[str] = policy_server.split_urls(given or "")
@@ -259,40 +258,47 @@ def _opened(asking: Asking[Any], sending: Sending, stack: ExitStack) -> _Opened 
     cache = Cache(folder.path / CALLS, asking.run)
     if cache.repaired:
         print("the last stored answer was torn and is asked for again", file=sys.stderr)
-    records, rehearsal = asking.records(), Rehearsal(cache, asking.weights)
+    records = asking.records()
+    rehearsal = Rehearsal(cache, asking.weights, Meter(sending.price))
 
     async def rehearsed() -> list[Row]:
         return [await asking.work(rehearsal, record) for record in records]
 
     one = _Opened(asking, records, cache, rehearsal, asyncio.run(rehearsed()))
     if sending.dry_run:
-        print(f"{asking.what}: {rehearsal.report(sending.budget)}")
+        print(f"{asking.what}: {rehearsal}")
     return one
 
 
 def _finish(one: _Opened, urls: Sequence[str], sending: Sending) -> int:
     """Ask, write and tell; the number of rows to ask for again."""
-    asking, budget = one.asking, sending.budget
-    spent, begin = budget.spent, time.monotonic()
+    asking, meter = one.asking, sending.meter
+    before, begin = replace(meter), time.monotonic()
     results: Sequence[Row | Failure] = one.rehearsed
-    meter = Meter(budget, cached=one.rehearsal.cached)
-    if one.rehearsal.requests:
-        if sending.batches:
-            chat = BatchChat(sending.batches, urls, one.cache, asking.weights, meter)
-            results = chat.run(one.records, asking.work)
-        else:
-            results, meter = asyncio.run(_live(one, urls, sending))
-        if meter.failed and sending.batch == "read":
-            brought = f"{meter.failed:,} failures were brought"
-            print(f"batch       {brought}: BATCH=write asks again", file=sys.stderr)
-        _check_some_answered(asking, results, meter)
+    if not one.rehearsal.meter.answered:
+        meter.cached += one.rehearsal.meter.cached
+    elif sending.batches:
+        folder = asking.folder.path / "batch"
+        chat = BatchChat(sending.batches, urls, folder, one.cache, asking.weights, meter)
+        results = chat.run(one.records, asking.work)
+    else:
+        results = asyncio.run(_live(one, urls, sending))
+    asked = {
+        name: getattr(meter, name) - getattr(before, name)
+        for name in ("answered", "cached", "failed")
+    }
+    if asked["failed"] and sending.batch == "read":
+        brought = f"{asked['failed']:,} failures were brought"
+        print(f"batch       {brought}: BATCH=write asks again", file=sys.stderr)
+    is_any = bool(asked["answered"] or asked["cached"])
+    _check_some_answered(asking, results, is_any=is_any, told=meter.told())
     rows = [
         asking.without(record, found) if isinstance(found, Failure) else found
         for record, found in zip(one.records, results, strict=True)
     ]
     sent = {
-        "requests": {name: getattr(meter, name) for name in ("answered", "cached", "failed")},
-        "cost": round(budget.spent - spent, 4) if budget.price else None,
+        "requests": asked,
+        "cost": round(meter.spent - before.spent, 4) if meter.price else None,
         "seconds": round(time.monotonic() - begin, 1),
     }
     told, missing = asking.told(rows), asking.missing(rows)
@@ -306,34 +312,32 @@ def _finish(one: _Opened, urls: Sequence[str], sending: Sending) -> int:
     return missing
 
 
-async def _live(
-    one: _Opened, urls: Sequence[str], sending: Sending
-) -> tuple[Sequence[Row | Failure], Meter]:
-    """(a row, or the final failure, of every record, in order; what was sent)."""
+async def _live(one: _Opened, urls: Sequence[str], sending: Sending) -> Sequence[Row | Failure]:
+    """A row, or the final failure, of every record, in order."""
     asking = one.asking
-    pool = Pool(urls, timeout=TIMEOUT, connections=sending.connections)
-    chat = Chat(pool, one.cache, weights=asking.weights, budget=sending.budget)
+    pool = Pool(urls, timeout=TIMEOUT, connections=sending.connections, meter=sending.meter)
+    chat = Chat(pool, one.cache, asking.weights)
     try:
         await pool.connect(asking.models, listed=not asking.judge)
-        return await chat.run(one.records, asking.work, asking.what), chat.meter
+        return await chat.run(one.records, asking.work, asking.what)
     finally:
         await pool.close()
 
 
 def _check_some_answered(
-    asking: Asking[Any], results: Sequence[Row | Failure], meter: Meter
+    asking: Asking[Any], results: Sequence[Row | Failure], *, is_any: bool, told: str
 ) -> None:
     """Tell why answers are missing; raise where all are, for what is no single record's fault."""
     lost = [one for one in results if isinstance(one, Failure)]
-    kinds = set() if meter.answered or meter.cached else {one.kind for one in lost}
+    kinds = set() if is_any else {one.kind for one in lost}
     if kinds == {FailureKind.EMPTY}:
         raise RunStopped(
-            f"every answer is empty{meter.budget.told()}: {lost[0].message}; nothing is written: "
+            f"every answer is empty{told}: {lost[0].message}; nothing is written: "
             "switch the model's thinking off where it is served, or take another one"
         )
     if lost:
-        told = visible(counted((one.kind.value, one.message) for one in lost))
-        print(f"no answer   {told}", file=sys.stderr)
+        why = visible(counted((one.kind.value, one.message) for one in lost))
+        print(f"no answer   {why}", file=sys.stderr)
     if asking.judge and kinds == {FailureKind.REFUSED}:
         raise EscError(
             f"{asking.judge} refuses every question ({lost[0].message}); nothing is written: take "

@@ -9,7 +9,7 @@ runs the shards; write leaves them to others, and read takes in what those have 
 import asyncio
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,19 +19,8 @@ import orjson
 
 from esc import adapters, backbones, files, llm
 from esc.files import EscError, Waiting
-from esc.llm import (
-    Answer,
-    Call,
-    CallFailed,
-    Failure,
-    FailureKind,
-    Record,
-    Result,
-    RunStopped,
-)
+from esc.llm import CallFailed, Failure, FailureKind, Generation, Record, Reply, Result, RunStopped
 
-ENGINES = ("vllm", "ray", "openai", "write", "read")
-"""What BATCH may be."""
 SHARD = 5000
 """Requests of a shard: each costs a local engine its start, and a killed one at most one shard."""
 REQUESTS, ANSWERS, STATE = ".requests.jsonl", ".answers.jsonl", ".batch.json"
@@ -41,7 +30,7 @@ _URL = "/v1/chat/completions"
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a user asks of batches: one of `ENGINES`, the requests of a shard, whose models."""
+    """What a user asks of batches: BATCH itself, the requests of a shard, whose models."""
 
     engine: str
     shard: int
@@ -59,11 +48,6 @@ class Shard:
     def path(self, ending: str) -> Path:
         """One of its files."""
         return self.folder / f"{self.number:04}{ending}"
-
-    @property
-    def is_paid(self) -> bool:
-        """Whether a service was given it."""
-        return self.path(STATE).is_file()
 
     @cached_property
     def ids(self) -> frozenset[str]:
@@ -96,25 +80,25 @@ class BatchChat:
 
     batch: Batch
     urls: Sequence[str]
+    folder: Path
     cache: llm.Cache
     weights: Mapping[str, str]
     """Served name to a hash of what answers under it."""
     meter: llm.Meter
-    _pending: dict[str, Call[Any]] = field(default_factory=dict)
+    _pending: dict[str, Generation] = field(default_factory=dict)
     """What this round has to ask, by cache key, in the records' order."""
     _failures: dict[str, CallFailed] = field(default_factory=dict)
     _ran: set[Shard] = field(default_factory=set)
 
-    async def ask(self, call: Call[Answer]) -> Answer:
+    async def ask(self, call: Generation) -> Reply:
         """The stored answer; CallFailed where it failed in this run.
 
         What no batch file can ask is answered as by a live server that does not offer it.
         """
-        key = llm.key_of(call.identity(), self.weights.get(call.model))
-        if (stored := self.cache.get(key)) is not None:
+        key = call.key(self.weights)
+        stored = self.cache.get(key)
+        if stored is not None or call.answers:
             return call.read(stored)
-        if call.body() is None:
-            return call.rehearse()
         if key in self._failures:
             raise self._failures[key]
         self._pending.setdefault(key, call)
@@ -133,32 +117,25 @@ class BatchChat:
             try:
                 return await work(self, record)
             except CallFailed as failed:
-                return failed.failure
+                return Failure(failed.kind, failed.message, failed.attempts)
             except _Pending:
                 return None
 
         async def all_records() -> list[Any]:
             return [await one(record) for record in records]
 
-        try:
-            while True:
-                self._pending.clear()
-                results = asyncio.run(all_records())
-                if not self._pending:
-                    return results
-                if not self._take():
-                    self._have_run()
-        finally:
-            self.cache.close()
-
-    @property
-    def _folder(self) -> Path:
-        return self.cache.folder / "batch"
+        while True:
+            self._pending.clear()
+            results = asyncio.run(all_records())
+            if not self._pending:
+                return results
+            if not self._take():
+                self._have_run()
 
     def _shards(self) -> list[Shard]:
         """All of the run, oldest first."""
-        names = [path.name.removesuffix(REQUESTS) for path in self._folder.glob(f"*{REQUESTS}")]
-        return sorted(Shard(self._folder, int(name)) for name in names if name.isdecimal())
+        names = [path.name.removesuffix(REQUESTS) for path in self.folder.glob(f"*{REQUESTS}")]
+        return sorted(Shard(self.folder, int(name)) for name in names if name.isdecimal())
 
     def _take(self) -> bool:
         """Whether answers to what is pending, or final failures, lay beside the shards.
@@ -170,12 +147,9 @@ class BatchChat:
         failed: dict[str, CallFailed | RunStopped] = {}
         before = self.meter.answered
         for shard in self._shards():
-            asked = shard.ids & self._pending.keys()
+            asked, answers = shard.ids & self._pending.keys(), shard.path(ANSWERS)
             failed = {key: error for key, error in failed.items() if key not in asked}
-            answers = shard.path(ANSWERS)
-            if not answers.is_file():
-                continue
-            for row in _lines(answers):
+            for row in _lines(answers) if answers.is_file() else ():
                 key = row["custom_id"]
                 if key not in shard.ids:
                     raise EscError(
@@ -199,65 +173,57 @@ class BatchChat:
                 raise why
             self._failures[key] = why
             self.meter.failed += 1
-            self._pay(*why.used)
+            self.meter.pay(*why.used)
         return bool(failed) or self.meter.answered > before
 
     def _store(self, key: str, answer: llm.Payload) -> None:
         self.cache.put(key, self._pending.pop(key).audit(), answer)
         self.meter.answered += 1
-        self._pay(answer["prompt_tokens"], answer["completion_tokens"])
-
-    def _pay(self, prompt_tokens: int, completion_tokens: int) -> None:
-        self.meter.budget.settle(0.0, prompt_tokens, completion_tokens)
-        self.meter.prompt_tokens += prompt_tokens
-        self.meter.completion_tokens += completion_tokens
+        self.meter.pay(answer["prompt_tokens"], answer["completion_tokens"])
 
     def _have_run(self) -> None:
         """Have what is pending answered; EscError or Waiting where that is not done here."""
-        engine = self.batch.engine
+        engine, rest, todo = self.batch.engine, set(self._pending), []
         waiting = [shard for shard in self._shards() if not shard.path(ANSWERS).is_file()]
         # What a service was given is paid for, and waited for; of another shard that was answered
         # in part, as by a live server, the rest is asked in a new one.
-        todo = [one for one in waiting if one.is_paid and one.ids & self._pending.keys()]
-        rest = new = self._pending.keys() - {key for shard in todo for key in shard.ids}
-        for shard in waiting:
-            if not shard.is_paid and shard.ids <= rest:
+        paid = [shard for shard in waiting if shard.path(STATE).is_file()]
+        for shard in [*paid, *(shard for shard in waiting if shard not in paid)]:
+            if shard.ids & rest if shard in paid else shard.ids <= rest:
                 todo.append(shard)
-                rest = rest - shard.ids
+                rest -= shard.ids
         if engine == "read":
             names = ", ".join(shard.path(REQUESTS).name for shard in todo[:10])
             raise Waiting(
-                f"batch       {len(todo)} shards in {self._folder} have no answers yet ({names}): "
+                f"batch       {len(todo)} shards in {self.folder} have no answers yet ({names}): "
                 "bring their answers files there, or BATCH=openai fetches those of its service; "
                 f"{len(rest):,} requests are in no open shard: BATCH=write writes them"
             )
-        self._check_engine(new)
+        self._check_engine(set(self._pending).difference(*(shard.ids for shard in paid)))
         todo += self._write([key for key in self._pending if key in rest])
         if engine == "write":
             raise Waiting(
                 f"batch       {len(self._pending):,} requests in {len(todo)} shards wait in "
-                f"{self._folder}\nnext        any engine that reads OpenAI batch files makes "
+                f"{self.folder}\nnext        any engine that reads OpenAI batch files makes "
                 f"NNNN{ANSWERS} of NNNN{REQUESTS} (docs/scaling.md has the lines for vLLM); then "
                 "the same command with BATCH=read"
             )
         run(self.batch, self.urls, todo)
         self._ran.update(todo)
 
-    def _check_engine(self, new: Set[str]) -> None:
+    def _check_engine(self, new: set[str]) -> None:
         """Raise EscError where the engine does not have what is asked, or it could cost too much.
 
         ``new`` are the requests that are not paid for yet.
         """
-        engine, urls, budget = self.batch.engine, self.urls, self.meter.budget
+        engine, urls = self.batch.engine, self.urls
         if engine == "openai":
             if not urls:
                 raise EscError("BATCH=openai asks a hosted model: give BASE_URL, or use BATCH=vllm")
-            most = [budget.reserve(*self._pending[key].size()) for key in new]
-            budget.settle(sum(filter(None, most)), 0, 0)
-            if None in most:
+            if self.meter.is_over(sum(self.meter.most(self._pending[key]) for key in new)):
                 raise RunStopped(
-                    f"the {len(new):,} new requests could pass MAX_COST={budget.limit:g}; nothing "
-                    "is sent: raise it, or LIMIT takes fewer"
+                    f"the {len(new):,} new requests could pass MAX_COST={self.meter.limit:g}; "
+                    "nothing is sent: raise it, or LIMIT takes fewer"
                 )
         if engine in ("vllm", "ray"):
             served = {adapters.BASE, *adapters.found(self.batch.work, self.batch.model)}
@@ -272,40 +238,41 @@ class BatchChat:
 
     def _write(self, keys: Sequence[str]) -> list[Shard]:
         """New shards that ask for ``keys``."""
-        bodies = {key: self._body(self._pending[key]) for key in keys}
+        rows = [
+            {"custom_id": key, "method": "POST", "url": _URL, "body": self._body(key)}
+            for key in keys
+        ]
         last = max((shard.number for shard in self._shards()), default=0)
-        made = []
-        for number, begin in enumerate(range(0, len(keys), self.batch.shard), start=last + 1):
-            shard = Shard(self._folder, number)
-            with files.atomic_writer(shard.path(REQUESTS)) as stream:
-                writer = files.JsonlWriter(stream)
-                for key in keys[begin : begin + self.batch.shard]:
-                    row = {"custom_id": key, "method": "POST", "url": _URL, "body": bodies[key]}
-                    writer.write(row)
-            made.append(shard)
+        made: list[Shard] = []
+        for begin in range(0, len(rows), self.batch.shard):
+            made.append(Shard(self.folder, last + 1 + len(made)))
+            with files.atomic_writer(made[-1].path(REQUESTS)) as stream:
+                for row in rows[begin : begin + self.batch.shard]:
+                    stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
         return made
 
-    def _body(self, call: Call[Any]) -> llm.Payload:
+    def _body(self, key: str) -> llm.Payload:
         """What a live server is sent; RunStopped where a service has no such constraint."""
-        constraint, body = getattr(call, "constraint", None), dict(call.body() or {})
+        call = self._pending[key]
+        constraint = call.constraint
         if self.batch.engine == "openai" and constraint and not constraint.schema:
             raise RunStopped(
                 f"{self.urls[0]} does not know the constraint; use DECODE=free, or an engine with "
                 "structured outputs, such as BATCH=vllm"
             )
-        if constraint and constraint.choice:
-            body |= choice_fields(self.batch.model, constraint.choice)
-        return body
+        choice = constraint.choice if constraint else ()
+        return call.body() | (choice_fields(self.batch.model, choice) if choice else {})
 
 
 def run(batch: Batch, urls: Sequence[str], shards: Sequence[Shard]) -> None:
     """Leave answers beside the shards, by ``serving run-batch``; EscError says why it stopped."""
-    of = ("--engine", batch.engine, "--model", batch.model, "--work", str(batch.work))
-    where = ("--base-url", urls[0]) if batch.engine == "openai" else ()
-    requests = (str(shard.path(REQUESTS)) for shard in shards)
+    command = [sys.executable, "-m", "serving", "run-batch", "--engine", batch.engine]
+    command += ["--model", batch.model, "--work", str(batch.work)]
+    command += ["--base-url", urls[0]] if batch.engine == "openai" else []
+    command += ["--requests", *(str(shard.path(REQUESTS)) for shard in shards)]
     # It ends its engine when its input ends: so also when this process is killed.
     with subprocess.Popen(
-        [sys.executable, "-m", "serving", "run-batch", *of, *where, "--requests", *requests],
+        command,
         stdin=subprocess.PIPE,
         stdout=sys.__stderr__,
         stderr=subprocess.PIPE,
@@ -322,7 +289,7 @@ def run(batch: Batch, urls: Sequence[str], shards: Sequence[Shard]) -> None:
         raise EscError(told[-1].removeprefix("error: "))
 
 
-def _answer_in(row: files.Row, call: Call[Any]) -> llm.Payload:
+def _answer_in(row: files.Row, call: Generation) -> llm.Payload:
     """The answer in a line, as a live request has it.
 
     Raises CallFailed of the kind that a live one fails with, and RunStopped where every other
@@ -335,16 +302,11 @@ def _answer_in(row: files.Row, call: Call[Any]) -> llm.Payload:
         answer = llm.read_completion(body)
         call.check(answer)
         return answer
-    words, code = llm.told(error or body)
-    message = " ".join(words.split())[:300] or f"HTTP {status}"
-    if status in (401, 402, 403, 404) or code == "insufficient_quota":
-        raise RunStopped(f"the engine refuses every request: {message}")
-    kind = FailureKind.BAD_ANSWER
-    if code == "batch_expired":
-        kind = FailureKind.TIMEOUT
-    elif isinstance(status, int) and status >= 400:
-        kind = llm.kind_of(status, message)
-    raise CallFailed(kind, message)
+    failed = llm.refused(status if isinstance(status, int) else 0, error or body, "the engine")
+    if not isinstance(status, int) or status < 400:
+        is_late = isinstance(error, dict) and error.get("code") == "batch_expired"
+        failed.kind = FailureKind.TIMEOUT if is_late else FailureKind.BAD_ANSWER
+    raise failed
 
 
 @cache

@@ -10,14 +10,14 @@ Research software: what it says is no counselling.
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from esc import adapters, prompts
-from esc.choice import Scoring, normalised
 from esc.dialogue import Exchange, GoldTurn
-from esc.llm import Asks, Budget, Cache, Chat, Constraint, Generation, Pool, Reply, Sampling
+from esc.llm import Asks, Cache, Chat, Constraint, Generation, Pool, Reply, Sampling
 from esc.paths import PAPER, Lineage
 from esc.prompts import Message
 from esc.strategies import Strategy, parse, tag
@@ -109,10 +109,17 @@ def constraint_of(task: str, decode: str) -> Constraint | None:
     return Constraint(choice=NAMES) if task == "sp" else Constraint(regex=tagged)
 
 
+def normalised(scores: Sequence[float]) -> list[float]:
+    """Log-probabilities as probabilities over these answers alone; they sum to 1."""
+    weights = [math.exp(score - max(scores)) for score in scores]
+    return [weight / sum(weights) for weight in weights]
+
+
 async def plan(asks: Asks, call: Generation) -> tuple[Plan, Reply]:
     """(what the planner says to a call, with its distribution over the strategies, the answer)."""
     answer = await asks.ask(call)
-    scores = await asks.ask(Scoring(call.record, "distribution", call.model, call.messages, NAMES))
+    scoring = Generation(call.record, "distribution", call.model, call.messages, answers=NAMES)
+    scores = (await asks.ask(scoring)).scores
     distribution = dict(zip(Strategy, normalised(scores), strict=True)) if scores else None
     return Plan(answer.text, parse(answer.text), distribution), answer
 
@@ -137,7 +144,7 @@ class PlanAndSpeak:
         self._runner = asyncio.Runner()
         self._pool = Pool(base_urls, timeout=TIMEOUT, connections=4)
         # What a person says here is not kept.
-        self._chat = Chat(self._pool, Cache(None, {}), weights={}, budget=Budget())
+        self._chat = Chat(self._pool, Cache(None, {}), {})
 
     def __enter__(self) -> Self:
         self._runner.run(self._pool.connect(sorted({self._planner, self._generator})))

@@ -31,7 +31,7 @@ from esc import cli, files, paths, policy_server
 from esc import step as built
 from esc.files import EscError, Row
 from esc.judging import RANDOM
-from esc.llm import Asks, Budget, Cache, Chat, Generation, Pool, Sampling, derived_seed
+from esc.llm import Asks, Cache, Chat, Generation, Pool, Sampling, derived_seed
 from esc.paths import EMBEDDED
 from esc.prompts import TASKS, Message
 from esc.psych_errors import PsychError
@@ -156,7 +156,7 @@ def ask(urls: Sequence[str], calls: Sequence[Generation], *, in_flight: int) -> 
 
     async def go() -> int:
         pool = Pool(urls, timeout=600, connections=in_flight)
-        chat = Chat(pool, Cache(None, {}), weights={}, budget=Budget())
+        chat = Chat(pool, Cache(None, {}), {})
         try:
             await chat.run(calls, work, "bench")
         finally:

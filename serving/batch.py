@@ -108,8 +108,8 @@ def by_service(shards: Sequence[Shard], url: str) -> None:
         refused = f"no JSON ({error})"
     if refused:
         raise EscError(
-            f"{at.url}: {at.clean(refused)}; batches that were made are noted and not made again: "
-            "the same command goes on"
+            f"{at.url}: {at.clean(refused)[:300]}; batches that were made are noted and not made "
+            "again: the same command goes on"
         )
 
 

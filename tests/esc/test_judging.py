@@ -75,7 +75,7 @@ def test_what_is_no_option_is_one_line(option, text):
 
 def test_a_price_is_of_both_directions():
     sending = given(Sending, "--price", "0.40/1.60", "--max-cost", "2")
-    assert (sending.budget.price, sending.budget.limit) == (Price(0.4, 1.6), 2)
+    assert (sending.meter.price, sending.meter.limit) == (Price(0.4, 1.6), 2)
 
 
 def test_the_hosted_judge_takes_a_key_where_it_is_asked(monkeypatch):

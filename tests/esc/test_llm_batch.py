@@ -6,10 +6,8 @@ import pytest
 from batches import answer_line, error_line, play, requests
 
 from esc import llm_batch
-from esc.choice import Scoring
 from esc.files import EscError, Waiting
 from esc.llm import (
-    Budget,
     Cache,
     Constraint,
     FailureKind,
@@ -69,8 +67,9 @@ def ask(tmp_path, monkeypatch):
                 shard.path(llm_batch.ANSWERS).write_text("".join(lines))
 
         monkeypatch.setattr(llm_batch, "run", played)
-        batch, meter = Batch(engine, size, MODEL, tmp_path), Meter(budget or Budget())
-        chat = BatchChat(batch, (), Cache(tmp_path / "calls.jsonl", {}), {"base": "w1"}, meter)
+        batch, meter = Batch(engine, size, MODEL, tmp_path), budget or Meter()
+        cache = Cache(tmp_path / "calls.jsonl", {})
+        chat = BatchChat(batch, (), tmp_path / "batch", cache, {"base": "w1"}, meter)
         return chat.run(records, work), meter, ran
 
     return run
@@ -211,9 +210,9 @@ def test_a_failure_that_was_brought_waits_for_the_shard_that_asks_again(ask, bat
 def test_a_planners_distribution_is_null_as_where_a_server_offers_none(ask, batch):
     async def work(asks, record):
         chat = (Message("user", record),)
-        return await asks.ask(Scoring(record, "distribution", "base", chat, ("x", "y")))
+        return await asks.ask(Generation(record, "distribution", "base", chat, answers=("x", "y")))
 
-    assert ask(["a"], work=work)[0] == [None] and texts(batch) == {}
+    assert ask(["a"], work=work)[0][0].scores is None and texts(batch) == {}
 
 
 YES_NO = Constraint(choice=("yes", "no"))
@@ -251,7 +250,7 @@ def test_a_choice_is_kept_to_the_usual_tokens_of_its_options(model):
 
 
 def test_an_answer_without_text_is_paid_for(ask):
-    budget = Budget(Price(0.0, 1e6))
+    budget = Meter(Price(0.0, 1e6))
     silent = ask(["a"], lambda body: lambda key: answer_line(key, None, "length"), budget=budget)
     (failed,), meter, _ = silent
     assert (failed.kind, budget.spent) == (FailureKind.EMPTY, 5.0)

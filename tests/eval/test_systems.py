@@ -6,7 +6,7 @@ import re
 import pytest
 
 from esc.dialogue import GoldTurn
-from esc.llm import Generation, Reply, derived_seed
+from esc.llm import Reply, derived_seed
 from esc.paths import PROMPT_BASELINES
 from esc.plan_and_speak import NAMES, constraint_of
 from esc.strategies import Strategy
@@ -39,13 +39,13 @@ class Model:
 
     async def ask(self, call):
         self.asked.append(call)
-        if not isinstance(call, Generation):
-            return self.scores
-        return Reply(self.texts[call.step.replace(" ", "_")], False, 1, 1)
+        if call.answers:
+            return Reply("", scores=self.scores)
+        return Reply(self.texts[call.step.replace(" ", "_")])
 
     @property
     def generations(self):
-        return [call for call in self.asked if isinstance(call, Generation)]
+        return [call for call in self.asked if not call.answers]
 
 
 def run(name, model, *, stage="sft", decode="free", **setting):

@@ -37,7 +37,7 @@ Say = Callable[[GoldTurn, int], str]
 def _environment(monkeypatch):
     for name in ("JUDGE", "JUDGE_BASE_URL", "PROMPTS_DIR", "OPENAI_API_KEY", "VLLM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("esc.llm.USUAL", 0.01)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,7 @@ class Says:
     text: str
 
     async def ask(self, call: Any) -> Any:
-        return Reply(self.text, False, 1, 1)
+        return Reply(self.text)
 
 
 @dataclass

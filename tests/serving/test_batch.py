@@ -13,7 +13,6 @@ from batches import BatchService, answer_line, error_line
 from esc import llm_batch, paths
 from esc.files import EscError, Waiting
 from esc.llm import (
-    Budget,
     Cache,
     Constraint,
     FailureKind,
@@ -141,8 +140,9 @@ def ask(service, tmp_path, monkeypatch):
     monkeypatch.setattr(llm_batch, "run", here)
 
     def run(records=RECORDS, budget=None, engine="openai", **more):
-        of, meter = Batch(engine, 2, MODEL, tmp_path), Meter(budget or Budget())
-        chat = BatchChat(of, [service.url], Cache(tmp_path / "calls.jsonl", {}), {}, meter)
+        of, meter = Batch(engine, 2, MODEL, tmp_path), budget or Meter()
+        cache = Cache(tmp_path / "calls.jsonl", {})
+        chat = BatchChat(of, [service.url], tmp_path / "batch", cache, {}, meter)
 
         async def work(asks, record):
             chat = (Message("user", record),)
@@ -218,7 +218,7 @@ def test_nothing_is_sent_that_could_pass_the_limit_and_what_was_sent_is_taken_in
     ask, service, tmp_path
 ):
     # A request of five tokens costs 500 units at the most.
-    limited = {"budget": Budget(Price(0.0, 100.0), limit=0.001)}
+    limited = {"budget": Meter(Price(0.0, 100.0), limit=0.001)}
     with pytest.raises(Waiting):
         ask(engine="write")
     with pytest.raises(RunStopped, match=r"the 3 new requests could pass MAX_COST=0.001"):

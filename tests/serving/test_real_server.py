@@ -16,10 +16,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from esc import adapters, files, paths, policy_server
-from esc.choice import Scoring, normalised
 from esc.dialogue import gold_turns
 from esc.llm import (
-    Budget,
     Cache,
     Chat,
     Constraint,
@@ -31,7 +29,7 @@ from esc.llm import (
     allowed,
 )
 from esc.llm_batch import choice_fields
-from esc.plan_and_speak import NAMES, PLAN_TOKENS, PlanAndSpeak, sp_chat
+from esc.plan_and_speak import NAMES, PLAN_TOKENS, PlanAndSpeak, normalised, sp_chat
 from esc.prompts import Message
 from esc.serving_environment import RAY_PYTHON, RAY_READY
 from esc.strategies import Strategy
@@ -218,7 +216,7 @@ def ask(url, calls):
 
     async def go():
         pool = Pool([url], timeout=300, connections=8)
-        chat = Chat(pool, Cache(None, {}), weights={}, budget=Budget())
+        chat = Chat(pool, Cache(None, {}), {})
         try:
             return await chat.run(calls, work, "test")
         finally:
@@ -251,7 +249,7 @@ def test_base_sft_and_dpo_are_three_policies_whose_probabilities_are_hugging_fac
     turn = gold_turns(work, "test", None)[0]
     chat = sp_chat(turn.history, turn.seeker)
     names = ("base", "rg-sft", "rg-dpo")
-    asked = ask(url, [Scoring(turn.id, "score", name, chat, NAMES) for name in names])
+    asked = ask(url, [Generation(turn.id, "score", name, chat, answers=NAMES) for name in names])
 
     def scores(precision, name):
         policy = AutoModelForCausalLM.from_pretrained(model, dtype=precision)
@@ -283,7 +281,7 @@ def test_a_choice_is_made_among_the_usual_spellings(url, work):
     choice = Constraint(choice=NAMES)
     calls = [
         Generation(turn.id, "plan", "rg-sft", chat, Sampling(PLAN_TOKENS), choice),
-        Scoring(turn.id, "distribution", "rg-sft", chat, NAMES),
+        Generation(turn.id, "distribution", "rg-sft", chat, answers=NAMES),
     ]
     chosen, scores = ask(url, calls)
     # Greedy by token need not find the likeliest name, but it finds a likely one.

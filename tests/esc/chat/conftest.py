@@ -3,12 +3,11 @@
 import asyncio
 from types import SimpleNamespace
 
-import openai
 import pytest
 from faulty_server import FaultyServer
 
 from esc import llm
-from esc.llm import Budget, Cache, Chat, Generation, Pool, Sampling
+from esc.llm import Cache, Chat, Generation, Pool, Sampling
 from esc.prompts import Message
 
 
@@ -17,8 +16,8 @@ def in_a_hurry(monkeypatch):
     """Waits are short, and the tester's own keys stay out of it."""
     for name in ("OPENAI_API_KEY", "VLLM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.3)
+    monkeypatch.setattr(llm, "FIRST", 0.01)
+    monkeypatch.setattr(llm, "USUAL", 0.3)
     monkeypatch.setattr(llm, "LONGEST", 0.3)
     monkeypatch.setattr(llm, "ATTEMPTS", 4)
 
@@ -55,13 +54,13 @@ async def reply_to(asks, record):
 def ask_all():
     """Run one request for every record against ``urls``, from a new process's point of view."""
 
-    def call(urls, records, *, cache=None, budget=None, connect=False, timeout=5.0, in_flight=32):
+    def call(urls, records, *, cache=None, meter=None, connect=False, timeout=5.0, in_flight=32):
         urls = [urls] if isinstance(urls, str) else urls
 
         async def everything():
-            pool = Pool(urls, timeout=timeout, connections=in_flight)
+            pool = Pool(urls, timeout=timeout, connections=in_flight, meter=meter)
             stored = Cache(cache, {"system": "test"})
-            chat = Chat(pool, stored, weights={"m": "w1"}, budget=budget or Budget())
+            chat = Chat(pool, stored, {"m": "w1"})
             try:
                 if connect:
                     await pool.connect(["m"])

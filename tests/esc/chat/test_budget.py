@@ -5,9 +5,8 @@ import asyncio
 import faulty_server as fs
 import pytest
 
-from esc.choice import Scoring
 from esc.files import EscError
-from esc.llm import MUTE, Budget, Cache, FailureKind, Price, Rehearsal, RunStopped
+from esc.llm import MUTE, Cache, FailureKind, Generation, Meter, Price, Rehearsal, RunStopped
 
 PER_ANSWER_TOKEN = Price(0.0, 1e6)
 """One unit of money for each token of an answer; every call here asks for at most five."""
@@ -18,23 +17,23 @@ RECORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
 def test_the_run_stops_before_the_limit_is_passed_and_goes_on_with_a_larger_one(
     server, ask_all, tmp_path, in_flight
 ):
-    path, budget = tmp_path / "calls", Budget(PER_ANSWER_TOKEN, 12.0)
+    path, meter = tmp_path / "calls", Meter(PER_ANSWER_TOKEN, 12.0)
     server.delay = 0.05
     with pytest.raises(RunStopped, match=r"MAX_COST=12 \(10\.0000 spent by this call\)"):
-        ask_all(server.url, RECORDS, cache=path, budget=budget, in_flight=in_flight)
+        ask_all(server.url, RECORDS, cache=path, meter=meter, in_flight=in_flight)
     assert len(server.chats()) == len(path.read_text().splitlines()) - 1 == 2
-    assert budget.spent == 10.0
-    outcome = ask_all(server.url, RECORDS, cache=path, budget=Budget(PER_ANSWER_TOKEN, 99.0))
+    assert meter.spent == 10.0
+    outcome = ask_all(server.url, RECORDS, cache=path, meter=Meter(PER_ANSWER_TOKEN, 99.0))
     assert len(server.chats()) == len(outcome.results) == len(RECORDS)
-    assert outcome.meter.budget.spent == 30.0
+    assert outcome.meter.spent == 30.0
 
 
 def test_what_an_answer_did_not_use_is_there_for_the_next_one(server, ask_all):
-    budget = Budget(PER_ANSWER_TOKEN, 12.0)
+    meter = Meter(PER_ANSWER_TOKEN, 12.0)
     server.tokens, server.script = (10, 2), [fs.TOO_LONG]
     with pytest.raises(RunStopped):
-        ask_all(server.url, RECORDS, budget=budget, in_flight=1)
-    assert (len(server.chats()), budget.spent) == (1 + 4, 8.0)  # 8 and 5 more would be 13
+        ask_all(server.url, RECORDS, meter=meter, in_flight=1)
+    assert (len(server.chats()), meter.spent) == (1 + 4, 8.0)  # 8 and 5 more would be 13
 
 
 CUT_THINKING = fs.Fault(body=fs.completion(None, "length"))
@@ -43,19 +42,19 @@ CUT_BEFORE_A_WORD = fs.Fault(body=fs.completion("", "length"))
 
 @pytest.mark.parametrize("fault", [CUT_THINKING, CUT_BEFORE_A_WORD, fs.NO_TEXT])
 def test_an_answer_without_text_is_paid_for_and_asked_once(server, ask_all, fault):
-    budget = Budget(PER_ANSWER_TOKEN, 99.0)
+    meter = Meter(PER_ANSWER_TOKEN, 99.0)
     server.always = {"a": fault}
-    failed, answered = ask_all(server.url, ["a", "b"], budget=budget).results
+    failed, answered = ask_all(server.url, ["a", "b"], meter=meter).results
     assert (failed.kind, failed.attempts) == (FailureKind.EMPTY, 1)
     assert ("its 5 tokens went into something else" in failed.message) == (fault is not fs.NO_TEXT)
-    assert answered.text == "re: b" and len(server.chats()) == 2 and budget.spent == 10.0
+    assert answered.text == "re: b" and len(server.chats()) == 2 and meter.spent == 10.0
 
 
 def test_an_answer_without_usage_counts_as_the_most_it_can_cost(server, ask_all):
     server.tokens = 0, 0
-    budget = Budget(PER_ANSWER_TOKEN, 12.0)
+    meter = Meter(PER_ANSWER_TOKEN, 12.0)
     with pytest.raises(RunStopped, match=r"\(10\.0000 spent by this call\)"):
-        ask_all(server.url, RECORDS, budget=budget, in_flight=1)
+        ask_all(server.url, RECORDS, meter=meter, in_flight=1)
     assert len(server.chats()) == 2
 
 
@@ -71,7 +70,7 @@ MANY = [f"r{number}" for number in range(60)]
 def test_a_run_in_which_every_answer_ends_without_a_word_stops(server, ask_all, fault, why):
     server.script = [fault] * 60
     with pytest.raises(RunStopped, match=f"the first {MUTE} requests to m brought .*{why}.*spent"):
-        ask_all(server.url, MANY, in_flight=1, budget=Budget(PER_ANSWER_TOKEN))
+        ask_all(server.url, MANY, in_flight=1, meter=Meter(PER_ANSWER_TOKEN))
     assert len(server.chats()) == MUTE
     # One that has said something may be silent often.
     server.script = [fs.OK] + [fault] * 59
@@ -84,15 +83,15 @@ def test_a_price_is_per_million_tokens_and_a_limit_needs_one():
         with pytest.raises(EscError, match="PROMPT/COMPLETION"):
             Price.parse(text)
     with pytest.raises(EscError, match="MAX_COST needs PRICE"):
-        Budget(None, 1.0)
+        Meter(None, 1.0)
 
 
 def test_tokens_and_cost_are_in_the_closing_line(server, ask_all):
     server.always = {"b": fs.TOO_LONG}
     server.script = [fs.SERVER_ERROR]
-    outcome = ask_all(server.url, ["a", "b", "c"], budget=Budget(Price(1e5, 1e5)), in_flight=1)
+    outcome = ask_all(server.url, ["a", "b", "c"], meter=Meter(Price(1e5, 1e5)), in_flight=1)
     line = "2 ok, 1 failed, 0 cached, 0.0k tokens, 1 retries, cost 3.0000"
-    assert outcome.meter.line() == line
+    assert str(outcome.meter) == line
     assert (outcome.meter.prompt_tokens, outcome.meter.completion_tokens) == (20, 10)
 
 
@@ -100,19 +99,19 @@ def test_a_rehearsal_counts_and_sends_nothing(server, ask_all, tmp_path, make_ca
     path = tmp_path / "calls"
     ask_all(server.url, ["a" * 32], cache=path)
     sent = len(server.log)
-    rehearsal = Rehearsal(Cache(path, {"system": "test"}), {"m": "w1"})
+    rehearsal = Rehearsal(Cache(path, {"system": "test"}), {"m": "w1"}, Meter(Price(1e4, 1e5)))
 
     async def rehearse():
         calls = [make_call(letter * 32, expected="usual") for letter in "abc"]
         replies = [await rehearsal.ask(call) for call in calls]
-        scoring = Scoring("a", "distribution", "m", (), ("x", "y"))
-        assert await rehearsal.ask(scoring) is None
+        scoring = Generation("a", "distribution", "m", (), answers=("x", "y"))
+        assert (await rehearsal.ask(scoring)).scores is None
         return [reply.text for reply in replies]
 
     assert asyncio.run(rehearse()) == ["re: " + "a" * 32, "usual", "usual"]
-    assert (rehearsal.requests, rehearsal.cached) == (3, 1)
+    meter = rehearsal.meter
+    assert (meter.answered, meter.cached) == (3, 1)
     # "Be kind." and 32 characters make 10 tokens of four characters; five more at most come back.
-    assert (rehearsal.prompt_tokens, rehearsal.completion_tokens) == (20, 10)
-    assert "about 1.2000 at most" in rehearsal.report(Budget(Price(1e4, 1e5)))
-    assert "at the given price" not in rehearsal.report(Budget())
+    assert (meter.prompt_tokens, meter.completion_tokens) == (20, 10)
+    assert "about 1.2000 at most" in str(rehearsal)
     assert len(server.log) == sent

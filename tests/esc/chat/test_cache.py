@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from esc.files import EscError
-from esc.llm import Cache, Constraint, Sampling, key_of
+from esc.llm import Cache, Constraint, Sampling
 from esc.paths import ROOT
 from esc.prompts import Message
 
@@ -20,7 +20,7 @@ RECORDS, IN_FLIGHT = 40, 4
 FORTY = f"""
 import asyncio, signal, sys
 from pathlib import Path
-from esc.llm import Budget, Cache, Chat, Generation, Pool, Sampling
+from esc.llm import Cache, Chat, Generation, Pool, Sampling
 from esc.prompts import Message
 # A shell's background job inherits that it ignores Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,7 +28,7 @@ async def work(asks, record):
     return await asks.ask(Generation(record, "reply", "m", (Message("user", record),), Sampling(5)))
 async def main(url, path):
     pool = Pool([url], timeout=5.0, connections={IN_FLIGHT})
-    chat = Chat(pool, Cache(Path(path), {{}}), weights={{}}, budget=Budget())
+    chat = Chat(pool, Cache(Path(path), {{}}), {{}})
     await chat.run([f"r{{n:02}}" for n in range({RECORDS})], work, "forty")
 asyncio.run(main(*sys.argv[1:]))
 """
@@ -36,7 +36,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "work" / "calls.jsonl"
+    return tmp_path / "calls.jsonl"
 
 
 def rows(path):
@@ -60,7 +60,7 @@ def test_a_stored_line_says_what_was_asked_and_answered(server, ask_all, path, m
     answer = {"text": "re: a", "finish": "stop", "prompt_tokens": 10, "completion_tokens": 5}
     assert rows(path) == [
         {
-            "key": key_of(call.identity(), "w1"),
+            "key": call.key({"m": "w1"}),
             "record": "a",
             "step": "reply",
             "model": "m",
@@ -88,12 +88,10 @@ def test_a_torn_last_line_is_cut_and_only_its_answer_asked_again(server, ask_all
 
 @pytest.mark.parametrize("content", [b"", b'{"calls of": {"sys'])
 def test_a_file_torn_before_its_first_answer_begins_anew(path, content):
-    path.parent.mkdir()
     path.write_bytes(content)
     cache = Cache(path, RUN)
     for key in ("k", "l"):
         cache.put(key, AUDIT, {"text": key})
-        cache.close()
     assert [row["key"] for row in rows(path)] == ["k", "l"]
     again = Cache(path, RUN)
     assert (again.get("k"), again.repaired) == ({"text": "k"}, False)
@@ -109,7 +107,6 @@ def test_a_broken_line_in_the_middle_is_named_by_file_and_line(path, broken):
 
 @pytest.mark.parametrize("first", [{"calls of": {"system": "other"}}, {"key": "k"}, ["other"]])
 def test_a_file_of_another_run_is_refused_and_left_alone(path, first):
-    path.parent.mkdir()
     path.write_text(json.dumps(first) + "\n")
     with pytest.raises(EscError, match=r"another run \(.*(other|key).*another WORK=folder"):
         Cache(path, RUN)
@@ -136,10 +133,10 @@ def test_each_thing_that_decides_an_answer_is_in_its_key(make_call):
         replace(call, constraint=Constraint(choice=("x",))),
         replace(call, sample=1),
     ]
-    keys = {key_of(other.identity(), "w1") for other in others}
-    assert len(keys | {key_of(call.identity(), "w2")}) == len(others) + 1
+    keys = {other.key({"m": "w1", "n": "w1"}) for other in others}
+    assert len(keys | {call.key({"m": "w2"})}) == len(others) + 1
     same = replace(call, expected="else", step="else")
-    assert key_of(same.identity(), "w1") == key_of(call.identity(), "w1")
+    assert same.key({"m": "w1"}) == call.key({"m": "w1"})
 
 
 def start(server, cache):

@@ -155,7 +155,7 @@ def test_a_refused_key_stops_the_run_and_is_shown_nowhere(server, ask_all, tmp_p
     monkeypatch.setenv("OPENAI_API_KEY", "sk-for-https-alone")
     cache = tmp_path / "calls.jsonl"
     server.script = [fs.OK, fs.refusal(401, f"Incorrect API key provided: {KEY}.")]
-    with pytest.raises(RunStopped, match="set VLLM_API_KEY") as caught:
+    with pytest.raises(RunStopped, match="its key: VLLM_API_KEY") as caught:
         ask_all(server.url, ["a", "b", "c"], cache=cache, in_flight=1)
     assert {request.headers["authorization"] for request in server.chats()} == {f"Bearer {KEY}"}
     assert len(server.chats()) == 2

@@ -6,9 +6,9 @@ import math
 import faulty_server as fs
 import pytest
 
-from esc.choice import Scoring, normalised
-from esc.llm import Constraint, Failure, FailureKind, RunStopped, derived_seed, spoken
-from esc.prompts import Message
+from esc.llm import Constraint, Failure, FailureKind, Generation, RunStopped, derived_seed
+from esc.plan_and_speak import normalised
+from esc.prompts import Message, spoken
 
 CHOICE = Constraint(choice=("Question", "Others"))
 HINT = Constraint(schema='{"type": "object", "properties": {}}', hint=True)
@@ -184,7 +184,7 @@ LOGPROBS = {
 
 def scoring(record, answers=ANSWERS):
     chat = Message("system", "You plan."), Message("user", record)
-    return Scoring(record, "distribution", "m", chat, answers)
+    return Generation(record, "distribution", "m", chat, answers=answers)
 
 
 def test_a_score_is_the_sum_along_an_answer_and_its_end_asked_in_one_request(
@@ -193,8 +193,8 @@ def test_a_score_is_the_sum_along_an_answer_and_its_end_asked_in_one_request(
     server.logprobs = LOGPROBS
     calls = [scoring(f"record {n}") for n in range(6)]
     scores = ask_all(server.url, calls, cache=tmp_path / "calls").results
-    assert scores == [(-0.75, -1.1875, -7.5)] * 6
-    shares = normalised(scores[0])
+    assert [it.scores for it in scores] == [(-0.75, -1.1875, -7.5)] * 6
+    shares = normalised(scores[0].scores)
     assert sum(shares) == pytest.approx(1.0)
     assert shares[0] / shares[1] == pytest.approx(math.exp(1.1875 - 0.75))
     # The head, then two for each answer; after that one for each record's own chat.
@@ -224,4 +224,4 @@ NO_SCORES = {
 def test_a_route_that_is_not_offered_costs_the_distribution_alone(server, ask_all, path, missing):
     server.routes = {path: missing}
     score, answered = ask_all(server.url, [scoring("a"), "b"]).results
-    assert score is None and answered.text == "re: b"
+    assert score.scores is None and answered.text == "re: b"
