@@ -120,14 +120,8 @@ def shown(value: object) -> object:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def page(template: Path, *, sheet: Sequence[str], **variables: object) -> str:
-    """A sheet as one HTML page that needs nothing else and runs the shared script alone.
-
-    What a browser keeps of half-done answers is of this ``sheet``, which names all that makes it
-    another one.
-    """
-    script = (PAGES / "sheet.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def rendered(template: Path, **variables: object) -> str:
+    """An HTML page of a template; text is only text in it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),
         autoescape=True,
@@ -136,7 +130,19 @@ def page(template: Path, *, sheet: Sequence[str], **variables: object) -> str:
         lstrip_blocks=True,
         finalize=shown,
     )
-    return environment.get_template(template.name).render(
+    return environment.get_template(template.name).render(variables)
+
+
+def page(template: Path, *, sheet: Sequence[str], **variables: object) -> str:
+    """A sheet as one HTML page that needs nothing else and runs the shared script alone.
+
+    What a browser keeps of half-done answers is of this ``sheet``, which names all that makes it
+    another one.
+    """
+    script = (PAGES / "sheet.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return rendered(
+        template,
         sheet=hashlib.sha256("\n".join(sheet).encode()).hexdigest(),
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         style=(PAGES / "sheet.css").read_text(encoding="utf-8"),

@@ -16,15 +16,23 @@ from pydantic import ValidationError
 from esc import files, paths
 from esc.adapters import BASE
 from esc.files import EscError, Row
-from esc.paths import EMBEDDED, KINDS, Kind, tasks_of
+from esc.paths import EMBEDDED, KINDS, tasks_of
 from esc.predictions import PREDICTIONS
-from esc.records import Comparisons, Judged, Metrics, Proportions, Shape
+from esc.records import Comparison, Comparisons, Judged, Metrics, Proportions, Shape
 from esc.stats import RESAMPLES, SEED
 from esc.step import DONE, OPTIONS
 from eval.metrics import COMPARISONS
-from eval.report.parts import NOT_RUN, Table, Todo
+from eval.report.parts import NOT_RUN, Table
 
 Known = TypeVar("Known", bound=Shape)
+ALL = (
+    *(*paths.SYSTEMS_OF_TABLE_3, *paths.SYSTEMS_OF_TABLE_4),
+    *(
+        replace(kind, label=f"Vanilla DPO, {kind.label}")
+        for kind in (*paths.SYSTEMS_OF_TABLE_5[:3], paths.SYSTEMS_OF_FIGURE_4[0])
+    ),
+)
+"""Every run of the paper once."""
 PACKAGES = (
     *("decoupled-esc", "llamafactory", "torch", "transformers", "peft", "trl"),
     *("numpy", "nltk", "sacrebleu", "matplotlib", "pydantic"),
@@ -65,10 +73,7 @@ class Sources:
         """
         if not (self.work / path).is_file():
             return None
-        try:
-            return shape.model_validate(files.read_json(self.whole(path)))
-        except ValidationError as error:
-            raise EscError(f"{self.work / path}: {first(error)}; {renew} renews it") from error
+        return shaped(shape, files.read_json(self.whole(path)), f"{self.work / path}", renew)
 
     def options_of(self, folder: Path) -> Row:
         """What ``options.json`` of a folder says; empty where there is none."""
@@ -81,13 +86,21 @@ class Sources:
         return self.read(paths.MANIFEST)
 
 
-def first(error: ValidationError) -> str:
-    """The first fault in one line: where it is and what is wrong."""
-    fault = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "missing":
-        return f"no {where!r} in it"
-    return f"{where} is {json.dumps(fault['input'], default=str)[:60]} ({fault['msg']})"
+def shaped(shape: type[Known], found: Row, where: str, renew: str) -> Known:
+    """A value as a record; EscError with its first fault and the command that renews it."""
+    try:
+        return shape.model_validate(found)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        wrong = f"{place} is {json.dumps(fault['input'], default=str)[:60]} ({fault['msg']})"
+        told = f"no {place!r} in it" if fault["type"] == "missing" else wrong
+        raise EscError(f"{where}: {told}; {renew} renews it") from error
+
+
+def marked(model: str, *sources: Shape | None) -> bool:
+    """Whether numbers of these files are marked: of the embedded model, or they say so."""
+    return model == EMBEDDED or any(getattr(one, "smoke", False) for one in sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +109,16 @@ class Run:
 
     model: str
     name: str
+    """Of its folder; empty for a baseline."""
     label: str
-    metrics: Metrics | None
-    judged: Judged | None
-    errors: Proportions | None
-    todo: str
+    metrics: Metrics | None = None
+    judged: Judged | None = None
+    errors: Proportions | None = None
+    todo: str = ""
     """The commands that fill what is missing; empty where nothing is."""
-    split: str
+    split: str = ""
     """What was predicted, such as ``test of ESConv.json, SPLIT=paper``; empty where unknown."""
-    sampling: str
+    sampling: str = ""
     """How its answers were drawn; empty where unknown."""
     missing: str = NOT_RUN
     """What stands where a measurement is not there."""
@@ -112,16 +126,12 @@ class Run:
     @property
     def measured_on(self) -> str:
         """The split and how many dialogues (or turns, where no ids name dialogues) of it."""
-        if self.metrics is None:
+        if self.metrics is None or not self.name:
             return ""
         n = self.metrics.dialogues
         what, count = ("turn", self.metrics.n) if n is None else ("dialogue", n)
         size = f"{count:,} {what}{'' if count == 1 else 's'}"
         return f"{self.split.partition(' of ')[0] or 'split unknown'}, {size}"
-
-    def smoke(self, source: Metrics | Judged | Proportions | None) -> bool:
-        """Whether a number of this file is marked."""
-        return self.model == EMBEDDED or bool(source and source.smoke)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +153,10 @@ class Backbone:
         """All runs with automatic metrics."""
         return [(run, run.metrics) for run in self.runs.values() if run.metrics]
 
-    def todo(self, kinds: Sequence[Kind]) -> tuple[Todo, ...]:
-        """What fills these rows of the paper."""
-        runs = [(kind, self.runs[kind.name]) for kind in kinds]
-        return tuple(Todo(f"{self.model} {kind.label}", run.todo) for kind, run in runs if run.todo)
+    def compared(self, a: str, b: str) -> Comparison | None:
+        """The comparison of two runs turn by turn."""
+        found = self.comparisons.comparisons if self.comparisons else []
+        return next((pair for pair in found if (pair.a, pair.b) == (a, b)), None)
 
 
 def read_backbones(sources: Sources, models: Sequence[str]) -> list[Backbone]:
@@ -155,7 +165,14 @@ def read_backbones(sources: Sources, models: Sequence[str]) -> list[Backbone]:
     Without the measurements of another split than the one most are of, a test split before any
     other; a run whose split is unknown stays.
     """
-    found = [_read_backbone(sources, model) for model in models]
+    found = []
+    for model in models:
+        root, renew = Path("runs") / model, sources.make("eval", model, FORCE=1)
+        there = sorted(path.parent.name for path in (sources.work / root).glob("*/metrics.json"))
+        names = dict.fromkeys([*(kind.name for kind in ALL), *there])
+        runs = {name: _run(sources, model, name, renew) for name in names}
+        compared = sources.known(root / COMPARISONS, Comparisons, renew)
+        found.append(Backbone(model, runs, compared))
     known = Counter(run.split for one in found for run, _ in one.measured if run.split)
     wanted = max(known, key=lambda split: (split.startswith("test "), known[split]), default="")
     for one in found:
@@ -167,42 +184,30 @@ def read_backbones(sources: Sources, models: Sequence[str]) -> list[Backbone]:
     return found
 
 
-def _read_backbone(sources: Sources, model: str) -> Backbone:
-    root = Path("runs") / model
-    kinds = (
-        *(*paths.SYSTEMS_OF_TABLE_3, *paths.SYSTEMS_OF_TABLE_4),
-        *(*paths.SYSTEMS_OF_TABLE_5, *paths.SYSTEMS_OF_FIGURE_4),
-    )
-    there = sorted(path.parent.name for path in (sources.work / root).glob("*/metrics.json"))
-    names = dict.fromkeys([*(kind.name for kind in kinds), *there])
-    runs = {name: _read_run(sources, model, name) for name in names}
-    renew = sources.make("eval", model, FORCE=1)
-    return Backbone(model, runs, sources.known(root / COMPARISONS, Comparisons, renew))
-
-
-def _read_run(sources: Sources, model: str, name: str) -> Run:
-    folder, kind = Path("runs") / model / name, KINDS.get(name)
-    options, renew = sources.options_of(folder), sources.make("eval", model, FORCE=1)
-    temperature = options.get("TEMPERATURE")
+def _run(sources: Sources, model: str, name: str, renew: str) -> Run:
+    folder = Path("runs") / model / name
+    options = sources.options_of(folder)
+    temperature, top_p = options.get("TEMPERATURE"), options.get("top_p", 1)
     sampling = "" if temperature is None else "greedy decoding"
     if temperature:
-        top_p = options.get("top_p", 1)
         sampling = f"temperature {temperature:g} and top-p {top_p:g}, seeded by the turn"
     for judging in ("judge", "errors"):
         sources.options_of(folder / judging)
-    metrics = sources.known(folder / "metrics.json", Metrics, renew)
-    judged = sources.known(folder / "judge" / "judge.json", Judged, renew)
-    errors = sources.known(folder / "errors" / "proportions.json", Proportions, renew)
-    todo = "" if metrics and judged and errors else _todo(sources, model, folder, kind)
+    read = (
+        sources.known(folder / "metrics.json", Metrics, renew),
+        sources.known(folder / "judge" / "judge.json", Judged, renew),
+        sources.known(folder / "errors" / "proportions.json", Proportions, renew),
+    )
+    todo = "" if all(read) or name not in KINDS else _todo(sources, model, folder)
     split = sources.read(folder / DONE).get("set") or ""
-    label = kind.label if kind else name
-    return Run(model, name, label, metrics, judged, errors, todo, split, sampling)
+    label = next((kind.label for kind in ALL if kind.name == name), name)
+    return Run(model, name, label, *read, todo, split, sampling)
 
 
-def _todo(sources: Sources, model: str, folder: Path, kind: Kind | None) -> str:
-    """The trainings, predictions and measurements that a run still needs."""
-    steps = []
-    if kind and not (sources.work / folder / PREDICTIONS).is_file():
+def _todo(sources: Sources, model: str, folder: Path) -> str:
+    """The trainings, predictions and measurements that a run of the paper still needs."""
+    steps, kind = [], KINDS[folder.name]
+    if not (sources.work / folder / PREDICTIONS).is_file():
         for task in tasks_of(kind.system):
             adapter = paths.adapter(model, task, kind.stage, kind.lineage)
             if kind.stage != "base" and not (sources.work / adapter).is_dir():
@@ -241,15 +246,14 @@ def manifest(sources: Sources, models: Sequence[str], tables: Sequence[Table]) -
 
 
 def _commit() -> str:
-    """The commit of the code that writes the report, or why it is unknown."""
+    """The commit of the code that writes the report, or that it is unknown."""
     git = shutil.which("git")
-    told = []
-    for question in (("rev-parse", "HEAD"), ("status", "--porcelain")):
-        if git is None or not (paths.ROOT / ".git").exists():
-            return "unknown: no git"
-        asked = [git, "-C", str(paths.ROOT), *question]
-        told.append(subprocess.run(asked, capture_output=True, text=True, check=False).stdout)
-    return told[0].strip() + (" with uncommitted changes" if told[1] else "") or "unknown: no git"
+    if git is None or not (paths.ROOT / ".git").exists():
+        return "unknown: no git"
+    asked = [git, "-C", str(paths.ROOT), "describe", "--always", "--abbrev=40", "--exclude=*"]
+    dirty = "--dirty= with uncommitted changes"
+    told = subprocess.run([*asked, dirty], capture_output=True, text=True, check=False).stdout
+    return told.strip() or "unknown: no git"
 
 
 def _version(name: str) -> str:
@@ -271,22 +275,21 @@ def _commands(sources: Sources, models: Sequence[str]) -> list[str]:
     told = [sources.make("data", ESCONV=None if "://" in origin else origin, **given)]
     told.append(paths.step("data_builders", "stats", work=work))
     for model in models:
-        here = f"runs/{model}/"
-        found = [one for folder, one in sources.options.items() if folder.startswith(here)]
-        for options in found:
+        predicted, judged = [], []
+        for folder, options in sources.options.items():
+            if not folder.startswith(f"runs/{model}/"):
+                continue
             if "SYSTEM" in options:
                 given = {name: options.get(name) for name in _PREDICTED}
                 given["ROUND"] = None if given["ROUND"] == 1 else given["ROUND"]
-                told.append(sources.make("predict", model, **given))
-        told.append(paths.step("eval", "metrics", work=work, model=model))
-        told += dict.fromkeys(_judge(sources, model, one) for one in found if "JUDGE" in one)
-        told.append(paths.step("eval", "compare", work=work, model=model))
+                predicted.append(sources.make("predict", model, **given))
+            if "JUDGE" in options:
+                own = options["JUDGE"] == f"{model} (base)"
+                given = {"judge": BASE if own else options["JUDGE"]}
+                given |= {"n": options.get("JUDGE_N"), "form": options.get("JUDGE_FORM")}
+                step = ("eval", "judge") if "JUDGE_N" in options else ("mining", "classify")
+                judged.append(paths.step(*step, work=work, model=model, **given))
+        measured = paths.step("eval", "metrics", work=work, model=model)
+        compared = paths.step("eval", "compare", work=work, model=model)
+        told += [*predicted, measured, *dict.fromkeys(judged), compared]
     return [*told, sources.make("report", MODELS=" ".join(models))]
-
-
-def _judge(sources: Sources, model: str, options: Row) -> str:
-    own = options["JUDGE"] == f"{model} (base)"
-    given = {"judge": BASE if own else options["JUDGE"]}
-    given |= {"n": options.get("JUDGE_N"), "form": options.get("JUDGE_FORM")}
-    step = ("eval", "judge") if "JUDGE_N" in options else ("mining", "classify")
-    return paths.step(*step, work=sources.work, model=model, **given)

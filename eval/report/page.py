@@ -12,27 +12,25 @@ marked SMOKE, once for a table, figure or example.
 
 import base64
 import hashlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import jinja2
-import pandas
 import typer
-from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
 
 from esc import backbones, cli, dialogue, files, sheets
-from esc.files import EscError, Row
+from esc.files import Row
 from esc.paths import EMBEDDED, SYSTEMS_OF_TABLE_3, SYSTEMS_OF_TABLE_4
 from esc.predictions import PREDICTIONS
 from esc.records import Record
-from esc.visible import Markdown, markdown, plain
+from esc.visible import markdown
 from eval.paper import BIBTEX
 from eval.report import tables
 from eval.report.figures import pictures
-from eval.report.manifest import Sources, first, manifest, read_backbones
-from eval.report.parts import LAYOUT, Cell, Table, Todo, value
+from eval.report.manifest import Sources, manifest, marked, read_backbones, shaped
+from eval.report.parts import LAYOUT, Table, Todo
 
 HERE = Path(__file__).parent
 SHOWN = 3
@@ -45,11 +43,10 @@ def report(work: Path, models: Sequence[str]) -> Row:
     Raises EscError, with the command that renews it, where a file has another shape.
     """
     sources = Sources(work)
-    backbones = read_backbones(sources, models)
+    runs = read_backbones(sources, models)
     found = [
-        *tables.systems(backbones),
-        *tables.questions(sources, backbones),
-        *tables.errors(sources, backbones),
+        *tables.systems(sources, runs),
+        *tables.questions(sources, runs),
         *tables.corpus(sources),
         *tables.mining(sources, models),
         tables.pairs(sources, models),
@@ -57,18 +54,9 @@ def report(work: Path, models: Sequence[str]) -> Row:
         tables.movement(sources, models),
     ]
     by_name = {one.name: one for one in found if one.rows}
-    sections = [
-        {
-            "title": part["title"],
-            "lead": part["lead"],
-            "items": [by_name[name] for name in part["tables"] if name in by_name],
-        }
-        for part in LAYOUT["sections"]
-    ]
     shown = {model: examples(sources, model) for model in models}
-    smoke = any(one.smoke for one in found) or any(
-        one["smoke"] for of in shown.values() for one in of
-    )
+    turns = [one for of_model in shown.values() for one in of_model]
+    smoke = any(one.smoke for one in found) or any(one["smoke"] for one in turns)
     return {
         "title": f"Emotional support, evaluated beside the paper: {', '.join(models)}",
         "lead": LAYOUT["lead"],
@@ -78,8 +66,12 @@ def report(work: Path, models: Sequence[str]) -> Row:
         "models": list(models),
         "ran": _ran(list(by_name.values())),
         "answers": tables.answers(by_name["table-differences"], by_name["table-rq4"]),
-        "sections": sections,
-        "examples": [one for of_model in shown.values() for one in of_model],
+        "sections": [
+            {"title": part["title"], "lead": part["lead"], "items": items}
+            for part in LAYOUT["sections"]
+            if (items := [by_name[name] for name in part["tables"] if name in by_name])
+        ],
+        "examples": turns,
         "examples_todo": [
             Todo(f"{model} examples", sources.make("predict", model, STAGE="sft"))
             for model, of_model in shown.items()
@@ -108,45 +100,38 @@ def examples(sources: Sources, model: str) -> list[Row]:
     None where nothing is predicted. Raises EscError, naming the record, where a file of predictions
     has another shape.
     """
-    kinds = {kind.name: kind.label for kind in (*SYSTEMS_OF_TABLE_3, *SYSTEMS_OF_TABLE_4)}
-    there = {Path("runs") / model / name / PREDICTIONS: label for name, label in kinds.items()}
-    answered: Counter[str] = Counter()
-    for path in [path for path in there if not (sources.work / path).is_file()]:
-        del there[path]
-    for path in there:
-        answered.update(str(row.get("id")) for row in files.read_jsonl(sources.whole(path)))
+    answered: dict[str, list[tuple[str, bool, Record]]] = defaultdict(list)
+    for kind in (*SYSTEMS_OF_TABLE_3, *SYSTEMS_OF_TABLE_4):
+        path = Path("runs") / model / kind.name / PREDICTIONS
+        if (sources.work / path).is_file():
+            smoke = marked(model) or bool(sources.options_of(path.parent).get("smoke"))
+            for row in files.read_jsonl(sources.whole(path)):
+                where = f"{sources.work / path}, record {row.get('id')!r}"
+                record = shaped(Record, row, where, "make predict FORCE=1")
+                answered[record.id].append((kind.label, smoke, record))
     # Of those that equally many systems answered, in the order in which they are drawn.
-    drawn = sorted(dialogue.order(answered), key=lambda name: -answered[name])[:SHOWN]
-    found: dict[str, Row] = {}
-    for path, label in there.items():
-        smoke = model == EMBEDDED or bool(sources.options_of(path.parent).get("smoke"))
-        for row in files.read_jsonl(sources.work / path):
-            if str(row.get("id")) in drawn:
-                record = _record(sources.work / path, row)
-                example = found.setdefault(record.id, _example(record, model))
-                example["smoke"] |= smoke
-                reply = record.predicted_response or f"(no reply: {record.status})"
-                raw = f"unreadable: {record.raw_strategy}" if record.raw_strategy else "none"
-                strategy = record.predicted_strategy or raw
-                example["said"].append({"system": label, "strategy": strategy, "reply": reply})
-    return [found[name] for name in drawn]
+    drawn = sorted(dialogue.order(answered), key=lambda name: -len(answered[name]))[:SHOWN]
+    return [_example(model, answered[name]) for name in drawn]
 
 
-def _record(path: Path, row: Row) -> Record:
-    try:
-        return Record.model_validate(row)
-    except ValidationError as error:
-        raise EscError(
-            f"{path}, record {row.get('id')!r}: {first(error)}; make predict FORCE=1 renews it"
-        ) from error
-
-
-def _example(record: Record, model: str) -> Row:
-    context = [("seeker", record.seeker)]
-    for seeker, supporter in reversed(record.history):
+def _example(model: str, answers: Sequence[tuple[str, bool, Record]]) -> Row:
+    turn, said = answers[0][-1], []
+    for system, _, one in answers:
+        raw = f"unreadable: {one.raw_strategy}" if one.raw_strategy else "none"
+        reply = one.predicted_response or f"(no reply: {one.status})"
+        said.append({"system": system, "strategy": one.predicted_strategy or raw, "reply": reply})
+    context = [("seeker", turn.seeker)]
+    for seeker, supporter in reversed(turn.history):
         context = [("seeker", seeker), ("supporter", supporter), *context]
-    gold = {"gold_strategy": record.gold_strategy, "gold_reply": record.gold_response}
-    return {"id": record.id, "model": model, "context": context, "said": [], "smoke": False} | gold
+    return {
+        "id": turn.id,
+        "model": model,
+        "context": context,
+        "said": said,
+        "smoke": any(smoke for _, smoke, _ in answers),
+        "gold_strategy": turn.gold_strategy,
+        "gold_reply": turn.gold_response,
+    }
 
 
 def html(found: Row) -> str:
@@ -154,43 +139,14 @@ def html(found: Row) -> str:
     style = (HERE / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     drawn = [*found["answers"], *(one for part in found["sections"] for one in part["items"])]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=sheets.shown,
-    )
-    return environment.get_template("page.html.j2").render(
-        found,
+    return sheets.rendered(
+        HERE / "page.html.j2",
+        **found,
         style=style,
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
         "base-uri 'none'; form-action 'none'",
         drawn={one.name: pictures(one) for one in drawn if one.drawing},
     )
-
-
-def _grid(one: Table) -> Markdown:
-    """The table itself in Markdown."""
-    grouped = any(row.group for row in one.rows)
-    frame = pandas.DataFrame(
-        [
-            [plain(row.group)] * grouped
-            + [plain(f"{row.label} ({row.measured_on})" if row.measured_on else row.label)]
-            + [_told(cell) for cell in row.cells]
-            for row in one.rows
-        ],
-        columns=[plain(head) for head in (*["backbone"] * grouped, one.head, *one.columns)],
-    )
-    sides = ["left"] * (1 + grouped) + ["right"] * len(one.columns)
-    return Markdown(frame.to_markdown(index=False, colalign=sides, disable_numparse=True))
-
-
-def _told(cell: Cell) -> str:
-    shown = plain(cell.shown) if cell.value is None else f"**{plain(cell.shown)}**"
-    beside = f"({', '.join(cell.beside)})" if cell.paper else ""
-    return " ".join(filter(None, (shown, plain(cell.interval), plain(beside))))
 
 
 def summary(found: Row, folder: Path) -> str:
@@ -229,8 +185,7 @@ def main(
     folder = work / "runs" / (named[0] if len(named) == 1 else "")
     found = report(work, named)
     with files.exclusive(folder):
-        files.write_json(folder / "report.json", value(found))
-        text = markdown(HERE / "page.md.j2", grid=_grid, **found)
-        files.write_text(folder / "report.md", text)
+        files.write_json(folder / "report.json", to_jsonable_python(found))
+        files.write_text(folder / "report.md", markdown(HERE / "page.md.j2", **found))
         files.write_text(folder / "report.html", html(found))
     print(summary(found, folder))

@@ -1,26 +1,30 @@
 """The tables of a report. All three of its forms are written from them and from nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import yaml
+from pydantic import Field, computed_field
+from pydantic.dataclasses import dataclass
+
+from esc.strategies import Strategy
 
 NOT_RUN, UNDEFINED, SMOKE = "not run", "undefined", "SMOKE"
 """No measurement; a measurement that gave no number; a number that is no result."""
 LAYOUT = yaml.safe_load(Path(__file__).with_name("layout.yaml").read_text(encoding="utf-8"))
 """What stands on the page besides numbers: its sections in order, and what is said of a table."""
 OF_TABLES = {name: one for part in LAYOUT["sections"] for name, one in part["tables"].items()}
-Paper = tuple[tuple[str, float], ...]
+CODES = [one.code for one in Strategy]
+STRATEGIES = "; ".join(f"{one.code} {one.value}" for one in Strategy) + "."
+Paper = tuple[tuple[str, int | float], ...]
 """``paper``, or the paper's column where several stand here, and its value."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cell:
     """One number as a reader meets it."""
 
-    value: float | None = None
+    value: int | float | None = None
     low: float | None = None
     """Of the 95 % interval; None where there is none."""
     high: float | None = None
@@ -29,20 +33,21 @@ class Cell:
     paper: Paper = ()
     form: str = ".2f"
     unit: str = ""
-    smoke: bool = False
+    # The mark stands once, with the table or figure.
+    smoke: bool = Field(default=False, exclude=True)
     """Whether the embedded model, a random judge or the sample corpus is in it."""
     missing: str = ""
     """Why there is no value; empty where the cell is the paper's alone."""
     note: str = ""
     signature: str = ""
 
-    told: ClassVar = ("shown", "interval")
-
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def shown(self) -> str:
         """The value as text, or why there is none."""
         return self.missing if self.value is None else self._text(self.value) + self.unit
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def interval(self) -> str:
         """``[low, high]``, or nothing."""
@@ -67,7 +72,7 @@ class Cell:
         return text.removeprefix("-") if not text.strip("-0.,") else text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TableRow:
     """A row: what it is of, and a cell for every column."""
 
@@ -81,7 +86,7 @@ class TableRow:
     """The split and how many dialogues of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Todo:
     """What was not run, and the commands that would fill it."""
 
@@ -89,7 +94,7 @@ class Todo:
     command: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """A table, and how it is drawn where it is a figure."""
 
@@ -107,8 +112,6 @@ class Table:
     ``differences``: the same about 0; empty where only the numbers are shown."""
     axis: str = ""
 
-    told: ClassVar = ("smoke", "mark", "status")
-
     @property
     def ours(self) -> list[TableRow]:
         """The rows that are not the paper's alone."""
@@ -117,32 +120,37 @@ class Table:
     @property
     def filled(self) -> int:
         """How many rows hold a measurement of ours, with a number or without."""
-        return sum(
-            any(one.value is not None or one.missing == UNDEFINED for one in row.cells)
-            for row in self.ours
-        )
+        there = [
+            [c.value is not None or c.missing == UNDEFINED for c in r.cells] for r in self.ours
+        ]
+        return sum(map(any, there))
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def smoke(self) -> bool:
         """Whether a number in it is marked."""
-        return bool(self.mark)
+        return any(one.smoke and one.value is not None for row in self.ours for one in row.cells)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def mark(self) -> str:
         """``SMOKE`` where a number of ours is one, and of which columns or rows where not all."""
-        filled = [
-            (cell.smoke, column, f"{row.group} {row.label}".strip())
-            for row in self.ours
-            for column, cell in zip(self.columns, row.cells, strict=True)
-            if cell.value is not None
-        ]
-        columns = dict.fromkeys(column for smoke, column, _ in filled if smoke)
-        rows = dict.fromkeys(row for smoke, _, row in filled if smoke)
-        if not columns or all(smoke for smoke, *_ in filled):
-            return SMOKE if columns else ""
-        apart = columns if any(column not in columns for _, column, _ in filled) else rows
+        marked, real = (
+            [
+                (column, f"{row.group} {row.label}".strip())
+                for row in self.ours
+                for column, cell in zip(self.columns, row.cells, strict=True)
+                if cell.value is not None and cell.smoke is smoke
+            ]
+            for smoke in (True, False)
+        )
+        if not marked or not real:
+            return SMOKE if marked else ""
+        of_columns = {column for column, _ in marked}.isdisjoint(column for column, _ in real)
+        apart = dict.fromkeys(column if of_columns else row for column, row in marked)
         return f"{SMOKE}: {', '.join(apart)}"
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def status(self) -> str:
         """How much of it was run, in words."""
@@ -173,17 +181,8 @@ def table(
 
     ``notes`` follow the notes that it has.
     """
-    said = OF_TABLES[name]
-    own = {"columns": tuple(columns or said["columns"]), "rows": tuple(rows), "todo": tuple(todo)}
-    return Table(name, **said | own | {"notes": (*said.get("notes", ()), *notes)})
-
-
-def value(one: Any) -> Any:
-    """A report, or a part of one, as what ``json`` writes: its fields and what it tells of them."""
-    if is_dataclass(one):
-        # The mark stands once, with the table or figure.
-        names = [field.name for field in fields(one) if (type(one), field.name) != (Cell, "smoke")]
-        return {name: value(getattr(one, name)) for name in (*names, *getattr(one, "told", ()))}
-    if isinstance(one, dict):
-        return {str(key): value(item) for key, item in one.items()}
-    return [value(item) for item in one] if isinstance(one, list | tuple) else one
+    said, columns = OF_TABLES[name], columns or OF_TABLES[name]["columns"]
+    legend = [STRATEGIES] if list(columns) == CODES else []
+    words = {word: said[word] for word in ("title", "head", "drawing", "axis") if word in said}
+    told = (*said.get("notes", ()), *notes, *legend)
+    return Table(name, tuple(columns), tuple(rows), **words, notes=told, todo=tuple(todo))
