@@ -103,7 +103,7 @@ def measured(run: Run, column: Column, paper: Paper = ()) -> Cell:
     source = getattr(run, file)
     found = reach(source, path)
     shown = Look(form=column.form, unit=column.unit, paper=paper, smoke=marked(run.model, source))
-    if isinstance(found, records.Score):
+    if isinstance(found, records.Number) and file == "judged":
         shown["signature"] = source.signature
     if isinstance(found, records.Share):
         shown["n"] = source.n
@@ -215,7 +215,8 @@ def questions(sources: Sources, backbones: Sequence[Backbone]) -> list[Table]:
     rows, errors, notes, todo, intervals = [], [], [], [], []
     for one in backbones:
         for gone in one.comparisons.left_out if one.comparisons else ():
-            notes.append(f"{one.model}: {gone['a']} and {gone['b']} are not compared: {gone['reason']}.")
+            both = f"{gone['a']} and {gone['b']}"
+            notes.append(f"{one.model}: {both} are not compared: {gone['reason']}.")
         for label, a, b in QUESTIONS:
             cells = [_difference(one, a, b, column) for column in COLUMNS]
             rows.append(TableRow(label, tuple(cells), one.model))
