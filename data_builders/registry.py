@@ -80,7 +80,7 @@ def write_for(work: Path, later: dict[str, Row] | None = None) -> None:
     another file.
     """
     path = work / paths.REGISTRY
-    _merge(path, files.read_json(path) if path.is_file() else {}, entries() | (later or {}))
+    _merge(path, files.read_json(path, default={}), entries() | (later or {}))
 
 
 def _merge(path: Path, held: Row, ours: dict[str, Row]) -> None:
@@ -101,7 +101,7 @@ def _merge(path: Path, held: Row, ours: dict[str, Row]) -> None:
 def _later_rounds(work: Path) -> dict[str, Row]:
     """The mined sets in the registry of ``work`` that `entries` does not have."""
     path = work / paths.REGISTRY
-    mined = map(paths.preference_of, files.read_json(path) if path.is_file() else {})
+    mined = map(paths.preference_of, files.read_json(path, default={}))
     return dict(preference_entry(*one) for one in mined if one and one[1] in backbones.table())
 
 

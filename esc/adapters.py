@@ -76,7 +76,7 @@ def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> li
     *before, last = parts
     options = last / "options.json"
     # Trained by llamafactory-cli itself, it has no options to hold against.
-    trained_on = files.read_json(options) if options.is_file() else {}
+    trained_on = files.read_json(options, default={})
     for part in before:
         if trained_on and trained_on.get(f"adapter {part.name}") != fingerprint(part):
             raise EscError(

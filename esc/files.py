@@ -127,13 +127,18 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def read_json(path: Path, *, made_by: str | None = None) -> Row:
-    """The JSON object in ``path``; EscError with the place where it is none, or ``made_by``."""
+def read_json(path: Path, *, made_by: str | None = None, default: Row | None = None) -> Row:
+    """The JSON object in ``path``, or ``default`` where there is no such file.
+
+    Raises EscError with the place where it is none, or ``made_by`` where it is missing.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
         # Half a surrogate pair can be escaped in JSON, and never be written again.
         json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
+        if default is not None:
+            return default
         hint = f"; {made_by} makes it" if made_by else ""
         raise EscError(f"{path} does not exist{hint}") from None
     except (ValueError, RecursionError) as error:
@@ -218,13 +223,13 @@ def differences(made_with: Row, asked_for: Row) -> list[str]:
 
 
 def _flat(options: Row) -> Row:
-    inner = {
-        f"{name}.{part}": value
-        for name, parts in options.items()
-        if isinstance(parts, dict)
-        for part, value in parts.items()
-    }
-    return {name: value for name, value in options.items() if not isinstance(value, dict)} | inner
+    flat: Row = {}
+    for name, value in options.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{part}": one for part, one in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _shown(value: object) -> str:

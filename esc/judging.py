@@ -244,8 +244,7 @@ def _opened(asking: Asking[Any], sending: Sending, stack: ExitStack) -> _Opened 
     """What is to be asked, or None where all is there; its folder is held until the end."""
     folder = asking.folder
     stack.enter_context(files.exclusive(folder.path))
-    if "step" in folder.options:
-        folder.check_own()
+    folder.check_own()
     if not sending.dry_run:
         folder.claim(force=sending.force)
         told = folder.path / (asking.summary or DONE)

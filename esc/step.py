@@ -23,7 +23,7 @@ def manifest(work: Path) -> Row:
 
     Raises EscError where there is none, or the system prompts have changed since.
     """
-    found: Row = files.read_json(work / paths.MANIFEST, made_by="make data")
+    found = files.read_json(work / paths.MANIFEST, made_by="make data")
     if wording() != found["options"]["prompts"]:
         raise EscError(
             f"the sets in {work / paths.DATA} were built with other system prompts or strategies; "
@@ -35,14 +35,8 @@ def manifest(work: Path) -> Row:
 def wording() -> str:
     """One hash over all that words the system prompts: their files, strategies and stages."""
     named = [(one.value, one.definition) for one in (*Strategy, *CounselingStage)]
-    digest = hashlib.sha256(files.sha256_of(system_prompts()).encode())
-    digest.update(repr(named).encode())
-    return digest.hexdigest()
-
-
-def system_prompts() -> list[Path]:
-    """The files of the three system prompts."""
-    return [prompts.source(prompts.TEMPLATES, name) for name in prompts.PROMPTS]
+    texts = files.sha256_of(prompts.source(prompts.TEMPLATES, name) for name in prompts.PROMPTS)
+    return hashlib.sha256(f"{texts}{named!r}".encode()).hexdigest()
 
 
 def train_set(manifest: Row) -> Row:
@@ -66,15 +60,18 @@ def routed_pairs(work: Path, model: str, task: str, lineage: Lineage, again: str
     """
     refuse_without_pairs(work, model, task, lineage)
     folder = (work / paths.no_pairs(model, task, lineage)).parent
-    routed: Row = files.read_json(folder / "route.json", made_by=again)
-    if changed := files.differences(routed["provenance"]["data"], train_set(manifest(work))):
+    routed = files.read_json(folder / "route.json", made_by=again)
+    changed = files.differences(routed["provenance"]["data"], train_set(manifest(work)))
+    changed += [
+        f"{name} was changed since it was written"
+        for name in routed
+        if name.endswith(".jsonl") and files.sha256(folder / name) != routed[name]["sha256"]
+    ]
+    if changed:
         raise EscError(
-            f"{folder} is of other train turns than are built now ({'; '.join(changed)}); build "
-            f"those again, or {again} FORCE=1"
+            f"{folder} is not as it was written, or of other train turns than are built now "
+            f"({'; '.join(changed)}); build those again, or {again} FORCE=1"
         )
-    for name in (name for name in routed if name.endswith(".jsonl")):
-        if files.sha256(folder / name) != routed[name]["sha256"]:
-            raise EscError(f"{folder / name} was changed since it was written; {again}")
     return routed
 
 
@@ -90,79 +87,62 @@ def check_apart(out: Path, *read: Path) -> None:
 def check_own_file(out: Path, mark: str) -> Row:
     """The options beside ``out``, a file that a user names; empty where there are none.
 
-    For the steps that write one file, and beside it what it is of: options that hold ``mark`` and,
-    as ``files``, the names of what the step wrote there. Raises EscError where ``out`` is there and
-    is none of these, or the options are of another run.
+    For the steps that write one file, and beside it options that hold ``mark`` and, as ``files``,
+    the names of what they wrote. Raises EscError where something else would be replaced.
     """
-    path = out.with_name(OPTIONS)
-    options = files.read_json(path) if path.is_file() else {}
+    options = files.read_json(out.with_name(OPTIONS), default={})
     if options and mark not in options:
         raise EscError(f"{out.parent} holds another run; name a folder of its own in --out")
-    if out == path or (out.exists() and out.name not in options.get("files", ())):
+    if out.name == OPTIONS or (out.exists() and out.name not in options.get("files", ())):
         raise EscError(f"--out {out} is there and was not written by this step; name another file")
     return options
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The folder and the options asked for."""
+    """The folder and the options asked for; where a user names it, they hold the ``step``."""
 
     path: Path
     options: Row
     records: str
     """The name of the file of records."""
-    ways_out: str = "use another WORK=folder, or FORCE=1"
-    """What a user can do where there are records of other options."""
 
     def finished(self) -> Row | None:
         """What ``run.json`` says where these options are done and its records whole, or None."""
         done, records = self.path / DONE, self.path / self.records
         if not done.is_file() or not records.is_file():
             return None
-        facts: Row = files.read_json(done)
+        facts = files.read_json(done)
         return facts if facts[self.records]["sha256"] == files.sha256(records) else None
 
     def check_own(self) -> None:
-        """Raise EscError where another step left its options: they are never replaced.
-
-        For the steps whose folder a user names; their options hold ``step``.
-        """
-        path = self.path / OPTIONS
-        if path.is_file():
-            if files.read_json(path).get("step") != self.options["step"]:
-                raise EscError(
-                    f"--out {self.path} is the folder of another step ({path} is not of "
-                    f"{self.options['step']}), which --force does not replace either; name a "
-                    "folder of its own"
-                )
-        elif there := [name for name in (self.records, DONE) if (self.path / name).exists()]:
+        """Raise EscError where a user named the folder of another step: it is never replaced."""
+        there = [n for n in (OPTIONS, self.records, DONE) if (self.path / n).exists()]
+        step = self.options.get("step")
+        if step and there and files.read_json(self.path / OPTIONS, default={}).get("step") != step:
             raise EscError(
-                f"{self.path / there[0]} is there, and no {OPTIONS} that says it is of this step; "
-                "name a folder of its own in --out"
+                f"--out {self.path} is the folder of another step ({there[0]} is not of {step}); "
+                "name a folder of its own"
             )
 
     def claim(self, *, force: bool) -> None:
-        """Leave the options in the folder.
+        """Leave the options in the folder; OptionsDiffer where there are records of others.
 
         With ``force``, records are deleted and made anew, so that what was refused is asked again;
-        stored answers never are, since an answer is found by what was asked. Raises OptionsDiffer
-        where there are records of others.
+        stored answers never are, since an answer is found by what was asked.
         """
-        path = self.path / OPTIONS
-        changed = []
-        if (self.path / self.records).is_file() or (self.path / DONE).is_file():
-            made_with = files.read_json(path) if path.is_file() else {"options": "unknown"}
-            changed = files.differences(made_with, self.options)
-        if changed and not force:
+        old = [self.path / name for name in (DONE, self.records)]
+        made_with = files.read_json(self.path / OPTIONS, default={}) or {"options": "unknown"}
+        changed = files.differences(made_with, self.options)
+        if changed and not force and any(path.is_file() for path in old):
+            other = "another --out" if "step" in self.options else "another WORK=folder"
             raise OptionsDiffer(
-                f"{self.path} was made with other options ({'; '.join(changed)}); "
-                f"{self.ways_out} to make its {Path(self.records).stem} anew (stored "
-                "answers are kept)"
+                f"{self.path} was made with other options ({'; '.join(changed)}); use {other}, or "
+                f"FORCE=1 to make its {old[1].stem} anew (stored answers are kept)"
             )
-        if force:
-            for name in (DONE, self.records):
-                (self.path / name).unlink(missing_ok=True)
-        files.write_json(path, self.options)
+        for path in old if force else ():
+            path.unlink(missing_ok=True)
+        files.write_json(self.path / OPTIONS, self.options)
 
     def write(self, records: Iterable[Row], facts: Row, *, complete: bool) -> None:
         """Write the records, and ``run.json`` where none is missing."""
@@ -177,19 +157,11 @@ class RunFolder:
 
 
 def is_smoke(model: str, work: Path) -> bool:
-    """Whether ``model`` is the embedded one or the sets of ``work`` are of the sample corpus.
-
-    Raises EscError where no sets are built.
-    """
+    """Whether ``model`` is the embedded one or the built sets are of the sample corpus."""
     manifest = files.read_json(work / paths.MANIFEST, made_by="make data")
     return model == EMBEDDED or bool(manifest["smoke"])
 
 
 def made_beside(path: Path) -> bool:
-    """Whether the options that a step left beside a file of records mark them.
-
-    A file that lies elsewhere says nothing of what it was made with.
-    """
-    beside = path.parent / OPTIONS
-    made_with = files.read_json(beside) if beside.is_file() else None
-    return isinstance(made_with, dict) and bool(made_with.get("smoke"))
+    """Whether options that a step left beside a file of records mark them; other files say none."""
+    return bool(files.read_json(path.with_name(OPTIONS), default={}).get("smoke"))

@@ -196,7 +196,7 @@ def asking(source: Source, out: Path, judge: Judge | None) -> Asking[Any]:
         return proportions(rows) | about
 
     return Asking(
-        folder=RunFolder(out, options, ERRORS, "use another --out, or --force"),
+        folder=RunFolder(out, options, ERRORS),
         what="classifying",
         run={"judge": name, "question": "error of a reply"},
         records=lambda: source.stored or source.predictions,

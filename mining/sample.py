@@ -74,7 +74,7 @@ class Mining:
     def again(self, **variables: object) -> str:
         """The make command that goes on with this mining as it was begun."""
         path = self.folder / OPTIONS
-        begun = files.read_json(path) if path.is_file() else {}
+        begun = files.read_json(path, default={})
         as_begun = {name: begun.get(name) for name in ("LIMIT", "SAMPLES", "DECODE")}
         if as_begun["DECODE"] == backbones.get(self.model).decode:
             del as_begun["DECODE"]

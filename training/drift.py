@@ -46,7 +46,7 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
         "turns": [turn.id for turn in turns],
     }
     path = work / paths.adapter(model, task, "dpo", lineage) / DRIFT
-    facts: Row = files.read_json(path) if path.is_file() else {}
+    facts: Row = files.read_json(path, default={})
     if facts.get("options") == options:
         return facts
     if where == "cpu":

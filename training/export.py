@@ -43,7 +43,7 @@ def export(work: Path, backbone: Backbone, parts: Sequence[Path], dtype: str) ->
         "made_from": {part.name: adapters.fingerprint(part) for part in parts},
     }
     with files.exclusive(parts[-1]):
-        facts: Row = files.read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+        facts: Row = files.read_json(folder / MANIFEST, default={})
         if asked.items() <= facts.items():
             print(f"{folder} is up to date")
             return folder, facts

@@ -167,7 +167,7 @@ def test_other_predictions_or_prompts_in_the_same_folder_stop_until_forced(
     run([prediction("1", "fine")])
     code, _, err, _ = run([prediction("1", "better")])
     told = error_line(err)
-    assert code == 2 and "use another --out, or --force" in told and "WORK" not in told
+    assert code == 2 and "use another --out, or FORCE=1" in told and "WORK" not in told
     code, _, _, out = run([prediction("1", "better"), prediction("2", "fine")], "--force")
     assert code == 0 and shares(out)["records"] == 2
     (tmp_path / "prompts").mkdir()
@@ -243,7 +243,7 @@ def test_what_is_not_this_steps_own_is_never_replaced(run, tmp_path, error_line,
         (out / name).unlink()
     files.write_text(out / "errors.jsonl", "mine\n")
     code, _, err, _ = run([prediction("1", "fine")], *options)
-    assert code == 2 and "no options.json that says it is of this step" in error_line(err)
+    assert code == 2 and "errors.jsonl is not of" in error_line(err)
     assert (out / "errors.jsonl").read_text() == "mine\n"
     assert "a folder of its own" in error_line(
         run([prediction("1", "a")], "--out", str(tmp_path), *options)[2]
