@@ -13,9 +13,9 @@ import inspect
 import io
 import math
 import os
-import select
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,8 +28,16 @@ from esc.visible import visible
 Step = Callable[[list[str]], int | None]
 
 USER_ERROR, WAITING, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
-_NO_PLACE = (errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS)
-
+_NO_PLACE = "{name}: {why}; name another place"
+_DENIED = "no permission to use {name}; choose another WORK or change its owner"
+_FULL = "the disk is full ({why}); free some space and run the command again"
+_MENDED = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), _DENIED),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
+    **dict.fromkeys((errno.ENOENT, errno.EISDIR, errno.ENOTDIR), _NO_PLACE),
+    **dict.fromkeys((errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS), _NO_PLACE),
+}
+"""What a user can mend; any other error of the system is a bug and keeps its traceback."""
 
 Work = Annotated[Path, typer.Option(envvar="WORK", help="root of what is generated")]
 Model = Annotated[str, typer.Option(envvar="MODEL", help="a folder of llamafactory_configs")]
@@ -58,13 +66,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", envvar="DRY_RUN", help="say w
 
 def amount(text: str) -> float:
     """An option's amount above 0; typer's ``parser`` for it."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise typer.BadParameter(f"{text!r} is not a number above 0")
-    return value
+    with suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise typer.BadParameter(f"{text!r} is not a number above 0")
 
 
 def command(*, examples: str, name: str = "") -> Callable[[Callable[..., int | None]], Step]:
@@ -116,8 +121,6 @@ def _flat(function: Callable[..., int | None]) -> Callable[..., int | None]:
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         return function(**given)
 
-    # Those without a default first, as a signature must have them.
-    flat.sort(key=lambda one: one.default is not inspect.Parameter.empty)
     by_name = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in flat]
     vars(call).update(__signature__=inspect.Signature(by_name))
     call.__annotations__ = {one.name: one.annotation for one in flat}
@@ -135,7 +138,7 @@ def _spread(argv: Iterable[str], lists: Container[str]) -> Iterator[str]:
             yield from [option, word] if option else [word]
 
 
-def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+def run(main: Step, argv: list[str]) -> int:
     """Exit code of ``main(argv)``.
 
     0, or 2 for a mistake (one line on stderr), 3 where others have to work first, 130 for Ctrl-C.
@@ -144,33 +147,18 @@ def run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     try:
         return main(argv) or 0
     except Waiting as waiting:
-        print(visible(str(waiting)), file=sys.stderr)
-        return WAITING
+        message, code = str(waiting), WAITING
     except EscError as error:
-        message = str(error)
+        message, code = f"error: {error}", USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    except PermissionError as error:
-        message = f"no permission to use {error.filename}; choose another WORK or change its owner"
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        message = f"{error.filename}: {(error.strerror or 'cannot be used').lower()}"
-    except RuntimeError as error:
-        # What Path.resolve makes of links in a circle before Python 3.13.
-        if "Symlink loop" not in str(error):
-            raise
-        message = f"{error}; name another place"
+        message, code = "interrupted; the same command goes on from here", INTERRUPTED
     except OSError as error:
-        # A full disk can meet any write. What no user can mend is a bug and keeps its traceback.
-        if error.errno in _NO_PLACE:
-            message = f"{error.filename}: {str(error.strerror).lower()}; name another place"
-        elif error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in _MENDED:
             raise
-        else:
-            why = error.strerror
-            message = f"the disk is full ({why}); free some space and run the command again"
-    print(f"error: {visible(message)}", file=sys.stderr)
-    return USER_ERROR
+        told = _MENDED[error.errno].format(name=error.filename, why=str(error.strerror).lower())
+        message, code = f"error: {told}", USER_ERROR
+    print(visible(message), file=sys.stderr)
+    return code
 
 
 class _Shown(io.TextIOWrapper):
@@ -219,37 +207,21 @@ def dispatch(package: str, steps: Steps) -> int:
         line_buffering=sys.stdout.isatty(),
         write_through=True,
     )
+    name, *argv = sys.argv[1:] or [""]
     try:
-        try:
-            return _dispatch(package, steps)
-        finally:
-            sys.stdout.flush()
+        code = run(step_of(package, steps, name), argv) if name in steps else _help(package, steps)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
-        if not _is_left():
-            raise
         # As `head` leaves it. What is still to be flushed at Python's end goes nowhere, quietly.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
 
 
-def _is_left() -> bool:
-    """Whether standard output is a pipe that nobody reads any more."""
-    poll = select.poll()
-    poll.register(sys.stdout, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _dispatch(package: str, steps: Steps) -> int:
-    argv = sys.argv[1:]
-    if argv and argv[0] in steps:
-        return run(step_of(package, steps, argv[0]), argv[1:])
-    asked_for_help = bool(argv) and argv[0] in ("-h", "--help")
-    stream = sys.stdout if asked_for_help else sys.stderr
-    if argv and not asked_for_help:
-        print(f"error: unknown step {argv[0]!r}", file=stream)
-    print(
-        f"usage: python -m {package} STEP [options]   (STEP --help shows examples)\n", file=stream
-    )
-    for name, (_, summary) in steps.items():
-        print(f"  {name:<12} {summary}", file=stream)
-    return 0 if asked_for_help else USER_ERROR
+def _help(package: str, steps: Steps) -> int:
+    asked = sys.argv[1:2] in (["-h"], ["--help"])
+    lines = [] if asked or not sys.argv[1:] else [f"error: unknown step {sys.argv[1]!r}"]
+    lines += [f"usage: python -m {package} STEP [options]   (STEP --help shows examples)\n"]
+    lines += [f"  {name:<12} {summary}" for name, (_, summary) in steps.items()]
+    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else USER_ERROR

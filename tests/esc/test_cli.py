@@ -36,15 +36,6 @@ def test_what_a_user_can_cause_is_one_line_and_an_exit_code(capsys, error, code,
     assert shown.startswith(line) and shown.count("\n") == 1
 
 
-@pytest.mark.parametrize("use", [Path.read_bytes, Path.resolve])
-def test_links_in_a_circle_are_one_line(tmp_path, capsys, use):
-    loop = tmp_path / "loop"
-    loop.symlink_to(loop)
-    assert cli.run(lambda _: use(loop), []) == 2
-    shown = capsys.readouterr().err
-    assert str(loop) in shown and shown.count("\n") == 1
-
-
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.run(raising(ZeroDivisionError()), [])
