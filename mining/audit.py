@@ -9,7 +9,7 @@ share of yes, per error type and over all.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -56,8 +56,8 @@ def folder_of(mining: Mining) -> Path:
     return mining.folder.parent / "audit" / mining.task
 
 
-def make(mining: Mining, n: int) -> Row:
-    """Write the sheet; what ``audit.json`` says.
+def make(mining: Mining, n: int) -> Iterator[str]:
+    """Write the sheet; the lines one should see.
 
     Raises EscError where there is one with ticks in it, or no pair to audit.
     """
@@ -70,9 +70,25 @@ def make(mining: Mining, n: int) -> Row:
         if not drawn:
             raise EscError(f"{mining.routed / PAIRS} holds no pair with an error to audit")
         (folder / DONE).unlink(missing_ok=True)
+        turns = {turn.id: turn for turn in gold_turns(mining.work, "train", None)}
         of = routed[PAIRS]["sha256"]
-        # A record names the pairs it is of, and no spreadsheet takes it for a date.
-        records = {f"{pair['id']} sample {pair['sample']} ({of[:6]})": pair for pair in drawn}
+        rows = []
+        for pair in drawn:
+            turn, sides = turns[pair["id"]], {"gold": pair["chosen"], "rejected": pair["rejected"]}
+            if mining.task == "vanilla":
+                # The strategy is part of an entangled answer; its two sides need not share it.
+                named = {"gold": pair["gold_strategy"], "rejected": pair["strategy"]}
+                sides = {side: tag(Strategy(named[side]), text) for side, text in sides.items()}
+            row = {
+                # It names the pairs it is of, and no spreadsheet takes it for a date.
+                "record": f"{pair['id']} sample {pair['sample']} ({of[:6]})",
+                "error": pair["error"],
+                "conversation": sheets.conversation(turn.history),
+                "seeker": turn.seeker,
+                "strategy": pair["gold_strategy"],
+                "explanation": pair["explanation"] or "",
+            }
+            rows.append(row | sides)
         done: Row = {
             "task": mining.task,
             "model": mining.model,
@@ -81,24 +97,11 @@ def make(mining: Mining, n: int) -> Row:
             "judge": routed["provenance"]["judge"],
             "pairs": of,
             "smoke": routed["smoke"],
-            "records": {record: pair["error"] for record, pair in records.items()},
+            "records": {row["record"]: row["error"] for row in rows},
         }
-        turns = {turn.id: turn for turn in gold_turns(mining.work, "train", None)}
-        rows = [
-            {
-                "record": record,
-                "error": pair["error"],
-                "conversation": sheets.conversation(turns[pair["id"]].history),
-                "seeker": turns[pair["id"]].seeker,
-                "strategy": pair["gold_strategy"],
-                "explanation": pair["explanation"] or "",
-                **sides_of(mining.task, pair),
-            }
-            for record, pair in records.items()
-        ]
         page = sheets.page(
             TEMPLATE,
-            sheet=[of, *records],
+            sheet=[of, *done["records"]],
             command=mining.step("audit"),
             cards=[(row, turns[pair["id"]]) for row, pair in zip(rows, drawn, strict=True)],
             made=done,
@@ -108,21 +111,14 @@ def make(mining: Mining, n: int) -> Row:
         files.write_text(folder / CSV, sheets.csv_text(COLUMNS, rows))
         files.write_text(folder / HTML, page)
         files.write_json(folder / DONE, done)
-    return done
+    told = ", ".join(f"{k} {error}" for error, k in Counter(done["records"].values()).items())
+    yield f"sheet       {folder}/{CSV} and {HTML}: {len(rows)} ({told})"
+    if done["smoke"]:
+        yield step.SMOKE
 
 
-def sides_of(task: str, pair: Row) -> dict[str, str]:
-    """The gold and the rejected answer of a pair, as the sheet shows them."""
-    sides = {"gold": pair["chosen"], "rejected": pair["rejected"]}
-    if task == "vanilla":
-        # The strategy is part of an entangled answer, and its two sides need not share it.
-        strategies = Strategy(pair["gold_strategy"]), Strategy(pair["strategy"])
-        return {n: tag(s, text) for (n, text), s in zip(sides.items(), strategies, strict=True)}
-    return sides
-
-
-def read(mining: Mining, path: Path) -> Row:
-    """Write ``precision.json`` from a ticked sheet; what it says.
+def read(mining: Mining, path: Path) -> Iterator[str]:
+    """Write ``precision.json`` from a ticked sheet; the lines one should see.
 
     A record without a row counts as blank. Raises EscError where no sheet was made, or, naming file
     and row, where one cannot be read.
@@ -132,8 +128,7 @@ def read(mining: Mining, path: Path) -> Row:
     said = sheets.answers(path, ["answer"], ANSWERS, made["records"])
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for record, error in made["records"].items():
-        answer = said[record]["answer"] if record in said else ""
-        counts[error][answer or "blank"] += 1
+        counts[error][said.get(record, {}).get("answer") or "blank"] += 1
     kept = {name: made[name] for name in ("task", "model", "sampler", "judge", "pairs", "smoke")}
     done: Row = kept | {
         "sheet": files.sha256(path),
@@ -142,7 +137,16 @@ def read(mining: Mining, path: Path) -> Row:
     }
     with files.exclusive(folder):
         files.write_json(folder / PRECISION, done)
-    return done
+    yield f"precision   {made['task']} pairs of {made['model']}, judge {made['judge']}"
+    for name, one in [*done["errors"].items(), ("all", done["all"])]:
+        share = "—" if one["precision"] is None else f"{one['precision']:.1%}"
+        interval = "" if one["low"] is None else f"[{one['low']:.1%}, {one['high']:.1%}]"
+        told = ", ".join(f"{one[answer]} {answer}" for answer in (*ANSWERS, "blank"))
+        yield f"            {name:<20}{share:>7} {interval:<16} {told}"
+    yield "            'all' is of the sheet, where error types are equally frequent"
+    if done["smoke"]:
+        yield step.SMOKE
+    yield f"written     {folder / PRECISION}"
 
 
 def precision(count: Mapping[str, int]) -> Row:
@@ -151,18 +155,6 @@ def precision(count: Mapping[str, int]) -> Row:
     n = told["yes"] + told["no"]
     share = share_of_turns(told["yes"], n)
     return {"precision": share["share"], "low": share["low"], "high": share["high"], "n": n} | told
-
-
-def report(done: Row) -> str:
-    """The result of a ticked sheet, with what was left open."""
-    lines = [f"precision   {done['task']} pairs of {done['model']}, judge {done['judge']}"]
-    for name, one in [*done["errors"].items(), ("all", done["all"])]:
-        share = "—" if one["precision"] is None else f"{one['precision']:.1%}"
-        interval = "" if one["low"] is None else f"[{one['low']:.1%}, {one['high']:.1%}]"
-        counts = ", ".join(f"{one[answer]} {answer}" for answer in (*ANSWERS, "blank"))
-        lines.append(f"            {name:<20}{share:>7} {interval:<16} {counts}")
-    lines.append("            'all' is of the sheet, where error types are equally frequent")
-    return "\n".join([*lines, *[step.SMOKE] * done["smoke"]])
 
 
 @cli.command(
@@ -182,21 +174,4 @@ def main(
     minings = wanted.minings(model, work)
     if sheet and len(minings) > 1:
         raise EscError("a sheet is of one task; name that one alone with --read")
-    without = []
-    for mining in minings:
-        if sheet:
-            print(report(read(mining, sheet)))
-            print(f"written     {folder_of(mining) / PRECISION}")
-            continue
-        try:
-            done = make(mining, n)
-        except EscError as error:
-            # One task's mining is none of another's.
-            without.append(str(error))
-            continue
-        told = ", ".join(f"{k} {error}" for error, k in Counter(done["records"].values()).items())
-        print(f"sheet       {folder_of(mining)}/{CSV} and {HTML}: {len(done['records'])} ({told})")
-        if done["smoke"]:
-            print(step.SMOKE)
-    if without:
-        raise EscError("; ".join(without))
+    cli.each(minings, lambda one: read(one, sheet) if sheet else make(one, n), planned=False)

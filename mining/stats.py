@@ -8,7 +8,7 @@ of Figure 10 are Table 1's. Both are drawn on the report's page.
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pandas as pd
 from data_builders import corpus
 from data_builders.published import DONE, PAIRS, ROUTES
 from esc import cli, files, paths, step
-from esc.dialogue import gold_turns
+from esc.dialogue import Role, gold_turns
 from esc.files import EscError, Row
 from esc.paths import EMBEDDED, Lineage, Quadrant
 from esc.prompts import TASKS
@@ -42,7 +42,6 @@ PAPER_TABLE_1: dict[str, tuple[float, float, float]] = {
     PsychError.TEMPLATE_RESPONSE.value: (3916, 1939, 1977),
 }
 RG_ERRORS = tuple(name for name in PAPER_TABLE_1 if name in set(PsychError))
-SIDES = ("chosen", "rejected")
 BIN, LONGEST = 20, 400
 """Characters of a bin of lengths, and those beyond which all are in the last one."""
 KEPT = f"{BY_DIALOGUE}; none below {FEWEST} dialogues"
@@ -53,51 +52,51 @@ BY = {"error": PsychError, "gold strategy": Strategy}
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is mined of one task; frames of pandas."""
+    """What is mined of one task."""
 
-    routed: Row
-    """What its ``route.json`` says."""
+    smoke: bool
     pairs: Any
-    ways: Any
-    """Of every sample; none of a file of others, whose pairs have no samples that were dropped."""
+    """A frame of pandas."""
+    told: Row
+    """Its part of ``stats.json``."""
 
-    def told(self, task: str) -> Row:
-        """Its part of ``stats.json``."""
-        of, quadrants = self.routed["provenance"], self.pairs["quadrant"].value_counts()
-        chosen, rejected = (self.pairs[n].value_counts() for n in ("gold_strategy", "strategy"))
-        return {
-            "samples": self.routed["samples"],
-            "pairs": len(self.pairs),
-            "fates": self.routed["fates"],
-            "sampler": of["sampler"],
-            "judge": of["judge"],
-            "strategies": {
-                one.value: {
-                    "chosen": int(chosen.get(one, 0)),
-                    "rejected": int(rejected.get(one, 0)),
-                }
-                for one in Strategy
-            },
-            "errors": self.pairs["error"].value_counts(sort=False).to_dict(),
-            "quadrants": {q.value: int(quadrants.get(q, 0)) for q in Quadrant if len(quadrants)},
-            "characters": {side: spread(self.pairs[side].str.len()) for side in SIDES}
-            if task != "sp"
-            else None,
-            "interval": KEPT,
-            **{f"kept by {what}": kept(self.ways, what) for what in BY},
-        }
+
+def told_of(task: str, routed: Row, pairs: Any, ways: Any) -> Row:
+    """What ``stats.json`` says of a task, from frames of its pairs and of the ways of all samples.
+
+    There are no ways of a file of others, whose pairs have no samples that were dropped.
+    """
+    of, quadrants = routed["provenance"], pairs["quadrant"].value_counts()
+    sides = {"chosen": "gold_strategy", "rejected": "strategy"}
+    counts = {side: pairs[column].value_counts() for side, column in sides.items()}
+    return {
+        "samples": routed["samples"],
+        "pairs": len(pairs),
+        "fates": routed["fates"],
+        "sampler": of["sampler"],
+        "judge": of["judge"],
+        "strategies": {
+            one.value: {side: int(count.get(one, 0)) for side, count in counts.items()}
+            for one in Strategy
+        },
+        "errors": pairs["error"].value_counts(sort=False).to_dict(),
+        "quadrants": {q.value: int(quadrants.get(q, 0)) for q in Quadrant if len(quadrants)},
+        "characters": {side: spread(pairs[side].str.len()) for side in sides}
+        if task != "sp"
+        else None,
+        "interval": KEPT,
+        **{f"kept by {what}": kept(ways, what) for what in BY},
+    }
 
 
 def kept(ways: Any, what: str) -> Row:
     """Value to samples, pairs, the share kept (0 to 1) and its 95 % interval (`KEPT`)."""
     rates: Row = {}
-    for value in (one.value for one in BY[what]):
-        dialogues = ways[ways[what.replace(" ", "_")] == value].groupby("dialogue")["pair"]
-        both = dialogues.agg(["sum", "size"])
-        if len(both):
-            rate = share(Counter(both.itertuples(index=False, name=None)))
-            rates[value] = {"samples": int(both["size"].sum()), "pairs": rate.pop("count")} | rate
-    return rates
+    for value, of_value in ways.groupby(what.replace(" ", "_")):
+        both = of_value.groupby("dialogue")["pair"].agg(["sum", "size"])
+        rate = share(Counter(both.itertuples(index=False, name=None)))
+        rates[value] = {"samples": len(of_value), "pairs": rate.pop("count")} | rate
+    return {one.value: rates[one.value] for one in BY[what] if one.value in rates}
 
 
 def spread(lengths: Any) -> Row:
@@ -134,16 +133,17 @@ def collect(minings: Sequence[Mining]) -> tuple[dict[str, Found], list[str]]:
             continue
         pairs = pd.DataFrame(files.read_jsonl(mining.routed / PAIRS))
         rows = files.read_jsonl(mining.routed / ROUTES)
-        ways = pd.DataFrame(rows, columns=["id", "error", "gold_strategy", "fate"])
+        ways = pd.DataFrame(rows, columns=["id", "error", "gold_strategy", "fate"], dtype=str)
         ways["dialogue"] = ways["id"].str.rpartition("-")[0] if len(ways) else ""
         ways["pair"] = ways["fate"] == Fate.PAIR
-        found[mining.task] = Found(routed, pairs, ways)
+        told = told_of(mining.task, routed, pairs, ways)
+        found[mining.task] = Found(routed["smoke"], pairs, told)
         notes.append(f"{mining.task}: {_source(routed)}")
     if not found:
         first = minings[0]
         why = "; ".join(left_out) or f"{first.make('mine')} begins"
         raise EscError(f"nothing is mined in {first.folder.parent}; {why}")
-    if any(one.routed["smoke"] for one in found.values()):
+    if any(one.smoke for one in found.values()):
         notes.insert(0, "SMOKE: embedded model, sample corpus or random judge; no result")
     return found, notes + left_out
 
@@ -201,7 +201,7 @@ def seeker_of(work: Path, replies: Sequence[str]) -> dict[str, str]:
     """
     said = " ".join(" ".join(replies).split())
     there = [work / paths.CORPUS / name for name in step.manifest(work)["corpus"]["files"]]
-    rows = [row for path in there if path.is_file() for row in corpus.values(path)]
+    rows = (row for path in there if path.is_file() for row in corpus.values(path))
     found = [row for row in rows if said in _replies(row)]
     if len(found) != 1:
         return {}
@@ -213,62 +213,49 @@ def seeker_of(work: Path, replies: Sequence[str]) -> dict[str, str]:
 
 
 def _replies(row: Row) -> str:
-    supporters = ("supporter", "listener", "sys")
-    said = [one for one in row["dialog"] if one.get("speaker") in supporters]
+    said = (one for one in row["dialog"] if corpus.ROLES[one["speaker"]][1] is Role.SUPPORTER)
     return " ".join(" ".join(str(one.get("content", one.get("text"))) for one in said).split())
 
 
 def table_1(tasks: Mapping[str, Row]) -> dict[str, float | None]:
-    """The lower half of Table 1; None where the task is not mined. ``tasks`` is `Found.told`'s."""
+    """The lower half of Table 1; None where the task is not mined. ``tasks`` are `told_of`'s."""
     sp, rg = tasks.get("sp"), tasks.get("rg")
     here: dict[str, float | None] = dict.fromkeys(PAPER_TABLE_1)
     here["strategy pairs"] = sp["pairs"] if sp else None
     if rg:
         here["response pairs"] = rg["pairs"]
-        here |= {f"mean characters of {side}": rg["characters"][side]["mean"] for side in SIDES}
+        here |= {f"mean characters of {k}": one["mean"] for k, one in rg["characters"].items()}
         # A file of others may name none.
         here |= {error: rg["errors"].get(error, 0) for error in RG_ERRORS if rg["errors"]}
     return here
 
 
-def beside_the_paper(tasks: Mapping[str, Row]) -> Any:
-    """Table 1's lower half as a frame of texts."""
+def tables(tasks: Mapping[str, Row]) -> Iterator[tuple[str, Any]]:
+    """Heading and frame of what ``stats.md`` shows, Table 1 first, with the paper's values."""
     table = _frame(PAPER_TABLE_1)
     table.columns = [f"paper, {column}" for column in PAPER_COLUMNS]
     table.insert(0, "here", table_1(tasks))
-    return table.map(lambda n: f"{n:,.2f}".removesuffix(".00")).replace("nan", "—")
-
-
-def tables(task: str, one: Row) -> dict[str, Any]:
-    """What ``stats.md`` shows of a task: title to frame."""
-    found = {}
-    # The generator answers under the gold strategy: both sides of its pairs have the same.
-    if task != "rg":
-        counts = _frame(one["strategies"])
-        shares = counts * 100 / one["pairs"]
-        found["Strategies of the pairs (Figure 9)"] = counts.join(shares, rsuffix=", %")
-    if one["characters"]:
-        found["Characters of the replies"] = _frame(one["characters"])[["mean", "median"]]
-    for what in BY:
-        if one[f"kept by {what}"]:
-            rates = _frame(one[f"kept by {what}"])[["samples", "pairs", "share", "low", "high"]]
-            rates = rates.astype(dict.fromkeys(("share", "low", "high"), float))
-            rates[["share", "low", "high"]] *= 100
-            found[f"Samples that became pairs, by {what} (%; {KEPT})"] = rates
-    if one["quadrants"]:
-        found["Quadrants"] = _frame({"pairs": one["quadrants"]})
-    return found
-
-
-def markdown(tasks: Mapping[str, Row], notes: Sequence[str]) -> str:
-    """All tables, beside the paper's values where it has some."""
-    lines = ["# The mined pairs beside the paper", *(f"\n{plain(note)}" for note in notes)]
-    lines += ["", "## Table 1, lower half", "", _table(beside_the_paper(tasks))]
+    yield (
+        "Table 1, lower half",
+        table.map(lambda n: f"{n:,.2f}".removesuffix(".00")).replace("nan", "—"),
+    )
     for task, one in tasks.items():
-        lines += ["", f"## {task}: {one['pairs']:,} pairs"]
-        for title, frame in tables(task, one).items():
-            lines += ["", f"{title}:", "", _table(frame)]
-    return "\n".join(lines) + "\n"
+        of = f"{task}, {one['pairs']:,} pairs"
+        # The generator answers under the gold strategy: both sides of its pairs have the same.
+        if task != "rg":
+            counts = _frame(one["strategies"])
+            shares = counts * 100 / one["pairs"]
+            yield f"{of}: their strategies (Figure 9)", counts.join(shares, rsuffix=", %")
+        if one["characters"]:
+            yield f"{of}: characters of the replies", _frame(one["characters"])[["mean", "median"]]
+        for what in BY:
+            if one[f"kept by {what}"]:
+                rates = _frame(one[f"kept by {what}"])[["samples", "pairs", "share", "low", "high"]]
+                rates = rates.astype(dict.fromkeys(("share", "low", "high"), float))
+                rates[["share", "low", "high"]] *= 100
+                yield f"{of}: samples that became pairs, by {what} (%)", rates
+        if one["quadrants"]:
+            yield f"{of}: their quadrants", _frame({"pairs": one["quadrants"]})
 
 
 def _frame(rows: Mapping[str, Any]) -> Any:
@@ -276,7 +263,7 @@ def _frame(rows: Mapping[str, Any]) -> Any:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _table(frame: Any) -> str:
+def _markdown(frame: Any) -> str:
     form: dict[str, Any] = {"intfmt": ",", "floatfmt": ",.1f", "missingval": "—"}
     form["disable_numparse"] = bool(frame.dtypes.eq("object").all())
     form["colalign"] = ("left", *("right" for _ in frame.columns))
@@ -300,16 +287,20 @@ def main(
     # Also where nothing is left to count: the report takes what stands there for this mining's.
     (folder / "stats.json").unlink(missing_ok=True)
     found, notes = collect([Mining(work, model, task, lineage) for task in TASKS])
-    tasks = {task: one.told(task) for task, one in found.items()}
+    tasks = {task: one.told for task, one in found.items()}
+    shown = dict(tables(tasks))
+    text = "".join(f"\n## {heading}\n\n{_markdown(one)}\n" for heading, one in shown.items())
+    notes_of = (*map(plain, notes), f"Intervals of samples that became pairs: {KEPT}.")
+    head = "\n\n".join(["# The mined pairs beside the paper", *notes_of])
+    told = {
+        "notes": notes,
+        "smoke": any(one.smoke for one in found.values()),
+        "table_1": {"here": table_1(tasks), "paper": PAPER_TABLE_1, "columns": PAPER_COLUMNS},
+        "tasks": tasks,
+    }
     with files.exclusive(folder):
-        files.write_text(folder / "stats.md", markdown(tasks, notes))
+        files.write_text(folder / "stats.md", f"{head}\n{text}")
         files.write_text(folder / "examples.md", examples(work, found, notes))
-        told = {
-            "notes": notes,
-            "smoke": any(one.routed["smoke"] for one in found.values()),
-            "table_1": {"here": table_1(tasks), "paper": PAPER_TABLE_1, "columns": PAPER_COLUMNS},
-            "tasks": tasks,
-        }
         files.write_json(folder / "stats.json", told)
-    print(beside_the_paper(tasks).to_string(), *notes, sep="\n")
+    print(shown["Table 1, lower half"].to_string(), *notes, sep="\n")
     print(f"written     {folder}/stats.json, stats.md, examples.md")
