@@ -14,25 +14,23 @@ EMBEDDED = "smollm2-135m"
 
 def make(*targets: str, work: Path, model: str = EMBEDDED, **variables: object) -> str:
     """``make TARGETS MODEL=… WORK=… …``, without what is the default."""
-    where = {
-        "MODEL": model if model != EMBEDDED else None,
-        "WORK": work if work != Path() else None,
-    }
-    given = (where | variables).items()
-    told = (shlex.quote(f"{name}={value}") for name, value in given if value is not None)
+    given = {"MODEL": model, "WORK": work} | variables
+    told = [
+        shlex.quote(f"{name}={value}") for name, value in given.items() if _is_said(name, value)
+    ]
     return " ".join(["make", *targets, *told])
 
 
 def step(*words: str, work: Path, model: str = EMBEDDED, **options: object) -> str:
     """``python -m WORDS --model … --work … …``, without what is the default."""
-    given = options | {
-        "model": None if model == EMBEDDED else model,
-        "work": None if work == Path() else work,
-    }
-    told = [
-        f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None
-    ]
+    given = (options | {"model": model, "work": work}).items()
+    told = [f"--{name} {shlex.quote(str(one))}" for name, one in given if _is_said(name, one)]
     return " ".join(["python -m", *words, *told])
+
+
+def _is_said(name: str, value: object) -> bool:
+    default = {"model": EMBEDDED, "work": Path()}.get(name.lower())
+    return value not in (None, default)
 
 
 class Quadrant(StrEnum):
@@ -79,15 +77,6 @@ class Lineage:
         return (f"_{self.variant}" if self.variant else "") + of_round
 
     @property
-    def data_suffix(self) -> str:
-        """What it adds to the name of its pairs.
-
-        All losses of round 1 share the pairs mined from the SFT model; only a mix has its own.
-        """
-        shared = self.round == 1 and self.variant not in MIXES
-        return "" if shared else self.suffix
-
-    @property
     def kind(self) -> str:
         """``kto`` where it learns from single replies, ``dpo`` where it learns from pairs."""
         return "kto" if self.variant == "kto" else "dpo"
@@ -100,10 +89,10 @@ class Lineage:
     @property
     def mixes(self) -> dict[str | None, frozenset[Quadrant]]:
         """Of a mining: variant to the mix of pairs that makes an entangled set of its own."""
-        if self.round == 1:
-            every: list[tuple[str | None, frozenset[Quadrant]]] = [(None, ALL), *MIXES.items()]
-            return dict(every)
-        return {self.variant: MIXES.get(self.variant or "", ALL)}
+        if self.round > 1:
+            return {self.variant: MIXES.get(self.variant or "", ALL)}
+        every: list[tuple[str | None, frozenset[Quadrant]]] = [(None, ALL), *MIXES.items()]
+        return dict(every)
 
     @property
     def before(self) -> list["Lineage"]:
@@ -117,10 +106,9 @@ class Lineage:
 
     def checked(self, task: str) -> "Lineage":
         """Itself; EscError where the task has no such variant."""
-        if self.variant is not None and self.variant not in variants(task):
-            raise EscError(
-                f"VARIANT={self.variant} is none of {task}'s: {', '.join(variants(task))}"
-            )
+        if self.variant not in (None, *variants(task)):
+            known = ", ".join(variants(task))
+            raise EscError(f"VARIANT={self.variant} is none of {task}'s: {known}")
         return self
 
 
@@ -134,11 +122,8 @@ def at_stage(stage: str, variant: str | None, number: int | None) -> Lineage:
 def of_suffix(suffix: str) -> Lineage | None:
     """The lineage that a folder's or set's suffix names, or None where it names none."""
     match = _SUFFIX.fullmatch(suffix)
-    if match is None or match["round"] == "1":
-        return None
-    lineage = Lineage(match["variant"], int(match["round"] or 1))
-    known = lineage.variant is None or lineage.variant in variants("vanilla")
-    return lineage if known else None
+    known = match and match["round"] != "1" and match["variant"] in (None, *variants("vanilla"))
+    return Lineage(match["variant"], int(match["round"] or 1)) if match and known else None
 
 
 # Parent of the packages: the repository root, or site-packages in an installed kit.
@@ -176,8 +161,12 @@ def sft_dataset(task: str, split: str = "train") -> str:
 
 
 def preference_dataset(task: str, model: str, lineage: Lineage = PAPER) -> str:
-    """The registered name of a mined set: pairs, or for KTO single replies."""
-    return f"esc_{task}_{lineage.kind}_{model}{lineage.data_suffix}"
+    """The registered name of a mined set: pairs, or for KTO single replies.
+
+    All losses of round 1 share the pairs mined from the SFT model; only a mix has its own.
+    """
+    is_shared = lineage.round == 1 and lineage.variant not in MIXES
+    return f"esc_{task}_{lineage.kind}_{model}{'' if is_shared else lineage.suffix}"
 
 
 def preference_file(dataset: str) -> str:
@@ -243,12 +232,10 @@ def server(model: str) -> Path:
 PROMPT_BASELINES = ("direct-refine", "self-refine", "emotional-cot")
 """Systems that are prompts alone, and so are run on the base model only."""
 
-_TASKS: dict[str, tuple[str, ...]] = {"decoupled": ("sp", "rg"), "decoupled-gold": ("rg",)}
-
 
 def tasks_of(system: str) -> tuple[str, ...]:
     """The tasks whose policies a system asks."""
-    return _TASKS.get(system, ("vanilla",))
+    return {"decoupled": ("sp", "rg"), "decoupled-gold": ("rg",)}.get(system, ("vanilla",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +245,6 @@ class Kind:
     system: str
     stage: str
     label: str
-    paradigm: str
     lineage: Lineage = PAPER
 
     @property
@@ -268,29 +254,29 @@ class Kind:
 
 
 SYSTEMS_OF_TABLE_3 = (
-    Kind("vanilla", "base", "Vanilla Base", "Vanilla"),
-    Kind("direct-refine", "base", "+ Direct-Refine", "Vanilla"),
-    Kind("self-refine", "base", "+ Self-Refine", "Vanilla"),
-    Kind("emotional-cot", "base", "+ Emotional CoT", "Vanilla"),
-    Kind("vanilla", "sft", "Vanilla SFT", "Vanilla"),
-    Kind("vanilla", "dpo", "Vanilla DPO", "Vanilla"),
-    Kind("decoupled", "base", "Decoupled Base", "Decoupled"),
-    Kind("decoupled", "sft", "Decoupled SFT", "Decoupled"),
-    Kind("decoupled", "dpo", "Decoupled DPO", "Decoupled"),
+    Kind("vanilla", "base", "Vanilla Base"),
+    Kind("direct-refine", "base", "+ Direct-Refine"),
+    Kind("self-refine", "base", "+ Self-Refine"),
+    Kind("emotional-cot", "base", "+ Emotional CoT"),
+    Kind("vanilla", "sft", "Vanilla SFT"),
+    Kind("vanilla", "dpo", "Vanilla DPO"),
+    Kind("decoupled", "base", "Decoupled Base"),
+    Kind("decoupled", "sft", "Decoupled SFT"),
+    Kind("decoupled", "dpo", "Decoupled DPO"),
 )
 SYSTEMS_OF_TABLE_4 = (
-    Kind("decoupled-gold", "sft", "SFT, gold strategy", "Decoupled"),
-    Kind("decoupled-gold", "dpo", "DPO, gold strategy", "Decoupled"),
+    Kind("decoupled-gold", "sft", "SFT, gold strategy"),
+    Kind("decoupled-gold", "dpo", "DPO, gold strategy"),
 )
 SYSTEMS_OF_TABLE_5 = (
-    Kind("vanilla", "dpo", "PsPr > NsNr", "Vanilla", Lineage("nsnr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr", "Vanilla", Lineage("nsnr_psnr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr, NsPr", "Vanilla", Lineage("nsnr_nspr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr, NsPr", "Vanilla"),
+    Kind("vanilla", "dpo", "PsPr > NsNr", Lineage("nsnr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr", Lineage("nsnr_psnr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr, NsPr", Lineage("nsnr_nspr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr, NsPr"),
 )
 SYSTEMS_OF_FIGURE_4 = (
-    Kind("vanilla", "dpo", "PsPr > PsNr", "Vanilla", Lineage("psnr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr", "Vanilla", Lineage("nsnr")),
+    Kind("vanilla", "dpo", "PsPr > PsNr", Lineage("psnr")),
+    Kind("vanilla", "dpo", "PsPr > NsNr", Lineage("nsnr")),
 )
 KINDS = {
     kind.name: kind
