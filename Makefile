@@ -115,8 +115,7 @@ endif
 FOLLOWS := $(filter-out 0,$(NODE_RANK))
 dpo-sp dpo-rg dpo-vanilla: dpo-%: model $(SPREAD) $(SERVE_READY)  ## preference training on what was mined
 	@STAGE=dpo TASK=$* $(PY) -m training train
-	$(if $(FOLLOWS),,@TASK=$* $(PY) -m serving compose)
-	$(if $(FOLLOWS),,@TASK=$* $(PY) -m training drift)
+	$(if $(FOLLOWS),,@TASK=$* $(PY) -m serving compose --drift)
 
 export: model  ## base and adapters as one checkpoint: TASK=sp STAGE=dpo, DTYPE=float32
 	@$(PY) -m training export

@@ -1,21 +1,26 @@
 """The adapters of a preference training, SFT's first, as one LoRA: what a server can serve.
 
-    python -m serving compose --model smollm2-135m --task sp
+    python -m serving compose --model smollm2-135m --task sp --drift
 
 A DPO adapter is a difference to base + SFT (+ the rounds before it), and a request takes one
 adapter. Concatenated, they are one adapter of the summed rank, equal to merging them one after the
 other. Writes ``saves/<model>/<task>_dpo[_variant][_rN]/served/``, with the chat template of the
-training: the folder to serve and to publish. A rerun renews it where a part has changed.
+training: the folder to serve and to publish. A rerun renews it where a part has changed. With
+``--drift`` it then measures how far that policy is from its start (`training.drift`).
 """
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from esc import adapters, backbones, cli, files, paths
 from esc.files import EscError
-from esc.paths import EMBEDDED, Lineage
-from esc.prompts import TASKS
+from esc.paths import Lineage
+from training import drift
+from training.recipes import Policy
 
 MANIFEST = "composed.json"
 
@@ -42,61 +47,67 @@ def compose(work: Path, model: str, task: str, lineage: Lineage = paths.PAPER) -
             return output, False
         fresh = output.with_name(f".{adapters.SERVED}{files.TEMPORARY}")
         backbone = backbones.get(model)
-        rank = concatenate(backbone.location, parts, fresh)
-        text = adapters.of(backbone.location, backbone.template)
-        files.write_text(fresh / adapters.FILE, text)
+        concatenate(backbone.location, parts, fresh)
+        if (parts[-1] / "run.json").is_file():
+            shutil.copy(parts[-1] / adapters.FILE, fresh)
+        else:
+            text = adapters.of(backbone.location, backbone.template)
+            files.write_text(fresh / adapters.FILE, text)
         files.write_json(fresh / MANIFEST, {"made_from": made_from, "rank": rank})
         shutil.rmtree(output, ignore_errors=True)
         fresh.rename(output)
     return output, True
 
 
-def concatenate(base: str, parts: Sequence[Path], output: Path) -> int:
-    """Write the one adapter equal to all ``parts`` one after the other; returns its rank.
+def concatenate(base: str, parts: Sequence[Path], output: Path) -> None:
+    """Write the one adapter equal to all ``parts`` one after the other.
 
-    PEFT's ``cat``: A stacked over A, B beside B, each scaled as it was, so that the product is the
-    sum of all. The base's weights are not needed, only its shape.
+    A stacked over A, each scaled as it was, and B beside B, so that the product is the sum of all.
     """
     # Heavy, and needed for this one step only.
     import torch
-    from accelerate import init_empty_weights
-    from peft import PeftModel
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from safetensors.torch import load_file, save_file
 
-    with init_empty_weights():
-        config = AutoConfig.from_pretrained(base)
-        # In the base's own bfloat16 the sum would lose the smaller part, which is DPO's.
-        empty = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    # Memory that is never written takes none: the base is a shape to hang the adapters on.
-    empty.to_empty(device="cpu")
-    first, *others = names = [str(number) for number in range(len(parts))]
-    model = PeftModel.from_pretrained(empty, str(parts[0]), first)
-    for name, part in zip(others, parts[1:], strict=True):
-        model.load_adapter(str(part), name)
-    model.add_weighted_adapter(names, [1.0] * len(names), "served", combination_type="cat")
-    rank = int(model.peft_config["served"].r)
-    model.peft_config["served"].base_model_name_or_path = base
-    scratch = output.with_name(f"{output.name}.parts{files.TEMPORARY}")
-    model.save_pretrained(str(scratch), selected_adapters=["served"])
-    shutil.rmtree(output, ignore_errors=True)
-    (scratch / "served").rename(output)
-    shutil.rmtree(scratch)
-    return rank
+    configs = [files.read_json(part / adapters.CONFIG) for part in parts]
+    weights = [load_file(part / adapters.WEIGHTS) for part in parts]
+    whole = {}
+    for name in sorted(set().union(*weights)):
+        dimension = 0 if name.endswith(".lora_A.weight") else 1
+        blocks = []
+        for config, of_part in zip(configs, weights, strict=True):
+            # In the base's own bfloat16 the sum would lose the smaller part, which is DPO's.
+            block = of_part.get(name)
+            if block is None:
+                # This part leaves the layer as it is.
+                shape = list(next(one[name] for one in weights if name in one).shape)
+                shape[dimension] = config["r"]
+                block = torch.zeros(shape)
+            scale = config["lora_alpha"] / config["r"] if dimension == 0 else 1.0
+            blocks.append(block.float() * scale)
+        whole[name] = torch.cat(blocks, dimension).contiguous()
+    rank = sum(config["r"] for config in configs)
+    layers = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in whole}
+    files.write_json(
+        output / adapters.CONFIG,
+        configs[0]
+        | {"base_model_name_or_path": base, "r": rank, "lora_alpha": rank}
+        | {"target_modules": sorted(layers)},
+    )
+    save_file(whole, output / adapters.WEIGHTS, metadata={"format": "pt"})
 
 
 @cli.command(
     examples="  python -m serving compose --task sp\n"
-    "  python -m serving compose --model qwen2.5-7b --task rg --variant practical"
+    "  python -m serving compose --model qwen2.5-7b --task rg --variant practical --drift"
 )
 def main(
-    task: cli.Task,
-    model: cli.Model = EMBEDDED,
-    variant: cli.Variant = None,
-    round: cli.Round = 1,  # noqa: A002
-    work: cli.Work = Path(),
+    policy: Policy,
+    measure: Annotated[bool, typer.Option("--drift", help="say how far training moved it")] = False,
+    limit: cli.Limit = None,
 ) -> None:
     """Make one adapter of SFT's and the preference training's, for a server."""
-    if task not in TASKS:
-        raise EscError(f"TASK={task} is none of {', '.join(TASKS)}")
-    output, made = compose(work, model, task, Lineage(variant, round).checked(task))
+    of = policy.work, policy.model, policy.task, policy.at("dpo")
+    output, made = compose(*of)
     print(f"{output} is {'composed' if made else 'up to date'}")
+    if measure:
+        print("\n".join(drift.report(drift.drift(*of, limit), *of)))

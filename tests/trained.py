@@ -26,11 +26,10 @@ MOVED = ("max_steps=2", "learning_rate=1.0e-3", "warmup_steps=0")
 """Fast enough that two steps tell an adapter from the base."""
 
 
-def training(
-    work: Path, *overrides: str, task: str = "sp", stage: str = "dpo", processes: int = 1, **of: Any
-) -> recipes.Training:
-    """A training of the embedded model."""
-    return recipes.Training(MODEL, task, stage, work, processes, overrides, **of)
+def training(work: Path, *overrides: str, **of: Any) -> recipes.Training:
+    """A training of the embedded planner, DPO unless said otherwise."""
+    of = {"task": "sp", "stage": "dpo", "processes": 1} | of
+    return recipes.Training(work=work, overrides=list(overrides), **of)
 
 
 def pairs(work: Path, task: str = "sp", lineage: Lineage = paths.PAPER, **changed: Any) -> Path:

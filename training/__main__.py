@@ -1,4 +1,4 @@
-"""``python -m training STEP``: model, render, train, drift, export, memory."""
+"""``python -m training STEP``: model, render, train, export, memory."""
 
 import sys
 
@@ -8,7 +8,6 @@ STEPS = {
     "model": ("embedded_model:main", "prepare the embedded default model"),
     "render": ("recipes:main", "write the recipes from the table of backbones"),
     "train": ("train:main", "one LoRA training with LLaMA-Factory: batch, resume, options"),
-    "drift": ("drift:main", "how far a preference training moved the served policy"),
     "export": ("export:main", "a base and its adapters as one ordinary checkpoint"),
     "memory": ("memory:main", "the memory a training takes on each GPU, estimated"),
 }

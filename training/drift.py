@@ -1,14 +1,11 @@
 """How far a preference training moved the policy from its start, in the precision it is served in.
 
-    python -m training drift --model smollm2-135m --task sp --limit 2
-
-Reads the composed adapter and the start's, goes through the gold answers of up to 200 validation
-turns (2 on a CPU), and writes ``drift.json`` beside the adapter: KL divergence per token, and at
-how many tokens another one is now the most probable. A rate as small as those of Table 7 can leave
-a bfloat16 model as it was; then it says so. Both policies run as vLLM runs them, a LoRA on a base
-in the base's own precision. There any change at all, however small, turns some roundings over, and
-that adds up: the start with its LoRA off by one unit in the last place shows how far rounding alone
-goes.
+`serving compose --drift` goes through the gold answers of up to 200 validation turns (2 on a CPU)
+and has ``drift.json`` written beside the adapter: KL divergence per token, and at how many tokens
+another one is now the most probable. A rate as small as those of Table 7 can leave a bfloat16 model
+as it was; then it says so. Both policies run as vLLM runs them, a LoRA on a base in the base's own
+precision. There any change at all, however small, turns some roundings over, and that adds up: the
+start with its LoRA off by one unit in the last place shows how far rounding alone goes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,11 +14,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from esc import adapters, backbones, cli, dialogue, files, paths, policy_server, step
+from esc import adapters, backbones, dialogue, files, paths, policy_server, step
 from esc.backbones import Backbone
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import Row
-from esc.paths import EMBEDDED, Lineage
+from esc.paths import Lineage
 from esc.plan_and_speak import chat_and_gold
 from training import recipes
 
@@ -52,16 +49,12 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
     if where == "cpu":
         policy_server.refuse_beside_training()
     measured = measure(backbone, task, start, moved, turns)
+    is_moved = measured["kl"] > BEYOND * measured["rounding"]["kl"] and measured["changed"] > 0
+    # Trained by llamafactory-cli itself, it does not say so.
     trained = path.with_name("run.json")
-    facts = {
-        "options": options,
-        **measured,
-        "moved": measured["kl"] > BEYOND * measured["rounding"]["kl"] and measured["changed"] > 0,
-        # Trained by llamafactory-cli itself, it does not say so.
-        "smoke": files.read_json(trained)["smoke"]
-        if trained.is_file()
-        else step.is_smoke(model, work),
-    }
+    by_us = files.read_json(trained)["smoke"] if trained.is_file() else None
+    smoke = step.is_smoke(model, work) if by_us is None else by_us
+    facts = {"options": options, **measured, "moved": is_moved, "smoke": smoke}
     files.write_json(path, facts)
     return facts
 
@@ -107,10 +100,15 @@ def measure(
         kept = len(answer) + 1
         return policy(input_ids=ids, logits_to_keep=kept).logits[0, -kept:-1].double()
 
-    samples = list(_encoded(backbone, task, turns))
+    tokenizer, template = adapters.load(backbone.location, backbone.template)
     far, near = [], []
-    with torch.inference_mode():
-        for sample in tqdm(samples, desc="drift", unit=" turns"):
+    for turn in tqdm(turns, desc="drift", unit=" turns"):
+        (system, *said), gold = chat_and_gold(task, turn)
+        messages = [{"role": one.role, "content": one.content} for one in said]
+        messages.append({"role": "assistant", "content": gold})
+        # Prompt and answer as the training has them.
+        sample = template.encode_oneturn(tokenizer, messages, system=system.content)
+        with torch.inference_mode():
             before = logits("start", *sample)
             far.append(divergence(before, logits("moved", *sample)))
             near.append(divergence(before, logits("rounded", *sample)))
@@ -134,18 +132,6 @@ def movement(turns: Sequence[tuple[int, float, int]]) -> Row:
     return {"turns": len(turns), "tokens": tokens, "kl": kl / tokens, "changed": changed / tokens}
 
 
-def _encoded(
-    backbone: Backbone, task: str, turns: Sequence[GoldTurn]
-) -> Iterator[tuple[list[int], list[int]]]:
-    """(prompt ids, answer ids) of every turn, as the training has them."""
-    tokenizer, template = adapters.load(backbone.location, backbone.template)
-    for turn in turns:
-        (system, *said), gold = chat_and_gold(task, turn)
-        messages = [{"role": one.role, "content": one.content} for one in said]
-        messages.append({"role": "assistant", "content": gold})
-        yield template.encode_oneturn(tokenizer, messages, system=system.content)
-
-
 def report(facts: Row, work: Path, model: str, task: str, lineage: Lineage) -> Iterator[str]:
     """What moved, beside what rounding does, and what to do where nothing did."""
     rounding = facts["rounding"]
@@ -160,22 +146,4 @@ def report(facts: Row, work: Path, model: str, task: str, lineage: Lineage) -> I
         hint = f": {again} trains at a rate that does" if recipes.of(lineage).papers_rate else ""
         yield f"WARNING     the training moved the policy no further than rounding does{hint}"
     if facts["smoke"]:
-        yield "SMOKE       embedded model, sample corpus or random judge: no result"
-
-
-@cli.command(
-    examples="  python -m training drift --task sp --limit 2\n"
-    "  python -m training drift --model qwen2.5-7b --task rg --variant practical"
-)
-def main(
-    task: cli.Task,
-    model: cli.Model = EMBEDDED,
-    variant: cli.Variant = None,
-    round: cli.Round = 1,  # noqa: A002
-    work: cli.Work = Path(),
-    limit: cli.Limit = None,
-) -> None:
-    """How far a preference training moved the policy from its start, as it is served."""
-    lineage = Lineage(variant, round).checked(task)
-    facts = drift(work, model, task, lineage, limit)
-    print("\n".join(report(facts, work, model, task, lineage)))
+        yield step.SMOKE

@@ -20,10 +20,11 @@ from typing import Annotated, Literal
 import psutil
 import typer
 
-from esc import adapters, backbones, cli, files, paths
+from esc import adapters, backbones, cli, files, paths, step
 from esc.backbones import Backbone
 from esc.files import EscError, Row
-from esc.paths import EMBEDDED, at_stage
+from esc.paths import EMBEDDED
+from training.recipes import Policy
 
 MANIFEST = "merged.json"
 
@@ -50,8 +51,8 @@ def export(work: Path, backbone: Backbone, parts: Sequence[Path], dtype: str) ->
         fresh = parts[-1] / f".{folder.name}{files.TEMPORARY}"
         changed = merge(backbone, parts, fresh, dtype)
         tokenizer, template = adapters.load(backbone.location, backbone.template)
+        tokenizer.chat_template = template._get_jinja_template(tokenizer)
         tokenizer.save_pretrained(fresh)
-        files.write_text(fresh / adapters.FILE, template._get_jinja_template(tokenizer))
         trained = parts[-1] / "run.json"
         facts = asked | {
             "changed": changed,
@@ -78,12 +79,10 @@ def merge(backbone: Backbone, parts: Sequence[Path], fresh: Path, dtype: str) ->
     import torch
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import cached_file
 
-    precision = getattr(torch, dtype)
-    base = backbone.location
+    base, precision = backbone.location, getattr(torch, dtype)
     needed, free = backbone.parameters * 4e9, psutil.virtual_memory().available
     if free < needed:
         raise EscError(
@@ -114,10 +113,7 @@ def merge(backbone: Backbone, parts: Sequence[Path], fresh: Path, dtype: str) ->
             after = layer.get_base_layer().weight
             changed["weights"] += int((after != before).sum())
             changed["rounded"] += int((after.to(precision) != before.to(precision)).sum())
-    try:
-        tuned.unload().to(precision).save_pretrained(fresh, max_shard_size="5GB")
-    except SafetensorError as error:
-        raise EscError(f"{fresh} could not be written ({error}); free some space") from error
+    tuned.unload().to(precision).save_pretrained(fresh, max_shard_size="5GB")
     # As the base has it: an older transformers reads another form of it wrongly, without a word.
     config: Row = files.read_json(Path(cached_file(base, "config.json")))
     of_weights = {key: dtype for key in ("dtype", "torch_dtype") if key in config}
@@ -141,7 +137,7 @@ def report(folder: Path, facts: Row, *, start: bool = False) -> Iterator[str]:
             "are rounded back to what they were; DTYPE=float32, or the adapter, keeps all"
         )
     if facts["smoke"]:
-        yield "SMOKE       embedded model, sample corpus or random judge: no result"
+        yield step.SMOKE
 
 
 @cli.command(
@@ -149,17 +145,12 @@ def report(folder: Path, facts: Row, *, start: bool = False) -> Iterator[str]:
     "  python -m training export --model qwen2.5-7b --task rg --stage dpo --variant practical"
 )
 def main(
-    task: cli.Task,
-    model: cli.Model = EMBEDDED,
+    policy: Policy,
     stage: Annotated[Literal["sft", "dpo"], typer.Option(envvar="STAGE", help="merged")] = "dpo",
-    variant: cli.Variant = None,
-    round: cli.Round = 1,  # noqa: A002
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(envvar="DTYPE", help="of the weights")
     ] = "float32",
-    work: cli.Work = Path(),
 ) -> None:
     """The merged model: a base and its adapters as one ordinary checkpoint."""
-    lineage = at_stage(stage, variant, round if round > 1 else None).checked(task)
-    parts = adapters.chain(work, model, task, stage, lineage)
-    print("\n".join(report(*export(work, backbones.get(model), parts, dtype))))
+    parts = adapters.chain(policy.work, policy.model, policy.task, stage, policy.at(stage))
+    print("\n".join(report(*export(policy.work, policy.backbone, parts, dtype))))

@@ -10,11 +10,12 @@ make another adapter than can be composed, merged and served, or hide the first 
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import typer
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from esc import adapters, backbones, cli, files, paths, prompts
 from esc.backbones import CUTOFF, STAGES, Backbone, Engine
 from esc.files import EscError, Row
-from esc.paths import MIXES, Lineage, variants
+from esc.paths import EMBEDDED, MIXES, Lineage, at_stage, variants
 from esc.prompts import TASKS
 from training import memory
 
@@ -46,7 +47,7 @@ class Loss:
 SIGMOID = Loss("dpo", "sigmoid", lambda beta: math.log(2), papers_rate=True)
 """The paper's own (equations 1 and 2)."""
 VARIANTS = {
-    "practical": Loss("dpo", "sigmoid", lambda beta: math.log(2)),
+    "practical": replace(SIGMOID, papers_rate=False),
     # LLaMA-Factory averages log-probabilities over tokens for the next three: beta 0.5 asks IPO
     # for a gap of one nat a token.
     "ipo": Loss("dpo", "ipo", lambda beta: 1 / (4 * beta**2), beta=0.5),
@@ -72,38 +73,60 @@ def place() -> tuple[int, int]:
     Raises EscError where they name no place, or this machine lacks what several need.
     """
     machines, rank = (os.environ.get(name) or "" for name in ("NNODES", "NODE_RANK"))
-    alone = not rank.strip("0") and machines in ("", "1")
+    if not rank.strip("0") and machines in ("", "1"):
+        return 1, 0
     named = machines.isdecimal() and rank.isdecimal() and int(rank) < int(machines)
-    if not alone and not (named and os.environ.get("MASTER_ADDR")):
+    if not named or not os.environ.get("MASTER_ADDR"):
         raise EscError(
             f"NNODES={machines} NODE_RANK={rank} is no place among the machines of a training: it "
             "takes NODE_RANK from 0 to NNODES - 1, and MASTER_ADDR, the address of the first, the "
             "same on every machine"
         )
-    return (1, 0) if alone else (int(machines), int(rank))
+    return int(machines), int(rank)
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """One training that a user asks for."""
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A policy of a task, as options name it."""
 
-    model: str
-    task: str
-    stage: str
-    work: Path = Path()
-    processes: int = 1
-    """Training processes of this node, each with a GPU of its own where there are any."""
-    overrides: tuple[str, ...] = ()
-    """Extra ``key=value`` for LLaMA-Factory; they win over everything."""
-    lineage: Lineage = paths.PAPER
-    """Of a preference training."""
-    engine: str | None = None
-    """How it is spread over GPUs; None for the backbone's own way."""
+    task: cli.Task
+    model: cli.Model = EMBEDDED
+    variant: cli.Variant = None
+    round: cli.Round = 1
+    work: cli.Work = Path()
 
     @property
     def backbone(self) -> Backbone:
         """EscError for an unknown one."""
         return backbones.get(self.model)
+
+    def at(self, stage: str) -> Lineage:
+        """Its lineage; EscError where its task or the stage has no such variant or round."""
+        number = self.round if self.round > 1 else None
+        return at_stage(stage, self.variant, number).checked(self.task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Policy):
+    """One training that a user asks for."""
+
+    stage: Annotated[
+        Literal["sft", "dpo"], typer.Option(envvar="STAGE", help="what is trained")
+    ] = "sft"
+    processes: Annotated[
+        int | None, typer.Option(envvar="NPROC", min=1, help="of this machine (default: all GPUs)")
+    ] = None
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", envvar="TRAIN_ARGS", help="KEY=VALUE …")
+    ] = None
+    engine: Annotated[
+        str | None, typer.Option(envvar="ENGINE", help=f"one of {', '.join(backbones.ENGINES)}")
+    ] = None
+
+    @property
+    def lineage(self) -> Lineage:
+        """Of a preference training; EscError as `at`."""
+        return self.at(self.stage)
 
     @property
     def loss(self) -> Loss | None:
@@ -117,9 +140,19 @@ class Training:
         return backbones.engine(name) if name else None
 
     @property
+    def here(self) -> int:
+        """Training processes of this machine: by default one for each GPU that may be used."""
+        if self.processes or not self.backbone.settings["gpus"]:
+            return self.processes or 1
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            return len([device for device in visible.split(",") if device.strip()]) or 1
+        return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1
+
+    @property
     def world(self) -> int:
         """Training processes on all machines."""
-        return self.processes * place()[0]
+        return self.here * place()[0]
 
     @property
     def by_torchrun(self) -> bool:
@@ -172,11 +205,16 @@ def accumulation(per_device: int, processes: int) -> int:
 
 def render(training: Training) -> str:
     """The text of one recipe."""
-    backbone, loss, settings = training.backbone, training.loss, training.backbone.settings
+    # LLaMA-Factory takes seconds to import.
+    from llamafactory.data.template import TEMPLATES
+
+    backbone, loss, processes = training.backbone, training.loss, training.here
+    settings = backbone.settings
     table_7 = settings["dpo"][training.task]
     rate = table_7["learning_rate"] if loss and loss.papers_rate else settings["practical"]
     stage = loss.stage if loss else "sft"
     per_device = max(settings["per_device_batch"], memory.KTO_ROWS if stage == "kto" else 1)
+    masks = training.task == "rg" and TEMPLATES[backbone.template].efficient_eos
     text = prompts.render(
         paths.RECIPES / "templates",
         "recipe.yaml.j2",
@@ -185,45 +223,38 @@ def render(training: Training) -> str:
         backbone=backbone,
         loss=loss,
         stage=stage,
-        mix=" and ".join(sorted(MIXES.get(training.lineage.variant or "", ()))),
-        mended=_mended(training),
+        mix=" and ".join(sorted(MIXES.get(training.variant or "", ()))),
+        # LLaMA-Factory trains something else where `training/in_llamafactory` is not there.
+        mended=loss.name == "ipo" if loss else masks,
         batch=BATCH,
         device_batch=per_device,
-        accumulation=accumulation(per_device, training.processes),
+        accumulation=accumulation(per_device, processes),
         one_batch=ONE_BATCH,
         cutoff=CUTOFF,
         learning_rate=f"{rate if loss else SFT_RATE:.1e}",
         beta=(loss.beta or table_7["beta"]) if loss else None,
         engine_settings=training.spread.text if training.spread else None,
-        memory=memory.gigabytes(backbone, backbone.engine, training.processes, CUTOFF, stage),
+        memory=memory.gigabytes(backbone, backbone.engine, processes, CUTOFF, stage),
     )
     return text + "\n"
 
 
-def _mended(training: Training) -> bool:
-    """Whether LLaMA-Factory trains something else where `training/in_llamafactory` is not there."""
-    # LLaMA-Factory takes seconds to import.
-    from llamafactory.data.template import TEMPLATES
-
-    if training.loss:
-        return training.loss.name == "ipo"
-    return training.task == "rg" and TEMPLATES[training.backbone.template].efficient_eos
-
-
 def recipes() -> dict[Path, str]:
     """Path to text of every recipe the table gives."""
-    asked = [
-        Training(
-            name, task, stage, processes=max(one.settings["gpus"], 1), lineage=Lineage(variant)
+    return {
+        paths.recipe(model, task, stage, variant): render(
+            Training(
+                task=task,  # type: ignore[arg-type]
+                model=model,
+                stage=stage,  # type: ignore[arg-type]
+                variant=variant,
+                processes=max(backbone.settings["gpus"], 1),
+            )
         )
-        for name, one in backbones.table().items()
+        for model, backbone in backbones.table().items()
         for task in TASKS
         for stage in STAGES
         for variant in (None, *(variants(task) if stage == "dpo" else ()))
-    ]
-    return {
-        paths.recipe(one.model, one.task, one.stage, one.lineage.variant): render(one)
-        for one in asked
     }
 
 
@@ -242,32 +273,32 @@ def recipe_for(training: Training) -> Row:
     Raises EscError for an unknown model, variant or engine, an override of another form or with a
     secret, an adapter that could not be composed, merged or served, or a batch that does not fit.
     """
-    variant = training.lineage.checked(training.task).variant
     if training.engine == "ray":
         # Its processes begin in folders of their own.
         training = replace(training, work=training.work.resolve())
-    path = paths.recipe(training.backbone.name, training.task, training.stage, variant)
+    backbone, given = training.backbone, training.overrides or ()
+    path = paths.recipe(backbone.name, training.task, training.stage, training.lineage.variant)
     settings: Row = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings |= {
         "dataset": training.dataset,
         "dataset_dir": str(training.work),
         "output_dir": str(training.output),
-        "model_name_or_path": str(training.merged_start or training.backbone.path),
+        "model_name_or_path": str(training.merged_start or backbone.path),
     }
-    for key in ("adapter_name_or_path", "create_new_adapter"):
-        settings.pop(key, None)
-    if training.starts_from and not training.merged_start:
+    if training.merged_start:
+        for key in ("adapter_name_or_path", "create_new_adapter"):
+            settings.pop(key, None)
+    elif training.starts_from:
         settings["create_new_adapter"] = True
         # LLaMA-Factory splits at commas, and merges one after the other.
         settings["adapter_name_or_path"] = ",".join(map(str, training.starts_from))
     if settings.get("use_cpu") and backbones.precision() == backbones.BF16:
         settings["bf16"] = True
     _spread(settings, training)
-    extra = _parsed(training.overrides)
+    extra = _parsed(given)
     for names, why in _fixed(training):
-        for override in training.overrides:
-            if re.match(rf"({names})\b", override):
-                raise EscError(f"TRAIN_ARGS cannot set {override.partition('=')[0]}: {why}")
+        if found := [one for one in given if re.match(rf"({names})\b", one)]:
+            raise EscError(f"TRAIN_ARGS cannot set {found[0].partition('=')[0]}: {why}")
     for key, value in extra.items():
         both = isinstance(value, dict) and isinstance(settings.get(key), dict)
         settings[key] = settings[key] | value if both else value
@@ -291,23 +322,22 @@ def recipe_for(training: Training) -> Row:
 _NOT_ON_A_CPU = {
     "fsdp": "finds no device to shard over",
     "zero3": "builds the model before DeepSpeed knows of its processes",
-    "ray": "reserves 10 CPU cores for each CPU core of the cluster, and waits for them for ever",
+    "ray": "waits for 10 CPU cores for each of the cluster's",
 }
 
 
 def _spread(settings: Row, training: Training) -> None:
     """Set how the training is spread over processes: the engine asked for, not the recipe's own."""
-    own, spread = training.backbone.engine, training.spread
+    own, spread, on_cpu = training.backbone.engine, training.spread, settings.get("use_cpu")
     for key in backbones.engine(own).settings if own else ():
         settings.pop(key, None)
     settings |= spread.settings if spread else {}
-    on_cpu = settings.get("use_cpu")
     if spread and on_cpu and (why := _NOT_ON_A_CPU.get(spread.name)):
         raise EscError(f"ENGINE={spread.name}: without GPUs LLaMA-Factory 0.9.5 {why}; take NPROC")
     if spread and spread.name == "ray":
         if place()[0] > 1:
             raise EscError("ENGINE=ray: Ray knows its machines itself; leave NNODES out")
-        settings["ray_num_workers"] = training.processes
+        settings["ray_num_workers"] = training.here
         # Its processes take no variable from ours.
         mended = {"PYTHONPATH": str(paths.IN_LLAMAFACTORY)}
         settings["ray_init_kwargs"] = {"runtime_env": {"env_vars": mended}}
@@ -340,24 +370,24 @@ def _fixed(training: Training) -> Iterator[tuple[str, str]]:
         "what is trained would be no plain LoRA on the base's linear layers, and another model "
         f"once it is composed, merged or served; {by_hand}",
     )
-    loss, spread = training.loss, training.spread
-    if loss:
-        yield (
-            "pref_(bco_weight|ftx|loss)|ref_model.*|ld_alpha|dpo_label_smoothing|logging_.*",
-            "the loss is the VARIANT's, and the check of the reference reads its first step",
-        )
-    if loss and loss.stage == "kto":
+    if not (loss := training.loss):
+        return
+    yield (
+        "pref_(bco_weight|ftx|loss)|ref_model.*|ld_alpha|dpo_label_smoothing|logging_.*",
+        "the loss is the VARIANT's, and the check of the reference reads its first step",
+    )
+    if loss.stage == "kto":
         yield (
             "preprocessing_(batch_size|num_workers)|streaming|val_size",
             "KTO would be given replies of a row's own turn as mismatched ones",
         )
-    if spread and training.merged_start:
+    if training.spread and training.merged_start:
         yield (
             "model_name_or_path",
-            f"ENGINE={spread.name} starts from the merged SFT model, and another start would be "
-            "the reference too",
+            f"ENGINE={training.spread.name} starts from the merged SFT model, and another start "
+            "would be the reference too",
         )
-    elif loss and loss.start is None:
+    elif loss.start is None:
         yield (
             "deepspeed|use_unsloth|use_kt|quantization_bit|create_new_adapter",
             f"it may keep the SFT adapter apart, and {loss.name} has no reference whose first loss "
@@ -379,7 +409,7 @@ def is_secret(name: str) -> bool:
 _WORDS = re.compile(r"(_strategy|_name|project|report_to)$")
 
 
-def _parsed(overrides: tuple[str, ...]) -> Row:
+def _parsed(overrides: Sequence[str]) -> Row:
     """The overrides by name; EscError for one of another form, or with a secret."""
     for found in _SECRET.findall(" ".join(overrides)):
         raise EscError(
@@ -392,9 +422,8 @@ def _parsed(overrides: tuple[str, ...]) -> Row:
         raise EscError(f"TRAIN_ARGS: {wrong[0]!r} is not key=value")
     try:
         # LLaMA-Factory's own way with them, to which 2e-5 is a number.
-        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+        named: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise EscError(f"TRAIN_ARGS: {str(error).splitlines()[0]}") from error
-    named: Row = parsed
     words = (key for key, value in named.items() if isinstance(value, bool) and _WORDS.search(key))
-    return named | {key: texts[key] for key in words}
+    return dict(named) | {key: texts[key] for key in words}

@@ -14,7 +14,7 @@ On several machines (NNODES, NODE_RANK, MASTER_ADDR) the same command runs on ea
 the folder, the others their own log beside it and their processes' part of each checkpoint.
 """
 
-import math
+import json
 import os
 import re
 import shutil
@@ -24,23 +24,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO
 
 import psutil
-import typer
 import yaml
 from tqdm import tqdm
 
-from esc import adapters, backbones, cli, files, paths, policy_server, step
+from esc import adapters, cli, files, paths, policy_server, step
 from esc.adapters import ELSEWHERE
 from esc.files import EscError, OptionsDiffer, Row
-from esc.paths import EMBEDDED, at_stage
 from training import export, reference
 from training.recipes import Training, is_secret, place, recipe_for
-from training.reference import LOG, STATE
 
 OPTIONS, RECIPE, DONE, CURVE = "options.json", "recipe.yaml", "run.json", "training_loss.png"
-_LEFT_BY_A_FAILED_START = {OPTIONS, RECIPE, LOG}
+LOG, STATE = "trainer_log.jsonl", "trainer_state.json"
 _EVERY = 0.5
 _GRACE = 20.0
 
@@ -52,68 +49,53 @@ def train(training: Training, *, force: bool) -> Row | None:
     a server, OptionsDiffer where the folder is of another run.
     """
     settings = recipe_for(training)
-    _, node = place()
     options = stamp(training, settings)
-    output = training.output
-    beside = output.with_name(f".{output.name}")
+    output, node = training.output, place()[1]
+    beside, on_cpu = output.with_name(f".{output.name}"), settings.get("use_cpu")
+    is_done = (output / DONE).is_file() and not force
     if node:
         if training.merged_start and not training.merged_start.is_dir():
             raise EscError(f"{training.merged_start} is not there: make it first, with make export")
-        if force or not (output / DONE).is_file():
+        if not is_done:
             run(training, settings, beside / f"node{node}.yaml", lock=None)
         return None
     with files.exclusive(beside) as lock:
-        if settings.get("use_cpu") and (force or not (output / DONE).is_file()):
+        if on_cpu and not is_done:
             policy_server.refuse_beside_training()
         if force:
             shutil.rmtree(output, ignore_errors=True)
         claim(output, options)
-        if (output / DONE).is_file():
+        if is_done:
             print(f"{output} is trained already with these options; nothing to do")
-            done: Row = files.read_json(output / DONE)
-            return done
+            return files.read_json(output / DONE)
         _drop_torn(output)
         if training.start_dtype:
             of = training.work, training.backbone, training.starts_from, training.start_dtype
             print("\n".join(export.report(*export.export(*of), start=True)))
-        if not settings.get("use_cpu") and (other := policy_server.beside_training(training.work)):
+        if not on_cpu and (other := policy_server.beside_training(training.work)):
             print(f"NOTE        {other}", flush=True)
         seconds = run(training, settings, output / RECIPE, lock=lock)
-        return _finished(training, settings, seconds)
-
-
-def _finished(training: Training, settings: Row, seconds: float) -> Row:
-    """Check what the training left, write the chat template and ``run.json``, and return that."""
-    output = training.output
-    smoke = step.is_smoke(training.model, training.work)
-    if training.loss:
-        reference.check_rewards(output, training.loss, settings)
-        mined = training.work / paths.preference_file(settings["dataset"])
-        smoke = bool(provenance(training, mined)["smoke"])
-    # Whatever LLaMA-Factory has been told, without a whole adapter nothing is done.
-    adapters.check(output, training.work, training.model)
-    # Over the tokenizer's own: whoever loads the adapter's tokenizer gets the training's ids.
-    text = adapters.of(settings["model_name_or_path"], settings["template"])
-    files.write_text(output / adapters.FILE, text)
-    facts = {"seconds": round(seconds, 1), "smoke": smoke} | losses(output)
-    files.write_json(output / DONE, facts)
+        # Whatever LLaMA-Factory has been told, without a whole adapter nothing is done.
+        adapters.check(output, training.work, training.model)
+        facts = {"seconds": round(seconds, 1)} | learned(training, settings)
+        files.write_json(output / DONE, facts)
     return facts
 
 
-def losses(output: Path) -> Row:
-    """Steps, first and last loss; EscError where there are none, or the first is no number."""
-    state = files.read_json(output / STATE)
-    history = state["log_history"]
+def learned(training: Training, settings: Row) -> Row:
+    """Whether it is a SMOKE, steps, first and last loss; EscError where the first step is wrong."""
+    state = files.read_json(training.output / STATE)
     # A run shorter than its logging interval has the mean loss alone.
-    found = [row["loss"] for row in history if "loss" in row] or [
-        row["train_loss"] for row in history if "train_loss" in row
+    rows = [row for row in state["log_history"] if "loss" in row] or [
+        {"loss": row["train_loss"]} for row in state["log_history"] if "train_loss" in row
     ]
-    if not found or not 0 < found[0] < math.inf:
-        raise EscError(
-            f"the first loss in {output} is {found[0] if found else 'not logged (no rows?)'}: "
-            f"{reference.NO_NUMBER}; FORCE=1 begins anew"
-        )
-    return {"steps": state["global_step"], "first_loss": found[0], "last_loss": found[-1]}
+    reference.check(rows[0], training.loss, settings, training.output)
+    smoke = step.is_smoke(training.model, training.work)
+    if training.loss:
+        mined = files.read_jsonl(training.work / paths.preference_file(settings["dataset"]))
+        smoke = next(mined)["provenance"]["smoke"]
+    losses = {"first_loss": rows[0]["loss"], "last_loss": rows[-1]["loss"]}
+    return {"smoke": smoke, "steps": state["global_step"]} | losses
 
 
 def stamp(training: Training, settings: Row) -> Row:
@@ -122,7 +104,7 @@ def stamp(training: Training, settings: Row) -> Row:
     Raises EscError where the training set is missing, or for a preference training an adapter it
     starts from is, the set was not mined from just that, or is older than a mining without pairs.
     """
-    work, name = training.work, settings["dataset"]
+    work, name, parts = training.work, settings["dataset"], training.starts_from
     if training.stage == "dpo":
         step.refuse_without_pairs(work, training.model, training.task, training.lineage)
     registry = files.read_json(work / paths.REGISTRY, made_by="make data")
@@ -137,10 +119,9 @@ def stamp(training: Training, settings: Row) -> Row:
         manifest = files.read_json(work / paths.MANIFEST, made_by="make data")
         options = dict(manifest["options"])
     else:
-        for folder in training.starts_from:
+        for folder in parts:
             adapters.check(folder, work, training.model)
         _check_mined(training, provenance(training, data))
-        parts = training.starts_from
         options = {f"adapter {part.name}": adapters.fingerprint(part) for part in parts}
     if training.merged_start:
         # Its adapters are named above, by what they hold.
@@ -163,21 +144,18 @@ def _maker(training: Training) -> str:
     return paths.make(f"mine-{training.task}", work=training.work, model=training.model, **mining)
 
 
-_MINED_FROM = ("model", "weights", "data", "smoke")
-
-
 def provenance(training: Training, data: Path) -> Row:
-    """What a mined set says it comes from.
+    """What a mined set says it comes from: ``model``, ``weights``, ``data`` and ``smoke``.
 
     Raises EscError where it is empty, a row says nothing or something else, or a row's chosen
     answer is its rejected one.
     """
-    found: Row = {}
+    found: Row | None = None
     for number, row in enumerate(files.read_jsonl(data), start=1):
         said = row.get("provenance") or {}
-        here = {name: said[name] for name in _MINED_FROM if name in said}
+        here = {name: said.get(name) for name in ("model", "weights", "data", "smoke")}
         why = ""
-        if len(here) < len(_MINED_FROM):
+        if None in here.values():
             why = "does not say which model its pair is of (no provenance)"
         elif changed := files.differences(found or here, here):
             why = f"of another mining than the rows before ({'; '.join(changed)})"
@@ -186,7 +164,7 @@ def provenance(training: Training, data: Path) -> Row:
         if why:
             raise EscError(f"{data}, line {number}: {why}; {_maker(training)} makes a sound set")
         found = here
-    if not found:
+    if found is None:
         raise EscError(f"{data} is empty; {_maker(training)} makes it")
     return found
 
@@ -238,7 +216,7 @@ def claim(output: Path, options: Row) -> None:
     A folder that holds only what a failed start leaves takes the new options.
     """
     path = output / OPTIONS
-    if {item.name for item in output.glob("*")} <= _LEFT_BY_A_FAILED_START:
+    if {item.name for item in output.glob("*")} <= {OPTIONS, RECIPE, LOG}:
         (output / LOG).unlink(missing_ok=True)
         files.write_json(path, options)
         return
@@ -247,8 +225,7 @@ def claim(output: Path, options: Row) -> None:
         raise OptionsDiffer(f"{output} holds files that this kit did not make; {ways_out}")
     # A folder may have been begun when more was held to decide.
     both = ({**one, "recipe": decisive(one["recipe"])} for one in (files.read_json(path), options))
-    changed = files.differences(*both)
-    if changed:
+    if changed := files.differences(*both):
         # Without the hash of the training set, where an option already explains it.
         named = [change for change in changed if not change.startswith("training set ")]
         told = "; ".join(named or changed)
@@ -269,29 +246,32 @@ def _drop_torn(output: Path) -> None:
 
 def environment(training: Training, settings: Row) -> dict[str, str]:
     """The variables LLaMA-Factory is started with."""
+    given = os.environ
     # LLaMA-Factory looks torchrun up on the PATH, which an environment not activated is not on.
-    programs = str(Path(sys.executable).parent)
-    search = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
-    modules = [str(paths.IN_LLAMAFACTORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    made = os.environ | {"PATH": search, "PYTHONPATH": os.pathsep.join(modules)}
-    # Set for one process too: LLaMA-Factory would start one on each GPU, with another batch.
-    made |= {"PYTHONUNBUFFERED": "1", "NPROC_PER_NODE": str(training.processes)}
-    # At its default it prints the model's configuration several times over.
-    made.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
+    programs = [str(Path(sys.executable).parent), given.get("PATH", os.defpath)]
+    modules = [str(paths.IN_LLAMAFACTORY), *filter(None, [given.get("PYTHONPATH")])]
+    made = {
+        # At its default it prints the model's configuration several times over.
+        "LLAMAFACTORY_VERBOSITY": "WARN",
+        **{name: value for name, value in given.items() if name != "FORCE_TORCHRUN"},
+        "PATH": os.pathsep.join(programs),
+        "PYTHONPATH": os.pathsep.join(modules),
+        "PYTHONUNBUFFERED": "1",
+        # Set for one process too: LLaMA-Factory would start one on each GPU, with another batch.
+        "NPROC_PER_NODE": str(training.here),
+    }
     if settings.get("use_cpu"):
-        if training.processes > 1:
-            cores = (os.cpu_count() or 1) // training.processes
-            made["OMP_NUM_THREADS"] = str(max(cores, 1))
+        if training.here > 1:
+            made["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // training.here, 1))
     elif "PYTORCH_ALLOC_CONF" not in made:
         # LLaMA-Factory sets it for several processes alone; without it, rows of ever other lengths
         # leave memory in pieces too small for the longest.
         made.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    made.pop("FORCE_TORCHRUN", None)
     if training.by_torchrun:
         made["FORCE_TORCHRUN"] = "1"
     if place()[0] > 1:
         # torchrun's own port; LLaMA-Factory would draw another one on each machine.
-        made["MASTER_PORT"] = os.environ.get("MASTER_PORT") or "29500"
+        made["MASTER_PORT"] = made.get("MASTER_PORT") or "29500"
         made.setdefault("PET_RDZV_CONF", "timeout=600")
     return made | (training.spread.environment if training.spread else {})
 
@@ -299,7 +279,7 @@ def environment(training: Training, settings: Row) -> dict[str, str]:
 def run(training: Training, settings: Row, recipe: Path, *, lock: int | None) -> float:
     """Seconds that LLaMA-Factory took; EscError with the reason where it failed.
 
-    It is ended where the first step of a preference training is wrong.
+    It is ended where the first step is wrong.
     """
     files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     output = training.output
@@ -318,18 +298,22 @@ def run(training: Training, settings: Row, recipe: Path, *, lock: int | None) ->
             stderr=stream,
             pass_fds=[] if lock is None else [lock],
         ) as process,
+        tqdm(desc=output.name, unit=" steps") as bar,
     ):
         try:
-            code = _watched(process, training, settings)
+            while process.poll() is None:
+                _look(training, settings, bar)
+                time.sleep(_EVERY)
+            _look(training, settings, bar)
         except BaseException as error:
             _end(process)
             # Steps against a wrong reference are worth nothing: the corrected command begins anew.
             if isinstance(error, EscError) and begun_here:
-                shutil.rmtree(output)
+                shutil.rmtree(output, ignore_errors=True)
             raise
-    if code:
+    if process.returncode:
         server = None if settings.get("use_cpu") else policy_server.beside_training(training.work)
-        raise EscError(reason(code, log, server))
+        raise EscError(reason(process.returncode, log, server))
     return time.monotonic() - begin
 
 
@@ -345,21 +329,17 @@ def _written(log: Path) -> Iterator[IO[bytes] | None]:
         yield shown.stdin
 
 
-def _watched(process: subprocess.Popen[bytes], training: Training, settings: Row) -> int:
-    """Exit code of the training, with its steps shown, and its first one held to the reference."""
-    # Node 0 logs for all.
-    loss = training.loss if place()[1] == 0 else None
-    with tqdm(desc=training.output.name, unit=" steps") as bar:
-        while True:
-            ended = process.poll() is not None
-            if loss and reference.check_loss(training.output, loss, settings):
-                loss = None
-            if rows := reference.logged(training.output):
-                bar.total = rows[-1]["total_steps"]
-                bar.update(rows[-1]["current_steps"] - bar.n)
-            if ended:
-                return process.wait()
-            time.sleep(_EVERY)
+def _look(training: Training, settings: Row, bar: "tqdm[None]") -> None:
+    """Show the steps that a training has logged; EscError where its first one is wrong."""
+    log = training.output / LOG
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
+    # The trainer writes on, so half a line is none.
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    if first := [row for row in rows if "loss" in row]:
+        reference.check(first[0], training.loss, settings, training.output)
+    if rows:
+        bar.total = rows[-1]["total_steps"]
+        bar.update(rows[-1]["current_steps"] - bar.n)
 
 
 def _end(training: subprocess.Popen[bytes]) -> None:
@@ -370,12 +350,10 @@ def _end(training: subprocess.Popen[bytes]) -> None:
     processes = [first, *first.children(recursive=True)]
     for process in processes:
         process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=_GRACE)
-    for process in alive:
+    for process in psutil.wait_procs(processes, timeout=_GRACE)[1]:
         process.kill()
 
 
-_AGAIN = "the same command goes on from the newest checkpoint, if there is one"
 _SMALLER = (
     "ENGINE=zero3 or fsdp shares the weights out, ENGINE=qlora takes 4 bits of them; another "
     "ENGINE begins anew: with FORCE=1, or another WORK. Where it is true, "
@@ -403,46 +381,14 @@ def reason(code: int, log: Path, server: str | None = None) -> str:
     said = log.read_text(encoding="utf-8", errors="replace")[-100_000:]
     if code in (-9, 137):
         said += "SIGKILL"
+    again = "the same command goes on from the newest checkpoint, if there is one"
     # Another engine does not help where the memory is somebody else's.
     for pattern, told in _REASONS.items():
         if re.search(pattern, said):
-            return f"{told.format(smaller=server or _SMALLER)}: {_AGAIN}"
+            return f"{told.format(smaller=server or _SMALLER)}: {again}"
     errors = re.findall(r"^\w*(?:Error|Exception): .*$", said, re.M) or said.strip().splitlines()
     last = f": {errors[-1].strip()}" if errors else ""
-    return f"LLaMA-Factory stopped with exit code {code}{last} (all of it: {log}); {_AGAIN}"
-
-
-def report(training: Training, facts: Row) -> Iterator[str]:
-    """The adapter, the loss curve and the next command."""
-    yield f"adapter     {training.output}"
-    yield (
-        f"loss        {facts['first_loss']:.4f} -> {facts['last_loss']:.4f} "
-        f"in {facts['steps']} steps, {facts['seconds']:,.0f} s"
-    )
-    yield f"loss curve  {training.output / CURVE}"
-    yield f"next        {_next(training)}"
-    if facts["steps"] == 1:
-        yield (
-            "NOTE        one step alone is all warm-up, at rate 0: take more rows (LIMIT), or "
-            "TRAIN_ARGS=gradient_accumulation_steps=1"
-        )
-    if facts["smoke"]:
-        yield "SMOKE       embedded model or sample corpus: it runs, it is no result"
-
-
-def _next(training: Training) -> str:
-    """The command a user most likely wants now, with the same options."""
-    kept = files.read_json(training.output / OPTIONS)
-    target = {"sp": "sft-rg", "rg": "sft-vanilla", "vanilla": "mine"}[training.task]
-    options = {name: kept.get(name) for name in ("SPLIT", "LIMIT", "CONSECUTIVE")} | {
-        "ENGINE": training.engine,
-        "TRAIN_ARGS": " ".join(training.overrides) or None,
-    }
-    if training.stage == "dpo":
-        system = "vanilla" if training.task == "vanilla" else "decoupled"
-        target = "predict"
-        options = {"SYSTEM": system, "STAGE": "dpo", **training.lineage.variables}
-    return paths.make(target, work=training.work, model=training.model, **options)
+    return f"LLaMA-Factory stopped with exit code {code}{last} (all of it: {log}); {again}"
 
 
 @cli.command(
@@ -450,42 +396,22 @@ def _next(training: Training) -> str:
     "  python -m training train --model qwen2.5-7b --task rg --processes 4\n"
     "  python -m training train --model qwen2.5-7b --task sp --stage dpo --engine zero3"
 )
-def main(
-    task: cli.Task,
-    model: cli.Model = EMBEDDED,
-    stage: Annotated[
-        Literal["sft", "dpo"], typer.Option(envvar="STAGE", help="what is trained")
-    ] = "sft",
-    variant: cli.Variant = None,
-    round: cli.Round = 1,  # noqa: A002
-    work: cli.Work = Path(),
-    processes: Annotated[
-        int | None, typer.Option(envvar="NPROC", min=1, help="of this machine (default: all GPUs)")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", envvar="TRAIN_ARGS", help="KEY=VALUE …")
-    ] = None,
-    engine: Annotated[
-        str | None, typer.Option(envvar="ENGINE", help=f"one of {', '.join(backbones.ENGINES)}")
-    ] = None,
-    force: cli.Force = False,
-) -> None:
+def main(training: Training, force: cli.Force = False) -> None:
     """One LoRA training with LLaMA-Factory: batch, resume, options, reference."""
-    lineage = at_stage(stage, variant, round if round > 1 else None)
-    processes = processes or _default_processes(model)
-    training = Training(model, task, stage, work, processes, tuple(settings or ()), lineage, engine)
     facts = train(training, force=force)
     if facts is None:
         print(f"node {place()[1]} is done; node 0 has written {training.output}")
-    else:
-        print("\n".join(report(training, facts)))
-
-
-def _default_processes(model: str) -> int:
-    """One for each GPU that may be used; one where there is none, or the recipe is for a CPU."""
-    if not backbones.get(model).settings["gpus"]:
-        return 1
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip()]) or 1
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1
+        return
+    print(
+        f"adapter     {training.output}\n"
+        f"loss        {facts['first_loss']:.4f} -> {facts['last_loss']:.4f} "
+        f"in {facts['steps']} steps, {facts['seconds']:,.0f} s\n"
+        f"loss curve  {training.output / CURVE}"
+    )
+    if facts["steps"] == 1:
+        print(
+            "NOTE        one step alone is all warm-up, at rate 0: take more rows (LIMIT), or "
+            "TRAIN_ARGS=gradient_accumulation_steps=1"
+        )
+    if facts["smoke"]:
+        print(step.SMOKE)

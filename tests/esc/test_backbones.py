@@ -29,12 +29,14 @@ def test_a_hub_id_stays_what_it_is():
 def test_a_folder_is_found_from_wherever_a_step_runs(local, model, tmp_path, capsys):
     assert local.location == str(model.resolve())
     assert adapters.weights_of(Path(), "own", ["base"]) == {"base": local.path}
-    assert "own" in recipes.render(recipes.Training("own", "sp", "sft"))
+    assert "own" in recipes.render(recipes.Training(model="own", task="sp"))
     embedded_model.main(["--model", "own"])
     assert "is a folder of this machine" in capsys.readouterr().out
     # Ray's processes begin in folders of their own.
     for engine, expected in ((None, local.path), ("ray", str(model.resolve()))):
-        asked = recipes.Training("qwen2.5-7b", "sp", "dpo", tmp_path, 1, (), engine=engine)
+        asked = recipes.Training(
+            model="qwen2.5-7b", task="sp", stage="dpo", work=tmp_path, processes=1, engine=engine
+        )
         assert recipes.recipe_for(asked)["model_name_or_path"] == expected
 
 

@@ -140,7 +140,7 @@ def test_no_row_has_a_mismatched_reply_of_its_own_turn_as_llamafactory_pairs_the
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
-    asked = Training(EMBEDDED, "vanilla", "dpo", mined.work, 1, (), Lineage("kto"))
+    asked = Training(task="vanilla", stage="dpo", work=mined.work, variant="kto")
     here = {"model_name_or_path": str(model), "cache_dir": str(tmp_path / "cache")}
     arguments = get_train_args(recipe_for(asked) | here | {"output_dir": str(tmp_path / "out")})
     model_args, data_args, training_args, _, _ = arguments

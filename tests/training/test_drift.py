@@ -14,23 +14,24 @@ from serving.compose import compose
 from training import drift
 
 
-def moved(start, now):
-    return drift.movement([drift.divergence(torch.tensor(start).log(), torch.tensor(now).log())])
-
-
-def test_equal_policies_have_moved_by_nothing():
-    shown = moved([[0.5, 0.5], [0.9, 0.1]], [[0.5, 0.5], [0.9, 0.1]])
-    assert shown == {"turns": 1, "tokens": 2, "changed": 0, "kl": pytest.approx(0, abs=1e-7)}
-
-
-def test_divergence_is_of_the_moved_policy_from_the_start_and_a_mean_over_tokens():
-    shown = moved([[0.4, 0.6], [0.75, 0.25]], [[0.25, 0.75], [0.75, 0.25]])
-    by_hand = 0.25 * math.log(0.25 / 0.4) + 0.75 * math.log(0.75 / 0.6)
-    assert shown["kl"] == pytest.approx(by_hand / 2, abs=1e-6) and shown["changed"] == 0
-
-
-def test_a_token_that_overtakes_the_most_probable_one_counts_as_changed():
-    assert moved([[0.6, 0.4], [0.6, 0.4]], [[0.4, 0.6], [0.6, 0.4]])["changed"] == 0.5
+@pytest.mark.parametrize(
+    ("start", "now", "kl", "changed"),
+    [
+        ([[0.5, 0.5], [0.9, 0.1]], [[0.5, 0.5], [0.9, 0.1]], 0, 0),
+        # Of the moved policy from the start, and a mean over tokens.
+        (
+            [[0.4, 0.6], [0.75, 0.25]],
+            [[0.25, 0.75], [0.75, 0.25]],
+            (0.25 * math.log(0.25 / 0.4) + 0.75 * math.log(0.75 / 0.6)) / 2,
+            0,
+        ),
+        ([[0.6, 0.4], [0.6, 0.4]], [[0.4, 0.6], [0.6, 0.4]], 0.1 * math.log(1.5), 0.5),
+    ],
+)
+def test_divergence_and_changed_tokens_by_hand(start, now, kl, changed):
+    found = drift.movement([drift.divergence(torch.tensor(start).log(), torch.tensor(now).log())])
+    expected = {"kl": pytest.approx(kl, abs=1e-6), "changed": changed}
+    assert found == {"turns": 1, "tokens": 2} | expected
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,18 @@ import re
 import sys
 
 import pytest
+from trained import training as embedded
 
 from esc import backbones, paths
 from esc.files import EscError
-from esc.paths import Lineage
 from esc.prompts import TASKS
 from training import memory, recipes, train
 
 GPU = [name for name, backbone in backbones.table().items() if backbone.settings["gpus"]]
-SPREAD = [(engine, model) for engine in backbones.ENGINES for model in GPU]
 
 
-def training(work, *overrides, task="sp", stage="dpo", model="qwen2.5-7b", processes=4, **of):
-    return recipes.Training(model, task, stage, work, processes, overrides, **of)
+def training(work, *overrides, **of):
+    return embedded(work, *overrides, **{"model": "qwen2.5-7b", "processes": 4} | of)
 
 
 def recipe(work, *overrides, **of):
@@ -28,14 +27,8 @@ def environment(work, **of):
     return train.environment(training(work, **of), recipe(work, **of))
 
 
-@pytest.fixture
-def two_nodes(monkeypatch):
-    """As the second of two machines."""
-    for name, value in {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "127.0.0.1"}.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.mark.parametrize(("engine", "model"), SPREAD)
+@pytest.mark.parametrize("model", GPU)
+@pytest.mark.parametrize("engine", backbones.ENGINES)
 def test_llamafactory_parses_every_engine_on_every_recipe_of_the_paper_and_the_batch_is_32(
     engine, model, tmp_path, monkeypatch, one_process
 ):
@@ -56,6 +49,7 @@ def test_llamafactory_parses_every_engine_on_every_recipe_of_the_paper_and_the_b
         assert finetuning.create_new_adapter == (stage == "dpo" and not merged)
         assert bool(arguments.deepspeed) == (engine in ("zero2", "zero3"))
         assert bool(arguments.fsdp) == (engine == "fsdp")
+        # Its own engine gives way.
         assert (model_args.quantization_bit == 4) == (engine == "qlora")
         per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
         assert per_step * 8 == 32
@@ -76,12 +70,9 @@ def estimated(model, engine, processes):
 
 
 @pytest.mark.parametrize("engine", backbones.ENGINES)
-def test_an_engines_header_says_its_hardware_the_command_and_an_override(engine):
+def test_the_memory_in_an_engines_header_is_the_estimates(engine):
     text = (backbones.FOLDER / f"{engine}.yaml").read_text()
-    first, hardware, by_hand, another = text.splitlines()[:4]
-    assert first.startswith(f"# ENGINE={engine}: ") and hardware.startswith("# Hardware")
-    assert "llamafactory-cli train llamafactory_configs/qwen2.5-7b/sp_sft.yaml" in by_hand
-    assert another.startswith("# Another value") and f"ENGINE={engine} " in another
+    assert text.startswith(f"# ENGINE={engine}: ")
     for model, processes, *sizes in re.findall(r"(\S+) on (\d+), SFT (\d+), DPO (\d+)", text):
         assert [f"{size:.0f}" for size in estimated(model, engine, int(processes))] == sizes
 
@@ -95,24 +86,18 @@ def test_the_memory_in_the_recipes_readme_is_the_estimates():
         assert ", ".join(f"{size:.1f}" for size in found) == told
 
 
-def test_an_engine_takes_the_place_of_the_backbones_own(tmp_path):
-    made = recipe(tmp_path, model="qwen2.5-72b", engine="qlora")
-    assert "deepspeed" not in made and made["quantization_bit"] == 4
-
-
-def test_a_later_round_starts_from_the_merged_model_of_the_round_before(tmp_path):
-    made = recipe(tmp_path, engine="zero3", lineage=Lineage("ipo", 2))
+def test_a_later_round_starts_from_the_model_of_the_round_before_merged_or_not(tmp_path):
+    made = recipe(tmp_path, engine="zero3", variant="ipo", round=2)
     saves = tmp_path / paths.adapters("qwen2.5-7b")
     assert made["model_name_or_path"] == str(saves / "sp_dpo_ipo" / "merged_bfloat16")
-    assert not made.keys() & {"adapter_name_or_path", "create_new_adapter"}
-    merged = recipe(tmp_path, engine="zero2", lineage=Lineage("ipo", 2))["adapter_name_or_path"]
+    merged = recipe(tmp_path, engine="zero2", variant="ipo", round=2)["adapter_name_or_path"]
     assert merged == f"{saves}/sp_sft,{saves}/sp_dpo_ipo"
 
 
-@pytest.mark.parametrize("loss", ["orpo", "simpo"])
-def test_a_loss_without_reference_trains_on_every_engine(tmp_path, loss):
+@pytest.mark.parametrize("variant", ["orpo", "simpo"])
+def test_a_loss_without_reference_trains_on_every_engine(tmp_path, variant):
     for engine in backbones.ENGINES:
-        assert recipe(tmp_path, engine=engine, lineage=Lineage(loss))["pref_loss"] == loss
+        assert recipe(tmp_path, engine=engine, variant=variant)["pref_loss"] == variant
 
 
 def test_torchrun_starts_an_engine_that_shards_and_several_processes_and_ray_its_own(
@@ -124,11 +109,9 @@ def test_torchrun_starts_an_engine_that_shards_and_several_processes_and_ray_its
     assert "FORCE_TORCHRUN" not in environment(tmp_path, engine="qlora", processes=1)
     ray = environment(tmp_path, engine="ray", processes=8)
     assert ray["USE_RAY"] == "1" and "FORCE_TORCHRUN" not in ray
-
-
-def test_rays_processes_are_mended_too_whatever_else_is_told_to_ray(tmp_path):
     told = recipe(tmp_path, "ray_init_kwargs.address=auto", engine="ray")["ray_init_kwargs"]
     assert told["address"] == "auto"
+    # Ray's processes are mended too.
     assert told["runtime_env"]["env_vars"]["PYTHONPATH"].endswith("training/in_llamafactory")
 
 
@@ -141,6 +124,7 @@ print(policy.param_dtype, policy.reduce_dtype, policy.buffer_dtype)
 """
 
 
+@pytest.mark.slow
 def test_under_fsdp_weights_are_rounded_and_the_rotary_frequencies_are_not(tmp_path, run):
     found = environment(tmp_path, engine="fsdp")
     shown = run(sys.executable, "-c", BUFFERS, PYTHONPATH=found["PYTHONPATH"])
@@ -148,7 +132,9 @@ def test_under_fsdp_weights_are_rounded_and_the_rotary_frequencies_are_not(tmp_p
     assert shown.stdout.split() == ["torch.bfloat16", "torch.bfloat16", "torch.float32"]
 
 
-def test_two_machines_share_the_batch_and_a_port(tmp_path, two_nodes):
+def test_two_machines_share_the_batch_and_a_port(tmp_path, monkeypatch):
+    for name, value in {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
     assert recipe(tmp_path, processes=4)["gradient_accumulation_steps"] == 4
     found = environment(tmp_path, processes=1)
     assert (found["FORCE_TORCHRUN"], found["MASTER_PORT"]) == ("1", "29500")
@@ -159,7 +145,6 @@ def test_two_machines_share_the_batch_and_a_port(tmp_path, two_nodes):
     [
         {"NNODES": "two"},
         {"NNODES": "2", "NODE_RANK": "0"},
-        {"NNODES": "2", "MASTER_ADDR": "a"},
         {"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"},
         {"NODE_RANK": "1"},
     ],

@@ -1,6 +1,5 @@
 """The estimate of memory, against hand computations, the models' sizes and a measurement."""
 
-import json
 import re
 
 import pytest
@@ -27,10 +26,7 @@ def test_a_backbones_parameters_are_those_of_its_shape(backbone):
     assert whole == pytest.approx(backbone.parameters * 1e9, rel=2e-3)
 
 
-def test_the_embedded_models_shape_and_lora_are_those_of_transformers_and_peft(model):
-    config = json.loads((model / "config.json").read_text())
-    assert EMBEDDED.shape.layers == config["num_hidden_layers"]
-    assert EMBEDDED.shape.vocabulary == config["vocab_size"]
+def test_the_embedded_models_lora_is_that_of_peft(model):
     with init_empty_weights():
         empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
         lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -63,13 +59,6 @@ def test_each_engine_shares_out_what_its_name_says():
     assert plain["LoRA and Adam"] > zero2["LoRA and Adam"] > zero3["LoRA and Adam"]
     # FSDP keeps the embedding, which is the output too, whole.
     assert fsdp["weights"] - zero3["weights"] == pytest.approx(256_000 * 3584 * 2)
-
-
-def test_a_preference_training_holds_two_rows_and_the_logits_of_policy_and_reference():
-    one, two = (parts("llama3.1-8b", stage=stage) for stage in ("sft", "dpo"))
-    assert two["activations"] == 2 * one["activations"]
-    # Float32 logits and log-softmax of both, and a copy.
-    assert two["logits"] == 2 * 1000 * 128_256 * (2 * (4 + 4) + 4)
 
 
 def test_the_one_measured_point_is_met_within_15_percent_and_told_as_hardware():

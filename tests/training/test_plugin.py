@@ -10,16 +10,10 @@ import pytest
 from esc import paths
 from esc.files import read_json
 
-PARTS = [
-    "esc",
-    "data_builders",
-    "training",
-    "serving",
-    "mining",
-    "eval",
-    "experiments",
-    "llamafactory_configs",
-]
+PARTS = (
+    *("esc", "data_builders", "training", "serving", "mining", "eval", "experiments"),
+    *("llamafactory_configs", "pyproject.toml", "README.md", "LICENSE"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +21,8 @@ def site(tmp_path_factory, run):
     """A folder with the kit installed from its own files, as pip does it."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
     for name in PARTS:
-        shutil.copytree(paths.ROOT / name, source / name)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(paths.ROOT / name, source)
+        copy = shutil.copytree if (paths.ROOT / name).is_dir() else shutil.copy
+        copy(paths.ROOT / name, source / name)
     installed = run(
         *("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"),
         *("--target", str(target), str(source)),

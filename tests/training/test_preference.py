@@ -30,10 +30,9 @@ def test_the_stamp_holds_the_adapter_it_starts_from_and_the_base_of_a_merged_sta
 
 
 def test_a_second_round_has_its_own_set_and_names_the_target_that_mines_it(work):
-    asked = training(work, lineage=Lineage("ipo", 2))
-    made = recipes.recipe_for(asked)
-    assert made["dataset"] == f"esc_sp_dpo_{MODEL}_ipo_r2"
-    assert made["output_dir"] == str(work / paths.adapters(MODEL) / "sp_dpo_ipo_r2")
+    asked = training(work, variant="ipo", round=2)
+    assert recipes.recipe_for(asked)["dataset"] == f"esc_sp_dpo_{MODEL}_ipo_r2"
+    assert asked.output == work / paths.adapters(MODEL) / "sp_dpo_ipo_r2"
     with pytest.raises(EscError, match=r"make mine-sp WORK=\S+ VARIANT=ipo ROUND=2 makes it"):
         stamped(asked)
 
@@ -42,9 +41,7 @@ def header(text):
     return len(text).to_bytes(8, "little") + text
 
 
-@pytest.mark.parametrize(
-    "left", [None, b"", b"torn", header(b"[]"), header(b'{"a": {"b": 1}}'), header(b'{"a": 1}')]
-)
+@pytest.mark.parametrize("left", [None, b"", b"torn", header(b"[]"), header(b'{"a": {"b": 1}}')])
 def test_a_missing_empty_or_torn_sft_adapter_is_one_line_with_the_target_that_trains_it(work, left):
     pairs(work)
     sft = work / paths.adapter(MODEL, "sp", "sft")
@@ -57,34 +54,30 @@ def test_a_missing_empty_or_torn_sft_adapter_is_one_line_with_the_target_that_tr
         stamped(training(work))
 
 
-@pytest.mark.parametrize("lineage", [paths.PAPER, Lineage("practical")])
-def test_a_set_from_before_a_mining_without_pairs_is_not_trained_on(work, lineage):
-    pairs(work, lineage=lineage)
-    files.write_json(work / paths.no_pairs(MODEL, "sp", lineage), {"told": "0 pairs of 24 samples"})
+@pytest.mark.parametrize("variant", [None, "practical"])
+def test_a_set_from_before_a_mining_without_pairs_is_not_trained_on(work, variant):
+    pairs(work, lineage=Lineage(variant))
+    told = {"told": "0 pairs of 24 samples"}
+    files.write_json(work / paths.no_pairs(MODEL, "sp", Lineage(variant)), told)
     with pytest.raises(EscError, match=r"no_pairs\.json: 0 pairs of 24 samples$"):
-        stamped(training(work, lineage=lineage))
-
-
-def of_another_mining(row):
-    row["provenance"]["model"] = "qwen2.5-7b"
-
-
-def equal(row):
-    row["rejected"] = row["chosen"]
+        stamped(training(work, variant=variant))
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (of_another_mining, "line 2: of another mining than the rows before"),
-        (equal, "line 2: chosen equals rejected"),
-        (lambda row: row.pop("provenance"), "line 2: does not say .*no provenance"),
+        ({"provenance": {"model": "m"}}, "line 2: does not say .*no provenance"),
+        ({"rejected": {"from": "gpt", "value": "a"}}, "line 2: chosen equals rejected"),
+        (
+            {"provenance": {"model": "m", "weights": "w", "data": {}, "smoke": True}},
+            "line 2: of another mining than the rows before",
+        ),
     ],
 )
 def test_every_row_must_be_a_pair_of_the_same_mining(work, change, told):
     path = pairs(work)
     rows = list(files.read_jsonl(path))
-    change(rows[1])
+    rows[1] |= {"chosen": {"from": "gpt", "value": "a"}} | change
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
     with pytest.raises(EscError, match=told):
         stamped(training(work))
@@ -106,11 +99,6 @@ def test_a_set_of_another_model_adapter_or_train_turns_is_refused(work):
         stamped(training(work))
 
 
-def logged(folder, *rows):
-    (folder / reference.LOG).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
 SETTINGS = {"pref_beta": 0.5, "adapter_name_or_path": "sft", "create_new_adapter": True}
 
 
@@ -118,44 +106,33 @@ SETTINGS = {"pref_beta": 0.5, "adapter_name_or_path": "sft", "create_new_adapter
     ("variant", "start"),
     [(None, 0.6931), ("practical", 0.6931), ("ipo", 1.0), ("kto", 0.5), ("psnr", 0.6931)],
 )
-def test_the_expected_first_loss(tmp_path, variant, start):
+def test_a_first_loss_or_reward_of_another_reference_is_refused(tmp_path, variant, start):
     loss = recipes.of(Lineage(variant))
-    # Only the first step is held to it, and half a line is none.
-    (tmp_path / reference.LOG).write_text('{"loss": 0.1')
-    assert not reference.check_loss(tmp_path, loss, SETTINGS)
-    assert reference.check_loss(logged(tmp_path, {"loss": start}, {"loss": 0.1}), loss, SETTINGS)
-    for wrong in (start + 0.002, 0.0, float("nan")):
+    reference.check({"loss": start}, loss, SETTINGS, tmp_path)
+    reference.check({"loss": start, "rewards/chosen": -0.0}, loss, SETTINGS, tmp_path)
+    nan = float("nan")
+    for wrong in (start + 0.002, 0.0, nan):
         with pytest.raises(EscError, match="the reference is not the model it starts from"):
-            reference.check_loss(logged(tmp_path, {"loss": wrong}), loss, SETTINGS)
+            reference.check({"loss": wrong}, loss, SETTINGS, tmp_path)
+    for wrong in (0.01, nan):
+        with pytest.raises(EscError, match=r"rewards/rejected \S+, not 0: the reference"):
+            reference.check({"loss": start, "rewards/rejected": wrong}, loss, SETTINGS, tmp_path)
 
 
 @pytest.mark.parametrize("variant", ["orpo", "simpo"])
 def test_a_loss_without_a_reference_may_start_anywhere_but_as_no_number(tmp_path, variant):
     loss = recipes.of(Lineage(variant))
-    assert reference.check_loss(logged(tmp_path, {"loss": 17.0}), loss, SETTINGS)
+    reference.check({"loss": 17.0}, loss, SETTINGS, tmp_path)
     for wrong in (0.0, float("nan")):
         with pytest.raises(EscError, match=r"loss in .* is (0\.0|nan): it was no number"):
-            reference.check_loss(logged(tmp_path, {"loss": wrong}), loss, SETTINGS)
-
-
-@pytest.mark.parametrize(
-    ("rewards", "right"), [((0.0, -0.0), True), ((0.01, 0.01), False), ((), False)]
-)
-def test_first_rewards_other_than_zero_are_refused(tmp_path, rewards, right):
-    first = dict(zip(("rewards/chosen", "rewards/rejected"), rewards, strict=False))
-    files.write_json(tmp_path / reference.STATE, {"log_history": [{"loss": 0.69} | first]})
-    if right:
-        reference.check_rewards(tmp_path, recipes.SIGMOID, SETTINGS)
-        return
-    with pytest.raises(EscError, match="first rewards in"):
-        reference.check_rewards(tmp_path, recipes.SIGMOID, SETTINGS)
+            reference.check({"loss": wrong}, loss, SETTINGS, tmp_path)
 
 
 @pytest.mark.slow
 def test_the_chains_reference_is_its_sft_adapter(chain):
     output = training(chain).output
-    assert files.read_json(output / "run.json")["first_loss"] == pytest.approx(0.6931, abs=1e-3)
-    first = files.read_json(output / reference.STATE)["log_history"][0]
+    assert files.read_json(output / train.DONE)["first_loss"] == pytest.approx(0.6931, abs=1e-3)
+    first = files.read_json(output / train.STATE)["log_history"][0]
     assert (first["rewards/chosen"], first["rewards/rejected"]) == (0, 0)
 
 
@@ -177,16 +154,15 @@ def test_without_create_new_adapter_it_is_stopped_at_its_first_step(copied, capf
 
 @pytest.mark.slow
 def test_every_loss_trains_and_starts_as_the_table_says(copied):
-    lineages = [Lineage(variant) for variant in ("ipo", "simpo", "orpo", "kto")]
-    for lineage in lineages:
-        pairs(copied, lineage=lineage)
-    one_step = ("max_steps=1", *TWO_ROWS)
-    found = train_together(*(training(copied, *one_step, lineage=one) for one in lineages))
-    for lineage, facts in zip(lineages, found, strict=True):
-        loss = recipes.of(lineage)
+    variants = ("ipo", "simpo", "orpo", "kto")
+    for variant in variants:
+        pairs(copied, lineage=Lineage(variant))
+    asked = [training(copied, "max_steps=1", *TWO_ROWS, variant=one) for one in variants]
+    for one, facts in zip(asked, train_together(*asked), strict=True):
         assert facts["smoke"] is True
-        if loss.start:
-            assert facts["first_loss"] == pytest.approx(loss.start(loss.beta), abs=1e-3)
+        if one.loss.start:
+            expected = pytest.approx(one.loss.start(one.loss.beta), abs=1e-3)
+            assert facts["first_loss"] == expected
         else:
             assert facts["first_loss"] != pytest.approx(0.6931, abs=1e-3)
 
@@ -198,8 +174,7 @@ def test_a_merged_sft_model_is_exported_trained_from_and_composed_with_its_adapt
     # Four bits take minutes a step on a CPU: all of the engine but them.
     (copied / "qlora.yaml").write_text("report_to: none\n")
     monkeypatch.setattr(backbones, "FOLDER", copied)
-    lineage = Lineage("practical")
-    asked = training(copied, "max_steps=1", *TWO_ROWS, lineage=lineage, engine="qlora")
+    asked = training(copied, "max_steps=1", *TWO_ROWS, variant="practical", engine="qlora")
     facts = train.train(asked, force=False)
     sft = copied / paths.adapter(MODEL, "sp", "sft")
     ran = yaml.safe_load((asked.output / train.RECIPE).read_text())
@@ -207,7 +182,7 @@ def test_a_merged_sft_model_is_exported_trained_from_and_composed_with_its_adapt
     assert facts["first_loss"] == pytest.approx(0.6931, abs=1e-3)
     made_from = files.read_json(sft / "merged" / "merged.json")["made_from"]
     assert made_from == {"sp_sft": adapters.fingerprint(sft)}
-    composed, _ = compose(copied, MODEL, "sp", lineage)
+    composed, _ = compose(copied, MODEL, "sp", asked.lineage)
     served = files.read_json(composed / "composed.json")
     assert list(served["made_from"]) == ["sp_sft", "sp_dpo_practical"]
     base = files.read_json(composed / adapters.CONFIG)["base_model_name_or_path"]

@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from trained import training
 
 from esc import backbones, paths
 from esc.files import EscError
@@ -23,7 +24,7 @@ TABLE_7 = {
     ("llama3.1-8b", "sp"): ("8e-8", "0.5"),
     ("llama3.1-8b", "rg"): ("3e-7", "0.2"),
 }
-BACKBONES = ["qwen2.5-7b", "llama3.1-8b", "gemma2-9b", "qwen2.5-72b", "smollm2-135m"]
+MODELS = list(backbones.table())
 MERGED = "qwen2.5-72b"
 """The backbone whose own engine, ZeRO-3, has DPO start from a merged SFT model."""
 
@@ -32,21 +33,16 @@ def settings(model, task, stage, variant=None):
     return yaml.safe_load(paths.recipe(model, task, stage, variant).read_text())
 
 
-def recipe_for(work, *overrides, task="sp", stage="sft", model="smollm2-135m", processes=1, **of):
-    return recipes.recipe_for(
-        recipes.Training(model, task, stage, work, processes, overrides, **of)
-    )
+def recipe_for(work, *overrides, **of):
+    return recipes.recipe_for(training(work, *overrides, **{"stage": "sft"} | of))
 
 
-def test_there_are_125_recipes_and_5_engines_and_no_other_yaml():
-    assert (len(RECIPES), len(ENGINES)) == (125, 5)
+def test_the_125_committed_recipes_are_what_the_table_renders_and_there_is_no_other_yaml():
+    rendered = recipes.recipes()
+    assert len(rendered) == 125 and {path: path.read_text() for path in RECIPES} == rendered
     assert {path.stem for path in ENGINES} == set(backbones.ENGINES)
     others = {*ENGINES, paths.RECIPES / "backbones.yaml"}
     assert set(paths.RECIPES.rglob("*.yaml")) == {*RECIPES, *others}
-
-
-def test_the_committed_recipes_are_what_the_table_renders():
-    assert {path: path.read_text() for path in RECIPES} == recipes.recipes()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -55,21 +51,18 @@ def test_llamafactory_parses_it(path, tmp_path, one_process):
 
     recipe = yaml.safe_load(path.read_text())
     changed = {"use_cpu": True, "ddp_backend": "gloo", "output_dir": str(tmp_path / "out")}
-    parsed = get_train_args(recipe | changed)
-    model_args, data_args, training_args, finetuning_args, _ = parsed
-    assert (finetuning_args.lora_rank, finetuning_args.lora_alpha) == (16, 16)
-    assert finetuning_args.lora_dropout == 0.05
+    model_args, data_args, training_args, finetuning, _ = get_train_args(recipe | changed)
+    assert (finetuning.lora_rank, finetuning.lora_alpha, finetuning.lora_dropout) == (16, 16, 0.05)
     assert data_args.cutoff_len == 4096
     merged = path.parent.name == MERGED
-    upon_adapter = finetuning_args.stage != "sft" and not merged
-    assert finetuning_args.create_new_adapter == upon_adapter
+    upon_adapter = finetuning.stage != "sft" and not merged
+    assert finetuning.create_new_adapter == upon_adapter
     assert (model_args.adapter_name_or_path is not None) == upon_adapter
     assert (training_args.deepspeed is not None) == merged
     assert isinstance(training_args.learning_rate, float)
     processes = max(backbones.get(path.parent.name).settings["gpus"], 1)
     per_step = recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"]
     assert per_step * processes == 32
-    assert f"Written for {processes} process" in path.read_text()
 
 
 def test_llamafactory_trains_without_a_reference_exactly_where_the_table_expects_no_start():
@@ -84,15 +77,13 @@ def test_llamafactory_trains_without_a_reference_exactly_where_the_table_expects
         assert referenced == (loss.start is not None)
 
 
-@pytest.mark.parametrize("model", BACKBONES)
+@pytest.mark.parametrize("model", MODELS)
 def test_sft_has_the_papers_rate_and_epochs_and_masks_the_generators_history_alone(model):
     for task in TASKS:
         recipe = settings(model, task, "sft")
         assert (recipe["learning_rate"], recipe["num_train_epochs"]) == (1e-5, 3)
         assert recipe.get("mask_history", False) == (task == "rg")
         assert not settings(model, task, "dpo").get("mask_history")
-        # A pass over the validation turns takes tens of minutes on a CPU.
-        assert ("eval_dataset" in recipe) == (model != "smollm2-135m")
 
 
 @pytest.mark.parametrize(("row", "values"), TABLE_7.items())
@@ -107,33 +98,30 @@ def changed(one, other):
     return {key for key in one | other if one.get(key) != other.get(key)}
 
 
-@pytest.mark.parametrize("model", BACKBONES)
+@pytest.mark.parametrize("model", MODELS)
 def test_a_variant_differs_from_the_papers_training_in_what_its_name_says(model):
     papers = settings(model, "vanilla", "dpo")
     for mix in MIXES:
-        of_mix = settings(model, "vanilla", "dpo", mix)
-        assert changed(papers, of_mix) == {"dataset", "output_dir"}
-        assert of_mix["dataset"] == f"esc_vanilla_dpo_{model}_{mix}"
+        assert changed(papers, settings(model, "vanilla", "dpo", mix)) == {"dataset", "output_dir"}
     practical = settings(model, "vanilla", "dpo", "practical")
     assert changed(papers, practical) == {"learning_rate", "output_dir"}
     assert practical["learning_rate"] >= 5 * papers["learning_rate"]
-    sets = {loss: settings(model, "sp", "dpo", loss)["dataset"] for loss in LOSSES}
-    assert sets.pop("kto") == f"esc_sp_kto_{model}"
-    assert set(sets.values()) == {f"esc_sp_dpo_{model}"}
+    for loss in LOSSES:
+        kind = "kto" if loss == "kto" else "dpo"
+        assert settings(model, "sp", "dpo", loss)["dataset"] == f"esc_sp_{kind}_{model}"
     kto = settings(model, "sp", "dpo", "kto")
     # One batch of preprocessing, and four mismatched replies a process.
     assert kto["per_device_train_batch_size"] == 4 and "preprocessing_num_workers" not in kto
     assert kto["preprocessing_batch_size"] == recipes.ONE_BATCH
 
 
-@pytest.mark.parametrize("model", BACKBONES)
+@pytest.mark.parametrize("model", MODELS)
 def test_dpo_starts_from_the_output_of_sft_and_logs_every_step(model):
     for task, variant in [(t, one) for t in TASKS for one in (None, *variants(t))]:
         dpo, sft = settings(model, task, "dpo", variant), settings(model, task, "sft")["output_dir"]
         assert dpo["logging_steps"] == 1
         if model == MERGED:
             assert dpo["model_name_or_path"] == f"{sft}/merged_bfloat16"
-            assert not dpo.keys() & {"adapter_name_or_path", "create_new_adapter"}
         else:
             assert (dpo["adapter_name_or_path"], dpo["create_new_adapter"]) == (sft, True)
 
@@ -152,12 +140,15 @@ def test_a_batch_that_does_not_divide_is_refused(per_device, processes):
         recipes.accumulation(per_device, processes)
 
 
-def test_a_recipe_runs_in_work_with_the_batch_for_the_processes(tmp_path):
-    made = recipe_for(tmp_path, task="rg", model="qwen2.5-7b", processes=8)
+def test_a_recipe_runs_in_work_with_the_batch_for_the_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,3,5")
+    made = recipe_for(tmp_path, task="rg", model="qwen2.5-7b", processes=None)
     assert made["output_dir"] == str(tmp_path / "saves/qwen2.5-7b/rg_sft")
-    assert (made["dataset_dir"], made["gradient_accumulation_steps"]) == (str(tmp_path), 4)
-    dpo = recipe_for(tmp_path, stage="dpo")
+    assert (made["dataset_dir"], made["gradient_accumulation_steps"]) == (str(tmp_path), 8)
+    # A machine with GPUs gives the embedded model one process.
+    dpo = recipe_for(tmp_path, stage="dpo", processes=None)
     assert dpo["adapter_name_or_path"] == str(tmp_path / "saves/smollm2-135m/sp_sft")
+    assert dpo["gradient_accumulation_steps"] == 32
 
 
 def test_overrides_win_and_reach_llamafactory_as_what_it_takes_there(tmp_path):
@@ -171,34 +162,31 @@ def test_overrides_win_and_reach_llamafactory_as_what_it_takes_there(tmp_path):
 
 
 DPO, QWEN = {"stage": "dpo"}, {"model": "qwen2.5-7b"}
-REFUSED = [
-    ("output_dir=x", {}, "cannot set output_dir: the target, WORK and NPROC do"),
-    ("ray_num_workers=8", {}, "cannot set ray_num_workers"),
-    ("a=[1", {}, ""),
-    ("fast", {}, "'fast' is not key=value"),
-    ("per_device_train_batch_size=many", {}, "no whole number from 1"),
-    ("per_device_train_batch_size=2", DPO | {"lineage": Lineage("kto")}, "from 4 to"),
-    ("gradient_accumulation_steps=0", {}, "no whole number from 1"),
-    ("lora_rank=1024", {}, "no whole number from 1 to 512"),
-    ("use_rslora=true", {}, "no plain LoRA"),
-    ("pissa_init=true", DPO, "no plain LoRA"),
-    ("additional_target=embed_tokens", {}, "no plain LoRA"),
-    ("lora_target=q_proj,lm_head", DPO, "no plain LoRA"),
-    ("finetuning_type=oft", {}, "no plain LoRA"),
-    ("add_tokens=<plan>", {}, "no plain LoRA"),
-    ("pref_loss=hinge", DPO, "the loss is the VARIANT's"),
-    ("pref_ftx=1.0", DPO, "the loss is the VARIANT's"),
-    ("logging_steps=10", DPO, "the loss is the VARIANT's"),
-    ("val_size=8", DPO | {"lineage": Lineage("kto")}, "replies of a row's own turn"),
-    ("model_name_or_path=x", DPO | QWEN | {"engine": "zero3"}, "ENGINE=zero3 starts from"),
-    ("model_name_or_path=x", DPO | {"model": "qwen2.5-72b"}, "ENGINE=zero3 starts from"),
-    ("deepspeed=zero3.json", DPO | {"lineage": Lineage("orpo")}, "keep the SFT adapter apart"),
-    ("create_new_adapter=false", DPO | {"lineage": Lineage("simpo")}, "the SFT adapter apart"),
-]
-"""Override, training, and what is said after TRAIN_ARGS."""
 
 
-@pytest.mark.parametrize(("given", "of", "told"), REFUSED)
+@pytest.mark.parametrize(
+    ("given", "of", "told"),
+    [
+        ("output_dir=x", {}, "cannot set output_dir: the target, WORK and NPROC do"),
+        ("a=[1", {}, ""),
+        ("fast", {}, "'fast' is not key=value"),
+        ("per_device_train_batch_size=many", {}, "no whole number from 1"),
+        ("per_device_train_batch_size=2", DPO | {"variant": "kto"}, "from 4 to"),
+        ("lora_rank=1024", {}, "no whole number from 1 to 512"),
+        ("use_rslora=true", {}, "no plain LoRA"),
+        ("use_dora=true", {}, "no plain LoRA"),
+        ("pissa_init=true", DPO, "no plain LoRA"),
+        ("additional_target=embed_tokens", {}, "no plain LoRA"),
+        ("lora_target=q_proj,lm_head", DPO, "no plain LoRA"),
+        ("pref_loss=hinge", DPO, "the loss is the VARIANT's"),
+        ("logging_steps=10", DPO, "the loss is the VARIANT's"),
+        ("val_size=8", DPO | {"variant": "kto"}, "replies of a row's own turn"),
+        ("model_name_or_path=x", DPO | QWEN | {"engine": "zero3"}, "ENGINE=zero3 starts from"),
+        ("model_name_or_path=x", DPO | {"model": "qwen2.5-72b"}, "ENGINE=zero3 starts from"),
+        ("deepspeed=zero3.json", DPO | {"variant": "orpo"}, "keep the SFT adapter apart"),
+        ("create_new_adapter=false", DPO | {"variant": "simpo"}, "the SFT adapter apart"),
+    ],
+)
 def test_what_cannot_be_or_be_served_or_would_hide_the_reference_is_refused_in_one_line(
     tmp_path, given, of, told
 ):
@@ -210,7 +198,8 @@ def test_what_cannot_be_or_be_served_or_would_hide_the_reference_is_refused_in_o
     ("folder", "of", "told"),
     [
         ("", {"model": "gpt9"}, "unknown MODEL 'gpt9'; known: qwen2"),
-        ("", DPO | {"lineage": Lineage("psnr")}, "VARIANT=psnr is none of sp's: practical, ipo"),
+        ("", DPO | {"variant": "psnr"}, "VARIANT=psnr is none of sp's: practical, ipo"),
+        ("", {"variant": "ipo"}, "VARIANT and ROUND name a DPO training"),
         ("", {"engine": "zero9"}, "unknown ENGINE 'zero9'; known: zero2, zero3, fsdp"),
         ("", {"engine": "fsdp"}, "ENGINE=fsdp: without GPUs LLaMA-Factory 0.9.5 finds no device"),
         ("my work", {"processes": 2}, "holds a blank or a comma"),

@@ -13,9 +13,9 @@ import yaml
 from trained import training as preference
 
 from data_builders import build
-from esc import cli, files, paths
+from esc import adapters, backbones, cli, files, paths
 from esc.files import EscError, OptionsDiffer
-from training import recipes, reference, train
+from training import recipes, train
 
 
 def training(work, *overrides, **of):
@@ -34,11 +34,11 @@ def work(small_corpus, tmp_path):
     return tmp_path
 
 
-def begun(work, *overrides):
+def begun(work, *overrides, **of):
     """A folder in which a training with these options has saved a checkpoint."""
-    output, options = stamped(work, *overrides)
+    output, options = stamped(work, *overrides, **of)
     train.claim(output, options)
-    files.write_json(output / "checkpoint-1" / reference.STATE, {})
+    files.write_json(output / "checkpoint-1" / train.STATE, {})
     return output
 
 
@@ -56,6 +56,12 @@ def test_other_options_stop_with_the_difference_and_no_secret_and_spread_logs_an
     told = r"\(LIMIT unset -> 2; recipe\.seed 1 -> 2\); use another WORK.* or FORCE=1"
     with pytest.raises(OptionsDiffer, match=told):
         train.claim(*stamped(work, "max_steps=2", "seed=2"))
+
+
+def test_zero_goes_on_with_no_other_number_of_processes_and_no_engine_from_anothers(work):
+    begun(work, engine="zero2", processes=8)
+    with pytest.raises(OptionsDiffer, match="engine zero2 -> unset; processes 8 -> unset"):
+        train.claim(*stamped(work, processes=8))
 
 
 def test_a_failed_start_does_not_bind_the_folder_and_files_of_others_are_not_touched(work):
@@ -89,17 +95,9 @@ def test_a_checkpoint_that_a_kill_left_half_written_is_dropped_before_resuming(t
     for name, state in (("checkpoint-5", "{}"), ("checkpoint-10", None), ("checkpoint-15", "{")):
         (tmp_path / name).mkdir()
         if state is not None:
-            (tmp_path / name / reference.STATE).write_text(state)
+            (tmp_path / name / train.STATE).write_text(state)
     train._drop_torn(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
-
-
-def test_zero_goes_on_with_no_other_number_of_processes_and_no_engine_from_anothers(work):
-    output, options = stamped(work, engine="zero2", processes=8)
-    train.claim(output, options)
-    (output / "checkpoint-1").mkdir()
-    with pytest.raises(OptionsDiffer, match="engine zero2 -> unset; processes 8 -> unset"):
-        train.claim(*stamped(work, processes=8))
 
 
 @pytest.mark.parametrize(
@@ -113,28 +111,16 @@ def test_zero_goes_on_with_no_other_number_of_processes_and_no_engine_from_anoth
     ],
 )
 def test_first_and_last_loss_are_told_and_a_first_one_that_is_no_number_is_not_done(
-    tmp_path, history, told
+    work, history, told
 ):
-    files.write_json(tmp_path / reference.STATE, {"global_step": 3, "log_history": history})
+    asked = training(work)
+    files.write_json(asked.output / train.STATE, {"global_step": 3, "log_history": history})
     if told:
-        assert tuple(train.losses(tmp_path).values()) == (3, *told)
+        expected = dict(zip(("first_loss", "last_loss"), told, strict=True))
+        assert train.learned(asked, {}) == {"smoke": True, "steps": 3} | expected
     else:
-        with pytest.raises(EscError, match=r"first loss in .* it was no number"):
-            train.losses(tmp_path)
-
-
-def test_a_machine_with_gpus_gives_the_embedded_model_one_process(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,3")
-    assert train._default_processes("smollm2-135m") == 1
-    assert train._default_processes("qwen2.5-7b") == 3
-
-
-def test_the_next_command_carries_the_options(work):
-    build.build(None, work, build.BuildOptions(limit=2))
-    begun(work, "max_steps=1", "seed=2")
-    shown = train._next(training(work, "max_steps=1", "seed=2"))
-    assert shown.startswith(f"make sft-rg WORK={work} SPLIT=seed:42 LIMIT=2 ")
-    assert shown.endswith("'TRAIN_ARGS=max_steps=1 seed=2'")
+        with pytest.raises(EscError, match=r"first SFT loss in .* it was no number"):
+            train.learned(asked, {})
 
 
 def start(work, monkeypatch, script):
@@ -143,6 +129,7 @@ def start(work, monkeypatch, script):
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(train.sys, "executable", str(work / "python"))
+    monkeypatch.setattr(train, "_EVERY", 0.01)
     asked = training(work)
     return train.run(asked, recipes.recipe_for(asked), work / "recipe.yaml", lock=None)
 
@@ -188,7 +175,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_is_then_done(
         start_new_session=True,
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 300
-        while not (output / "checkpoint-1" / reference.STATE).is_file():
+        while not (output / "checkpoint-1" / train.STATE).is_file():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
@@ -199,9 +186,10 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_is_then_done(
     log = (output.with_name(".sp_sft") / "node0.log").read_text()
     assert files.read_json(output / train.DONE)["steps"] == 4
     assert re.search(r"Resuming training from .*checkpoint-\d", log)
-    assert (output / "adapter_model.safetensors").is_file() and (output / train.CURVE).is_file()
-    for named in (str(output), train.CURVE, "make sft-rg", "SMOKE"):
-        assert named in shown
+    assert (output / adapters.WEIGHTS).is_file() and (output / train.CURVE).is_file()
+    assert str(output) in shown and "SMOKE" in shown
+    template = adapters.of(str(model), backbones.get("smollm2-135m").template)
+    assert (output / adapters.FILE).read_text() == template
     assert cli.run(train.main, command(work, *quick)) == 0
     assert "nothing to do" in capfd.readouterr().out
     assert cli.run(train.main, command(work, "max_steps=11")) == cli.USER_ERROR
@@ -218,20 +206,16 @@ def test_force_deletes_an_adapter_of_other_options_and_a_failure_is_one_last_lin
     last = capfd.readouterr().err.strip().splitlines()[-1].partition("error: ")[2]
     assert last.startswith("LLaMA-Factory stopped with exit code 1: ValueError: ")
     assert not list(output.glob("checkpoint-*"))
-    assert "seed" not in files.read_json(output / train.OPTIONS)["recipe"]
 
 
 @pytest.mark.slow
-def test_two_machines_begin_with_the_loss_of_one_process(
-    run, chain, small_corpus, tmp_path, free_port
-):
-    build.build(str(small_corpus), tmp_path, build.BuildOptions())
+def test_two_machines_begin_with_the_loss_of_one_process(run, chain, work, free_port):
     place = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
     place["OMP_NUM_THREADS"] = "1"
 
     def first_step(rank):
         return run(
-            *("-m", "training", "train", "--task", "rg", "--work", str(tmp_path)),
+            *("-m", "training", "train", "--task", "rg", "--work", str(work)),
             *("--processes", "1", "--set", "max_steps=1", "bf16=false"),
             "gradient_accumulation_steps=1",
             NODE_RANK=rank,
@@ -243,7 +227,7 @@ def test_two_machines_begin_with_the_loss_of_one_process(
     for one in shown:
         assert one.returncode == 0, one.stderr[-2000:]
     assert "node 1 is done; node 0 has written" in shown[1].stdout
-    two, one = (training(work, task="rg").output for work in (tmp_path, chain))
+    two, one = (training(at, task="rg").output for at in (work, chain))
     assert yaml.safe_load((two / train.RECIPE).read_text())["ddp_backend"] == "gloo"
     # The same two rows in float32, weighed by their labels, which the trainer counts over all
     # processes: what is left is the order of sums, and the four digits that are logged.

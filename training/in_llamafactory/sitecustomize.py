@@ -11,35 +11,14 @@ Python imports this module when it starts, where its folder is on PYTHONPATH.
 - The positions. Under FSDP, accelerate has a model's buffers rounded to bfloat16 with its weights,
   the frequencies of the rotary embedding among them: at token 1,000 the angles are off by up to a
   radian and more, and a server's are not.
+- The chat template that is saved with the adapter is the training's, not the tokenizer's own:
+  whoever loads the adapter's tokenizer gets the training's ids.
 """
 
 import sys
-from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from typing import Any
-
-
-class _WhenImported(MetaPathFinder):
-    """Lets one module load as ever, then changes it."""
-
-    def __init__(self, name: str, change: Callable[[Any], None]) -> None:
-        self._name, self._change = name, change
-
-    def find_spec(self, name: str, path: object, target: object = None) -> Any:
-        if name != self._name:
-            return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
-        assert spec is not None and spec.loader is not None
-        load = spec.loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            load(module)
-            self._change(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
 
 
 def _take_loss_from_trainer(module: Any) -> None:
@@ -77,8 +56,37 @@ def _keep_buffers_in_float32(module: Any) -> None:
     plugin.set_mixed_precision = in_float32
 
 
-sys.meta_path[:0] = [
-    _WhenImported("trl.trainer.dpo_trainer", _take_loss_from_trainer),
-    _WhenImported("llamafactory.data.processor.supervised", _mask_all_before_the_last_reply),
-    _WhenImported("accelerate.utils.dataclasses", _keep_buffers_in_float32),
-]
+def _save_the_trainings_template(module: Any) -> None:
+    def replaced(self: Any, tokenizer: Any) -> None:
+        tokenizer.chat_template = self._get_jinja_template(tokenizer)
+
+    module.Template.fix_jinja_template = replaced
+
+
+_MENDS = {
+    "trl.trainer.dpo_trainer": _take_loss_from_trainer,
+    "llamafactory.data.processor.supervised": _mask_all_before_the_last_reply,
+    "accelerate.utils.dataclasses": _keep_buffers_in_float32,
+    "llamafactory.data.template": _save_the_trainings_template,
+}
+
+
+class _WhenImported(MetaPathFinder):
+    """Lets a module load as ever, then mends it."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> Any:
+        if not (mend := _MENDS.pop(name, None)):
+            return None
+        spec = find_spec(name)
+        assert spec is not None and spec.loader is not None
+        load = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            load(module)
+            mend(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, _WhenImported())
