@@ -9,9 +9,9 @@ which is the one to publish). Sends nothing anywhere. Twice gives the same bytes
 somebody else wrote is left alone without ``--force``.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,6 @@ import yaml
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from esc import adapters, backbones, cli, files, paths, step
-from esc.adapters import SERVED
 from esc.backbones import Backbone
 from esc.files import EscError, Row
 from esc.paths import EMBEDDED, Lineage, of_suffix
@@ -38,11 +37,14 @@ from training.recipes import is_secret
 README = "README.md"
 TEMPLATES = Path(__file__).parent / "templates"
 MARK = "written by make card"
-LEFT_BY_A_TRAINER = (
+OURS = (
+    MARK,
+    # What LLaMA-Factory (by transformers) and PEFT put into the cards that they leave.
     "This model card has been generated automatically according to the information the Trainer had",
     "# Model Card for Model ID",
 )
-"""What LLaMA-Factory (by transformers) and PEFT put into the cards that they leave."""
+"""Words of the cards that are replaced."""
+HUB = "thu-coai/esconv"
 NAMES = {
     "esconv": "ESConv",
     "failed-esconv": "FailedESConv",
@@ -50,6 +52,8 @@ NAMES = {
     "other": "another corpus",
 }
 SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6}
+PLACES = ("dataset_dir", "output_dir", "adapter_name_or_path", "model_name_or_path")
+"""Settings of where files lie on the machine that trained."""
 SCORES = {
     "bias": ("strategy", "bias"),
     "weighted F1": ("strategy", "weighted_f1"),
@@ -62,48 +66,35 @@ SCORES = {
 """A number's name on a card to where it stands in ``metrics.json``."""
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltSet:
-    """One registered set of SFT rows, or of mined pairs or single replies."""
-
-    name: str
-    """``esc_sp_sft``, ``esc_rg_dpo_qwen2.5-7b`` …"""
-    task: str
-    kind: str
-    """``sft``, ``dpo`` or ``kto``."""
-    splits: dict[str, Row]
-    """Split to ``file`` (relative to ``data/``), ``rows`` and ``sha256``."""
-    smoke: bool
-    mined: Row | None = None
-    """Of a mined set: who sampled, who judged, and ``errors``, rows by the unwanted reply's."""
-
-
-def sets_of(work: Path) -> tuple[Row, list[BuiltSet], list[str]]:
+def sets_of(work: Path) -> tuple[Row, list[Row], list[str]]:
     """(the manifest of the built sets, all sets, which mined sets do not belong to the built ones).
 
-    Raises EscError where none are built, or a file is not its manifest's.
+    A set has its registered ``name``, ``task``, ``kind`` (sft, dpo or kto), ``splits`` (each with
+    ``file``, ``rows``, ``sha256``), ``smoke``, and as ``mined`` who sampled, who judged, and rows
+    by error. Raises EscError where none are built, or a file is not its manifest's.
     """
     manifest = step.manifest(work)
     built, left_out = [], []
     for task in TASKS:
         names = {split: paths.sft_file(task, split) for split in paths.SPLITS}
         splits = {split: _file(work, name, manifest["sets"]) for split, name in names.items()}
-        smoke = bool(manifest["smoke"])
-        built.append(BuiltSet(paths.sft_dataset(task), task, "sft", splits, smoke))
+        one = {"name": paths.sft_dataset(task), "task": task, "kind": "sft", "splits": splits}
+        built.append(one | {"smoke": manifest["smoke"], "mined": None})
     for path in sorted((work / paths.DATA).glob("esc_*.manifest.json")):
         mining = files.read_json(path)
-        changed = files.differences(mining["provenance"]["data"], step.train_set(manifest))
-        if changed:
-            told = "mined from other train turns than are built now"
-            left_out.append(f"the sets of {path.name}: {told} ({'; '.join(changed)})")
-        for name, facts in mining["sets"].items() if not changed else ():
+        if changed := files.differences(mining["provenance"]["data"], step.train_set(manifest)):
+            told = f"mined from other train turns than are built now ({'; '.join(changed)})"
+            left_out.append(f"the sets of {path.name}: {told}")
+            continue
+        smoke = manifest["smoke"] or mining["smoke"]
+        for name, facts in mining["sets"].items():
             named = paths.preference_of(name)
             if named and facts["rows"]:
                 file = paths.preference_file(name)
                 splits = {"train": _file(work, file, {file: facts})}
+                one = {"name": name, "task": named[0], "kind": named[2].kind, "splits": splits}
                 mined = mining["provenance"] | {"errors": _errors(work / file)}
-                smoke = bool(manifest["smoke"] or mining["smoke"])
-                built.append(BuiltSet(name, named[0], named[2].kind, splits, smoke, mined))
+                built.append(one | {"smoke": smoke, "mined": mined})
     return manifest, built, left_out
 
 
@@ -125,52 +116,39 @@ def _errors(path: Path) -> dict[str, int]:
     return dict(Counter(map(str, named)).most_common())
 
 
-def dataset_card(work: Path, manifest: Row, built: list[BuiltSet]) -> str:
+def dataset_card(work: Path, manifest: Row, built: list[Row]) -> str:
     """The whole card; ``configs`` lets ``datasets.load_dataset`` read the folder itself."""
-    kind, smoke = manifest["corpus"]["kind"], any(one.smoke for one in built)
-    rows = sum(one["rows"] for found in built for one in found.splits.values())
-    generator = {split: work / paths.sft_file("rg", split) for split in paths.SPLITS}
-    tags = ["emotional-support-conversation", "dialogue", "llama-factory"]
-    tags += ["preference-optimization"] * any(one.mined for one in built) + ["smoke-test"] * smoke
+    kind, smoke = manifest["corpus"]["kind"], any(one["smoke"] for one in built)
+    rows = sum(one["rows"] for found in built for one in found["splits"].values())
+    tags = ["dialogue", *["preference-optimization"] * any(one["mined"] for one in built)]
+    turns = {split: files.read_jsonl(work / paths.sft_file("rg", split)) for split in paths.SPLITS}
+    strategies = {split: Counter(row["strategy"] for row in of) for split, of in turns.items()}
     configs = []
     for one in built:
-        named = [{"split": split, "path": found["file"]} for split, found in one.splits.items()]
-        configs.append({"config_name": one.name, "data_files": named})
+        splits = [{"split": split, "path": of["file"]} for split, of in one["splits"].items()]
+        configs.append({"config_name": one["name"], "data_files": splits})
     data = DatasetCardData(
-        # A corpus of somebody's own may be in any language, and under any licence.
-        language=None if kind == "other" else ["en"],
-        license=licence_of(kind),
+        **_common(kind, licence_of(kind), tags, smoke=smoke),
         pretty_name=f"DecoupledESC sets from {NAMES[kind]}" + " (SMOKE)" * smoke,
         task_categories=["text-generation", "text-classification"],
         size_categories=[next((name for name, top in SIZES.items() if rows < top), "1M<n<10M")],
-        tags=tags,
         configs=configs,
     )
-    return _card(
-        *("dataset_card.md.j2", data),
-        source=NAMES[kind],
-        kind=kind,
-        smoke=smoke,
-        manifest=manifest,
-        built=built,
-        strategies={
-            split: Counter(row["strategy"] for row in files.read_jsonl(path))
-            for split, path in generator.items()
-        },
-        names=list(Strategy),
-        splits=paths.SPLITS,
-    )
+    about = {"source": NAMES[kind], "kind": kind, "smoke": smoke, "manifest": manifest}
+    about |= {"built": built, "strategies": strategies}
+    return _card("dataset_card.md.j2", data, names=list(Strategy), splits=paths.SPLITS, **about)
+
+
+def _common(kind: str, licence: str, tags: list[str], *, smoke: bool) -> Row:
+    """Metadata of both cards; a corpus of somebody's own may be in any language."""
+    tags = ["emotional-support-conversation", "llama-factory", *tags, *["smoke-test"] * smoke]
+    return {"language": None if kind == "other" else ["en"], "license": licence, "tags": tags}
 
 
 def _card(template: str, data: Any, **variables: object) -> str:
     """A card: its metadata, the mark, and the body; text of a corpus is no markup in either."""
-    body = markdown(
-        TEMPLATES / template,
-        paper=paper.TITLE,
-        authors=", ".join(paper.AUTHORS),
-        bibtex=paper.BIBTEX,
-        **variables,
-    )
+    cited = {"paper": paper.TITLE, "authors": ", ".join(paper.AUTHORS), "bibtex": paper.BIBTEX}
+    body = markdown(TEMPLATES / template, **cited, **variables)
     mark = f"<!-- {MARK}, which writes it anew; without this line it is yours and stays -->"
     return f"---\n{data.to_yaml()}\n---\n\n{mark}\n\n{body}\n"
 
@@ -188,9 +166,9 @@ def licence_of(kind: str, backbone: Backbone | None = None) -> str:
 
 
 def model_cards(
-    folder: Path, work: Path, backbone: Backbone, manifest: Row, built: list[BuiltSet]
-) -> dict[Path, str]:
-    """Folder to card of one finished training: its own, and of a composed adapter.
+    folder: Path, work: Path, backbone: Backbone, manifest: Row, built: list[Row]
+) -> Iterator[tuple[Path, str]]:
+    """(folder, card) of one finished training: its own, and of a composed adapter.
 
     Raises EscError where its weights are missing or not composed, or it was trained on other sets
     than are there now: then nothing says under which licence, or of which corpus, it is.
@@ -200,61 +178,45 @@ def model_cards(
     served = adapters.folder(work, backbone.name, adapters.served_name(task, stage, lineage))
     options, facts = (files.read_json(folder / name) for name in (OPTIONS, DONE))
     digest = options["training set"]
-    trained_on = next((one for one in built if one.splits["train"]["sha256"] == digest), None)
+    trained_on = next((one for one in built if one["splits"]["train"]["sha256"] == digest), None)
     if trained_on is None:
         again = paths.make(f"{stage}-{task}", work=work, model=backbone.name)
         raise EscError(
             f"{folder} was trained on other sets than are in {work / paths.DATA} now; build those "
             f"again (its options.json names them), or {again} FORCE=1"
         )
-    kind, recipe, drift = manifest["corpus"]["kind"], _recipe(folder), folder / "drift.json"
+    kind, drift = manifest["corpus"]["kind"], folder / "drift.json"
     scores = list(scores_of(work, backbone.name, adapters.fingerprint(served)))
-    smoke = backbone.name == EMBEDDED or bool(facts["smoke"]) or trained_on.smoke
+    smoke = backbone.name == EMBEDDED or bool(facts["smoke"]) or trained_on["smoke"]
     # Of a smoke run they would stand as results on the hub.
     results = [] if smoke else list(_results(scores, kind))
-    tags = ["emotional-support-conversation", "lora", "llama-factory", recipe["stage"]]
+    tags = ["lora", "sft" if stage == "sft" else lineage.kind]
     data = ModelCardData(
+        **_common(kind, licence_of(kind, backbone), tags, smoke=smoke),
         base_model=backbone.hub,
         library_name="peft",
         pipeline_tag="text-generation",
-        license=licence_of(kind, backbone),
-        language=None if kind == "other" else ["en"],
-        datasets=["thu-coai/esconv"] if kind == "esconv" else None,
-        tags=tags + ["smoke-test"] * smoke,
+        datasets=[HUB] if kind == "esconv" else None,
         model_name=f"{backbone.name} {folder.name}" if results else None,
         eval_results=results or None,
     )
-    return {
-        place: _card(
-            *("model_card.md.j2", data),
-            name=folder.name,
-            task=task,
-            stage=stage,
-            lineage=lineage,
-            smoke=smoke,
-            composed=place.name == SERVED,
-            # An adapter composed before it was written there has it where the training left it.
-            template_beside=place.name != SERVED or (place / adapters.FILE).is_file(),
-            backbone=backbone,
-            manifest=manifest,
-            trained_on=trained_on,
-            options=options,
-            recipe=recipe,
-            facts=facts,
-            drift=files.read_json(drift) if drift.is_file() else None,
-            scores=scores,
-        )
-        for place in dict.fromkeys((folder, served))
-    }
+    about = {"name": folder.name, "task": task, "stage": stage, "lineage": lineage, "smoke": smoke}
+    about |= {"backbone": backbone, "manifest": manifest, "trained_on": trained_on}
+    about |= {"options": options, "recipe": _recipe(folder), "facts": facts, "scores": scores}
+    about["drift"] = files.read_json(drift) if drift.is_file() else None
+    for place in dict.fromkeys((folder, served)):
+        composed = place.name == adapters.SERVED
+        # An adapter composed before it was written there has it where the training left it.
+        beside = not composed or (place / adapters.FILE).is_file()
+        about |= {"composed": composed, "template_beside": beside}
+        yield place, _card("model_card.md.j2", data, **about)
 
 
 def named(folder: Path) -> tuple[str, str, Lineage] | None:
     """(task, stage, lineage) that a folder's name says, or None where it is no training's."""
-    task, stage, suffix = (*folder.name.split("_", maxsplit=2), "", "")[:3]
-    lineage = of_suffix(f"_{suffix}" if suffix else "")
-    if lineage is None or task not in TASKS or stage not in ("sft", "dpo"):
-        return None
-    return None if stage == "sft" and suffix else (task, stage, lineage)
+    found = re.fullmatch(r"(sp|rg|vanilla)_(sft|dpo)(.*)", folder.name)
+    lineage = of_suffix(found[3]) if found else None
+    return (found[1], found[2], lineage) if found and lineage else None
 
 
 def _recipe(folder: Path) -> Row:
@@ -264,12 +226,7 @@ def _recipe(folder: Path) -> Row:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise EscError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(found, dict) or "stage" not in found:
-        raise EscError(f"{path} is no recipe of LLaMA-Factory: it has no stage")
-    places = ("dataset_dir", "output_dir", "adapter_name_or_path", "model_name_or_path")
-    return {
-        name: value for name, value in found.items() if name not in places and not is_secret(name)
-    }
+    return {name: one for name, one in found.items() if name not in PLACES and not is_secret(name)}
 
 
 def scores_of(work: Path, model: str, fingerprint: str) -> Iterator[Row]:
@@ -281,23 +238,21 @@ def scores_of(work: Path, model: str, fingerprint: str) -> Iterator[Row]:
     for path in sorted((work / "runs" / model).glob("*/metrics.json")):
         folder = path.parent.relative_to(work)
         options = sources.options_of(folder)
-        again = sources.make("eval", model, FORCE=1)
         if fingerprint not in (options.get("weights") or {}).values():
             continue
+        again = sources.make("eval", model, FORCE=1)
         found = sources.known(folder / path.name, Metrics, again)
         predictions = path.with_name(PREDICTIONS)
         digest = files.sha256(predictions) if predictions.is_file() else None
-        # Measured of predictions that are there no more: no number of this adapter.
-        if found is None or digest not in found.made_with["predictions"]:
-            continue
-        numbers = {name: reach(found, place) for name, place in SCORES.items()}
-        yield {
-            "system": folder.name,
-            "split": str(options.get("SET")),
-            "n": found.n,
-            "smoke": found.smoke or bool(options.get("smoke")),
-            "numbers": numbers,
-        }
+        # Measured of predictions that are there no more, it is no number of this adapter.
+        if found and digest in found.made_with["predictions"]:
+            yield {
+                "system": folder.name,
+                "split": str(options.get("SET")),
+                "n": found.n,
+                "smoke": found.smoke or bool(options.get("smoke")),
+                "numbers": {name: reach(found, place) for name, place in SCORES.items()},
+            }
 
 
 def _results(scores: list[Row], kind: str) -> Iterator[EvalResult]:
@@ -306,12 +261,11 @@ def _results(scores: list[Row], kind: str) -> Iterator[EvalResult]:
             if not one["smoke"] and number.value is not None:
                 yield EvalResult(
                     task_type="text-generation",
-                    task_name=f"system {one['system']}",
-                    dataset_type="thu-coai/esconv" if kind == "esconv" else kind,
+                    dataset_type=HUB if kind == "esconv" else kind,
                     dataset_name=f"{kind}, {one['n']} turns",
                     dataset_split=one["split"],
                     dataset_config=one["system"],
-                    metric_type=name.lower().replace(" ", "_").replace("-", "_"),
+                    metric_type=re.sub(r"\W", "_", name.lower()),
                     metric_name=name,
                     metric_value=round(number.value, 4),
                 )
@@ -325,7 +279,7 @@ def write(path: Path, text: str, *, force: bool) -> str:
     there = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
     if there == text:
         return f"card        {path} is up to date"
-    if there and not force and not any(phrase in there for phrase in (MARK, *LEFT_BY_A_TRAINER)):
+    if there and not force and not any(words in there for words in OURS):
         raise EscError(f"{path} was written by hand; FORCE=1 replaces it, another name keeps it")
     files.write_text(path, text)
     return f"card        {path}"
@@ -343,7 +297,7 @@ def card(work: Path, model: str, *, force: bool) -> Iterator[str]:
     yield from (f"left out    {note}" for note in left_out)
     trained = sorted(path.parent for path in (work / paths.adapters(model)).glob(f"*/{DONE}"))
     for folder in trained:
-        if named(folder) is None:
+        if not named(folder):
             yield f"left out    {folder}: no name of a training of this kit"
             continue
         try:

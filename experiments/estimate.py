@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
+import pandas
 import typer
 
 from esc import backbones, cli, dialogue, files, paths
@@ -66,17 +67,44 @@ PRICES = {"gpt-4.1-mini-2025-04-14": Price(0.40, 1.60)}
 """Dollars a million tokens, the list price in November 2025; PRICE overrides it."""
 COMMITTED = Path(__file__).parent / "esconv_volumes.json"
 
-
 Volume = dict[str, float]
 """Of one split: ``dialogues``, ``turns``, characters of all prompts (one a turn, system prompts
 included) and gold answers of a task (``sp_prompts``, ``sp_answers`` …), and ``conversations``,
 those of all entangled conversations, which the prompts hold many times over."""
-Load = dict[str, float]
-"""What a step takes: tokens ``trained`` (over all epochs, in units of a supervised one); to this
-kit's own server ``requests``, tokens ``read`` and ``written``; to a judge elsewhere, whose time is
-not counted, ``judged``, ``judge_read`` and ``judge_written``."""
-ASKED, JUDGED = ("requests", "read", "written"), ("judged", "judge_read", "judge_written")
-NOTHING: Load = dict.fromkeys(("trained", *ASKED, *JUDGED), 0.0)
+
+
+class Load(NamedTuple):
+    """What a step takes."""
+
+    trained: float = 0.0
+    """Tokens, over all epochs, in units of a supervised one."""
+    requests: float = 0.0
+    """To this kit's own server, as the next two."""
+    read: float = 0.0
+    written: float = 0.0
+    judged: float = 0.0
+    """Requests to a judge elsewhere, whose time is not counted, as the next two."""
+    judge_read: float = 0.0
+    judge_written: float = 0.0
+
+    def cost(self, price: Price) -> float:
+        """What the judge takes for it."""
+        return price.of(self.judge_read, self.judge_written)
+
+
+def asked(requests: float, characters: float, written: float) -> Load:
+    """Requests to this kit's own server, by the characters of their prompts and answer tokens."""
+    return Load(requests=requests, read=characters / CHARACTERS_PER_TOKEN, written=written)
+
+
+def judged(requests: float, characters: float, written: float) -> Load:
+    """The same, to a judge elsewhere."""
+    return Load(0, 0, 0, 0, requests, characters / CHARACTERS_PER_TOKEN, written)
+
+
+def together(*loads: Load) -> Load:
+    """What several steps take."""
+    return Load(*map(sum, zip(*loads, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -149,12 +177,12 @@ class Forecast:
         if kind == "sft":
             return self._sft(task)
         if kind == "mine":
-            return _together(*map(self._mine, [task] if task else TASKS))
+            return together(*map(self._mine, [task] if task else TASKS))
         if kind == "dpo":
             return self._dpo(task, variant)
         if kind == "predict":
-            return _together(*(self._predict(KINDS[name].system) for name in self.system))
-        return self._evaluate() if kind == "eval" else NOTHING
+            return together(*(self._predict(KINDS[name].system) for name in self.system))
+        return self._evaluate() if kind == "eval" else Load()
 
     def seconds(self, load: Load) -> float:
         """On the backbone's own hardware: A100s, or two CPU cores."""
@@ -167,11 +195,11 @@ class Forecast:
             training *= 1 + SCALING * (self.processes - 1)
             reading = PEAK_FLOPS * READING_SHARE * served / (READING_FLOPS * size)
             writing = WRITING * served / size
-        asked = load["read"] / reading + load["written"] / writing
-        begins = bool(load["trained"] or load["requests"])
-        return start * begins + load["trained"] / training + asked
+        begins = bool(load.trained or load.requests)
+        served_in = load.read / reading + load.written / writing
+        return start * begins + load.trained / training + served_in
 
-    def expected_pairs(self, task: str, variant: str) -> float:
+    def pairs(self, task: str, variant: str) -> float:
         """The pairs there are, else those of the paper's yield."""
         turns = self.volumes["train"]["turns"]
         mined = self.work / paths.preference_file(paths.preference_dataset(task, self.model))
@@ -183,155 +211,121 @@ class Forecast:
 
     def _sft(self, task: str) -> Load:
         one = self.volumes["train"]
-        is_turn = task != "vanilla"
-        read = one[f"{task}_prompts"] + one[f"{task}_answers"] if is_turn else one["conversations"]
-        rows = one["turns"] if is_turn else one["dialogues"]
+        read, rows = one["conversations"], one["dialogues"]
+        if task != "vanilla":
+            read, rows = one[f"{task}_prompts"] + one[f"{task}_answers"], one["turns"]
         taken = min(rows, self.training("max_samples", "inf")) / max(rows, 1)
         epochs = self.training("num_train_epochs", EPOCHS["sft"])
-        return NOTHING | {"trained": epochs * taken * _tokens(read)}
+        return Load(trained=epochs * taken * read / CHARACTERS_PER_TOKEN)
 
     def _mine(self, task: str) -> Load:
         one, samples = self.volumes["train"], self.samples or SAMPLES[task]
-        asked = samples * one["turns"]
-        read, written = one[f"{task}_prompts"], one[f"{task}_answers"]
-        sent = _asked(asked, samples * read, samples * _tokens(written))
+        requests = samples * one["turns"]
+        written = samples * one[f"{task}_answers"] / CHARACTERS_PER_TOKEN
+        sent = asked(requests, samples * one[f"{task}_prompts"], written)
         if task == "sp" or self.asks == RANDOM:
             return sent
         # The conversation with both replies, for every sample: at most, since equal ones drop out.
         seen = one["rg_prompts"] + one["rg_answers"] + one["turns"] * VERDICT[0]
-        judged = _asked(asked, samples * seen, asked * VERDICT[1], JUDGED)
-        return _together(sent, judged)
+        return together(sent, judged(requests, samples * seen, requests * VERDICT[1]))
 
     def _dpo(self, task: str, variant: str) -> Load:
-        train, valid = self.volumes["train"], self.volumes["validation"]
-        side = _tokens(train[f"{task}_prompts"] + train[f"{task}_answers"]) / max(train["turns"], 1)
-        sides = 2 * min(self.expected_pairs(task, variant), self.training("max_samples", "inf"))
+        train, on = self.volumes["train"], "gpu" if self.backbone.settings["gpus"] else "cpu"
+        side = (train[f"{task}_prompts"] + train[f"{task}_answers"]) / CHARACTERS_PER_TOKEN
+        side /= max(train["turns"], 1)
+        sides = 2 * min(self.pairs(task, variant), self.training("max_samples", "inf"))
         # How far it moved: three passes without a backward one, on some validation turns.
-        measured = dialogue.DRIFT["gpu" if self.backbone.settings["gpus"] else "cpu"]
-        drift = min(measured, valid["turns"]) * side
+        drift = min(dialogue.DRIFT[on], self.volumes["validation"]["turns"]) * side
         epochs = self.training("num_train_epochs", EPOCHS["dpo"])
-        return NOTHING | {"trained": epochs * sides * side * REFERENCE + drift}
+        return Load(trained=epochs * sides * side * REFERENCE + drift)
 
     def _predict(self, system: str) -> Load:
         one, kinds = self.volumes["test"], ANSWERS[system]
+        read = sum(one[f"{kind}_prompts"] for kind in kinds)
+        said = sum(one[f"{kind}_answers"] for kind in kinds) / CHARACTERS_PER_TOKEN
         # A later answer's prompt holds the earlier ones, but for the planner's.
-        before = sum(
-            one[f"{kind}_answers"] * (len(kinds) - place)
-            for place, kind in enumerate(kinds, start=1)
-            if kind != "sp"
-        )
+        for place, kind in enumerate(kinds, start=1):
+            read += one[f"{kind}_answers"] * (len(kinds) - place) * (kind != "sp")
         # The strategies' probabilities are one request more, over a prompt just read.
-        requests = one["turns"] * (len(kinds) + ("sp" in kinds))
-        read, said = (sum(one[f"{k}_{what}"] for k in kinds) for what in ("prompts", "answers"))
-        return _asked(requests, read + before, _tokens(said))
+        return asked(one["turns"] * (len(kinds) + ("sp" in kinds)), read, said)
 
     def _evaluate(self) -> Load:
         if self.asks == RANDOM and not self.own_judge:
-            return NOTHING
-        one = self.volumes["test"]
-        said = (one["rg_prompts"] + 2 * one["rg_answers"]) / max(one["turns"], 1)
+            return Load()
+        one, systems = self.volumes["test"], len(self.system)
         again = 0 if self.own_judge else dialogue.REPEATED
         usual = dialogue.JUDGED_BY_EMBEDDED if self.own_judge else dialogue.JUDGED
-        judged = self.judge_n or usual
-        turns, pairs = (min(judged, n) for n in (one["turns"], self.expected_pairs("rg", "")))
-        scores = 4 * (len(self.system) * (turns + min(again, turns)) + 2 * pairs)
-        scores += 4 * min(again, pairs)
-        classes = len(self.system) * one["turns"] * (self.asks != RANDOM)
-        counted = ((scores, SCORE[self.judge_form]), (classes, CLASS))
-        whom = ASKED if self.own_judge else JUDGED
-        return _together(
-            *(_asked(n, n * (said + more), n * answer, whom) for n, (more, answer) in counted)
+        turns, pairs = (
+            min(self.judge_n or usual, most) for most in (one["turns"], self.pairs("rg", ""))
         )
-
-
-def _asked(
-    requests: float, characters: float, written: float, whom: tuple[str, str, str] = ASKED
-) -> Load:
-    return NOTHING | dict(zip(whom, (requests, _tokens(characters), written), strict=True))
-
-
-def _together(*loads: Load) -> Load:
-    return {name: sum(load[name] for load in loads) for name in NOTHING}
-
-
-def _tokens(characters: float) -> float:
-    return characters / CHARACTERS_PER_TOKEN
+        scores = 4 * (systems * (turns + min(again, turns)) + 2 * pairs + min(again, pairs))
+        classes = systems * one["turns"] * (self.asks != RANDOM)
+        said = (one["rg_prompts"] + 2 * one["rg_answers"]) / max(one["turns"], 1)
+        ask = asked if self.own_judge else judged
+        counted = ((scores, *SCORE[self.judge_form]), (classes, *CLASS))
+        return together(*(ask(n, n * (said + more), n * answer) for n, more, answer in counted))
 
 
 def products(step: str, about: Forecast) -> list[Path]:
     """The files that are written last; a step is done where all are there."""
     target, _, variant = step.partition("@")
     kind, _, task = target.partition("-")
-    work, model, lineage = about.work, about.model, Lineage(variant or None)
-    known = {
+    model, lineage, runs = about.model, Lineage(variant or None), Path("runs") / about.model
+    known: dict[str, list[Path | str]] = {
         "model": [Path(backbones.get(EMBEDDED).location) / "manifest.json"],
-        "data": [work / paths.MANIFEST],
-        "check-data": [work / f"data/check_{model}.json"],
-        "stats": [work / paths.STATS],
-        "sft": [work / paths.adapter(model, task, "sft") / "run.json"],
+        "data": [paths.MANIFEST],
+        "check-data": [f"data/check_{model}.json"],
+        "stats": [paths.STATS],
+        "sft": [paths.adapter(model, task, "sft") / "run.json"],
         "mine": [
-            work / paths.preference_manifest(one, model, paths.PAPER)
-            for one in ([task] if task else TASKS)
+            paths.preference_manifest(one, model, paths.PAPER)
+            for one in [task] * bool(task) or TASKS
         ],
-        "dpo": [work / paths.adapter(model, task, "dpo", lineage) / "drift.json"],
-        "predict": [work / "runs" / model / name / "run.json" for name in about.system],
-        "eval": [work / "runs" / model / "comparisons.json"],
-        "report": [work / "runs" / model / "report.html"],
+        "dpo": [paths.adapter(model, task, "dpo", lineage) / "drift.json"],
+        "predict": [runs / name / "run.json" for name in about.system],
+        "eval": [runs / "comparisons.json"],
+        "report": [runs / "report.html"],
     }
-    return known[target if target in known else kind]
+    return [about.work / path for path in known[target if target in known else kind]]
 
 
 @cli.command(examples="  make reproduce MODEL=qwen2.5-7b DRY_RUN=1", name="estimate")
 def main(about: Forecast) -> None:
     """Tell what a plan's steps would send, train and cost, before anything runs."""
-    print("\n".join([*_table(about), *_assumptions(about)]))
-
-
-def _table(about: Forecast) -> Iterator[str]:
-    """A row a step, and what those still to run take together."""
-    yield (
-        f"{'step':<25}{'state':<8}{'requests':>10}{'tokens':>10}{'GPU memory':>12}{'time':>13}"
-        f"{'judge':>22}"
-    )
-    left = NOTHING
-    seconds = 0.0
-    price = about.money
+    rows, left, seconds, price = [], Load(), 0.0, about.money
     for step in about.step:
         done = all(path.is_file() for path in products(step, about))
         load = about.load(step)
         if not done:
-            left, seconds = _together(left, load), seconds + about.seconds(load)
-        asked = f"{_short(load['judged'])} asked" if load["judged"] else "-"
-        if load["judged"] and price:
-            asked += f", ${_cost(load, price):,.2f}"
-        tokens = load["trained"] + load["read"] + load["written"]
-        yield (
-            f"{step:<25}{'done' if done else 'to run':<8}{_short(load['requests']):>10}"
-            f"{_short(tokens):>10}{_memory(step, about):>12}"
-            f"{_clock(about.seconds(load)):>13}{asked:>22}"
+            left, seconds = together(left, load), seconds + about.seconds(load)
+        cost = f", ${load.cost(price):,.2f}" if load.judged and price else ""
+        rows.append(
+            {
+                "step": step,
+                "state": "done" if done else "to run",
+                "requests": _short(load.requests),
+                "tokens": _short(load.trained + load.read + load.written),
+                "GPU memory": _memory(step, load, about),
+                "time": _clock(about.seconds(load)),
+                "judge": f"{_short(load.judged)} asked{cost}" if load.judged else "-",
+            }
         )
-    money = f", and ${_cost(left, price):,.2f} for the judge" if price else ""
-    yield f"\nto run: {_clock(seconds)}{money}"
+    sides = ("left", "left", *["right"] * 5)
+    print(pandas.DataFrame(rows).to_markdown(index=False, tablefmt="plain", colalign=sides))
+    money = f", and ${left.cost(price):,.2f} for the judge" if price else ""
+    print(f"\nto run: {_clock(seconds)}{money}")
+    print("\n".join(_assumptions(about)))
 
 
-def _cost(load: Load, price: Price) -> float:
-    return price.of(load["judge_read"], load["judge_written"])
-
-
-def _memory(step: str, about: Forecast) -> str:
+def _memory(step: str, load: Load, about: Forecast) -> str:
     """Of each training process, or of each GPU of the server."""
-    backbone, load = about.backbone, about.load(step)
-    if not backbone.settings["gpus"] or not (load["trained"] or load["requests"]):
+    backbone = about.backbone
+    if not backbone.settings["gpus"] or not (load.trained or load.requests):
         return "-"
-    if load["requests"]:
-        return f"{2 * backbone.parameters * 1.25 / backbone.serving_gpus:,.0f} GB"
-    size = memory.gigabytes(
-        backbone,
-        engine=about.engine or backbone.engine,
-        processes=about.processes,
-        length=CUTOFF,
-        stage=step[:3],
-    )
+    size = 2 * backbone.parameters * 1.25 / backbone.serving_gpus
+    if load.trained:
+        engine = about.engine or backbone.engine
+        size = memory.gigabytes(backbone, engine, about.processes, CUTOFF, step[:3])
     return f"{size:,.0f} GB"
 
 
@@ -346,17 +340,16 @@ def _clock(seconds: float) -> str:
 
 
 def _assumptions(about: Forecast) -> Iterator[str]:
-    train, test, backbone = about.volumes["train"], about.volumes["test"], about.backbone
+    train, test = (about.volumes[split]["turns"] for split in ("train", "test"))
     yield (
-        "corpus     statistics of ESConv, scaled to what is built here: "
-        f"{train['turns']:,.0f} train and {test['turns']:,.0f} test turns; "
-        f"{CHARACTERS_PER_TOKEN} characters a token"
+        f"corpus     statistics of ESConv, scaled to what is built here: {train:,.0f} train and "
+        f"{test:,.0f} test turns; {CHARACTERS_PER_TOKEN} characters a token"
     )
     yield "pairs      those mined here, else as many a turn as the paper has of Qwen (Table 1)"
-    if backbone.settings["gpus"]:
+    if about.backbone.settings["gpus"]:
         yield (
             f"hardware   A100 80 GB: training at {TRAINING_SHARE:.0%} of the peak on "
-            f"{about.processes} processes, one server of {backbone.serving_gpus}; each step "
+            f"{about.processes} processes, one server of {about.backbone.serving_gpus}; each step "
             f"{START_GPU:.0f} s besides"
         )
         yield f"memory     training at {CUTOFF:,} tokens; a server's weights and a quarter more"

@@ -42,20 +42,20 @@ def loads(monkeypatch, tmp_path):
 
 
 def test_sft_reads_prompts_and_answers_three_times_and_a_conversation_once_an_epoch(loads):
-    assert loads("sft-sp")["trained"] == 3 * (40_000 + 1_600) / 4
-    assert loads("sft-vanilla")["trained"] == 3 * 16_000 / 4
-    assert loads("sft-rg", train_args="max_samples=5")["trained"] == pytest.approx(3 * 5 * 280 / 4)
-    assert loads("sft-rg", limit=5)["trained"] == 3 * (10_000 + 4_000) / 4
+    assert loads("sft-sp").trained == 3 * (40_000 + 1_600) / 4
+    assert loads("sft-vanilla").trained == 3 * 16_000 / 4
+    assert loads("sft-rg", train_args="max_samples=5").trained == pytest.approx(3 * 5 * 280 / 4)
+    assert loads("sft-rg", limit=5).trained == 3 * (10_000 + 4_000) / 4
 
 
 def test_mining_samples_every_turn_and_judges_every_reply(loads):
-    assert (loads("mine-sp")["requests"], loads("mine-sp")["judged"]) == (100, 0)
+    assert (loads("mine-sp").requests, loads("mine-sp").judged) == (100, 0)
     found = loads("mine-rg")
-    assert (found["requests"], found["judged"]) == (300, 300)
-    assert (found["read"], found["written"]) == (3 * 20_000 / 4, 3 * 8_000 / 4)
-    assert loads("mine")["requests"] == 100 + 300 + 100
+    assert (found.requests, found.judged) == (300, 300)
+    assert (found.read, found.written) == (3 * 20_000 / 4, 3 * 8_000 / 4)
+    assert loads("mine").requests == 100 + 300 + 100
     drawn = loads("mine-rg", judge="random", samples=2)
-    assert (drawn["requests"], drawn["judged"]) == (200, 0)
+    assert (drawn.requests, drawn.judged) == (200, 0)
 
 
 def test_preference_training_reads_both_sides_and_its_reference(loads, tmp_path):
@@ -66,12 +66,12 @@ def test_preference_training_reads_both_sides_and_its_reference(loads, tmp_path)
     mined.write_text("{}\n" * 40)
     side = 396 / 4
     expected = 40 * 2 * side * 4 / 3 + 100 * side
-    assert loads("dpo-vanilla")["trained"] == pytest.approx(expected)
+    assert loads("dpo-vanilla").trained == pytest.approx(expected)
 
 
 def test_without_pairs_the_papers_yield_counts(loads):
     drift = 100 * (20_000 + 8_000) / 100 / 4
-    pairs = (loads("dpo-rg")["trained"] - drift) / (2 * 280 / 4 * 4 / 3)
+    pairs = (loads("dpo-rg").trained - drift) / (2 * 280 / 4 * 4 / 3)
     assert pairs == pytest.approx(100 * 6041 / 14763)
 
 
@@ -83,15 +83,15 @@ def test_without_pairs_the_papers_yield_counts(loads):
 def test_a_system_asks_for_each_of_its_answers_and_the_planner_for_its_probabilities(
     loads, system, requests
 ):
-    assert loads("predict", system)["requests"] == requests
+    assert loads("predict", system).requests == requests
 
 
 def test_evaluation_scores_four_dimensions_and_classifies_every_reply(loads):
     found = loads("eval", "vanilla_base", "decoupled_dpo", judge_n=20)
     # Two systems of 20 turns and 10 again; 20 pairs of two replies and 10 again; 200 errors.
-    assert found["judged"] == 4 * (2 * (20 + 10)) + 4 * (2 * 20 + 10) + 2 * 100
+    assert found.judged == 4 * (2 * (20 + 10)) + 4 * (2 * 20 + 10) + 2 * 100
     served = loads("eval", "vanilla_base", model="smollm2-135m", judge=None, judge_n=1)
-    assert served["judged"] == 0 and served["requests"] > 0
+    assert served.judged == 0 and served.requests > 0
 
 
 def test_the_table_has_every_step_its_state_and_the_sum(capsys, tmp_path):
