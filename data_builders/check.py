@@ -9,6 +9,7 @@ drops a malformed row with a warning, and cuts a long one in silence.
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from data_builders.registry import entries, preference_entry
+from data_builders.registry import entries
 from esc import adapters, backbones, cli, files, paths
 from esc.files import EscError, Row
 from esc.step import is_smoke
@@ -33,6 +34,10 @@ FATES = {
 }
 
 
+_loaded = cache(adapters.load)
+"""Of all sets of a model the same tokenizer and template, which take a second."""
+
+
 def check(model: str, work: Path, processes: int) -> list[Row]:
     """One summary per registered set of ``model``: counts, quantiles, ids of what was lost.
 
@@ -43,32 +48,28 @@ def check(model: str, work: Path, processes: int) -> list[Row]:
 
     backbones.get(model)
     registered = files.read_json(work / paths.REGISTRY, made_by="make data")
-    # Later rounds are registered as they are mined.
-    known = {name: paths.preference_of(name) for name in (*entries(), *registered)}
-    ours = entries() | dict(preference_entry(*mined) for mined in known.values() if mined)
-    wanted = {n: e for n, e in ours.items() if not (mined := known[n]) or mined[1] == model}
-    apart = {"file_name": None}
-    changed = [n for n, e in wanted.items() if registered.get(n, {}) | apart != e | apart]
+    mined = {name: paths.preference_of(name) for name in entries(registered)}
+    of_model = {name for name, one in mined.items() if not one or one[1] == model}
+    wanted = {name: one for name, one in entries(registered).items() if name in of_model}
+    elsewhere = {"file_name": None}
+    changed = [n for n, e in wanted.items() if registered.get(n, {}) | elsewhere != e | elsewhere]
     if changed:
         raise EscError(
             f"{work / paths.REGISTRY} lacks this kit's entry of {', '.join(changed)}, or a column "
             "of it, which LLaMA-Factory would leave out; "
             f"'python -m data_builders registry --work {work}' writes it anew"
         )
-    sets = {name: work / registered[name]["file_name"] for name in wanted}
-    unbuilt = [name for name, path in sets.items() if not (known[name] or path.is_file())]
-    if unbuilt:
-        raise EscError(f"{', '.join(unbuilt)} not built under {work / paths.DATA}; run 'make data'")
     summaries: list[Row] = []
-    for name, path in sets.items():
-        if not path.is_file():
+    for name, entry in wanted.items():
+        path = work / registered[name]["file_name"]
+        if mined[name] and not path.is_file():
             summaries.append({"set": name, "absent": True})
             continue
-        columns = ["id", *wanted[name]["columns"].values()]
+        columns = ["id", *entry["columns"].values()]
         rows = [{column: row.get(column) for column in columns} for row in files.read_jsonl(path)]
         if not rows:
             raise EscError(f"set {name} is there but has no rows; build it again")
-        recipe = paths.recipe(model, name.split("_")[1], "dpo" if known[name] else "sft")
+        recipe = paths.recipe(model, name.split("_")[1], "dpo" if mined[name] else "sft")
         verdicts = Dataset.from_list(rows).map(
             judge_for(recipe, name, work),
             num_proc=min(processes, len(rows) // 200) or None,
@@ -101,12 +102,16 @@ def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
     cutoff = settings["cutoff_len"]
     its_own = settings.keys() & {field.name for field in fields(DataArguments)}
     arguments = DataArguments(**{key: settings[key] for key in its_own} | {"cutoff_len": UNCUT})
-    tokenizer, template = adapters.load(settings["model_name_or_path"], settings["template"])
+    tokenizer, template = _loaded(settings["model_name_or_path"], settings["template"])
     (attributes,) = get_dataset_list([name], str(work))
     converter = get_dataset_converter(attributes.formatting, attributes, arguments)
-    kind = SupervisedDatasetProcessor
-    if attributes.ranking or attributes.kto_tag:
-        kind = PairwiseDatasetProcessor if attributes.ranking else FeedbackDatasetProcessor
+    kind = (
+        FeedbackDatasetProcessor
+        if attributes.kto_tag
+        else PairwiseDatasetProcessor
+        if attributes.ranking
+        else SupervisedDatasetProcessor
+    )
     processor = kind(template=template, tokenizer=tokenizer, processor=None, data_args=arguments)
     special = [token for token in tokenizer.all_special_tokens if token]
     teaches_all = not paths.preference_of(name)
@@ -156,19 +161,16 @@ def report(summaries: list[Row], model: str) -> Iterator[str]:
     """The lines one should see: a table, then the ids of what was lost."""
     import pandas as pd
 
-    there = [summary for summary in summaries if "absent" not in summary]
     yield f"{model}: rows kept / dropped / cut, and length in tokens"
     table = [
         {"set": one["set"], "rows": one["rows"], "kept": one["kept"]}
         | {fate: len(one[fate]) for fate in FATES}
         | {"max" if q == 1 else f"p{q * 100:.0f}": one["tokens"][q] for q in QUANTILES}
-        for one in there
+        for one in summaries
+        if "absent" not in one
     ]
-    yield (
-        pd.DataFrame(table)
-        .map(lambda v: v if isinstance(v, str) else f"{v:,}")
-        .to_string(index=False)
-    )
+    numbers = dict.fromkeys([*table[0]][1:], "{:,}".format)
+    yield pd.DataFrame(table).to_string(index=False, formatters=numbers)
     for one in summaries:
         if "absent" in one:
             yield f"{one['set']} absent (not mined yet)"

@@ -6,6 +6,7 @@ their values and their order, and the file its indentation.
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -40,31 +41,30 @@ _MINED: dict[str, Row] = {
         "columns": _SHAREGPT | {"chosen": "chosen", "rejected": "rejected"},
         "tags": _TAGS,
     },
-    "kto": {
-        "formatting": "sharegpt",
-        "columns": _SHAREGPT | {"kto_tag": "label"},
-        "tags": _TAGS,
-    },
+    "kto": {"formatting": "sharegpt", "columns": _SHAREGPT | {"kto_tag": "label"}, "tags": _TAGS},
 }
 
 
-def entries() -> dict[str, Row]:
+def entries(registered: Iterable[str] = ()) -> dict[str, Row]:
     """Registered name to entry for every set of the kit; file names relative to the registry.
 
-    Of the mined sets those of round 1, for every backbone; `preference` adds those of later rounds.
+    Of the mined sets those of round 1, for every backbone, and those of later rounds that are among
+    the names ``registered``.
     """
     sft = {
         paths.sft_dataset(task, split): {"file_name": paths.sft_file(task, split)} | _SFT[task]
         for task in TASKS
         for split in paths.SPLITS
     }
-    mined = [
-        preference_entry(task, model, Lineage(variant))
+    first = [
+        (task, model, Lineage(variant))
         for model in backbones.table()
         for task in TASKS
         for variant in (None, "kto", *(MIXES if task == "vanilla" else ()))
     ]
-    return sft | dict(mined)
+    later = [one for one in map(paths.preference_of, registered) if one]
+    known = (one for one in first + later if one[1] in backbones.table())
+    return sft | dict(preference_entry(*one) for one in known)
 
 
 def preference_entry(task: str, model: str, lineage: Lineage) -> tuple[str, Row]:
@@ -92,17 +92,9 @@ def _merge(path: Path, held: Row, ours: dict[str, Row]) -> None:
                 "rename that entry first, nothing was changed"
             )
     if not held or held | ours != held:
-        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
-        indented = re.search(r"\{\s*?\n([ \t]+)", text)
+        indented = re.search(r"\{\s*?\n([ \t]+)", path.read_text("utf-8-sig") if held else "")
         indent = indented[1] if indented else 2
         files.write_text(path, json.dumps(held | ours, ensure_ascii=False, indent=indent) + "\n")
-
-
-def _later_rounds(work: Path) -> dict[str, Row]:
-    """The mined sets in the registry of ``work`` that `entries` does not have."""
-    path = work / paths.REGISTRY
-    mined = map(paths.preference_of, files.read_json(path, default={}))
-    return dict(preference_entry(*one) for one in mined if one and one[1] in backbones.table())
 
 
 @cli.command(
@@ -126,7 +118,7 @@ def main(
     # Relative names would be looked up beside that registry.
     ours = {
         name: entry | {"file_name": str((work / entry["file_name"]).resolve())}
-        for name, entry in (entries() | _later_rounds(work)).items()
+        for name, entry in entries(files.read_json(work / paths.REGISTRY, default={})).items()
     }
     _merge(into, files.read_json(into), ours)
     made = [name for name, entry in ours.items() if Path(entry["file_name"]).is_file()]

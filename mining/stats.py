@@ -234,7 +234,7 @@ def tables(tasks: Mapping[str, Row]) -> Iterator[tuple[str, Any]]:
     """Heading and frame of what ``stats.md`` shows, Table 1 first, with the paper's values."""
     table = _frame(PAPER_TABLE_1)
     table.columns = [f"paper, {column}" for column in PAPER_COLUMNS]
-    table.insert(0, "here", table_1(tasks))
+    table.insert(0, "here", pd.Series(table_1(tasks), dtype=float))
     yield (
         "Table 1, lower half",
         table.map(lambda n: f"{n:,.2f}".removesuffix(".00")).replace("nan", "—"),

@@ -87,7 +87,7 @@ import sys
 from pathlib import Path
 from data_builders import check
 entry = check.entries()["esc_rg_sft"]
-check.entries = lambda: {"esc_rg_sft": entry}
+check.entries = lambda _: {"esc_rg_sft": entry}
 check.paths.recipe = lambda *_: Path(sys.argv[1])
 sys.exit(check.main(["--model", "gemma2-9b", "--work", sys.argv[2], "--processes", "1"]))
 """
@@ -138,7 +138,7 @@ def test_an_unknown_model_lists_the_known_ones(tmp_path):
 def test_a_missing_sft_set_fails_the_check(small_corpus, tmp_path):
     build.build(str(small_corpus), tmp_path, build.BuildOptions(limit=1))
     (tmp_path / paths.sft_file("sp", "test")).unlink()
-    with pytest.raises(EscError, match="esc_sp_sft_test not built"):
+    with pytest.raises(EscError, match=r"sp_sft_test\.jsonl does not exist"):
         check.check(EMBEDDED, tmp_path, 1)
 
 
