@@ -4,7 +4,8 @@
 SFT := sft-sp sft-rg sft-vanilla
 DPO := dpo-sp dpo-rg dpo-vanilla
 MIXES := nsnr nsnr_psnr nsnr_nspr psnr
-DEMO := model data check-data stats $(SFT) mine $(DPO) predict eval report
+# In the demo predictions and judge share a server that is started once.
+DEMO := model data check-data stats $(SFT) mine $(DPO) serve predict eval stop report
 # In the demo one mining, which spares two server starts; here each task fails by itself alone.
 MINE := mine-sp mine-rg mine-vanilla
 REPRODUCE := model data check-data stats $(SFT) $(MINE) $(DPO) $(MIXES:%=dpo-vanilla@%) predict eval report
@@ -23,7 +24,8 @@ STEPS = $(WORK)/runs/$(MODEL)/steps.tsv
 PLAN = $(MAKE) --no-print-directory --keep-going $(ALONE)
 TOLD = ended=$$?; $(PY) -m experiments summary; exit $$ended
 demo: $(READY) $(SERVE_READY)  ## the whole loop in small: data, SFT, mining, DPO, predictions, report; in demo/
-	@export WORK=demo MODEL=smollm2-135m; $(PLAN) $(DEMO:%=step/%) WORK=demo MODEL=smollm2-135m LIMIT=1 \
+	@export WORK=demo MODEL=smollm2-135m; trap '$(PY) -m serving stop' EXIT; trap 'exit 130' INT TERM; \
+	  $(PLAN) $(DEMO:%=step/%) WORK=demo MODEL=smollm2-135m LIMIT=1 PORT=0 HOST= SERVE_ARGS= BASE_URL= \
 	  ESCONV="$(or $(ESCONV),sample)" SYSTEMS="$(LOOP)" SAMPLES=1 MINING_JUDGE=random JUDGE= JUDGE_BASE_URL= \
 	  JUDGE_N=1 TRAIN_ARGS="$(SMOKE) max_samples=4"; $(TOLD)
 reproduce: $(READY) $(if $(DRY_RUN),,$(SERVE_READY))  ## the paper's whole experiment; DRY_RUN=1 shows plan and costs

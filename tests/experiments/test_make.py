@@ -49,9 +49,9 @@ def test_the_plans_name_the_papers_systems_and_mixes_and_targets_there_are():
     targets = set(" ".join(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", MAKEFILE, re.M)).split())
     assert {step.partition("@")[0] for step in words("REPRODUCE")} <= targets
     whole = [step for step in words("REPRODUCE") if "@" not in step]
-    assert [step.replace("mine-sp", "mine") for step in whole if step not in words("MINE")[1:]] == (
-        words("DEMO")
-    )
+    assert [step.replace("mine-sp", "mine") for step in whole if step not in words("MINE")[1:]] == [
+        step for step in words("DEMO") if step not in ("serve", "stop")
+    ]
 
 
 @pytest.mark.parametrize("step", ["dpo-rg", "dpo-vanilla@psnr"])
