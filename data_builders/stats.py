@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esc import cli, files, paths
-from esc.dialogue import INTERVALS, interval, interval_names
+from esc.dialogue import INTERVALS, interval
 from esc.files import EscError, Row
 from esc.strategies import Strategy, tag
 
@@ -63,7 +63,7 @@ def statistics(rows: Iterable[Row]) -> Row:
     characters = ((seeker + supporter) / (2 * n), supporter / n, seeker / n)
     names = [strategy.value for strategy in Strategy]
     shares = pd.crosstab(turns["interval"], turns["strategy"], normalize="index")
-    every = shares.reindex(index=range(INTERVALS), columns=names, fill_value=0.0)
+    every = shares.reindex(index=range(len(INTERVALS)), columns=names, fill_value=0.0)
     table_6 = turns["strategy"].value_counts().reindex(names, fill_value=0)
     return {
         "table_1": dict(zip(PAPER_TABLE_1, (*counts, *characters), strict=True)),
@@ -83,7 +83,7 @@ def tables(found: Row) -> dict[str, pd.DataFrame]:
         (counts / counts.sum()).map("{:.2%}".format), rsuffix=", share"
     )
     table_6.index = pd.Index([f"{strategy} ({strategy.code})" for strategy in Strategy])
-    figure_8 = pd.DataFrame(found["figure_8"], index=interval_names()).map("{:.1%}".format)
+    figure_8 = pd.DataFrame(found["figure_8"], index=INTERVALS).map("{:.1%}".format)
     figure_8.columns = pd.Index([strategy.code for strategy in Strategy])
     return {
         "Table 1, upper half": table_1.map(lambda value: f"{value:,.2f}".removesuffix(".00")),

@@ -32,7 +32,7 @@ _OTHERS = (
     "layer_replication", "alora_invocation_tokens",
 )  # fmt: skip
 """What an adapter that is no plain LoRA has in PEFT's configuration, where no tensor shows it."""
-_FOLDER = re.compile(r"(sp|rg|vanilla)_(sft|dpo)(_[A-Za-z0-9_.-]+)?")
+_FOLDER = re.compile(r"(sp|rg|vanilla)_(sft|dpo)((?:_.+)?)")
 
 
 def served_name(task: str, stage: str, lineage: Lineage = paths.PAPER) -> str:
@@ -61,9 +61,8 @@ def folders_of(
 ) -> list[Path]:
     """The folders of a policy's adapters, SFT's first: each is trained on those before it."""
     rounds = (*lineage.before, lineage) if stage == "dpo" else ()
-    parts = [paths.adapter(model, task, "sft")]
-    parts += [paths.adapter(model, task, "dpo", one) for one in rounds]
-    return [work / part for part in parts]
+    parts = [paths.adapter(model, task, "dpo", one) for one in rounds]
+    return [work / part for part in (paths.adapter(model, task, "sft"), *parts)]
 
 
 def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> list[Path]:
@@ -74,11 +73,10 @@ def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> li
     for part in parts:
         check(part, work, model)
     *before, last = parts
-    options = last / "options.json"
     # Trained by llamafactory-cli itself, it has no options to hold against.
-    trained_on = files.read_json(options, default={})
-    for part in before:
-        if trained_on and trained_on.get(f"adapter {part.name}") != fingerprint(part):
+    trained_on = files.read_json(last / "options.json", default={})
+    for part in before if trained_on else ():
+        if trained_on.get(f"adapter {part.name}") != fingerprint(part):
             raise EscError(
                 f"{last} was trained on another adapter than {part} holds now; train it again, "
                 "with FORCE=1"
@@ -88,14 +86,14 @@ def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> li
 
 def check(trained: Path, work: Path, model: str) -> None:
     """Raise EscError where a training's folder holds no adapter, a torn one, or no plain LoRA."""
-    task, stage, lineage = _parts(trained.name)
-    step = paths.make(f"{stage}-{task}", work=work, model=model, **lineage.variables)
+    task, stage, lineage = _parts(trained.name) or ("sp", "sft", Lineage())
+    train = paths.make(f"{stage}-{task}", work=work, model=model, **lineage.variables)
     if not (trained / WEIGHTS).is_file():
-        raise EscError(f"{trained} holds no adapter; {step} trains it")
+        raise EscError(f"{trained} holds no adapter; {train} trains it")
     names = tensors(trained)
     if not names:
         what = f"{trained / WEIGHTS} holds no weights (empty, or cut off)"
-        raise EscError(f"{what}; delete {trained}, {step} trains it")
+        raise EscError(f"{what}; delete {trained}, {train} trains it")
     config = files.read_json(trained / CONFIG)
     odd = [key for key in _OTHERS if config.get(key)]
     if config.get("init_lora_weights") not in (True, False, "gaussian", None):
@@ -106,7 +104,7 @@ def check(trained: Path, work: Path, model: str) -> None:
     if odd:
         raise EscError(
             f"{trained} is no plain LoRA ({min(odd)}): composed, merged or served it would be "
-            f"another model than was trained; {step} FORCE=1, without it in TRAIN_ARGS, trains one"
+            f"another model than was trained; {train} FORCE=1, without it in TRAIN_ARGS, trains one"
         )
 
 
@@ -125,10 +123,11 @@ def changed_weights(adapter: Path) -> set[str]:
     return {f"{name}.weight" for name in names}
 
 
-def _parts(folder_name: str) -> tuple[str, str, Lineage]:
-    """(task, stage, lineage) of a training's folder."""
-    task, stage, *rest = folder_name.split("_")
-    return task, stage, of_suffix("".join(f"_{part}" for part in rest)) or Lineage()
+def _parts(folder_name: str) -> tuple[str, str, Lineage] | None:
+    """(task, stage, lineage) of a training's folder, or None of another one."""
+    match = _FOLDER.fullmatch(folder_name)
+    lineage = of_suffix(match[3]) if match else None
+    return (match[1], match[2], lineage) if match and lineage else None
 
 
 def found(work: Path, model: str) -> dict[str, Path]:
@@ -139,9 +138,7 @@ def found(work: Path, model: str) -> dict[str, Path]:
     return {
         trained.name.replace("_", "-"): _to_serve(trained, work, model)
         for trained in sorted((work / paths.adapters(model)).glob("*"))
-        if (match := _FOLDER.fullmatch(trained.name))
-        and of_suffix(match[3] or "") is not None
-        and (trained / WEIGHTS).is_file()
+        if _parts(trained.name) and (trained / WEIGHTS).is_file()
     }
 
 
@@ -151,18 +148,16 @@ def fingerprint(path: Path) -> str:
 
 
 def _to_serve(trained: Path, work: Path, model: str) -> Path:
-    task, stage, lineage = _parts(trained.name)
-    if stage != "dpo":
-        return trained
+    task, stage, lineage = _parts(trained.name) or ("", "", Lineage())
     composed = trained / SERVED
-    if not (composed / WEIGHTS).is_file():
-        of = "".join(f" --{k.lower()} {v}" for k, v in lineage.variables.items() if v is not None)
-        raise EscError(
-            f"{trained} is a difference to base + SFT, though its configuration may name the base: "
-            "served alone it would silently be wrong. '.venv/bin/python -m serving compose "
-            f"--model {model} --task {task}{of} --work {work}' makes what can be served"
-        )
-    return composed
+    if stage != "dpo" or (composed / WEIGHTS).is_file():
+        return composed if stage == "dpo" else trained
+    of = {name.lower(): value for name, value in lineage.variables.items()}
+    compose = paths.step("serving", "compose", work=work, model=model, task=task, **of)
+    raise EscError(
+        f"{trained} is a difference to base + SFT, though its configuration may name the base: "
+        f"served alone it would silently be wrong; {compose} makes what can be served"
+    )
 
 
 def load(model: str, template: str) -> tuple[Any, Any]:
@@ -181,9 +176,8 @@ def load(model: str, template: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except OSError as error:
         raise EscError(
-            f"the tokenizer of {model} cannot be loaded; 'make model' prepares the embedded one, "
-            "any other needs the hub, or a local copy in its cache "
-            f"({str(error).splitlines()[0]})"
+            f"the tokenizer of {model} cannot be loaded ({str(error).splitlines()[0]}); 'make "
+            "model' prepares the embedded one, any other needs the hub, or a copy in its cache"
         ) from error
     return tokenizer, get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
 
@@ -191,8 +185,7 @@ def load(model: str, template: str) -> tuple[Any, Any]:
 def of(model: str, template: str) -> str:
     """The Jinja text for ``model`` (a hub id or a folder) under LLaMA-Factory's ``template``."""
     tokenizer, chat = load(model, template)
-    text: str = chat._get_jinja_template(tokenizer)
-    return text
+    return str(chat._get_jinja_template(tokenizer))
 
 
 def weights_of(
@@ -203,22 +196,21 @@ def weights_of(
     Raises EscError where an adapter is not trained; ``elsewhere`` says that another machine's
     server may have it, and then it is known by its name alone.
     """
-
-    def known(name: str) -> str:
-        if name == BASE:
-            return _base(backbones.get(model))
+    found = {}
+    for name in names:
         try:
-            return fingerprint(folder(work, model, name))
+            is_base = name == BASE
+            found[name] = _base(model) if is_base else fingerprint(folder(work, model, name))
         except EscError:
-            if not elsewhere:
+            if is_base or not elsewhere:
                 raise
-            return ELSEWHERE
+            found[name] = ELSEWHERE
+    return found
 
-    return {name: known(name) for name in names}
 
-
-def _base(backbone: backbones.Backbone) -> str:
-    if backbone.name != EMBEDDED:
+def _base(model: str) -> str:
+    backbone = backbones.get(model)
+    if model != EMBEDDED:
         return backbone.path
     manifest = files.read_json(Path(backbone.location) / "manifest.json", made_by="make model")
     return str(manifest["gguf_sha256"])

@@ -1,7 +1,7 @@
 """The records that cross file boundaries: utterances, dialogues, turns."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
@@ -69,6 +69,12 @@ OPENER = "Hi"
 Consecutive = Literal["separate", "merge-same", "merge"]
 """What becomes of consecutive supporter utterances. ``separate`` is the paper's way (rules 2, 3);
 ``merge-same`` joins neighbours of one strategy, ``merge`` the run under its first strategy."""
+_JOINED: dict[Consecutive, Callable[[tuple[int, Utterance]], object]] = {
+    "separate": lambda placed: placed[0],
+    "merge-same": lambda placed: placed[1].strategy,
+    "merge": lambda placed: None,
+}
+"""What neighbours of a run, (place, utterance), have in common that are joined."""
 
 
 def turns(dialogue: Dialogue, *, consecutive: Consecutive = "separate") -> list[Turn]:
@@ -79,23 +85,13 @@ def turns(dialogue: Dialogue, *, consecutive: Consecutive = "separate") -> list[
         if role is Role.SEEKER:
             said = "\n".join(utterance.text for utterance in run)
             continue
-        for reply in _replies(list(run), consecutive):
-            assert reply.strategy is not None
-            result.append(Turn(f"{dialogue.id}-{len(result)}", said, reply.strategy, reply.text))
+        for _, group in groupby(enumerate(run), key=_JOINED[consecutive]):
+            replies = [reply for _, reply in group]
+            strategy, text = replies[0].strategy, "\n".join(reply.text for reply in replies)
+            assert strategy is not None
+            result.append(Turn(f"{dialogue.id}-{len(result)}", said, strategy, text))
             said = BLANK
     return result
-
-
-def _replies(run: list[Utterance], consecutive: Consecutive) -> Iterator[Utterance]:
-    if consecutive == "separate":
-        yield from run
-        return
-    # A constant key makes one group of the whole run.
-    key = (lambda reply: reply.strategy) if consecutive == "merge-same" else (lambda reply: None)
-    for _, group in groupby(run, key=key):
-        replies = list(group)
-        text = "\n".join(reply.text for reply in replies)
-        yield Utterance(Role.SUPPORTER, text, replies[0].strategy)
 
 
 def order(ids: Iterable[str]) -> list[str]:
@@ -115,20 +111,15 @@ DRIFT = {"gpu": 200, "cpu": 2}
 """Validation turns by which a preference training is measured, by where the backbone runs."""
 
 
-INTERVALS = 6
+INTERVALS = ("0–20 %", "20–40 %", "40–60 %", "60–80 %", "80–100 %", "last turn")
 """Progress of a turn k of n is k/n: five equal intervals below 1, and 1 itself (the last turn), as
 in the corpus's own paper (Liu et al. 2021). The paper prints no numbers for its Figure 8."""
 
 
 def interval(turn: int, turns: int) -> int:
     """The interval (0 to 5) of the 0-based supporter turn ``turn`` of ``turns``."""
-    return min((turn + 1) * (INTERVALS - 1) // turns, INTERVALS - 1)
-
-
-def interval_names() -> list[str]:
-    """Labels of the intervals of progress."""
-    step = 100 // (INTERVALS - 1)
-    return [f"{k * step}–{(k + 1) * step} %" for k in range(INTERVALS - 1)] + ["last turn"]
+    last = len(INTERVALS) - 1
+    return min((turn + 1) * last // turns, last)
 
 
 class CounselingStage(StrEnum):
@@ -176,37 +167,25 @@ def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
     path = work / paths.sft_file("rg", split)
     if not path.is_file():
         raise EscError(f"{path} does not exist; {paths.make('data', work=work)} builds it")
-    turns: list[GoldTurn] = []
+    turns: dict[str, list[GoldTurn]] = {}
     for row in files.read_jsonl(path):
         # The set holds a dialogue's turns one after the other.
-        before = turns[-1] if row["history"] else None
-        turns.append(
-            GoldTurn(
-                id=row["id"],
-                history=tuple((said, reply) for said, reply in row["history"]),
-                history_strategies=(
-                    (*before.history_strategies, before.strategy) if before else ()
-                ),
-                seeker=row["instruction"],
-                strategy=Strategy(row["strategy"]),
-                response=row["output"],
-                dialogue_turns=row["provenance"]["turns"],
-            )
+        before = turns.setdefault(row["id"].rpartition("-")[0], [])
+        turn = GoldTurn(
+            id=row["id"],
+            history=tuple((said, reply) for said, reply in row["history"]),
+            history_strategies=tuple(turn.strategy for turn in before),
+            seeker=row["instruction"],
+            strategy=Strategy(row["strategy"]),
+            response=row["output"],
+            dialogue_turns=row["provenance"]["turns"],
         )
-    if limit is None:
-        return turns
-    dialogues = list(dict.fromkeys(map(_dialogue, turns)))
-    if limit > len(dialogues):
-        built = files.read_json(work / paths.MANIFEST, made_by="make data")
-        more = f", or first {paths.make('data', work=work, LIMIT=limit)}"
+        before.append(turn)
+    if limit and limit > len(turns):
         raise EscError(
-            f"LIMIT={limit}, but the {split} set in {work / paths.DATA} has {len(dialogues)} "
-            f"dialogues; use a LIMIT of at most {len(dialogues)}"
-            + (more if built["options"]["LIMIT"] else "")
+            f"LIMIT={limit}, but the {split} set in {path.parent} has {len(turns)} dialogues; "
+            f"use a LIMIT of at most {len(turns)}, or, where the sets were built with one, first "
+            f"{paths.make('data', work=work, LIMIT=limit)}"
         )
-    chosen = set(order(dialogues)[:limit])
-    return [turn for turn in turns if _dialogue(turn) in chosen]
-
-
-def _dialogue(turn: GoldTurn) -> str:
-    return turn.id.rpartition("-")[0]
+    chosen = set(order(turns)[:limit])
+    return [turn for dialogue, said in turns.items() if dialogue in chosen for turn in said]

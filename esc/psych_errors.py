@@ -84,18 +84,10 @@ _STEMS: dict[PsychError, re.Pattern[str]] = {
 }
 # "No lack of empathy" names an error only to deny it; "no empathy" is the error itself.
 _DENIED = re.compile(r"^(no|not|without|never)\b(?! empath)")
-_WHOLE: dict[str, PsychError] = {
-    "other": PsychError.OTHER,
-    "others": PsychError.OTHER,
-    "other error": PsychError.OTHER,
-    "none": PsychError.NONE,
-    "no error": PsychError.NONE,
-    "no errors": PsychError.NONE,
-    "no psychological error": PsychError.NONE,
-    "no empathy error": PsychError.NONE,
-    "n a": PsychError.NONE,
-    "na": PsychError.NONE,
-    "not applicable": PsychError.NONE,
+_NONE = "none,no error,no errors,no psychological error,no empathy error,n a,na,not applicable"
+_WHOLE = {
+    **dict.fromkeys(("other", "others", "other error"), PsychError.OTHER),
+    **dict.fromkeys(_NONE.split(","), PsychError.NONE),
 }
 
 _CLAUSE = re.compile(r"[^\w\s'-]+|\s-+\s|\b(?:but|though|although|however|except)\b")

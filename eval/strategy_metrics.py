@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esc.dialogue import INTERVALS, interval_names
+from esc.dialogue import INTERVALS
 from esc.files import Row
 from esc.stats import Floats
 from esc.strategies import UNREADABLE, Strategy
@@ -215,7 +215,7 @@ def by_stage(cases: Sequence[Case]) -> list[Row] | None:
     if any(case.stage is None for case in cases):
         return None
     told = []
-    for stage, name in zip(range(INTERVALS), interval_names(), strict=True):
+    for stage, name in enumerate(INTERVALS):
         said = [(case.predicted, case.gold) for case in cases if case.stage == stage]
         said = [both for both in said if both[0] is not None]
         shares = [

@@ -7,7 +7,7 @@ from typing import Any
 
 from predicted import rows, save
 
-from esc.dialogue import interval_names
+from esc.dialogue import INTERVALS
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy
 from eval.metrics import NAMES
@@ -146,7 +146,7 @@ def data(work: Path, *, smoke: bool = False) -> None:
     here = {
         "table_1": dict.fromkeys(TABLE_1_ESCONV, 7.25),
         "table_6": {one.value: place for place, one in enumerate(Strategy, 11)},
-        "figure_8": [spread for _ in interval_names()],
+        "figure_8": [spread for _ in INTERVALS],
     }
     notes = ["SMOKE: the numbers here are of the sample corpus"] if smoke else []
     options = {"SPLIT": "paper", "LIMIT": None, "CONSECUTIVE": "separate"}

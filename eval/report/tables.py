@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from esc import paths, records
-from esc.dialogue import interval_names
+from esc.dialogue import INTERVALS
 from esc.prompts import TASKS
 from esc.psych_errors import PsychError
 from esc.step import OPTIONS
@@ -306,7 +306,7 @@ def corpus(sources: Sources) -> list[Table]:
         part = cell(share, paper=next(papers), smoke=smoke, n=total or None, unit=" %")
         strategies.append(TableRow(f"{one} ({one.code})", (number, part)))
     progress = []
-    for place, name in enumerate(interval_names()):
+    for place, name in enumerate(INTERVALS):
         of = stats.figure_8[place] if stats else {}
         shares = [100 * of[one] if one in of else None for one in Strategy]
         cells = tuple(cell(share, smoke=smoke, **PER_CENT) for share in shares)
