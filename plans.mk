@@ -4,9 +4,8 @@
 SFT := sft-sp sft-rg sft-vanilla
 DPO := dpo-sp dpo-rg dpo-vanilla
 MIXES := nsnr nsnr_psnr nsnr_nspr psnr
-# In the demo predictions and judge share a server that is started once.
+# The demo has one mining, and one server for predictions and judge: it spares three starts.
 DEMO := model data check-data stats $(SFT) mine $(DPO) serve predict eval stop report
-# In the demo one mining, which spares two server starts; here each task fails by itself alone.
 MINE := mine-sp mine-rg mine-vanilla
 REPRODUCE := model data check-data stats $(SFT) $(MINE) $(DPO) $(MIXES:%=dpo-vanilla@%) predict eval report
 LOOP := vanilla_base vanilla_sft vanilla_dpo decoupled_base decoupled_sft decoupled_dpo \
