@@ -6,9 +6,9 @@ from esc import cli
 
 STEPS = {
     "predict": ("predict:main", "a system's strategy and reply for every turn of a split"),
-    "align": ("cases:main", "another system's predictions, by gold turn, in this kit's form"),
+    "align": ("cases:align", "another system's predictions, by gold turn, in this kit's form"),
     "metrics": ("metrics:main", "all automatic metrics with intervals, beside what chance gives"),
-    "compare": ("metrics:compare_main", "the paper's questions as paired comparisons of systems"),
+    "compare": ("metrics:compare", "the paper's questions as paired comparisons of systems"),
     "judge": ("judge:main", "a judge's scores of replies on four dimensions (Tables 2 and 3)"),
     "pairwise": ("pairwise:main", "which of two systems replies better, asked in both orders"),
     "human": ("human:main", "a blinded sheet for people, and what their votes say (Figure 6)"),

@@ -10,9 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-import orjson
 import typer
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -34,10 +33,9 @@ from esc.stats import Units
 from esc.step import OPTIONS, RunFolder, check_own_file
 from esc.strategies import Strategy, parse, untagged
 
-_STATUSES = ("ok", "invalid", "failed")
+T = TypeVar("T")
 _GOLD = ("gold_strategy", "gold_response")
 _SHARES = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1, strict=True)]])
-_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,11 @@ class Case:
     """The planner's probability of each strategy, in their canonical order."""
     stage: int | None = None
     """How far its dialogue has come (`esc.dialogue.interval`); None where its length is unknown."""
+
+    @property
+    def turn(self) -> tuple[str, list[str]]:
+        """What the corpus says: whitespace makes no other turn."""
+        return self.gold.value, self.gold_text.split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,32 +77,19 @@ class Cases:
         """What is resampled, of each row: its dialogue, or itself."""
         return [self.units.unit(case.id) for case in self.rows]
 
-    def changed(self, change: Callable[[Case], Case]) -> "Cases":
-        """The same turns with each case changed."""
-        return replace(self, rows=tuple(map(change, self.rows)))
 
-
-def read_cases(paths: Sequence[Path]) -> Cases:
-    """The turns of one system, from one file or from the parts of one.
+def read_cases(path: Path) -> Cases:
+    """The turns of one system.
 
     Raises EscError, naming the row, for whatever is not as it should be; also where every record
     failed.
     """
-    found: dict[str, Case | None] = {}
-    numbered = 0
-    for path in paths:
-        begin = len(found)
-        for number, named in enumerate(named_rows(path)):
-            # Rows without an id go on counting where the last part ended.
-            name = f"row {begin + number}" if named.numbered else named.id
-            if name in found:
-                raise EscError(f"{named.where}: id {name!r} is there twice")
-            found[name] = case_of(replace(named, id=name))
-            numbered += named.numbered
-    cases = tuple(case for case in found.values() if case)
+    named = list(named_rows(path))
+    cases = tuple(case for one in named if (case := case_of(one)))
     if not cases:
-        raise EscError(f"{paths[0]}: all {len(found)} records failed; 'make predict' asks again")
-    return Cases(cases, Units.of(found), len(found) - len(cases), numbered)
+        raise EscError(f"{path}: all {len(named)} records failed; 'make predict' asks again")
+    numbered = sum(one.numbered for one in named)
+    return Cases(cases, Units.of(one.id for one in named), len(named) - len(cases), numbered)
 
 
 def case_of(named: Named) -> Case | None:
@@ -108,10 +98,9 @@ def case_of(named: Named) -> Case | None:
     Raises EscError, naming the row, where it is neither.
     """
     row, where = named.row, named.where
-    status = row.get("status", "ok")
-    if status not in _STATUSES:
-        raise EscError(f"{where}: its status {status!r} is none of {', '.join(_STATUSES)}")
-    if status == "failed":
+    if row.get("status", "ok") not in ("ok", "invalid", "failed"):
+        raise EscError(f"{where}: its status {row['status']!r} is none of ok, invalid, failed")
+    if row.get("status") == "failed":
         return None
     strategy, gold_text = (named.text(name, needed=True) or "" for name in _GOLD)
     predicted, text = (named.text(name) or "" for name in OURS)
@@ -121,6 +110,11 @@ def case_of(named: Named) -> Case | None:
             f"{where}: unknown {named.called('gold_strategy')} {strategy!r}; it takes one of "
             f"{', '.join(Strategy)}"
         )
+    turn, turns = named.id.rpartition("-")[2], row.get("dialogue_turns")
+    # How long a dialogue is, a part of a file does not show.
+    known = turns is not None and turn.isdecimal()
+    if known and (type(turns) is not int or turns <= int(turn)):
+        raise EscError(f"{where}: dialogue_turns {turns!r} is no number of turns that has {turn}")
     return Case(
         id=named.id,
         gold=gold,
@@ -128,18 +122,8 @@ def case_of(named: Named) -> Case | None:
         predicted=parse(predicted),
         text=text.strip(),
         spread=_spread(row.get("distribution"), where),
-        stage=_stage(named.id, row.get("dialogue_turns"), where),
+        stage=dialogue.interval(int(turn), turns) if known else None,
     )
-
-
-def _stage(name: str, turns: object, where: str) -> int | None:
-    """How far the dialogue has come; the length of it is what a part of a file does not show."""
-    turn = name.rpartition("-")[2]
-    if turns is None or not turn.isdecimal():
-        return None
-    if isinstance(turns, bool) or not isinstance(turns, int) or turns <= int(turn):
-        raise EscError(f"{where}: dialogue_turns {turns!r} is no number of turns that has {name!r}")
-    return dialogue.interval(int(turn), turns)
 
 
 def _spread(given: object, where: str) -> tuple[float, ...] | None:
@@ -147,18 +131,39 @@ def _spread(given: object, where: str) -> tuple[float, ...] | None:
         return None
     try:
         shares = {parse(name): share for name, share in _SHARES.validate_python(given).items()}
-        total = sum(shares.values())
-        # Eight probabilities that are rounded in the file.
-        if shares.keys() == set(Strategy) and abs(total - 1) <= 1e-3:
-            return tuple(shares[strategy] for strategy in Strategy)
-        why = f"{', '.join(map(str, given))} sum to {total:.4g}"  # type: ignore[call-overload]
     except ValidationError as error:
         first = error.errors()[0]
-        why = ": ".join([*map(str, first["loc"]), first["msg"]])
-    raise EscError(
-        f"{where}: its distribution is not one probability for each of {', '.join(Strategy)} that "
-        f"sum to 1 ({why})"
-    )
+        raise EscError(f"{where}: its distribution: {first['loc']} {first['msg']}") from error
+    # Eight probabilities that are rounded in the file.
+    if shares.keys() != set(Strategy) or abs(sum(shares.values()) - 1) > 1e-3:
+        raise EscError(
+            f"{where}: its distribution is not one probability for each of {', '.join(Strategy)} "
+            f"that sum to 1 ({given})"
+        )
+    return tuple(shares[strategy] for strategy in Strategy)
+
+
+def shared_turns(a: Mapping[str, T], b: Mapping[str, T], other: Callable[[T, T], str]) -> list[str]:
+    """The ids of the turns that both systems have, in the order in which they are drawn.
+
+    ``other`` names what makes two records of one id another turn, or nothing. Raises EscError where
+    it does, or they share none.
+    """
+    align = "'python -m eval align' gives the turns' own ids to records without them"
+    shared = dialogue.order(a.keys() & b.keys())
+    if not shared:
+        first, second = (", ".join(sorted(ids)[:3]) for ids in (a, b))
+        raise EscError(
+            f"the two share no turn (ids {first} … and {second} …); compare predictions of the "
+            f"same split; {align}"
+        )
+    for name in shared:
+        if what := other(a[name], b[name]):
+            raise EscError(
+                f"turn {name} has another {what} in the other file; compare predictions of the "
+                f"same split and corpus; {align}"
+            )
+    return shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,68 +211,56 @@ def matched(a: Path, b: Path) -> Matched:
     Raises EscError where they share no turn, or one is of another conversation, or has another gold
     reply, in the other file.
     """
-    (first, first_numbered), (second, second_numbered) = read_predictions(a), read_predictions(b)
-    numbered = first_numbered + second_numbered
+    found = {path: read_predictions(path) for path in (a, b)}
+    (first, _), (second, _) = found[a], found[b]
+    numbered = sum(count for _, count in found.values())
     if numbered and len(first) != len(second):
         raise EscError(
             f"{a} has {len(first)} records and {b} {len(second)}, and some have no id to match "
             "them by; 'python -m eval align' gives them ids"
         )
-    one, other = ({p.id: p for p in found} for found in (first, second))
-    shared = dialogue.order(one.keys() & other.keys())
-    if not shared:
-        raise no_shared_turn(one, other)
-    pairs = tuple(_pair(one[name], other[name], a, b) for name in shared)
-    source = {
-        "a": {"name": name_of(a), "predictions": files.sha256(a), "alone": len(one) - len(pairs)},
-        "b": {"name": name_of(b), "predictions": files.sha256(b), "alone": len(other) - len(pairs)},
-        "shared": len(pairs),
-        "numbered": numbered,
+    one, other = ({p.id: p for p in each} for each in (first, second))
+    shared = shared_turns(one, other, _differs)
+    sides = {"a": (a, first), "b": (b, second)}
+    source: Row = {
+        side: {
+            "name": path.resolve().parent.name if path.name == PREDICTIONS else path.stem,
+            "predictions": files.sha256(path),
+            "alone": len(records) - len(shared),
+        }
+        for side, (path, records) in sides.items()
     }
+    source |= {"shared": len(shared), "numbered": numbered}
+    pairs = tuple(_pair(one[name], other[name]) for name in shared)
     return Matched(pairs, source, step.made_beside(a) or step.made_beside(b))
 
 
-def no_shared_turn(one: Iterable[str], other: Iterable[str]) -> EscError:
-    """What to say where the ids of two systems have nothing in common."""
-    first, second = (", ".join(sorted(ids)[:_SHOWN]) for ids in (one, other))
-    return EscError(
-        f"the two share no turn (ids {first} … and {second} …); compare predictions of the same "
-        "split"
-    )
+def _told(one: Prediction) -> str:
+    """The conversation's words, where there are any: blanks differ between a corpus's layouts."""
+    if not one.history and one.seeker == NOT_GIVEN:
+        return ""
+    return " ".join([*(text for pair in one.history for text in pair), one.seeker])
 
 
-def name_of(path: Path) -> str:
-    """What to call a predictions file: its folder in this kit, else its own name."""
-    return path.resolve().parent.name if path.name == PREDICTIONS else path.stem
+def _differs(one: Prediction, other: Prediction) -> str:
+    # Without ids and conversations, the gold replies alone tell that rows are of other turns.
+    for what, first, second in (
+        ("conversation", _told(one), _told(other)),
+        ("gold reply", one.gold, other.gold),
+    ):
+        if first and second and first.split() != second.split():
+            return what
+    return ""
 
 
-def _pair(one: Prediction, other: Prediction, a: Path, b: Path) -> Pair:
-    told = [p for p in (one, other) if p.history or p.seeker != NOT_GIVEN]
-    differs = "is another conversation" if len(told) == 2 and _said(one) != _said(other) else ""
-    if one.gold and other.gold and one.gold.split() != other.gold.split():
-        # Without ids and conversations, the gold replies alone tell that rows are of other turns.
-        differs = differs or "has another gold reply"
-    if differs:
-        raise EscError(
-            f"turn {one.id} {differs} in {b} than in {a}; compare predictions of the same split "
-            "and corpus; where they have no ids (a turn is its row, from 0), 'python -m eval "
-            "align' gives them"
-        )
-    context = told[0] if told else one
+def _pair(one: Prediction, other: Prediction) -> Pair:
+    context = one if _told(one) else other
     lacking = [f"{side}: {p.lacking}" for side, p in (("a", one), ("b", other)) if p.reply is None]
     return Pair(one.id, context.history, context.seeker, one.reply, other.reply, "; ".join(lacking))
 
 
-def _said(one: Prediction) -> list[str]:
-    """The conversation's words: blanks are no difference between two corpora's layouts."""
-    texts = [text for exchange in one.history for text in exchange] + [one.seeker]
-    return " ".join(texts).split()
-
-
 MARK = "aligned"
 """In the options of the step: the hash of the file that was aligned."""
-_OPENING = "Hi"
-"""The seeker's first words in a dialogue that the supporter opens (the rules of the turns)."""
 _SPEAKER = re.compile(
     r"\s*(?:seeker|supporter|user|usr|assistant|system|sys|human|gpt|speaker|listener)\s*:\s*", re.I
 )
@@ -289,18 +282,15 @@ def aligned(
     found: dict[str, Row] = {}
     unaligned = []
     for named in rows:
-        if named.numbered:
-            fitting = _fitting(named, by_context, found)
-        elif named.id in by_id:
-            fitting = [by_id[named.id]]
-        else:
+        if not named.numbered and named.id not in by_id:
             raise EscError(
                 f"{named.where}: id {named.id!r} is no turn of the {split} set (which has "
-                f"{', '.join(list(by_id)[:_SHOWN])}, …); choose its --set, or leave ids out to "
-                "align by conversation"
+                f"{', '.join([*by_id][:3])}, …); choose its --set, or leave ids out to align by "
+                "conversation"
             )
+        fitting = _fitting(named, by_context, found) if named.numbered else [by_id[named.id]]
         if len(fitting) != 1:
-            why = "fits no turn" if not fitting else f"fits {len(fitting)} turns"
+            why = f"fits {len(fitting) or 'no'} turn{'s' * bool(fitting)}"
             unaligned.append(f"{named.where}: {why} of the {split} set")
             continue
         (turn,) = fitting
@@ -312,66 +302,55 @@ def aligned(
 
 def _contexts(turn: GoldTurn) -> set[str]:
     """What another system's file may hold before a turn."""
-    history = turn.history
-    said = {_plain_context(history, turn.seeker)}
+    said = [*(text for pair in turn.history for text in pair), turn.seeker]
     # The "Hi" that is put before a supporter who opens is in no file but this kit's.
-    if history and history[0][0] == _OPENING:
-        said.add(_plain_context([("", history[0][1]), *history[1:]], turn.seeker))
-    elif not history and turn.seeker == _OPENING:
-        said.add("")
-    return said
+    return {_plain(said), _plain(said[said[0] == dialogue.OPENER :])}
 
 
-def _plain_context(history: Sequence[Exchange], seeker: str) -> str:
-    """The conversation's words, without a layout's blanks, case, speakers and strategy tags."""
-    lines = "\n".join([*(text for pair in history for text in pair), seeker]).split("\n")
-    return _plain(" ".join(untagged(_SPEAKER.sub("", line)) for line in lines))
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+def _plain(texts: Iterable[str]) -> str:
+    """The words, without a layout's blanks, case, speakers and strategy tags."""
+    lines = "\n".join(texts).split("\n")
+    words = " ".join(untagged(_SPEAKER.sub("", line)) for line in lines)
+    return " ".join(words.casefold().split())
 
 
 def _fitting(
-    named: Named, turns: Mapping[str, Sequence[GoldTurn]], taken: Container[str]
-) -> Sequence[GoldTurn]:
-    """The turns that follow the record's conversation, and have its gold where several do.
-
-    Of turns that are alike in all of this the first that is not taken.
-    """
+    named: Named, turns: Mapping[str, list[GoldTurn]], taken: Container[str]
+) -> list[GoldTurn]:
+    """The turns that follow the record's conversation, and have its gold where several do."""
     if not {"context", "seeker"} & named.row.keys():
         raise EscError(
             f"{named.where}: neither an id nor a conversation (context, history, seeker) to align "
             "it by"
         )
-    prediction = prediction_of(named)
+    told = prediction_of(named)
+    said = [text for pair in told.history for text in pair]
     # A supporter who goes on speaking answers no words of the seeker.
-    seeker = "" if prediction.seeker == NOT_GIVEN else prediction.seeker
-    found = turns.get(_plain_context(prediction.history, seeker), ())
-    strategy, reply = (named.row.get(name) for name in _GOLD)
-    if len(found) < 2 or reply is None:
-        return found
-    gold = None if strategy is None else parse(str(strategy))
-    found = [
-        turn
-        for turn in found
-        if _plain(turn.response) == _plain(str(reply)) and gold in (None, turn.strategy)
-    ]
-    alike = len({turn.strategy for turn in found}) == 1
-    return ([turn for turn in found if turn.id not in taken] or found)[:1] if alike else found
+    found = turns.get(_plain(said + [told.seeker] * (told.seeker != NOT_GIVEN)), [])
+    if len(found) > 1 and named.row.get("gold_response") is not None:
+        found = [turn for turn in found if not _wrong(named.row, turn)]
+        if len({turn.strategy for turn in found}) == 1:
+            # They are alike in all of this.
+            found = ([turn for turn in found if turn.id not in taken] or found)[:1]
+    return found
+
+
+def _wrong(row: Row, turn: GoldTurn) -> str:
+    """Which gold of the record is not that of the turn."""
+    strategy, reply = (row.get(name) for name in _GOLD)
+    if strategy is not None and parse(str(strategy)) is not turn.strategy:
+        return "strategy"
+    differs = reply is not None and _plain([str(reply)]) != _plain([turn.response])
+    return "reply" if differs else ""
 
 
 def _record(named: Named, turn: GoldTurn) -> Row:
     """The record of its turn, as `eval predict` writes one; EscError where its gold is another."""
     row = named.row
-    strategy, reply = (row.get(name) for name in _GOLD)
-    if strategy is not None and parse(str(strategy)) is None:
-        raise EscError(f"{named.where}: unknown gold strategy {strategy!r}")
-    wrong = strategy is not None and parse(str(strategy)) is not turn.strategy
-    if wrong or (reply is not None and _plain(str(reply)) != _plain(turn.response)):
+    if wrong := _wrong(row, turn):
         raise EscError(
-            f"{named.where}: its gold {'strategy' if wrong else 'reply'} is not that of turn "
-            f"{turn.id}; it is of another split or corpus"
+            f"{named.where}: its gold {wrong} is not that of turn {turn.id}; it is of another "
+            "split or corpus"
         )
     # Its conversation is asked for only where there is no id.
     prediction_of(replace(named, row={"context": None} | row))
@@ -393,7 +372,7 @@ def _record(named: Named, turn: GoldTurn) -> Row:
     examples="  python -m eval align --predictions theirs.json --out theirs.jsonl\n"
     "  python -m eval align --predictions theirs.json --out theirs.jsonl --set validation",
 )
-def main(
+def align(
     predictions: Annotated[Path, typer.Option(help="JSONL, JSON or CSV")],
     out: Annotated[Path, typer.Option(help="the JSONL file to write")],
     work: cli.Work = Path(),
@@ -405,36 +384,26 @@ def main(
 
     A record is found by its id or by its conversation; one that fits no turn is named and left out.
     """
-    if out.resolve() == predictions.resolve():
-        raise EscError(f"--out {out} is the file that is read; name another")
     beside = check_own_file(out, MARK)
     turns = gold_turns(work, split, None)
     records, unaligned = aligned(named_rows(predictions), turns, split)
     if not records:
         raise EscError(f"no record can be aligned: {unaligned[0]}")
     built = files.read_json(work / paths.MANIFEST, made_by="make data")
-    smoke = bool(built["smoke"]) or step.made_beside(predictions)
-    if not beside or MARK in beside:
-        options = {
-            MARK: files.sha256(predictions),
-            "SET": split,
-            "data": built["sets"][paths.sft_file("rg", split)]["sha256"],
-            # One folder may hold several aligned files: a SMOKE mark of one stays.
-            "smoke": smoke or bool(beside.get("smoke")),
-            "files": sorted({*beside.get("files", ()), out.name}),
-        }
-        files.write_json(out.parent / OPTIONS, options)
-    elif out.name == PREDICTIONS or (smoke and not beside.get("smoke")):
-        raise EscError(f"{out.parent} holds another run; name a folder of its own in --out")
-    if out.name == PREDICTIONS:
-        facts = {"records": len(records), "unaligned": len(unaligned)}
-        RunFolder(out.parent, {}, out.name).write(records, facts, complete=True)
-    else:
-        files.write_text(out, "".join(orjson.dumps(one).decode() + "\n" for one in records))
+    options = {
+        MARK: files.sha256(predictions),
+        "SET": split,
+        "data": built["sets"][paths.sft_file("rg", split)]["sha256"],
+        # One folder may hold several aligned files: a SMOKE mark of one stays.
+        "smoke": bool(built["smoke"] or beside.get("smoke")) or step.made_beside(predictions),
+        "files": sorted({*beside.get("files", ()), out.name}),
+    }
+    files.write_json(out.parent / OPTIONS, options)
+    facts = {"records": len(records), "unaligned": len(unaligned)}
+    RunFolder(out.parent, {}, out.name).write(records, facts, complete=True)
     print(f"aligned     {out}: {len(records):,} records of {len(turns):,} turns")
     if len(records) < len(turns):
         print(f"missing     {len(turns) - len(records):,} turns of the set have no record")
-    if unaligned:
-        print(f"left out    {len(unaligned):,} records:")
-        print("\n".join(f"            {line}" for line in unaligned))
+    for line in unaligned:
+        print(f"left out    {line}")
     return 1 if unaligned else 0

@@ -2,16 +2,16 @@
 
 Draws N turns by their ids and shuffles sides; writes to FOLDER ``sheet.csv`` for a spreadsheet and
 ``sheet.html`` for a browser, a phone or paper (with ``--annotators``, one of each per name), and
-last ``key.json``, which says whose reply is where: keep it from the annotators. A sheet with votes
-in it is never overwritten, nor is a file that is none of these. ``--read`` writes ``human.json``:
-win, tie and lose per dimension, sign test and Fleiss' kappa (Figure 6). Research software: replies
-on it are no counselling.
+last ``key.json``, which says whose reply is where: keep it from the annotators. No file that is
+there is replaced by another. ``--read`` writes ``human.json``: win, tie and lose per dimension,
+sign test and Fleiss' kappa (Figure 6). Research software: replies on it are no counselling.
 """
 
 import hashlib
+import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +20,7 @@ import typer
 from esc import cli, files, sheets, step
 from esc.files import EscError, Row
 from esc.stats import fleiss_kappa
-from eval.cases import Matched, Pair, matched
+from eval.cases import Matched, matched
 from eval.judge import Dimension
 from eval.pairwise import OUTCOMES, line, shares_by_turn
 
@@ -31,19 +31,13 @@ ASKED = tuple(dimension.casefold() for dimension in Dimension)
 COLUMNS = ("record", "conversation", "seeker", "A", "B", *ASKED, "comment")
 SILENT = "(says nothing)"
 KEY, RESULT = "key.json", "human.json"
-Votes = Mapping[tuple[str, Dimension], str]
-"""(record, dimension) to win, tie or lose of system A; absent where left blank."""
-
-
-def sides_of(pair: Pair) -> dict[str, str]:
-    """Side of the sheet to the system whose reply stands there, ``a`` or ``b``."""
-    return {"A": "a", "B": "b"} if pair.a_is_left else {"A": "b", "B": "a"}
 
 
 def make(found: Matched, out: Path, n: int, annotators: Sequence[str]) -> Row:
     """Write a sheet for everybody named, or one without a name; what ``key.json`` says.
 
-    Raises EscError where there is a sheet with votes in it, or no pair of replies to compare.
+    Raises EscError where a file of the folder would be replaced by another, as a sheet that holds
+    votes, or there is no pair of replies to compare.
     """
     able = [pair for pair in found.pairs if pair.is_whole and not pair.is_alike]
     if not able:
@@ -56,6 +50,14 @@ def make(found: Matched, out: Path, n: int, annotators: Sequence[str]) -> Row:
     stamp = hashlib.sha256(compared.encode()).hexdigest()[:6]
     # No spreadsheet takes a record for a date, and it is as its cell says it: it is read back.
     drawn = {sheets.guarded(f"turn {pair.id} ({stamp})"): pair for pair in able[:n]}
+    sides = {
+        record: {"A": "a", "B": "b"} if pair.a_is_left else {"A": "b", "B": "a"}
+        for record, pair in drawn.items()
+    }
+    shown = {
+        record: {side: str(getattr(drawn[record], system)) for side, system in of.items()}
+        for record, of in sides.items()
+    }
     key: Row = {
         **found.source,
         "n": len(drawn),
@@ -65,23 +67,8 @@ def make(found: Matched, out: Path, n: int, annotators: Sequence[str]) -> Row:
         },
         "annotators": list(annotators),
         "smoke": found.smoke,
-        "records": {record: sides_of(pair) for record, pair in drawn.items()},
+        "records": sides,
     }
-    with files.exclusive(out):
-        names = [f"_{name}" for name in annotators] or [""]
-        _clear(out, [out / f"sheet{name}.{kind}" for name in names for kind in ("csv", "html")])
-        for name in names:
-            write_sheet(out, name, drawn, smoke=found.smoke)
-        files.write_json(out / KEY, key)
-    return key
-
-
-def write_sheet(out: Path, name: str, drawn: Mapping[str, Pair], *, smoke: bool) -> None:
-    """Write one annotator's table and page, the answers still blank; ``drawn`` is by record."""
-    shown: dict[str, dict[str, str]] = {}
-    for record, pair in drawn.items():
-        replies = {"a": str(pair.a), "b": str(pair.b)}
-        shown[record] = {side: replies[system] for side, system in sides_of(pair).items()}
     rows = [
         {
             "record": record,
@@ -91,45 +78,29 @@ def write_sheet(out: Path, name: str, drawn: Mapping[str, Pair], *, smoke: bool)
         }
         for record, pair in drawn.items()
     ]
-    files.write_text(out / f"sheet{name}.csv", sheets.csv_text(COLUMNS, rows))
-    votes = f"votes{name}.csv"
-    page = sheets.page(
-        TEMPLATE,
-        sheet=[votes, *drawn],
-        cards=[(record, pair, shown[record]) for record, pair in drawn.items()],
-        dimensions=list(Dimension),
-        choices=CHOICES,
-        columns=" ".join((*ASKED, "comment")),
-        file=votes,
-        silent=SILENT,
-        smoke=smoke,
-    )
-    files.write_text(out / f"sheet{name}.html", page)
-
-
-def _clear(out: Path, wanted: Sequence[Path]) -> None:
-    """Delete the key and the blank sheets that an earlier call left in the folder.
-
-    Raises EscError where a sheet has votes or a result, or a file that is to be written is there
-    and is none of these: it is a user's own.
-    """
-    key = out / KEY
-    if (out / RESULT).is_file():
-        raise EscError(f"{out / RESULT} is of the sheet of this folder; take another --out")
-    # The key is written last: a sheet without one is of a call that was killed.
-    former = [key] if key.is_file() and "records" in files.read_json(key) else []
-    for path in sorted(out.glob("*.csv")):
-        with path.open(encoding="utf-8-sig", errors="replace") as stream:
-            head = set(re.findall(r"\w+", stream.readline().casefold()))
-        if {"record", *ASKED} <= head:
-            sheets.check_blank(path, ASKED)
-            if path.name.startswith("sheet"):
-                former += [path, path.with_suffix(".html")]
-    for path in (key, *wanted):
-        if path.exists() and path not in former:
-            raise EscError(f"{path} is no file of this step; name a folder of its own in --out")
-    for path in former:
-        path.unlink(missing_ok=True)
+    made = {}
+    for name in [f"_{name}" for name in annotators] or [""]:
+        made[f"sheet{name}.csv"] = sheets.csv_text(COLUMNS, rows)
+        made[f"sheet{name}.html"] = sheets.page(
+            TEMPLATE,
+            sheet=[f"votes{name}.csv", *drawn],
+            cards=[(record, pair, shown[record]) for record, pair in drawn.items()],
+            dimensions=list(Dimension),
+            choices=CHOICES,
+            columns=" ".join((*ASKED, "comment")),
+            file=f"votes{name}.csv",
+            silent=SILENT,
+            smoke=found.smoke,
+        )
+    made[KEY] = json.dumps(key, ensure_ascii=False, indent=2) + "\n"
+    with files.exclusive(out):
+        for name, text in made.items():
+            path = out / name
+            if path.exists() and path.read_bytes() != text.encode():
+                raise EscError(f"{path} is there, and another; name another folder in --out")
+        for name, text in made.items():
+            files.write_text(out / name, text)
+    return key
 
 
 def read(out: Path, paths: Sequence[Path]) -> Row:
@@ -138,23 +109,33 @@ def read(out: Path, paths: Sequence[Path]) -> Row:
     Raises EscError, with file and row, where a vote cannot be read, or there is none at all.
     """
     key: Row = files.read_json(out / KEY, made_by="python -m eval human --a FILE --b FILE")
-    cast: dict[str, Votes] = {}
+    sides, outcome = key["records"], {"a": "win", "b": "lose", None: "tie"}
+    annotators: Row = {}
+    votes: list[tuple[str, str, str]] = []
     for path in paths:
         name = re.sub(r"^(votes|sheet)_", "", path.stem)
-        if name in cast:
+        if name in annotators:
             raise EscError(f"two files are of annotator {name!r}; name one file for each")
-        cast[name] = votes_of(path, key["records"])
-        if not cast[name]:
+        said = sheets.answers(path, ASKED, CHOICES, sides)
+        theirs = [
+            (record, column, outcome[sides[record].get(choice)])
+            for record, row in said.items()
+            for column, choice in row.items()
+            if choice
+        ]
+        if not theirs:
             raise EscError(f"{path} has no vote in it; leave it out, or have it filled in")
-    kept = {name: key[name] for name in ("a", "b", "n", "left_out", "smoke")}
-    done: Row = kept | {
-        "annotators": {
-            name: {"sha256": files.sha256(path), "votes": len(cast[name])}
-            for name, path in zip(cast, paths, strict=True)
-        },
+        annotators[name] = {"sha256": files.sha256(path), "votes": len(theirs)}
+        votes += theirs
+    done: Row = {name: key[name] for name in ("a", "b", "n", "left_out", "smoke")} | {
+        "annotators": annotators,
         "interval": "95 %, Wilson, over turns; each has the outcome most annotators gave it",
         "dimensions": {
-            dimension.value: outcomes_of(list(cast.values()), list(key["records"]), dimension)
+            dimension.value: outcomes_of(
+                [(record, said) for record, of, said in votes if of == dimension.casefold()],
+                asked=len(sides) * len(paths),
+                annotators=len(paths),
+            )
             for dimension in Dimension
         },
     }
@@ -163,48 +144,29 @@ def read(out: Path, paths: Sequence[Path]) -> Row:
     return done
 
 
-def votes_of(path: Path, sides: Mapping[str, Mapping[str, str]]) -> Votes:
-    """One annotator's votes, with the sides of the sheet turned back to the systems."""
-    said = sheets.answers(path, ASKED, CHOICES, sides)
-    outcome = {"a": "win", "b": "lose", None: "tie"}
-    return {
-        (record, dimension): outcome[sides[record].get(choice)]
-        for record, row in said.items()
-        for dimension in Dimension
-        if (choice := row[dimension.casefold()])
-    }
-
-
-def outcomes_of(votes: Sequence[Votes], records: Sequence[str], dimension: Dimension) -> Row:
+def outcomes_of(votes: Sequence[tuple[str, str]], *, asked: int, annotators: int) -> Row:
     """Win, tie and lose of system A on one dimension, their intervals, sign test, and agreement.
 
     The shares are of turns, each with the outcome that most annotators gave it, a tie where none
-    has most votes: votes on one turn are no independent trials. ``votes`` counts them all the same.
+    has most votes: votes on one turn are no independent trials. ``votes``, of (record, outcome),
+    are counted all the same.
     """
-    by_turn = [
-        Counter(one[record, dimension] for one in votes if (record, dimension) in one)
-        for record in records
-    ]
-    every = sum(by_turn, Counter[str]())
-    whole = [count for count in by_turn if count.total() == len(votes)]
+    every = Counter(outcome for _, outcome in votes)
+    by_turn: dict[str, Counter[str]] = defaultdict(Counter)
+    for record, outcome in votes:
+        by_turn[record][outcome] += 1
+    most: Counter[str] = Counter()
+    for count in by_turn.values():
+        first = [outcome for outcome in OUTCOMES if count[outcome] == max(count.values())]
+        most[first[0] if len(first) == 1 else "tie"] += 1
+    whole = [count for count in by_turn.values() if count.total() == annotators]
     kappa = fleiss_kappa(whole)
-    defined = isinstance(kappa, float)
+    said = kappa if isinstance(kappa, str) else "over the turns that all annotators voted on"
     # By turn: a sheet is a small draw of turns, hardly two of them of one dialogue.
-    return shares_by_turn(Counter(majority(count) for count in by_turn if count)) | {
-        "votes": {outcome: every[outcome] for outcome in OUTCOMES}
-        | {"blank": len(votes) * len(records) - every.total()},
-        "kappa": {
-            "value": kappa if defined else None,
-            "n": len(whole),
-            "said": "over the turns that all annotators voted on" if defined else kappa,
-        },
+    return shares_by_turn(most) | {
+        "votes": {outcome: every[outcome] for outcome in OUTCOMES} | {"blank": asked - len(votes)},
+        "kappa": {"value": None if said == kappa else kappa, "n": len(whole), "said": said},
     }
-
-
-def majority(count: Counter[str]) -> str:
-    """The outcome with most votes; a tie where two have equally many."""
-    first, *more = count.most_common()
-    return "tie" if more and more[0][1] == first[1] else first[0]
 
 
 def report(out: Path, done: Row) -> str:
@@ -253,9 +215,9 @@ def main(
         if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
             raise EscError(f"annotator {name!r}: letters, digits, dots and dashes make file names")
     key = make(matched(a, b), out, n, names)
-    made = "sheet.csv and sheet.html" if not names else f"a sheet each for {', '.join(names)}"
+    sheet = f"a sheet each for {', '.join(names)}" if names else "sheet.csv and sheet.html"
     left_out = " and ".join(f"{count} with {why}" for why, count in key["left_out"].items())
-    print(f"sheet       {out}: {made}, {key['n']} of {key['shared']} shared turns")
+    print(f"sheet       {out}: {sheet}, {key['n']} of {key['shared']} shared turns")
     print(f"left out    {left_out}")
     print(f"key         {out / KEY}: whose reply is where; not for the annotators")
     if key["smoke"]:

@@ -6,7 +6,6 @@ and preference as in the paper; the Jensen–Shannon distance 0 to 1. NaN inside
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +15,22 @@ from esc.files import Row
 from esc.stats import Floats
 from esc.strategies import UNREADABLE, Strategy
 from eval.cases import Case
+from eval.text_metrics import percent
 
 NumberPath = tuple[str, ...]
 """Where a number stands in ``metrics.json``, such as ``("strategy", "all_turns", "bias")``."""
+Mask = NDArray[np.bool_]
 
 SIZE = len(Strategy)
 BINS = 10
-WIDTH = SIZE * SIZE + SIZE + 3 * BINS + 3
-ALL_TURNS = "all_turns"
-"""The numbers that leave out no turn."""
-HEADLINE = ("bias", "bias_converged", "weighted_f1", "macro_f1", "accuracy", "js_distance")
-"""Single numbers, in both columns."""
+CONFUSION, INVALID = slice(SIZE * SIZE), slice(SIZE * SIZE, SIZE * SIZE + SIZE)
+CALIBRATION = slice(INVALID.stop, INVALID.stop + 3 * BINS)
+WIDTH = CALIBRATION.stop + 3
+"""Of `columns`, and where its parts stand."""
 RAISED_BY_NOISE = ("bias", "bias_converged", "js_distance", "ece")
 """Numbers that cannot be negative, and are the higher the fewer turns there are."""
-SWEEPS = 20
-"""Of the paper's code."""
-TOLERANCE = 1e-10
+SWEEPS, TOLERANCE = 20, 1e-10
+"""Of the paper's code; of the solution that more sweeps tend to."""
 FLOOR = 5e-7
 """A probability of 0 in a file is less than half of its last digit; its logarithm is this one's."""
 SIGNATURES = {
@@ -44,41 +43,40 @@ SIGNATURES = {
     "invalid_rate": "share of turns whose strategy cannot be read",
     "preference": f"Eq. 7, {SWEEPS} sweeps in place, sum {SIZE}",
     "f1": "F1 of the strategy against all others",
-    "predicted": "share of turns",
-    "gold": "share of turns",
+    "distribution": "share of turns",
     "ece": f"ECE of the likeliest strategy|bins:{BINS} of equal width|0 to 1",
     "brier": "Brier score, sum over the strategies|0 to 2",
     "nll": f"mean of -ln p(gold)|p at least {FLOOR:g}",
 }
+WHY = {
+    "calibration": "no record has a distribution over the strategies",
+    "f1": "the strategy is neither gold nor predicted",
+    "bias_converged": "the confusions do not bind all strategies into one scale (Eq. 7 has no "
+    "finite solution that numbers can hold)",
+}
+"""Why a number is undefined, where it is, and there are turns with a readable strategy."""
 _LIST = f"strategies:{','.join(strategy.code for strategy in Strategy)}"
 _ORDER = {strategy: place for place, strategy in enumerate(Strategy)}
 _OTHERS = _ORDER[UNREADABLE]
-_MOST_STEPS = 500
-_LEAST = 1e-14
-Mask = NDArray[np.bool_]
+_MOST_STEPS, _LEAST = 500, 1e-14
 
 
-def signature(path: NumberPath) -> str:
-    """Everything that decides the number at ``path``, but for its interval."""
-    said = SIGNATURES[path[-1] if path[-1] in SIGNATURES else path[-2]]
-    if path[-1] == "invalid_rate" or "calibration" in path:
-        return said
-    counted = f"as predicted {UNREADABLE}" if ALL_TURNS in path else "left out"
-    return f"{said}|{_LIST}|invalid:{counted}"
+def about(path: NumberPath, sums: Floats) -> tuple[str, str, int]:
+    """(all that decides a number but its interval, why it is undefined where it is, turns).
 
-
-def why(path: NumberPath) -> str:
-    """Why the number at ``path`` is undefined, where it is."""
+    ``sums`` is one row of summed `columns`.
+    """
+    said = next(SIGNATURES[part] for part in path if part in SIGNATURES)
+    why = next(
+        (WHY[part] for part in path if part in WHY), "there is no turn with a readable strategy"
+    )
     if "calibration" in path:
-        return "no record has a distribution over the strategies"
-    if "f1" in path:
-        return "the strategy is neither gold nor predicted"
-    if path[-1] == "bias_converged":
-        return (
-            "the confusions do not bind all strategies into one scale (Eq. 7 has no finite "
-            "solution that numbers can hold)"
-        )
-    return "there is no turn with a readable strategy"
+        return said, why, int(sums[-1])
+    every = "all_turns" in path or "invalid_rate" in path
+    n = round(float(confusion(sums[None], all_turns=every).sum()))
+    if "invalid_rate" not in path:
+        said += f"|{_LIST}|invalid:{f'as predicted {UNREADABLE}' if every else 'left out'}"
+    return said, why, n
 
 
 def columns(cases: Sequence[Case]) -> Floats:
@@ -91,82 +89,69 @@ def columns(cases: Sequence[Case]) -> Floats:
     for row, case in zip(found, cases, strict=True):
         gold = _ORDER[case.gold]
         row[(_OTHERS if case.predicted is None else _ORDER[case.predicted]) * SIZE + gold] = 1
-        row[SIZE * SIZE + gold] = case.predicted is None
+        row[INVALID][gold] = case.predicted is None
         if case.spread:
             spread = np.array(case.spread)
             # A probability on a border belongs to the bin below it, as in (0, 0.1], (0.1, 0.2].
             place = min(max(int(np.ceil(spread.max() * BINS)) - 1, 0), BINS - 1)
-            bins = row[SIZE * SIZE + SIZE : -3].reshape(3, BINS)
+            bins = row[CALIBRATION].reshape(3, BINS)
             bins[:, place] = spread.max(), spread.argmax() == gold, 1
             brier = ((spread - np.eye(SIZE)[gold]) ** 2).sum()
             row[-3:] = brier, -np.log(max(spread[gold], FLOOR)), 1
     return found
 
 
-def n_of(path: NumberPath, sums: Floats) -> int:
-    """How many turns the number at ``path`` is of, from one row of summed `columns`."""
-    if "calibration" in path:
-        return int(sums[-1])
-    every = ALL_TURNS in path or path[-1:] == ("invalid_rate",)
-    return round(float(confusion(sums[None], all_turns=every).sum()))
-
-
 def confusion(sums: Floats, *, all_turns: bool) -> Floats:
     """Counts [predicted, gold] for each row of summed `columns`, shape (R, 8, 8)."""
-    counts = sums[:, : SIZE * SIZE].reshape(-1, SIZE, SIZE).copy()
+    counts = sums[:, CONFUSION].reshape(-1, SIZE, SIZE).copy()
     if not all_turns:
-        counts[:, _OTHERS] -= sums[:, SIZE * SIZE : SIZE * SIZE + SIZE]
+        counts[:, _OTHERS] -= sums[:, INVALID]
     return counts
 
 
 def numbers(sums: Floats) -> dict[NumberPath, Floats]:
     """Every number by its place, one value for each row of summed `columns`."""
-    invalid, every = sums[:, SIZE * SIZE :][:, :SIZE], sums[:, : SIZE * SIZE].sum(axis=1)
+    invalid = sums[:, INVALID].sum(axis=1)
     found: dict[NumberPath, Floats] = {
-        ("strategy", "invalid_rate"): 100 * _share(invalid.sum(axis=1), every)
+        ("strategy", "invalid_rate"): percent(invalid, sums[:, CONFUSION].sum(axis=1))
     }
-    for above, all_turns in ((("strategy",), False), (("strategy", ALL_TURNS), True)):
-        for name, values in of_counts(confusion(sums, all_turns=all_turns)).items():
-            if name in HEADLINE:
-                found[*above, name] = values
+    for above, all_turns in ((("strategy",), False), (("strategy", "all_turns"), True)):
+        for path, values in of_counts(confusion(sums, all_turns=all_turns)).items():
+            if values.ndim == 1:
+                found[*above, *path] = values
                 continue
-            where = ("distribution", name) if name in ("predicted", "gold") else (name,)
-            for place, strategy in enumerate(Strategy):
-                found[*above, *where, strategy.value] = values[:, place]
-    bins = sums[:, SIZE * SIZE + SIZE : -3].reshape(-1, 3, BINS)
+            for strategy, place in _ORDER.items():
+                found[*above, *path, strategy.value] = values[:, place]
+    bins = sums[:, CALIBRATION].reshape(-1, 3, BINS)
     ece = np.abs(bins[:, 0] - bins[:, 1]).sum(axis=1)
     for name, total in (("ece", ece), ("brier", sums[:, -3]), ("nll", sums[:, -2])):
-        found["strategy", "calibration", name] = _share(total, sums[:, -1])
+        found["strategy", "calibration", name] = percent(total, sums[:, -1]) / 100
     return found
 
 
-def of_counts(counts: Floats) -> dict[str, Floats]:
-    """Each metric of `HEADLINE`, shape (R,), and per strategy shape (R, 8), from (R, 8, 8)."""
+def of_counts(counts: Floats) -> dict[NumberPath, Floats]:
+    """Each metric by its place, shape (R,) or, per strategy, (R, 8), from counts (R, 8, 8)."""
     n = counts.sum(axis=(1, 2))
     predicted, gold = counts.sum(axis=2), counts.sum(axis=1)
     right = np.diagonal(counts, axis1=1, axis2=2)
-    f1 = _share(2 * right, predicted + gold)
-    liked = np.where(n[:, None] > 0, preference(counts), np.nan)
-    settled = np.where(n[:, None] > 0, converged(counts), np.nan)
+    f1 = percent(2 * right, predicted + gold)
     occurs = ((predicted + gold) > 0).sum(axis=1)
-    shares = [_share(side, n[:, None]) for side in (predicted, gold)]
+    liked, settled = (
+        np.where(n[:, None] > 0, solve(counts), np.nan) for solve in (preference, converged)
+    )
+    shares = [percent(side, n[:, None]) for side in (predicted, gold)]
     return {
-        "bias": bias(liked),
-        "bias_converged": bias(settled),
-        "weighted_f1": 100 * _share((np.nan_to_num(f1) * gold).sum(axis=1), n),
-        "macro_f1": 100 * _share(np.nan_to_num(f1).sum(axis=1), occurs),
-        "accuracy": 100 * _share(right.sum(axis=1), n),
-        "js_distance": _js_distance(*shares),
-        "preference": liked,
-        "f1": 100 * f1,
-        "predicted": 100 * shares[0],
-        "gold": 100 * shares[1],
+        ("bias",): bias(liked),
+        ("bias_converged",): bias(settled),
+        ("weighted_f1",): percent((np.nan_to_num(f1) * gold).sum(axis=1), n) / 100,
+        ("macro_f1",): percent(np.nan_to_num(f1).sum(axis=1), occurs) / 100,
+        ("accuracy",): percent(right.sum(axis=1), n),
+        ("js_distance",): _js_distance(*shares),
+        ("preference",): liked,
+        ("f1",): f1,
+        ("distribution", "predicted"): shares[0],
+        ("distribution", "gold"): shares[1],
     }
-
-
-def _share(part: Floats, whole: NDArray[Any]) -> Floats:
-    part, whole = np.broadcast_arrays(part, whole)
-    return np.asarray(np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0))
 
 
 def _js_distance(one: Floats, other: Floats) -> Floats:
@@ -181,27 +166,26 @@ def _js_distance(one: Floats, other: Floats) -> Floats:
 
 def facts(sums: Floats) -> Row:
     """What is no number with an interval, from one row of summed `columns`."""
-    counts, n = confusion(sums[None], all_turns=False)[0], n_of((), sums)
-    every = n_of((ALL_TURNS,), sums)
-    probability, right, count = sums[SIZE * SIZE + SIZE : -3].reshape(3, BINS)
-    # The data of a reliability diagram.
+    readable, every = (confusion(sums[None], all_turns=all_turns)[0] for all_turns in (False, True))
+    n, turns = round(float(readable.sum())), round(float(every.sum()))
     bins = [
         {
             "upto": (place + 1) / BINS,
             "n": int(k),
-            "probability": float(probability[place] / k) if k else None,
-            "right": float(right[place] / k) if k else None,
+            "probability": float(probability / k) if k else None,
+            "right": float(right / k) if k else None,
         }
-        for place, k in enumerate(count)
+        for place, (probability, right, k) in enumerate(sums[CALIBRATION].reshape(3, BINS).T)
     ]
     return {
         "n": n,
-        "invalid": every - n,
-        ALL_TURNS: {"n": every},
+        "invalid": turns - n,
+        "all_turns": {"n": turns},
+        # The bins are the data of a reliability diagram.
         "calibration": {"n": int(sums[-1]), "bins": bins},
         "confusion": {
             "strategies": [strategy.value for strategy in Strategy],
-            "predicted_by_gold": counts.round(3).tolist(),
+            "predicted_by_gold": readable.round(3).tolist(),
         },
     }
 
@@ -214,15 +198,15 @@ def by_stage(cases: Sequence[Case]) -> list[Row] | None:
     """
     if any(case.stage is None for case in cases):
         return None
+
+    def shares(said: list[Strategy | None]) -> Row:
+        return {s.value: 100 * said.count(s) / len(said) if said else None for s in Strategy}
+
     told = []
     for stage, name in enumerate(INTERVALS):
-        said = [(case.predicted, case.gold) for case in cases if case.stage == stage]
-        said = [both for both in said if both[0] is not None]
-        shares = [
-            {s.value: 100 * side.count(s) / len(said) if said else None for s in Strategy}
-            for side in ([one for one, _ in said], [gold for _, gold in said])
-        ]
-        told.append({"stage": name, "n": len(said), "predicted": shares[0], "gold": shares[1]})
+        here = [case for case in cases if case.stage == stage and case.predicted]
+        predicted, gold = shares([one.predicted for one in here]), shares([c.gold for c in here])
+        told.append({"stage": name, "n": len(here), "predicted": predicted, "gold": gold})
     return told
 
 
@@ -234,8 +218,7 @@ def preference(wins: Floats) -> Floats:
     stays at that mean, so that a faultless system prefers none (all 1); one that is never missed
     keeps its value, so that a constant system's strategy takes all (K).
     """
-    wins = _off_diagonal(wins)
-    idle = _idle(wins)
+    wins, idle = _confusions(wins)
     p: Floats = np.ones(idle.shape)
     for _ in range(SWEEPS):
         for i in range(p.shape[1]):
@@ -248,7 +231,7 @@ def preference(wins: Floats) -> Floats:
         logs = np.log(p, out=np.zeros_like(p), where=counted)
         mean = np.exp(logs.sum(axis=1) / np.maximum(counted.sum(axis=1), 1))
         p = np.where(idle, 1.0, p / mean[:, None])
-    return _of_sum_k(p)
+    return np.asarray(p * p.shape[1] / p.sum(axis=1, keepdims=True))
 
 
 def bias(p: Floats) -> Floats:
@@ -262,79 +245,52 @@ def converged(wins: Floats) -> Floats:
     There is one where, among the strategies that are ever predicted wrongly, each is preferred to
     each other by a chain of confusions (Ford, 1957); the others' preference is 0.
     """
-    wins = _off_diagonal(wins)
-    idle = _idle(wins)
-    rest = _that_win(wins, ~idle)
-    solvable = _strongly_connected(wins, rest) & (rest.any(axis=1) | idle.all(axis=1))
+    from scipy.special import softmax
+
+    wins, idle = _confusions(wins)
+    size, rest = wins.shape[1], ~idle
+    for _ in range(size):
+        # Those that beat none of the rest are taken out; who is left alone at the end stays.
+        beats = rest & ((wins > 0) & rest[:, None, :]).any(axis=2)
+        rest = np.where(beats.any(axis=1, keepdims=True), beats, rest)
+    inside = rest[:, :, None] & rest[:, None, :]
+    reach = ((wins > 0) & inside) | np.eye(size, dtype=bool)
+    for _ in range((size - 1).bit_length()):  # so many doublings of a step reach all there is
+        reach = (reach.astype(np.float32) @ reach.astype(np.float32)) > 0
+    connected = (reach | ~inside).all(axis=(1, 2))
+    active = np.flatnonzero(connected & (rest.any(axis=1) | idle.all(axis=1)))
     # Newton's method for log p, since sweeps may take tens of thousands where confusions are few.
     # Within a step that changes no log-odds by more than 1, each step raises the likelihood.
-    log_p = np.zeros(rest.shape)
-    result = np.full(rest.shape, np.nan)
-    active = np.flatnonzero(solvable)
+    log_p, found = np.where(rest | idle, 0.0, -np.inf), np.full(rest.shape, np.nan)
     for _ in range(_MOST_STEPS):
         if not len(active):
             break
-        before = _of_logs(log_p[active], rest[active], idle[active])
-        log_p[active] += _step(wins[active], rest[active], log_p[active])
-        after = _of_logs(log_p[active], rest[active], idle[active])
+        before = size * softmax(log_p[active], axis=1)
+        log_p[active] += _step(wins[active] * inside[active], rest[active], log_p[active])
+        after = size * softmax(log_p[active], axis=1)
         still = np.abs(after - before).max(axis=1) > TOLERANCE
-        result[active[~still]] = after[~still]
+        found[active[~still]] = after[~still]
         active = active[still]
-    return result
+    return found
 
 
 def _step(wins: Floats, among: Mask, log_p: Floats) -> Floats:
     """What to add to the logarithms of the preferences of ``among``, shape (R, K), mean 0."""
-    wins = wins * (among[:, :, None] & among[:, None, :])
     both = wins + wins.swapaxes(1, 2)
+    log_p = np.where(among, log_p, 0.0)
     share = 0.5 + 0.5 * np.tanh((log_p[:, :, None] - log_p[:, None, :]) / 2)
     slope = wins.sum(axis=2) - (both * share).sum(axis=2)
     weight = both * share * share.swapaxes(1, 2)
-    curve = np.eye(wins.shape[1]) * weight.sum(axis=2)[:, None, :] - weight
-    # Only differences of logarithms are bound: their mean is held, and whoever is out stays.
-    curve += among[:, :, None] & among[:, None, :]
     # The least part more keeps a matrix that rounding has made singular solvable.
     least = _LEAST * both.max(axis=(1, 2))[:, None, None]
-    curve += np.eye(wins.shape[1]) * (~among[:, None, :] + least)
+    own = weight.sum(axis=2)[:, None, :] + ~among[:, None, :] + least
+    # Only differences of logarithms are bound: their mean is held, and whoever is out stays.
+    curve = np.eye(wins.shape[1]) * own - weight + (among[:, :, None] & among[:, None, :])
     step = np.linalg.solve(curve, slope[:, :, None])[:, :, 0]
     return np.asarray(step / np.maximum(1, np.ptp(step, axis=1, keepdims=True)))
 
 
-def _of_logs(log_p: Floats, among: Mask, idle: Mask) -> Floats:
-    """Preferences of sum K: of ``among`` as their logarithms say, idle ones at those's mean."""
-    highest = log_p.max(axis=1, keepdims=True)
-    return _of_sum_k(np.where(among | idle, np.exp(log_p - highest), 0.0))
-
-
-def _of_sum_k(p: Floats) -> Floats:
-    return np.asarray(p * p.shape[1] / p.sum(axis=1, keepdims=True))
-
-
-def _off_diagonal(wins: Floats) -> Floats:
-    return wins * (1 - np.eye(wins.shape[-1]))
-
-
-def _idle(wins: Floats) -> Mask:
-    """Which strategies are never confused with another."""
-    return np.asarray(~(wins.any(axis=1) | wins.any(axis=2)))
-
-
-def _that_win(wins: Floats, among: Mask) -> Mask:
-    """What is left of ``among`` when those that beat none of the rest are taken out, repeatedly.
-
-    Who is left alone at the end stays.
-    """
-    for _ in range(wins.shape[1]):
-        beats = among & ((wins > 0) & among[:, None, :]).any(axis=2)
-        among = np.where(beats.any(axis=1, keepdims=True), beats, among)
-    return among
-
-
-def _strongly_connected(wins: Floats, among: Mask) -> Mask:
-    """Per counts, whether a chain of wins leads from each of ``among`` to each other."""
-    size = wins.shape[1]
-    inside = among[:, :, None] & among[:, None, :]
-    reach = ((wins > 0) & inside) | np.eye(size, dtype=bool)
-    for _ in range((size - 1).bit_length()):  # so many doublings of a step reach all there is
-        reach = (reach.astype(np.float32) @ reach.astype(np.float32)) > 0
-    return np.asarray((reach | ~inside).all(axis=(1, 2)))
+def _confusions(wins: Floats) -> tuple[Floats, Mask]:
+    """(the counts without the diagonal, which strategies are never confused with another)."""
+    wins = wins * (1 - np.eye(wins.shape[-1]))
+    return wins, np.asarray(~(wins.any(axis=1) | wins.any(axis=2)))

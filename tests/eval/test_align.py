@@ -44,7 +44,7 @@ def run_align(sample_work, tmp_path, capsys):
     def call(given, *options, out="theirs/aligned.jsonl"):
         source = save(tmp_path / "given.jsonl", given)
         argv = ["--predictions", str(source), "--out", str(tmp_path / out)]
-        code = cli.run(cases.main, [*argv, "--work", str(sample_work), *options])
+        code = cli.run(cases.align, [*argv, "--work", str(sample_work), *options])
         shown = capsys.readouterr()
         if code == 2:
             assert shown.err.count("\n") == 1
@@ -135,7 +135,7 @@ def test_what_is_aligned_becomes_a_run_that_is_measured_and_smoke(run_align, tur
     ("changed", "told"),
     [
         ({"id": "99999-0"}, "id '99999-0' is no turn of the test set"),
-        ({"GT_strategy": "Hope"}, "unknown gold strategy 'Hope'"),
+        ({"GT_strategy": "Hope"}, "its gold strategy is not that of turn"),
         ({"GT_content": "what nobody said"}, "its gold reply is not that of turn"),
         ({"predict_content": 5}, "'predict_content' is no text"),
         ({"id": None}, "neither an id nor a conversation"),
@@ -151,7 +151,7 @@ def test_a_record_that_is_wrong_is_one_line_that_names_it(run_align, turns, chan
 @pytest.mark.parametrize(
     ("out", "told"),
     [
-        ("given.jsonl", "is the file that is read"),
+        ("given.jsonl", "was not written by this step"),
         ("notes.jsonl", "was not written by this step"),
         ("ours/predictions.jsonl", "holds another run"),
     ],

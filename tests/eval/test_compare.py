@@ -11,7 +11,7 @@ from esc.stats import Units
 from esc.strategies import Strategy
 from eval import metrics
 from eval.cases import Case, Cases
-from eval.metrics import compare
+from eval.metrics import compared as compare
 
 MODEL = "smollm2-135m"
 Q, R = Strategy.QUESTION, Strategy.RESTATEMENT
@@ -93,7 +93,7 @@ def run_compare(work, capsys):
     """Exit code, what ``comparisons.json`` says, and all that is printed."""
 
     def call(*options):
-        code = cli.run(metrics.compare_main, ["--work", str(work), *options])
+        code = cli.run(metrics.compare, ["--work", str(work), *options])
         shown = capsys.readouterr()
         path = work / "runs" / MODEL / "comparisons.json"
         return code, files.read_json(path) if code < 2 else None, shown.out + shown.err

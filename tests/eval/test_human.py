@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shutil
 
 import pytest
 from predicted import error, row, rows, save
@@ -86,6 +87,7 @@ def test_sides_are_shuffled_about_evenly_by_the_turn_alone(make, out):
     make("--n", 40)
     sides = files.read_json(out / "key.json")["records"]
     assert 10 < sum(one["A"] == "a" for one in sides.values()) < 30
+    shutil.rmtree(out)
     make("--n", 7)
     assert files.read_json(out / "key.json")["records"].items() <= sides.items()
 
@@ -147,41 +149,24 @@ def test_what_comes_from_a_smoke_run_is_marked_on_the_page_and_in_the_result(
 
 
 def test_every_annotator_named_has_a_sheet_and_a_page_that_saves_under_the_name(make, out):
-    make("--n", 2)
     make("--n", 2, "--annotators", "anna", "ben")
     assert (out / "sheet_anna.csv").read_bytes() == (out / "sheet_ben.csv").read_bytes()
     assert 'data-file="votes_ben.csv"' in (out / "sheet_ben.html").read_text()
     assert not (out / "sheet.csv").exists() and not (out / "sheet.html").exists()
 
 
-def test_a_sheet_with_votes_or_a_result_is_never_overwritten(make, run, out):
-    make("--n", 2)
-    blank = rows_of(out / "sheet.csv")
-    filled = write(out / "sheet.csv", [blank[0], blank[1] | {"empathy": "A"}])
-    before = filled.read_bytes(), (out / "key.json").read_bytes()
-    code, _, err = make("--n", 4)
-    assert code == 2 and "has 1 rows with answers" in error(err)
-    assert (filled.read_bytes(), (out / "key.json").read_bytes()) == before
-    write(filled, blank)
-    # Votes that were saved beside the sheet keep its key too.
-    votes = voted(out, "anna", ["a", "b"]).rename(out / "votes_anna.csv")
-    assert "votes_anna.csv has 2 rows with answers" in error(make("--n", 4)[2])
-    run("--read", votes)
-    assert "take another --out" in error(make("--n", 4)[2])
-
-
 @pytest.mark.parametrize("name", ["key.json", "sheet.csv", "sheet.html"])
-def test_a_users_own_files_are_never_replaced(make, out, name):
-    for beside in ("sheet_music.html", "sheet_music.csv", "prices.csv"):
-        files.write_text(out / beside, "a,b\n1,2\n")
-    assert make()[0] == make("--n", 3)[0] == 0 and len(rows_of(out / "sheet.csv")) == 3
-    assert (out / "sheet_music.html").is_file() and (out / "sheet_music.csv").is_file()
-    for made in ("key.json", "sheet.csv", "sheet.html"):
-        (out / made).unlink()
+def test_no_file_that_is_there_is_replaced_by_another(make, out, name):
+    assert make("--n", 2)[0] == make("--n", 2)[0] == 0
+    made = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "name another folder in --out" in error(make("--n", 4)[2])
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == made
+    # As with a vote in it, or a user's own.
     files.write_text(out / name, '{"title": "music"}\n')
-    code, _, err = make()
-    assert code == 2 and "is no file of this step" in error(err)
-    assert (out / name).read_text() == '{"title": "music"}\n'
+    for other in made.keys() - {name, ".lock"}:
+        (out / other).unlink()
+    assert f"{name} is there, and another" in error(make("--n", 2)[2])
+    assert {path.name for path in out.iterdir()} == {name, ".lock"}
 
 
 def test_votes_that_cannot_be_counted_are_one_line_and_write_nothing(make, run, out, tmp_path):
@@ -193,6 +178,7 @@ def test_votes_that_cannot_be_counted_are_one_line_and_write_nothing(make, run, 
     assert "is none of A, B, tie" in error(run("--read", voted(out, "anna", ["a", "c"]))[2])
     full = voted(out, "ben", ["a", "b"])
     assert "two files are of annotator 'ben'" in error(run("--read", full, full)[2])
+    shutil.rmtree(out)
     make("--n", 2, a="third")
     # The sheet of another comparison has other records.
     assert f"{full}: row 2: record" in error(run("--read", full)[2])

@@ -47,20 +47,13 @@ def foreign(one):
 def run_metrics(tmp_path, capsys):
     """Exit code, what was written, and stdout or the one error line."""
 
-    def call(*sources, out="out", options=()):
-        paths = []
-        for number, source in enumerate(sources):
-            path = tmp_path / f"given{number}.jsonl"
-            if isinstance(source, bytes):
-                path.write_bytes(source)
-            else:
-                save(path, source)
-            paths.append(str(path))
-        argv = ["--predictions", *paths, "--out", str(tmp_path / out), *options]
+    def call(given, *options, out="out"):
+        path = tmp_path / "given.jsonl"
+        path.write_text(given) if isinstance(given, str) else save(path, given)
+        argv = ["--predictions", str(path), "--out", str(tmp_path / out), *options]
         code = cli.run(metrics.main, argv)
         shown = capsys.readouterr()
-        written = tmp_path / out / "metrics.json"
-        told = files.read_json(written) if code == 0 else None
+        told = files.read_json(tmp_path / out / "metrics.json") if code == 0 else None
         assert code == 0 or shown.err.count("\n") == 1
         return code, told, shown.out if code == 0 else shown.err
 
@@ -118,7 +111,6 @@ def test_baselines_are_of_the_gold_turns_alone_and_have_the_shape_of_a_system(
     measured, run_metrics
 ):
     found = measured["baselines"]
-    assert tuple(found) == metrics.NAMES
     wanted = shape({"strategy": measured["strategy"], "text": measured["text"]})
     assert all(shape(told) == wanted for told in found.values())
     _, other, _ = run_metrics(records(predicted_strategy="Others", predicted_response="other"))
@@ -127,8 +119,7 @@ def test_baselines_are_of_the_gold_turns_alone_and_have_the_shape_of_a_system(
     assert gold["strategy"]["bias"]["value"] == 0 and gold["text"]["paper"]["bleu1"]["value"] == 100
     shares = gold["strategy"]["distribution"]["gold"].values()
     assert majority["accuracy"]["value"] == max(number["value"] for number in shares)
-    said = found["uniform"]["text"]["paper"]["bleu1"]
-    assert said["value"] is None and "says nothing" in said["reason"]
+    assert "says nothing" in found["uniform"]["text"]["paper"]["bleu1"]["reason"]
     chance = found["uniform"]["strategy"]["accuracy"]
     assert chance["value"] == pytest.approx(12.5, abs=0.6)
     assert chance["low"] < 12.5 < chance["high"]
@@ -141,16 +132,15 @@ def test_the_test_set_gives_the_baselines_it_is_known_for(esconv_work):
     # Table 3: the best system's bias is 0.15.
     told = found["gold-marginal-random"]["strategy"]["bias"]
     assert told["value"] == pytest.approx(0.068, abs=0.005) and told["high"] < 0.15
-    text = found["gold"]["text"]
-    assert text["paper"]["distinct1"]["value"] == pytest.approx(91.62, abs=0.005)
-    assert text["corpus"]["distinct1"]["value"] == pytest.approx(8.0, abs=0.05)
-    assert text["corpus"]["distinct1"]["low"] < 8.0 < text["corpus"]["distinct1"]["high"]
-    assert text["paper"]["bleu1"]["n"] == 1792
+    paper, corpus = (found["gold"]["text"][family] for family in ("paper", "corpus"))
+    assert paper["distinct1"]["value"] == pytest.approx(91.62, abs=0.005)
+    assert corpus["distinct1"]["value"] == pytest.approx(8.0, abs=0.05)
+    assert corpus["distinct1"]["low"] < 8.0 < corpus["distinct1"]["high"]
+    assert paper["bleu1"]["n"] == 1792
 
 
-def test_order_parts_and_names_of_the_dialogues_change_nothing(measured, run_metrics):
-    shuffled = random.Random(1).sample(records(), 40)
-    assert numbers(run_metrics(shuffled[23:], shuffled[:23])[1]) == numbers(measured)
+def test_order_and_names_of_the_dialogues_change_nothing(measured, run_metrics):
+    assert numbers(run_metrics(random.Random(1).sample(records(), 40))[1]) == numbers(measured)
     renamed = [
         one | {"id": f"talk {97 - int(one['id'].split('-')[0])}-{one['id'].split('-')[1]}"}
         for one in records()
@@ -162,22 +152,20 @@ def test_order_parts_and_names_of_the_dialogues_change_nothing(measured, run_met
 
 
 def test_foreign_names_have_the_same_values_and_resample_rows(measured, run_metrics):
-    lines = [foreign(one) for one in records(distribution=None)]
+    lines = [foreign(one) for one in records()]
     _, told, out = run_metrics(lines)
-    assert told["resampled_by"] == "row" and told["numbered"] == 40
-    assert "resampled by row" in out
+    assert told["numbered"] == 40 and "resampled by row" in out
     for one, other in zip(every(told["text"]), every(measured["text"]), strict=True):
         assert one["value"] == pytest.approx(other["value"])
     assert told["strategy"]["bias"]["value"] == measured["strategy"]["bias"]["value"]
     for one in (told["strategy"]["bias"], told["text"]["corpus"]["ead"]):
         assert one["low"] <= one["high"] and "the true interval is wider" in one["signature"]
-    array = json.dumps(lines, indent=2).encode()
-    assert numbers(run_metrics(array, out="other")[1]) == numbers(told)
+    assert numbers(run_metrics(json.dumps(lines, indent=2), out="other")[1]) == numbers(told)
 
 
 def test_every_undefined_number_says_why(run_metrics):
-    cut = "<think>\nDraft: "
-    _, told, _ = run_metrics(records(distribution=None, predicted_response=cut))
+    given = records(distribution=None, predicted_response="<think>\nDraft: ")
+    _, told, _ = run_metrics(given)
     found = [number for number in every(told) if number["value"] is None]
     assert told["strategy"]["calibration"]["ece"] in found
     assert told["text"]["corpus"]["ead"] in found and told["empty"] == 40
@@ -193,12 +181,10 @@ def test_the_same_again_does_nothing_and_is_forced_to_the_same_bytes(run_metrics
     written = tmp_path / "out" / "metrics.json"
     before, when = written.read_bytes(), written.stat().st_mtime_ns
     assert "nothing to do" in run_metrics(records())[2] and written.stat().st_mtime_ns == when
-    assert "nothing to do" not in run_metrics(records(), options=["--force"])[2]
+    assert "nothing to do" not in run_metrics(records(), "--force")[2]
     assert written.read_bytes() == before
-    other = told | {"made_with": told["made_with"] | {"strategies": ALL[:5]}}
-    files.write_json(written, other)
-    _, told, out = run_metrics(records())
-    assert "nothing to do" not in out and told["made_with"]["strategies"] == ALL
+    files.write_json(written, told | {"made_with": told["made_with"] | {"strategies": ALL[:5]}})
+    assert "nothing to do" not in run_metrics(records())[2] and written.read_bytes() == before
 
 
 def test_failed_records_are_counted_and_left_out_and_said(run_metrics):
@@ -218,8 +204,8 @@ def test_unreadable_strategies_are_left_out_of_the_headline_and_all_turns_count_
     strategy, all_turns = told["strategy"], told["strategy"]["all_turns"]
     assert strategy["invalid"] == told["empty"] == 1 and "1 (2.5 %) with no readable" in out
     assert (strategy["invalid_rate"]["value"], strategy["invalid_rate"]["n"]) == (2.5, 40)
-    assert (strategy["n"], strategy["bias"]["n"]) == (39, 39)
-    assert (all_turns["n"], all_turns["bias"]["n"]) == (40, 40)
+    assert strategy["n"] == strategy["bias"]["n"] == 39
+    assert all_turns["n"] == all_turns["bias"]["n"] == 40
     _, readable, _ = run_metrics(given[1:], out="other")
     for name in ("bias", "weighted_f1", "macro_f1", "accuracy"):
         assert strategy[name]["value"] == readable["strategy"][name]["value"]
@@ -239,36 +225,28 @@ def test_without_a_file_every_complete_run_is_measured_and_one_that_fails_is_non
     assert found == {"b_sft"}
 
 
-@pytest.mark.parametrize("field", list(foreign(row(0, 0))))
-def test_a_missing_field_is_one_line(run_metrics, field):
-    lines = [foreign(one) for one in records()]
-    del lines[7][field]
-    code, _, err = run_metrics(lines)
-    assert code == 2 and f"row 7 (from 0): no {field!r}" in err
-
-
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
         ({"gold_strategy": "Empathy"}, "unknown gold_strategy 'Empathy'"),
         ({"gold_strategy": None}, "'gold_strategy' is no text, but null or NaN"),
         ({"predicted_response": 7}, "'predicted_response' is no text"),
+        ({"predicted_response": ...}, "no 'predicted_response'"),
         ({"status": "lost"}, "its status 'lost' is none of"),
-        ({"dialogue_turns": 0}, "dialogue_turns 0 is no number of turns that has '0-3'"),
-        ({"distribution": SHARES | {"Question": 1.5}}, "Question: Input should be less than"),
-        ({"distribution": SHARES | {"Question": 0.5}}, "sum to 1.375"),
+        ({"dialogue_turns": 0}, "dialogue_turns 0 is no number of turns that has 3"),
+        ({"distribution": SHARES | {"Question": 1.5}}, "less than or equal to 1"),
+        ({"distribution": SHARES | {"Question": 0.5}}, "that sum to 1"),
     ],
 )
 def test_a_record_that_is_wrong_is_one_line_that_names_it(run_metrics, changed, told):
     given = records()
-    given[3] |= changed
+    given[3] = {name: one for name, one in (given[3] | changed).items() if one is not ...}
     code, _, err = run_metrics(given)
     assert code == 2 and "row 3 (from 0)" in err and told in err
 
 
-@pytest.mark.parametrize("options", [(), ("--force",)])
-def test_a_users_own_metrics_json_is_never_replaced(run_metrics, tmp_path, options):
+def test_a_users_own_metrics_json_is_never_replaced(run_metrics, tmp_path):
     files.write_text(tmp_path / "out" / "metrics.json", '{"accuracy": 1}\n')
-    code, _, err = run_metrics(records(), options=options)
+    code, _, err = run_metrics(records(), "--force")
     assert code == 2 and "is not of this step" in err
     assert (tmp_path / "out" / "metrics.json").read_text() == '{"accuracy": 1}\n'

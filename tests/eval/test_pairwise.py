@@ -173,7 +173,7 @@ def test_files_of_other_turns_are_one_line(run, server, tmp_path):
     records = list(files.read_jsonl(b))
     records[0]["context"]["seeker"] = "something else"
     save(b, records)
-    assert "turn 0-0 is another conversation" in error(run(a, b)[2])
+    assert "turn 0-0 has another conversation" in error(run(a, b)[2])
     short = save(tmp_path / "d.jsonl", [{k: v for k, v in row(0, 0).items() if k != "id"}])
     assert "some have no id to match" in error(run(a, short)[2])
     theirs = [foreign(number) for number in range(3)]
