@@ -58,17 +58,16 @@ def statistics(rows: Iterable[Row]) -> Row:
     if turns.empty:
         raise EscError("the training set is empty; run 'make data' first")
     n, dialogues = len(turns), turns["dialogue"].nunique()
-    seeker, supporter = int(turns["seeker"].sum()), int(turns["supporter"].sum())
+    seeker, supporter = turns["seeker"].mean(), turns["supporter"].mean()
     counts = (dialogues, 2 * n, n, n, 2 * n / dialogues, n / dialogues)
-    characters = ((seeker + supporter) / (2 * n), supporter / n, seeker / n)
     names = [strategy.value for strategy in Strategy]
     shares = pd.crosstab(turns["interval"], turns["strategy"], normalize="index")
-    every = shares.reindex(index=range(len(INTERVALS)), columns=names, fill_value=0.0)
-    table_6 = turns["strategy"].value_counts().reindex(names, fill_value=0)
+    figure_8 = shares.reindex(index=range(len(INTERVALS)), columns=names, fill_value=0.0)
+    numbers = (*counts, (seeker + supporter) / 2, supporter, seeker)
     return {
-        "table_1": dict(zip(PAPER_TABLE_1, (*counts, *characters), strict=True)),
-        "table_6": table_6.to_dict(),
-        "figure_8": every.to_dict("records"),
+        "table_1": dict(zip(PAPER_TABLE_1, map(float, numbers), strict=True)),
+        "table_6": turns["strategy"].value_counts().reindex(names, fill_value=0).to_dict(),
+        "figure_8": figure_8.to_dict("records"),
     }
 
 
@@ -95,18 +94,18 @@ def tables(found: Row) -> dict[str, pd.DataFrame]:
 def notes_on(manifest: Row) -> list[str]:
     """What a reader must know of the numbers: the smoke mark, options that are not the paper's."""
     options, corpus = manifest["options"], manifest["corpus"]
-    notes = []
+    other = f"the numbers here are of another corpus ({corpus['origin']})"
     if manifest["smoke"]:
-        notes.append("SMOKE: the numbers here are of the sample corpus, no result")
-    elif corpus["kind"] != "esconv":
-        notes.append(f"the numbers here are of another corpus ({corpus['origin']})")
-    if options["LIMIT"] is not None:
-        notes.append(f"a subset: LIMIT={options['LIMIT']} dialogues per split")
-    if options["SPLIT"] != "paper":
-        notes.append(f"split {options['SPLIT']}, not the paper's")
-    if options["CONSECUTIVE"] != "separate":
-        notes.append(f"consecutive supporter utterances: {options['CONSECUTIVE']}")
-    return notes
+        other = "SMOKE: the numbers here are of the sample corpus, no result"
+    notes = {
+        other: corpus["kind"] != "esconv",
+        f"a subset: LIMIT={options['LIMIT']} dialogues per split": options["LIMIT"],
+        f"split {options['SPLIT']}, not the paper's": options["SPLIT"] != "paper",
+        f"consecutive supporter utterances: {options['CONSECUTIVE']}": (
+            options["CONSECUTIVE"] != "separate"
+        ),
+    }
+    return [note for note, holds in notes.items() if holds]
 
 
 @cli.command(

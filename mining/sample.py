@@ -66,29 +66,24 @@ class Mining:
         return adapters.start(self.task, self.lineage)
 
     @property
-    def named(self) -> dict[str, object]:
+    def named(self) -> Row:
         """The options that tell it from others, as ``options.json`` has them."""
         lineage = {"VARIANT": self.lineage.variant, "ROUND": self.lineage.round}
         return {"MODEL": self.model, "task": self.task, **lineage}
 
     def again(self, **variables: object) -> str:
         """The make command that goes on with this mining as it was begun."""
-        path = self.folder / OPTIONS
-        begun = files.read_json(path, default={})
+        begun = files.read_json(self.folder / OPTIONS, default={})
+        if begun.get("DECODE") == backbones.get(self.model).decode:
+            del begun["DECODE"]
         as_begun = {name: begun.get(name) for name in ("LIMIT", "SAMPLES", "DECODE")}
-        if as_begun["DECODE"] == backbones.get(self.model).decode:
-            del as_begun["DECODE"]
-        return self.make("mine", **as_begun, **variables)
+        of = self.lineage.variables | as_begun | variables
+        return paths.make(f"mine-{self.task}", work=self.work, model=self.model, **of)
 
     def step(self, name: str) -> str:
         """The command of a step of this mining that make does not have."""
         own = {key.lower(): value for key, value in self.lineage.variables.items()}
         return paths.step("mining", name, work=self.work, model=self.model, task=self.task, **own)
-
-    def make(self, target: str, **variables: object) -> str:
-        """The make command of a step of this mining."""
-        of = self.lineage.variables | variables
-        return paths.make(f"{target}-{self.task}", work=self.work, model=self.model, **of)
 
 
 @dataclass(frozen=True)
@@ -108,11 +103,8 @@ class Wanted:
         return [Mining(work, model, task, lineage.checked(task).mining) for task in tasks]
 
 
-FORMAT = 1
 COUNTS = {"sp": 1, "rg": 3, "vanilla": 1}
 """Samples of a turn, by task."""
-
-
 Draw = tuple[GoldTurn, int]
 """A turn and the 0-based index of one of its samples."""
 
@@ -128,12 +120,9 @@ async def one_sample(asks: Asks, draw: Draw, *, mining: Mining, decode: str) -> 
     answer = await asks.ask(
         Generation(turn.id, "sample", model, chat, sampling, constraint, index, expected=gold)
     )
-    strategy, said = turn.strategy if task == "rg" else None, answer.text
-    if task == "vanilla":
-        strategy, said = strip_tag(answer.text)
+    strategy, said = strip_tag(answer.text) if task == "vanilla" else (turn.strategy, answer.text)
     return _row(
         draw,
-        status="ok",
         strategy=parse(answer.text) if task == "sp" else strategy,
         response=None if task == "sp" else said.strip(),
         text=answer.text,
@@ -149,6 +138,7 @@ def _row(draw: Draw, **said: Any) -> Row:
         seed=derived_seed(turn.id, index),
         gold_strategy=turn.strategy,
         gold_response=turn.response,
+        status="failed" if "failure" in said else "ok",
         **said,
     )
     return row.model_dump(mode="json", exclude=None if row.failure else {"failure"})
@@ -167,7 +157,7 @@ def asking(
     manifest = step.manifest(mining.work)
     # Everything that decides the samples, under the names a user knows.
     options = {
-        "format": FORMAT,
+        "format": 1,
         **mining.named,
         "LIMIT": limit,
         "SAMPLES": samples,
@@ -188,7 +178,7 @@ def asking(
         run={"model": mining.model, "sampler": model, "task": mining.task},
         records=lambda: [(turn, index) for turn in turns for index in range(samples)],
         work=partial(one_sample, mining=mining, decode=decode),
-        without=lambda draw, failure: _row(draw, status="failed", failure=asdict(failure)),
+        without=lambda draw, failure: _row(draw, failure=asdict(failure)),
         told=lambda rows: _told(rows) | {"decode": decode, "smoke": options["smoke"]},
         report=partial(_report, mining),
         models=[model],
@@ -199,14 +189,14 @@ def asking(
 
 
 def _told(rows: Sequence[Row]) -> Row:
-    missing = _missing(rows)
     return {
         "samples": len(rows),
         "turns": len({row["id"] for row in rows}),
         "failed": failed(rows),
         "unparsable": sum(row["status"] == "ok" and row["strategy"] is None for row in rows),
         "truncated": sum(row["truncated"] for row in rows),
-    } | ({"missing": dict(missing.most_common())} if missing else {})
+        "missing": dict(_missing(rows).most_common()),
+    }
 
 
 def _missing(rows: Sequence[Row]) -> Counter[str]:
@@ -219,17 +209,17 @@ def _missing(rows: Sequence[Row]) -> Counter[str]:
 
 def _report(mining: Mining, facts: Row) -> str:
     """The counts one should see."""
-    requests = facts["requests"]
     lines = [
         f"samples     {mining.folder / SAMPLES}: {facts['samples']:,} samples of "
         f"{facts['turns']:,} train turns, by {mining.sampler}",
         f"            {facts['unparsable']:,} without a strategy that parses "
         f"(DECODE={facts['decode']}), {facts['truncated']:,} cut at the length limit, "
         f"{facts['failed']:,} failed",
-        f"requests    {requests['answered']:,} answered, {requests['cached']:,} from the cache, "
-        f"{requests['failed']:,} failed",
+        "requests    {answered:,} answered, {cached:,} from the cache, {failed:,} failed".format(
+            **facts["requests"]
+        ),
     ]
-    if "missing" in facts:
+    if facts["missing"]:
         told = ", ".join(f"{count} {reason}" for reason, count in facts["missing"].items())
         lines.append(f"incomplete  {told}; the same command asks again for what is missing")
     return "\n".join(lines)
@@ -241,25 +231,19 @@ def finished_samples(mining: Mining) -> tuple[Row, str]:
     Raises EscError where they are not there, not whole, or drawn from the turns of another corpus
     or split than the built sets hold now.
     """
-    folder, again = mining.folder, mining.again()
-    if not (folder / SAMPLES).is_file():
-        raise EscError(f"{folder / SAMPLES} does not exist; {again} samples it")
+    folder = mining.folder
     facts = RunFolder(folder, {}, SAMPLES).finished()
     if facts is None:
         raise EscError(
-            f"{folder / SAMPLES} is not complete, or was changed since it was written; {again} "
-            "asks for what is missing"
+            f"{folder / SAMPLES} is not there, not complete, or was changed since it was written; "
+            f"{mining.again()} asks for what is missing"
         )
     options: Row = files.read_json(folder / OPTIONS)
-    if other := files.differences({name: options.get(name) for name in mining.named}, mining.named):
+    now = mining.named | {"data": step.train_set(step.manifest(mining.work))}
+    if other := files.differences({name: options.get(name) for name in now}, now):
         raise EscError(
-            f"{folder} holds the samples of another mining ({'; '.join(other)}); move it away, "
-            f"{again} samples its own"
-        )
-    if changed := files.differences(options["data"], step.train_set(step.manifest(mining.work))):
-        raise EscError(
-            f"the samples in {folder} are of other train turns ({'; '.join(changed)}); build those "
-            f"sets again, or {mining.again(FORCE=1)}"
+            f"{folder} holds samples of another mining, or of other train turns than are built now "
+            f"({'; '.join(other)}); build those again, move it away, or {mining.again(FORCE=1)}"
         )
     return options, facts[SAMPLES]["sha256"]
 

@@ -141,7 +141,7 @@ def collect(minings: Sequence[Mining]) -> tuple[dict[str, Found], list[str]]:
         notes.append(f"{mining.task}: {_source(routed)}")
     if not found:
         first = minings[0]
-        why = "; ".join(left_out) or f"{first.make('mine')} begins"
+        why = "; ".join(left_out) or f"{first.again()} begins"
         raise EscError(f"nothing is mined in {first.folder.parent}; {why}")
     if any(one.smoke for one in found.values()):
         notes.insert(0, "SMOKE: embedded model, sample corpus or random judge; no result")
