@@ -196,8 +196,7 @@ def ask_all(askings: Iterable[Asking[Any]], sending: Sending) -> int:
         given = to_ask[0].asking.at if to_ask else None
         urls: Sequence[str] = policy_server.split_urls(given or "")
         if to_ask and not sending.batches:
-            where = policy_server.servers(sending.model, sending.work, given, weights)
-            urls = stack.enter_context(where)
+            urls = policy_server.servers(sending.model, sending.work, given, weights)
         missing, waits = 0, []
         for one in opened:
             try:
@@ -216,16 +215,15 @@ def ask_each(every: Mapping[str, Callable[[], Asking[Any]]], sending: Sending) -
     Raises Waiting where none fails and BATCH leaves some of the asking to others.
     """
     codes, waits = [0], []
-    with policy_server.one_server():
-        for name, asking in every.items():
-            print(f"--- {name}", flush=True)
-            try:
-                codes.append(ask_all([asking()], sending))
-            except Waiting as waiting:
-                waits.append(str(waiting))
-            except EscError as error:
-                print(f"error: {name}: {visible(str(error))}", file=sys.stderr)
-                codes.append(1)
+    for name, asking in every.items():
+        print(f"--- {name}", flush=True)
+        try:
+            codes.append(ask_all([asking()], sending))
+        except Waiting as waiting:
+            waits.append(str(waiting))
+        except EscError as error:
+            print(f"error: {name}: {visible(str(error))}", file=sys.stderr)
+            codes.append(1)
     if waits and not max(codes):
         raise Waiting("\n".join(waits))
     return max(codes)

@@ -1,15 +1,16 @@
-"""The server that answers for a model's policies: the one that runs, or one for this run alone.
+"""The server that answers for a model's policies: the one that runs, or one for this process alone.
 
 ``serving`` starts and stops it; this is what the other packages need to know of it.
 """
 
+import atexit
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -71,73 +72,54 @@ def on_this_machine() -> list[int]:
     ]
 
 
-_kept: ContextVar[tuple[ExitStack, dict[tuple[str, Path], str]] | None]
-_kept = ContextVar("_kept", default=None)
-
-
-@contextmanager
-def one_server() -> Iterator[None]:
-    """Keep a server that is started inside the block for all of it: several questions, one start.
-
-    None may be trained meanwhile: it would go on with the adapters it was started with.
-    """
-    with ExitStack() as stack:
-        token = _kept.set((stack, {}))
-        try:
-            yield
-        finally:
-            _kept.reset(token)
-
-
-@contextmanager
-def servers(
-    model: str, work: Path, given: str | None, weights: Mapping[str, str]
-) -> Iterator[list[str]]:
-    """Where to send requests: the URLs given, else the running server, else one for this block.
+def servers(model: str, work: Path, given: str | None, weights: Mapping[str, str]) -> list[str]:
+    """Where to send requests: the URLs given, else the running server, else one of our own.
 
     ``given`` holds URLs separated by commas or blanks; ``weights`` maps the served names that will
-    be asked to the SHA-256 of their weights. A server started here ends with the block, or with
-    this process, however it dies. Raises EscError where the running server still loads, or holds
-    other weights.
+    be asked to the SHA-256 of their weights. A server started here ends with this process, however
+    it dies: none may be trained meanwhile, it would go on with the adapters it was started with.
+    Raises EscError where the running server still loads, or holds other weights.
     """
     if given:
-        yield split_urls(given)
-    elif state := running(model, work):
-        stale = [name for name, sha in weights.items() if state.adapters.get(name, sha) != sha]
-        if not state.ready:
-            raise EscError(f"the server at {state.url} is still loading; try again when it is up")
-        if stale:
-            anew = paths.make("stop", "serve", work=work, model=model)
-            raise EscError(
-                f"the server at {state.url} was started with older weights of {', '.join(stale)}; "
-                f"{anew}"
-            )
-        yield [state.url]
-    elif kept := _kept.get():
-        stack, urls = kept
-        if (model, work) not in urls:
-            urls[model, work] = stack.enter_context(_own_server(model, work))
-        yield [urls[model, work]]
-    else:
-        with _own_server(model, work) as url:
-            yield [url]
+        return split_urls(given)
+    state = running(model, work)
+    if not state:
+        return [_own_server(model, work)]
+    stale = [name for name, sha in weights.items() if state.adapters.get(name, sha) != sha]
+    if not state.ready:
+        raise EscError(f"the server at {state.url} is still loading; try again when it is up")
+    if stale:
+        anew = paths.make("stop", "serve", work=work, model=model)
+        raise EscError(
+            f"the server at {state.url} was started with older weights of {', '.join(stale)}; "
+            f"{anew}"
+        )
+    return [state.url]
 
 
-@contextmanager
-def _own_server(model: str, work: Path) -> Iterator[str]:
+_own = ExitStack()
+atexit.register(_own.close)
+
+
+@cache
+def _own_server(model: str, work: Path) -> str:
     command = [sys.executable, "-m", "serving", "hold", "--model", model, "--work", str(work)]
     # It stops the server when its input ends: so also when this process is killed.
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        try:
-            if not (line := holder.stdout.readline()):
-                raise EscError("no server could be started (see above); 'make doctor' helps")
-            yield json.loads(line)["url"]
-        finally:
-            holder.stdin.close()
+    holder = _own.enter_context(
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    _own.callback(holder.stdin.close)
+    if not (line := holder.stdout.readline()):
+        raise EscError("no server could be started (see above); 'make doctor' helps")
+    return str(json.loads(line)["url"])
 
 
 def split_urls(given: str) -> list[str]:
@@ -145,33 +127,19 @@ def split_urls(given: str) -> list[str]:
     return given.replace(",", " ").split()
 
 
-def refuse_beside_training() -> None:
-    """Raise EscError where a server runs on this machine, which has no GPU to train on."""
-    if pids := on_this_machine():
-        raise EscError(
-            f"a vLLM server or batch runs on this machine (process {pids[0]}), and training on the "
-            f"CPU beside it would take its memory and time; {_ENDS}"
-        )
-
-
-_ENDS = "'make stop', with the MODEL and WORK it was started with, ends a server, Ctrl-C a batch"
-
-
 def beside_training(work: Path) -> str | None:
-    """What runs on this machine and holds most of its GPUs' memory, and what ends it; or None.
+    """What runs on this machine beside a training, and what ends it; None where nothing does.
 
     A server of ``work`` is named with its own command, another one by its process.
     """
+    takes = "and vLLM takes most of the memory"
     for model in backbones.table():
         if state := running(model, work):
             stop = paths.make("stop", work=work, model=model)
-            return (
-                f"a server of {model} runs at {state.url}, and vLLM takes most of the memory of "
-                f"its GPUs; {stop} frees it"
-            )
+            return f"a server of {model} runs at {state.url}, {takes}; {stop} frees it"
     if pids := on_this_machine():
         return (
-            f"a vLLM server or batch runs on this machine (process {pids[0]}), and takes most of "
-            f"the memory of its GPUs; {_ENDS}"
+            f"a vLLM server or batch runs on this machine (process {pids[0]}), {takes}; 'make "
+            "stop', with the MODEL and WORK it was started with, ends a server, Ctrl-C a batch"
         )
     return None

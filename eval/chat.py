@@ -67,15 +67,12 @@ def main(
     backbone = backbones.get(model)
     lineage = at_stage(stage, variant, round)
     print(NOTICE)
-    with (
-        policy_server.servers(model, work, base_url, {}) as urls,
-        PlanAndSpeak(
-            urls,
-            stage=stage,
-            lineage=lineage,
-            decode=decode or backbone.decode,
-            reply_tokens=backbone.reply_tokens,
-            temperature=temperature,
-        ) as pipeline,
-    ):
+    with PlanAndSpeak(
+        policy_server.servers(model, work, base_url, {}),
+        stage=stage,
+        lineage=lineage,
+        decode=decode or backbone.decode,
+        reply_tokens=backbone.reply_tokens,
+        temperature=temperature,
+    ) as pipeline:
         talk(pipeline)

@@ -27,7 +27,7 @@ from typing import Any
 
 import httpx2
 
-from esc import cli, files, paths, policy_server
+from esc import cli, files, paths
 from esc import step as built
 from esc.files import EscError, Row
 from esc.judging import RANDOM
@@ -37,6 +37,7 @@ from esc.prompts import TASKS, Message
 from esc.psych_errors import PsychError
 from esc.step import DONE, RunFolder
 from esc.strategies import Strategy
+from serving import server
 
 REPEATS, PROMPTS, QUESTIONS = 3, 96, 500
 DIALOGUES, TURNS, SAMPLES, VOCABULARY = 1300, 14, 3, 40_000
@@ -109,16 +110,16 @@ def layer(work: Path) -> Row:
     rows = list(files.read_jsonl(work / paths.sft_file("sp", "train")))[:PROMPTS]
     through: list[float] = []
     at_once: list[float] = []
-    with policy_server.servers(EMBEDDED, work, None, {}) as where:
-        url = where[0]
-        for number in range(2 * REPEATS + 1):
-            # Not the system prompt first: no run profits from another's prefix cache.
-            calls = [_call(row["id"], f"{number}\n{row['instruction']}") for row in rows]
-            begin = time.perf_counter()
-            asyncio.run(_open_loop(url, calls)) if number % 2 else ask([url], calls, in_flight=32)
-            rate = len(calls) / (time.perf_counter() - begin)
-            # The first of all compiles.
-            (at_once if number % 2 else through).append(rate)
+    url = server.start(EMBEDDED, work, port=0).url
+    for number in range(2 * REPEATS + 1):
+        # Not the system prompt first: no run profits from another's prefix cache.
+        calls = [_call(row["id"], f"{number}\n{row['instruction']}") for row in rows]
+        begin = time.perf_counter()
+        asyncio.run(_open_loop(url, calls)) if number % 2 else ask([url], calls, in_flight=32)
+        rate = len(calls) / (time.perf_counter() - begin)
+        # The first of all compiles.
+        (at_once if number % 2 else through).append(rate)
+    server.stop(EMBEDDED, work)
     mine, most = statistics.median(through[1:]), statistics.median(at_once)
     return {"per_second": mine, "at_once_per_second": most, "ratio": mine / most}
 

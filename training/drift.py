@@ -17,7 +17,7 @@ from tqdm import tqdm
 from esc import adapters, backbones, dialogue, files, paths, policy_server, step
 from esc.backbones import Backbone
 from esc.dialogue import GoldTurn, gold_turns
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.paths import Lineage
 from esc.plan_and_speak import chat_and_gold
 from training import recipes
@@ -46,8 +46,8 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
     facts: Row = files.read_json(path, default={})
     if facts.get("options") == options:
         return facts
-    if where == "cpu":
-        policy_server.refuse_beside_training()
+    if where == "cpu" and (beside := policy_server.beside_training(work)):
+        raise EscError(beside)
     measured = measure(backbone, task, start, moved, turns)
     is_moved = measured["kl"] > BEYOND * measured["rounding"]["kl"] and measured["changed"] > 0
     # Trained by llamafactory-cli itself, it does not say so.

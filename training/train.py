@@ -60,8 +60,9 @@ def train(training: Training, *, force: bool) -> Row | None:
             run(training, settings, beside / f"node{node}.yaml", lock=None)
         return None
     with files.exclusive(beside) as lock:
-        if on_cpu and not is_done:
-            policy_server.refuse_beside_training()
+        beside_it = policy_server.beside_training(training.work)
+        if beside_it and on_cpu and not is_done:
+            raise EscError(beside_it)
         if force:
             shutil.rmtree(output, ignore_errors=True)
         claim(output, options)
@@ -72,8 +73,8 @@ def train(training: Training, *, force: bool) -> Row | None:
         if training.start_dtype:
             of = training.work, training.backbone, training.starts_from, training.start_dtype
             print("\n".join(export.report(*export.export(*of), start=True)))
-        if not on_cpu and (other := policy_server.beside_training(training.work)):
-            print(f"NOTE        {other}", flush=True)
+        if beside_it:
+            print(f"NOTE        {beside_it}", flush=True)
         seconds = run(training, settings, output / RECIPE, lock=lock)
         # Whatever LLaMA-Factory has been told, without a whole adapter nothing is done.
         adapters.check(output, training.work, training.model)

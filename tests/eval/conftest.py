@@ -8,4 +8,4 @@ def _environment(monkeypatch):
     asked = ("JUDGE", "JUDGE_BASE_URL", "JUDGE_N", "JUDGE_FORM", "PROMPTS_DIR")
     for name in (*asked, "OPENAI_API_KEY", "VLLM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("esc.llm.USUAL", 0.01)

@@ -18,7 +18,7 @@ SAMPLED = "sampling    temperature 0.7, top-p 0.95, seeded by the turn's id"
 @pytest.fixture
 def work(sample_work, tmp_path, monkeypatch):
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("esc.llm.USUAL", 0.01)
     shutil.copytree(sample_work / "data", tmp_path / "data")
     return tmp_path
 

@@ -226,8 +226,7 @@ def test_stop_ends_that_process_only(tmp_path, pretend):
 
 def test_the_running_server_is_asked_where_it_is_up_and_has_the_weights(tmp_path, pretend):
     def asked(weights, given=None):
-        with policy_server.servers(MODEL, tmp_path, given, weights) as urls:
-            return urls
+        return policy_server.servers(MODEL, tmp_path, given, weights)
 
     pretend(os.getpid(), {"sp-sft": "old"})
     assert asked({"sp-sft": "old"}) == ["http://127.0.0.1:1/v1"]
@@ -257,8 +256,6 @@ def test_training_is_refused_beside_a_server_or_batch(words, tmp_path, pretend):
         while pretended.pid not in policy_server.on_this_machine():
             assert time.monotonic() < deadline
         try:
-            with pytest.raises(EscError, match="'make stop', with the MODEL and WORK"):
-                policy_server.refuse_beside_training()
             told = policy_server.beside_training(tmp_path)
             assert told and "'make stop', with the MODEL and WORK" in told
         finally:
