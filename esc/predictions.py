@@ -8,6 +8,7 @@ what LLaMA-Factory and others call these, and may name the conversation ``contex
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -105,23 +106,21 @@ class Named:
     """Under this kit's names, and without what a model thought."""
     columns: str
     """The names it has in the file."""
-    foreign: bool
-    """Whether gold or prediction have another system's names there."""
+    taken: dict[str, str]
+    """This kit's name to another system's that the file has."""
 
-    def called(self, field: str) -> str:
-        """What the file calls a field, or would."""
-        names = next(names for name, names in _ROLES.values() if name == field)
-        return names[0] if self.foreign and names else field
+    @property
+    def foreign(self) -> bool:
+        """Whether gold or prediction have another system's names."""
+        return bool(self.taken.keys() - {"context"})
 
     def text(self, field: str, *, needed: bool = False) -> str | None:
         """The text of a field that must be there; EscError, naming the row, where it is none."""
-        value, called = self.row.get(field), self.called(field)
+        value, called = self.row.get(field), self.taken.get(field, field)
         if field not in self.row:
             raise EscError(f"{self.where}: no {called!r}: add it, or rename one of {self.columns}")
         if not isinstance(value, str if needed else str | None):
-            lost = (
-                "" if value is not None else ", but null or NaN: fill it in, or leave the row out"
-            )
+            lost = "" if value is not None else ", but null or NaN: fill it in, or leave it out"
             raise EscError(f"{self.where}: {called!r} is no text{lost}")
         return value
 
@@ -141,7 +140,8 @@ def named_rows(path: Path) -> Iterator[Named]:
     Raises EscError, naming the row, for whatever is not as it should be; also where there is none.
     """
     seen: set[str] = set()
-    for number, row in enumerate(_rows(path)):
+    is_csv = path.suffix.casefold() in (".csv", ".tsv")
+    for number, row in enumerate(_of_csv(path) if is_csv else _of_json(path)):
         where = f"{path}, row {number} (from 0)"
         if not isinstance(row, dict):
             raise EscError(f"{where}: not a JSON object")
@@ -158,77 +158,68 @@ def named_rows(path: Path) -> Iterator[Named]:
         if OURS[1] in taken and not seen:
             print(f"columns     {path}: {_told(row, taken)}")
         seen.add(name)
-        foreign = bool(taken.keys() - {"context"})
-        yield Named(name, where, given is None, known, ", ".join(row), foreign)
+        yield Named(name, where, given is None, known, ", ".join(row), taken)
     if not seen:
         raise EscError(f"{path} is empty; it takes one record at least")
 
 
-def _rows(path: Path) -> Iterator[Any]:
-    if path.suffix.casefold() in (".csv", ".tsv"):
-        yield from _of_csv(path)
-        return
-    values = _values(path)
-    columns = values[0] if len(values) == 1 else None
-    if not isinstance(columns, dict) or not all(isinstance(c, dict) for c in columns.values()):
-        yield from values
-        return
+def _of_json(path: Path) -> list[Any]:
+    """The values of a file's JSON array, of a line each, or of the columns that pandas writes."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EscError(f"{path} is not UTF-8 text: byte {error.start}") from error
+    # Not str.splitlines: a JSON string may hold the line separators that it knows beyond "\n".
+    lines = {f"{path}, line {n}": line for n, line in enumerate(text.split("\n"), start=1)}
+    try:
+        values = [_loads(text, str(path))]
+    except EscError:
+        if text.lstrip().startswith("["):
+            raise
+        values = [_loads(line, where) for where, line in lines.items() if line.strip()]
+    if len(values) != 1:
+        return values
+    (whole,) = values
+    if isinstance(whole, list):
+        return whole
+    if not isinstance(whole, dict) or not all(isinstance(one, dict) for one in whole.values()):
+        return values
     # What pandas writes without being asked for rows: a mapping of row labels for each column.
-    labels = list(next(iter(columns.values()), {}))
-    for name, column in columns.items():
+    labels = list(next(iter(whole.values()), {}))
+    for name, column in whole.items():
         if column.keys() != set(labels):
             raise EscError(
                 f"{path}: column {name!r} has other rows than the first; pandas writes what is "
                 'read here: to_json(FILE, orient="records", lines=True)'
             )
-    yield from ({name: columns[name][label] for name in columns} for label in labels)
+    return [{name: whole[name][label] for name in whole} for label in labels]
 
 
-def _values(path: Path) -> list[Any]:
-    """The JSON values of a file: of its array, or a line each. EscError where it cannot be read."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        found = _loads(text)
-        return found if isinstance(found, list) else [found]
-    except UnicodeDecodeError as error:
-        raise EscError(f"{path} is not UTF-8 text: byte {error.start}") from error
-    except (ValueError, KeyError, RecursionError) as error:
-        if text.lstrip().startswith("["):
-            raise EscError(f"{path}: not JSON ({error})") from error
-    values = []
-    # Not str.splitlines: a JSON string may hold the line separators that it knows beyond "\n".
-    for number, line in enumerate(text.split("\n"), start=1):
-        try:
-            values += [_loads(line)] if line.strip() else []
-        except (ValueError, KeyError, RecursionError) as error:
-            raise EscError(f"{path}, line {number}: not JSON ({error})") from error
-    return values
-
-
-def _loads(text: str) -> Any:
+def _loads(text: str, where: str) -> Any:
     """The value of a JSON text, with null for the NaN that pandas and numpy mean by it."""
-    value = json.loads(text, parse_constant={"NaN": None}.__getitem__)
-    if "\\ud" in text.casefold():
-        # Half a surrogate pair can be escaped in JSON, and never be written again.
-        json.dumps(value, ensure_ascii=False).encode()
+    try:
+        value = json.loads(text, parse_constant={"NaN": None}.__getitem__)
+        if "\\ud" in text.casefold():
+            # Half a surrogate pair can be escaped in JSON, and never be written again.
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, KeyError, RecursionError) as error:
+        raise EscError(f"{where}: not JSON ({error})") from error
     return value
 
 
 def _of_csv(path: Path) -> Iterator[Row]:
     head, *records = sheets.table(path) or [[]]
     names = [name.strip() for name in head]
-    for name in filter(None, names):
-        if names.count(name) > 1:
-            raise EscError(f"{path}: two columns are named {name!r}; rename one")
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise EscError(f"{path}: two columns are named {twice[0]!r}; rename one")
     for number, record in enumerate(records, start=2):
         if len(record) > len(names):
             raise EscError(
                 f"{path}, row {number} of the sheet: {len(record)} cells under {len(names)} names; "
                 "quote cells that hold the delimiter"
             )
-        cells: Row = dict(zip(names, record + [""] * (len(names) - len(record)), strict=True))
         # A column without a name is pandas' index.
-        cells.pop("", None)
+        cells: Row = {name: cell for name, cell in zip_longest(names, record, fillvalue="") if name}
         if any(cells.values()):
             yield cells | ({"id": cells["id"] or None} if "id" in cells else {})
 
@@ -240,15 +231,12 @@ def _known(row: Row) -> tuple[Row, dict[str, str]]:
     reply stand apart where LLaMA-Factory's label begins with its strategy, without thinking. Rows
     with a ``status`` are this kit's own.
     """
-    taken: dict[str, str] = {}
-    for ours, others in _ROLES.values() if "status" not in row else ():
-        name = next((name for name in others if name in row), None)
-        if name and ours not in row:
+    is_foreign, taken = "status" not in row, {}
+    for ours, others in _ROLES.values() if is_foreign else ():
+        if ours not in row and (name := next((one for one in others if one in row), None)):
             taken[ours] = name
     found = row | {ours: row[name] for ours, name in taken.items()}
-    for name in OURS:
-        if isinstance(found.get(name), str):
-            found[name] = spoken(found[name])[0]
+    found |= {name: spoken(found[name])[0] for name in OURS if isinstance(found.get(name), str)}
     if taken.get(OURS[1]) in ("predict", "response"):
         found.setdefault(OURS[0], None)
         gold, text = strip_tag(str(found.get("gold_response", "")))
@@ -256,7 +244,7 @@ def _known(row: Row) -> tuple[Row, dict[str, str]]:
             predicted, reply = strip_tag(str(found[OURS[1]]))
             found |= {"gold_strategy": gold.value, "gold_response": text}
             found |= {OURS[0]: predicted.value if predicted else None, OURS[1]: reply}
-    for name in ("gold_strategy", "gold_response", *OURS) if "status" not in row else ():
+    for name in ("gold_strategy", "gold_response", *OURS) if is_foreign else ():
         if name in found and str(found[name]).strip().casefold() in _MISSING:
             found[name] = None
     return found, taken
@@ -296,8 +284,7 @@ def prediction_of(named: Named) -> Prediction:
 
 def _conversation(row: Row, where: str) -> tuple[list[Exchange], str]:
     """(exchanges so far, the seeker's latest words); empty where the row holds none."""
-    context = row.get("context") or None
-    latest = row.get("seeker") or ""
+    context, latest = row.get("context") or None, row.get("seeker") or ""
     if isinstance(context, dict):
         context, latest = context.get("history", []), context.get("seeker") or latest
     if not isinstance(latest, str) or not isinstance(context, str | list | None):
@@ -324,10 +311,9 @@ def _utterance(one: object, where: str) -> tuple[str, str]:
     """(who speaks, empty where that is not said; the words)."""
     if isinstance(one, str):
         return "", one
-    if isinstance(one, Mapping):
-        text = next((one[key] for key in ("content", "text", "value") if key in one), None)
-        speaker = next((one[key] for key in ("role", "speaker", "from") if key in one), None)
-        role = _SPEAKERS.get(str(speaker))
-        if isinstance(text, str) and role:
-            return role, text
-    raise EscError(f"{where}: its conversation holds something that is no utterance or pair")
+    given = one if isinstance(one, dict) else {}
+    text = next((given[key] for key in ("content", "text", "value") if key in given), None)
+    speaker = next((given[key] for key in ("role", "speaker", "from") if key in given), None)
+    if not isinstance(text, str) or str(speaker) not in _SPEAKERS:
+        raise EscError(f"{where}: its conversation holds something that is no utterance or pair")
+    return _SPEAKERS[str(speaker)], text

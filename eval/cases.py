@@ -107,8 +107,7 @@ def case_of(named: Named) -> Case | None:
     gold = parse(strategy)
     if gold is None:
         raise EscError(
-            f"{where}: unknown {named.called('gold_strategy')} {strategy!r}; it takes one of "
-            f"{', '.join(Strategy)}"
+            f"{where}: unknown gold strategy {strategy!r}; it takes one of {', '.join(Strategy)}"
         )
     turn, turns = named.id.rpartition("-")[2], row.get("dialogue_turns")
     # How long a dialogue is, a part of a file does not show.

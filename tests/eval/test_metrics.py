@@ -228,7 +228,7 @@ def test_without_a_file_every_complete_run_is_measured_and_one_that_fails_is_non
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"gold_strategy": "Empathy"}, "unknown gold_strategy 'Empathy'"),
+        ({"gold_strategy": "Empathy"}, "unknown gold strategy 'Empathy'"),
         ({"gold_strategy": None}, "'gold_strategy' is no text, but null or NaN"),
         ({"predicted_response": 7}, "'predicted_response' is no text"),
         ({"predicted_response": ...}, "no 'predicted_response'"),

@@ -275,7 +275,7 @@ def test_what_a_smoke_run_is_in_is_marked(run, tmp_path, where):
     [
         (b"", "is empty"),
         (b'{"id": "1", "text": "x"}', "row 0 (from 0): neither a prediction"),
-        (b'{"id": "1", "predict_content": "x"}', "row 0 (from 0): no 'predict_strategy'"),
+        (b'{"id": "1", "predict_content": "x"}', "row 0 (from 0): no 'predicted_strategy'"),
         (b'{"Error Type": "None"}\n{"predict_content": "x"}', "row 1 (from 0): no verdict"),
         # The kit's other files name errors too, and are no verdicts on predictions.
         (b'{"id": "1-1", "rejected": "x", "error": "Other"}', "nor a stored verdict"),
