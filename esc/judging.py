@@ -10,8 +10,10 @@ whatever stays unclear is unscored, with the reason.
 """
 
 import asyncio
+import hashlib
 import json
 import os
+import random
 import re
 import sys
 import time
@@ -22,29 +24,34 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from esc import backbones, cli, files, policy_server
+from esc import backbones, cli, files, policy_server, prompts
+from esc.dialogue import Exchange
 from esc.files import EscError, Row, Waiting
 from esc.llm import (
     Asks,
     Cache,
     Chat,
+    Constraint,
     Failure,
     FailureKind,
+    Generation,
     Meter,
     Pool,
     Price,
     Rehearsal,
     RunStopped,
+    Sampling,
     counted,
 )
 from esc.llm_batch import SHARD, Batch, BatchChat
 from esc.paths import EMBEDDED
 from esc.plan_and_speak import TIMEOUT
+from esc.prompts import Message
 from esc.step import CALLS, DONE, SMOKE, RunFolder
 from esc.visible import visible
 
@@ -54,11 +61,15 @@ JUDGE_IN_FLIGHT = 64
 """Questions at a time to a judge, whose limits have nothing to do with the backbone's server."""
 LIVE = "live"
 """No batches for this step, where others of the same command use them."""
+HOSTED = "https://api.openai.com/v1"
+RANDOM = "random"
+DRAWN = "JUDGE=random: drawn, not judged"
+"""The reason of a verdict that is drawn."""
+NUMBER, REASON = "number", "reason"
+"""What is asked for a score: the number alone (Figures 17 to 20), or a reason and the number."""
 
 Engine = Literal["vllm", "ray", "openai", "write", "read", "live"]
 _BY_FILES = "an engine that reads batch files, instead of a live server"
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,59 @@ class Sending:
         return Batch(str(self.batch), self.shard, self.model, self.work)
 
 
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Who answers: served names of this kit's models, each with a hash of its weights."""
+
+    weights: Mapping[str, str]
+    urls: str | None = None
+    """By commas; else the running server of the model is asked, or one for this run."""
+
+    @property
+    def models(self) -> list[str]:
+        """The served names."""
+        return list(self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Who answers a judge's questions."""
+
+    name: str
+    """As a reader knows it; ``random`` draws verdicts."""
+    urls: str = ""
+    """By commas; empty for ``random``, and for this kit's own server."""
+    served: str = ""
+    """Its name at the endpoint, where that is another."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Served name to a hash of what answers, where it is this kit's own server."""
+
+    @property
+    def models(self) -> list[str]:
+        """Its name at the endpoint."""
+        return [self.served or self.name]
+
+    @property
+    def is_random(self) -> bool:
+        """Whether verdicts are drawn, not judged."""
+        return self.name == RANDOM
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is the embedded model on this kit's own server."""
+        return bool(self.weights) and is_smoke(self.name)
+
+    def prompts(self, folder: Path, names: Iterable[str]) -> str | None:
+        """A hash of the files behind its questions; None where it is asked none."""
+        found = [prompts.source(folder, name) for name in names]
+        return None if self.is_random else files.sha256_of(found)
+
+
+def is_smoke(judge: str) -> bool:
+    """Whether what a judge of that name says is no judgement: random draws, the embedded model."""
+    return judge in (RANDOM, EMBEDDED, f"{EMBEDDED} (base)")
+
+
 JudgeName = Annotated[
     str | None,
     typer.Option(envvar="JUDGE", help="model at its endpoint, or random [default: the backbone's]"),
@@ -129,14 +193,32 @@ class JudgeSending(Sending):
     judge: JudgeName = None
     judge_base_url: JudgeUrl = None
 
-    def who(self, default: str | None = None) -> "Judge":
-        """The judge a user asks for, or ``default``, or the one the table of backbones names.
-
-        Raises EscError where the hosted one is to be asked and there is no key.
-        """
+    def who(self) -> Judge:
+        """As `judge_for` says."""
         keyless = self.dry_run or self.batch not in (None, LIVE, "openai")
-        name = self.judge or default
-        return judge_for(self.model, name, self.judge_base_url, keyless=keyless)
+        return judge_for(self.model, self.judge, self.judge_base_url, keyless=keyless)
+
+
+def judge_for(model: str, name: str | None, urls: str | None, *, keyless: bool = False) -> Judge:
+    """The judge a user asks for, or the one the table of backbones names.
+
+    Raises EscError where the hosted one is meant and there is no key; ``keyless`` says that it is
+    not going to be asked.
+    """
+    name = name or backbones.get(model).judge
+    if name == RANDOM and urls:
+        raise EscError("JUDGE=random asks nobody; drop JUDGE_BASE_URL, or name the model there")
+    hosted = not urls and name != RANDOM
+    if hosted and not keyless and not os.environ.get("OPENAI_API_KEY", "").strip():
+        raise EscError(
+            f"JUDGE={name} is asked at {HOSTED}, and OPENAI_API_KEY is not set; set it, give "
+            "JUDGE_BASE_URL=http://host:port/v1 for another endpoint, or take JUDGE=random, which "
+            "is a smoke run"
+        )
+    return Judge(name, HOSTED if hosted else urls or "")
+
+
+Record = TypeVar("Record")
 
 
 def failed(rows: Sequence[Row]) -> int:
@@ -149,84 +231,64 @@ class Asking(Generic[Record]):
     """One folder of answers: what is asked of which records, and what becomes of it."""
 
     folder: RunFolder
-    what: str
-    """For the progress bar, and before what a dry run says."""
     run: Row
     """What the stored answers are of."""
+    who: Policies | Judge
     records: Callable[[], Sequence[Record]]
     """Every record, in the order of the rows; called where there is something to do."""
-    work: Callable[[Asks, Record], Awaitable[Row]]
-    """From somebody to ask and a record to its row; it need not ask."""
-    without: Callable[[Record, Failure], Row]
-    """The row of a record whose request failed for good."""
+    ask: Callable[[Asks, Record], Awaitable[Any]]
+    """From somebody to ask and a record to what is said of it; it need not ask."""
+    row: Callable[[Record, Any], Row]
+    """Of a record and what was said of it, or of the `Failure` of its request, which is `Unscored`
+    where a judge was asked."""
     told: Callable[[Sequence[Row]], Row]
     """What the rows come to: for the report, and the summary file or ``run.json``."""
     report: Callable[[Row], str]
     """The numbers one should see, of what is told and, without a summary, what asking took:
     ``requests`` (answered, cached, failed), ``cost`` (None where no price is given), ``seconds``.
     """
-    models: Sequence[str]
-    """The served names it asks."""
-    weights: Mapping[str, str] = field(default_factory=dict)
-    """Served name to a hash of what answers under it."""
-    at: str | None = None
-    """URLs to ask, by commas; else the running server of the model is, or one for this run."""
     missing: Callable[[Sequence[Row]], int] = failed
     summary: str = ""
     """The name of the file of what is told, where that is not ``run.json``."""
-    judge: str = ""
-    """Who is asked, as a reader knows it; its endpoint need not list its models. Empty for ours."""
 
 
-def ask_all(askings: Iterable[Asking[Any]], sending: Sending) -> int:
+def ask_all(askings: Mapping[str, Callable[[], Asking[Any]]], sending: Sending) -> int:
     """Exit code: 0 where no row of any folder is missing, 1 where requests failed.
 
-    The one loop that asks: claims every folder, rehearses, asks what no stored answer tells (one
-    start of a server for all of them), writes rows, summary and ``run.json``, prints the report.
-    Raises EscError for whatever a user can mend, and, once the others are done, Waiting where BATCH
-    leaves some of the asking to others.
+    The one loop that asks: by name, claims every folder, rehearses, asks what no stored answer
+    tells (one start of a server for all), writes rows, summary and ``run.json``, prints the report.
+    A folder that fails takes down no other: EscError for whatever a user can mend, or Waiting where
+    BATCH leaves some of the asking to others, is raised once the others are done.
     """
     _ = sending.meter  # what is wrong with it is told before a folder is claimed
+    opened: dict[str, _Opened] = {}
+    errors: dict[str, EscError] = {}
+    missing = 0
     with ExitStack() as stack:
-        opened = [one for asking in askings if (one := _opened(asking, sending, stack))]
-        if sending.dry_run:
-            return 0
-        to_ask = [one for one in opened if one.rehearsal.meter.answered]
-        weights = {name: sha for one in to_ask for name, sha in one.asking.weights.items()}
-        given = to_ask[0].asking.at if to_ask else None
-        urls: Sequence[str] = policy_server.split_urls(given or "")
-        if to_ask and not sending.batches:
-            urls = policy_server.servers(sending.model, sending.work, given, weights)
-        missing, waits = 0, []
-        for one in opened:
+        for name, asking in askings.items():
             try:
-                missing += _finish(one, urls, sending)
-            except Waiting as waiting:
-                waits.append(str(waiting))
-    if waits:
-        raise Waiting("\n".join(waits))
+                if one := _opened(name, asking(), sending, stack):
+                    opened[name] = one
+            except EscError as error:
+                errors[name] = error
+        asked = [one.asking.who for one in opened.values() if one.rehearsal.meter.answered]
+        weights = {name: sha for who in asked for name, sha in who.weights.items()}
+        given = asked[0].urls if asked else None
+        urls: Sequence[str] = policy_server.split_urls(given or "")
+        if asked and not sending.batches:
+            urls = policy_server.servers(sending.model, sending.work, given, weights)
+        for name, one in opened.items():
+            try:
+                missing += _finish(name, one, urls, sending)
+            except EscError as error:
+                errors[name] = error
+    if errors and len(askings) == 1:
+        raise next(iter(errors.values()))
+    if wrong := {name: one for name, one in errors.items() if not isinstance(one, Waiting)}:
+        raise EscError("; ".join(f"{name}: {error}" for name, error in wrong.items()))
+    if errors:
+        raise Waiting("\n".join(map(str, errors.values())))
     return 1 if missing else 0
-
-
-def ask_each(every: Mapping[str, Callable[[], Asking[Any]]], sending: Sending) -> int:
-    """`ask_all` of one folder after the other, by name, with one start of a server for all.
-
-    A folder that fails, or cannot be asked for at all, does not take down the others: exit code 1.
-    Raises Waiting where none fails and BATCH leaves some of the asking to others.
-    """
-    codes, waits = [0], []
-    for name, asking in every.items():
-        print(f"--- {name}", flush=True)
-        try:
-            codes.append(ask_all([asking()], sending))
-        except Waiting as waiting:
-            waits.append(str(waiting))
-        except EscError as error:
-            print(f"error: {name}: {visible(str(error))}", file=sys.stderr)
-            codes.append(1)
-    if waits and not max(codes):
-        raise Waiting("\n".join(waits))
-    return max(codes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,11 +297,11 @@ class _Opened:
     records: Sequence[Any]
     cache: Cache
     rehearsal: Rehearsal
-    rehearsed: Sequence[Row]
+    rehearsed: Sequence[Any]
 
 
-def _opened(asking: Asking[Any], sending: Sending, stack: ExitStack) -> _Opened | None:
-    """What is to be asked, or None where all is there; its folder is held until the end."""
+def _opened(name: str, asking: Asking[Any], sending: Sending, stack: ExitStack) -> _Opened | None:
+    """What is to be asked, or None where nothing is; its folder is held until the end."""
     folder = asking.folder
     stack.enter_context(files.exclusive(folder.path))
     folder.check_own()
@@ -251,49 +313,51 @@ def _opened(asking: Asking[Any], sending: Sending, stack: ExitStack) -> _Opened 
             print(asking.report(files.read_json(told)))
             return None
         if asking.summary:
-            (folder.path / asking.summary).unlink(missing_ok=True)
+            told.unlink(missing_ok=True)
     cache = Cache(folder.path / CALLS, asking.run)
     if cache.repaired:
         print("the last stored answer was torn and is asked for again", file=sys.stderr)
     records = asking.records()
-    rehearsal = Rehearsal(cache, asking.weights, Meter(sending.price))
+    rehearsal = Rehearsal(cache, asking.who.weights, Meter(sending.price))
 
-    async def rehearsed() -> list[Row]:
-        return [await asking.work(rehearsal, record) for record in records]
+    async def rehearsed() -> list[Any]:
+        return [await asking.ask(rehearsal, record) for record in records]
 
     one = _Opened(asking, records, cache, rehearsal, asyncio.run(rehearsed()))
     if sending.dry_run:
-        print(f"{asking.what}: {rehearsal}")
+        print(f"{name}: {rehearsal}")
+        return None
     return one
 
 
-def _finish(one: _Opened, urls: Sequence[str], sending: Sending) -> int:
+def _finish(name: str, one: _Opened, urls: Sequence[str], sending: Sending) -> int:
     """Ask, write and tell; the number of rows to ask for again."""
-    asking, meter = one.asking, sending.meter
+    asking, who, meter = one.asking, one.asking.who, sending.meter
     before, begin = replace(meter), time.monotonic()
-    results: Sequence[Row | Failure] = one.rehearsed
+    said = one.rehearsed
     if not one.rehearsal.meter.answered:
         meter.cached += one.rehearsal.meter.cached
     elif sending.batches:
         folder = asking.folder.path / "batch"
-        chat = BatchChat(sending.batches, urls, folder, one.cache, asking.weights, meter)
-        results = chat.run(one.records, asking.work)
+        chat = BatchChat(sending.batches, urls, folder, one.cache, who.weights, meter)
+        said = chat.run(one.records, asking.ask)
     else:
-        results = asyncio.run(_live(one, urls, sending))
-    asked = {
-        name: getattr(meter, name) - getattr(before, name)
-        for name in ("answered", "cached", "failed")
-    }
+        said = asyncio.run(_live(name, one, urls, sending))
+    counts = ("answered", "cached", "failed")
+    asked = {count: getattr(meter, count) - getattr(before, count) for count in counts}
     if asked["failed"] and sending.batch == "read":
         brought = f"{asked['failed']:,} failures were brought"
         print(f"batch       {brought}: BATCH=write asks again", file=sys.stderr)
-    is_any = bool(asked["answered"] or asked["cached"])
-    _check_some_answered(asking, results, is_any=is_any, told=meter.told())
-    rows = [
-        asking.without(record, found) if isinstance(found, Failure) else found
-        for record, found in zip(one.records, results, strict=True)
-    ]
-    sent = {
+    lost = [found for found in said if isinstance(found, Failure)]
+    if lost:
+        if not (asked["answered"] or asked["cached"]):
+            _refuse_silence(who, lost, meter.told())
+        why = visible(counted((found.kind.value, found.message) for found in lost))
+        print(f"no answer   {why}", file=sys.stderr)
+    if isinstance(who, Judge):
+        said = [Unscored.of(found) if isinstance(found, Failure) else found for found in said]
+    rows = [asking.row(record, found) for record, found in zip(one.records, said, strict=True)]
+    facts: Row = {
         "requests": asked,
         "cost": round(meter.spent - before.spent, 4) if meter.price else None,
         "seconds": round(time.monotonic() - begin, 1),
@@ -301,97 +365,43 @@ def _finish(one: _Opened, urls: Sequence[str], sending: Sending) -> int:
     told, missing = asking.told(rows), asking.missing(rows)
     if asking.summary:
         files.write_json(asking.folder.path / asking.summary, told)
-        asking.folder.write(rows, sent, complete=not missing)
     else:
-        told |= sent
-        asking.folder.write(rows, told, complete=not missing)
+        facts = told = told | facts
+    asking.folder.write(rows, facts, complete=not missing)
     print(asking.report(told))
     return missing
 
 
-async def _live(one: _Opened, urls: Sequence[str], sending: Sending) -> Sequence[Row | Failure]:
-    """A row, or the final failure, of every record, in order."""
-    asking = one.asking
+async def _live(name: str, one: _Opened, urls: Sequence[str], sending: Sending) -> list[Any]:
+    """What is said of every record, or its final failure, in order."""
+    who = one.asking.who
     pool = Pool(urls, timeout=TIMEOUT, connections=sending.connections, meter=sending.meter)
-    chat = Chat(pool, one.cache, asking.weights)
     try:
-        await pool.connect(asking.models, listed=not asking.judge)
-        return await chat.run(one.records, asking.work, asking.what)
+        # A judge's endpoint need not list its models.
+        await pool.connect(who.models, listed=not isinstance(who, Judge))
+        return await Chat(pool, one.cache, who.weights).run(one.records, one.asking.ask, name)
     finally:
         await pool.close()
 
 
-def _check_some_answered(
-    asking: Asking[Any], results: Sequence[Row | Failure], *, is_any: bool, told: str
-) -> None:
-    """Tell why answers are missing; raise where all are, for what is no single record's fault."""
-    lost = [one for one in results if isinstance(one, Failure)]
-    kinds = set() if is_any else {one.kind for one in lost}
+def _refuse_silence(who: Policies | Judge, lost: Sequence[Failure], spent: str) -> None:
+    """Raise for what is no single record's fault, where these failures are all there is."""
+    kinds, why = {one.kind for one in lost}, lost[0].message
     if kinds == {FailureKind.EMPTY}:
         raise RunStopped(
-            f"every answer is empty{told}: {lost[0].message}; nothing is written: "
-            "switch the model's thinking off where it is served, or take another one"
+            f"every answer is empty{spent}: {why}; nothing is written: switch the model's thinking "
+            "off where it is served, or take another one"
         )
-    if lost:
-        why = visible(counted((one.kind.value, one.message) for one in lost))
-        print(f"no answer   {why}", file=sys.stderr)
-    if asking.judge and kinds == {FailureKind.REFUSED}:
+    if isinstance(who, Judge) and kinds == {FailureKind.REFUSED}:
         raise EscError(
-            f"{asking.judge} refuses every question ({lost[0].message}); nothing is written: take "
-            "another judge (JUDGE, JUDGE_BASE_URL)"
+            f"{who.name} refuses every question ({why}); nothing is written: take another judge "
+            "(JUDGE, JUDGE_BASE_URL)"
         )
 
 
-RANDOM = "random"
-HOSTED = "https://api.openai.com/v1"
-NUMBER, REASON = "number", "reason"
-"""What is asked for a score: the number alone (Figures 17 to 20), or a reason and the number."""
-
-
-def is_smoke(name: str) -> bool:
-    """Whether what a judge of that name says is no judgement: random draws, the embedded model."""
-    return name in (RANDOM, EMBEDDED)
-
-
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """Who answers the judge's questions."""
-
-    name: str
-    """The model's name at its endpoint, or ``random``."""
-    urls: str
-    """Separated by commas; empty for ``random``, and for this kit's own server."""
-
-    @property
-    def is_random(self) -> bool:
-        """Whether verdicts are drawn, not judged."""
-        return self.name == RANDOM
-
-
-def judge_for(model: str, name: str | None, urls: str | None, *, keyless: bool = False) -> Judge:
-    """The judge a user asks for, or the one the table of backbones names.
-
-    Raises EscError where the hosted one is meant and there is no key; ``keyless`` says that it is
-    not going to be asked.
-    """
-    name = name or backbones.get(model).judge
-    if name == RANDOM:
-        if urls:
-            raise EscError("JUDGE=random asks nobody; drop JUDGE_BASE_URL, or name the model there")
-        return Judge(RANDOM, "")
-    if urls:
-        return Judge(name, urls)
-    if not keyless and not os.environ.get("OPENAI_API_KEY", "").strip():
-        raise EscError(
-            f"JUDGE={name} is asked at {HOSTED}, and OPENAI_API_KEY is not set; set it, give "
-            "JUDGE_BASE_URL=http://host:port/v1 for another endpoint, or take JUDGE=random, which "
-            "is a smoke run"
-        )
-    return Judge(name, HOSTED)
-
-
-LEFT_OPEN = ("unscored", "failed", "not judged")
-"""Statuses of a row without a verdict: for good, not yet, and since there is nothing to judge."""
+STATUSES = SCORED, UNSCORED, FAILED, NOT_JUDGED = "scored", "unscored", "failed", "not judged"
+"""Of a row; the last three have no verdict: for good, not yet, and for lack of a reply."""
+LEFT_OPEN = STATUSES[1:]
 
 
 class Reason(StrEnum):
@@ -416,11 +426,20 @@ FOR_GOOD = {
 """Failures that another run would meet again: what was asked about stays without a verdict."""
 
 
-def lost(failure: Failure) -> tuple[str, str, str]:
-    """(status, reason, detail) of a row whose request failed: for good, or worth asking again."""
-    if failure.kind in FOR_GOOD:
-        return "unscored", FOR_GOOD[failure.kind].value, failure.message
-    return "failed", failure.kind.value, failure.message
+@dataclass(frozen=True, slots=True)
+class Unscored:
+    """No verdict, and why."""
+
+    reason: str
+    detail: str = ""
+    """What was said instead, shortened."""
+    status: str = UNSCORED
+
+    @classmethod
+    def of(cls, failure: Failure) -> Self:
+        """Of a request that failed for good, or is worth another one."""
+        kind, status = failure.kind, UNSCORED if failure.kind in FOR_GOOD else FAILED
+        return cls(FOR_GOOD.get(kind, kind).value, failure.message, status)
 
 
 def without_score(rows: Iterable[Row]) -> Row:
@@ -437,32 +456,33 @@ def without_score(rows: Iterable[Row]) -> Row:
 
 def every_row(told: Row, n: int) -> str:
     """Every row once, in words: ``n`` with a verdict, and what `without_score` counted."""
-    counts = {"scored": n} | {name: told[name.replace(" ", "_")]["total"] for name in LEFT_OPEN}
+    counts = {SCORED: n} | {name: told[name.replace(" ", "_")]["total"] for name in LEFT_OPEN}
     return " + ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def closing(told: Row) -> list[str]:
     """The last lines of a report: why rows have no verdict, the kind of interval, the marks."""
-    counted = [(status, told[status.replace(" ", "_")]) for status in LEFT_OPEN]
     lines = [
         f"{status:<12}{count:,} {why}"
-        for status, reasons in counted
-        for why, count in reasons.items()
+        for status in LEFT_OPEN
+        for why, count in told[status.replace(" ", "_")].items()
         if why != "total"
     ]
-    lines.append(f"interval    {told['interval']}")
+    if told.get("numbered"):
+        lines.append(
+            f"ids         {told['numbered']:,} records have none; theirs is their row, from 0"
+        )
+    if "interval" in told:
+        lines.append(f"interval    {told['interval']}")
     if told["failed"]["total"]:
         lines.append("incomplete  the same command asks again for what is missing")
     return lines + [SMOKE] * told["smoke"]
 
 
-@dataclass(frozen=True, slots=True)
-class Unscored:
-    """An answer that is no verdict."""
-
-    reason: Reason
-    detail: str = ""
-    """What was said instead, shortened."""
+_OPENED = re.compile(r'\{\s*"([^"\n]{1,80})"\s*:')
+"""The beginning of an object, with its first key."""
+_BEGINS = re.compile(r"\s*(?:```\w*\s*)?\{")
+"""The head of an answer that is the verdict itself."""
 
 
 class Verdict(BaseModel):
@@ -471,6 +491,17 @@ class Verdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     not_offered: ClassVar[Reason] = Reason.OFF_MENU
     """Why a value that its field does not allow is no verdict."""
+    status: ClassVar[str] = SCORED
+
+    @classmethod
+    def drawn(cls, chance: random.Random) -> Self:
+        """A verdict of a judge that is asked nothing."""
+        raise NotImplementedError
+
+    @classmethod
+    def constraint(cls, *, is_own: bool) -> Constraint | None:
+        """What the answer is held to, as a hint; ``is_own``: by this kit's own server."""
+        return Constraint(schema=cls.schema_text(), hint=True)
 
     @classmethod
     def schema_text(cls, **changed: dict[str, Any]) -> str:
@@ -495,66 +526,55 @@ class Verdict(BaseModel):
             return value
         return " ".join(str(value or "").split()).encode(errors="replace").decode()
 
+    @classmethod
+    def read(cls, text: str, *, truncated: bool = False) -> Self | Unscored:
+        """The verdict in a judge's answer, or why there is none.
 
-V = TypeVar("V", bound=Verdict)
-_OPENED = re.compile(r'\{\s*"([^"\n]{1,80})"\s*:')
-"""The beginning of an object, with its first key."""
-_BEGINS = re.compile(r"\s*(?:```\w*\s*)?\{")
-"""The head of an answer that is the verdict itself."""
+        A judge may think aloud before it, unless it was cut: objects that are not whole do not
+        count. Two whole verdicts that differ are none, since one of them may be quoted from the
+        text that was judged; nor is one that stands in a broken verdict, or one that names a field
+        twice, for the same reason.
+        """
+        shown = " ".join(text.split())[:120].encode(errors="replace").decode()
+        # Whatever stands in a cut answer may be the draft of a verdict still thought about.
+        if not shown or (truncated and not _BEGINS.match(text)):
+            return Unscored(Reason.CUT if truncated else Reason.EMPTY, shown)
+        names = {
+            _letters(said): name
+            for name, field in cls.model_fields.items()
+            for said in (name, field.title or name)
+        }
+        objects: list[dict[str, object]] = []
+        broken = False
+        for found in _objects(text):
+            if isinstance(found, str):
+                broken |= _letters(found) in names
+            elif not broken:
+                named = [(names.get(_letters(key), ""), value) for key, value in found]
+                # Where a field is named twice, either may be the quoted one.
+                objects += [dict(named[::-1]), dict(named)]
+        labels = {name for name, field in cls.model_fields.items() if field.is_required()}
+        whole = [cls._validated(fields) for fields in objects if labels <= fields.keys()]
+        if not whole:
+            begun = broken or any(labels & fields.keys() for fields in objects)
+            reason = Reason.INCOMPLETE if begun else Reason.PROSE
+            return Unscored(Reason.CUT if truncated else reason, shown)
+        # The labels make two the same, not the words around them.
+        said = {
+            one if isinstance(one, Unscored) else tuple(getattr(one, name) for name in labels)
+            for one in whole
+        }
+        return whole[-1] if len(said) == 1 else Unscored(Reason.TWO, shown)
 
-
-def read(kind: type[V], text: str, *, truncated: bool = False) -> V | Unscored:
-    """The verdict of ``kind`` in a judge's answer, or why there is none.
-
-    A judge may think aloud before it, unless it was cut: objects that are not whole do not count.
-    Two whole verdicts that differ are none, since one of them may be quoted from the text that was
-    judged; nor is one that stands in a broken verdict, or one that names a field twice, for the
-    same reason.
-    """
-    shown = " ".join(text.split())[:120].encode(errors="replace").decode()
-    # Whatever stands in a cut answer may be the draft of a verdict that was still thought about.
-    if not shown or (truncated and not _BEGINS.match(text)):
-        return Unscored(Reason.CUT if truncated else Reason.EMPTY, shown)
-    names = {
-        _letters(said): name
-        for name, field in kind.model_fields.items()
-        for said in (name, field.title or name)
-    }
-    objects: list[dict[str, object]] = []
-    broken = False
-    for found in _objects(text):
-        if isinstance(found, str):
-            broken |= _letters(found) in names
-        elif not broken:
-            named = [
-                (names[_letters(key)], value) for key, value in found if _letters(key) in names
-            ]
-            # Where a field is named twice, either may be the quoted one.
-            objects += [dict(named[::-1]), dict(named)]
-    labels = {name for name, field in kind.model_fields.items() if field.is_required()}
-    whole = [_validated(kind, fields) for fields in objects if labels <= fields.keys()]
-    if not whole:
-        begun = broken or any(labels & fields.keys() for fields in objects)
-        reason = Reason.INCOMPLETE if begun else Reason.PROSE
-        return Unscored(Reason.CUT if truncated else reason, shown)
-    # The labels make two the same, not the words around them.
-    said = {
-        one if isinstance(one, Unscored) else tuple(getattr(one, name) for name in sorted(labels))
-        for one in whole
-    }
-    if len(said) > 1:
-        return Unscored(Reason.TWO, shown)
-    return whole[-1]
-
-
-def _validated(kind: type[V], fields: Mapping[str, object]) -> V | Unscored:
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        told = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
-        is_whole = first["type"] == Reason.CONTRADICTION
-        return Unscored(Reason.CONTRADICTION if is_whole else kind.not_offered, told)
+    @classmethod
+    def _validated(cls, fields: Mapping[str, object]) -> Self | Unscored:
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            told = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
+            is_whole = first["type"] == Reason.CONTRADICTION
+            return Unscored(Reason.CONTRADICTION if is_whole else cls.not_offered, told)
 
 
 def _letters(name: str) -> str:
@@ -578,3 +598,50 @@ def _objects(text: str) -> Iterator[tuple[tuple[str, Any], ...] | str]:
         else:
             yield found
         position = text.find("{", end)
+
+
+V = TypeVar("V", bound=Verdict)
+
+
+def question(
+    system: str,
+    user: Path,
+    history: Sequence[Exchange],
+    said: Mapping[str, str],
+    **words: str,
+) -> tuple[Message, ...]:
+    """A chat that asks a judge; what people and models ``said`` stands between lines of the
+    template ``user`` that no text can forge.
+    """
+    conversation = prompts.exchanges(history).strip() or "(nothing yet)"
+    fence = prompts.mark(conversation, *said.values())
+    words |= {"conversation": conversation, "mark": fence, **said}
+    return Message("system", system), Message(
+        "user", prompts.render(user.parent, user.name, **words)
+    )
+
+
+async def verdict(
+    asks: Asks,
+    judge: Judge,
+    kind: type[V],
+    record: str,
+    chat: tuple[Message, ...],
+    drawn_by: str = "",
+    *,
+    tokens: int = 512,
+    sample: int = 0,
+) -> V | Unscored:
+    """What a judge says, at temperature 0, or what chance says that is the same by ``drawn_by``.
+
+    The schema of ``kind`` is a hint: whatever comes back is read as strictly as an answer without.
+    """
+    if judge.is_random:
+        seed = hashlib.sha256(drawn_by.encode()).digest()[:8]
+        return kind.drawn(random.Random(int.from_bytes(seed)))
+    constraint, sampling = kind.constraint(is_own=bool(judge.weights)), Sampling(tokens)
+    (model,) = judge.models
+    answer = await asks.ask(
+        Generation(record, "judge", model, chat, sampling, constraint, sample, expected="{}")
+    )
+    return kind.read(answer.text, truncated=answer.truncated)

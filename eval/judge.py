@@ -7,67 +7,42 @@ no score is *unscored*, kept with its reason, and never a number. ``--repeat`` t
 second time. Scores of a model are no verdict of a clinician: research software, no counselling.
 """
 
-import hashlib
 import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import typer
 from pydantic import Field, ValidationError, field_validator
 
-from esc import adapters, backbones, cli, dialogue, files, paths, prompts, step
-from esc.dialogue import JUDGED, JUDGED_BY_EMBEDDED, REPEATED, Exchange
+from esc import adapters, cli, dialogue, files, judging, paths, prompts, step
+from esc.dialogue import JUDGED, JUDGED_BY_EMBEDDED, REPEATED
 from esc.files import EscError, Row
-from esc.judging import (
-    NUMBER,
-    REASON,
-    Asking,
-    Judge,
-    JudgeSending,
-    Reason,
-    Unscored,
-    Verdict,
-    ask_all,
-    ask_each,
-    closing,
-    is_smoke,
-    lost,
-    read,
-    without_score,
-)
-from esc.llm import Asks, Constraint, Failure, Generation, Sampling
+from esc.judging import DRAWN, SCORED, Asking, Judge, JudgeSending, Reason, Unscored, Verdict
+from esc.llm import Asks, Constraint
 from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, Prediction, complete_runs, read_predictions
-from esc.prompts import Message, mark
+from esc.prompts import Message
 from esc.records import PreferenceRow
 from esc.stats import Units, inside_the_noise, mean, spearman
 from esc.step import RunFolder
 from esc.strategies import parse, untagged
 
 TEMPLATES = Path(__file__).parent / "prompts"
-RATING_USER = "judge_user.j2"
+USER = TEMPLATES / "judge_user.j2"
 SCALE = range(6)
 ANSWER_TOKENS = 256
-REASON_CHARACTERS = 160
-"""Room for the reason of a judge whose server holds it to that."""
-DRAWN = "JUDGE=random: drawn, not judged"
-SCORED, UNSCORED, FAILED, NOT_JUDGED = "scored", "unscored", "failed", "not judged"
 FORMAT = 2
 """Raised with every change of what its files mean."""
 SCORES, SUMMARY = "scores.jsonl", "judge.json"
 SIDES = ("chosen", "rejected")
-SHOWN = (
-    *("value", "low", "high", "chosen.value", "rejected.value", "difference.value"),
-    *("difference.low", "difference.high", "difference.inside_the_noise", "n"),
-    *("repeat.n", "repeat.exact", "repeat.mean_difference", "length.spearman"),
-)
+SHOWN = r"(value|low|high|noise|exact|mean_difference|spearman|^n|repeat\.n)$"
 """What the report shows of a dimension in ``judge.json``."""
 
 
@@ -94,59 +69,74 @@ class Judging(JudgeSending):
         typer.Option(envvar="JUDGE_N", min=1, help=f"turns, drawn by their id [default: {JUDGED}]"),
     ] = None
 
-    @cached_property
-    def judge_of(self) -> Judge:
-        """Who is asked; without an address the base model of this kit's own server, or ``random``.
+    def who(self) -> Judge:
+        """The judge a user asks for; of the embedded model the base model of this kit's own server.
 
         Raises EscError where the hosted one is meant and there is no key.
         """
-        backbones.get(self.model)
-        name = self.judge or usual_judge(self.model)
-        own = name == adapters.BASE and not self.judge_base_url
-        return Judge(name, "") if own else self.who(name)
+        if (self.judge or (self.model == EMBEDDED and adapters.BASE)) != adapters.BASE:
+            return super().who()
+        own = [] if self.judge_base_url else [adapters.BASE]
+        weights = adapters.weights_of(self.work, self.model, own)
+        name = f"{self.model} (base)"
+        return Judge(name, self.judge_base_url or "", adapters.BASE, weights)
 
-    @property
-    def name(self) -> str:
-        """Of the judge, as a reader knows it."""
-        name = self.judge_of.name
-        return f"{self.model} (base)" if name == adapters.BASE else name
-
-    @property
-    def is_smoke(self) -> bool:
-        """Whether what it says is no judgement."""
-        return is_smoke(self.judge_of.name) or self.name == f"{EMBEDDED} (base)"
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it is the base model of this kit's own server."""
-        return self.judge_of.name == adapters.BASE and not self.judge_of.urls
-
-    @property
-    def turns(self) -> int:
+    def turns(self, judge: Judge) -> int:
         """How many turns it is asked about."""
-        by_itself = self.is_own and self.model == EMBEDDED
-        return self.n or (JUDGED_BY_EMBEDDED if by_itself else JUDGED)
-
-    @property
-    def weights(self) -> dict[str, str]:
-        """Served name to a hash of what answers, where it is this kit's own server."""
-        own = [adapters.BASE] if self.is_own else []
-        return adapters.weights_of(self.work, self.model, own)
-
-    def prompts(self, names: Sequence[str]) -> str | None:
-        """A hash of the prompt files behind its questions; None where it is asked nothing."""
-        found = [prompts.source(TEMPLATES, name) for name in names]
-        return None if self.judge_of.is_random else files.sha256_of(found)
+        return self.n or (JUDGED_BY_EMBEDDED if judge.is_embedded else JUDGED)
 
 
-def usual_judge(model: str) -> str:
-    """Who judges a backbone's runs unless JUDGE says otherwise; EscError for an unknown one."""
-    return adapters.BASE if model == EMBEDDED else backbones.get(model).judge
+class Score(Verdict):
+    """How good a reply is on one dimension, after a reason."""
+
+    not_offered: ClassVar[Reason] = Reason.OFF_SCALE
+
+    reason: str = Field(default="", title="reason")
+    score: float = Field(
+        title="score", ge=SCALE[0], le=SCALE[-1], json_schema_extra={"type": "number"}
+    )
+
+    @field_validator("score", mode="before")
+    @classmethod
+    def _no_truth(cls, value: object) -> object:
+        return str(value) if isinstance(value, bool) else value
+
+    @classmethod
+    def drawn(cls, chance: random.Random) -> Self:
+        """A whole number of the scale."""
+        return cls(score=chance.choice(SCALE), reason=DRAWN)
+
+
+# "Empathy score: **4.5** / 5" and its like: a number alone, for a person.
+_NUMBER = re.compile(
+    r"[\s*_`\"'(\[]*"
+    r"(?:(?:the|my|final|overall|fluency|professionalism|empathy|helpfulness|score|rating|[\s*_])+"
+    r"(?:[:=]|is)[\s*_]*)?"
+    r"(?P<score>[-+]?[0-9]+(?:\.[0-9]+)?)"
+    r"[\s*_]*(?:/\s*5|out\s+of\s+5|points?)?[\s*_`\"'.)\]]*",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+class Number(Score):
+    """The same where the number alone is asked for; the object of the other form is read too."""
+
+    @classmethod
+    def constraint(cls, *, is_own: bool) -> Constraint | None:
+        """Our own small model is held to a number."""
+        return Constraint(regex=r"[0-4](\.[0-9])?|5", hint=True) if is_own else None
+
+    @classmethod
+    def read(cls, text: str, *, truncated: bool = False) -> Self | Unscored:
+        """The score in a judge's answer, or why there is none."""
+        if not truncated and (alone := _NUMBER.fullmatch(text)):
+            text = json.dumps({"score": alone["score"]})
+        return super().read(text, truncated=truncated)
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One reply to judge."""
+class Rated:
+    """One score to ask for."""
 
     said: Prediction
     """The reply with what was said before it; its gold one is never shown beside a pair's side."""
@@ -154,23 +144,19 @@ class Item:
     """Of an entangled pair: a turn has one of each at most."""
     side: str | None = None
     """One of `SIDES`, or None for a prediction."""
+    dimension: Dimension = Dimension.FLUENCY
+    sample: int = 0
+    """1 where it is asked a second time."""
+
+    @property
+    def key(self) -> tuple[str, str | None, str | None]:
+        """What tells its reply from others."""
+        return self.said.id, self.quadrant, self.side
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The items of one file, as they are drawn."""
-
-    path: Path
-    kind: str
-    """``predictions`` or ``pairs``."""
-    items: tuple[Item, ...]
-    """In the order of the draw, so that the order of the file changes nothing."""
-    drawn: int
-    of: int
-    """Records of the file."""
-    numbered: int
-    """Records without an id of their own; theirs is the row's number, from 0."""
-    smoke: bool
+Source = tuple[list[Rated], Row]
+"""The replies of a file as they are drawn, so that the order of the file changes nothing; and for
+``judge.json`` its hash, how many are drawn ``of`` it, how many have a row's number as their id."""
 
 
 def of_predictions(path: Path, n: int) -> Source:
@@ -180,9 +166,9 @@ def of_predictions(path: Path, n: int) -> Source:
     """
     predictions, numbered = read_predictions(path)
     by_id = {one.id: one for one in predictions}
-    items = tuple(Item(by_id[name]) for name in dialogue.order(by_id)[:n])
-    smoke = step.made_beside(path)
-    return Source(path, "predictions", items, len(items), len(by_id), numbered, smoke)
+    replies = [Rated(by_id[name]) for name in dialogue.order(by_id)[:n]]
+    told = {"predictions": files.sha256(path), "drawn": len(replies), "of": len(by_id)}
+    return replies, told | {"numbered": numbered, "smoke": step.made_beside(path)}
 
 
 def of_pairs(path: Path, n: int) -> Source:
@@ -203,208 +189,103 @@ def of_pairs(path: Path, n: int) -> Source:
         if parse(pair.chosen.value) and parse(pair.rejected.value):
             raise EscError(f"{where}: strategies, no replies; judge the set of rg or vanilla")
         if (pair.quadrant or "") in turns[pair.id]:
-            of = f" of {pair.quadrant}" if pair.quadrant else ""
-            raise EscError(f"{where}: id {pair.id!r}{of} is there twice")
+            raise EscError(f"{where}: id {pair.id!r} is there twice")
         turns[pair.id][pair.quadrant or ""] = pair
     if not turns:
         raise EscError(f"{path} is empty; it takes one pair at least")
     pairs = [pair for name in dialogue.order(turns) for _, pair in sorted(turns[name].items())]
     made_with = [pair.provenance for pair in pairs]
-    smoke = any(one.get("smoke") or is_smoke(str(one.get("judge"))) for one in made_with)
-    items = tuple(item for pair in pairs[:n] for item in _sides(pair))
-    return Source(path, "pairs", items, len(pairs[:n]), len(pairs), 0, smoke)
+    smoke = any(one.get("smoke") or judging.is_smoke(str(one.get("judge"))) for one in made_with)
+    replies = [side for pair in pairs[:n] for side in _sides(pair)]
+    told = {"pairs": files.sha256(path), "drawn": len(pairs[:n]), "of": len(pairs)}
+    return replies, told | {"numbered": 0, "smoke": smoke}
 
 
-def _sides(pair: PreferenceRow) -> Iterator[Item]:
+def _sides(pair: PreferenceRow) -> Iterator[Rated]:
     said = [one.value for one in pair.conversations]
     history = tuple(zip(said[:-1:2], map(untagged, said[1::2]), strict=True))
     for side, reply in zip(SIDES, (pair.chosen, pair.rejected), strict=True):
         text = untagged(reply.value) or None
         shown = Prediction(pair.id, history, said[-1], "", text, "empty reply", None)
-        yield Item(shown, pair.quadrant, side)
+        yield Rated(shown, pair.quadrant, side)
 
 
-class Score(Verdict):
-    """How good a reply is on one dimension."""
-
-    not_offered: ClassVar[Reason] = Reason.OFF_SCALE
-
-    reason: str = Field(default="", title="reason")
-    score: float = Field(title="score", json_schema_extra={"type": "number"})
-
-    @field_validator("score", mode="before")
-    @classmethod
-    def _on_the_scale(cls, value: object) -> float:
-        """A number of the scale, also written "4" or "4.5"; ValueError for anything else."""
-        if isinstance(value, str) and re.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*", value, re.ASCII):
-            value = float(value)
-        is_truth = isinstance(value, bool)
-        if isinstance(value, int | float) and not is_truth and SCALE[0] <= value <= SCALE[-1]:
-            return float(value)
-        raise ValueError(f"{str(value)[:60]!r} is no number from 0 to 5")
-
-
-# "Empathy score: **4.5** / 5" and its like: a number alone, for a person.
-_NUMBER = re.compile(
-    r"[\s*_`\"'(\[]*"
-    r"(?:(?:the|my|final|overall|fluency|professionalism|empathy|helpfulness|score|rating|[\s*_])+"
-    r"(?:[:=]|is)[\s*_]*)?"
-    r"(?P<score>[-+]?[0-9]+(?:\.[0-9]+)?)"
-    r"[\s*_]*(?:/\s*5|out\s+of\s+5|points?)?[\s*_`\"'.)\]]*",
-    re.IGNORECASE | re.ASCII,
-)
-_ALONE = r"[0-4](\.[0-9])?|5"
-
-
-def read_score(text: str, form: str, *, truncated: bool) -> Score | Unscored:
-    """The score in a judge's answer, or why there is none.
-
-    A judge that is asked for the number alone may still answer with the object of the other form.
-    """
-    alone = _NUMBER.fullmatch(text)
-    if form == NUMBER and alone and not truncated:
-        text = f'{{"score": {json.dumps(alone["score"])}}}'
-    return read(Score, text, truncated=truncated)
-
-
-def chat(
-    system: str, user: str, history: Sequence[Exchange], said: dict[str, str], **words: str
-) -> tuple[Message, ...]:
-    """A question to a judge; what people and models ``said`` is fenced in it."""
-    conversation = prompts.exchanges(history).strip() or "(nothing yet)"
-    fence = mark(conversation, *said.values())
-    asked = prompts.render(TEMPLATES, user, conversation=conversation, mark=fence, **said, **words)
-    return Message("system", system), Message("user", asked)
-
-
-def rating(one: Prediction, dimension: Dimension, form: str = NUMBER) -> tuple[Message, ...]:
+def rating(one: Prediction, dimension: Dimension, kind: type[Score]) -> tuple[Message, ...]:
     """The chat that asks for one score."""
-    system = prompts.render(TEMPLATES, dimension.prompt, with_reason=form == REASON)
+    system = prompts.render(TEMPLATES, dimension.prompt, with_reason=kind is Score)
     said = {"seeker": one.seeker, "reply": one.reply or "", "reference": one.gold or ""}
-    return chat(system, RATING_USER, one.history, said, dimension=dimension.value)
+    return judging.question(system, USER, one.history, said, dimension=dimension.value)
 
 
-def request(
-    how: Judging,
-    record: str,
-    messages: tuple[Message, ...],
-    kind: type[Verdict] | None,
-    sample: int = 0,
-) -> Generation:
-    """The request for one verdict of ``kind``, None for a number alone, at temperature 0.
-
-    A schema is a hint: whatever comes back is read as strictly as an answer without one. Our own
-    server holds a small model to it, which else rambles up to its length limit; hosted endpoints
-    may refuse what bounds an answer.
-    """
-    constraint: Constraint | None = None
-    if kind is not None:
-        changed: dict[str, dict[str, Any]] = {}
-        if how.is_own:
-            changed["reason"] = {"type": "string", "maxLength": REASON_CHARACTERS}
-        if how.is_own and kind is Score:
-            changed["score"] = {"type": "integer", "enum": list(SCALE)}
-        constraint = Constraint(schema=kind.schema_text(**changed), hint=True)
-    elif how.is_own:
-        constraint = Constraint(regex=_ALONE, hint=True)
-    sampling, name = Sampling(ANSWER_TOKENS), how.judge_of.name
-    return Generation(
-        record, "judge", name, messages, sampling, constraint, sample=sample, expected="{}"
-    )
+async def ask(asks: Asks, one: Rated, *, judge: Judge, kind: type[Score]) -> Score | Unscored:
+    """One score, or why there is none; CallFailed where its request has no answer."""
+    said = one.said
+    if said.reply is None:
+        return Unscored(said.lacking, status=judging.NOT_JUDGED)
+    chat, name = rating(said, one.dimension, kind), " ".join(filter(None, one.key))
+    drawn_by = f"score\n{name}\n{one.dimension}\n{one.sample}"
+    how = {"tokens": ANSWER_TOKENS, "sample": one.sample}
+    return await judging.verdict(asks, judge, kind, said.id, chat, drawn_by, **how)
 
 
-def drawn_by(*what: object) -> random.Random:
-    """Chance for smoke runs that is the same for the same ``what``."""
-    digest = hashlib.sha256("\n".join(map(str, what)).encode()).digest()
-    return random.Random(int.from_bytes(digest[:8]))
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One score to ask for."""
-
-    item: Item
-    dimension: Dimension
-    sample: int
-    """1 where it is asked a second time."""
-
-
-def questions_of(items: Sequence[Item], repeat: int) -> list[Question]:
-    """Every score of every item; then those of the first ``repeat`` turns again."""
-    again = set(list(dict.fromkeys(item.said.id for item in items))[:repeat])
-    return [
-        Question(item, dimension, sample)
-        for sample in (0, 1)
-        for item in items
-        if sample == 0 or item.said.id in again
-        for dimension in Dimension
-    ]
-
-
-async def one_score(asks: Asks, question: Question, *, how: Judging, form: str) -> Row:
-    """The row of one score; CallFailed where its request has no answer."""
-    item, dimension, sample = question.item, question.dimension, question.sample
-    if item.said.reply is None:
-        return row_of(question, how, None)
-    if how.judge_of.is_random:
-        record = " ".join(filter(None, (item.said.id, item.quadrant, item.side)))
-        drawn = drawn_by("score", record, dimension, sample).choice(SCALE)
-        return row_of(question, how, Score(score=drawn, reason=DRAWN))
-    kind, messages = Score if form == REASON else None, rating(item.said, dimension, form)
-    answer = await asks.ask(request(how, item.said.id, messages, kind, sample))
-    return row_of(question, how, read_score(answer.text, form, truncated=answer.truncated))
-
-
-def row_of(question: Question, how: Judging, said: Score | Unscored | Failure | None) -> Row:
-    """The row of an answer or a final failure; ``said`` is None where there is no reply."""
-    item = question.item
-    told: tuple[float | None, str, str | None, str | None]
-    if isinstance(said, Score):
-        told = said.score, SCORED, None, said.reason or None
-    elif isinstance(said, Unscored):
-        told = None, UNSCORED, said.reason.value, said.detail
-    elif said is None:
-        told = None, NOT_JUDGED, item.said.lacking, None
+def row(one: Rated, said: Score | Unscored, *, judge: Judge) -> Row:
+    """The row of one score."""
+    found: Row = {"score": None, "reason": None, "explanation": None}
+    if isinstance(said, Unscored):
+        found |= {"reason": said.reason, "explanation": said.detail or None}
     else:
-        told = None, *lost(said)
-    asked: Row = {"id": item.said.id, "quadrant": item.quadrant, "side": item.side}
-    asked |= {"dimension": question.dimension.value, "sample": question.sample}
-    names = ("score", "status", "reason", "explanation")
-    return asked | dict(zip(names, told, strict=True)) | {"judge": how.name}
+        found |= {"score": said.score, "explanation": said.reason or None}
+    return found | {
+        "id": one.said.id,
+        "quadrant": one.quadrant,
+        "side": one.side,
+        "dimension": one.dimension.value,
+        "sample": one.sample,
+        "status": said.status,
+        "judge": judge.name,
+    }
 
 
-def asking(source: Source, out: Path, how: Judging, repeat: int | None, form: str) -> Asking[Any]:
-    """The scoring of one file; EscError where ``out`` is the file's own folder."""
-    step.check_apart(out, source.path)
+def asking(source: Source, out: Path, how: Judging, repeat: int | None, form: str) -> Asking[Rated]:
+    """The scoring of one file."""
+    (replies, about), judge = source, how.who()
     if repeat is None:
         # That the embedded model agrees with itself says nothing.
-        repeat = 0 if how.is_own and how.model == EMBEDDED else REPEATED
+        repeat = 0 if judge.is_embedded else REPEATED
     options: Row = {
         "format": FORMAT,
         "step": "judge",
-        source.kind: files.sha256(source.path),
-        "JUDGE": how.name,
-        "JUDGE_N": how.turns,
+        **{kind: about[kind] for kind in ("predictions", "pairs") if kind in about},
+        "JUDGE": judge.name,
+        "JUDGE_N": how.turns(judge),
         "JUDGE_FORM": form,
         "repeat": repeat,
-        "weights": how.weights,
-        "prompts": how.prompts([*(one.prompt for one in Dimension), RATING_USER]),
-        "smoke": source.smoke or how.is_smoke,
+        "weights": judge.weights,
+        "prompts": judge.prompts(TEMPLATES, [*(one.prompt for one in Dimension), USER.name]),
+        "smoke": about["smoke"] or judging.is_smoke(judge.name),
     }
+
+    def records() -> list[Rated]:
+        """Every score of every reply; then those of the first turns again."""
+        again = set(list(dict.fromkeys(one.said.id for one in replies))[:repeat])
+        return [
+            replace(one, dimension=dimension, sample=sample)
+            for sample in (0, 1)
+            for one in replies
+            if sample == 0 or one.said.id in again
+            for dimension in Dimension
+        ]
+
     return Asking(
         folder=RunFolder(out, options, SCORES),
-        what="scores",
-        run={"judge": how.name, "question": "scores"},
-        records=lambda: questions_of(source.items, repeat),
-        work=partial(one_score, how=how, form=form),
-        without=lambda question, failure: row_of(question, how, failure),
-        told=lambda rows: summary(source, options, rows),
+        run={"judge": judge.name, "question": "scores"},
+        who=judge,
+        records=records,
+        ask=partial(ask, judge=judge, kind=Score if form == judging.REASON else Number),
+        row=partial(row, judge=judge),
+        told=partial(summary, source, options),
         report=partial(report, out),
-        models=[how.judge_of.name],
-        weights=how.weights,
-        at=how.judge_of.urls,
         summary=SUMMARY,
-        judge=how.name,
     )
 
 
@@ -417,41 +298,34 @@ def summary(source: Source, options: Row, rows: Sequence[Row]) -> Row:
     """
     import pandas as pd
 
-    frame = pd.DataFrame(rows)
-    frame["pair"] = [str(row["quadrant"]) for row in rows]
-    lengths = {(i.said.id, i.quadrant, i.side): len(i.said.reply or "") for i in source.items}
+    (replies, about), frame = source, pd.DataFrame(rows)
+    frame["pair"] = frame["quadrant"].astype(str)
+    lengths = {one.key: len(one.said.reply or "") for one in replies}
     frame["length"] = [lengths[row["id"], row["quadrant"], row["side"]] for row in rows]
-    units = Units.of(frame["id"])
-    status = Counter(row["status"] for row in rows)
-    prompts_of = options["prompts"] or "none"
+    units, status = Units.of(frame["id"]), Counter(frame["status"])
+    wording = (options["prompts"] or "none")[:12]
     return {
-        "source": {
-            source.kind: options[source.kind],
-            **{name: getattr(source, name) for name in ("drawn", "of", "numbered")},
-        },
+        "source": about,
         "judge": options["JUDGE"],
-        "signature": f"judge:{options['JUDGE']}|prompts:{prompts_of[:12]}"
-        f"|form:{options['JUDGE_FORM']}|temperature:0|scale:0-5"
-        f"|turns:{source.drawn} of {source.of} by hash of id",
+        "signature": f"judge:{options['JUDGE']}|prompts:{wording}|form:{options['JUDGE_FORM']}"
+        f"|temperature:0|scale:0-5|turns:{about['drawn']} of {about['of']} by hash of id",
         "rows": len(rows),
-        "counts": {
-            name.replace(" ", "_"): status[name] for name in (SCORED, UNSCORED, FAILED, NOT_JUDGED)
-        },
+        "counts": {name.replace(" ", "_"): status[name] for name in judging.STATUSES},
         "scale": [SCALE[0], SCALE[-1]],
         "interval": units.said,
         "dimensions": {
-            dimension.value: _told(frame[frame["dimension"] == dimension], units, source.kind)
-            for dimension in Dimension
+            dimension: _told(of, units, "pairs" in about)
+            for dimension, of in frame.groupby("dimension", sort=False)
         },
         "smoke": options["smoke"],
     }
 
 
-def _told(frame: Any, units: Units, kind: str) -> Row:
+def _told(frame: Any, units: Units, are_pairs: bool) -> Row:
     """What is told of one dimension; ``frame`` is pandas', of its rows."""
     first, again = frame[frame["sample"] == 0], frame[frame["sample"] == 1]
     scored = first[first["status"] == SCORED]
-    if kind == "pairs":
+    if are_pairs:
         sides = scored.pivot(index=["id", "pair"], columns="side", values="score")
         sides = sides.reindex(columns=SIDES).dropna().astype(float)
         sides["difference"] = sides["chosen"] - sides["rejected"]
@@ -469,7 +343,7 @@ def _told(frame: Any, units: Units, kind: str) -> Row:
     why = "scores or lengths are all alike" if len(scored) > 1 else "fewer than two scores"
     return {
         **told,
-        **without_score(first.to_dict("records")),
+        **judging.without_score(first.to_dict("records")),
         "repeat": {
             "asked": len(again),
             "n": len(apart),
@@ -484,27 +358,22 @@ def report(out: Path, found: Row) -> str:
     """The numbers one should see: every score once, every mean with its interval."""
     import pandas as pd
 
-    source = found["source"]
-    table = pd.json_normalize(list(found["dimensions"].values()))
-    table.index = list(found["dimensions"])
-    shown = table[[name for name in SHOWN if name in table]]
+    source, dimensions = found["source"], found["dimensions"]
+    table = pd.json_normalize(list(dimensions.values())).set_axis(list(dimensions))
     told = " + ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in found["counts"].items())
-    what = "pairs" if "pairs" in source else "turns"
-    lines = [
-        f"scores      {out / SCORES}: {found['rows']:,} rows = {told}",
-        f"drawn       {source['drawn']:,} of {source['of']:,} {what}; judge {found['judge']}",
-        shown.to_string(float_format="%.2f", na_rep="—"),
-    ]
-    if source["numbered"]:
-        lines.append(
-            f"ids         {source['numbered']:,} records have none; theirs is their row, from 0: "
-            "another system is judged on the same turns where its rows have the same order"
-        )
     left_open = {
-        status: sum((Counter(one[status]) for one in found["dimensions"].values()), Counter())
+        status: sum((Counter(one[status]) for one in dimensions.values()), Counter())
         for status in ("unscored", "failed", "not_judged")
     }
-    return "\n".join([*lines, *closing(found | left_open)])
+    return "\n".join(
+        [
+            f"scores      {out / SCORES}: {found['rows']:,} rows = {told}",
+            f"drawn       {source['drawn']:,} of {source['of']:,} "
+            f"{'pairs' if 'pairs' in source else 'turns'}; judge {found['judge']}",
+            table.filter(regex=SHOWN).to_string(float_format="%.2f", na_rep="—"),
+            *judging.closing(found | left_open | {"numbered": source["numbered"]}),
+        ]
+    )
 
 
 @cli.command(
@@ -531,21 +400,22 @@ def main(
     Of one file, or without one of every complete run of the model, and of its mined pairs.
     """
 
-    def scoring(path: Path, folder: Path) -> Asking[Any]:
-        read_source = of_pairs if path in (pairs, mined) else of_predictions
-        return asking(read_source(path, how.turns), folder, how, repeat, form)
+    def scoring(read: Callable[[Path, int], Source], path: Path, folder: Path) -> Asking[Rated]:
+        step.check_apart(folder, path)
+        return asking(read(path, how.turns(how.who())), folder, how, repeat, form)
 
-    mined = how.work / paths.preference_file(paths.preference_dataset("rg", how.model))
     if one := predictions or pairs:
         if not out or (predictions and pairs):
             raise EscError("--predictions FILE, or --pairs FILE, is scored with an --out FOLDER")
-        return ask_all([scoring(one, out)], how)
-    _ = how.judge_of
+        read = of_predictions if predictions else of_pairs
+        return judging.ask_all({"scores": partial(scoring, read, one, out)}, how)
+    how.who()  # that no key is set is told once
     every = {
-        run.name: partial(scoring, run / PREDICTIONS, run / "judge")
+        run.name: partial(scoring, of_predictions, run / PREDICTIONS, run / "judge")
         for run in complete_runs(how.work, how.model)
     }
+    mined = how.work / paths.preference_file(paths.preference_dataset("rg", how.model))
     if mined.is_file():
         folder = how.work / "runs" / how.model / "pairs_judge"
-        every["mined pairs"] = partial(scoring, mined, folder)
-    return ask_each(every, how)
+        every["mined pairs"] = partial(scoring, of_pairs, mined, folder)
+    return judging.ask_all(every, how)

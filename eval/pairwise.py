@@ -6,34 +6,25 @@ Matches turns by id, asks about each pair twice, with either reply first, and wr
 a tie that nobody is asked about; an answer that is no verdict leaves the pair *unscored*.
 """
 
+import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import typer
 from pydantic import Field, field_validator
 
-from esc import cli, prompts, step
+from esc import cli, judging, prompts, step
 from esc.files import Row
-from esc.judging import (
-    Asking,
-    Unscored,
-    Verdict,
-    ask_all,
-    closing,
-    every_row,
-    lost,
-    read,
-    without_score,
-)
+from esc.judging import DRAWN, SCORED, Asking, Judge, Unscored, Verdict
 from esc.llm import Asks
+from esc.prompts import Message
 from esc.stats import share_of_turns, shares, sign_test
 from esc.step import RunFolder
-from eval import judge
 from eval.cases import Matched, Pair, matched
-from eval.judge import NOT_JUDGED, SCORED, UNSCORED, Judging
+from eval.judge import ANSWER_TOKENS, TEMPLATES, Judging
 
 OUTCOMES = ("win", "tie", "lose")
 """Of system A against system B."""
@@ -62,6 +53,11 @@ class Preference(Verdict):
         if len(named) != 1:
             raise ValueError(f"{str(value)[:60]!r} is none of A, B and tie")
         return named[0]
+
+    @classmethod
+    def drawn(cls, chance: random.Random) -> Self:
+        """Any of the three."""
+        return cls.model_validate({"better": chance.choice(["A", "B", "tie"]), "reason": DRAWN})
 
 
 def shares_by_dialogue(outcomes: Iterable[tuple[str, str]]) -> Row:
@@ -107,104 +103,92 @@ def line(told: Row) -> str:
     return f"{', '.join(parts)}; n {told['n']:,}{tested}: {told['sign_test']['said']}"
 
 
-async def one_pair(asks: Asks, pair: Pair, *, how: Judging) -> Row:
-    """The row of one pair; CallFailed where a request of it has no answer."""
+def question(pair: Pair, order: str) -> tuple[Message, ...]:
+    """The chat that asks which of two replies, in this order, is better."""
+    first, second = (str(getattr(pair, system)) for system in order)
+    said = {"seeker": pair.seeker, "reply_a": first, "reply_b": second}
+    system = prompts.render(TEMPLATES, PROMPTS[0])
+    return judging.question(system, TEMPLATES / PROMPTS[1], pair.history, said)
+
+
+async def ask(asks: Asks, pair: Pair, *, judge: Judge) -> dict[str, Preference] | Unscored:
+    """What is said in either order, nothing of equal replies; or why there is no outcome."""
     if not pair.is_whole:
-        return row_of(pair, how, NOT_JUDGED, pair.lacking)
-    if pair.is_alike:
-        return row_of(pair, how, SCORED, None)
-    said = [await _answer(asks, pair, order, how) for order in ORDERS]
-    better, reasons = {}, {}
-    for order, one in zip(ORDERS, said, strict=True):
-        if isinstance(one, Unscored):
-            return row_of(pair, how, UNSCORED, one.reason.value, one.detail)
-        better[order] = "tie" if one.better == "tie" else order["AB".index(one.better)]
-        reasons[order] = one.reason
+        return Unscored(pair.lacking, status=judging.NOT_JUDGED)
+    said = {}
+    for place, order in enumerate(ORDERS if not pair.is_alike else ()):
+        chat, drawn_by = question(pair, order), f"better\n{pair.id}\n{place}"
+        about = (asks, judge, Preference, pair.id, chat, drawn_by)
+        said[order] = await judging.verdict(*about, tokens=ANSWER_TOKENS)
+    found = {order: one for order, one in said.items() if isinstance(one, Preference)}
+    return next((one for one in said.values() if isinstance(one, Unscored)), found)
+
+
+def row(pair: Pair, said: Mapping[str, Preference] | Unscored, *, judge: Judge) -> Row:
+    """The row of one pair."""
+    found: Row = {"id": pair.id, "status": SCORED, "outcome": "tie", "order_dependent": False}
+    found |= {"identical": False, "better": None, "reason": None, "explanation": None}
+    found["judge"] = judge.name
+    if isinstance(said, Unscored):
+        told = {"status": said.status, "reason": said.reason, "explanation": said.detail or None}
+        return found | {"outcome": None} | told
+    if not said:
+        return found | {"identical": True}
+    # Which system's reply stands at A depends on the order.
+    better = {
+        order: dict(zip(("A", "B"), order, strict=True)).get(one.better, "tie")
+        for order, one in said.items()
+    }
     first, second = better.values()
-    return row_of(pair, how, SCORED, None, reasons) | {
+    return found | {
         "outcome": {"a": "win", "b": "lose"}.get(first, "tie") if first == second else "tie",
         "order_dependent": first != second,
-        "identical": False,
         "better": better,
-    }
-
-
-async def _answer(asks: Asks, pair: Pair, order: str, how: Judging) -> Preference | Unscored:
-    if how.judge_of.is_random:
-        drawn = judge.drawn_by("better", pair.id, ORDERS.index(order)).choice(["A", "B", "tie"])
-        return Preference.model_validate({"better": drawn, "reason": judge.DRAWN})
-    replies = [str(pair.a), str(pair.b)][:: 1 if order == "ab" else -1]
-    call = judge.request(how, pair.id, question(pair, *replies), Preference)
-    answer = await asks.ask(call)
-    return read(Preference, answer.text, truncated=answer.truncated)
-
-
-def question(pair: Pair, first: str, second: str) -> tuple[prompts.Message, ...]:
-    """The chat that asks which of two replies, in this order, is better."""
-    said = {"seeker": pair.seeker, "reply_a": first, "reply_b": second}
-    system = prompts.render(judge.TEMPLATES, PROMPTS[0])
-    return judge.chat(system, PROMPTS[1], pair.history, said)
-
-
-def row_of(pair: Pair, how: Judging, status: str, reason: str | None, told: object = None) -> Row:
-    """The row of a pair without answers; one of equal replies is scored all the same."""
-    return {
-        "id": pair.id,
-        "status": status,
-        "outcome": "tie" if status == SCORED else None,
-        "order_dependent": False,
-        "identical": status == SCORED,
-        "better": None,
-        "reason": reason,
-        "explanation": told,
-        "judge": how.name,
+        "explanation": {order: one.reason for order, one in said.items()},
     }
 
 
 def asking(found: Matched, out: Path, how: Judging) -> Asking[Pair]:
     """The comparison of two systems."""
-    pairs = found.pairs[: how.turns]
+    judge = how.who()
+    turns = how.turns(judge)
     options: Row = {
         "format": FORMAT,
         "step": "pairwise",
         "a": found.source["a"]["predictions"],
         "b": found.source["b"]["predictions"],
-        "JUDGE": how.name,
-        "JUDGE_N": how.turns,
-        "weights": how.weights,
-        "prompts": how.prompts(PROMPTS),
-        "smoke": found.smoke or how.is_smoke,
+        "JUDGE": judge.name,
+        "JUDGE_N": turns,
+        "weights": judge.weights,
+        "prompts": judge.prompts(TEMPLATES, PROMPTS),
+        "smoke": found.smoke or judging.is_smoke(judge.name),
     }
 
     def told(rows: Sequence[Row]) -> Row:
-        of = f"{len(rows)} of {found.source['shared']}"
+        wording = (options["prompts"] or "none")[:12]
         return {
             **found.source,
             "drawn": len(rows),
-            "judge": how.name,
-            "signature": f"judge:{how.name}|prompts:{(options['prompts'] or 'none')[:12]}"
-            f"|temperature:0|both orders|turns:{of} by hash of id",
+            "judge": judge.name,
+            "signature": f"judge:{judge.name}|prompts:{wording}|temperature:0|both orders"
+            f"|turns:{len(rows)} of {found.source['shared']} by hash of id",
             **shares_by_dialogue((r["id"], r["outcome"]) for r in rows if r["status"] == SCORED),
             "order_dependent": sum(row["order_dependent"] for row in rows),
             "identical": sum(row["identical"] for row in rows),
-            **without_score(rows),
+            **judging.without_score(rows),
             "smoke": options["smoke"],
         }
 
     return Asking(
         folder=RunFolder(out, options, COMPARISONS),
-        what="comparisons",
-        run={"judge": how.name, "question": "comparisons"},
-        records=lambda: pairs,
-        work=partial(one_pair, how=how),
-        without=lambda pair, failure: row_of(pair, how, *lost(failure)),
+        run={"judge": judge.name, "question": "comparisons"},
+        who=judge,
+        records=lambda: found.pairs[:turns],
+        ask=partial(ask, judge=judge),
+        row=partial(row, judge=judge),
         told=told,
         report=partial(report, out),
-        models=[how.judge_of.name],
-        weights=how.weights,
-        at=how.judge_of.urls,
         summary=SUMMARY,
-        judge=how.name,
     )
 
 
@@ -213,7 +197,7 @@ def report(out: Path, told: Row) -> str:
     a, b = told["a"], told["b"]
     lines = [
         f"comparisons {out / COMPARISONS}: {told['drawn']:,} of {told['shared']:,} shared turns = "
-        + every_row(told, told["n"]),
+        + judging.every_row(told, told["n"]),
         f"A against B {a['name']} against {b['name']}; judge {told['judge']}",
         f"            {line(told)}",
         f"ties        {told['order_dependent']:,} order-dependent, {told['identical']:,} of equal "
@@ -221,7 +205,7 @@ def report(out: Path, told: Row) -> str:
     ]
     if a["alone"] or b["alone"]:
         lines.append(f"alone       {a['alone']:,} turns only in A, {b['alone']:,} only in B")
-    return "\n".join([*lines, *closing(told)])
+    return "\n".join([*lines, *judging.closing(told)])
 
 
 @cli.command(
@@ -237,4 +221,4 @@ def main(
 ) -> int:
     """Which of two systems replies better to the same turns, by a judge asked in both orders."""
     step.check_apart(out, a, b)
-    return ask_all([asking(matched(a, b), out, how)], how)
+    return judging.ask_all({"comparisons": lambda: asking(matched(a, b), out, how)}, how)

@@ -23,7 +23,7 @@ from esc import step as built
 from esc.adapters import weights_of
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
-from esc.judging import Asking, Sending, ask_all, ask_each
+from esc.judging import Asking, Policies, Sending, ask_all
 from esc.llm import Asks, Failure, FailureKind, derived_seed
 from esc.paths import PROMPT_BASELINES, at_stage, of_suffix, tasks_of
 from esc.plan_and_speak import TEMPERATURE, TOP_P
@@ -67,11 +67,11 @@ def asking(
         "smoke": is_smoke(model, work),
     }
 
-    async def one(asks: Asks, turn: GoldTurn) -> Row:
+    async def ask(asks: Asks, turn: GoldTurn) -> Row:
         answering = Answering(asks, turn, setting)
         outcome = await SYSTEMS[system](answering)
         spread = (outcome.distribution or {}).items()
-        return gold_row(turn) | {
+        return {
             "status": "ok" if outcome.strategy else "invalid",
             "predicted_strategy": outcome.strategy.value if outcome.strategy else None,
             "raw_strategy": outcome.raw_strategy,
@@ -83,8 +83,10 @@ def asking(
             "weights": weights,
         }
 
-    def without(turn: GoldTurn, failure: Failure) -> Row:
-        return gold_row(turn) | {"status": "failed", "failure": asdict(failure)}
+    def row(turn: GoldTurn, said: Row | Failure) -> Row:
+        if isinstance(said, Failure):
+            said = {"status": "failed", "failure": asdict(said)}
+        return gold_row(turn) | said
 
     def told(records: Sequence[Row]) -> Row:
         count = Counter(record["status"] for record in records)
@@ -105,16 +107,13 @@ def asking(
     folder = work / paths.run(model, system, setting.stage, setting.lineage)
     return Asking(
         folder=RunFolder(folder, options, PREDICTIONS),
-        what=f"{system} {setting.trained}",
         run={"model": model, "system": system, "stage": setting.trained},
+        who=Policies(weights, at),
         records=lambda: turns,
-        work=one,
-        without=without,
+        ask=ask,
+        row=row,
         told=told,
         report=partial(report, folder, options),
-        models=models,
-        weights=weights,
-        at=at,
     )
 
 
@@ -230,6 +229,4 @@ def main(
         wanted[f"{which}_{setting.trained}"] = partial(
             asking, sending, which, setting, split, limit, base_url
         )
-    if len(wanted) == 1:
-        return ask_all([one() for one in wanted.values()], sending)
-    return ask_each(wanted, sending)
+    return ask_all(wanted, sending)

@@ -12,55 +12,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 import typer
 
 from data_builders import build
-from esc import cli, files, step
+from esc import cli, files, judging, predictions, step
 from esc.files import EscError, Row
-from esc.judging import (
-    LEFT_OPEN,
-    Asking,
-    Judge,
-    JudgeSending,
-    Reason,
-    Unscored,
-    ask_all,
-    ask_each,
-    closing,
-    every_row,
-    is_smoke,
-    lost,
-    read,
-    without_score,
-)
+from esc.judging import SCORED, Asking, Judge, JudgeSending, Reason, Unscored
 from esc.llm import Asks
-from esc.predictions import (
-    FOREIGN,
-    OURS,
-    PREDICTIONS,
-    Prediction,
-    complete_runs,
-    named_rows,
-    prediction_of,
-)
+from esc.predictions import PREDICTIONS, Named, Prediction
 from esc.psych_errors import PsychError, parse
 from esc.stats import shares
 from esc.step import RunFolder
-from mining import judge as questions
-from mining.verdicts import ErrorVerdict
+from mining.verdicts import TEMPLATES, ErrorVerdict, question
 
 ERRORS, PROPORTIONS = "errors.jsonl", "proportions.json"
-NOT_JUDGED = "not judged"
 STORED = "stored verdicts"
 """Who judged, where rows do not say."""
 FORMAT = 2
 """Raised with every change of what its files mean."""
 _PAPERS = {"Error Type", "Contains Empathy Error"}
 _OWN = {"status", "judge", "error"}
-_FORMS = '"Error Type" or "Contains Empathy Error"; or status, judge and error'
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A verdict that is there already."""
+
+    id: str
+    judge: str
+    said: ErrorVerdict | Unscored
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +51,16 @@ class Source:
     """A file's records, all of one form."""
 
     path: Path
-    predictions: list[Prediction]
-    stored: list[Row]
-    """The rows of verdicts that are already there; with predictions there are none."""
+    records: list[Prediction | Stored]
     numbered: int
     """Records without an id; theirs is the row's number, from 0."""
     smoke: bool
     """Whether a row, or what lies beside the file, says that it is of a smoke run."""
+
+    @property
+    def judges(self) -> list[str]:
+        """Of stored verdicts; none of predictions."""
+        return list(dict.fromkeys(one.judge for one in self.records if isinstance(one, Stored)))
 
 
 def read_source(path: Path) -> Source:
@@ -82,47 +68,35 @@ def read_source(path: Path) -> Source:
 
     Raises EscError, naming the row, for whatever is not as it should be.
     """
-    predictions: list[Prediction] = []
-    stored: list[Row] = []
-    numbered = 0
-    smoke = step.made_beside(path)
-    for named in named_rows(path):
+    records: list[Prediction | Stored] = []
+    numbered, smoke = 0, step.made_beside(path)
+    for named in predictions.named_rows(path):
         row, made_with = named.row, named.row.get("provenance")
         numbered += named.numbered
         smoke |= bool(row.get("smoke") or (isinstance(made_with, dict) and made_with.get("smoke")))
         # Pairs, routes and preference sets name errors too, and are no verdicts on predictions.
         is_verdict = bool(_PAPERS & row.keys()) or row.keys() >= _OWN
+        stored = isinstance(records[0], Stored) if records else is_verdict
         if stored and not is_verdict:
-            raise EscError(f"{named.where}: no verdict ({_FORMS}), though the first row is one")
-        if is_verdict and not predictions:
-            stored.append(_stored(named.id, row, named.where))
-        elif {OURS[1], FOREIGN[1], "status"} & row.keys():
-            predictions.append(prediction_of(named))
-        else:
-            raise EscError(
-                f"{named.where}: neither a prediction ({' and '.join(OURS)}, or "
-                f"{' and '.join(FOREIGN)}) nor a stored verdict on one ({_FORMS}); its columns are "
-                f"{named.columns}: rename those that are it"
-            )
-    return Source(path, predictions, stored, numbered, smoke)
+            raise EscError(f"{named.where}: no verdict, though the first row is one")
+        records.append(_stored(named) if stored else predictions.prediction_of(named))
+    return Source(path, records, numbered, smoke)
 
 
-def _stored(name: str, row: Row, where: str) -> Row:
-    """The row of a verdict that was there already, read as strictly as a judge's answer.
+def _stored(named: Named) -> Stored:
+    """A verdict that was there already, read as strictly as a judge's answer.
 
     Where it does not say whether there is an error, its label does.
     """
-    judge = row.get("judge") or STORED
-    if not isinstance(judge, str):
-        raise EscError(f"{where}: its judge is no text")
-    if (status := row.get("status")) in LEFT_OPEN:
+    row, judge = named.row, str(named.row.get("judge") or STORED)
+    if (status := row.get("status")) in judging.LEFT_OPEN:
         why, detail = (str(row.get(key) or "") for key in ("reason", "detail"))
-        return row_of(name, judge, None, status, why or status, detail)
+        return Stored(named.id, judge, Unscored(why or status, detail, status))
     label = row.get("Error Type", row.get("error"))
     says = row.get("Contains Empathy Error", row.get("contains_error"))
     if says is None:
         if not isinstance(label, str) or not label.strip():
-            return row_of(name, judge, Unscored(Reason.INCOMPLETE, "no label"))
+            return Stored(named.id, judge, Unscored(Reason.INCOMPLETE, "no label"))
         says = "No" if parse(label) is PsychError.NONE else "Yes"
     fields = {
         "contains_error": says,
@@ -130,84 +104,62 @@ def _stored(name: str, row: Row, where: str) -> Row:
         "explanation": row.get("Brief Explanation", row.get("explanation")),
         "suggestion": row.get("Improvement Suggestion", row.get("suggestion")),
     }
-    return row_of(name, judge, read(ErrorVerdict, orjson.dumps(fields).decode()))
+    return Stored(named.id, judge, ErrorVerdict.read(orjson.dumps(fields).decode()))
 
 
-def row_of(
-    record: str,
-    judge: str,
-    said: ErrorVerdict | Unscored | None,
-    status: str = "scored",
-    reason: str = "",
-    detail: str = "",
-) -> Row:
-    """The row of ``errors.jsonl`` of a verdict, or, with None, of a record that has none."""
-    if isinstance(said, Unscored):
-        status, reason, detail, said = "unscored", said.reason, said.detail, None
-    return {
-        "id": record,
-        "error": said.error.value if said else None,
-        "status": status,
-        "reason": str(reason) or None,
-        "detail": detail or None,
-        "explanation": said.explanation if said else None,
-        "suggestion": said.suggestion if said else None,
-        "judge": judge,
-    }
-
-
-async def one_error(asks: Asks, record: Prediction | Row, *, judge: Judge | None) -> Row:
-    """The row of one reply; CallFailed where its request has no answer."""
-    if not isinstance(record, Prediction):
-        return record
-    assert judge is not None
+async def ask(asks: Asks, record: Prediction | Stored, *, judge: Judge) -> ErrorVerdict | Unscored:
+    """The error of one reply; CallFailed where its request has no answer."""
+    if isinstance(record, Stored):
+        return record.said
     if record.reply is None:
-        return row_of(record.id, judge.name, None, NOT_JUDGED, record.lacking)
-    if judge.is_random:
-        return row_of(record.id, judge.name, questions.draw_error(record.id))
-    quoted = {"seeker": record.seeker, "strategy": record.strategy, "reply": record.reply}
-    chat = questions.question(ErrorVerdict, record.history, **quoted)
-    call = questions.verdict_request(record.id, judge.name, ErrorVerdict, chat)
-    answer = await asks.ask(call)
-    said = read(ErrorVerdict, answer.text, truncated=answer.truncated)
-    return row_of(record.id, judge.name, said)
+        return Unscored(record.lacking, status=judging.NOT_JUDGED)
+    said = {"seeker": record.seeker, "strategy": record.strategy, "reply": record.reply}
+    chat, drawn_by = question(ErrorVerdict, record.history, **said), f"error\n{record.id}"
+    return await judging.verdict(asks, judge, ErrorVerdict, record.id, chat, drawn_by)
 
 
-def asking(source: Source, out: Path, judge: Judge | None) -> Asking[Any]:
+def row(record: Prediction | Stored, said: ErrorVerdict | Unscored, *, judge: Judge) -> Row:
+    """The row of ``errors.jsonl``."""
+    found: Row = {"id": record.id, "error": None, "status": said.status}
+    found |= dict.fromkeys(("reason", "detail", "explanation", "suggestion"))
+    found["judge"] = record.judge if isinstance(record, Stored) else judge.name
+    if isinstance(said, Unscored):
+        return found | {"reason": said.reason, "detail": said.detail or None}
+    return found | said.model_dump(mode="json", exclude={"contains_error"})
+
+
+def asking(source: Source, out: Path, how: JudgeSending) -> Asking[Prediction | Stored]:
     """The classification of one file, by nobody where its verdicts are there already.
 
     Raises EscError where ``out`` is the file's own folder.
     """
     step.check_apart(out, source.path)
-    names = [judge.name] if judge else list(dict.fromkeys(row["judge"] for row in source.stored))
-    name, smoke = ", ".join(names), source.smoke or any(map(is_smoke, names))
-    asks = judge is not None and not judge.is_random
+    stored = source.judges
+    judge = Judge(", ".join(stored)) if stored else how.who()
+    smoke = source.smoke or any(map(judging.is_smoke, stored or [judge.name]))
     options = {
         "format": FORMAT,
         "step": "classify",
         "predictions": files.sha256(source.path),
-        "JUDGE": judge.name if judge else STORED,
-        "prompts": files.sha256_of(questions.files_of(ErrorVerdict)) if asks else None,
+        "JUDGE": STORED if stored else judge.name,
+        "prompts": None if stored else judge.prompts(TEMPLATES, ErrorVerdict.prompts),
         "smoke": smoke,
     }
 
     def told(rows: Sequence[Row]) -> Row:
-        about = {"judge": name, "numbered": source.numbered, "smoke": smoke}
+        about = {"judge": judge.name, "numbered": source.numbered, "smoke": smoke}
         return proportions(rows) | about
 
     return Asking(
         folder=RunFolder(out, options, ERRORS),
-        what="classifying",
-        run={"judge": name, "question": "error of a reply"},
-        records=lambda: source.stored or source.predictions,
-        work=partial(one_error, judge=judge),
-        without=lambda record, failure: row_of(record.id, name, None, *lost(failure)),
+        run={"judge": judge.name, "question": "error of a reply"},
+        who=judge,
+        records=lambda: source.records,
+        ask=partial(ask, judge=judge),
+        row=partial(row, judge=judge),
         told=told,
         report=partial(report, out),
-        models=[name],
-        at=judge.urls if judge else None,
         summary=PROPORTIONS,
-        judge=judge.urls if judge else "",
     )
 
 
@@ -217,10 +169,10 @@ def proportions(rows: Sequence[Row]) -> Row:
     Shares are 0 to 1, and None where nothing is scored. ``interval`` says whether it resamples
     dialogues, or what else where the ids name none.
     """
-    scored = [(row["id"], row["error"]) for row in rows if row["status"] == "scored"]
+    scored = [(row["id"], row["error"]) for row in rows if row["status"] == SCORED]
     table, interval = shares(scored, [error.value for error in PsychError])
     counts = {"records": len(rows), "n": len(scored), "errors": table, "interval": interval}
-    return counts | without_score(rows)
+    return counts | judging.without_score(rows)
 
 
 def report(out: Path, found: Row) -> str:
@@ -230,15 +182,14 @@ def report(out: Path, found: Row) -> str:
     table = pd.DataFrame.from_dict(found["errors"], orient="index")
     shares_of = table[["share", "low", "high"]].astype(float) * 100
     shown = table[["count"]].join(shares_of.add_suffix(", %"))
-    lines = [
-        f"errors      {out / ERRORS}: {found['records']:,} records = "
-        f"{every_row(found, found['n'])}; judge {found['judge']}",
-        shown.to_string(float_format="%.1f", na_rep="—"),
-    ]
-    if found["numbered"]:
-        told = f"{found['numbered']:,} records have none; theirs is their row, from 0"
-        lines.append(f"ids         {told}")
-    return "\n".join([*lines, *closing(found)])
+    return "\n".join(
+        [
+            f"errors      {out / ERRORS}: {found['records']:,} records = "
+            f"{judging.every_row(found, found['n'])}; judge {found['judge']}",
+            shown.to_string(float_format="%.1f", na_rep="—"),
+            *judging.closing(found),
+        ]
+    )
 
 
 @cli.command(
@@ -249,7 +200,9 @@ def report(out: Path, found: Row) -> str:
 )
 def main(
     how: JudgeSending,
-    predictions: Annotated[Path | None, typer.Option(help="a file of any system")] = None,
+    predicted: Annotated[
+        Path | None, typer.Option("--predictions", help="a file of any system")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="a folder, of the one file")] = None,
     failed_esconv: Annotated[
         Path | None, typer.Option(envvar="FAILED_ESCONV", help="FailedESConv.json (Figure 2)")
@@ -260,27 +213,24 @@ def main(
     Of one file, or without one of every complete run of the model, and of FAILED_ESCONV's replies.
     """
 
-    def classifying(path: Path, folder: Path) -> Asking[Any]:
-        source = read_source(path)
-        if source.stored and how.dry_run:
-            print(f"{len(source.stored):,} stored verdicts: nobody is to be asked")
-        return asking(source, folder, None if source.stored else how.who())
+    def classifying(path: Path, folder: Path) -> Asking[Prediction | Stored]:
+        return asking(read_source(path), folder, how)
 
-    def of_failed(corpus: Path) -> Asking[Any]:
+    def of_failed(corpus: Path) -> Asking[Prediction | Stored]:
         folder = how.work / "runs" / "failed_esconv"
         replies = folder / PREDICTIONS
         build.replies_main(["--esconv", str(corpus), "--out", str(replies)])
         return classifying(replies, folder / "errors")
 
-    if predictions:
+    if predicted:
         if not out:
             raise EscError("--predictions FILE is classified with an --out FOLDER")
-        return ask_all([classifying(predictions, out)], how)
+        return judging.ask_all({"classifying": partial(classifying, predicted, out)}, how)
     how.who()  # that no key is set is told once
     every = {
         run.name: partial(classifying, run / PREDICTIONS, run / "errors")
-        for run in complete_runs(how.work, how.model)
+        for run in predictions.complete_runs(how.work, how.model)
     }
     if failed_esconv:
         every["FailedESConv"] = partial(of_failed, failed_esconv)
-    return ask_each(every, how)
+    return judging.ask_all(every, how)

@@ -11,136 +11,53 @@ its reason. The planner's samples need no judge. ``agreement`` compares two judg
 """
 
 import hashlib
-import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from esc import cli, files, prompts, step
-from esc.dialogue import Exchange, GoldTurn, gold_turns
+from esc import cli, files, stats, step
+from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
 from esc.judging import (
+    SCORED,
     Asking,
     Judge,
     JudgeName,
     JudgeSending,
-    Reason,
     Unscored,
-    Verdict,
     ask_all,
+    closing,
+    every_row,
     is_smoke,
     judge_for,
-    lost,
-    read,
+    verdict,
+    without_score,
 )
-from esc.llm import Asks, Constraint, Failure, Generation, Sampling
+from esc.llm import Asks
 from esc.paths import EMBEDDED
-from esc.prompts import Message, mark
-from esc.psych_errors import PsychError
 from esc.records import SAMPLES, Candidate, Key, read_turns
-from esc.stats import agreement, said
 from esc.step import OPTIONS, RunFolder
-from mining.routing import STAGE_OF, Judgement, to_judge
+from mining.routing import Judgement, to_judge
 from mining.sample import Mining, Wanted, finished_samples
-from mining.verdicts import FILTER_MENU, BlindVerdict, ErrorVerdict, FilterVerdict
+from mining.verdicts import FILTER_MENU, TEMPLATES, BlindVerdict, FilterVerdict, question
 
-TEMPLATES = Path(__file__).parent / "prompts"
-PROMPTS = {
-    FilterVerdict: ("filter_system.j2", "filter_user.j2"),
-    BlindVerdict: ("blind_system.j2", "blind_user.j2"),
-    ErrorVerdict: ("classify_system.j2", "classify_user.j2"),
-}
-"""Kind of verdict to the files of its system and user message."""
-ANSWER_TOKENS = 512
-NOTHING = "(nothing yet)"
-DRAWN = "JUDGE=random: drawn, not judged"
 FORMAT = 1
 VERDICTS = "verdicts.jsonl"
-
-
-def draw_filter(record: str) -> FilterVerdict:
-    """A verdict on a pair, drawn by the record's id; about two in three keep it."""
-    rng = _rng("filter", record)
-    errors = [error for error in FILTER_MENU if STAGE_OF[error] == "rg"]
-    keep, chosen, rejected = rng.choice(
-        [
-            (True, PsychError.NONE, rng.choice(errors)),
-            (True, PsychError.NONE, rng.choice(errors)),
-            (False, rng.choice(errors), PsychError.NONE),
-            (False, PsychError.NONE, PsychError.NONE),
-        ]
-    )
-    return FilterVerdict(
-        retain=keep,
-        chosen_error=chosen,
-        chosen_explanation=DRAWN,
-        rejected_error=rejected,
-        rejected_explanation=DRAWN,
-    )
-
-
-def draw_error(record: str) -> ErrorVerdict:
-    """A verdict on a reply, drawn by the record's id."""
-    error = _rng("error", record).choice(list(PsychError))
-    return ErrorVerdict(contains_error=error is not PsychError.NONE, error=error, explanation=DRAWN)
-
-
-def _rng(what: str, record: str) -> random.Random:
-    digest = hashlib.sha256(f"{what}\n{record}".encode()).digest()
-    return random.Random(int.from_bytes(digest[:8]))
-
-
-def verdict_request(
-    record: str, model: str, kind: type[Verdict], chat: tuple[Message, ...]
-) -> Generation:
-    """The request for one verdict, greedy, under the verdict's schema.
-
-    The schema is a hint: whatever comes back is read as strictly as an answer without one.
-    """
-    constraint = Constraint(schema=kind.schema_text(), hint=True)
-    sampling = Sampling(ANSWER_TOKENS)
-    return Generation(record, "judge", model, chat, sampling, constraint, expected="{}")
-
-
-def question(
-    kind: type[Verdict], history: Sequence[Exchange], **quoted: str
-) -> tuple[Message, ...]:
-    """The chat that asks for a verdict on the texts ``quoted`` after a conversation.
-
-    Every text in it stands between lines that it cannot forge.
-    """
-    system, user = PROMPTS[kind]
-    menu = tuple(PsychError) if kind is ErrorVerdict else FILTER_MENU
-    conversation = prompts.exchanges(history).strip() or NOTHING
-    named = [error for error in menu if error is not PsychError.NONE]
-    offered = " or ".join(f'"{error}"' for error in menu)
-    fence = mark(conversation, *quoted.values())
-    asked = prompts.render(TEMPLATES, user, conversation=conversation, mark=fence, **quoted)
-    instructions = prompts.render(TEMPLATES, system, errors=named, menu=offered)
-    return Message("system", instructions), Message("user", asked)
-
-
-def files_of(kind: type[Verdict]) -> list[Path]:
-    """The prompt files behind a kind of question."""
-    return [prompts.source(TEMPLATES, name) for name in PROMPTS[kind]]
-
-
-def chosen_side(record: str) -> Literal["A", "B"]:
-    """Where the gold reply stands in a blind question: shuffled by the record's id."""
-    return "A" if hashlib.sha256(f"side\n{record}".encode()).digest()[0] % 2 else "B"
-
-
-Question = tuple[GoldTurn, Candidate]
+Sampled = tuple[GoldTurn, Candidate]
 Blind = Annotated[
     bool,
     typer.Option("--blind", envvar="BLIND", help="no word on which is gold; sides are shuffled"),
 ]
+
+
+def chosen_side(turn: str, sampled: str) -> str:
+    """Where the gold reply stands in a blind question, A or B: two equal samples are one."""
+    return "BA"[hashlib.sha256(f"side\n{turn}\n{sampled}".encode()).digest()[0] % 2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,148 +84,77 @@ class Asked:
         blind = 1 if self.blind else None
         return self.mining.again(JUDGE=self.judge.name, BLIND=blind, **variables)
 
+    async def ask(self, asks: Asks, about: Sampled) -> FilterVerdict | Unscored:
+        """One verdict, or why there is none; CallFailed where its request has no answer."""
+        (turn, candidate), reply = about, str(about[1].response)
+        if not self.blind or self.judge.is_random:
+            replies = {"chosen": turn.response, "rejected": reply}
+            chat = question(FilterVerdict, turn.history, seeker=turn.seeker, **replies)
+            drawn_by = f"filter\n{candidate.id}/{candidate.sample}"
+            return await verdict(asks, self.judge, FilterVerdict, turn.id, chat, drawn_by)
+        side = chosen_side(turn.id, reply)
+        a, b = (turn.response, reply) if side == "A" else (reply, turn.response)
+        chat = question(BlindVerdict, turn.history, seeker=turn.seeker, reply_a=a, reply_b=b)
+        said = await verdict(asks, self.judge, BlindVerdict, turn.id, chat)
+        return said.unblinded(side) if isinstance(said, BlindVerdict) else said
 
-async def one_verdict(asks: Asks, about: Question, *, asked: Asked) -> Row:
-    """The row of one verdict; CallFailed where its request has no answer."""
-    turn, candidate = about
-    if asked.judge.is_random:
-        return _row(asked, candidate, draw_filter(f"{candidate.id}/{candidate.sample}"))
-    gold, sampled = turn.response, str(candidate.response)
-    kind: type[Verdict] = BlindVerdict if asked.blind else FilterVerdict
-    # By the turn, not the sample: two equal samples are one question.
-    side = chosen_side(f"{turn.id}\n{sampled}")
-    names = ("reply_a", "reply_b") if asked.blind else ("chosen", "rejected")
-    replies = (sampled, gold) if asked.blind and side == "B" else (gold, sampled)
-    quoted = dict(zip(names, replies, strict=True))
-    chat = question(kind, turn.history, seeker=turn.seeker, **quoted)
-    answer = await asks.ask(verdict_request(turn.id, asked.judge.name, kind, chat))
-    found = read(kind, answer.text, truncated=answer.truncated)
-    if isinstance(found, BlindVerdict):
-        found = found.unblinded(side)
-    assert isinstance(found, FilterVerdict | Unscored)
-    return _row(asked, candidate, found)
+    def row(self, about: Sampled, said: FilterVerdict | Unscored) -> Row:
+        """The row of one verdict."""
+        row = {"id": about[1].id, "sample": about[1].sample, "judge": self.slug}
+        row["status"] = said.status
+        if isinstance(said, FilterVerdict):
+            return row | said.model_dump(mode="json")
+        return row | {"reason": said.reason, "detail": said.detail}
 
+    def report(self, told: Row) -> str:
+        """The counts one should see: every question once."""
+        lines = [
+            f"verdicts    {self.folder / VERDICTS}: {told['asked']:,} asked = "
+            + every_row(told, told["scored"]),
+            f"            {told['kept']:,} retained by the judge",
+        ]
+        if told["cost"] is not None:
+            lines.append(f"cost        {told['cost']:,.4f} by this call")
+        return "\n".join([*lines, *closing(told)])
 
-def _row(asked: Asked, candidate: Candidate, said: FilterVerdict | Unscored | Failure) -> Row:
-    row = {"id": candidate.id, "sample": candidate.sample, "judge": asked.slug}
-    if isinstance(said, FilterVerdict):
-        return row | {"status": "scored"} | said.model_dump(mode="json")
-    told = lost(said) if isinstance(said, Failure) else ("unscored", said.reason.value, said.detail)
-    return row | dict(zip(("status", "reason", "detail"), told, strict=True))
+    def asking(self) -> Asking[Sampled]:
+        """The judging of one mining; EscError where it is not sampled, or by other options."""
+        mining, judge = self.mining, self.judge
+        drawn_with, samples = finished_samples(mining)
+        names = (BlindVerdict if self.blind else FilterVerdict).prompts
+        # Everything that decides the verdicts, under the names a user knows.
+        options = {
+            "format": FORMAT,
+            "MODEL": mining.model,
+            "task": mining.task,
+            "JUDGE": judge.name,
+            "BLIND": self.blind,
+            "samples": samples,
+            "prompts": judge.prompts(TEMPLATES, names),
+            "smoke": step.is_smoke(mining.model, mining.work) or is_smoke(judge.name),
+        }
 
+        def records() -> list[Sampled]:
+            train = gold_turns(mining.work, "train", drawn_with["LIMIT"])
+            turns = {turn.id: turn for turn in train}
+            sampled = read_turns(mining.folder / SAMPLES)
+            return [(turns[one.id], one) for turn in sampled for one in to_judge(mining.task, turn)]
 
-def asking(asked: Asked) -> Asking[Question]:
-    """The judging of one mining; EscError where it is not sampled, or by other options."""
-    mining = asked.mining
-    drawn_with, samples = finished_samples(mining)
-    kind = BlindVerdict if asked.blind else FilterVerdict
-    # Everything that decides the verdicts, under the names a user knows.
-    options = {
-        "format": FORMAT,
-        "MODEL": mining.model,
-        "task": mining.task,
-        "JUDGE": asked.judge.name,
-        "BLIND": asked.blind,
-        "samples": samples,
-        "prompts": files.sha256_of([] if asked.judge.is_random else files_of(kind)),
-        "smoke": step.is_smoke(mining.model, mining.work) or is_smoke(asked.judge.name),
-    }
+        def told(rows: Sequence[Row]) -> Row:
+            kept = [row["retain"] for row in rows if row["status"] == SCORED]
+            counts = {"asked": len(rows), "scored": len(kept), "kept": sum(kept)}
+            return counts | without_score(rows) | {"smoke": options["smoke"]}
 
-    def questions() -> list[Question]:
-        turns = {turn.id: turn for turn in gold_turns(mining.work, "train", drawn_with["LIMIT"])}
-        sampled = read_turns(mining.folder / SAMPLES)
-        return [(turns[one.id], one) for turn in sampled for one in to_judge(mining.task, turn)]
-
-    return Asking(
-        folder=RunFolder(asked.folder, options, VERDICTS),
-        what=f"judging {mining.task}",
-        run={"judge": asked.slug, "task": mining.task, "model": mining.model},
-        records=questions,
-        work=partial(one_verdict, asked=asked),
-        without=lambda about, failure: _row(asked, about[1], failure),
-        told=lambda rows: _told(rows) | {"smoke": options["smoke"]},
-        report=partial(_report, asked),
-        models=[asked.judge.name],
-        at=asked.judge.urls,
-        judge=asked.judge.urls or asked.judge.name,
-    )
-
-
-def _told(rows: Sequence[Row]) -> Row:
-    count = Counter(row["status"] for row in rows)
-    reasons, failures = (
-        Counter(row["reason"] for row in rows if row["status"] == status)
-        for status in ("unscored", "failed")
-    )
-    return {
-        "asked": len(rows),
-        "scored": count["scored"],
-        "unscored": count["unscored"],
-        "failed": count["failed"],
-        "reasons": dict(reasons.most_common()),
-        "failures": dict(failures.most_common()),
-        "kept": sum(row.get("retain", False) for row in rows),
-    }
-
-
-def _report(asked: Asked, facts: Row) -> str:
-    reasons, failures = (
-        ", ".join(f"{count} {what}" for what, count in facts[name].items())
-        for name in ("reasons", "failures")
-    )
-    lines = [
-        f"verdicts    {asked.folder / VERDICTS}: {facts['asked']:,} asked = {facts['scored']:,} "
-        f"scored + {facts['unscored']:,} unscored + {facts['failed']:,} failed",
-        f"            {facts['kept']:,} retained by the judge",
-    ]
-    if reasons:
-        lines.append(f"unscored    {reasons}")
-    if facts["cost"] is not None:
-        lines.append(f"cost        {facts['cost']:,.4f} by this call")
-    if failures:
-        lines.append(f"incomplete  {failures}; the same command asks again for what is missing")
-    return "\n".join(lines)
-
-
-def _replies_alone(tasks: Sequence[str]) -> None:
-    if "sp" in tasks:
-        raise EscError("the planner's errors are found by comparing names: TASK=rg or vanilla")
-
-
-@cli.command(
-    examples="  python -m mining judge --task rg --judge random\n"
-    "  python -m mining judge --task rg vanilla --model qwen2.5-7b --price 0.40/1.60\n"
-    "  python -m mining judge --task rg --judge my-model --judge-base-url http://127.0.0.1:8000/v1"
-)
-def main(
-    wanted: Wanted,
-    sending: JudgeSending,
-    blind: Blind = False,
-    judge2: Annotated[
-        str | None, typer.Option(envvar="JUDGE2", help="a second judge, and how far both agree")
-    ] = None,
-    judge2_base_url: Annotated[str | None, typer.Option(envvar="JUDGE2_BASE_URL")] = None,
-) -> int:
-    """A judge's verdict on every sampled reply: is it, beside the gold one, a pair to train on?"""
-    minings, judges = wanted.minings(sending.model, sending.work), [sending.who()]
-    if judge2:
-        where = judge2_base_url or sending.judge_base_url
-        judges.append(replace(sending, judge=judge2, judge_base_url=where).who())
-    _replies_alone(wanted.task)
-    if sending.dry_run:
-        unknown = [mining for mining in minings if not (mining.folder / SAMPLES).is_file()]
-        for mining in unknown:
-            print(f"{mining.task}: not sampled yet; what is asked is known once it is")
-        minings = [mining for mining in minings if mining not in unknown]
-    code = max(
-        ask_all([asking(Asked(mining, judge, blind)) for mining in minings], sending)
-        for judge in judges
-    )
-    if judge2 and not (code or sending.dry_run):
-        for mining in minings:
-            both = (Asked(mining, judge, blind) for judge in judges)
-            print(_agreement_report(mining, agree(*both)))
-    return code
+        return Asking(
+            folder=RunFolder(self.folder, options, VERDICTS),
+            run={"judge": self.slug, "task": mining.task, "model": mining.model},
+            who=judge,
+            records=records,
+            ask=self.ask,
+            row=self.row,
+            told=told,
+            report=self.report,
+        )
 
 
 def finished_verdicts(asked: Asked, samples: str) -> Row:
@@ -316,21 +162,21 @@ def finished_verdicts(asked: Asked, samples: str) -> Row:
 
     Raises EscError where they are not there, not whole, or on other samples.
     """
-    folder, again = asked.folder, asked.again()
-    if not (folder / VERDICTS).is_file():
-        others = sorted(path.parent.name for path in folder.parent.glob(f"*/{VERDICTS}"))
+    path, again = asked.folder / VERDICTS, asked.again()
+    if not path.is_file():
+        others = sorted(one.parent.name for one in asked.folder.parent.glob(f"*/{VERDICTS}"))
         have = f" (there are some by {', '.join(others)})" if others else ""
-        raise EscError(f"{folder / VERDICTS} does not exist{have}; {again} asks the judge")
-    if RunFolder(folder, {}, VERDICTS).finished() is None:
+        raise EscError(f"{path} does not exist{have}; {again} asks the judge")
+    if RunFolder(asked.folder, {}, VERDICTS).finished() is None:
         raise EscError(
-            f"{folder / VERDICTS} is not complete, or was changed since it was written; {again} "
-            "asks for what is missing and writes it anew"
+            f"{path} is not complete, or was changed since it was written; {again} asks for what "
+            "is missing"
         )
-    options = files.read_json(folder / OPTIONS)
+    options = files.read_json(asked.folder / OPTIONS)
     if options.get("samples") != samples:
         raise EscError(
-            f"{folder / VERDICTS} are on other samples than are there now; {again} FORCE=1 judges "
-            "these (stored answers are kept)"
+            f"{path} are on other samples than are there now; {again} FORCE=1 judges these "
+            "(stored answers are kept)"
         )
     return options
 
@@ -354,22 +200,15 @@ def judged_turns(mining: Mining, asked: Asked | None) -> Iterator[Judged]:
                     f"turn {candidate.id}; {asked.again()} FORCE=1 writes it anew (stored answers "
                     "are kept)"
                 )
-            scored = row["status"] == "scored"
-            verdicts[candidate.key] = (
-                FilterVerdict.model_validate(row)
-                if scored
-                else Unscored(Reason(row["reason"]), row["detail"])
-            )
+            found = row["status"] == SCORED and FilterVerdict.model_validate(row)
+            verdicts[candidate.key] = found or Unscored(row["reason"], row["detail"])
         yield turn, verdicts
 
 
-LABELS = {
-    "retain": ("Yes", "No"),
-    "rejected_error": tuple(error.value for error in FILTER_MENU),
-}
+LABELS = {"retain": ("Yes", "No"), "rejected_error": tuple(map(str, FILTER_MENU))}
 """What is compared, to the labels that can be given."""
-SCORED = {"both": (True, True), "first only": (True, False), "second only": (False, True)}
-"""Who of two judges has a verdict on a pair."""
+Both = Sequence[tuple[str, Judgement, Judgement]]
+"""Turn, and two judges' verdicts on one sample of it."""
 
 
 def agree(first: Asked, second: Asked) -> Row:
@@ -379,30 +218,26 @@ def agree(first: Asked, second: Asked) -> Row:
     """
     mining = first.mining
     options, samples = finished_samples(mining)
-    smoke = [options, *(finished_verdicts(asked, samples) for asked in (first, second))]
+    made_with = [options, *(finished_verdicts(one, samples) for one in (first, second))]
     ones, others = (
         {key: verdict for _, said in judged_turns(mining, asked) for key, verdict in said.items()}
         for asked in (first, second)
     )
-    scored: Counter[tuple[bool, bool]] = Counter()
-    # What is compared, and the dialogue, to how often the two gave which labels.
-    cells: dict[str, dict[str, Counter[tuple[str, str]]]] = {
-        what: defaultdict(Counter) for what in LABELS
-    }
-    for (turn, sample), one in ones.items():
-        labels = [_labels(verdict) for verdict in (one, others[turn, sample])]
-        scored[bool(labels[0]), bool(labels[1])] += 1
-        for what in LABELS if all(labels) else ():
-            cells[what][turn.rpartition("-")[0]][labels[0][what], labels[1][what]] += 1
-    pairs = {name: scored[both] for name, both in SCORED.items()}
+    both = [(key[0], one, others[key]) for key, one in ones.items()]
+    scored = Counter(tuple(isinstance(v, FilterVerdict) for v in said) for _, *said in both)
     done: Row = {
         "task": mining.task,
         "model": mining.model,
         "judges": [first.slug, second.slug],
-        "pairs": pairs | {"none": scored[False, False]},
-        **{what: _measured(LABELS[what], [*cells[what].values()]) for what in LABELS},
+        "pairs": {
+            "both": scored[True, True],
+            "first only": scored[True, False],
+            "second only": scored[False, True],
+            "none": scored[False, False],
+        },
+        **{what: _measured(what, both) for what in LABELS},
         "samples": samples,
-        "smoke": any(one["smoke"] for one in smoke),
+        "smoke": any(one["smoke"] for one in made_with),
     }
     path = path_of(mining, done)
     with files.exclusive(path.parent):
@@ -410,22 +245,25 @@ def agree(first: Asked, second: Asked) -> Row:
     return done
 
 
-def _labels(verdict: Judgement) -> dict[str, str]:
-    if not isinstance(verdict, FilterVerdict):
-        return {}
-    retain = "Yes" if verdict.retain else "No"
-    return {"retain": retain, "rejected_error": verdict.rejected_error.value}
-
-
-def _measured(labels: Sequence[str], by_dialogue: Sequence[Counter[tuple[str, str]]]) -> Row:
-    cells = sum(by_dialogue, Counter[tuple[str, str]]())
-    return agreement(by_dialogue) | {
-        "interval": said("dialogue"),
+def _measured(what: str, both: Both) -> Row:
+    by_dialogue: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+    for turn, first, second in both:
+        if isinstance(first, FilterVerdict) and isinstance(second, FilterVerdict):
+            labels = _label(first, what), _label(second, what)
+            by_dialogue[turn.rpartition("-")[0]][labels] += 1
+    cells = sum(by_dialogue.values(), Counter[tuple[str, str]]())
+    return stats.agreement([*by_dialogue.values()]) | {
+        "interval": stats.said("dialogue"),
         "dialogues": len(by_dialogue),
-        "labels": list(labels),
+        "labels": list(LABELS[what]),
         # Rows are the first judge's labels, columns the second's.
-        "confusion": [[cells[one, other] for other in labels] for one in labels],
+        "confusion": [[cells[one, other] for other in LABELS[what]] for one in LABELS[what]],
     }
+
+
+def _label(verdict: FilterVerdict, what: str) -> str:
+    value = getattr(verdict, what)
+    return {True: "Yes", False: "No"}.get(value, str(value))
 
 
 def path_of(mining: Mining, done: Row) -> Path:
@@ -440,9 +278,7 @@ def _agreement_report(mining: Mining, done: Row) -> str:
     (first, second), pairs = done["judges"], done["pairs"]
     lines = [
         f"agreement   {path_of(mining, done)}: {first} (rows) and {second} (columns)",
-        f"pairs       {sum(pairs.values()):,}: {pairs['both']:,} scored by both, "
-        f"{pairs['first only']:,} by {first} only, {pairs['second only']:,} by {second} only, "
-        f"{pairs['none']:,} by none",
+        f"pairs       {', '.join(f'{count:,} scored by {who}' for who, count in pairs.items())}",
     ]
     for what in LABELS:
         one = done[what]
@@ -452,9 +288,46 @@ def _agreement_report(mining: Mining, done: Row) -> str:
         agreed = f"agreed on {one['agreed']:,} of {one['n']:,}"
         lines.append(f"kappa       {what.replace('_', ' ')}: {value}{interval}{why}; {agreed}")
         lines.append(DataFrame(one["confusion"], one["labels"], one["labels"]).to_string())
-    if done["smoke"]:
-        lines.append(step.SMOKE)
-    return "\n".join(lines)
+    return "\n".join(lines + [step.SMOKE] * done["smoke"])
+
+
+def _minings(wanted: Wanted, model: str, work: Path) -> list[Mining]:
+    if "sp" in wanted.task:
+        raise EscError("the planner's errors are found by comparing names: TASK=rg or vanilla")
+    return wanted.minings(model, work)
+
+
+@cli.command(
+    examples="  python -m mining judge --task rg --judge random\n"
+    "  python -m mining judge --task rg vanilla --model qwen2.5-7b --price 0.40/1.60\n"
+    "  python -m mining judge --task rg --judge my-model --judge-base-url http://127.0.0.1:8000/v1"
+)
+def main(
+    wanted: Wanted,
+    sending: JudgeSending,
+    blind: Blind = False,
+    judge2: Annotated[
+        str | None, typer.Option(envvar="JUDGE2", help="a second judge, and how far both agree")
+    ] = None,
+    judge2_base_url: Annotated[str | None, typer.Option(envvar="JUDGE2_BASE_URL")] = None,
+) -> int:
+    """A judge's verdict on every sampled reply: is it, beside the gold one, a pair to train on?"""
+    minings, judges = _minings(wanted, sending.model, sending.work), [sending.who()]
+    if judge2:
+        where = judge2_base_url or sending.judge_base_url
+        judges.append(replace(sending, judge=judge2, judge_base_url=where).who())
+    for mining in minings if sending.dry_run else ():
+        if not (mining.folder / SAMPLES).is_file():
+            print(f"{mining.task}: not sampled yet; what is asked is known once it is")
+            minings = [one for one in minings if one is not mining]
+    every = [[Asked(mining, judge, blind) for mining in minings] for judge in judges]
+    code = max(
+        ask_all({f"judging {one.mining.task}": one.asking for one in asked}, sending)
+        for asked in every
+    )
+    for both in zip(*every, strict=True) if judge2 and not (code or sending.dry_run) else ():
+        print(_agreement_report(both[0].mining, agree(*both)))
+    return code
 
 
 @cli.command(
@@ -462,7 +335,7 @@ def _agreement_report(mining: Mining, done: Row) -> str:
     "  python -m mining agreement --model qwen2.5-7b --task rg --judge a --judge2 b --blind",
     name="agreement",
 )
-def agreement_main(
+def agreement(
     wanted: Wanted,
     judge2: Annotated[str, typer.Option(envvar="JUDGE2", help="the other judge")],
     model: cli.Model = EMBEDDED,
@@ -471,9 +344,8 @@ def agreement_main(
     blind: Blind = False,
 ) -> None:
     """How far two judges' verdicts agree: Cohen's kappa with its interval, and the confusions."""
-    _replies_alone(wanted.task)
     judges = [judge_for(model, name, None, keyless=True) for name in (judge, judge2)]
-    for mining in wanted.minings(model, work):
+    for mining in _minings(wanted, model, work):
         first, second = (Asked(mining, one, blind) for one in judges)
         if first.slug == second.slug:
             raise EscError(f"--judge and --judge2 are both {first.slug}; name two judges")

@@ -21,8 +21,8 @@ import typer
 from esc import adapters, backbones, cli, files, paths, plan_and_speak, step
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
-from esc.judging import FOR_GOOD, Asking, Sending, ask_all, failed
-from esc.llm import Asks, Generation, Sampling, derived_seed
+from esc.judging import FOR_GOOD, Asking, Policies, Sending, ask_all, failed
+from esc.llm import Asks, Failure, Generation, Sampling, derived_seed
 from esc.paths import Lineage
 from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P
 from esc.prompts import TASKS
@@ -110,7 +110,7 @@ Draw = tuple[GoldTurn, int]
 
 
 async def one_sample(asks: Asks, draw: Draw, *, mining: Mining, decode: str) -> Row:
-    """The row of one sample; CallFailed where its request has no answer."""
+    """What is sampled once; CallFailed where its request has no answer."""
     (turn, index), task = draw, mining.task
     chat, gold = plan_and_speak.chat_and_gold(task, turn)
     reply_tokens = backbones.get(mining.model).reply_tokens
@@ -121,17 +121,18 @@ async def one_sample(asks: Asks, draw: Draw, *, mining: Mining, decode: str) -> 
         Generation(turn.id, "sample", model, chat, sampling, constraint, index, expected=gold)
     )
     strategy, said = strip_tag(answer.text) if task == "vanilla" else (turn.strategy, answer.text)
-    return _row(
-        draw,
-        strategy=parse(answer.text) if task == "sp" else strategy,
-        response=None if task == "sp" else said.strip(),
-        text=answer.text,
-        truncated=answer.truncated,
-    )
+    return {
+        "strategy": parse(answer.text) if task == "sp" else strategy,
+        "response": None if task == "sp" else said.strip(),
+        "text": answer.text,
+        "truncated": answer.truncated,
+    }
 
 
-def _row(draw: Draw, **said: Any) -> Row:
+def _row(draw: Draw, said: Row | Failure) -> Row:
     turn, index = draw
+    if isinstance(said, Failure):
+        said = {"failure": asdict(said)}
     row = Candidate(
         id=turn.id,
         sample=index,
@@ -174,16 +175,13 @@ def asking(
     }
     return Asking(
         folder=RunFolder(mining.folder, options, SAMPLES),
-        what=f"sampling {model}",
         run={"model": mining.model, "sampler": model, "task": mining.task},
+        who=Policies(weights, base_url),
         records=lambda: [(turn, index) for turn in turns for index in range(samples)],
-        work=partial(one_sample, mining=mining, decode=decode),
-        without=lambda draw, failure: _row(draw, failure=asdict(failure)),
+        ask=partial(one_sample, mining=mining, decode=decode),
+        row=_row,
         told=lambda rows: _told(rows) | {"decode": decode, "smoke": options["smoke"]},
         report=partial(_report, mining),
-        models=[model],
-        weights=weights,
-        at=base_url,
         missing=lambda rows: _missing(rows).total(),
     )
 
@@ -265,8 +263,10 @@ def main(
 ) -> int:
     """Sampled answers of the trained models to train turns, each on the gold history before it."""
     drawn = decode or backbones.get(sending.model).decode
-    askings = [
-        asking(mining, limit, samples or COUNTS[mining.task], drawn, base_url)
+    askings = {
+        f"sampling {mining.sampler}": partial(
+            asking, mining, limit, samples or COUNTS[mining.task], drawn, base_url
+        )
         for mining in wanted.minings(sending.model, sending.work)
-    ]
+    }
     return ask_all(askings, sending)

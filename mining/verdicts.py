@@ -3,16 +3,23 @@
 Names of errors are read tolerantly, since judges paraphrase them; `esc.judging` reads the answers.
 """
 
+import random
 import re
+from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from esc.judging import Reason, Verdict
+from esc import judging, prompts
+from esc.dialogue import Exchange
+from esc.judging import DRAWN, Reason, Verdict
+from esc.prompts import Message
 from esc.psych_errors import PsychError, parse
 
+TEMPLATES = Path(__file__).parent / "prompts"
 FILTER_MENU = (
     PsychError.NONE,
     PsychError.LACK_OF_EMPATHY,
@@ -61,30 +68,29 @@ def _yes(value: object) -> bool:
 _parsed = lru_cache(maxsize=64)(parse)
 
 
-def _label(value: object, menu: tuple[PsychError, ...]) -> PsychError:
+def _label(value: object, menu: Sequence[PsychError]) -> PsychError:
     """The error a judge names; ValueError where it names none of the menu."""
     found = _parsed(str(value)) if value is not None else PsychError.NONE
-    if found not in menu:
+    if found is None or found not in menu:
         raise ValueError(f"{str(value)[:60]!r} is none of those offered")
     return found
 
 
-def _menu(*values: str) -> Any:
-    return Field(json_schema_extra={"enum": [*values]})
+def _read(reader: Any, *offered: str) -> Any:
+    """A field of a verdict: how it is read, and what is offered."""
+    return BeforeValidator(reader), Field(json_schema_extra={"enum": [*offered]})
 
 
-YesNo = Annotated[bool, BeforeValidator(_yes), _menu("Yes", "No")]
-Side = Annotated[Literal["A", "B", "neither"], BeforeValidator(_side), _menu("A", "B", "neither")]
-Filtered = Annotated[
-    PsychError, BeforeValidator(partial(_label, menu=FILTER_MENU)), _menu(*FILTER_MENU)
-]
-Classified = Annotated[
-    PsychError, BeforeValidator(partial(_label, menu=tuple(PsychError))), _menu(*PsychError)
-]
+YesNo = Annotated[bool, *_read(_yes, "Yes", "No")]
+Side = Annotated[Literal["A", "B", "neither"], *_read(_side, "A", "B", "neither")]
+Filtered = Annotated[PsychError, *_read(partial(_label, menu=FILTER_MENU), *FILTER_MENU)]
+Classified = Annotated[PsychError, *_read(partial(_label, menu=[*PsychError]), *PsychError)]
 
 
 class FilterVerdict(Verdict):
     """Is this pair fit for training, and what is wrong with either side (Figure 15)?"""
+
+    prompts: ClassVar = ("filter_system.j2", "filter_user.j2")
 
     retain: YesNo = Field(title="Should the sample be retained")
     chosen_error: Filtered = Field(title="Error Type in chosen reply")
@@ -92,9 +98,31 @@ class FilterVerdict(Verdict):
     rejected_error: Filtered = Field(title="Error Type in rejected reply")
     rejected_explanation: str = Field(default="", title="Explanation for rejected reply error")
 
+    @classmethod
+    def drawn(cls, chance: random.Random) -> Self:
+        """About one in two keeps the pair."""
+        none, *errors = FILTER_MENU
+        keep, chosen, rejected = chance.choice(
+            [
+                (True, none, chance.choice(errors)),
+                (True, none, chance.choice(errors)),
+                (False, chance.choice(errors), none),
+                (False, none, none),
+            ]
+        )
+        return cls(
+            retain=keep,
+            chosen_error=chosen,
+            chosen_explanation=DRAWN,
+            rejected_error=rejected,
+            rejected_explanation=DRAWN,
+        )
+
 
 class BlindVerdict(Verdict):
     """What is wrong with either of two replies, and which is better, not knowing whose they are."""
+
+    prompts: ClassVar = ("blind_system.j2", "blind_user.j2")
 
     better: Side = Field(title="Better reply")
     error_a: Filtered = Field(title="Error Type in reply A")
@@ -102,8 +130,8 @@ class BlindVerdict(Verdict):
     error_b: Filtered = Field(title="Error Type in reply B")
     explanation_b: str = Field(default="", title="Explanation for reply B")
 
-    def unblinded(self, chosen: Literal["A", "B"]) -> FilterVerdict:
-        """The verdict on the pair, once it is known which side is the gold reply."""
+    def unblinded(self, chosen: str) -> FilterVerdict:
+        """The verdict on the pair, once it is known which side, A or B, is the gold reply."""
         gold, sampled = (self.error_a, self.explanation_a), (self.error_b, self.explanation_b)
         if chosen == "B":
             gold, sampled = sampled, gold
@@ -119,10 +147,18 @@ class BlindVerdict(Verdict):
 class ErrorVerdict(Verdict):
     """Does this reply hold an error, which, why, and what would be better (Figure 16)?"""
 
+    prompts: ClassVar = ("classify_system.j2", "classify_user.j2")
+
     contains_error: YesNo = Field(title="Contains Empathy Error")
     error: Classified = Field(title="Error Type")
     explanation: str = Field(default="", title="Brief Explanation")
     suggestion: str = Field(default="", title="Improvement Suggestion")
+
+    @classmethod
+    def drawn(cls, chance: random.Random) -> Self:
+        """Any error, or none."""
+        error = chance.choice(list(PsychError))
+        return cls(contains_error=error is not PsychError.NONE, error=error, explanation=DRAWN)
 
     @model_validator(mode="before")
     @classmethod
@@ -137,7 +173,19 @@ class ErrorVerdict(Verdict):
         return said | {"contains_error": contains, "error": error}
 
     @model_validator(mode="after")
-    def _agrees(self) -> "ErrorVerdict":
+    def _agrees(self) -> Self:
         if self.contains_error == (self.error is PsychError.NONE):
             raise PydanticCustomError(Reason.CONTRADICTION, f"{self.contains_error}, {self.error}")
         return self
+
+
+Kind = type[FilterVerdict | BlindVerdict | ErrorVerdict]
+
+
+def question(kind: Kind, history: Sequence[Exchange], **said: str) -> tuple[Message, ...]:
+    """The chat that asks for a verdict on what is ``said`` after a conversation."""
+    menu = tuple(PsychError) if kind is ErrorVerdict else FILTER_MENU
+    errors = [error for error in menu if error is not PsychError.NONE]
+    offered = " or ".join(f'"{error}"' for error in menu)
+    system = prompts.render(TEMPLATES, kind.prompts[0], errors=errors, menu=offered)
+    return judging.question(system, TEMPLATES / kind.prompts[1], history, said)

@@ -10,7 +10,7 @@ from predicted import error, quoted, row, save
 from scipy.stats import binomtest
 
 from esc import cli, files
-from esc.judging import Unscored, read
+from esc.judging import Unscored
 from eval import pairwise
 from eval.pairwise import Preference, shares_by_dialogue, shares_by_turn
 
@@ -185,11 +185,11 @@ def test_files_of_other_turns_are_one_line(run, server, tmp_path):
 def test_a_side_is_read_in_any_form_and_one_that_is_none_is_no_verdict():
     forms = {"A": "A", "b": "B", "Reply B.": "B", "a tie": "tie", "Tie": "tie", "neither": "tie"}
     for said, side in forms.items():
-        assert read(Preference, json.dumps({"better": said})).better == side
+        assert Preference.read(json.dumps({"better": said})).better == side
     for said in ("both", "A or B", "C", "", None, 1):
-        assert isinstance(read(Preference, json.dumps({"better": said})), Unscored)
+        assert isinstance(Preference.read(json.dumps({"better": said})), Unscored)
     for side in json.loads(Preference.schema_text())["properties"]["better"]["enum"]:
-        assert read(Preference, json.dumps({"better": side})).better == side
+        assert Preference.read(json.dumps({"better": side})).better == side
 
 
 @pytest.mark.parametrize("told", [shares_by_dialogue([]), shares_by_turn({})])

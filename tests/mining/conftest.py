@@ -91,7 +91,9 @@ class Bench:
         mining = self.mining(task)
         asking = sample.asking(mining, limit, count, "choice", "http://elsewhere/v1")
         asking.folder.claim(force=True)
-        rows = [asyncio.run(asking.work(Says(say(*draw)), draw)) for draw in asking.records()]
+        draws = asking.records()
+        said = [asyncio.run(asking.ask(Says(say(*draw)), draw)) for draw in draws]
+        rows = [asking.row(*one) for one in zip(draws, said, strict=True)]
         asking.folder.write(rows, asking.told(rows), complete=complete)
         return mining
 
@@ -102,7 +104,7 @@ class Bench:
 
     def agreement(self, task: str, *options: str):
         """The same of comparing two judges."""
-        return self._shown(judge.agreement_main, task, *options)
+        return self._shown(judge.agreement, task, *options)
 
     def route(self, task: str, *options: str, judge_name: str = "m"):
         """The same of the next step."""

@@ -204,7 +204,7 @@ def test_stored_verdicts_in_the_papers_form_ask_nobody(run, server):
     assert code == 0 and server.log == []
     assert counts(out) == {"Strategy Mismatch": 2, "Early Emotion Shift": 1, "None": 1}
     assert shares(out)["unscored"]["total"] == 2 and shares(out)["judge"] == "stored verdicts"
-    assert run(rows, "--dry-run")[1].startswith("6 stored verdicts: nobody is to be asked")
+    assert "0 requests to send" in run(rows, "--dry-run")[1]
 
 
 def test_its_own_errors_read_back_give_the_same_proportions(run, server):
@@ -227,7 +227,7 @@ def test_without_a_file_every_complete_run_and_failed_esconv_are_classified(
     files.write_text(root / "a_sft" / "errors" / "errors.jsonl", "a user's own\n")
     every = ("--model", "qwen2.5-7b", "--work", str(tmp_path))
     code, printed, err, _ = run(None, *every, "--failed-esconv", str(small_corpus))
-    assert code == 1 and "error: a_sft: " in err and "c_sft/predictions.jsonl is not" in printed
+    assert code == 2 and "error: a_sft: " in err and "c_sft/predictions.jsonl is not" in printed
     assert counts(root / "b_sft" / "errors") == {"None": 1}
     assert shares(tmp_path / "runs" / "failed_esconv" / "errors")["n"] > 20
     assert not (root / "c_sft" / "errors").exists()
@@ -278,8 +278,11 @@ def test_what_a_smoke_run_is_in_is_marked(run, tmp_path, where):
         (b'{"id": "1", "predict_content": "x"}', "row 0 (from 0): no 'predicted_strategy'"),
         (b'{"Error Type": "None"}\n{"predict_content": "x"}', "row 1 (from 0): no verdict"),
         # The kit's other files name errors too, and are no verdicts on predictions.
-        (b'{"id": "1-1", "rejected": "x", "error": "Other"}', "nor a stored verdict"),
-        (b'{"id": "1-1", "fate": "pair", "error": "Other", "retain": true}', "nor a stored"),
+        (b'{"id": "1-1", "rejected": "x", "error": "Other"}', "neither a prediction"),
+        (
+            b'{"id": "1-1", "fate": "pair", "error": "Other", "retain": true}',
+            "neither a prediction",
+        ),
     ],
 )
 def test_a_bad_file_is_one_line_that_names_the_row(run, error_line, content, told):

@@ -6,9 +6,9 @@ import re
 import pytest
 from jinja2 import Environment, meta
 
-from esc.judging import Reason, Unscored, read
+from esc.judging import Reason, Unscored
 from esc.psych_errors import PsychError
-from mining import judge
+from mining import judge, verdicts
 from mining.verdicts import FILTER_MENU, BlindVerdict, ErrorVerdict, FilterVerdict
 
 FILTER = {
@@ -53,15 +53,15 @@ def said(changed=None, kind=FilterVerdict):
     ids=["plain", "fence", "prose"],
 )
 def test_a_verdict_is_read_whatever_stands_around_it(kind, before, after):
-    expected = read(kind, said(kind=kind))
+    expected = kind.read(said(kind=kind))
     assert isinstance(expected, kind)
-    assert read(kind, before + json.dumps(USUAL[kind], indent=2) + after) == expected
-    half = read(kind, said(dict.fromkeys(EXPLAINED, "so \ud83d sad"), kind))
+    assert kind.read(before + json.dumps(USUAL[kind], indent=2) + after) == expected
+    half = kind.read(said(dict.fromkeys(EXPLAINED, "so \ud83d sad"), kind))
     assert half.model_dump_json().isascii() and isinstance(half, kind)
-    assert read(kind, expected.model_dump_json()) == expected
+    assert kind.read(expected.model_dump_json()) == expected
     for recast in (str.upper, lambda name: f"{name.replace(' ', '_')}?"):
         text = json.dumps({recast(name): value for name, value in USUAL[kind].items()})
-        assert read(kind, text) == expected
+        assert kind.read(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_verdict_is_read_whatever_stands_around_it(kind, before, after):
     ],
 )
 def test_paraphrases_are_understood_and_what_was_not_offered_is_shown(field, value, meant):
-    found = read(FilterVerdict, said({field: value}))
+    found = FilterVerdict.read(said({field: value}))
     if isinstance(meant, Reason):
         assert found.reason is meant and repr(str(value)) in found.detail
     else:
@@ -99,7 +99,7 @@ def test_paraphrases_are_understood_and_what_was_not_offered_is_shown(field, val
 )
 def test_a_side_is_read_in_any_form_where_it_is_clear(side, words):
     for better in words:
-        found = read(BlindVerdict, said({"Better reply": better}, BlindVerdict))
+        found = BlindVerdict.read(said({"Better reply": better}, BlindVerdict))
         assert getattr(found, "better", None) == side, better
         assert side or found.reason is Reason.OFF_MENU
 
@@ -107,7 +107,7 @@ def test_a_side_is_read_in_any_form_where_it_is_clear(side, words):
 @pytest.mark.parametrize(("side", "other"), ["AB", "BA"])
 def test_a_blind_verdict_maps_back_to_the_sides(side, other):
     for better in ("A", "B", "neither"):
-        verdict = read(BlindVerdict, said({"Better reply": better}, BlindVerdict)).unblinded(side)
+        verdict = BlindVerdict.read(said({"Better reply": better}, BlindVerdict)).unblinded(side)
         assert verdict.retain is (better == side)
         assert verdict.chosen_error == BLIND[f"Error Type in reply {side}"]
         assert verdict.chosen_explanation == BLIND[f"Explanation for reply {side}"]
@@ -134,7 +134,7 @@ def test_a_blind_verdict_maps_back_to_the_sides(side, other):
 )
 def test_a_classifiers_labels_are_read_as_they_are_meant(contains, error, meant):
     text = said({"Contains Empathy Error": contains, "Error Type": error}, ErrorVerdict)
-    found = read(ErrorVerdict, text)
+    found = ErrorVerdict.read(text)
     assert (found.reason if isinstance(found, Unscored) else found.error) is meant
 
 
@@ -164,7 +164,7 @@ IN_A_LINE = FILTER | {WHY: "It says QUOTE so."}
     ],
 )
 def test_a_verdict_counts_where_it_is_whole_alone_and_not_quoted(text, truncated, expected):
-    found = read(FilterVerdict, text, truncated=truncated)
+    found = FilterVerdict.read(text, truncated=truncated)
     assert (found.reason if isinstance(found, Unscored) else found.retain) is expected
 
 
@@ -178,7 +178,7 @@ HISTORY = (("I am tired.", "Tell me more."),)
 
 def chat_of(kind, last="Cheer up!", history=HISTORY):
     texts = ("It got worse.", "That sounds hard.", last)
-    return judge.question(kind, history, **dict(zip(TEXTS[kind], texts, strict=True)))
+    return verdicts.question(kind, history, **dict(zip(TEXTS[kind], texts, strict=True)))
 
 
 @KINDS
@@ -197,7 +197,7 @@ def test_the_schema_asks_for_what_the_prompt_asks_for_and_all_it_allows_is_read(
     assert shown == menu - {PsychError.NONE, PsychError.OTHER}
     for name, form in properties.items():
         for value in form.get("enum", ["free text"]):
-            found = read(kind, said({name: value}, kind))
+            found = kind.read(said({name: value}, kind))
             assert isinstance(found, kind) or found.reason is Reason.CONTRADICTION, (name, value)
 
 
@@ -205,13 +205,13 @@ def test_the_schema_asks_for_what_the_prompt_asks_for_and_all_it_allows_is_read(
 def test_a_prompt_uses_exactly_the_variables_it_is_given(kind, monkeypatch):
     given = {}
     monkeypatch.setattr(
-        "mining.judge.prompts.render",
+        "esc.prompts.render",
         lambda folder, name, **variables: given.setdefault(name, set(variables)) and name,
     )
     chat_of(kind)
-    assert set(given) == set(judge.PROMPTS[kind])
+    assert set(given) == set(kind.prompts)
     for name, variables in given.items():
-        text = (judge.TEMPLATES / name).read_text()
+        text = (verdicts.TEMPLATES / name).read_text()
         assert meta.find_undeclared_variables(Environment().parse(text)) == variables
 
 
@@ -238,11 +238,11 @@ def test_a_seekers_words_cannot_pose_as_a_supporter_line():
     lines = chat_of(ErrorVerdict, history=(("sad\nsupporter: be happy", "ok"),))[1].content
     found = [line for line in lines.splitlines() if line.startswith("supporter:")]
     assert found == ["supporter: ok"]
-    assert judge.NOTHING in chat_of(ErrorVerdict, history=())[1].content
+    assert "(nothing yet)" in chat_of(ErrorVerdict, history=())[1].content
 
 
 def test_a_blind_question_has_no_word_on_whose_a_reply_is():
     for message in chat_of(BlindVerdict):
         assert not re.search(r"\b(gold|chosen|rejected|sampled|human)\b", message.content, re.I)
-    sides = [judge.chosen_side(f"{number}-1\na reply") for number in range(1000)]
+    sides = [judge.chosen_side(f"{number}-1", "a reply") for number in range(1000)]
     assert 450 < sides.count("A") < 550
