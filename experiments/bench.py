@@ -6,7 +6,7 @@
 and ``json.dumps`` of the same rows (target at most 2.5). ``layer``: planner requests a second
 through ``esc.llm`` on a real vLLM server, against all of them sent at once (target at least 0.9).
 ``cached``: requests of a prediction run that finds every answer stored (target 0). ``limits``: 500
-questions, 256 at a time, to judges that refuse what is above their rate (lost: target 0).
+questions, 256 at a time, to judges that refuse what is above 20 a second (lost: target 0).
 ``failing``: 500 questions to two servers, of which one only fails (lost: target 0). ``memory``:
 peaks of build and route on made-up corpora of 1 and 10 times ESConv's size, in MiB.
 """
@@ -19,11 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
-from typing import Any
 
 import httpx2
 
@@ -42,6 +41,8 @@ from serving import server
 REPEATS, PROMPTS, QUESTIONS = 3, 96, 500
 DIALOGUES, TURNS, SAMPLES, VOCABULARY = 1300, 14, 3, 40_000
 """Of the made-up corpus: ESConv's size, the generator's samples, and different words there are."""
+TOLD = ("", "retry-after=1", "retry-after-ms=700")
+"""How a judge says when to ask again."""
 BARE_COST = """
 import json, pathlib, sys, time
 corpus, *sets = sys.argv[1:]
@@ -72,24 +73,24 @@ def python(*arguments: str) -> str:
     return done.stdout
 
 
-def peak(*arguments: str) -> float:
-    """MiB of resident memory that ``python ARGUMENTS`` took at most; EscError where it fails."""
-    return float(python("-c", MEASURED, sys.executable, *arguments))
+def seconds(work: Callable[..., object], *given: object) -> float:
+    """How long it took."""
+    begin = time.perf_counter()
+    work(*given)
+    return time.perf_counter() - begin
 
 
 def build(corpus: str, work: Path) -> Row:
     """Median seconds of a full build and of the bare cost, and their ratio."""
     sets = [str(work / paths.sft_file(t, s)) for t, s in product(TASKS, paths.SPLITS)]
     command = ["-m", "data_builders", "build", "--esconv", corpus, "--work", str(work)]
-    seconds, bare = [], []
+    took, bare = [], []
     for _ in range(REPEATS):
         (work / paths.MANIFEST).unlink(missing_ok=True)
-        begin = time.perf_counter()
-        python(*command)
-        seconds.append(time.perf_counter() - begin)
+        took.append(seconds(python, *command))
         bare.append(float(python("-c", BARE_COST, corpus, *sets)))
-    took, least = statistics.median(seconds), statistics.median(bare)
-    return {"seconds": took, "bare_seconds": least, "ratio": took / least}
+    whole, least = statistics.median(took), statistics.median(bare)
+    return {"seconds": whole, "bare_seconds": least, "ratio": whole / least}
 
 
 def cached(work: Path) -> Row:
@@ -100,56 +101,45 @@ def cached(work: Path) -> Row:
         python(*command, url)
         before = _count(url)
         (work / paths.run(EMBEDDED, "decoupled", "base") / DONE).unlink()
-        begin = time.perf_counter()
-        python(*command, url)
-        return {"requests": _count(url) - before, "seconds": time.perf_counter() - begin}
+        took = seconds(python, *command, url)
+        return {"requests": _count(url) - before, "seconds": took}
 
 
 def layer(work: Path) -> Row:
     """Requests a second through the layer and all at once, alternated."""
     rows = list(files.read_jsonl(work / paths.sft_file("sp", "train")))[:PROMPTS]
-    through: list[float] = []
-    at_once: list[float] = []
-    url = server.start(EMBEDDED, work, port=0).url
-    for number in range(2 * REPEATS + 1):
-        # Not the system prompt first: no run profits from another's prefix cache.
-        calls = [_call(row["id"], f"{number}\n{row['instruction']}") for row in rows]
-        begin = time.perf_counter()
-        asyncio.run(_open_loop(url, calls)) if number % 2 else ask([url], calls, in_flight=32)
-        rate = len(calls) / (time.perf_counter() - begin)
-        # The first of all compiles.
-        (at_once if number % 2 else through).append(rate)
-    server.stop(EMBEDDED, work)
-    mine, most = statistics.median(through[1:]), statistics.median(at_once)
+    layered: list[float] = []
+    bare: list[float] = []
+    with ExitStack() as stack:
+        stack.callback(server.stop, EMBEDDED, work)
+        url = server.start(EMBEDDED, work, port=0).url
+        for number in range(REPEATS + 1):
+            # Not the system prompt first: no run profits from another's prefix cache.
+            calls = [_call(row["id"], f"{number}\n{row['instruction']}") for row in rows]
+            again = [_call(row["id"], f"{number}.\n{row['instruction']}") for row in rows]
+            layered.append(len(rows) / seconds(ask, [url], calls, 32))
+            bare.append(len(rows) / seconds(at_once, url, again))
+    # The first of all compiles.
+    mine, most = statistics.median(layered[1:]), statistics.median(bare[1:])
     return {"per_second": mine, "at_once_per_second": most, "ratio": mine / most}
 
 
-def limited(rate: float, told: str) -> Row:
-    """What becomes of questions to a judge that answers so many a second."""
-    calls = [_call(str(number), "A question.") for number in range(QUESTIONS)]
-    with stub("--latency", "0.7", "--rate", str(rate), "--told", told) as url:
-        begin = time.perf_counter()
-        lost = ask([url], calls, in_flight=256)
-        ratio = (time.perf_counter() - begin) * rate / QUESTIONS
-    return {"rate": rate, "told": told, "lost": lost, "ratio": ratio}
-
-
-def failing(status: int) -> Row:
-    """What becomes of questions where one of two servers answers with a status alone."""
+def asked(in_flight: int, *servers: list[str]) -> Row:
+    """What becomes of questions to stub servers with these options."""
     calls = [_call(str(number), "A question.") for number in range(QUESTIONS)]
     with ExitStack() as stack:
-        urls = [stack.enter_context(stub("--status", str(status)))]
-        urls.append(stack.enter_context(stub("--latency", "1")))
+        urls = [stack.enter_context(stub(*options)) for options in servers]
         begin = time.perf_counter()
-        lost = ask(urls, calls, in_flight=64)
-        return {"status": status, "lost": lost, "seconds": time.perf_counter() - begin}
+        lost = ask(urls, calls, in_flight)
+        took = time.perf_counter() - begin
+    return {"servers": [" ".join(one) for one in servers], "lost": lost, "seconds": took}
 
 
 def _call(record: str, text: str) -> Generation:
     return Generation(record, "plan", "base", (Message("user", text),), Sampling(4))
 
 
-def ask(urls: Sequence[str], calls: Sequence[Generation], *, in_flight: int) -> int:
+def ask(urls: Sequence[str], calls: Sequence[Generation], in_flight: int) -> int:
     """How many questions found no answer."""
 
     async def work(asks: Asks, call: Generation) -> None:
@@ -167,18 +157,17 @@ def ask(urls: Sequence[str], calls: Sequence[Generation], *, in_flight: int) -> 
     return asyncio.run(go())
 
 
-async def _open_loop(url: str, calls: Sequence[Generation]) -> None:
+def at_once(url: str, calls: Sequence[Generation]) -> None:
     """The server's own limit: everything sent at once, by a bare HTTP client."""
-    async with httpx2.AsyncClient(timeout=600, limits=httpx2.Limits(), trust_env=False) as client:
-        bodies = [
-            {"model": call.model, "messages": [m.wire() for m in call.messages], "max_tokens": 4}
-            for call in calls
-        ]
-        posts = [
-            client.post(f"{url}/chat/completions", json=b | {"temperature": 0}) for b in bodies
-        ]
-        if any(answer.status_code != 200 for answer in await asyncio.gather(*posts)):
-            raise EscError("requests of the bench's open loop failed")
+
+    async def go() -> list[httpx2.Response]:
+        limits = httpx2.Limits()
+        async with httpx2.AsyncClient(timeout=600, limits=limits, trust_env=False) as client:
+            posts = [client.post(f"{url}/chat/completions", json=call.body()) for call in calls]
+            return await asyncio.gather(*posts)
+
+    if any(answer.status_code != 200 for answer in asyncio.run(go())):
+        raise EscError("requests of the bench's open loop failed")
 
 
 @contextmanager
@@ -202,75 +191,77 @@ def memory(work: Path, dialogues: int) -> Row:
     corpus, chooser = work / "made_up.json", random.Random(dialogues)
     work.mkdir()
     corpus.write_text(json.dumps([_dialogue(number, chooser) for number in range(dialogues)]))
-    where = ("--work", str(work))
-    found = {"build": peak("-m", "data_builders", "build", "--esconv", str(corpus), *where)}
+
+    def peak(*step: str) -> float:
+        command = [sys.executable, "-m", *step, "--work", str(work)]
+        return float(python("-c", MEASURED, *command))
+
+    found: Row = {"dialogues": dialogues}
+    found["build"] = peak("data_builders", "build", "--esconv", str(corpus))
     _mine(work)
-    routed = peak("-m", "mining", "route", "--task", "rg", "--judge", RANDOM, *where)
-    return {"dialogues": dialogues} | found | {"route": routed}
+    return found | {"route": peak("mining", "route", "--task", "rg", "--judge", RANDOM)}
 
 
 def _dialogue(number: int, chooser: random.Random) -> Row:
     """A dialogue in the release's layout, of words as frequent and as rare as a language's."""
     said: list[Row] = []
-    for turn in range(TURNS):
-        strategy = {"strategy": list(Strategy)[(number + turn) % len(Strategy)].value}
-        said += [
-            {"speaker": "seeker", "annotation": {}, "content": f"turn {turn} of {number}"},
-            {"speaker": "supporter", "annotation": strategy, "content": f"answer {turn}, {number}"},
-        ]
+    for turn, strategy in zip(range(TURNS), cycle(Strategy), strict=False):
+        words = {"speaker": "seeker", "annotation": {}, "content": f"turn {turn} of {number}"}
+        reply = {"speaker": "supporter", "content": f"answer {turn}, {number}"}
+        said += [words, reply | {"annotation": {"strategy": strategy.value}}]
     # The k-th most frequent word is drawn about 1/k as often as the first (Zipf).
-    words = " ".join(f"word{int(VOCABULARY ** chooser.random())}" for _ in range(20))
+    situation = " ".join(f"word{int(VOCABULARY ** chooser.random())}" for _ in range(20))
     about = dict.fromkeys(("experience_type", "emotion_type", "problem_type"), "made up")
-    return about | {"situation": words, "survey_score": {}, "dialog": said}
+    return about | {"situation": situation, "survey_score": {}, "dialog": said}
 
 
 def _mine(work: Path) -> None:
     """Samples of every train turn and a verdict on each, as the steps of mining leave them."""
     manifest = built.manifest(work)
-    common = {"prompts": manifest["options"]["prompts"], "smoke": True}
+    named = {"MODEL": EMBEDDED, "task": "rg", "VARIANT": None, "ROUND": 1, "LIMIT": None}
     drawn = {"SAMPLES": SAMPLES, "DECODE": "choice", "temperature": 0.7, "top_p": 0.95}
-    of = {"MODEL": EMBEDDED, "task": "rg", "VARIANT": None, "ROUND": 1, "LIMIT": None}
-    sampler = {"sampler": "rg-sft", "weights": "made up", "data": built.train_set(manifest)}
+    drawn |= {"sampler": "rg-sft", "weights": "made up", "data": built.train_set(manifest)}
+    common = {"prompts": manifest["options"]["prompts"], "smoke": True}
     folder = work / paths.mining(EMBEDDED) / "rg"
     draws = list(product(files.read_jsonl(work / paths.sft_file("rg", "train")), range(SAMPLES)))
-    samples = RunFolder(folder, of | drawn | sampler | common, "samples.jsonl")
-    samples.claim(force=False)
-    samples.write((_sample(*draw) for draw in draws), {}, complete=True)
-    digest = files.read_json(folder / DONE)["samples.jsonl"]["sha256"]
-    options = common | {"JUDGE": RANDOM, "BLIND": False, "samples": digest}
-    verdicts = RunFolder(folder / "judges" / RANDOM, options, "verdicts.jsonl")
-    verdicts.claim(force=False)
-    verdicts.write((_verdict(*draw) for draw in draws), {}, complete=True)
+    judged = {"JUDGE": RANDOM, "BLIND": False}
+    for place, name, options, row in (
+        (folder, "samples.jsonl", named | drawn, _sample),
+        (folder / "judges" / RANDOM, "verdicts.jsonl", judged, _verdict),
+    ):
+        run = RunFolder(place, common | options, name)
+        run.claim(force=False)
+        run.write((row(*draw) for draw in draws), {}, complete=True)
+        judged["samples"] = files.read_json(place / DONE)[name]["sha256"]
 
 
 def _sample(row: Row, index: int) -> Row:
     said = f"sample {index} of {row['id']}"
-    texts = {"strategy": row["strategy"], "response": said, "text": said, "truncated": False}
     gold = {"gold_strategy": row["strategy"], "gold_response": row["output"], "status": "ok"}
     place = {"id": row["id"], "sample": index, "seed": derived_seed(row["id"], index)}
-    return place | gold | texts
+    return place | gold | {"strategy": row["strategy"], "response": said, "text": said}
 
 
 def _verdict(row: Row, index: int) -> Row:
     # Two of three hold an error: a turn has a pair, a reply too many and one without.
     error = PsychError.TEMPLATE_RESPONSE if index else PsychError.NONE
-    chosen = {"chosen_error": PsychError.NONE.value, "chosen_explanation": "made up"}
-    rejected = {"rejected_error": error.value, "rejected_explanation": "made up"}
-    place = {"id": row["id"], "sample": index, "judge": RANDOM, "status": "scored"}
-    return place | {"retain": index > 0} | chosen | rejected
+    found: Row = {"retain": index > 0, "chosen_error": PsychError.NONE, "rejected_error": error}
+    told = dict.fromkeys(("chosen_explanation", "rejected_explanation"), "made up")
+    return {"id": row["id"], "sample": index, "judge": RANDOM, "status": "scored"} | found | told
 
 
 @cli.command(examples="  make bench ESCONV=path/to/ESConv.json")
 def main(esconv: cli.Esconv = "sample") -> None:
     """Speed figures as JSON: build, layer, cached rerun, limited and failing judges, memory."""
+    limit = ["--latency", "0.7", "--rate", "20", "--told"]
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        found: dict[str, Any] = {"build": build(esconv, work / "built")}
-        found["cached"] = cached(work / "built")
-        found["layer"] = layer(work / "built")
-        told = ("", "retry-after=1", "retry-after-ms=700")
-        found["limits"] = [limited(rate, how) for rate, how in product((20.0,), told)]
-        found["failing"] = [failing(status) for status in (500, 502)]
-        sizes = (DIALOGUES, 10 * DIALOGUES)
-        found["memory"] = [memory(work / str(size), size) for size in sizes]
+        found = {
+            "build": build(str(paths.SAMPLE) if esconv == "sample" else esconv, work / "built"),
+            "cached": cached(work / "built"),
+            "layer": layer(work / "built"),
+            "limits": [asked(256, [*limit, how]) for how in TOLD],
+            "failing": [asked(64, ["--status", s], ["--latency", "1"]) for s in ("500", "502")],
+            "memory": [memory(work / f"{n}", n) for n in (DIALOGUES, 10 * DIALOGUES)],
+        }
     print(json.dumps(found, indent=1, default=float))

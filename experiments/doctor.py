@@ -13,8 +13,9 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from esc import serving_environment
 
@@ -27,84 +28,58 @@ TRAINING = (
 SERVING = "import vllm.entrypoints.openai.api_server, vllm; print(vllm.__version__)"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
+class Finding(NamedTuple):
+    """One line of the report: ``ok``, ``missing`` (the kit cannot work) or ``note``."""
 
     name: str
     state: str
-    """``ok``, ``missing`` (the kit cannot work) or ``note``."""
     detail: str
 
 
 def findings(root: Path) -> list[Finding]:
     """Everything that was looked at, in the order of the pipeline."""
-    environment, seen = _environment(root / ".venv")
-    return [
-        _python(),
-        _memory(),
-        _disk(root),
-        _gpu(seen),
-        environment,
-        _serving(root),
-        _model(root / "models" / "smollm2-135m"),
-        _corpus(root / "data"),
-    ]
+    training, seen = _training(root)
+    return [*_machine(root), _gpu(seen), training, _serving(root), *_made(root)]
 
 
-def _python() -> Finding:
+def _machine(root: Path) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info >= (3, 11):
-        return Finding("python", "ok", version)
-    return Finding(
-        "python", "missing", f"{version}; use 3.11 or newer: make setup PYTHON=python3.11"
-    )
-
-
-def _memory() -> Finding:
+    fits = sys.version_info >= (3, 11)
+    fix = "" if fits else "; use 3.11 or newer: make setup PYTHON=python3.11"
+    yield Finding("python", "ok" if fits else "missing", version + fix)
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    detail = f"{os.cpu_count()} cores, {gigabytes:.0f} GB of memory"
-    if gigabytes < MEMORY_GB:
-        return Finding(
-            "machine", "note", f"{detail}; the longest rows of ESConv take {MEMORY_GB} in training"
-        )
-    return Finding("machine", "ok", detail)
-
-
-def _disk(root: Path) -> Finding:
+    fits = gigabytes >= MEMORY_GB
+    fix = "" if fits else f"; the longest rows of ESConv take {MEMORY_GB} in training"
+    told = f"{os.cpu_count()} cores, {gigabytes:.0f} GB of memory"
+    yield Finding("machine", "ok" if fits else "note", told + fix)
     free = shutil.disk_usage(root).free / 2**30
-    if (root / ".venv").is_dir() or free >= DISK_GB:
-        return Finding("disk", "ok", f"{free:.0f} GB free")
-    return Finding(
-        "disk", "missing", f"{free:.0f} GB free; the environment and data take {DISK_GB}"
-    )
+    fits = (root / ".venv").is_dir() or free >= DISK_GB
+    fix = "" if fits else f"; the environment and data take {DISK_GB}"
+    yield Finding("disk", "ok" if fits else "missing", f"{free:.0f} GB free{fix}")
 
 
 def _gpu(seen: int | None) -> Finding:
     """``seen`` is how many torch of the training environment sees, None where it does not load."""
-    found = serving_environment.gpus()
-    if found and seen == 0:
-        return Finding(
-            "gpu",
-            "missing",
-            f"{'; '.join(found)}, but torch sees none: its CUDA may be newer than the driver "
-            "(update it), or CUDA_VISIBLE_DEVICES hides them",
+    found = "; ".join(serving_environment.gpus())
+    if not found:
+        why = "none: the embedded model trains on the CPU, the 7B ones do not"
+        return Finding("gpu", "note", why)
+    if seen == 0:
+        why = (
+            "its CUDA may be newer than the driver (update it), or CUDA_VISIBLE_DEVICES hides them"
         )
-    if found:
-        told = "" if seen is None else f" (torch sees {seen})"
-        return Finding("gpu", "ok", "; ".join(found) + told)
-    return Finding("gpu", "note", "none: the embedded model trains on the CPU, the 7B ones do not")
+        return Finding("gpu", "missing", f"{found}, but torch sees none: {why}")
+    return Finding("gpu", "ok", found + ("" if seen is None else f" (torch sees {seen})"))
 
 
-def _environment(folder: Path) -> tuple[Finding, int | None]:
+def _training(root: Path) -> tuple[Finding, int | None]:
     """(how the training environment is, the number of GPUs that its torch sees)."""
-    python = folder / "bin" / "python"
+    python = root / ".venv" / "bin" / "python"
     if not python.exists():
-        return Finding("training", "missing", f"no {folder.name}; run: make setup"), None
+        return Finding("training", "missing", "no .venv; run: make setup"), None
     works, said = _imports(python, TRAINING)
     if not works:
-        fix = f"rm -r {folder.name} && make setup"
-        return Finding("training", "missing", f"{said}; run: {fix}"), None
+        return Finding("training", "missing", f"{said}; run: rm -r .venv && make setup"), None
     torch, seen = said.split()
     return Finding("training", "ok", f"LLaMA-Factory imports, torch {torch}"), int(seen)
 
@@ -135,18 +110,16 @@ def _imports(python: Path, program: str) -> tuple[bool, str]:
     return works, (lines or ["no output"])[-1]
 
 
-def _model(folder: Path) -> Finding:
-    if (folder / "manifest.json").is_file():
-        return Finding("model", "ok", f"{folder.name} is prepared")
-    return Finding("model", "note", f"{folder.name} is not prepared yet; run: make model")
-
-
-def _corpus(data: Path) -> Finding:
-    if (data / "manifest.json").is_file():
-        return Finding("data", "ok", "the SFT sets are built")
-    return Finding(
-        "data", "note", "not built yet; run: make data ESCONV=path, or without to download"
-    )
+def _made(root: Path) -> Iterator[Finding]:
+    """What the first steps make."""
+    data = "make data ESCONV=path, or without to download"
+    for name, folder, what, fix in (
+        ("model", root / "models" / "smollm2-135m", "the embedded model", "make model"),
+        ("data", root / "data", "the SFT sets", data),
+    ):
+        there = (folder / "manifest.json").is_file()
+        told = f"{what}: {'there' if there else f'not yet; run: {fix}'}"
+        yield Finding(name, "ok" if there else "note", told)
 
 
 def main() -> int:

@@ -14,7 +14,6 @@ from esc import cli
 from esc.dialogue import order
 from esc.visible import plain
 from eval import paper
-from eval.paper import BIBTEX
 from eval.report.page import main
 from eval.report.parts import Cell
 
@@ -25,6 +24,10 @@ OF_THE_PAPER = (
     *("figure-2", "figure-3", "figure-4a", "figure-4b"),
     *("figure-6", "figure-7", "figure-8", "figure-9", "figure-10"),
 )
+HOSTILE = (
+    "<script>alert(1)</script> | `x` **b** [l](javascript:y) \n# head </td> http://bad.example"
+    " \x1b[2J\x9b\u202e\u2066"
+)
 
 
 def tables(value):
@@ -33,8 +36,8 @@ def tables(value):
 
 def cells(value):
     """Every cell of a report's JSON."""
-    for table in tables(value).values():
-        yield from (cell for row in table["rows"] for cell in row["cells"])
+    rows = [row for table in tables(value).values() for row in table["rows"]]
+    return [cell for row in rows for cell in row["cells"]]
 
 
 def row(table, label, group=""):
@@ -62,6 +65,12 @@ def made(tmp_path, monkeypatch):
     return partial(written, tmp_path)
 
 
+@pytest.fixture
+def vanilla(tmp_path):
+    """The folder of one measured system."""
+    return reported.system(tmp_path, QWEN, "vanilla_sft", 20)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The three forms of a backbone with everything run."""
@@ -82,13 +91,12 @@ def test_without_any_run_every_table_is_there_and_says_what_fills_it(made):
     value, markdown, page = made(EMBEDDED)
     found = tables(value)
     for name in OF_THE_PAPER:
-        assert found[name]["status"] == "not run", name
-        assert f'id="{name}"' in page
+        assert found[name]["status"] == "not run" and f'id="{name}"' in page, name
         commands = [todo["command"] for todo in found[name]["todo"]]
-        assert commands, name
-        assert all(one in markdown and html.escape(one) in page for one in commands)
+        assert commands and all(one in markdown and html.escape(one) in page for one in commands)
     assert "SMOKE" not in json.dumps(value) and value["examples_todo"]
-    assert value["citation"] == BIBTEX and BIBTEX in markdown and html.escape(BIBTEX) in page
+    cited = (value["citation"], html.unescape(page.partition("<pre><code>")[2]), markdown)
+    assert all(paper.BIBTEX in one for one in cited)
 
 
 def test_a_whole_run_fills_every_table_and_draws_every_figure(whole):
@@ -96,18 +104,17 @@ def test_a_whole_run_fills_every_table_and_draws_every_figure(whole):
     found = tables(value)
     for name in OF_THE_PAPER:
         assert found[name]["status"] in ("run", "partly run"), name
-    for name in (*(one for one in OF_THE_PAPER if one.startswith("figure")), "figure-bias"):
-        assert "<picture>" in article(page, name), f"{name} is drawn"
-    assert len(value["examples"]) == 3
-    (classified,) = (one for one in found["figure-7"]["notes"] if QWEN in one)
-    assert classified == f"{QWEN}: classified by some-judge; intervals: 95 %, by dialogue."
+        assert not name.startswith("figure") or "<picture>" in article(page, name), name
+    assert (
+        f"{QWEN}: classified by some-judge; intervals: 95 %, by dialogue."
+        in (found["figure-7"]["notes"])
+    )
     improved = row(found["table-2"], "improvement")[0]
     assert (improved["shown"], improved["note"]) == ("31.25 %", "+0.75 points [+0.65, +0.85]")
     counted = [cell["value"] for cell in row(found["table-counts"], "Vanilla SFT")]
     assert counted == [40, 3, 1, 0, 4, 2]
     baselines = [one["label"] for one in found["table-3"]["rows"]][-4:]
-    names = ("gold", "majority", "uniform", "gold-marginal-random")
-    assert baselines == [f"baseline: {name}" for name in names]
+    assert baselines == [f"baseline: {name}" for name in reported.BASELINES]
     assert "Bias alone shows no skill" in found["table-3"]["notes"][0]
 
 
@@ -123,13 +130,13 @@ def test_what_was_run_without_a_number_is_undefined_says_why_and_is_not_drawn(tm
         change(path, n=0, errors=dict.fromkeys(json.loads(path.read_text())["errors"], none))
     value, _, page = made(QWEN)
     found = tables(value)
-    assert found["table-2"]["status"] == "run"
     chosen = row(found["table-2"], "chosen")[0]
-    assert (chosen["shown"], chosen["note"]) == ("undefined", "none scored")
     converged = row(found["table-strategies"], "Vanilla SFT")[1]
+    assert (chosen["shown"], chosen["note"]) == ("undefined", "none scored")
     assert (converged["shown"], converged["note"]) == ("undefined", "no record has a distribution")
-    assert '<p class="gap">undefined</p>' in article(page, "figure-7")
-    assert "<picture" not in article(page, "figure-7")
+    assert found["table-2"]["status"] == "run"
+    drawn = article(page, "figure-7")
+    assert '<p class="gap">undefined</p>' in drawn and "<picture" not in drawn
 
 
 def test_the_paper_stands_beside_its_own_backbones_and_both_beside_any_other(tmp_path, made):
@@ -143,9 +150,8 @@ def test_the_paper_stands_beside_its_own_backbones_and_both_beside_any_other(tmp
 def test_every_number_is_the_same_in_all_three_forms(whole):
     value, markdown, page = whole
     told = html.unescape(page)
-    for cell in cells(value):
-        assert cell["shown"] in told and plain(cell["shown"]) in markdown
-        assert cell["interval"] in told and plain(cell["interval"]) in markdown
+    for shown in {cell[name] for cell in cells(value) for name in ("shown", "interval")}:
+        assert shown in told and plain(shown) in markdown
     assert sum(cell["value"] is not None for cell in cells(value)) > 300
 
 
@@ -154,12 +160,10 @@ def test_every_printed_value_of_the_paper_stands_there_and_its_tables_add_up(mad
     shown = {one for cell in cells(value) for _, one in cell["paper"]}
     by_column = (paper.TABLE_2, paper.TABLE_3, paper.TABLE_4, paper.TABLE_5)
     rows = [row for table in by_column for column in table.values() for row in column.values()]
-    for table in (paper.TABLE_1_ESCONV, paper.TABLE_6, paper.TABLE_6_SHARES):
-        rows.append(table.values())
-    rows += paper.TABLE_1_PAIRS.values()
+    of_corpus = (paper.TABLE_1_ESCONV, paper.TABLE_6, paper.TABLE_6_SHARES)
+    rows += [*paper.TABLE_1_PAIRS.values(), *(table.values() for table in of_corpus)]
     assert {one for values in rows for one in values if one is not None} <= shown
-    assert "paper 29,526" in markdown
-    assert sum(paper.TABLE_6.values()) == 14763
+    assert "paper 29,526" in markdown and sum(paper.TABLE_6.values()) == 14763
     for total, qwen, llama in list(paper.TABLE_1_PAIRS.values())[:2]:
         assert total == qwen + llama
     for column in ("Qwen", "Llama"):
@@ -183,9 +187,8 @@ class TestSmoke:
             assert "SMOKE" in heading
         assert not [one for one in re.findall(r"<td.*?</td>", page, re.S) if "SMOKE" in one]
 
-    def test_a_random_judge_marks_its_own_columns_and_no_others(self, tmp_path, made):
-        folder = reported.system(tmp_path, QWEN, "vanilla_sft", 20)
-        change(folder / "judge" / "judge.json", smoke=True)
+    def test_a_random_judge_marks_its_own_columns_and_no_others(self, vanilla, made):
+        change(vanilla / "judge" / "judge.json", smoke=True)
         value, _, _ = made(QWEN)
         assert tables(value)["table-3"]["mark"] == "SMOKE: Flu. ↑, Pro. ↑, Emp. ↑, Hel. ↑"
         assert value["smoke"]
@@ -196,24 +199,18 @@ class TestSmoke:
 
 
 def test_the_page_needs_nothing_and_runs_nothing(whole):
-    _, _, page = whole
+    page = whole[2]
     assert not re.search(r"<(script|link)|\s(style|on\w+)=|https?://|@import|url\(", page)
-    references = re.findall(r'(?:href|src|srcset|action|data)="([^"]*)"', page)
-    images = [one for one in references if one.startswith("data:image/svg+xml;base64,")]
+    references = {*re.findall(r'(?:href|src|srcset|action|data)="([^"]*)"', page)}
+    images = {one for one in references if one.startswith("data:image/svg+xml;base64,")}
     assert images
     for image in images:
         drawn = base64.b64decode(image.partition(",")[2]).decode()
         assert "<script" not in drawn and not re.search(r'href="(?!#)', drawn)
     ids = re.findall(r'\bid="([^"]*)"', page)
-    assert {*references} - {*images} <= {f"#{one}" for one in ids} and len({*ids}) == len(ids)
+    assert references - images <= {f"#{one}" for one in ids} and len({*ids}) == len(ids)
     assert "default-src 'none'; style-src 'sha256-" in html.unescape(page)
     assert "prefers-color-scheme: dark" in page
-
-
-HOSTILE = (
-    "<script>alert(1)</script> | `x` **b** [l](javascript:y) \n# head </td> http://bad.example"
-    " \x1b[2J\x9b\u202e\u2066"
-)
 
 
 def test_hostile_text_is_only_text(tmp_path, made):
@@ -227,7 +224,7 @@ def test_hostile_text_is_only_text(tmp_path, made):
     assert not set("\x1b\x9b\u202e\u2066") & {*markdown, *page} and r"\x9b\u202e" in page
     assert "<script" not in markdown.replace("\\<", "") and "http://" not in markdown
     assert not re.search(r"(?<!\\)\[l\]|^# head", markdown, re.M)
-    lines = [line for line in markdown.splitlines() if re.match(r"\| Vanilla SFT +\| Ques", line)]
+    lines = [line for line in markdown.splitlines() if re.match(r"\| Vanilla SFT \| Ques", line)]
     assert lines and all(len(re.findall(r"(?<!\\)\|", line)) == 4 for line in lines)
 
 
@@ -283,29 +280,25 @@ def test_a_system_of_another_split_is_not_shown_beside_the_others(tmp_path, made
         split = "test" if name == "decoupled_dpo" else "validation"
         write(folder / "run.json", {"set": f"{split} of some.json, SPLIT=paper"})
     found = tables(made(QWEN)[0])["table-3"]
-    (measured,) = (one["measured_on"] for one in found["rows"] if one["measured_on"])
-    assert measured == "test, 10 dialogues"
+    assert {one["measured_on"] for one in found["rows"]} == {"", "test, 10 dialogues"}
     shown = {one["shown"] for one in row(found, "Vanilla SFT")}
     assert shown == {"of another split (validation, 10 dialogues)"}
 
 
-def test_what_was_predicted_but_not_measured_names_eval_alone(tmp_path, made):
-    folder = reported.system(tmp_path, QWEN, "vanilla_sft", 20)
-    (folder / "judge" / "judge.json").unlink()
+def test_what_was_predicted_but_not_measured_names_eval_alone(tmp_path, vanilla, made):
+    (vanilla / "judge" / "judge.json").unlink()
     todo = tables(made(QWEN)[0])["table-3"]["todo"]
     commands = {one["what"]: one["command"] for one in todo}
     assert commands[f"{QWEN} Vanilla SFT"] == f"make eval MODEL={QWEN} WORK={tmp_path}"
     assert commands[f"{QWEN} Decoupled SFT"].startswith(f"make sft-sp MODEL={QWEN} WORK=")
 
 
-def test_examples_are_drawn_by_a_hash_and_hold_everybodys_words(tmp_path, made):
-    for name in ("vanilla_sft", "decoupled_sft"):
-        reported.system(tmp_path, QWEN, name, 20)
+def test_examples_are_drawn_by_a_hash_and_hold_everybodys_words(tmp_path, vanilla, made):
+    reported.system(tmp_path, QWEN, "decoupled_sft", 20)
     value, _, page = made(QWEN)
-    assert [one["id"] for one in value["examples"]] == order(one["id"] for one in reported.rows())[
-        :3
-    ]
-    (first, *_) = value["examples"]
+    (first, *others) = value["examples"]
+    drawn = order(one["id"] for one in reported.rows())
+    assert [first["id"], *(one["id"] for one in others)] == drawn[:3]
     assert [one["system"] for one in first["said"]] == ["Vanilla SFT", "Decoupled SFT"]
     assert first["said"][1]["reply"] == f"reply decoupled_sft {first['id']}"
     assert first["gold_reply"] in page
@@ -358,5 +351,4 @@ def test_a_file_of_another_shape_is_one_line_with_the_step_that_renews_it(
 
 
 def test_what_rounds_to_nothing_has_no_sign():
-    assert Cell(-0.001).shown == "0.00"
-    assert Cell(-0.5).shown == "-0.50"
+    assert [Cell(-0.001).shown, Cell(-0.5).shown] == ["0.00", "-0.50"]

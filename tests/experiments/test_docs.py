@@ -26,52 +26,41 @@ PROGRAMS = ("make", "python", ".venv/bin/python", "llamafactory-cli")
 TRACKED = subprocess.run(
     ["git", "ls-files"], cwd=paths.ROOT, capture_output=True, text=True, check=True
 ).stdout.split()
-PAGES = [
-    name
-    for name in TRACKED
-    if name in ("README.md", "llamafactory_configs/README.md", "CONTRIBUTING.md")
-    or (name.startswith("docs/") and name.endswith(".md"))
-]
+OTHERS = ("README.md", "llamafactory_configs/README.md", "CONTRIBUTING.md")
+PAGES = [n for n in TRACKED if n in OTHERS or fnmatch.fnmatch(n, "docs/*.md")]
 TEXTS = {name: (paths.ROOT / name).read_text() for name in PAGES}
-CODE = {
-    name: (paths.ROOT / name).read_text()
-    for name in TRACKED
-    if name.endswith(".py") and not name.startswith("tests/")
-}
+SOURCES = [n for n in TRACKED if n.endswith(".py") and not n.startswith("tests/")]
+CODE = [(paths.ROOT / name).read_text() for name in SOURCES]
 MAKE = (paths.ROOT / "Makefile").read_text() + (paths.ROOT / "plans.mk").read_text()
 
 
-def lines_of_code(text):
-    """(command line, whether it stands in running text) of a page, in order."""
-    for fenced, name, block, inline in re.findall(
-        r"^```(\w*) ?(\S*)\n(.*?)^```$|(?<!`)`([^`]+)`(?!`)", text, re.M | re.S
-    ):
-        if inline:
-            yield " ".join(inline.split()), True
-        elif not name and fenced in ("", "sh", "bash"):
-            yield from ((line, False) for line in block.replace("\\\n", " ").splitlines())
-
-
 def commands(page):
-    """(words, comment, whether inline) of every command of a page."""
-    for line, inline in lines_of_code(TEXTS[page]):
-        text, _, comment = line.partition(" #")
-        try:
-            words = shlex.split(text)
-        except ValueError:
-            continue
-        program = next((word for word in words if not re.match(r"[A-Z][A-Z0-9_]*=", word)), "")
-        if program in PROGRAMS and len(words) > 1:
-            yield words, comment, inline
+    """(words, comment, whether in running text) of every command of a page, in order."""
+    for fenced, name, block, inline in re.findall(
+        r"^```(\w*) ?(\S*)\n(.*?)^```$|(?<!`)`([^`]+)`(?!`)", TEXTS[page], re.M | re.S
+    ):
+        lines = [" ".join(inline.split())] if inline else []
+        if not inline and not name and fenced in ("", "sh", "bash"):
+            lines = block.replace("\\\n", " ").splitlines()
+        for line in lines:
+            text, _, comment = line.partition(" #")
+            with contextlib.suppress(ValueError):
+                words = shlex.split(text)
+                program = [word for word in words if not re.match(r"[A-Z][A-Z0-9_]*=", word)][:1]
+                if program and program[0] in PROGRAMS and len(words) > 1:
+                    yield words, comment, bool(inline)
+
+
+def says_what_it_takes(words, comment, inline):
+    return inline or MARKS & set(re.findall(r"\w+", comment)) or any(map(GIVEN.search, words))
 
 
 def runs(words, comment, inline):
     """Whether it is run here: it writes in the scratch folder, or nothing."""
-    if inline or MARKS & set(re.findall(r"\w+", comment)) or any(map(GIVEN.search, words)):
-        return False
     reads = words[1:] in (["help"], ["doctor"]) or words[1:4] == ["-m", "training", "memory"]
     in_scratch = any(re.search(rf"(^|=){SCRATCH}(/|$)", word) for word in words)
-    return reads or in_scratch or bool({"--help", "DRY_RUN=1"} & set(words))
+    harmless = reads or in_scratch or {"--help", "DRY_RUN=1"} & set(words)
+    return bool(harmless and not says_what_it_takes(words, comment, inline))
 
 
 @cache
@@ -79,7 +68,7 @@ def variables():
     """Names that make hands on, or that a module takes from the environment."""
     (handed_on,) = re.findall(r"^VARIABLES := ((?:.*\\\n)*.*)$", MAKE, re.M)
     found = set(re.findall(r"\w+", handed_on)) | set(re.findall(r"^([A-Z_]+) \?=", MAKE, re.M))
-    for text in CODE.values():
+    for text in CODE:
         if "environ" in text or "envvar" in text:
             found |= set(re.findall(r'"([A-Z][A-Z0-9_]{2,})"', text))
     return found | {"NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"}
@@ -98,63 +87,56 @@ def settings():
 def help_of(package, step):
     """What ``--help`` of a step says; empty where there is no such step."""
     steps = importlib.import_module(f"{package}.__main__").STEPS
-    if step not in steps:
-        return ""
     shown = io.StringIO()
-    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-        cli.step_of(package, steps, step)(["--help"])
+    if step in steps:
+        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+            cli.step_of(package, steps, step)(["--help"])
     return shown.getvalue()
 
 
 def problems(words):
     """What is wrong with a command: targets, variables, steps, options, settings, files."""
-    words = list(words)
+    words, given, set_to = list(words), [], []
     while match := re.match(r"([A-Z][A-Z0-9_]*)=", words[0]):
-        if match[1] not in variables():
-            yield f"nothing reads {match[1]}"
+        given.append(match[1])
         words.pop(0)
     for word in words:
         name = word.rpartition("=")[2].rstrip("/")
-        top = name.partition("/")[0]
         known = any(one == name or one.startswith(f"{name}/") for one in TRACKED)
-        is_ours = "/" in name and any(one.startswith(f"{top}/") for one in TRACKED)
-        if is_ours and not known and not re.search(r"[<>*$…{}\[ |]", name):
+        ours = "/" in name and any(one.startswith(f"{name.partition('/')[0]}/") for one in TRACKED)
+        if ours and not known and not re.search(r"[<>*$…{}\[ |]", name):
             yield f"no file {name}"
     if words[0] == "make":
         targets = " ".join(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", MAKE, re.M)).split()
-        for word in words[1:]:
-            name, equals, value = word.partition("=")
-            if equals and name not in variables():
-                yield f"no variable {name}"
-            if not equals and word != "…" and not fnmatch.filter(targets, word):
-                yield f"no target {word}"
-            if name == "TRAIN_ARGS":
-                yield from of_llamafactory(value.split())
+        for name, equals, value in (word.partition("=") for word in words[1:]):
+            given += [name] * bool(equals)
+            set_to += value.split() if name == "TRAIN_ARGS" else []
+            if not equals and name != "…" and not fnmatch.filter(targets, name):
+                yield f"no target {name}"
     elif words[0] == "llamafactory-cli":
-        yield from of_llamafactory(word for word in words[1:] if "=" in word)
+        set_to = [word for word in words[1:] if "=" in word]
     elif words[1] == "-m" and "." not in words[2] and words[2] != "venv":
         if len(words) > 3 and (shown := help_of(words[2], words[3])):
             options = [word.partition("=")[0] for word in words if word.startswith("--")]
             yield from (f"no option {one}" for one in options if f"{one} " not in shown)
         elif words[3:] not in ([], ["--help"], ["STEP"]):
             yield f"no step {words[2:4]}"
-
-
-def of_llamafactory(words):
-    for word in words:
+    yield from (f"nothing reads {name}" for name in given if name not in variables())
+    for word in set_to:
         if "…" not in word and word.partition("=")[0] not in settings():
             yield f"LLaMA-Factory has no setting {word}"
 
 
-def test_there_are_pages_and_they_are_full_of_commands():
-    assert {"README.md", "llamafactory_configs/README.md", "docs/faq.md"} <= set(PAGES)
-    assert sum(1 for page in PAGES for _ in commands(page)) > 100
-
-
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_is_one_that_the_code_takes(page):
+def test_every_command_is_one_that_the_code_takes_and_says_what_it_takes(page):
     wrong = {" ".join(w): found for w, *_ in commands(page) if (found := list(problems(w)))}
     assert not wrong
+    silent = [one[0] for one in commands(page) if not (says_what_it_takes(*one) or runs(*one))]
+    assert not silent, f"mark each with one of {', '.join(sorted(MARKS))}"
+    unfenced = re.sub(r"^```.*?^```$", "", TEXTS[page], flags=re.M | re.S)
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", unfenced)
+    folder = (paths.ROOT / page).parent
+    assert not [link for link in links if "://" not in link and not (folder / link).exists()]
 
 
 @pytest.mark.parametrize(
@@ -170,39 +152,19 @@ def test_every_command_is_one_that_the_code_takes(page):
         "llamafactory-cli train llamafactory_configs/qwen2.5-7b/sp_sft.yaml nosuch=1",
     ],
 )
-def test_the_check_finds_what_is_wrong(line):
+def test_the_check_finds_what_is_wrong_and_the_pages_are_full_of_commands(line):
     assert list(problems(shlex.split(line)))
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_a_command_that_is_not_run_here_says_what_it_takes(page):
-    silent = [
-        " ".join(words)
-        for words, comment, inline in commands(page)
-        if not (inline or MARKS & set(re.findall(r"\w+", comment)))
-        and not any(map(GIVEN.search, words))
-        and not runs(words, comment, inline)
-    ]
-    assert not silent, f"mark each with one of {', '.join(sorted(MARKS))}"
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_to_a_file(page):
-    folder = (paths.ROOT / page).parent
-    unfenced = re.sub(r"^```.*?^```$", "", TEXTS[page], flags=re.M | re.S)
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", unfenced)
-    assert not [link for link in links if "://" not in link and not (folder / link).exists()]
+    assert sum(1 for page in PAGES for _ in commands(page)) > 100
 
 
 def test_every_error_that_the_page_of_errors_quotes_is_one_of_the_code():
     said = []
-    for text in CODE.values():
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.JoinedStr):
-                parts = (p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
-                said.append(" ".join("".join(map(str, parts)).split()))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                said.append(" ".join(node.value.split()))
+    for node in (node for text in CODE for node in ast.walk(ast.parse(text))):
+        if isinstance(node, ast.JoinedStr):
+            parts = (p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+            said.append(" ".join("".join(map(str, parts)).split()))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            said.append(" ".join(node.value.split()))
     quoted = [line[2:] for line in TEXTS["docs/faq.md"].splitlines() if line.startswith("> ")]
     assert len(quoted) > 20
     unsaid = []
@@ -221,9 +183,7 @@ def test_the_short_commands_of_a_page_run_one_after_the_other(page, run, tmp_pat
     folder.mkdir()
     for name, text in re.findall(r"^```\w+ (try/\S+)\n(.*?)^```$", TEXTS[page], re.M | re.S):
         (tmp_path / name).write_text(text)
-    for one in commands(page):
-        if not runs(*one):
-            continue
+    for one in (one for one in commands(page) if runs(*one)):
         words = [re.sub(rf"(^|=){SCRATCH}(?=/|$)", rf"\g<1>{folder}", word) for word in one[0]]
         if "DRY_RUN=1" in words and not any(word.startswith("WORK=") for word in words):
             # A user's own data would make another plan of it.
