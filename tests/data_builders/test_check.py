@@ -1,5 +1,4 @@
 import json
-import shutil
 import sys
 
 import pytest
@@ -10,14 +9,8 @@ from esc import files, paths
 from esc.files import EscError
 from esc.paths import EMBEDDED
 
-RG = {
-    "id": "0-0",
-    "system": "s",
-    "instruction": "hi",
-    "input": "",
-    "output": "hello",
-    "history": [["a", "b"]],
-}
+RG = {"id": "0-0", "system": "s", "instruction": "hi", "input": "", "output": "hello"}
+RG |= {"history": [["a", "b"]]}
 VANILLA = {
     "id": "0",
     "system": "s",
@@ -54,26 +47,22 @@ def judged(name, row, work, **changed):
         ("esc_rg_sft", RG, {}, "kept"),
         ("esc_vanilla_sft", VANILLA, {}, "kept"),
         (PAIR, DPO, {}, "kept"),
-        (
-            "esc_vanilla_sft",
-            VANILLA | {"conversations": VANILLA["conversations"][:1]},
-            {},
-            "dropped",
-        ),
-        (PAIR, DPO | {"conversations": VANILLA["conversations"]}, {}, "dropped"),
-        ("esc_rg_sft", RG | {"history": LONG}, {}, "cut"),
-        ("esc_rg_sft", RG | {"instruction": FORGED}, {}, "forged"),
+        ("esc_vanilla_sft", {"conversations": VANILLA["conversations"][:1]}, {}, "dropped"),
+        (PAIR, {"conversations": VANILLA["conversations"]}, {}, "dropped"),
+        ("esc_rg_sft", {"history": LONG}, {}, "cut"),
+        ("esc_rg_sft", {"instruction": FORGED}, {}, "forged"),
         # A row teaches as many spans as it has replies to learn.
         ("esc_rg_sft", RG, {"mask_history": False}, "mislabelled"),
-        ("esc_rg_sft", RG | {"history": []}, {"mask_history": False}, "kept"),
-        ("esc_vanilla_sft", VANILLA | THREE, {"mask_history": True}, "mislabelled"),
-        ("esc_vanilla_sft", VANILLA | THREE, {"mask_history": False}, "kept"),
+        ("esc_rg_sft", {"history": []}, {"mask_history": False}, "kept"),
+        ("esc_vanilla_sft", THREE, {"mask_history": True}, "mislabelled"),
+        ("esc_vanilla_sft", THREE, {"mask_history": False}, "kept"),
         # Its template learns an end token before a masked turn, as LLaMA-Factory comes.
         ("esc_rg_sft", RG, {"template": "gemma2"}, "mislabelled"),
     ],
 )
 def test_what_becomes_of_a_row_is_found(model, tmp_path, name, row, changed, fate):
-    assert judged(name, row, tmp_path, **changed)["fate"] == fate
+    whole = {"esc_rg_sft": RG, "esc_vanilla_sft": VANILLA, PAIR: DPO}[name] | row
+    assert judged(name, whole, tmp_path, **changed)["fate"] == fate
 
 
 def test_a_preference_row_is_as_long_as_its_longest_side(model, tmp_path):
@@ -93,53 +82,52 @@ sys.exit(check.main(["--model", "gemma2-9b", "--work", sys.argv[2], "--processes
 """
 
 
+@pytest.mark.slow
 def test_the_check_counts_the_labels_that_the_trainer_has_after_its_mend(
-    run, model, small_corpus, tmp_path
+    run, model, built, tmp_path
 ):
     path = tmp_path / "gemma2.yaml"
     settings = yaml.safe_load(paths.recipe("gemma2-9b", "rg", "sft").read_text())
     path.write_text(yaml.safe_dump(settings | {"model_name_or_path": str(model)}))
-    build.build(str(small_corpus), tmp_path, build.BuildOptions(limit=1))
-    shown = run(sys.executable, "-c", MENDED, str(path), str(tmp_path))
+    shown = run(sys.executable, "-c", MENDED, str(path), str(built))
     assert shown.returncode == 0, shown.stdout + shown.stderr
 
 
-def test_an_entry_of_the_registry_that_lost_a_column_is_named(tmp_path):
+@pytest.fixture
+def built(tmp_path):
+    """The sets of three dialogues of the sample corpus."""
+    build.build("sample", tmp_path / "work", build.BuildOptions(limit=1))
+    return tmp_path / "work"
+
+
+def test_sets_pass_whole_and_a_lost_row_is_named(model, built):
+    summaries = check.check(EMBEDDED, built, 1)
+    there = [one for one in summaries if "absent" not in one]
+    # Pairs and single replies of three tasks, and four mixes of the entangled model.
+    assert len(there) == 9 and len(summaries) == 19
+    assert all(one["kept"] == one["rows"] for one in there)
+    with (built / paths.sft_file("rg", "test")).open("a") as stream:
+        stream.write(json.dumps(RG | {"output": None, "id": "9-9"}) + "\n")
+    told = check.report(check.check(EMBEDDED, built, 1), EMBEDDED)
+    assert "esc_rg_sft_test: 1 dropped by LLaMA-Factory as malformed: 9-9" in [*told]
+
+
+def test_a_set_or_a_column_that_is_missing_is_named(built):
     changed = registry.entries()
     columns = {k: v for k, v in changed["esc_rg_sft"]["columns"].items() if k != "history"}
-    changed["esc_rg_sft"] |= {"columns": columns}
-    files.write_json(tmp_path / paths.REGISTRY, changed)
+    lost = {"esc_rg_sft": changed["esc_rg_sft"] | {"columns": columns}}
+    files.write_json(built / paths.REGISTRY, changed | lost)
     with pytest.raises(EscError, match="lacks this kit's entry of esc_rg_sft, or a column of it"):
-        check.check(EMBEDDED, tmp_path, 1)
-
-
-def test_the_sample_corpus_passes_whole_and_a_lost_row_fails_and_is_named(
-    run, model, sample_work, tmp_path
-):
-    shutil.copytree(sample_work, tmp_path / "work")
-    command = ("-m", "data_builders", "check", "--work", str(tmp_path / "work"))
-    shown = run(*command)
-    assert shown.returncode == 0, shown.stderr
-    assert "ok: nothing dropped, nothing cut" in shown.stdout
-    # Pairs and single replies of three tasks, and four mixes of the entangled model.
-    assert shown.stdout.count("absent") == 10 and "SMOKE" in shown.stdout
-    with files.atomic_writer(tmp_path / "work" / paths.sft_file("rg", "test")) as stream:
-        stream.write(json.dumps(RG | {"output": None, "id": "9-9"}).encode() + b"\n")
-    shown = run(*command)
-    assert shown.returncode == 1
-    assert "esc_rg_sft_test: 1 dropped by LLaMA-Factory as malformed: 9-9" in shown.stdout
+        check.check(EMBEDDED, built, 1)
+    registry.write_for(built, changed)
+    (built / paths.sft_file("sp", "train")).unlink()
+    with pytest.raises(EscError, match=r"sp_sft_train\.jsonl does not exist"):
+        check.check(EMBEDDED, built, 1)
 
 
 def test_an_unknown_model_lists_the_known_ones(tmp_path):
     with pytest.raises(EscError, match=r"unknown MODEL 'gpt9'; known: qwen2\.5-7b, .*smollm2-135m"):
         check.check("gpt9", tmp_path, 1)
-
-
-def test_a_missing_sft_set_fails_the_check(small_corpus, tmp_path):
-    build.build(str(small_corpus), tmp_path, build.BuildOptions(limit=1))
-    (tmp_path / paths.sft_file("sp", "test")).unlink()
-    with pytest.raises(EscError, match=r"sp_sft_test\.jsonl does not exist"):
-        check.check(EMBEDDED, tmp_path, 1)
 
 
 @pytest.mark.slow

@@ -1,4 +1,3 @@
-import copy
 import json
 
 import pytest
@@ -57,42 +56,34 @@ def test_a_strategy_beside_an_annotation_without_one_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("place", "change", "message"),
     [
-        (
-            lambda row: row["dialog"][1]["annotation"].update(strategy="Hugging"),
-            ", utterance 1: unknown strategy 'Hugging'",
-        ),
-        (
-            lambda row: row["dialog"][1].update(annotation="Question"),
-            ", utterance 1: unknown strategy None",
-        ),
-        (
-            lambda row: row["dialog"][2].update(speaker="doctor"),
-            ", utterance 2: unknown speaker 'doctor'",
-        ),
-        (
-            lambda row: row["dialog"][2].update(content=" \n"),
-            ", utterance 2: the utterance is empty",
-        ),
-        (
-            lambda row: row["dialog"][2].pop("content"),
-            r": not a layout of ESConv \(dialog\.2\.content: field required",
-        ),
-        (lambda row: row["dialog"].clear(), r": .*\(dialog: list should have at least 1 item"),
-        (lambda row: row.pop("dialog"), r": .*\(dialog: field required"),
-        (
-            lambda row: row.update(dialog=row["dialog"][::2]),
-            ": no supporter utterance",
-        ),
+        (1, {"annotation": {"strategy": "Hugging"}}, "unknown strategy 'Hugging'"),
+        (1, {"annotation": "Question"}, "unknown strategy None"),
+        (2, {"speaker": "doctor"}, "unknown speaker 'doctor'"),
+        (2, {"content": " \n"}, "the utterance is empty"),
     ],
 )
-def test_a_fault_is_named_by_file_dialogue_and_utterance(tmp_path, change, message):
-    good, bad = release_row(1), copy.deepcopy(release_row(0))
-    change(bad)
-    for lines in (True, False):
-        with pytest.raises(EscError, match=f"^bad.json, dialogue 1{message}"):
-            loaded(tmp_path / "bad.json", good, bad, lines=lines)
+@pytest.mark.parametrize("lines", [True, False])
+def test_a_fault_is_named_by_file_dialogue_and_utterance(tmp_path, lines, place, change, message):
+    good, bad = release_row(1), release_row(0)
+    bad["dialog"][place] |= change
+    with pytest.raises(EscError, match=f"^bad.json, dialogue 1, utterance {place}: {message}"):
+        loaded(tmp_path / "bad.json", good, bad, lines=lines)
+
+
+@pytest.mark.parametrize(
+    ("dialog", "message"),
+    [
+        ([{"speaker": "seeker"}], r"not a layout of ESConv \(dialog\.0\.content: field required"),
+        ([], r"not a layout of ESConv \(dialog: list should have at least 1 item"),
+        (None, r"not a layout of ESConv \(dialog: input should be a valid list"),
+        (release_row(0)["dialog"][::2], "no supporter utterance"),
+    ],
+)
+def test_a_dialogue_that_is_none_is_named_with_what_it_lacks(tmp_path, dialog, message):
+    with pytest.raises(EscError, match=f"^bad.json, dialogue 1: {message}"):
+        loaded(tmp_path / "bad.json", release_row(1), {"dialog": dialog})
 
 
 @pytest.mark.parametrize(

@@ -27,18 +27,20 @@ def test_every_recipe_finds_its_data_set_in_the_registry():
 def test_llamafactory_reads_every_column_and_tag_of_every_entry():
     from llamafactory.data.parser import get_dataset_list
 
+    alpaca = {"prompt": "instruction", "query": "input", "response": "output", "history": None}
+    tags = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}
     names = list(registry.entries())
     for name, read in zip(names, get_dataset_list(names, str(paths.ROOT)), strict=True):
-        assert read.system == "system"
+        expected = {"system": "system"} | tags | {"messages": "conversations"}
         if "_sp_sft" in name or "_rg_sft" in name:
-            assert (read.prompt, read.query, read.response) == ("instruction", "input", "output")
-            assert read.history == ("history" if "_rg_" in name else None)
-        else:
-            of_message = (read.messages, read.role_tag, read.content_tag)
-            assert of_message == ("conversations", "from", "value")
-            assert (read.user_tag, read.assistant_tag) == ("human", "gpt")
-        expected = (True, "chosen", "rejected") if "_dpo_" in name else (False, None, None)
-        assert (read.ranking, read.chosen, read.rejected) == expected
+            expected = alpaca | ({"history": "history"} if "_rg_" in name else {})
+        sides = ("chosen", "rejected") if "_dpo_" in name else (None, None)
+        expected |= {"ranking": "_dpo_" in name} | dict(
+            zip(("chosen", "rejected"), sides, strict=True)
+        )
+        expected |= {"kto_tag": "label" if "_kto_" in name else None}
+        assert {key: getattr(read, key) for key in expected} == expected
+        assert read.system == "system"
 
 
 def test_another_registry_keeps_its_entries_their_order_and_its_indentation(tmp_path):
@@ -81,11 +83,7 @@ def test_sets_of_later_rounds_go_into_another_registry_and_a_users_own_do_not(tm
 
 @pytest.mark.parametrize(
     ("content", "mode", "message"),
-    [
-        ("[]", 0o644, "not a JSON object"),
-        ("{", 0o644, "is not JSON"),
-        ("{}", 0o444, "is read-only"),
-    ],
+    [("{", 0o644, "is not JSON"), ("{}", 0o444, "is read-only")],
 )
 def test_a_registry_that_cannot_be_added_to_is_kept(tmp_path, capsys, content, mode, message):
     path = tmp_path / "dataset_info.json"

@@ -30,49 +30,27 @@ def test_replies_of_the_sample_corpus_alone_carry_the_mark_under_any_name(
     assert rows and all(row["gold_response"] == row["predicted_response"] for row in rows)
 
 
-def ids(path):
-    return {row["id"] for row in files.read_jsonl(path)}
+def test_the_release_has_its_positions_as_ids_in_any_layout_and_part(written, esconv, hf_folder):
+    found = [
+        {row["id"] for row in files.read_jsonl(written(corpus))}
+        for corpus in (esconv, hf_folder, hf_folder / "test.txt")
+    ]
+    assert found[0] == found[1] > found[2] and len(found[0]) == 18376
+    assert len({name.partition("-")[0] for name in found[2]}) == 195
 
 
-def test_the_release_has_its_positions_as_ids_in_any_layout_and_part(
-    written, esconv, esconv_folder, tmp_path
-):
-    hf = tmp_path / "hf"
-    hf.mkdir()
-    for name in ("train", "valid", "test"):
-        (hf / f"{name}.txt").symlink_to(esconv_folder / f"hf_{name}.txt")
-    of_release = ids(written(esconv))
-    assert ids(written(hf)) == of_release and len(of_release) == 18376
-    part = {row["id"]: row["gold_response"] for row in files.read_jsonl(written(hf / "test.txt"))}
-    assert part.keys() < of_release and len({name.partition("-")[0] for name in part}) == 195
-
-
-@pytest.fixture
-def refused(small_corpus, capsys):
-    """The one line that refuses an --out; what was there stays."""
-
-    def call(out, corpus=small_corpus):
-        folder = out.parent
-        before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-        argv = ["--esconv", str(corpus), "--out", str(out)]
-        assert cli.run(build.replies_main, argv) == 2
-        assert {path: path.read_bytes() for path in before} == before
-        return capsys.readouterr().err
-
-    return call
-
-
-def test_a_corpus_is_not_written_over(written, refused, small_corpus):
-    assert "was not written by this step" in refused(small_corpus)
-    inside = shutil.copy(small_corpus, written(small_corpus).parent / "own.json")
-    assert "was not written by this step" in refused(inside, inside)
-
-
-@pytest.mark.parametrize("name", ["predictions.jsonl", "other.jsonl", "options.json"])
-def test_neither_records_nor_options_of_a_run_are_written_over(refused, tmp_path, name):
+@pytest.mark.parametrize("name", ["predictions.jsonl", "other.jsonl", "options.json", "own.json"])
+def test_what_is_not_its_own_is_not_written_over(small_corpus, written, tmp_path, name):
     files.write_json(tmp_path / "run" / "options.json", {"MODEL": "x"})
     files.write_text(tmp_path / "run" / "predictions.jsonl", "{}\n")
-    refused(tmp_path / "run" / name)
+    out = tmp_path / "run" / name
+    if name == "own.json":
+        # A corpus beside replies.
+        out = shutil.copy(small_corpus, written(small_corpus).parent / name)
+    before = {path: path.read_bytes() for path in out.parent.iterdir()}
+    argv = ["--esconv", str(small_corpus), "--out", str(out)]
+    assert cli.run(build.replies_main, argv) == 2
+    assert {path: path.read_bytes() for path in out.parent.iterdir()} == before
 
 
 def test_its_own_replies_are_written_again(written, small_corpus):

@@ -53,18 +53,15 @@ def test_a_seeded_split_has_shares_of_8_1_1_and_follows_its_seed():
     assert assigned(dialogues, "seed:1") == sides != assigned(dialogues, "seed:2")
 
 
-def test_a_seeded_split_keeps_near_identical_situations_on_one_side():
-    dialogues = corpus(60, situation=lambda n: " ".join(f"w{n // 3}{letter}" for letter in "abcde"))
-    sides = assigned(dialogues)
+def test_a_seeded_split_keeps_near_identical_situations_and_the_same_dialogues_on_one_side():
+    near = corpus(60, situation=lambda n: " ".join(f"w{n // 3}{letter}" for letter in "abcde"))
+    sides = assigned(near)
     assert [sides[n] for n in range(0, 60, 3)] == [sides[n] for n in range(2, 60, 3)]
-    assert not leaks(dialogues, sides) and set(sides) == set(SPLITS)
-
-
-def test_a_seeded_split_keeps_identical_dialogues_on_one_side():
+    assert not leaks(near, sides) and set(sides) == set(SPLITS)
     pairs = zip(corpus(60), corpus(30) * 2, strict=True)
-    dialogues = [replace(one, utterances=twin.utterances) for one, twin in pairs]
-    sides = assigned(dialogues)
-    assert sides[:30] == sides[30:] and not leaks(dialogues, sides)
+    same = [replace(one, utterances=twin.utterances) for one, twin in pairs]
+    sides = assigned(same)
+    assert sides[:30] == sides[30:] and not leaks(same, sides)
 
 
 def test_families_are_joined_over_a_third_dialogue():
@@ -92,20 +89,16 @@ def test_a_subset_is_contained_in_every_larger_one_and_taken_from_each_split():
 
 
 @pytest.mark.parametrize("spec", ["Paper", "seed:", "seed:-1", "seed:1;ls", "42"])
-def test_another_form_of_split_is_refused(spec):
+def test_another_form_of_split_is_refused_and_the_papers_of_another_corpus(spec):
     with pytest.raises(EscError, match="not a split"):
         split.resolve(spec, is_release=True)
-
-
-def test_the_papers_split_needs_the_release():
     with pytest.raises(EscError, match="needs the ESConv release"):
         split.resolve("paper", is_release=False)
 
 
-def test_every_layout_and_order_of_the_release_is_recognised_with_the_same_ids(esconv_folder):
-    official = list(loader.read([esconv_folder / "ESConv.json"])[1])
-    parts = [esconv_folder / f"hf_{name}.txt" for name in ("train", "valid", "test")]
-    hf = list(loader.read(parts)[1])
+def test_every_layout_and_order_of_the_release_is_recognised_with_the_same_ids(esconv, hf_folder):
+    official = list(loader.read([esconv])[1])
+    hf = list(loader.read([hf_folder / f"{name}.txt" for name in ("train", "valid", "test")])[1])
     random.Random(0).shuffle(hf)
     of_official, of_hf = Survey(official), Survey(hf)
     assert of_official.dialogues == official and of_hf.is_release

@@ -3,7 +3,7 @@
 import pytest
 from corpora import dialogue
 
-from data_builders.build import rg_rows, sp_rows, vanilla_rows
+from data_builders.build import ROWS
 from esc import prompts
 from esc.dialogue import turns
 from esc.strategies import Strategy
@@ -16,115 +16,81 @@ RUN = (
     ("seeker", "bad"),
     ("supporter", "Others", "oh"),
 )
-
-
-def exchanges(*utterances, **options):
-    return [
-        (t.seeker, t.strategy.code, t.response) for t in turns(dialogue(*utterances), **options)
-    ]
+MERGED, ASKED = "hi\nhow are you?\nwhat happened?", "how are you?\nwhat happened?"
 
 
 @pytest.mark.parametrize(
-    ("utterances", "expected"),
+    ("utterances", "consecutive", "expected"),
     [
         # Consecutive seeker utterances are joined with a line break; those after the last reply go.
         (
             [("seeker", "a"), ("seeker", "b"), ("supporter", "Others", "c"), ("seeker", "d")],
+            "separate",
             [("a\nb", "Ot", "c")],
         ),
         # A dialogue that the supporter opens begins with Hi, a blank stands between its replies.
         (
             [("supporter", "Others", "a"), ("supporter", "Question", "b")],
+            "separate",
             [("Hi", "Ot", "a"), (" ", "Qu", "b")],
         ),
-        (
-            RUN,
-            [
-                ("hello", "Ot", "hi"),
-                (" ", "Qu", "how are you?"),
-                (" ", "Qu", "what happened?"),
-                ("bad", "Ot", "oh"),
-            ],
-        ),
+        (RUN, "merge-same", [("hello", "Ot", "hi"), (" ", "Qu", ASKED), ("bad", "Ot", "oh")]),
+        (RUN, "merge", [("hello", "Ot", MERGED), ("bad", "Ot", "oh")]),
     ],
 )
-def test_turns_are_made_by_the_rules(utterances, expected):
-    assert exchanges(*utterances) == expected
+def test_turns_are_made_by_the_rules(utterances, consecutive, expected):
+    found = turns(dialogue(*utterances), consecutive=consecutive)
+    assert [(turn.seeker, turn.strategy.code, turn.response) for turn in found] == expected
 
 
-@pytest.mark.parametrize(
-    ("consecutive", "expected"),
-    [
-        (
-            "merge-same",
-            [
-                ("hello", "Ot", "hi"),
-                (" ", "Qu", "how are you?\nwhat happened?"),
-                ("bad", "Ot", "oh"),
-            ],
-        ),
-        ("merge", [("hello", "Ot", "hi\nhow are you?\nwhat happened?"), ("bad", "Ot", "oh")]),
-    ],
-)
-def test_runs_of_the_supporter_can_be_merged(consecutive, expected):
-    assert exchanges(*RUN, consecutive=consecutive) == expected
-
-
-TURNS = turns(
-    dialogue(
-        ("seeker", "I lost it"),
-        ("supporter", "Question", "Lost what?"),
-        ("seeker", "my key"),
-        ("supporter", "Reflection of feelings", "You sound upset."),
-        position=7,
+def rows(task):
+    said = turns(
+        dialogue(
+            ("seeker", "I lost it"),
+            ("supporter", "Question", "Lost what?"),
+            ("seeker", "my key"),
+            ("supporter", "Reflection of feelings", "You sound upset."),
+            position=7,
+        )
     )
-)
-PROVENANCE = {"corpus": "other", "split": "train", "dialogue": 7, "turns": 2}
+    return list(ROWS[task](said, {"split": "train"}))
 
 
 def test_sp_rows_hold_the_transcript_and_the_bare_strategy():
-    first, second = sp_rows(TURNS, PROVENANCE)
+    first, second = rows("sp")
     assert first == {
         "id": "7-0",
         "system": prompts.sp_system(),
         "instruction": "seeker: I lost it\n",
         "input": "",
         "output": "Question",
-        "provenance": PROVENANCE | {"turn": 0},
+        "provenance": {"split": "train", "turn": 0},
     }
     assert second == first | {
         "id": "7-1",
         "instruction": "seeker: I lost it\nsupporter: Lost what?\nseeker: my key\n",
         "output": "Reflection of feelings",
-        "provenance": PROVENANCE | {"turn": 1},
+        "provenance": {"split": "train", "turn": 1},
     }
 
 
 def test_rg_rows_hold_the_strategy_in_the_prompt_and_the_chat_as_turns():
-    first, second = rg_rows(TURNS, PROVENANCE)
-    assert first == {
-        "id": "7-0",
-        "system": prompts.rg_system(Strategy.QUESTION),
-        "instruction": "I lost it",
-        "input": "",
-        "output": "Lost what?",
-        "history": [],
-        "strategy": "Question",
-        "provenance": PROVENANCE | {"turn": 0},
-    }
-    assert second == first | {
+    first, second = rows("rg")
+    assert first["history"] == [] and first["instruction"] == "I lost it"
+    assert second == {
         "id": "7-1",
         "system": prompts.rg_system(Strategy.REFLECTION),
         "instruction": "my key",
+        "input": "",
         "output": "You sound upset.",
         "history": [["I lost it", "Lost what?"]],
         "strategy": "Reflection of feelings",
-        "provenance": PROVENANCE | {"turn": 1},
+        "provenance": {"split": "train", "turn": 1},
     }
 
 
 def test_the_vanilla_row_holds_the_dialogue_with_tagged_replies():
-    assert list(vanilla_rows(TURNS, PROVENANCE)) == [
+    assert rows("vanilla") == [
         {
             "id": "7",
             "system": prompts.vanilla_system(),
@@ -134,6 +100,6 @@ def test_the_vanilla_row_holds_the_dialogue_with_tagged_replies():
                 {"from": "human", "value": "my key"},
                 {"from": "gpt", "value": "[Reflection of feelings] You sound upset."},
             ],
-            "provenance": PROVENANCE,
+            "provenance": {"split": "train"},
         }
     ]
