@@ -133,8 +133,7 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
     EscError, with the old sets left whole, where the corpus or an option is wrong.
     """
     # Several machines begin the same training, and each builds the sets first.
-    waiting = f"waiting: another process works on the sets in {work / paths.DATA}"
-    with files.exclusive(work / paths.DATA, waiting=waiting):
+    with files.exclusive(work / paths.DATA, patience=3600):
         found = source.locate(esconv, work)
         digests = {path.name: files.sha256(path) for path in found.files}
         layout, dialogues = read(found.files)

@@ -34,8 +34,9 @@ _FULL = "the disk is full ({why}); free some space and run the command again"
 _MENDED = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), _DENIED),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
-    **dict.fromkeys((errno.ENOENT, errno.EISDIR, errno.ENOTDIR), _NO_PLACE),
+    **dict.fromkeys((errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST), _NO_PLACE),
     **dict.fromkeys((errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS), _NO_PLACE),
+    errno.ENOLCK: "the file system has no locks ({why}); choose a WORK on another one",
 }
 """What a user can mend; any other error of the system is a bug and keeps its traceback."""
 

@@ -7,7 +7,6 @@ import codecs
 import fcntl
 import hashlib
 import json
-import math
 import os
 import shutil
 import time
@@ -69,27 +68,24 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def exclusive(folder: Path, *, waiting: str | None = None) -> Iterator[int]:
+def exclusive(folder: Path, *, patience: float = _GRACE) -> Iterator[int]:
     """The only process that writes in ``folder`` through this kit while the block runs.
 
     Yields the lock's descriptor: a child that inherits it holds the lock beyond our own death.
-    Removes what a killed writer left half-written there. Raises EscError if the folder cannot be
-    made, its file system has no locks, or another process is at work: with ``waiting`` it says
-    that, and waits for its end.
+    Removes what a killed writer left half-written there. Raises EscError where another process is
+    still at work after ``patience`` seconds.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        reason = error.strerror
-        raise EscError(f"{folder} cannot be made ({reason}); choose another WORK") from error
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("wb") as lock:
-        patience = time.monotonic() + _GRACE
-        while not _locked(lock, folder):
-            if time.monotonic() > patience:
-                if waiting is None:
-                    raise EscError(f"another process is writing in {folder}; wait for it to end")
-                print(waiting, flush=True)
-                patience = math.inf
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    told = f"another process is writing in {folder}; wait for it to end"
+                    raise EscError(told) from None
             time.sleep(0.05)
         for path in list(_half_written(folder)):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -103,17 +99,6 @@ def _half_written(folder: Path) -> Iterator[Path]:
             yield path
         elif path.is_dir() and not path.is_symlink() and not (path / _LOCK).exists():
             yield from _half_written(path)
-
-
-def _locked(lock: BinaryIO, folder: Path) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        why = f"is on a file system without file locks ({error.strerror})"
-        raise EscError(f"{folder} {why}; choose a WORK on another one") from error
-    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -24,7 +24,6 @@ FEWEST = 10
 """Dialogues, or rows where no dialogues are known, that an interval or a verdict takes: of 5
 dialogues an interval of "95 %" holds the truth in 82 % of cases, of 2 in 53 %."""
 NARROW = "turns of one dialogue resemble one another, so the true interval is wider"
-OFTEN_UNDEFINED = "more than 5 % of the resamples have no value"
 _AT_ONCE = 2_000_000
 """Draws held in memory at a time."""
 _TURN = re.compile(r"(.+)-\d+")
@@ -92,8 +91,7 @@ def resampled(sums: Floats) -> Floats:
 
     Columns side by side share their draws: two systems' columns make a paired comparison.
     """
-    units = len(sums)
-    rng = np.random.default_rng(SEED)
+    units, rng = len(sums), np.random.default_rng(SEED)
     found = np.empty((RESAMPLES, sums.shape[1]))
     block = max(1, _AT_ONCE // units)
     for begin in range(0, RESAMPLES, block):
@@ -107,18 +105,16 @@ def resampled(sums: Floats) -> Floats:
 def interval(value: float, drawn: Floats, units: int, unit: str, *, reverse: bool = False) -> Row:
     """Value, low and high of the 95 % percentile interval (Efron, 1979) of resampled values.
 
-    NaN is undefined. ``reverse`` is for what noise alone raises, like a bias: as far as the
-    resamples lie above the value, so far the value lies above the truth. Then the interval is the
-    percentile one mirrored at the value (the basic bootstrap of Davison and Hinkley, 1997). Either
-    is widened to hold the value itself. Where there is none, as of fewer than `FEWEST` units,
-    ``reason`` says why.
+    NaN is undefined. ``reverse`` is for what noise alone raises, like a bias: the percentile
+    interval mirrored at the value (the basic bootstrap of Davison and Hinkley, 1997). Either is
+    widened to hold the value itself. Where there is none, ``reason`` says why.
     """
     told: Row = {"value": None if np.isnan(value) else value, "low": None, "high": None}
     known = drawn[~np.isnan(drawn)]
     if units < FEWEST:
         told["reason"] = f"no interval: {too_few(units, unit)}"
     elif len(known) < LEVEL * len(drawn):
-        told["reason"] = f"no interval: {OFTEN_UNDEFINED}"
+        told["reason"] = "no interval: more than 5 % of the resamples have no value"
     elif not np.isnan(value):
         low, high = np.quantile(known, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
         if reverse:
@@ -146,14 +142,13 @@ def inside_the_noise(difference: Row) -> bool | None:
 
 def mean(values: Sequence[tuple[str, float]], units: Units) -> Row:
     """Value, low, high and n of the mean of (record, value), as `interval` says it."""
+    if not values:
+        return {"value": None, "low": None, "high": None, "n": 0}
     by_unit: dict[str, list[float]] = defaultdict(list)
     for record, value in sorted(values):
         by_unit[units.unit(record)].append(value)
-    if not values:
-        return {"value": None, "low": None, "high": None, "n": 0}
     sums = np.array([(sum(one), len(one)) for one in by_unit.values()], dtype=np.float64)
-    drawn = resampled(sums)
-    found = float(sums[:, 0].sum() / len(values))
+    drawn, found = resampled(sums), float(sums[:, 0].sum() / len(values))
     ends = interval(found, drawn[:, 0] / drawn[:, 1], len(sums), units.name)
     return ends | {"n": len(values)}
 
@@ -188,7 +183,7 @@ def share(counted: Mapping[tuple[int, int], int], unit: str = "dialogue") -> Row
     ``counted`` maps (successes, n) of a unit to how many units have them. The interval is the
     percentile bootstrap of dialogues. Where all have the same share, as where none or all of the
     turns succeeded, every resample has it too: then it is Wilson's over as many trials as there are
-    dialogues; and it is Wilson's of turns. Fewer than `FEWEST` have none, and ``reason`` says so.
+    dialogues; and it is Wilson's of turns.
     """
     count, n = (sum(one[side] * times for one, times in counted.items()) for side in (0, 1))
     units = sum(counted.values())
@@ -207,9 +202,8 @@ def share(counted: Mapping[tuple[int, int], int], unit: str = "dialogue") -> Row
 def wilson(successes: float, n: int) -> tuple[float, float]:
     """(low, high) of a share's 95 % interval, 0 to 1: the score interval of Wilson (1927).
 
-    Unlike p ± 1.96·se it never leaves 0..1, and has a width where all or none succeeded. Dialogues
-    that all have the same share need not come to whole successes, which scipy's takes alone.
-    Raises ValueError for impossible counts.
+    Dialogues that all have the same share need not come to whole successes, which scipy's takes
+    alone. Raises ValueError for impossible counts.
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} of {n}")
@@ -221,10 +215,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 
 
 def sign_test(wins: int, losses: int) -> float | None:
-    """Two-sided p of the exact sign test (Dixon and Mood, 1946); None where there are ties alone.
-
-    The chance, were wins and losses equally likely, of a split at least as uneven as this one.
-    """
+    """Two-sided p of the exact sign test (Dixon and Mood, 1946); None where all are ties."""
     from scipy.stats import binomtest
 
     return float(binomtest(wins, wins + losses).pvalue) if wins or losses else None
@@ -245,11 +236,9 @@ def agreement(by_dialogue: Sequence[Mapping[tuple[str, str], int]]) -> Row:
     """Two raters' ``kappa`` (Cohen, 1960) with low and high, ``agreed``, ``n``, and a ``note``.
 
     Each mapping is a dialogue's, from (what the first says, what the second says) to how often.
-    Where both say one thing throughout there is no kappa, since it cannot be told from chance;
-    ``note`` says why there is none, or no interval.
+    ``note`` says why there is no kappa, as where both say one thing throughout, or no interval.
     """
-    cells = sorted(set().union(*by_dialogue))
-    labels = sorted({label for cell in cells for label in cell})
+    labels = sorted({label for one in by_dialogue for cell in one for label in cell})
     counts = np.zeros((len(by_dialogue), len(labels), len(labels)))
     for place, one in enumerate(by_dialogue):
         for (first, second), count in one.items():

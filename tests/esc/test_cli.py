@@ -26,6 +26,8 @@ def raising(error):
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: the disk is full"),
         (PermissionError(errno.EACCES, "denied", "/x"), 2, "error: no permission to use /x"),
         (OSError(errno.EROFS, "Read-only file system", "/x"), 2, "error: /x: read-only"),
+        (OSError(errno.ENOLCK, "No locks available"), 2, "error: the file system has no locks"),
+        (FileExistsError(errno.EEXIST, "File exists", "/x"), 2, "error: /x: file exists; name"),
         (EscError("no \x1b[2J\u202e"), 2, "error: no \\x1b[2J\\u202e"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
