@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasPath, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, field_validator
 
 from esc import files
 from esc.psych_errors import PsychError
@@ -22,37 +22,23 @@ class Shape(BaseModel):
 
 
 class Number(Shape):
-    """A value with its interval; None where undefined, and then ``reason`` says why."""
+    """A value, a share (0 to 1) of ``count`` or a paired difference, with its interval.
 
-    value: float | None
+    None where undefined, or without an interval; ``reason`` says why, or what a difference shows.
+    """
+
+    value: float | None = Field(validation_alias=AliasChoices("value", "share", "difference"))
     low: float | None
     high: float | None
     n: int | None = None
+    count: int | None = None
     signature: str = ""
-    reason: str | None = None
+    reason: str | None = Field(None, validation_alias=AliasChoices("reason", "verdict"))
     unscored: dict[str, Any] = {}
     """Of a judge's scores, 0 to 5."""
     percent: float | None = None
     """Of a difference in what it is less of, as the next."""
     inside_the_noise: bool | None = None
-
-
-class Share(Shape):
-    """A count and its share, 0 to 1."""
-
-    count: int
-    share: float | None
-    low: float | None
-    high: float | None
-
-
-class Difference(Shape):
-    """What system b has more than a, with its paired interval."""
-
-    difference: float | None
-    low: float | None
-    high: float | None
-    verdict: str
 
 
 class Headline(Shape):
@@ -138,7 +124,7 @@ class Proportions(Shape):
     """``proportions.json``."""
 
     n: int
-    errors: dict[PsychError, Share]
+    errors: dict[PsychError, Number]
     interval: str
     unscored: dict[str, Any]
     judge: str
@@ -148,9 +134,9 @@ class Proportions(Shape):
 class Votes(Shape):
     """One dimension of ``human.json``."""
 
-    win: Share
-    tie: Share
-    lose: Share
+    win: Number
+    tie: Number
+    lose: Number
     n: int
     sign_test: dict[str, Any]
 
@@ -195,7 +181,7 @@ class ErrorDifferences(Shape):
     """What b has more than a of each error, in points of 100; ``reason`` says why nothing is."""
 
     n: int
-    shares: dict[PsychError, Difference]
+    shares: dict[PsychError, Number]
     interval: str
     reason: str | None
 
@@ -206,7 +192,7 @@ class Comparison(Shape):
     a: str
     b: str
     n: int
-    numbers: dict[str, Difference]
+    numbers: dict[str, Number]
     errors: ErrorDifferences
 
 

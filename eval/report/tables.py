@@ -73,17 +73,14 @@ def cell(found: Any, missing: str = parts.NOT_RUN, **shown: Any) -> Cell:
     of the `Cell`.
     """
     known: dict[str, Any] = {"value": found}
-    if isinstance(found, records.Share):
-        ends = {"value": found.share, "low": found.low, "high": found.high}
-        known = {name: None if end is None else 100 * end for name, end in ends.items()}
-        known["note"] = f"{found.count:,} counted"
-    elif isinstance(found, records.Difference):
-        known = {"value": found.difference, "low": found.low, "high": found.high}
-        known["note"] = found.verdict
-    elif isinstance(found, records.Number):
+    if isinstance(found, records.Number):
         known = {name: getattr(found, name) for name in ("value", "low", "high", "n", "signature")}
         # All of a judge's answers may be unscored.
         known["note"] = found.reason or ("none scored" if found.n == 0 else "")
+        if found.count is not None:
+            ends = {name: known[name] for name in ("value", "low", "high")}
+            known |= {name: None if end is None else 100 * end for name, end in ends.items()}
+            known["note"] = f"{found.count:,} counted"
     if known["value"] is None:
         known["missing"] = missing if found is None else parts.UNDEFINED
     return Cell(**known | shown)
@@ -105,7 +102,7 @@ def measured(run: Run, column: Column, paper: Paper = ()) -> Cell:
     shown = Look(form=column.form, unit=column.unit, paper=paper, smoke=marked(run.model, source))
     if isinstance(found, records.Number) and file == "judged":
         shown["signature"] = source.signature
-    if isinstance(found, records.Share):
+    if isinstance(found, records.Number) and found.count is not None:
         shown["n"] = source.n
     return cell(found, "—" if source else run.missing, **shown)
 
@@ -364,9 +361,9 @@ def mining(sources: Sources, models: Sequence[str]) -> list[Table]:
 
 def _parts(counts: Sequence[int | None], smoke: bool) -> tuple[Cell, ...]:
     """Counts as shares of their sum; not run where they are None."""
-    n, no_ends = sum(filter(None, counts)) or None, {"low": None, "high": None}
+    n, no_ends = sum(filter(None, counts)) or None, Look(low=None, high=None)
     shares = [
-        one if one is None else records.Share(count=one, share=one / n if n else None, **no_ends)
+        one if one is None else records.Number(count=one, value=one / n if n else None, **no_ends)
         for one in counts
     ]
     return tuple(cell(one, n=n, smoke=smoke, **PER_CENT) for one in shares)
