@@ -52,9 +52,8 @@ def test_every_step_has_help_with_examples(capsys, package):
         assert "examples:" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], []])
-def test_an_unknown_step_lists_the_known_ones(run, arguments):
-    shown = run("-m", "data_builders", *arguments)
+def test_an_unknown_step_lists_the_known_ones(run):
+    shown = run("-m", "data_builders", "nonsense")
     assert shown.returncode == 2 and "build" in shown.stderr
 
 
@@ -64,7 +63,7 @@ class Spending:
     max_cost: Annotated[float | None, typer.Option(envvar="MAX_COST", parser=cli.amount)] = None
 
 
-GIVEN = []
+given = []
 
 
 @cli.command(examples="  make it", name="it")
@@ -76,7 +75,7 @@ def made(
     force: cli.Force = False,
 ) -> int:
     """Make it."""
-    GIVEN[:] = [spending, task, work, limit, force]
+    given[:] = [spending, task, work, limit, force]
     return 3
 
 
@@ -84,13 +83,9 @@ def test_options_override_the_variables_and_an_empty_variable_is_unset(monkeypat
     for name, value in {"TASK": "sp rg", "LIMIT": "", "FORCE": "1", "PRICE": "1/2"}.items():
         monkeypatch.setenv(name, value)
     assert made(["--work", "x"]) == 3
-    assert GIVEN[:2] == [Spending("1/2", None), ["sp", "rg"]] and GIVEN[2:] == [
-        Path("x"),
-        None,
-        True,
-    ]
+    assert given == [Spending("1/2", None), ["sp", "rg"], Path("x"), None, True]
     made(["--task", "rg", "vanilla", "--limit=2", "--price", "3/4", "--task", "sp"])
-    assert GIVEN[:2] == [Spending("3/4", None), ["rg", "vanilla", "sp"]] and GIVEN[3] == 2
+    assert given == [Spending("3/4", None), ["rg", "vanilla", "sp"], Path(), 2, True]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +94,6 @@ def test_options_override_the_variables_and_an_empty_variable_is_unset(monkeypat
         ([], "Missing option '--task'"),
         (["--task", "sp", "--limit", "0"], "'--limit'.* greater than or equal to 1"),
         (["--task", "sp", "--max-cost", "nan"], "'nan' is not a number above 0"),
-        (["--task", "sp", "--max-cost", "1e"], "'1e' is not a number above 0"),
         (["--tusk", "sp"], "No such option: --tusk"),
     ],
 )

@@ -9,13 +9,7 @@ import pytest
 from esc import sheets
 from esc.files import EscError
 
-WILD = (
-    "hello;=HYPERLINK(1)",
-    "=1+1",
-    "so\t@SUM(A1)",
-    "- one\n- two\n+3;-4",
-    'she said "no";=1;',
-)
+WILD = ("hello;=HYPERLINK(1)", "=1+1", "so\t@SUM(A1)", "- one\n- two\n+3;-4", 'she "no";=1;')
 HEAD = "record,answer\n"
 
 

@@ -45,16 +45,6 @@ def test_the_interval_of_a_mean_is_that_of_theory_and_of_dialogues_not_turns():
     assert ends(few) == ends(many) == (0.2, 0.8)
 
 
-@pytest.mark.parametrize("units", [DIALOGUES, stats.Units(by_dialogue=False)])
-def test_fewer_than_ten_have_a_mean_and_the_reason_for_no_interval(units):
-    found = stats.mean([(f"{d}-0", d) for d in range(9)], units)
-    assert (found["value"], *ends(found), found["n"]) == (4, None, None, 9)
-    assert f"9 {units.name}s, and an interval takes 10" in found["reason"]
-    assert stats.inside_the_noise(found) is None
-    assert "no interval" in stats.verdict(4, *ends(found))
-    assert stats.mean([], units) == {"value": None, "low": None, "high": None, "n": 0}
-
-
 def test_an_interval_holds_its_value_and_the_reverse_one_mirrors_the_resamples():
     drawn = np.linspace(0.1, 0.4, 1001)
     assert ends(stats.interval(0.05, drawn, 50, "dialogue")) == pytest.approx((0.05, 0.3925))
@@ -88,11 +78,15 @@ def test_what_no_dialogue_has_keeps_a_width_that_is_of_dialogues():
 
 
 @pytest.mark.parametrize(("name", "unit"), [("{}-0", "dialogues"), ("{}", "turns")])
-def test_fewer_than_ten_have_a_share_and_the_reason_for_no_interval(name, unit):
+def test_fewer_than_ten_have_a_value_and_the_reason_for_no_interval(name, unit):
     found, _ = shares([(name.format(k), "yes") for k in range(9)], ["yes"])
     assert found["yes"]["share"] == 1 and ends(found["yes"]) == (None, None)
     assert f"9 {unit}, and an interval takes 10" in found["yes"]["reason"]
     assert shares([], ["yes"])[0]["yes"]["share"] is None
+    mean = stats.mean([(f"{d}-0", d) for d in range(9)], DIALOGUES)
+    assert (mean["value"], *ends(mean), mean["n"]) == (4, None, None, 9)
+    assert "no interval" in mean["reason"] and "no interval" in stats.verdict(4, None, None)
+    assert stats.mean([], DIALOGUES) == {"value": None, "low": None, "high": None, "n": 0}
 
 
 def test_wilson_is_the_published_interval():
@@ -121,26 +115,18 @@ def test_fleiss_kappa_that_is_not_defined_says_why(subjects, told):
     assert told in fleiss_kappa(subjects)
 
 
-def cells(yes_yes, yes_no, no_yes, no_no):
-    return Counter({"yy": yes_yes, "yn": yes_no, "ny": no_yes, "nn": no_no})
-
-
 @pytest.mark.parametrize(
-    ("table", "kappa"),
+    ("cells", "kappa", "note"),
     [
-        ((20, 5, 10, 15), 0.4),  # po 35/50, pe 1/2
-        ((45, 15, 25, 15), (0.6 - 0.54) / 0.46),  # po 60/100, pe .6*.7 + .4*.3
-        ((0, 10, 10, 0), -1.0),
-        ((8, 0, 2, 0), 0.0),  # one of them constant: no better than chance
+        ((20, 5, 10, 15), 0.4, "1 dialogue, and an interval takes 10"),  # po 35/50, pe 1/2
+        ((45, 15, 25, 15), 0.06 / 0.46, "1 dialogue"),  # po 60/100, pe .6*.7 + .4*.3
+        ((0, 10, 10, 0), -1.0, "1 dialogue"),
+        ((8, 0, 2, 0), 0.0, "1 dialogue"),  # one of them constant: no better than chance
+        ((7, 0, 0, 0), None, "chance"),
+        ((0, 0, 0, 0), None, "no pair"),
     ],
 )
-def test_cohens_kappa_by_hand_of_one_dialogue_has_no_interval(table, kappa):
-    found = stats.agreement([cells(*table)])
-    assert found["kappa"] == pytest.approx(kappa)
-    assert found["low"] is None and "1 dialogue, and an interval takes 10" in found["note"]
-
-
-@pytest.mark.parametrize(("table", "told"), [((7, 0, 0, 0), "chance"), ((0,) * 4, "no pair")])
-def test_two_constant_judges_have_no_kappa_and_it_is_said(table, told):
-    found = stats.agreement([cells(*table)])
-    assert (found["kappa"], found["low"]) == (None, None) and told in found["note"]
+def test_cohens_kappa_by_hand_of_one_dialogue_has_no_interval(cells, kappa, note):
+    found = stats.agreement([Counter(dict(zip(("yy", "yn", "ny", "nn"), cells, strict=True)))])
+    assert found["kappa"] == (kappa if kappa is None else pytest.approx(kappa))
+    assert found["low"] is None and note in found["note"]

@@ -40,12 +40,9 @@ def test_a_smaller_limit_is_contained_in_a_larger_one(sample_work):
     assert len({turn.id.partition("-")[0] for turn in few}) == 2
 
 
-def test_a_limit_beyond_the_split_says_how_many_there_are_and_how_to_have_more(sample_work):
+def test_a_limit_beyond_the_split_and_sets_that_are_not_built_are_one_line(sample_work, tmp_path):
     told = r"LIMIT=9999, but the test set .* has \d+ dialogues.*first make data WORK=.* LIMIT=9999"
     with pytest.raises(EscError, match=told):
         gold_turns(sample_work, "test", 9999)
-
-
-def test_sets_that_are_not_built_are_named_with_the_command(tmp_path):
     with pytest.raises(EscError, match=r"make data WORK=.* builds it"):
         gold_turns(tmp_path, "test", None)
