@@ -4,7 +4,6 @@ Reads files of predictions, this kit's or foreign ones, strictly: one system's t
 metrics, two systems' replies to the same turns, and records that are given the turns' own ids.
 """
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import typer
-from pydantic import Field, TypeAdapter, ValidationError
 
 from esc import cli, dialogue, files, paths, step
 from esc.dialogue import Exchange, GoldTurn, gold_turns
@@ -35,7 +33,6 @@ from esc.strategies import Strategy, parse, untagged
 
 T = TypeVar("T")
 _GOLD = ("gold_strategy", "gold_response")
-_SHARES = TypeAdapter(dict[str, Annotated[float, Field(ge=0, le=1, strict=True)]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,37 +106,32 @@ def case_of(named: Named) -> Case | None:
         raise EscError(
             f"{where}: unknown gold strategy {strategy!r}; it takes one of {', '.join(Strategy)}"
         )
-    turn, turns = named.id.rpartition("-")[2], row.get("dialogue_turns")
+    place, turns = named.id.rpartition("-")[2], row.get("dialogue_turns")
     # How long a dialogue is, a part of a file does not show.
-    known = turns is not None and turn.isdecimal()
-    if known and (type(turns) is not int or turns <= int(turn)):
-        raise EscError(f"{where}: dialogue_turns {turns!r} is no number of turns that has {turn}")
+    known = turns is not None and place.isdecimal()
+    if known and (type(turns) is not int or turns <= int(place)):
+        raise EscError(f"{where}: dialogue_turns {turns!r} is no number of turns that has {place}")
+    spread = row.get("distribution")
+    if spread is not None:
+        shares = {parse(k): v for k, v in spread.items()} if isinstance(spread, dict) else {}
+        given = [shares.get(one) for one in Strategy]
+        numbers = all(type(one) in (int, float) and 0 <= one <= 1 for one in given)
+        # Eight probabilities that are rounded in the file.
+        if not numbers or len(shares) != len(given) or abs(sum(given) - 1) > 1e-3:
+            raise EscError(
+                f"{where}: its distribution is not one probability for each of "
+                f"{', '.join(Strategy)} that sum to 1 ({spread})"
+            )
+        spread = tuple(given)
     return Case(
         id=named.id,
         gold=gold,
         gold_text=gold_text,
         predicted=parse(predicted),
         text=text.strip(),
-        spread=_spread(row.get("distribution"), where),
-        stage=dialogue.interval(int(turn), turns) if known else None,
+        spread=spread,
+        stage=dialogue.interval(int(place), turns) if known else None,
     )
-
-
-def _spread(given: object, where: str) -> tuple[float, ...] | None:
-    if given is None:
-        return None
-    try:
-        shares = {parse(name): share for name, share in _SHARES.validate_python(given).items()}
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise EscError(f"{where}: its distribution: {first['loc']} {first['msg']}") from error
-    # Eight probabilities that are rounded in the file.
-    if shares.keys() != set(Strategy) or abs(sum(shares.values()) - 1) > 1e-3:
-        raise EscError(
-            f"{where}: its distribution is not one probability for each of {', '.join(Strategy)} "
-            f"that sum to 1 ({given})"
-        )
-    return tuple(shares[strategy] for strategy in Strategy)
 
 
 def shared_turns(a: Mapping[str, T], b: Mapping[str, T], other: Callable[[T, T], str]) -> list[str]:
@@ -187,11 +179,6 @@ class Pair:
         """Whether both replies are the same words."""
         return self.is_whole and str(self.a).split() == str(self.b).split()
 
-    @property
-    def a_is_left(self) -> bool:
-        """Whether A's reply stands first where sides are shuffled: by the turn's id."""
-        return bool(hashlib.sha256(f"left\n{self.id}".encode()).digest()[0] % 2)
-
 
 @dataclass(frozen=True, slots=True)
 class Matched:
@@ -230,8 +217,14 @@ def matched(a: Path, b: Path) -> Matched:
         for side, (path, records) in sides.items()
     }
     source |= {"shared": len(shared), "numbered": numbered}
-    pairs = tuple(_pair(one[name], other[name]) for name in shared)
-    return Matched(pairs, source, step.made_beside(a) or step.made_beside(b))
+    pairs = []
+    for name in shared:
+        both = {"a": one[name], "b": other[name]}
+        told = both["a"] if _told(both["a"]) else both["b"]
+        lacking = [f"{side}: {p.lacking}" for side, p in both.items() if p.reply is None]
+        replies = [p.reply for p in both.values()]
+        pairs.append(Pair(name, told.history, told.seeker, *replies, "; ".join(lacking)))
+    return Matched(tuple(pairs), source, step.made_beside(a) or step.made_beside(b))
 
 
 def _told(one: Prediction) -> str:
@@ -250,12 +243,6 @@ def _differs(one: Prediction, other: Prediction) -> str:
         if first and second and first.split() != second.split():
             return what
     return ""
-
-
-def _pair(one: Prediction, other: Prediction) -> Pair:
-    context = one if _told(one) else other
-    lacking = [f"{side}: {p.lacking}" for side, p in (("a", one), ("b", other)) if p.reply is None]
-    return Pair(one.id, context.history, context.seeker, one.reply, other.reply, "; ".join(lacking))
 
 
 MARK = "aligned"
@@ -325,12 +312,10 @@ def _fitting(
     told = prediction_of(named)
     said = [text for pair in told.history for text in pair]
     # A supporter who goes on speaking answers no words of the seeker.
-    found = turns.get(_plain(said + [told.seeker] * (told.seeker != NOT_GIVEN)), [])
-    if len(found) > 1 and named.row.get("gold_response") is not None:
-        found = [turn for turn in found if not _wrong(named.row, turn)]
-        if len({turn.strategy for turn in found}) == 1:
-            # They are alike in all of this.
-            found = ([turn for turn in found if turn.id not in taken] or found)[:1]
+    said += [told.seeker] * (told.seeker != NOT_GIVEN)
+    found = [turn for turn in turns.get(_plain(said), ()) if not _wrong(named.row, turn)]
+    if len({(turn.strategy, turn.response) for turn in found}) == 1:
+        found = ([turn for turn in found if turn.id not in taken] or found)[:1]
     return found
 
 

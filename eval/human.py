@@ -50,14 +50,12 @@ def make(found: Matched, out: Path, n: int, annotators: Sequence[str]) -> Row:
     stamp = hashlib.sha256(compared.encode()).hexdigest()[:6]
     # No spreadsheet takes a record for a date, and it is as its cell says it: it is read back.
     drawn = {sheets.guarded(f"turn {pair.id} ({stamp})"): pair for pair in able[:n]}
-    sides = {
-        record: {"A": "a", "B": "b"} if pair.a_is_left else {"A": "b", "B": "a"}
-        for record, pair in drawn.items()
-    }
-    shown = {
-        record: {side: str(getattr(drawn[record], system)) for side, system in of.items()}
-        for record, of in sides.items()
-    }
+    sides, shown = {}, {}
+    for record, pair in drawn.items():
+        # Shuffled by the turn's id.
+        is_left = hashlib.sha256(f"left\n{pair.id}".encode()).digest()[0] % 2
+        sides[record] = {"A": "a", "B": "b"} if is_left else {"A": "b", "B": "a"}
+        shown[record] = {side: str(getattr(pair, of)) for side, of in sides[record].items()}
     key: Row = {
         **found.source,
         "n": len(drawn),

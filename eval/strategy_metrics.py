@@ -141,8 +141,9 @@ def of_counts(counts: Floats) -> dict[NumberPath, Floats]:
     )
     shares = [percent(side, n[:, None]) for side in (predicted, gold)]
     return {
-        ("bias",): bias(liked),
-        ("bias_converged",): bias(settled),
+        # Eq. 8: the population standard deviation.
+        ("bias",): liked.std(axis=1),
+        ("bias_converged",): settled.std(axis=1),
         ("weighted_f1",): percent((np.nan_to_num(f1) * gold).sum(axis=1), n) / 100,
         ("macro_f1",): percent(np.nan_to_num(f1).sum(axis=1), occurs) / 100,
         ("accuracy",): percent(right.sum(axis=1), n),
@@ -232,11 +233,6 @@ def preference(wins: Floats) -> Floats:
         mean = np.exp(logs.sum(axis=1) / np.maximum(counted.sum(axis=1), 1))
         p = np.where(idle, 1.0, p / mean[:, None])
     return np.asarray(p * p.shape[1] / p.sum(axis=1, keepdims=True))
-
-
-def bias(p: Floats) -> Floats:
-    """Population standard deviation of preferences (Eq. 8), shape (R,)."""
-    return np.asarray(p.std(axis=-1))
 
 
 def converged(wins: Floats) -> Floats:

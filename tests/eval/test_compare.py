@@ -1,7 +1,5 @@
 """Two systems on the same turns, and the paper's questions from the runs that are complete."""
 
-import json
-
 import numpy as np
 import pytest
 from predicted import rows, save
@@ -11,7 +9,7 @@ from esc.stats import Units
 from esc.strategies import Strategy
 from eval import metrics
 from eval.cases import Case, Cases
-from eval.metrics import compared as compare
+from eval.metrics import compared
 
 MODEL = "smollm2-135m"
 Q, R = Strategy.QUESTION, Strategy.RESTATEMENT
@@ -31,24 +29,20 @@ def system(share, name="{}", dialogues=12):
     return Cases(tuple(cases), Units(by_dialogue=True))
 
 
-def test_a_system_is_not_told_from_itself():
-    found = compare(system(5), system(5))
-    assert found["n"] == 120 and found["resampled_by"] == "dialogue"
-    one = found["numbers"]["strategy.accuracy"]
-    assert (one["difference"], one["low"], one["high"]) == (0, 0, 0)
-    assert one["verdict"] == "inside the noise"
-
-
 def test_a_better_system_is_told_by_every_number_that_knows_whatever_the_order_and_the_ids():
-    found = compare(system(3), system(7))
+    found = compared(system(3), system(7))
+    assert (found["n"], found["resampled_by"]) == (120, "dialogue")
     for name in ("strategy.accuracy", "text.paper.f1", "text.corpus.bleu1"):
         assert found["numbers"][name]["verdict"] == "higher, outside the noise", name
     assert "reverse percentile of bias" in found["interval"]
-    worse = compare(system(7), system(3))["numbers"]["strategy.accuracy"]
+    worse = compared(system(7), system(3))["numbers"]["strategy.accuracy"]
     assert worse["difference"] == -40 and worse["verdict"] == "lower, outside the noise"
     backwards = Cases(system(7).rows[::-1], Units(by_dialogue=True))
-    assert compare(system(3), backwards) == found
-    assert compare(system(3, "talk {}"), system(7, "talk {}")) == found
+    assert compared(system(3), backwards) == found
+    assert compared(system(3, "talk {}"), system(7, "talk {}")) == found
+    same = compared(system(5), system(5))["numbers"]["strategy.accuracy"]
+    assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)
+    assert same["verdict"] == "inside the noise"
 
 
 def test_pairing_is_sharper_than_two_intervals():
@@ -63,12 +57,12 @@ def test_pairing_is_sharper_than_two_intervals():
         ]
         return Cases(tuple(cases), Units(by_dialogue=True))
 
-    found = compare(one(False), one(True))["numbers"]["strategy.accuracy"]
+    found = compared(one(False), one(True))["numbers"]["strategy.accuracy"]
     assert found["low"] > 0 and found["high"] - found["low"] < 10
 
 
 def test_fewer_than_ten_shared_dialogues_have_no_interval_and_no_verdict():
-    found = compare(system(3, dialogues=12), system(7, dialogues=9))
+    found = compared(system(3, dialogues=12), system(7, dialogues=9))
     assert found["n"] == 90 and found["alone"] == {"a": 30, "b": 0}
     assert "9 dialogues, and an interval takes 10" in found["interval"]
     for one in found["numbers"].values():
@@ -77,76 +71,61 @@ def test_fewer_than_ten_shared_dialogues_have_no_interval_and_no_verdict():
 
 
 @pytest.fixture
-def work(tmp_path):
+def runs(tmp_path):
     """Three complete runs and one that is not."""
     runs = tmp_path / "runs" / MODEL
     for name in ("vanilla_sft", "vanilla_dpo", "decoupled_sft", "decoupled_dpo"):
         save(runs / name / "predictions.jsonl", rows(reply=f"a reply of {name}"))
-        (runs / name / "options.json").write_text(json.dumps({"smoke": True}))
+        files.write_json(runs / name / "options.json", {"smoke": True})
         if name != "decoupled_dpo":
-            (runs / name / "run.json").write_text("{}")
-    return tmp_path
+            files.write_json(runs / name / "run.json", {})
+    return runs
 
 
 @pytest.fixture
-def run_compare(work, capsys):
-    """Exit code, what ``comparisons.json`` says, and all that is printed."""
+def run_compare(tmp_path, runs, capsys):
+    """Exit code, the pairs that are compared, and all that is printed."""
 
-    def call(*options):
-        code = cli.run(metrics.compare, ["--work", str(work), *options])
+    def call():
+        code = cli.run(metrics.compare, ["--work", str(tmp_path)])
         shown = capsys.readouterr()
-        path = work / "runs" / MODEL / "comparisons.json"
-        return code, files.read_json(path) if code < 2 else None, shown.out + shown.err
+        found = files.read_json(runs / "comparisons.json")["comparisons"]
+        return code, {(one["a"], one["b"]): one for one in found}, shown.out + shown.err
 
     return call
 
 
-def pairs(found):
-    return [(one["a"], one["b"]) for one in found]
-
-
-def test_every_question_whose_runs_are_complete_is_answered_once_and_marked(work, run_compare):
+def test_every_question_whose_runs_are_complete_is_answered_once_and_marked(runs, run_compare):
     code, found, told = run_compare()
     asked = [("vanilla_sft", "vanilla_dpo"), ("vanilla_sft", "decoupled_sft")]
-    assert code == 0 and pairs(found["comparisons"]) == asked
-    assert found["smoke"] is True and "SMOKE" in told
-    assert found["comparisons"][0]["numbers"]["strategy.weighted_f1"]["difference"] == 0
-    code, again, told = run_compare()
-    assert "nothing to do" in told and again == found
-    (work / "runs" / MODEL / "decoupled_dpo" / "run.json").write_text("{}")
-    assert len(run_compare()[1]["comparisons"]) == 4
-
-
-def test_a_run_that_shares_no_turn_leaves_out_its_own_question_alone(work, run_compare):
+    assert code == 0 and [*found] == asked and "SMOKE" in told
+    assert found[asked[0]]["numbers"]["strategy.weighted_f1"]["difference"] == 0
+    assert "nothing to do" in run_compare()[2]
+    files.write_json(runs / "decoupled_dpo" / "run.json", {})
+    assert len(run_compare()[1]) == 4
+    # A run that shares no turn leaves out its own questions alone.
     other = [one | {"id": f"9{one['id']}"} for one in rows()]
-    save(work / "runs" / MODEL / "vanilla_dpo" / "predictions.jsonl", other)
+    save(runs / "vanilla_dpo" / "predictions.jsonl", other)
     code, found, told = run_compare()
     assert code == 1 and "share no turn" in told
-    assert pairs(found["comparisons"]) == [("vanilla_sft", "decoupled_sft")]
-    assert pairs(found["left_out"]) == [("vanilla_sft", "vanilla_dpo")]
+    assert [*found] == [asked[1], ("decoupled_sft", "decoupled_dpo")]
 
 
-def errors(work, run, share, judge="some-judge"):
-    """The first ``share`` of the run's replies hold an error."""
+def test_errors_of_one_judge_are_compared_turn_by_turn_with_an_interval(runs, run_compare):
     said = rows()
-    found = [
-        {
-            "id": one["id"],
-            "status": "scored",
-            "error": "Lack of Empathy" if place < share * len(said) else "None",
-            "judge": judge,
-        }
-        for place, one in enumerate(said)
-    ]
-    save(work / "runs" / MODEL / run / "errors" / "errors.jsonl", found)
-
-
-def test_errors_of_one_judge_are_compared_turn_by_turn_with_an_interval(work, run_compare):
-    errors(work, "vanilla_sft", 0.8)
-    errors(work, "vanilla_dpo", 0.3)
-    errors(work, "decoupled_sft", 0.3, judge="another")
-    first, second = (one["errors"] for one in run_compare()[1]["comparisons"])
+    for run, share, judge in (
+        ("vanilla_sft", 0.8, "one"),
+        ("vanilla_dpo", 0.3, "one"),
+        ("decoupled_sft", 0.3, "another"),
+    ):
+        found = [
+            {"id": one["id"], "status": "scored", "judge": judge}
+            | {"error": "Lack of Empathy" if place < share * len(said) else "None"}
+            for place, one in enumerate(said)
+        ]
+        save(runs / run / "errors" / "errors.jsonl", found)
+    first, second = (one["errors"] for one in run_compare()[1].values())
     none = first["shares"]["None"]
     assert (none["a"], none["b"], none["difference"], first["n"]) == (20.0, 70.0, 50.0, 40)
     assert none["low"] <= 50 <= none["high"] and none["verdict"] == "higher, outside the noise"
-    assert second["shares"] == {} and second["reason"] == "judged by some-judge and another"
+    assert second["shares"] == {} and second["reason"] == "judged by one and another"

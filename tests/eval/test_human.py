@@ -34,12 +34,12 @@ def run(out, capsys):
 def make(run, tmp_path):
     """Make a sheet of two systems, whose replies begin as told."""
 
-    def call(*options, a="first", b="second"):
+    def call(n, *options, a="first", b="second"):
         paths = []
         for name, begins in (("decoupled_dpo", a), ("vanilla_dpo", b)):
             records = [one | {"predicted_response": f"{begins} {one['id']}"} for one in rows()]
             paths.append(save(tmp_path / name / "predictions.jsonl", records))
-        return run("--a", paths[0], "--b", paths[1], *options)
+        return run("--a", paths[0], "--b", paths[1], "--n", n, *options)
 
     return call
 
@@ -49,11 +49,10 @@ def rows_of(path):
 
 
 def write(path, records):
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, records[0].keys())
-    writer.writeheader()
-    writer.writerows(records)
-    path.write_text(stream.getvalue(), encoding="utf-8-sig")
+    with path.open("w", encoding="utf-8-sig", newline="") as stream:
+        writer = csv.DictWriter(stream, records[0].keys())
+        writer.writeheader()
+        writer.writerows(records)
     return path
 
 
@@ -68,32 +67,27 @@ def voted(out, name, wishes):
 
 
 def test_the_sheet_holds_both_replies_and_only_the_key_says_whose_they_are(make, out):
-    assert make("--n", 12)[0] == 0
+    assert make(40)[0] == 0
     sheet, key = rows_of(out / "sheet.csv"), files.read_json(out / "key.json")
-    assert len(sheet) == len(key["records"]) == key["n"] == 12
+    assert len(sheet) == len(key["records"]) == key["n"] == 40
+    begins = {"a": "first", "b": "second"}
     for one in sheet:
-        begins = {"a": "first", "b": "second"}
-        assert {side: one[side].split()[0] for side in "AB"} == {
-            side: begins[system] for side, system in key["records"][one["record"]].items()
-        }
+        sides = key["records"][one["record"]]
+        assert {side: one[side].split()[0] for side in "AB"} == {s: begins[sides[s]] for s in "AB"}
         assert {one[name] for name in (*ASKED, "comment")} == {""}
     page = (out / "sheet.html").read_text()
-    assert "Research software" in page and page.count("<input") == 12 * (4 * 3 + 1)
+    assert "Research software" in page and page.count("<input") == 40 * (4 * 3 + 1)
     for text in ((out / "sheet.csv").read_text(), page):
         assert not re.search(r"decoupled|vanilla|\bdpo\b|gold \d|SMOKE", text)
-
-
-def test_sides_are_shuffled_about_evenly_by_the_turn_alone(make, out):
-    make("--n", 40)
-    sides = files.read_json(out / "key.json")["records"]
-    assert 10 < sum(one["A"] == "a" for one in sides.values()) < 30
+    # Sides are shuffled, by the turn alone.
+    assert 10 < sum(one["A"] == "a" for one in key["records"].values()) < 30
     shutil.rmtree(out)
-    make("--n", 7)
-    assert files.read_json(out / "key.json")["records"].items() <= sides.items()
+    make(7)
+    assert files.read_json(out / "key.json")["records"].items() <= key["records"].items()
 
 
 def test_votes_are_turned_back_to_the_systems_and_counted(make, run, out):
-    make("--n", 11)
+    make(11)
     wishes = ["a"] * 6 + ["b"] * 2 + ["tie"] * 2 + [""]
     code, printed, _ = run("--read", voted(out, "anna", wishes))
     told = files.read_json(out / "human.json")
@@ -109,7 +103,7 @@ def test_votes_are_turned_back_to_the_systems_and_counted(make, run, out):
 
 
 def test_several_annotators_make_one_outcome_a_turn_and_a_kappa(make, run, out):
-    make("--n", 5)
+    make(5)
     paths = [
         voted(out, "anna", ["a", "a", "b", "a", "tie"]),
         voted(out, "ben", ["a", "b", "b", "tie", ""]),
@@ -138,48 +132,44 @@ def test_a_reply_of_any_length_and_an_id_of_any_letters_are_read_back(run, out, 
     assert run("--read", votes)[::2] == (0, "")
 
 
-def test_what_comes_from_a_smoke_run_is_marked_on_the_page_and_in_the_result(
+def test_every_annotator_named_has_a_sheet_and_a_smoke_run_is_marked_on_it(
     make, run, out, tmp_path
 ):
     files.write_json(tmp_path / "vanilla_dpo" / "options.json", {"smoke": True})
-    assert "SMOKE" in make("--n", 2)[1]
-    assert "<strong>SMOKE</strong>" in (out / "sheet.html").read_text()
+    assert "SMOKE" in make(2, "--annotators", "anna", "ben")[1]
+    assert (out / "sheet_anna.csv").read_bytes() == (out / "sheet_ben.csv").read_bytes()
+    page = (out / "sheet_ben.html").read_text()
+    assert 'data-file="votes_ben.csv"' in page and "<strong>SMOKE</strong>" in page
+    assert not (out / "sheet.csv").exists() and not (out / "sheet.html").exists()
     assert "SMOKE" in run("--read", voted(out, "anna", ["a", "b"]))[1]
     assert files.read_json(out / "human.json")["smoke"] is True
 
 
-def test_every_annotator_named_has_a_sheet_and_a_page_that_saves_under_the_name(make, out):
-    make("--n", 2, "--annotators", "anna", "ben")
-    assert (out / "sheet_anna.csv").read_bytes() == (out / "sheet_ben.csv").read_bytes()
-    assert 'data-file="votes_ben.csv"' in (out / "sheet_ben.html").read_text()
-    assert not (out / "sheet.csv").exists() and not (out / "sheet.html").exists()
-
-
 @pytest.mark.parametrize("name", ["key.json", "sheet.csv", "sheet.html"])
 def test_no_file_that_is_there_is_replaced_by_another(make, out, name):
-    assert make("--n", 2)[0] == make("--n", 2)[0] == 0
+    assert make(2)[0] == make(2)[0] == 0
     made = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert "name another folder in --out" in error(make("--n", 4)[2])
+    assert "name another folder in --out" in error(make(4)[2])
     assert {path.name: path.read_bytes() for path in out.iterdir()} == made
     # As with a vote in it, or a user's own.
     files.write_text(out / name, '{"title": "music"}\n')
     for other in made.keys() - {name, ".lock"}:
         (out / other).unlink()
-    assert f"{name} is there, and another" in error(make("--n", 2)[2])
+    assert f"{name} is there, and another" in error(make(2)[2])
     assert {path.name for path in out.iterdir()} == {name, ".lock"}
 
 
 def test_votes_that_cannot_be_counted_are_one_line_and_write_nothing(make, run, out, tmp_path):
     (tmp_path / "x.csv").write_text("record,fluency\nturn,A\n")
     assert "makes it" in error(run("--read", tmp_path / "x.csv")[2])
-    make("--n", 2)
+    make(2)
     assert "no column 'professionalism'" in error(run("--read", tmp_path / "x.csv")[2])
     assert "has no vote in it" in error(run("--read", voted(out, "anna", ["", ""]))[2])
     assert "is none of A, B, tie" in error(run("--read", voted(out, "anna", ["a", "c"]))[2])
     full = voted(out, "ben", ["a", "b"])
     assert "two files are of annotator 'ben'" in error(run("--read", full, full)[2])
     shutil.rmtree(out)
-    make("--n", 2, a="third")
+    make(2, a="third")
     # The sheet of another comparison has other records.
     assert f"{full}: row 2: record" in error(run("--read", full)[2])
     assert not (out / "human.json").exists()
@@ -187,7 +177,6 @@ def test_votes_that_cannot_be_counted_are_one_line_and_write_nothing(make, run, 
 
 def test_nothing_to_compare_is_one_line(run, tmp_path):
     a = save(tmp_path / "a.jsonl", [row(0, 0, "same"), row(0, 1, None, predicted_response="")])
-    code, _, err = run("--a", a, "--b", a)
-    assert code == 2 and "two replies that differ" in error(err)
+    assert "two replies that differ" in error(run("--a", a, "--b", a)[2])
     assert "takes --a FILE and --b FILE" in error(run("--a", a)[2])
     assert "make file names" in error(run("--a", a, "--b", a, "--annotators", "../x")[2])

@@ -234,7 +234,7 @@ def test_without_a_file_every_complete_run_is_measured_and_one_that_fails_is_non
         ({"predicted_response": ...}, "no 'predicted_response'"),
         ({"status": "lost"}, "its status 'lost' is none of"),
         ({"dialogue_turns": 0}, "dialogue_turns 0 is no number of turns that has 3"),
-        ({"distribution": SHARES | {"Question": 1.5}}, "less than or equal to 1"),
+        ({"distribution": SHARES | {"Question": "much"}}, "is not one probability for each of"),
         ({"distribution": SHARES | {"Question": 0.5}}, "that sum to 1"),
     ],
 )

@@ -7,7 +7,6 @@ import pytest
 
 from esc.dialogue import GoldTurn
 from esc.llm import Reply, derived_seed
-from esc.paths import PROMPT_BASELINES
 from esc.plan_and_speak import NAMES, constraint_of
 from esc.strategies import Strategy
 from eval.systems import SYSTEMS, Answering, Setting
@@ -26,7 +25,7 @@ ANSWERS = {
     "feedback": "b",
     "refine": "[Others] c",
     "speak": "d",
-    "emotional_state": "e",
+    "emotional state": "e",
     "plan": "Question",
 }
 
@@ -38,14 +37,13 @@ class Model:
         self.texts, self.scores, self.asked = ANSWERS | texts, scores, []
 
     async def ask(self, call):
-        self.asked.append(call)
         if call.answers:
             return Reply("", scores=self.scores)
-        return Reply(self.texts[call.step.replace(" ", "_")])
+        self.asked.append(call)
+        return Reply(self.texts[call.step])
 
-    @property
-    def generations(self):
-        return [call for call in self.asked if not call.answers]
+    def system_prompt(self, step):
+        return next(call for call in self.asked if call.step == step).messages[0].content
 
 
 def run(name, model, *, stage="sft", decode="free", **setting):
@@ -54,44 +52,22 @@ def run(name, model, *, stage="sft", decode="free", **setting):
     return asyncio.run(SYSTEMS[name](one)), one.steps
 
 
-def asked(model, step):
-    return next(call for call in model.asked if call.step == step)
-
-
-def test_the_decoupled_generator_speaks_under_the_planned_strategy():
-    model = Model(plan="suggestions", speak=" Try again. ", scores=(-1.0,) * 8)
+@pytest.mark.parametrize(
+    ("plan", "scores", "strategy", "said"),
+    [
+        ("suggestions", (-1.0,) * 8, Strategy.SUGGESTIONS, "Providing Suggestions"),
+        # What names none is spoken under as it is.
+        ("Hug\nthem", None, None, "Hug them"),
+    ],
+)
+def test_the_decoupled_generator_speaks_under_the_planned_strategy(plan, scores, strategy, said):
+    model = Model(plan=plan, speak=" Try again. ", scores=scores)
     outcome, steps = run("decoupled", model)
-    assert (outcome.strategy, outcome.raw_strategy) == (Strategy.SUGGESTIONS, "suggestions")
+    assert (outcome.strategy, outcome.raw_strategy) == (strategy, plan)
     assert outcome.response == "Try again." and [one["step"] for one in steps] == ["plan", "speak"]
-    system = asked(model, "speak").messages[0].content
-    assert "Strategy of this reply: Providing Suggestions." in system
-    assert (asked(model, "plan").model, asked(model, "speak").model) == ("sp-sft", "rg-sft")
-    assert outcome.distribution == dict.fromkeys(Strategy, 0.125)
-
-
-def test_an_unparsable_plan_is_kept_raw_and_spoken_under_as_it_is():
-    model = Model(plan="Hug\nthem", speak="Come here.")
-    outcome, _ = run("decoupled", model)
-    assert (outcome.strategy, outcome.raw_strategy) == (None, "Hug\nthem")
-    assert outcome.distribution is None and outcome.response == "Come here."
-    assert "Strategy of this reply: Hug them." in asked(model, "speak").messages[0].content
-
-
-@pytest.mark.parametrize("name", sorted(SYSTEMS))
-def test_answers_are_sampled_as_the_papers_or_greedy_and_only_strategies_are_constrained(name):
-    model, greedy = Model(scores=(-1.0,) * 8), Model()
-    run(name, model, decode="choice")
-    run(name, greedy, temperature=0.0)
-    assert {(one.sampling.temperature, one.sampling.top_p) for one in model.generations} == {
-        (0.7, 0.95)
-    }
-    assert {one.seed for one in model.generations} == {derived_seed(TURN.id, 0)}
-    assert {(one.sampling.temperature, one.sampling.top_p) for one in greedy.generations} == {
-        (0.0, 1.0)
-    }
-    held = {call.step for call in model.generations if call.constraint}
-    assert held == {call.step for call in model.generations} & {"plan", "respond", "refine"}
-    assert not [call for call in greedy.generations if call.constraint]
+    assert f"Strategy of this reply: {said}." in model.system_prompt("speak")
+    assert [call.model for call in model.asked] == ["sp-sft", "rg-sft"]
+    assert outcome.distribution == (dict.fromkeys(Strategy, 0.125) if scores else None)
 
 
 def test_under_the_gold_strategy_no_plan_is_asked_for():
@@ -99,40 +75,58 @@ def test_under_the_gold_strategy_no_plan_is_asked_for():
     outcome, _ = run("decoupled-gold", model, stage="dpo")
     assert outcome.strategy is Strategy.QUESTION
     assert [(call.step, call.model) for call in model.asked] == [("speak", "rg-dpo")]
-    assert "Strategy of this reply: Question." in model.asked[0].messages[0].content
+    assert "Strategy of this reply: Question." in model.system_prompt("speak")
 
 
-def test_the_entangled_answer_is_taken_apart_and_its_history_is_tagged():
-    model = Model(respond="[Reflection of feelings] That hurts.")
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_answers_are_sampled_as_the_papers_or_greedy_and_only_strategies_are_constrained(name):
+    model, greedy = Model(), Model()
+    run(name, model, decode="choice")
+    run(name, greedy, temperature=0.0)
+    for asked, drawn in ((model.asked, (0.7, 0.95)), (greedy.asked, (0.0, 1.0))):
+        assert {(one.sampling.temperature, one.sampling.top_p) for one in asked} == {drawn}
+    assert {one.seed for one in model.asked} == {derived_seed(TURN.id, 0)}
+    held = {call.step for call in model.asked if call.constraint}
+    assert held == {call.step for call in model.asked} & {"plan", "respond", "refine"}
+    assert not [call for call in greedy.asked if call.constraint]
+
+
+@pytest.mark.parametrize(
+    ("said", "strategy", "raw", "response"),
+    [
+        ("[Reflection of feelings] Ow.", Strategy.REFLECTION, "Reflection of feelings", "Ow."),
+        ("[Hug] Come here.", None, "Hug", "Come here."),
+    ],
+)
+def test_the_entangled_answer_is_taken_apart_and_its_history_is_tagged(
+    said, strategy, raw, response
+):
+    model = Model(respond=said)
     outcome, _ = run("vanilla", model)
-    assert (outcome.strategy, outcome.response) == (Strategy.REFLECTION, "That hurts.")
-    said = [message.content for message in model.asked[0].messages[1:]]
-    assert said == ["Hi", "[Others] Hello.", "I failed."]
-    outcome, _ = run("vanilla", Model(respond="[Hug] Come here."))
-    assert (outcome.strategy, outcome.raw_strategy) == (None, "Hug")
-    assert outcome.response == "Come here."
+    assert (outcome.strategy, outcome.raw_strategy) == (strategy, raw)
+    assert outcome.response == response
+    asked = [message.content for message in model.asked[0].messages[1:]]
+    assert asked == ["Hi", "[Others] Hello.", "I failed."]
 
 
-@pytest.mark.parametrize("name", PROMPT_BASELINES)
-def test_a_prompt_baseline_builds_on_what_the_base_said_before(name):
+@pytest.mark.parametrize(
+    ("name", "steps", "response"),
+    [
+        ("direct-refine", ["respond", "refine"], "c"),
+        ("self-refine", ["respond", "feedback", "refine"], "c"),
+        ("emotional-cot", ["emotional state", "respond"], "a"),
+    ],
+)
+def test_a_prompt_baseline_builds_on_what_the_base_said_before(name, steps, response):
     model = Model()
-    outcome, steps = run(name, model, stage="base")
+    outcome, told = run(name, model, stage="base")
     assert {call.model for call in model.asked} == {"base"}
-    last = model.asked[-1].messages
-    assert last[-1].role == "user" and last[-2].role == "assistant"
-    assert last[-2].content == steps[-2]["text"]
-    assert outcome.response == ("a" if name == "emotional-cot" else "c")
-    said = [message.content for message in last]
-    if name == "emotional-cot":
-        assert any(text.startswith("I failed.\n\n") for text in said)
-    else:
-        assert "[Question] a" in said
-    wanted = {
-        "direct-refine": ["respond", "refine"],
-        "self-refine": ["respond", "feedback", "refine"],
-        "emotional-cot": ["emotional state", "respond"],
-    }
-    assert [step["step"] for step in steps] == wanted[name]
+    assert [one["step"] for one in told] == steps and outcome.response == response
+    # Every answer before the last one, each with the next request after it.
+    begin, *asked = model.asked[-1].messages[3:]
+    assert [one.content for one in asked[::2]] == [ANSWERS[step] for step in steps[:-1]]
+    assert [one.role for one in asked] == ["assistant", "user"] * (len(steps) - 1)
+    assert begin.content.startswith("I failed.\n\n" if name == "emotional-cot" else "I failed.")
 
 
 def test_the_expression_of_an_entangled_answer_admits_the_eight_names_and_no_other():

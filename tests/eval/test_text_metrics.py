@@ -45,26 +45,17 @@ def test_words_are_nltks_with_every_sentences_full_stop_apart():
 
 
 @pytest.mark.parametrize(
-    ("rows", "wanted"),
+    ("said", "gold", "wanted"),
     [
-        (
-            [
-                (
-                    "We feel bad. This looks rough. Can they eat?",
-                    "This looks rough. We feel bad. Can they eat now?",
-                )
-            ],
-            {"distinct1": 91.6667, "bleu1": 92.0044, "f1": 96.0, "rouge_l": 63.5417},
-        ),
-        (
-            [("Rest well. Dear ciao.", "Rest well. Ciao.")],
-            {"distinct1": 83.3333, "bleu1": 83.3333, "f1": 90.9091, "rouge_l": 92.4242},
-        ),
-        ([("Rest well.", "Rest well."), ("", "Ciao.")], {"distinct1": 50.0}),
+        ("We feel bad. This looks rough. Can they eat?",
+         "This looks rough. We feel bad. Can they eat now?",
+         {"distinct1": 91.6667, "bleu1": 92.0044, "f1": 96.0, "rouge_l": 63.5417}),
+        ("Rest well. Dear ciao.", "Rest well. Ciao.",
+         {"distinct1": 83.3333, "bleu1": 83.3333, "f1": 90.9091, "rouge_l": 92.4242}),
     ],
-)
-def test_the_papers_family_is_the_authors_numbers_to_four_digits(rows, wanted):
-    found = scores(rows)["paper"]
+)  # fmt: skip
+def test_the_papers_family_is_the_authors_numbers_to_four_digits(said, gold, wanted):
+    found = scores([(said, gold)])["paper"]
     assert {name: round(found[name], 4) for name in wanted} == wanted
 
 
