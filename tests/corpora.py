@@ -45,3 +45,8 @@ def release_row(number: int, *, situation: str | None = None) -> dict[str, Any]:
             },
         ],
     }
+
+
+def wrong(strategy: Strategy) -> Strategy:
+    """Another strategy."""
+    return Strategy.OTHERS if strategy is not Strategy.OTHERS else Strategy.QUESTION

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from esc import cli, files
+from esc import cli, files, sheets
 from esc.paths import Lineage
 from esc.prompts import Message
 from esc.psych_errors import PsychError
@@ -41,9 +41,9 @@ def routed(bench, server, planted):
 
 @pytest.fixture
 def run(bench, capsys):
-    def call(*options, task="rg"):
+    def call(*options):
         capsys.readouterr()
-        code = cli.run(audit.main, ["--work", str(bench.work), "--task", task, *map(str, options)])
+        code = cli.run(audit.main, ["--work", str(bench.work), "--task", "rg", *map(str, options)])
         shown = capsys.readouterr()
         return code, shown.out, shown.err
 
@@ -56,11 +56,7 @@ def rows_of(folder):
 
 
 def save(path, rows):
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, rows[0].keys())
-    writer.writeheader()
-    writer.writerows(rows)
-    path.write_text(stream.getvalue(), encoding="utf-8-sig")
+    path.write_text(sheets.csv_text([*rows[0]], rows), newline="")
 
 
 def test_the_draw_takes_n_of_every_error_by_id_and_a_larger_one_holds_a_smaller_one():
@@ -82,6 +78,7 @@ def test_the_sheet_has_its_pairs_and_blank_answers_and_is_marked(routed, run, be
     assert all(row["rejected"].startswith("sampled") and row["seeker"] for row in rows)
     assert {row["answer"] + row["comment"] for row in rows} == {""}
     assert all(f'data-record="{row["record"]}"' in page for row in rows)
+    assert all(re.fullmatch(r"\d+-\d+ sample 0 \([0-9a-f]{6}\)", row["record"]) for row in rows)
     assert f"python -m mining audit --task rg --work {bench.work} --read sheet.csv" in page
     later = Mining(Path("w"), "qwen2.5-7b", "rg", Lineage("ipo", 2))
     assert later.step("audit") == (
@@ -95,9 +92,6 @@ def test_text_of_a_model_is_no_formula_and_no_markup(routed, run):
     rows, page = rows_of(folder), (folder / "sheet.html").read_text()
     assert all(row["rejected"].startswith("'=1+1") for row in rows)
     assert page.count("<script>") == 1 and "<img" not in page and "{{ 7*7 }}" in page
-    save(folder / "sheet.csv", [row | {"answer": "yes"} for row in rows])
-    assert run("--read", folder / "sheet.csv")[0] == 0
-    assert files.read_json(folder / "precision.json")["all"]["yes"] == 4
 
 
 def test_a_sheet_without_answers_is_made_anew_and_no_other_is(routed, run, error_line):
@@ -107,24 +101,25 @@ def test_a_sheet_without_answers_is_made_anew_and_no_other_is(routed, run, error
     rows = rows_of(folder)
     rows[1]["comment"] = "hm"
     save(folder / "sheet.csv", rows)
-    before = (folder / "sheet.csv").read_bytes()
-    code, _, err = run("--n", 4)
-    assert code == 2 and "has 1 rows with answers" in error_line(err)
-    assert (folder / "sheet.csv").read_bytes() == before
-    (folder / "sheet.csv").write_bytes(b"\xff\xfe")
-    assert "not UTF-8" in error_line(run("--n", 2)[2])
-    assert (folder / "sheet.csv").read_bytes() == b"\xff\xfe"
+    for content, told in (
+        ((folder / "sheet.csv").read_bytes(), "has 1 rows with answers"),
+        (b"\xff\xfe", "not UTF-8"),
+    ):
+        (folder / "sheet.csv").write_bytes(content)
+        code, _, err = run("--n", 4)
+        assert code == 2 and told in error_line(err)
+        assert (folder / "sheet.csv").read_bytes() == content
 
 
-def test_precision_is_yes_among_yes_and_no(routed, run):
+def test_precision_is_yes_among_yes_and_no_and_what_is_not_on_the_sheet_is_blank(routed, run):
     folder = routed()
     run("--n", 5)
-    rows = rows_of(folder)
-    left = {
-        EMPATHY.value: ["yes", "YES ", "yes", "no", "unsure"],
-        SHIFT.value: ["no", "", "", "", ""],
-    }
-    save(folder / "sheet.csv", [row | {"answer": left[row["error"]].pop(0)} for row in rows])
+    left = {EMPATHY.value: ["yes", "YES ", "yes", "no", "unsure"], SHIFT.value: ["no", ""]}
+    kept = []
+    for row in rows_of(folder):
+        if left[row["error"]]:
+            kept.append(row | {"answer": left[row["error"]].pop(0)})
+    save(folder / "sheet.csv", kept)
     code, out, _ = run("--read", folder / "sheet.csv")
     found = files.read_json(folder / "precision.json")
     assert code == 0 and "SMOKE" in out and found["smoke"] is True
@@ -135,32 +130,15 @@ def test_precision_is_yes_among_yes_and_no(routed, run):
     assert found["all"]["precision"] == 3 / 5 and found["all"]["n"] == 5
 
 
-def test_what_the_page_saves_is_read_and_what_is_not_in_it_is_blank(routed, run):
-    folder = routed()
-    run("--n", 1)
-    first = rows_of(folder)[0]["record"]
-    saved = f'\ufeffrecord,answer,comment\r\n"{first}","","\'=1+1, ""x"""\r\n'
-    (folder / "saved.csv").write_text(saved, newline="")
-    code, out, _ = run("--read", folder / "saved.csv")
-    assert code == 0 and "2 blank" in out
-    found = files.read_json(folder / "precision.json")["all"]
-    assert (found["precision"], found["n"], found["blank"]) == (None, 0, 2)
-
-
 def test_a_sheet_that_cannot_be_counted_is_one_line_and_writes_nothing(
-    bench, routed, run, error_line
+    bench, routed, run, error_line, tmp_path
 ):
     assert "make mine-rg" in error_line(run()[2])
-    folder = routed()
-    folder.mkdir(parents=True)
-    other = folder / "other.csv"
-    save(other, [{"record": "1", "answer": ""}])
+    folder, other = routed(), tmp_path / "other.csv"
+    save(other, [{"record": "9-9 sample 0 (abcdef)", "answer": ""}])
     again = f"python -m mining audit --task rg --work {bench.work} makes it"
     assert again in error_line(run("--read", other)[2])
     run("--n", 1)
-    rows = rows_of(folder)
-    assert re.fullmatch(r"\d+-\d+ sample \d+ \([0-9a-f]{6}\)", rows[0]["record"])
-    save(other, [rows[0], rows[1] | {"record": "9-9 sample 0 (abcdef)"}])
     code, _, err = run("--read", other)
-    assert code == 2 and f"{other}: row 3" in error_line(err) and "is not on the sheet" in err
+    assert code == 2 and f"{other}: row 2" in error_line(err) and "is not on the sheet" in err
     assert not (folder / "precision.json").exists()

@@ -4,8 +4,9 @@ import random
 import shutil
 
 import pytest
+from corpora import wrong
 
-from data_builders import check
+from data_builders import check, corpus
 from data_builders.preference import apart
 from esc import files, paths
 from esc.paths import EMBEDDED, Lineage
@@ -14,26 +15,11 @@ from esc.strategies import Strategy, tag
 from training.recipes import Training, recipe_for
 
 TASKS = ("sp", "rg", "vanilla")
-NONE, EMPATHY, TEMPLATE = (
-    PsychError.NONE,
-    PsychError.LACK_OF_EMPATHY,
-    PsychError.TEMPLATE_RESPONSE,
-)
-MIXES = {
-    "": {"PsNr", "NsPr", "NsNr"},
-    "_nsnr": {"NsNr"},
-    "_nsnr_psnr": {"NsNr", "PsNr"},
-    "_nsnr_nspr": {"NsNr", "NsPr"},
-    "_psnr": {"PsNr"},
-}
+EMPATHY = PsychError.LACK_OF_EMPATHY
 
 
 def reply(turn, index):
     return f"reply {turn.id} number {index}"
-
-
-def wrong(strategy):
-    return Strategy.OTHERS if strategy is not Strategy.OTHERS else Strategy.QUESTION
 
 
 def entangled(turn, index):
@@ -107,7 +93,13 @@ def test_a_pair_is_a_ranking_row_with_the_train_rows_own_prompt_and_answer(mined
 
 def test_a_mix_holds_exactly_its_quadrants(mined):
     golds = {turn.id: turn.strategy for turn in mined.turns()}
-    for suffix, quadrants in MIXES.items():
+    for suffix, quadrants in {
+        "": {"PsNr", "NsPr", "NsNr"},
+        "_nsnr": {"NsNr"},
+        "_nsnr_psnr": {"NsNr", "PsNr"},
+        "_nsnr_nspr": {"NsNr", "NsPr"},
+        "_psnr": {"PsNr"},
+    }.items():
         rows = mined.set_rows(f"esc_vanilla_dpo_{EMBEDDED}{suffix}")
         assert sorted((row["id"], row["quadrant"]) for row in rows) == sorted(
             (turn, quadrant) for turn in golds for quadrant in quadrants
@@ -171,47 +163,42 @@ def test_no_neighbours_in_a_circle_share_a_turn_where_no_turn_has_more_than_half
         assert all(turns[order[i]] != turns[order[i - 1]] for i in range(len(order)))
 
 
-def test_single_replies_of_one_turn_alone_leave_no_file_and_say_so(bench, server, planted):
-    first = bench.turns()[0]
+def mined_rg(bench, server, planted, errors):
+    """One generator's reply to every turn, with the errors found in these texts."""
     bench.sample("rg", reply)
-    planted.plan = {reply(first, 0): TEMPLATE}
-    bench.judge("rg", url=server.url)
-    bench.route("rg")
-    code, out, _ = bench.preference("rg")
+    planted.plan = errors
+    assert bench.judge("rg", url=server.url)[0] == 0
+    assert bench.route("rg")[0] == 0
+    return bench.preference("rg")
+
+
+def test_single_replies_of_one_turn_alone_leave_no_file_and_say_so(bench, server, planted):
+    code, out, _ = mined_rg(bench, server, planted, {reply(bench.turns()[0], 0): EMPATHY})
     name = f"esc_rg_kto_{EMBEDDED}"
     assert code == 0 and f"{name}: 0 rows, so no file (KTO takes replies of several turns" in out
     assert [path.stem for path in sets(bench.work)] == [f"esc_rg_dpo_{EMBEDDED}"]
 
 
 def test_a_gold_reply_with_an_error_is_no_wanted_reply(bench, server, planted):
-    first, *others = bench.turns()
-    bench.sample("rg", reply)
-    planted.plan = {reply(turn, 0): TEMPLATE for turn in bench.turns()}
-    planted.plan[first.response] = EMPATHY
-    bench.judge("rg", url=server.url)
-    bench.route("rg")
-    bench.preference("rg")
+    first, *others = turns = bench.turns()
+    errors = {reply(turn, 0): EMPATHY for turn in turns} | {first.response: EMPATHY}
+    mined_rg(bench, server, planted, errors)
     rows = bench.set_rows(f"esc_rg_kto_{EMBEDDED}")
     assert [row["label"] for row in rows if row["id"] == first.id] == [False]
     assert [row["label"] for row in rows].count(True) == len(others)
 
 
-def only(bench, server, planted, quadrant):
-    """An entangled mining with pairs of one quadrant alone."""
-    index = {"NsPr": 0, "PsPr": 1, "NsNr": 2, "PsNr": 3}[quadrant]
-    bench.sample("vanilla", lambda turn, _: entangled(turn, index))
-    planted.plan = {reply(turn, i): EMPATHY for turn in bench.turns() for i in (2, 3)}
-    bench.judge("vanilla", "--force", url=server.url)
-    bench.route("vanilla")
-    return bench.preference("vanilla")
-
-
 def test_a_mix_without_a_pair_has_no_file_any_more_and_that_is_said(bench, server, planted):
-    only(bench, server, planted, "PsNr")
-    assert (bench.work / "data" / f"esc_vanilla_dpo_{EMBEDDED}_psnr.jsonl").is_file()
-    code, out, _ = only(bench, server, planted, "NsPr")
-    names = {path.stem.removeprefix(f"esc_vanilla_dpo_{EMBEDDED}") for path in sets(bench.work)}
-    assert code == 0 and names == {"", "_nsnr_nspr", f"esc_vanilla_kto_{EMBEDDED}"}
+    # Of the entangled replies 3 is PsNr, 0 is NsPr.
+    planted.plan = {reply(turn, 3): EMPATHY for turn in bench.turns()}
+    for index in (3, 0):
+        bench.sample("vanilla", lambda turn, _, index=index: entangled(turn, index))
+        bench.judge("vanilla", "--force", url=server.url)
+        bench.route("vanilla")
+        code, out, _ = bench.preference("vanilla")
+        names = {path.stem.removeprefix(f"esc_vanilla_dpo_{EMBEDDED}") for path in sets(bench.work)}
+        mix = {3: {"_psnr", "_nsnr_psnr"}, 0: {"_nsnr_nspr"}}[index]
+        assert code == 0 and names == {"", f"esc_vanilla_kto_{EMBEDDED}"} | mix
     assert f"esc_vanilla_dpo_{EMBEDDED}_psnr: 0 rows, so no file" in out
 
 
@@ -263,36 +250,28 @@ def test_llamafactory_keeps_every_row_of_every_set(mined, model):
         assert summary["kept"] == summary["rows"] == path.read_bytes().count(b"\n") > 0
 
 
-def test_no_turn_outside_the_train_split_is_learned_from(bench, esconv_work, tmp_path):
-    bench.work = tmp_path / "real"
-    (bench.work / "data").mkdir(parents=True)
-    for path in (esconv_work / "data").iterdir():
-        (bench.work / "data" / path.name).symlink_to(path)
+def test_no_turn_outside_the_train_split_is_learned_from(bench, esconv):
+    bench.corpus = esconv
+    bench.build(limit=20)
     rng = random.Random(11)
     replies = ["fine", "oh no", "I see", "that is hard", "do this", "cheer up"]
-
-    def anything(turn, _):
-        return tag(rng.choice(list(Strategy)), rng.choice(replies))
-
-    bench.sample("sp", lambda *_: rng.choice(list(Strategy)).value, limit=200)
-    bench.sample("rg", lambda *_: rng.choice(replies), limit=200)
-    bench.sample("vanilla", anything, limit=200)
+    say = {
+        "sp": lambda *_: rng.choice(list(Strategy)).value,
+        "rg": lambda *_: rng.choice(replies),
+        "vanilla": lambda *_: tag(rng.choice(list(Strategy)), rng.choice(replies)),
+    }
+    for task in TASKS:
+        bench.sample(task, say[task])
     assert bench.judge("rg", "--task", "rg", "vanilla", judge_name="random")[0] == 0
     assert bench.route("sp", "--task", *TASKS, judge_name="random")[0] == 0
     assert bench.preference(*TASKS)[0] == 0
-    held_out = {
-        row["id"]
-        for split in ("validation", "test")
-        for row in files.read_jsonl(bench.work / paths.sft_file("vanilla", split))
-    }
-    assert len(held_out) == 260
+    sides = list(corpus.release().values())
     for task in TASKS:
         train = prompts_of_train(bench.work, task)
         for path in (p for p in sets(bench.work) if p.name.startswith(f"esc_{task}_")):
-            count = 0
-            for row in files.read_jsonl(path):
-                count += 1
+            rows = list(files.read_jsonl(path))
+            assert len(rows) > 10
+            for row in rows:
                 said = row["conversations"][:-1] if "label" in row else row["conversations"]
                 assert (row["system"], said) == train[row["id"]][:2], (path.name, row["id"])
-                assert row["id"].partition("-")[0] not in held_out
-            assert count > 100
+                assert sides[int(row["id"].partition("-")[0])] == "train"

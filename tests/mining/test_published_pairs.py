@@ -5,6 +5,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+from corpora import wrong
 
 from data_builders import preference
 from esc import files, paths
@@ -12,16 +13,12 @@ from esc.adapters import ELSEWHERE
 from esc.dialogue import gold_turns
 from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
-from esc.strategies import Strategy, tag
+from esc.strategies import tag
 from training.train import provenance
 
 SETS = {task: f"esc_{task}_dpo_{EMBEDDED}" for task in ("sp", "rg", "vanilla")}
 BAD = "cheer up, it is nothing"
 DONE = SimpleNamespace(returncode=0)
-
-
-def wrong(strategy):
-    return Strategy.OTHERS if strategy is not Strategy.OTHERS else Strategy.QUESTION
 
 
 def messages(task, turn):
@@ -72,12 +69,9 @@ def test_every_train_turn_is_found_again(bench, take, task, with_ids, lines):
     assert take(task, rows, lines=lines)[0] == 0
     built = bench.set_rows(SETS[task])
     assert [row["id"] for row in built] == [turn.id for turn in turns]
-    for row, turn in zip(built, turns, strict=True):
-        chosen = {"sp": turn.strategy, "rg": turn.response}.get(
-            task, tag(turn.strategy, turn.response)
-        )
-        assert row["chosen"]["value"] == chosen
-        assert row["rejected"]["value"] == given(task, turn)["rejected"]["content"]
+    for row, own in zip(built, rows[::-1], strict=True):
+        for side in ("chosen", "rejected"):
+            assert row[side]["value"] == own[side]["content"]
 
 
 def test_the_set_is_registered_has_the_train_rows_prompts_and_is_trained_on(bench, take):

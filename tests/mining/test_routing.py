@@ -16,13 +16,7 @@ from mining.verdicts import FilterVerdict
 RIGHT, WRONG = Strategy.QUESTION, Strategy.INFORMATION
 FITS = {"right": RIGHT, "wrong": WRONG, "unparsable": None}
 MENDED_BY_RG = {"Lack of Empathy", "Early Emotion Shift", "Template Response"}
-SCREENED = {
-    "sampling failed",
-    "unparsable strategy",
-    "empty reply",
-    "same reply as gold",
-    "duplicate of an earlier sample",
-}
+UNSCORED, DUPLICATE = "unscored by the judge", "duplicate of an earlier sample"
 
 
 def candidate(sample=0, *, strategy=RIGHT, response="a reply", failed=False, turn="3-1"):
@@ -35,8 +29,6 @@ def candidate(sample=0, *, strategy=RIGHT, response="a reply", failed=False, tur
         status="failed" if failed else "ok",
         strategy=None if failed else strategy,
         response=None if failed else response,
-        text="" if failed else str(response),
-        truncated=False,
     )
 
 
@@ -64,9 +56,15 @@ def routed(task, fit, said):
     return route_turn(task, [one], {one.key: said})[one.key]
 
 
+def fates(task, turn, verdicts=None):
+    """In seeded order."""
+    ways = route_turn(task, turn, verdicts or {})
+    return [ways[one.key].fate for one in seeded(turn)]
+
+
 def test_the_planner_has_a_pair_exactly_where_the_strategy_is_wrong():
-    fates = {fit: {routed("sp", fit, said).fate for said in VERDICTS} for fit in FITS}
-    assert fates == {
+    found = {fit: {routed("sp", fit, said).fate for said in VERDICTS} for fit in FITS}
+    assert found == {
         "right": {"same strategy as gold"},
         "wrong": {"pair"},
         "unparsable": {"unparsable strategy"},
@@ -77,11 +75,10 @@ def test_the_planner_has_a_pair_exactly_where_the_strategy_is_wrong():
 @pytest.mark.parametrize("task", ["rg", "vanilla"])
 def test_a_reply_is_a_pair_by_the_papers_rule_and_a_drop_names_its_reason(task):
     for fit, said in itertools.product(FITS, VERDICTS):
-        way = routed(task, fit, said)
         if fit == "unparsable":
             expected = "unparsable strategy"
         elif not isinstance(said, FilterVerdict):
-            expected = "unscored by the judge"
+            expected = UNSCORED
         elif said.chosen_error != "None":
             expected = "error in the gold reply"
         elif said.rejected_error == "None" and (task == "rg" or fit == "right"):
@@ -92,7 +89,7 @@ def test_a_reply_is_a_pair_by_the_papers_rule_and_a_drop_names_its_reason(task):
             expected = "error that feeds no pair"
         else:
             expected = "pair" if said.retain else "not retained by the judge"
-        assert way.fate == expected, (fit, said)
+        assert routed(task, fit, said).fate == expected, (fit, said)
 
 
 @pytest.mark.parametrize("fit", FITS)
@@ -108,11 +105,18 @@ def test_an_entangled_answer_is_in_the_quadrant_of_its_strategy_and_error(fit):
         assert way.error == ("Strategy Mismatch" if sound else said.rejected_error)
 
 
-@pytest.mark.parametrize("task", ["sp", "rg", "vanilla"])
+IMPOSSIBLE = {
+    "sp": {*Fate}
+    - {"pair", "same strategy as gold", "sampling failed", "unparsable strategy", DUPLICATE},
+    "rg": {"same strategy as gold"},
+    "vanilla": {"same strategy as gold", "not retained by the judge", "error that feeds no pair"},
+}
+
+
+@pytest.mark.parametrize("task", IMPOSSIBLE)
 def test_every_candidate_of_any_turn_has_one_fate_whatever_the_order(task):
-    rng = random.Random(7)
-    seen = set()
-    for _ in range(3000):
+    rng, seen = random.Random(7), set()
+    for _ in range(2000):
         turn = [
             candidate(
                 sample,
@@ -127,54 +131,34 @@ def test_every_candidate_of_any_turn_has_one_fate_whatever_the_order(task):
         assert set(ways) == {one.key for one in turn}
         seen |= {way.fate for way in ways.values()}
         assert route_turn(task, rng.sample(turn, len(turn)), verdicts) == ways
-    impossible = {
-        "sp": set(Fate) - {"pair", "same strategy as gold"} - SCREENED
-        | {"empty reply", "same reply as gold"},
-        "rg": {"same strategy as gold"},
-        "vanilla": {"same strategy as gold", "not retained by the judge"}
-        | {"error that feeds no pair"},
-    }
-    assert seen == set(Fate) - impossible[task]
+    assert seen == {*Fate} - IMPOSSIBLE[task]
 
 
 @pytest.mark.parametrize("task", ["rg", "vanilla"])
-@pytest.mark.parametrize(
-    ("one", "fate"),
-    [
+def test_what_needs_no_verdict_is_dropped_without_one(task):
+    for one, fate in (
         (candidate(failed=True), "sampling failed"),
         (candidate(response=" \n\t "), "empty reply"),
         (candidate(response=" the GOLD\n one. "), "same reply as gold"),
         (candidate(strategy=None), "unparsable strategy"),
-        (candidate(strategy=WRONG, response="The gold one."), "unscored by the judge"),
-        (candidate(), "unscored by the judge"),
-    ],
-)
-def test_what_needs_no_verdict_is_dropped_without_one(task, one, fate):
-    assert route_turn(task, [one], {})[one.key].fate == fate
+        (candidate(strategy=WRONG, response="The gold one."), UNSCORED),
+        (candidate(), UNSCORED),
+    ):
+        assert fates(task, [one]) == [fate]
 
 
 def test_a_twin_is_a_duplicate_whatever_its_blanks_and_case():
-    turn = [candidate(0), candidate(1, response="\nA  Reply "), candidate(2, strategy=WRONG)]
-    first, second = seeded(turn[:2])
-    fates = {key: way.fate for key, way in route_turn("vanilla", turn, {}).items()}
-    assert fates == {
-        first.key: "unscored by the judge",
-        second.key: "duplicate of an earlier sample",
-        turn[2].key: "unscored by the judge",
-    }
+    twins = [candidate(0), candidate(1, response="\nA  Reply ")]
+    assert fates("vanilla", twins) == [UNSCORED, DUPLICATE]
+    assert fates("vanilla", [candidate(0), candidate(1, strategy=WRONG)]) == [UNSCORED] * 2
 
 
 def test_a_generators_turn_has_one_pair_the_first_that_passes_in_seeded_order():
     turn = [candidate(sample, response=f"reply {sample}") for sample in range(6)]
-    order = seeded(turn)
-    bad = verdict(PsychError.TEMPLATE_RESPONSE)
-    verdicts = {one.key: bad for one in turn} | {order[0].key: verdict(PsychError.NONE)}
-    ways = route_turn("rg", turn, verdicts)
-    assert [ways[one.key].fate for one in order] == [
-        "no error in the sampled reply",
-        "pair",
-        *["its turn has a pair already"] * 4,
-    ]
+    verdicts = {one.key: verdict(PsychError.TEMPLATE_RESPONSE) for one in turn}
+    verdicts[seeded(turn)[0].key] = verdict(PsychError.NONE)
+    later = ["pair", *["its turn has a pair already"] * 4]
+    assert fates("rg", turn, verdicts) == ["no error in the sampled reply", *later]
     turns = [[candidate(n, turn=f"{d}-0") for n in range(3)] for d in range(20)]
     assert len({tuple(one.sample for one in seeded(turn)) for turn in turns}) > 2
 
@@ -188,5 +172,5 @@ def test_an_entangled_turn_has_one_pair_of_each_quadrant():
         verdicts[turn[-1].key] = verdict(error)
     ways = route_turn("vanilla", turn, verdicts)
     for quadrant in said:
-        fates = [ways[one.key].fate for one in seeded(turn) if ways[one.key].quadrant == quadrant]
-        assert fates == ["pair", "its turn has a pair already"]
+        found = [ways[one.key].fate for one in seeded(turn) if ways[one.key].quadrant == quadrant]
+        assert found == ["pair", "its turn has a pair already"]
