@@ -86,7 +86,7 @@ def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> li
 
 def check(trained: Path, work: Path, model: str) -> None:
     """Raise EscError where a training's folder holds no adapter, a torn one, or no plain LoRA."""
-    task, stage, lineage = _parts(trained.name) or ("sp", "sft", Lineage())
+    task, stage, lineage = parts(trained.name) or ("sp", "sft", Lineage())
     train = paths.make(f"{stage}-{task}", work=work, model=model, **lineage.variables)
     if not (trained / WEIGHTS).is_file():
         raise EscError(f"{trained} holds no adapter; {train} trains it")
@@ -123,7 +123,7 @@ def changed_weights(adapter: Path) -> set[str]:
     return {f"{name}.weight" for name in names}
 
 
-def _parts(folder_name: str) -> tuple[str, str, Lineage] | None:
+def parts(folder_name: str) -> tuple[str, str, Lineage] | None:
     """(task, stage, lineage) of a training's folder, or None of another one."""
     match = _FOLDER.fullmatch(folder_name)
     lineage = of_suffix(match[3]) if match else None
@@ -138,7 +138,7 @@ def found(work: Path, model: str) -> dict[str, Path]:
     return {
         trained.name.replace("_", "-"): _to_serve(trained, work, model)
         for trained in sorted((work / paths.adapters(model)).glob("*"))
-        if _parts(trained.name) and (trained / WEIGHTS).is_file()
+        if parts(trained.name) and (trained / WEIGHTS).is_file()
     }
 
 
@@ -148,7 +148,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _to_serve(trained: Path, work: Path, model: str) -> Path:
-    task, stage, lineage = _parts(trained.name) or ("", "", Lineage())
+    task, stage, lineage = parts(trained.name) or ("", "", Lineage())
     composed = trained / SERVED
     if stage != "dpo" or (composed / WEIGHTS).is_file():
         return composed if stage == "dpo" else trained

@@ -9,7 +9,6 @@ which is the one to publish). Sends nothing anywhere. Twice gives the same bytes
 somebody else wrote is left alone without ``--force``.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
+from huggingface_hub import DatasetCardData, ModelCardData
 
 from esc import adapters, backbones, cli, files, paths, step
 from esc.backbones import Backbone
 from esc.files import EscError, Row
-from esc.paths import EMBEDDED, Lineage, of_suffix
+from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS
 from esc.prompts import TASKS
 from esc.records import Metrics
@@ -44,14 +43,12 @@ OURS = (
     "# Model Card for Model ID",
 )
 """Words of the cards that are replaced."""
-HUB = "thu-coai/esconv"
 NAMES = {
     "esconv": "ESConv",
     "failed-esconv": "FailedESConv",
     "sample": "the kit's sample corpus",
     "other": "another corpus",
 }
-SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6}
 PLACES = ("dataset_dir", "output_dir", "adapter_name_or_path", "model_name_or_path")
 """Settings of where files lie on the machine that trained."""
 SCORES = {
@@ -119,7 +116,6 @@ def _errors(path: Path) -> dict[str, int]:
 def dataset_card(work: Path, manifest: Row, built: list[Row]) -> str:
     """The whole card; ``configs`` lets ``datasets.load_dataset`` read the folder itself."""
     kind, smoke = manifest["corpus"]["kind"], any(one["smoke"] for one in built)
-    rows = sum(one["rows"] for found in built for one in found["splits"].values())
     tags = ["dialogue", *["preference-optimization"] * any(one["mined"] for one in built)]
     turns = {split: files.read_jsonl(work / paths.sft_file("rg", split)) for split in paths.SPLITS}
     strategies = {split: Counter(row["strategy"] for row in of) for split, of in turns.items()}
@@ -131,7 +127,6 @@ def dataset_card(work: Path, manifest: Row, built: list[Row]) -> str:
         **_common(kind, licence_of(kind), tags, smoke=smoke),
         pretty_name=f"DecoupledESC sets from {NAMES[kind]}" + " (SMOKE)" * smoke,
         task_categories=["text-generation", "text-classification"],
-        size_categories=[next((name for name, top in SIZES.items() if rows < top), "1M<n<10M")],
         configs=configs,
     )
     about = {"source": NAMES[kind], "kind": kind, "smoke": smoke, "manifest": manifest}
@@ -173,9 +168,8 @@ def model_cards(
     Raises EscError where its weights are missing or not composed, or it was trained on other sets
     than are there now: then nothing says under which licence, or of which corpus, it is.
     """
-    task, stage, lineage = named(folder) or ("", "", paths.PAPER)
-    adapters.check(folder, work, backbone.name)
-    served = adapters.folder(work, backbone.name, adapters.served_name(task, stage, lineage))
+    task, stage, lineage = adapters.parts(folder.name) or ("", "", paths.PAPER)
+    served = adapters.folder(work, backbone.name, folder.name)
     options, facts = (files.read_json(folder / name) for name in (OPTIONS, DONE))
     digest = options["training set"]
     trained_on = next((one for one in built if one["splits"]["train"]["sha256"] == digest), None)
@@ -188,17 +182,13 @@ def model_cards(
     kind, drift = manifest["corpus"]["kind"], folder / "drift.json"
     scores = list(scores_of(work, backbone.name, adapters.fingerprint(served)))
     smoke = backbone.name == EMBEDDED or bool(facts["smoke"]) or trained_on["smoke"]
-    # Of a smoke run they would stand as results on the hub.
-    results = [] if smoke else list(_results(scores, kind))
     tags = ["lora", "sft" if stage == "sft" else lineage.kind]
     data = ModelCardData(
         **_common(kind, licence_of(kind, backbone), tags, smoke=smoke),
         base_model=backbone.hub,
         library_name="peft",
         pipeline_tag="text-generation",
-        datasets=[HUB] if kind == "esconv" else None,
-        model_name=f"{backbone.name} {folder.name}" if results else None,
-        eval_results=results or None,
+        datasets=["thu-coai/esconv"] if kind == "esconv" else None,
     )
     about = {"name": folder.name, "task": task, "stage": stage, "lineage": lineage, "smoke": smoke}
     about |= {"backbone": backbone, "manifest": manifest, "trained_on": trained_on}
@@ -210,13 +200,6 @@ def model_cards(
         beside = not composed or (place / adapters.FILE).is_file()
         about |= {"composed": composed, "template_beside": beside}
         yield place, _card("model_card.md.j2", data, **about)
-
-
-def named(folder: Path) -> tuple[str, str, Lineage] | None:
-    """(task, stage, lineage) that a folder's name says, or None where it is no training's."""
-    found = re.fullmatch(r"(sp|rg|vanilla)_(sft|dpo)(.*)", folder.name)
-    lineage = of_suffix(found[3]) if found else None
-    return (found[1], found[2], lineage) if found and lineage else None
 
 
 def _recipe(folder: Path) -> Row:
@@ -255,36 +238,6 @@ def scores_of(work: Path, model: str, fingerprint: str) -> Iterator[Row]:
             }
 
 
-def _results(scores: list[Row], kind: str) -> Iterator[EvalResult]:
-    for one in scores:
-        for name, number in one["numbers"].items():
-            if not one["smoke"] and number.value is not None:
-                yield EvalResult(
-                    task_type="text-generation",
-                    dataset_type=HUB if kind == "esconv" else kind,
-                    dataset_name=f"{kind}, {one['n']} turns",
-                    dataset_split=one["split"],
-                    dataset_config=one["system"],
-                    metric_type=re.sub(r"\W", "_", name.lower()),
-                    metric_name=name,
-                    metric_value=round(number.value, 4),
-                )
-
-
-def write(path: Path, text: str, *, force: bool) -> str:
-    """Write a card; what became of it.
-
-    Raises EscError where one is there that neither this kit nor a trainer wrote.
-    """
-    there = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
-    if there == text:
-        return f"card        {path} is up to date"
-    if there and not force and not any(words in there for words in OURS):
-        raise EscError(f"{path} was written by hand; FORCE=1 replaces it, another name keeps it")
-    files.write_text(path, text)
-    return f"card        {path}"
-
-
 def card(work: Path, model: str, *, force: bool) -> Iterator[str]:
     """Write the cards; yields a line for each.
 
@@ -294,26 +247,32 @@ def card(work: Path, model: str, *, force: bool) -> Iterator[str]:
     backbone, (manifest, built, left_out) = backbones.get(model), sets_of(work)
     refused = []
     texts = {work / paths.DATA: dataset_card(work, manifest, built)}
-    yield from (f"left out    {note}" for note in left_out)
     trained = sorted(path.parent for path in (work / paths.adapters(model)).glob(f"*/{DONE}"))
     for folder in trained:
-        if not named(folder):
-            yield f"left out    {folder}: no name of a training of this kit"
+        if adapters.parts(folder.name) is None:
+            left_out.append(f"{folder}: no name of a training of this kit")
             continue
         try:
             texts |= model_cards(folder, work, backbone, manifest, built)
         except EscError as error:
             refused.append(str(error))
+    yield from (f"left out    {note}" for note in left_out)
     if not trained:
         train = paths.make("sft-sp", work=work, model=model)
         where = work / paths.adapters(model)
         yield f"no models   no finished adapter in {where}; {train} trains one"
     with files.exclusive(work / paths.DATA):
-        for place, text in texts.items():
-            try:
-                yield write(place / README, text, force=force)
-            except EscError as error:
-                refused.append(str(error))
+        for path, text in ((place / README, text) for place, text in texts.items()):
+            there = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+            if there == text:
+                yield f"card        {path} is up to date"
+            elif there and not force and not any(words in there for words in OURS):
+                refused.append(
+                    f"{path} was written by hand; FORCE=1 replaces it, another name keeps it"
+                )
+            else:
+                files.write_text(path, text)
+                yield f"card        {path}"
     if refused:
         raise EscError("; ".join(refused))
 
