@@ -6,6 +6,7 @@ And the engines, each a file of ``llamafactory_configs/engines``, that spread a 
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -16,26 +17,8 @@ from esc.paths import EMBEDDED
 
 STAGES = ("sft", "dpo")
 CUTOFF = 4096
-DECODE = ("free", "choice")
-"""How a strategy is drawn: freely, or among the eight names alone."""
 BF16, FP32 = "bfloat16", "float32"
 FOLDER = paths.RECIPES / "engines"
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sizes of a decoder, as its own configuration names them."""
-
-    layers: int
-    hidden: int
-    query: int
-    """Attention heads times their width."""
-    key_value: int
-    """Heads of keys (or values) times their width."""
-    intermediate: int
-    vocabulary: int
-    tied: bool
-    """Whether the embedding is the output layer too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +32,9 @@ class Backbone:
     path: str
     """Hub id, or a folder; for the embedded model the one that ``make model`` fills."""
     template: str
-    """Name of LLaMA-Factory's chat template."""
     parameters: float
-    """Billions."""
-    shape: Shape
+    shape: Any
+    """Sizes of the decoder: layers, hidden, query …"""
     decode: str
     reply_tokens: int
     judge: str
@@ -71,10 +53,8 @@ class Backbone:
             return True
         # The hub's names are of the form owner/name.
         if self.path.startswith(("/", ".", "~")) or self.path.count("/") > 1:
-            raise EscError(
-                f"{self.path}, the path of MODEL={self.name} in {paths.RECIPES.name}/"
-                "backbones.yaml, is no folder of this machine"
-            )
+            table = f"{paths.RECIPES.name}/backbones.yaml"
+            raise EscError(f"{self.path}, the path of MODEL={self.name} in {table}, is no folder")
         return False
 
     @property
@@ -87,10 +67,10 @@ class Backbone:
 def table() -> dict[str, Backbone]:
     """All backbones by name, in the table's order."""
     rows = yaml.safe_load((paths.RECIPES / "backbones.yaml").read_text(encoding="utf-8"))
-    recipes = "hardware", "gpus", "per_device_batch", "practical", "dpo"
     for row in rows.values():
-        row["shape"] = Shape(**row["shape"])
+        row["shape"] = SimpleNamespace(**row["shape"])
         row.setdefault("hub", None if Path(row["path"]).is_dir() else row["path"])
+        recipes = "hardware", "gpus", "per_device_batch", "practical", "dpo"
         row["settings"] = {key: row.pop(key) for key in recipes}
     return {name: Backbone(name, **row) for name, row in rows.items()}
 
@@ -147,15 +127,12 @@ class Engine:
 
 
 ENGINES = {
-    engine.name: engine
-    for engine in (
-        Engine("zero2", None, False),
-        Engine("zero3", BF16, True),
-        # Read before the model is loaded: it is loaded once, not on every GPU.
-        Engine("fsdp", BF16, True, environment={"ACCELERATE_USE_FSDP": "true"}),
-        Engine("qlora", FP32, False, None),
-        Engine("ray", None, False, False, {"USE_RAY": "1"}),
-    )
+    "zero2": Engine("zero2", None, False),
+    "zero3": Engine("zero3", BF16, True),
+    # Read before the model is loaded: it is loaded once, not on every GPU.
+    "fsdp": Engine("fsdp", BF16, True, environment={"ACCELERATE_USE_FSDP": "true"}),
+    "qlora": Engine("qlora", FP32, False, None),
+    "ray": Engine("ray", None, False, False, {"USE_RAY": "1"}),
 }
 
 

@@ -8,12 +8,12 @@ float32. Of checkpointed layers the inputs are kept, and one layer whole. Of the
 holds copies in 16 and 32 bits; DPO those of policy and reference. Nothing is loaded or written.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from esc import backbones, cli
-from esc.backbones import CUTOFF, STAGES, Backbone, Shape
+from esc.backbones import CUTOFF, STAGES, Backbone
 from esc.paths import EMBEDDED
 
 KTO_ROWS = 4
@@ -70,29 +70,30 @@ def parts(
     }
 
 
-def _maps(shape: Shape) -> list[tuple[int, int]]:
+def _maps(shape: Any) -> list[tuple[int, int]]:
     """Inputs and outputs of a layer's linear maps."""
     attention = [(shape.hidden, shape.query), (shape.hidden, shape.key_value)]
     return attention * 2 + [(shape.hidden, shape.intermediate)] * 3
 
 
-def lora(shape: Shape) -> int:
+def lora(shape: Any) -> int:
     """Parameters of a LoRA on all linear layers but the output's."""
-    return _RANK * shape.layers * sum(map(sum, _maps(shape)))
+    return _RANK * int(shape.layers) * sum(map(sum, _maps(shape)))
 
 
-def linear_weights(shape: Shape) -> int:
+def linear_weights(shape: Any) -> int:
     """Parameters of the layers' linear maps: all but embedding, output and norms."""
-    return shape.layers * sum(one * other for one, other in _maps(shape))
+    return int(shape.layers) * sum(one * other for one, other in _maps(shape))
 
 
-def _layer(shape: Shape) -> int:
+def _layer(shape: Any) -> int:
     """Bytes that one layer keeps of a token for its gradient."""
     norms = 6 * shape.hidden * _FULL
     rest = 2 * shape.hidden + 4 * (shape.query + shape.key_value + shape.intermediate)
     # A LoRA takes a float32 copy of its input, with a mask of what dropout left.
     copies = 5 * shape.hidden + shape.query + shape.intermediate
-    return norms + rest * _HALF + copies * (_FULL + 1)
+    kept: int = norms + rest * _HALF + copies * (_FULL + 1)
+    return kept
 
 
 @cli.command(

@@ -21,11 +21,6 @@ def local(model, monkeypatch):
     return row
 
 
-def test_a_hub_id_stays_what_it_is():
-    assert backbones.get("qwen2.5-7b").location == "Qwen/Qwen2.5-7B-Instruct"
-    assert not backbones.get("qwen2.5-7b").is_local
-
-
 def test_a_folder_is_found_from_wherever_a_step_runs(local, model, tmp_path, capsys):
     assert local.location == str(model.resolve())
     assert adapters.weights_of(Path(), "own", ["base"]) == {"base": local.path}
