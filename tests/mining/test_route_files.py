@@ -81,37 +81,29 @@ def test_samples_and_pairs_of_other_turns_than_are_built_are_refused(
 
 def test_samples_that_are_not_there_or_not_whole_are_named_with_their_command(bench, error_line):
     line = error_line(bench.route("rg")[2])
-    assert (
-        "samples.jsonl is not there, not complete" in line
-        and f"make mine-rg WORK={bench.work}" in line
-    )
+    assert "samples.jsonl is not there" in line and f"make mine-rg WORK={bench.work}" in line
     line = error_line(bench.preference("rg")[2])
     assert f"make mine-rg WORK={bench.work} makes it" in line
     bench.sample("rg", reply, 2, limit=LIMIT, complete=False)
     line = error_line(bench.route("rg")[2])
-    assert "samples.jsonl is not there, not complete" in line
     assert f"LIMIT={LIMIT} SAMPLES=2 asks for what is missing" in line
 
 
 def test_samples_and_verdicts_that_are_not_as_they_were_written_are_refused(
     routed, refused, server
 ):
-    asked, turn = len(server.chats()), routed.turns(LIMIT)[0].id
-    for path in (
-        routed.judged("rg") / "verdicts.jsonl",
-        routed.mining("rg").folder / "samples.jsonl",
-    ):
+    verdicts = routed.judged("rg") / "verdicts.jsonl"
+    for path in (routed.mining("rg").folder / "samples.jsonl", verdicts):
         whole = path.read_bytes()
-        for change in (lambda rows: rows[1:], lambda rows: rows[::-1]):
-            edit(path, change)
-            assert "not complete, or was changed since" in refused()
-            path.write_bytes(whole[:-30])
-            assert "not complete" in refused("--explain", turn)
+        edit(path, lambda rows: rows[::-1])
+        assert "not complete, or was changed since" in refused()
+        path.write_bytes(whole[:-30])
+        assert "not complete" in refused("--explain", routed.turns(LIMIT)[0].id)
+        if path != verdicts:
             path.write_bytes(whole)
-        if path.name == "verdicts.jsonl":
-            path.write_bytes(whole[:-30])
-            assert routed.judge("rg", url=server.url)[0] == 0
-            assert path.read_bytes() == whole and len(server.chats()) == asked
+    asked = len(server.chats())
+    assert routed.judge("rg", url=server.url)[0] == 0
+    assert verdicts.read_bytes() == whole and len(server.chats()) == asked
 
 
 def test_verdicts_on_other_samples_are_refused_and_one_that_is_missing_named(routed, refused):
@@ -249,16 +241,18 @@ def test_explain_tells_the_whole_way_of_a_turn_and_writes_nothing(
     assert code == 0 and hashes(routed.work) == before
     assert all(one.isprintable() for one in out.replace("\n", ""))
     lines = out.splitlines()
-    assert f"  seeker    {first.seeker}" in lines and "  judge     m" in lines
-    assert f"  gold      [{first.strategy}] {first.response}" in lines
+    assert {
+        f"  seeker    {first.seeker}",
+        f"  gold      [{first.strategy}] {first.response}",
+        "  judge     m",
+        *(f"  answer    {reply(first, index)}" for index in range(3)),
+        "  verdict   retain: Yes",
+        "    sampled Lack of Empathy: because",
+        r"  verdict   unscored: no verdict in the answer (I would \x1b[2J keep it.)",
+        "  fate      dropped: unscored by the judge",
+    } <= {*lines}
     assert any(line.startswith("  sampler   rg-sft, weights ") for line in lines)
-    assert {f"  answer    {reply(first, index)}" for index in range(3)} <= {*lines}
-    assert "    sampled Lack of Empathy: because" in lines and "  verdict   retain: Yes" in lines
-    assert r"  verdict   unscored: no verdict in the answer (I would \x1b[2J keep it.)" in lines
-    assert [line for line in lines if line.startswith("  fate")].count(
-        "  fate      pair for rg's preference training, Lack of Empathy"
-    ) == 1
-    assert "  fate      dropped: unscored by the judge" in lines
+    assert lines.count("  fate      pair for rg's preference training, Lack of Empathy") == 1
     assert "turn 999-9 was not sampled" in refused("--explain", "999-9")
 
 

@@ -6,12 +6,13 @@ from collections import Counter
 
 import pandas as pd
 import pytest
+from corpora import wrong
 
 from esc import cli, files, paths, step
 from esc.prompts import Message
 from esc.psych_errors import PsychError
 from esc.stats import wilson
-from esc.strategies import Strategy, tag
+from esc.strategies import tag
 from mining import stats
 
 ERRORS = [PsychError(name) for name in stats.RG_ERRORS]
@@ -21,21 +22,15 @@ ERRORS = [PsychError(name) for name in stats.RG_ERRORS]
 def mined(bench, server, planted):
     """All three tasks mined: every turn an SP pair, every second one an RG pair."""
     turns = bench.turns()
-    bench.sample("sp", lambda turn, _: other(turn.strategy).value)
+    bench.sample("sp", lambda turn, _: wrong(turn.strategy).value)
     bench.sample("rg", lambda turn, _: f"sampled {turn.id}")
-    bench.sample("vanilla", lambda turn, _: tag(other(turn.strategy), f"sampled {turn.id}"))
+    bench.sample("vanilla", lambda turn, _: tag(wrong(turn.strategy), f"sampled {turn.id}"))
     planted.plan = {
         f"sampled {turn.id}": ERRORS[place % 3] for place, turn in enumerate(turns[::2])
     }
-    for task in ("rg", "vanilla"):
-        assert bench.judge(task, url=server.url)[0] == 0
-    for task in ("sp", "rg", "vanilla"):
-        assert bench.route(task)[0] == 0
+    assert bench.judge("rg", "--task", "rg", "vanilla", url=server.url)[0] == 0
+    assert bench.route("sp", "--task", "sp", "rg", "vanilla")[0] == 0
     return turns
-
-
-def other(strategy):
-    return Strategy.OTHERS if strategy is not Strategy.OTHERS else Strategy.QUESTION
 
 
 @pytest.fixture
@@ -65,7 +60,7 @@ def test_table_1_and_strategies_count_the_pairs_and_rates_all_samples(mined, run
         sum(len(turn.response) for turn in pairs) / len(pairs)
     )
     assert sum(here[error] for error in stats.RG_ERRORS) == len(pairs)
-    for side, said in (("chosen", lambda one: one), ("rejected", other)):
+    for side, said in (("chosen", lambda one: one), ("rejected", wrong)):
         counts = {name: one[side] for name, one in tasks["sp"]["strategies"].items() if one[side]}
         assert counts == Counter(said(turn.strategy).value for turn in mined)
     kept = tasks["rg"]["kept by error"]
@@ -106,12 +101,20 @@ def test_what_a_smoke_run_leaves_carries_the_mark_and_comes_out_again_alike(
 
 def test_a_task_that_is_not_mined_is_named(bench, run, folder):
     assert "make mine-sp" in run()[2]
-    bench.sample("sp", lambda turn, _: other(turn.strategy).value)
+    bench.sample("sp", lambda turn, _: wrong(turn.strategy).value)
     bench.route("sp")
     code, out, _ = run()
     assert code == 0 and "rg: not mined" in out
     assert re.search(r"response pairs +\| +— \| +11,887", (folder / "stats.md").read_text())
     assert "No pair of it was mined." in (folder / "examples.md").read_text()
+
+
+def test_the_entangled_model_alone_has_nothing_in_table_1(bench, run, folder):
+    bench.sample("vanilla", lambda turn, _: tag(wrong(turn.strategy), "sampled"))
+    bench.judge("vanilla", judge_name="random")
+    bench.route("vanilla", judge_name="random")
+    assert run()[0] == 0
+    assert set(files.read_json(folder / "stats.json")["table_1"]["here"].values()) == {None}
 
 
 def test_every_error_has_an_example_with_its_situation(mined, run, folder):
@@ -127,31 +130,21 @@ def test_every_error_has_an_example_with_its_situation(mined, run, folder):
     assert "**Gold strategy**" in text and "**Rejected reply**" in text
 
 
-def kept_corpus(bench):
+def test_a_situation_is_told_in_every_layout_and_not_guessed_where_two_say_the_same(bench):
     (name,) = step.manifest(bench.work)["corpus"]["files"]
-    return bench.work / paths.CORPUS / name
-
-
-def test_a_situation_is_not_guessed_where_two_dialogues_say_the_same(bench):
-    said = ["what about 1?", "try 1"]
+    path, said = bench.work / paths.CORPUS / name, ["what about 1?", "try 1"]
     known = stats.seeker_of(bench.work, said)
     assert known["Situation"] == "case 1 with matter 7 and worry 13"
-    path = kept_corpus(bench)
     rows = json.loads(path.read_text())
     path.write_text(json.dumps([*rows, rows[1]]))
     assert stats.seeker_of(bench.work, said) == {}
+    survey = {"seeker": {"initial_emotion_intensity": "4", "empathy": 5, "relevance": None}}
+    hub = {"situation": "far away", "dialog": [{"speaker": "sys", "text": "oh  no"}]}
+    path.write_text(f"{json.dumps(hub | {'survey_score': survey})}\n\n")
+    told = {"Situation": "far away", "Survey": "initial emotion intensity 4, empathy 5"}
+    assert stats.seeker_of(bench.work, ["oh no"]) == told
     path.unlink()
     assert stats.seeker_of(bench.work, said) == {}
-
-
-def test_every_layout_tells_of_the_seeker_what_it_has(bench):
-    hub = {"situation": "far away", "dialog": [{"speaker": "sys", "text": "oh  no"}]}
-    kept_corpus(bench).write_text(f"{json.dumps(hub)}\n\n")
-    assert stats.seeker_of(bench.work, ["oh no"]) == {"Situation": "far away"}
-    survey = {"seeker": {"initial_emotion_intensity": "4", "empathy": 5, "relevance": None}}
-    kept_corpus(bench).write_text(json.dumps([{**hub, "survey_score": survey}]))
-    told = stats.seeker_of(bench.work, ["oh no"])["Survey"]
-    assert told == "initial emotion intensity 4, empathy 5"
 
 
 def test_text_of_a_model_is_no_markdown(bench, server, planted, run, folder):
