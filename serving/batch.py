@@ -30,9 +30,6 @@ from serving import server
 
 IN_RAY = Path(__file__).parent / "in_ray" / "run_batch.py"
 """The one program that runs inside Ray's environment."""
-_DEAD = b"EngineCore encountered an issue"
-"""What vLLM says to requests whose engine is no more."""
-_LESS = "SERVE_ARGS='--max-num-seqs 8' makes do with less memory"
 _MARK = "shard_sha256"
 POLL_SECONDS = 30.0
 """Between two looks at the batches of a service."""
@@ -46,16 +43,14 @@ def by_vllm(shard: Shard, flags: Sequence[str], *, ray: bool, root: Path = Path(
     """
     if ray and not (root / RAY_READY).is_file():
         raise EscError("the Ray environment is missing; make setup-ray installs it")
-    python, program = root / PYTHON, ["-m", BATCH_PROGRAM]
-    if ray:
-        python, program = root / RAY_PYTHON, [str(IN_RAY)]
-    log, part = shard.path(".log"), shard.folder / f".{shard.number:04}{files.TEMPORARY}"
-    print(f"batch       {shard.path(REQUESTS)} (log: {log})", flush=True)
-    words = [str(python.absolute()), *program, *flags]
-    words += ["-i", str(shard.path(REQUESTS)), "-o", str(part)]
+    python = root / (RAY_PYTHON if ray else PYTHON)
+    program = [str(IN_RAY)] if ray else ["-m", BATCH_PROGRAM]
+    requests, log = shard.path(REQUESTS), shard.path(".log")
+    part = shard.folder / f".{shard.number:04}{files.TEMPORARY}"
+    print(f"batch       {requests} (log: {log})", flush=True)
     with log.open("wb") as stream:
         engine = subprocess.Popen(
-            words,
+            [str(python.absolute()), *program, *flags, "-i", str(requests), "-o", str(part)],
             env=server.environment(server.kind_of(root)),
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -63,26 +58,21 @@ def by_vllm(shard: Shard, flags: Sequence[str], *, ray: bool, root: Path = Path(
             start_new_session=True,
         )
     try:
-        engine.wait()
-        if engine.returncode:
+        if code := engine.wait():
             why = server.reason(log)
-            if engine.returncode < 0:
-                why = f"it was killed, as a system does that runs out of memory; {_LESS}"
+            if code < 0:
+                why = (
+                    "it was killed, as a system does that runs out of memory; "
+                    "SERVE_ARGS='--max-num-seqs 8' makes do with less"
+                )
             raise EscError(
-                f"{shard.path(REQUESTS)} was not run: {why} (log: {log}); the answers of "
-                "others are kept: the same command goes on"
+                f"{requests} was not run: {why} (log: {log}); the answers of others are kept: the "
+                "same command goes on"
             )
-        died = _DEAD in part.read_bytes()
         part.replace(shard.path(ANSWERS))
     finally:
         server.end(engine.pid)
         part.unlink(missing_ok=True)
-    if died:
-        # The runner outlives its engine, and writes an error to whatever was not answered.
-        raise EscError(
-            f"the engine died on the way, as it does where memory runs out (log: {log}); what it "
-            f"had answered is kept; {_LESS}"
-        )
 
 
 def by_service(shards: Sequence[Shard], url: str) -> None:
@@ -99,13 +89,15 @@ def by_service(shards: Sequence[Shard], url: str) -> None:
         http_client=openai.DefaultHttpxClient(trust_env=not at.is_loopback),
     )
     try:
-        refused = _answered(client, at.url, shards)
-    except openai.APIStatusError as error:
-        refused = f"{error.status_code}: {error.message}"
-    except openai.APIConnectionError as error:
+        # Not `batches.list`, which fails on the page of a server that is none.
+        made: Any = client.get("/batches", cast_to=object, options={"params": {"limit": 100}})
+        if not isinstance(made, dict):
+            raise EscError(f"{at.url} answers no JSON; a base URL mostly ends in /v1")
+        marked = {(one.get("metadata") or {}).get(_MARK): one["id"] for one in made["data"]}
+        waiting = {shard: _made(client, at.url, shard, marked) for shard in shards}
+        refused = _awaited(client, waiting)
+    except (openai.APIError, json.JSONDecodeError) as error:
         refused = str(error.__cause__ or error)
-    except json.JSONDecodeError as error:
-        refused = f"no JSON ({error})"
     if refused:
         raise EscError(
             f"{at.url}: {at.clean(refused)[:300]}; batches that were made are noted and not made "
@@ -113,14 +105,32 @@ def by_service(shards: Sequence[Shard], url: str) -> None:
         )
 
 
-def _answered(client: openai.OpenAI, url: str, shards: Sequence[Shard]) -> str:
-    """Why one of the shards has no answers, or nothing."""
-    # Not `batches.list`, which fails on the page of a server that is none.
-    made: Any = client.get("/batches", cast_to=object, options={"params": {"limit": 100}})
-    if not isinstance(made, dict):
-        return "it answers no JSON; a base URL mostly ends in /v1"
-    marked = {(one.get("metadata") or {}).get(_MARK): one["id"] for one in made["data"]}
-    waiting = {shard: _made(client, url, shard, marked) for shard in shards}
+def _made(client: openai.OpenAI, url: str, shard: Shard, marked: dict[str | None, str]) -> str:
+    """The id of the shard's batch, made now where neither its note nor its mark has one."""
+    state, requests = shard.path(STATE), shard.path(REQUESTS)
+    digest = files.sha256(requests)
+    known = files.read_json(state) if state.is_file() else {"url": url, "batch": None}
+    if known["url"] != url:
+        raise EscError(f"{state} is of {known['url']}; ask there, or move that file away")
+    identity = known["batch"] or (marked.get(digest) if state.is_file() else None)
+    if not identity:
+        files.write_json(state, {"url": url, _MARK: digest, "batch": None})
+        uploaded = client.files.create(file=requests, purpose="batch")
+        # Asking again could make a second one: a lost answer is found by the mark.
+        batches = client.with_options(max_retries=0).batches
+        identity = batches.create(
+            input_file_id=uploaded.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            metadata={_MARK: digest},
+        ).id
+        print(f"batch       {requests}: {identity} at {url}", flush=True)
+    files.write_json(state, {"url": url, _MARK: digest, "batch": identity})
+    return str(identity)
+
+
+def _awaited(client: openai.OpenAI, waiting: dict[Shard, str]) -> str:
+    """Why one of the batches has no answers, when all have ended, or nothing."""
     refused = ""
     while waiting:
         for shard, identity in list(waiting.items()):
@@ -132,7 +142,7 @@ def _answered(client: openai.OpenAI, url: str, shards: Sequence[Shard]) -> str:
             if batch.status == "failed" or not found:
                 # Nothing ran, and nothing is paid: the next run makes another.
                 shard.path(STATE).unlink()
-                errors = batch.errors.data if batch.errors and batch.errors.data else []
+                errors = (batch.errors and batch.errors.data) or []
                 why = "; ".join(str(error.message) for error in errors) or "no reason is given"
                 refused = f"batch {identity} of {shard.path(REQUESTS)} {batch.status}: {why}"
                 continue
@@ -142,33 +152,6 @@ def _answered(client: openai.OpenAI, url: str, shards: Sequence[Shard]) -> str:
         if waiting:
             time.sleep(POLL_SECONDS)
     return refused
-
-
-def _made(client: openai.OpenAI, url: str, shard: Shard, marked: dict[str | None, str]) -> str:
-    """The id of the shard's batch, made now where neither its note nor its mark has one."""
-    state, digest = shard.path(STATE), files.sha256(shard.path(REQUESTS))
-    known = files.read_json(state) if state.is_file() else {"url": url, "batch": None}
-    if known["url"] != url:
-        raise EscError(f"{state} is of {known['url']}; ask there, or move that file away")
-    identity = known["batch"] or (marked.get(digest) if state.is_file() else None)
-    if not identity:
-        files.write_json(state, {"url": url, _MARK: digest, "batch": None})
-        with shard.path(REQUESTS).open("rb") as stream:
-            uploaded = client.files.create(file=stream, purpose="batch")
-        # Asking again could make a second one: a lost answer is found by the mark.
-        identity = (
-            client.with_options(max_retries=0)
-            .batches.create(
-                input_file_id=uploaded.id,
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-                metadata={_MARK: digest},
-            )
-            .id
-        )
-        print(f"batch       {shard.path(REQUESTS)}: {identity} at {url}", flush=True)
-    files.write_json(state, {"url": url, _MARK: digest, "batch": identity})
-    return str(identity)
 
 
 @cli.command(

@@ -2,23 +2,18 @@
 
 import json
 import re
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from faulty_server import Loopback, completion
 
 Body = dict[str, Any]
 
 
 def answer_line(key: str, text: str | None, finish: str = "stop") -> str:
-    message = {"role": "assistant", "content": text}
-    body = {
-        "object": "chat.completion",
-        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 5},
-    }
-    response = {"status_code": 200, "request_id": "r", "body": body}
+    response = {"status_code": 200, "request_id": "r", "body": json.loads(completion(text, finish))}
     return json.dumps({"id": "a", "custom_id": key, "response": response, "error": None}) + "\n"
 
 
@@ -48,10 +43,8 @@ def play(folder: Path, say: Callable[[Body], str]) -> int:
     return played
 
 
-class BatchService(ThreadingHTTPServer):
+class BatchService(Loopback):
     """OpenAI's Batch API: answers a batch, with its last message, when it is looked at twice."""
-
-    daemon_threads = True
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -65,19 +58,7 @@ class BatchService(ThreadingHTTPServer):
         """Beginning of ``METHOD path`` to status and message."""
         self.drop = ""
         """Beginning of a request whose answer is lost, once."""
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-    def __enter__(self) -> "BatchService":
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone away is no news."""
+        super().__init__(_Handler)
 
     def answer(self, asked: str, body: bytes) -> Any:
         path = asked.partition(" /v1/")[2]
@@ -133,15 +114,13 @@ class _Handler(BaseHTTPRequestHandler):
         status, told = refused[0] if refused else (200, service.answer(asked, body))
         if service.drop and asked.startswith(service.drop):
             service.drop = ""
-            self.close_connection = True
             self.connection.shutdown(2)
             return
         if refused and told != "<html>":
             told = {"error": {"message": told}}
         sent = told if isinstance(told, bytes) else json.dumps(told).encode()
         self.send_response(status)
-        kind = "text/html" if told == "<html>" else "application/json"
-        self.send_header("Content-Type", kind)
+        self.send_header("Content-Type", "text/html" if told == "<html>" else "application/json")
         self.send_header("Content-Length", str(len(sent)))
         self.end_headers()
         self.wfile.write(sent)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 CHAT, COMPLETIONS, TOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize"
 END, USER, ASSISTANT, SYSTEM = 0, 1, 2, 3
@@ -44,7 +44,6 @@ SLOW = Fault(delay=0.5)
 DROPPED = Fault(cut=True)
 DIES = Fault(dies=True)
 NO_JSON = Fault(body=b"<html>busy</html>")
-NO_CHOICES = Fault(body=b'{"choices": [], "usage": null}')
 NO_TEXT = Fault(body=completion(None))
 TRUNCATED = Fault(body=completion("half an ans", "length"))
 NO_MODEL = refusal(404, "The model `x` does not exist.")
@@ -64,11 +63,30 @@ class Request:
         return self.body["messages"][-1]["content"]
 
 
-class FaultyServer(ThreadingHTTPServer):
-    """Consumes ``script`` chat by chat, then answers; ``always`` fails chats of a given text."""
+class Loopback(ThreadingHTTPServer):
+    """A server that runs while its block does."""
 
     daemon_threads = True
     request_queue_size = 128
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone away is no news."""
+
+
+class FaultyServer(Loopback):
+    """Consumes ``script`` chat by chat, then answers; ``always`` fails chats of a given text."""
 
     def __init__(self, script: tuple[Fault, ...] = (), *, models: tuple[str, ...] = ("m",)) -> None:
         self.script, self.models = list(script), models
@@ -92,27 +110,15 @@ class FaultyServer(ThreadingHTTPServer):
         """By (word before, word); the head of the answer is ``<assistant>``."""
         self.lock = threading.Lock()
         self._open: set[Any] = set()
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-    def __enter__(self) -> "FaultyServer":
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.die()
+        super().__init__(Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
         super().process_request(request, client_address)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone away is no news."""
-
-    def die(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop listening, and break every open connection off."""
-        self.shutdown()
-        self.server_close()
+        super().__exit__()
         for connection in self._open:
             try:
                 connection.shutdown(2)
@@ -154,12 +160,12 @@ class FaultyServer(ThreadingHTTPServer):
             return fault
         held = request.body.get("structured_outputs", {})
         choices = ["[Question] Why?"] if "regex" in held else held.get("choice")
-        said: str | Fault = choices[0] if choices else f"re: {request.asked}"
+        text: str | Fault = choices[0] if choices else f"re: {request.asked}"
         if self.answer is not None:
-            said = self.answer(request)
-        if isinstance(said, Fault):
-            return said
-        return Fault(body=completion(said, tokens=self.tokens), delay=fault.delay, cut=fault.cut)
+            text = self.answer(request)
+        if isinstance(text, Fault):
+            return text
+        return Fault(body=completion(text, tokens=self.tokens), delay=fault.delay, cut=fault.cut)
 
     def within_rate(self, rate: float) -> bool:
         now = time.monotonic()
@@ -214,16 +220,14 @@ class Handler(BaseHTTPRequestHandler):
         fault = server.answered(self.path.partition("?")[0], request)
         if fault.dies:
             self.close_connection = True
-            server.die()
+            server.__exit__()
             return
         time.sleep(fault.delay or server.delay)
         with server.lock:
             server.running -= 1
         body = fault.body or b"{}"
         self.send_response(fault.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        for name, text in fault.headers.items():
+        for name, text in (fault.headers | {"Content-Length": str(len(body))}).items():
             self.send_header(name, text)
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if fault.cut else body)

@@ -36,18 +36,13 @@ def _parsed(words: Sequence[str]) -> Namespace:
     return given
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").strip().split("\n")
-
-
 def answered(requests: Mapping[str, Sequence[str]], words: Sequence[str]) -> dict[str, list[str]]:
     """The lines of answers to a block of requests, by one engine."""
     with tempfile.TemporaryDirectory() as folder:
         asked, told = Path(folder, "requests.jsonl"), Path(folder, "answers.jsonl")
         asked.write_text("\n".join(requests["item"]), encoding="utf-8")
-        given = _parsed([*words, "-i", str(asked), "-o", str(told)])
-        asyncio.run(run_batch.main(given))
-        return {"item": _lines(told)}
+        asyncio.run(run_batch.main(_parsed([*words, "-i", str(asked), "-o", str(told)])))
+        return {"item": told.read_text(encoding="utf-8").strip().split("\n")}
 
 
 def main() -> None:
@@ -60,7 +55,7 @@ def main() -> None:
     of_one = given.tensor_parallel_size * given.pipeline_parallel_size * given.data_parallel_size
     gpus = int(ray.cluster_resources().get("GPU", 0))
     takes = {"num_gpus": of_one} if gpus else {"num_cpus": 1}
-    requests = _lines(Path(given.input_file))
+    requests = Path(given.input_file).read_text(encoding="utf-8").strip().split("\n")
     engines = min(max(gpus // of_one, 1), len(requests))
     blocks = ray.data.from_items(requests, override_num_blocks=engines)
     answers = blocks.map_batches(answered, fn_kwargs={"words": words}, batch_size=None, **takes)

@@ -7,16 +7,7 @@ from batches import answer_line, error_line, play, requests
 
 from esc import llm_batch
 from esc.files import EscError, Waiting
-from esc.llm import (
-    Cache,
-    Constraint,
-    FailureKind,
-    Generation,
-    Meter,
-    Price,
-    RunStopped,
-    Sampling,
-)
+from esc.llm import Cache, Constraint, FailureKind, Generation, Meter, Price, RunStopped, Sampling
 from esc.llm_batch import Batch, BatchChat, choice_fields
 from esc.prompts import Message
 
@@ -45,15 +36,20 @@ def said(body):
     return f"re: {body['messages'][-1]['content']}"
 
 
+def but_b(line):
+    """What an engine says that leaves ``line`` for b, with its key."""
+    return lambda body: line if said(body) == "re: b" else said(body)
+
+
 @pytest.fixture
 def ask(tmp_path, monkeypatch):
     """The results of a new process's run, its meter and the numbers of the shards that ran.
 
-    ``say`` gives the text of an answer, or the line of it from its key; ``breaks`` is the shard
-    that the engine stops at.
+    ``say`` gives the text of an answer, or the line of it; ``breaks`` is the shard that the engine
+    stops at.
     """
 
-    def run(records, say=said, *, work=one_reply, engine="vllm", breaks=0, budget=None, size=2):
+    def run(records, say=said, *, work=one_reply, engine="vllm", breaks=0, meter=None):
         ran = []
 
         def played(batch, urls, shards):
@@ -63,14 +59,17 @@ def ask(tmp_path, monkeypatch):
                 ran.append(shard.number)
                 asked = requests(shard.path(llm_batch.REQUESTS)).items()
                 told = [(key, say(body)) for key, body in asked]
-                lines = [it(key) if callable(it) else answer_line(key, it) for key, it in told]
-                shard.path(llm_batch.ANSWERS).write_text("".join(lines))
+                lines = [
+                    it.replace('"k"', f'"{key}"') if it.endswith("\n") else answer_line(key, it)
+                    for key, it in told
+                ]
+                shard.path(llm_batch.ANSWERS).write_text("".join(filter(str.strip, lines)))
 
         monkeypatch.setattr(llm_batch, "run", played)
-        batch, meter = Batch(engine, size, MODEL, tmp_path), budget or Meter()
+        batch, counted = Batch(engine, 2, MODEL, tmp_path), meter or Meter()
         cache = Cache(tmp_path / "calls.jsonl", {})
-        chat = BatchChat(batch, (), tmp_path / "batch", cache, {"base": "w1"}, meter)
-        return chat.run(records, work), meter, ran
+        chat = BatchChat(batch, (), tmp_path / "batch", cache, {"base": "w1"}, counted)
+        return chat.run(records, work), counted, ran
 
     return run
 
@@ -88,26 +87,20 @@ def texts(batch):
     }
 
 
-def test_requests_are_lines_of_the_batch_api_in_shards_and_equal_ones_asked_once(ask, batch):
-    results, meter, _ = ask([*RECORDS, "a"])
-    assert results == [*REPLIES, "re: a"] and meter.answered == 5
-    assert texts(batch) == {1: ["a", "b"], 2: ["c", "d"], 3: ["e"]}
+def test_requests_are_lines_of_the_batch_api_in_shards_and_each_is_asked_once(ask, batch):
+    results, meter, _ = ask([*RECORDS[:4], "a"])
+    assert results == [*REPLIES[:4], "re: a"] and meter.answered == 4
     row = json.loads((batch / "0001.requests.jsonl").read_text().splitlines()[0])
     assert (row["method"], row["url"]) == ("POST", "/v1/chat/completions")
     # OpenAI takes ids of up to 64 characters.
     assert len(row["custom_id"]) == 64 and row["body"] == call("a").body()
+    assert ask(RECORDS)[0] == REPLIES
+    assert texts(batch) == {1: ["a", "b"], 2: ["c", "d"], 3: ["e"]}
 
 
 def test_a_later_step_is_asked_in_a_later_round_with_the_earlier_answer(ask, batch):
     assert ask(["a", "b"], work=two_steps)[0] == ["re: after re: a", "re: after re: b"]
     assert texts(batch) == {1: ["a", "b"], 2: ["after re: a", "after re: b"]}
-
-
-def test_what_is_stored_is_not_asked(ask, batch):
-    ask(["a", "b"])
-    results, meter, _ = ask(["a", "b", "c"])
-    assert results[2] == "re: c" and meter.answered == 1
-    assert texts(batch)[2] == ["c"]
 
 
 def test_broken_off_it_goes_on_with_the_shards_and_the_lines_that_have_no_answers(ask, batch):
@@ -131,27 +124,30 @@ def test_of_a_shard_that_was_answered_in_part_the_rest_is_asked_in_another(ask, 
 
 def test_an_engine_that_leaves_answers_out_is_told_and_the_rest_asked_alone(ask, batch):
     with pytest.raises(EscError, match=r"0001.answers.jsonl lacks 1 of 2 answers; .* is kept"):
-        ask(["a", "b"], lambda body: (lambda key: "") if said(body) == "re: b" else said(body))
+        ask(["a", "b"], but_b("\n"))
     assert ask(["a", "b"])[0] == ["re: a", "re: b"] and texts(batch)[2] == ["b"]
 
 
-def test_an_answer_nobody_asked_for_and_a_damaged_line_are_named(ask, batch):
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (answer_line("f" * 64, "of another run"), r"has an answer to f{64}, which .* not"),
+        ("{\n", r"answers.jsonl, line 1: .*; delete that line"),
+    ],
+)
+def test_an_answer_nobody_asked_for_and_a_damaged_line_are_named(ask, batch, line, told):
     with pytest.raises(EscError):
-        ask(RECORDS, breaks=2)
-    (batch / "0002.answers.jsonl").write_text(answer_line("f" * 64, "of another run"))
-    with pytest.raises(EscError, match=r"0002.answers.jsonl has an answer to f{64}, which .* not"):
-        ask(RECORDS)
-    (batch / "0002.answers.jsonl").write_text("{\n")
-    with pytest.raises(EscError, match=r"0002.answers.jsonl, line 1: .*; delete that line"):
+        ask(RECORDS, breaks=1)
+    (batch / "0001.answers.jsonl").write_text(line)
+    with pytest.raises(EscError, match=told):
         ask(RECORDS)
 
 
 KINDS = [
-    (error_line("k", 429, "slow"), FailureKind.RATE_LIMITED),
     (error_line("k", 500, "EngineCore died"), FailureKind.SERVER_ERROR),
     (error_line("k", 400, "maximum context length is 8192 tokens"), FailureKind.TOO_LONG),
     (error_line("k", 400, "bad temperature"), FailureKind.REFUSED),
-    (answer_line("k", None), FailureKind.EMPTY),
+    (answer_line("k", None, "length"), FailureKind.EMPTY),
     ('{"custom_id": "k", "response": null, "error": {"code": "batch_expired", "message": "x"}}\n',
      FailureKind.TIMEOUT),
     ('{"custom_id": "k", "response": {"status_code": 200, "body": {}}}\n', FailureKind.BAD_ANSWER),
@@ -161,32 +157,27 @@ KINDS = [
 
 @pytest.mark.parametrize(("line", "kind"), KINDS)
 def test_a_line_without_an_answer_fails_its_record_alone_and_is_asked_again(ask, batch, line, kind):
-    def say(body):
-        text = said(body)
-        return (lambda key: line.replace('"k"', f'"{key}"')) if text == "re: b" else text
-
-    results, meter, _ = ask(["a", "b"], say)
+    results, meter, _ = ask(["a", "b"], but_b(line), meter=Meter(Price(0.0, 1e6)))
     assert results[0] == "re: a" and results[1].kind is kind and results[1].message
     assert (meter.answered, meter.failed) == (1, 1)
+    # An answer without text is paid for.
+    assert meter.spent == (10.0 if kind is FailureKind.EMPTY else 5.0)
     assert ask(["a", "b"])[0] == ["re: a", "re: b"] and texts(batch)[2] == ["b"]
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 404])
-def test_what_every_request_would_meet_stops_the_run_and_not_the_next(ask, batch, status):
-    def say(body):
-        text = said(body)
-        return (lambda key: error_line(key, status, "no such")) if text == "re: a" else text
-
+def test_what_every_request_would_meet_stops_the_run_and_not_the_next(ask, batch):
     with pytest.raises(RunStopped, match="refuses every request: no such"):
-        ask(RECORDS, say)
+        ask(RECORDS, but_b(error_line("k", 404, "no such")))
     results, meter, ran = ask(RECORDS)
-    assert results == REPLIES and meter.answered == 1 and texts(batch)[ran[0]] == ["a"]
+    assert results == REPLIES and meter.answered == 1 and texts(batch)[ran[0]] == ["b"]
+    ignored = call("f", constraint=Constraint(regex="[0-5]"))
+    with pytest.raises(RunStopped, match="ignores the constraint; use DECODE=free"):
+        ask([ignored], lambda body: "perhaps")
 
 
 def test_answers_brought_by_others_are_taken_and_what_is_missing_awaited(ask, batch):
     with pytest.raises(Waiting, match=r"(?s)4 requests in 2 shards wait in .*BATCH=read"):
         ask(RECORDS[:4], engine="write")
-    (batch / "0002.batch.json").write_text("{}")
     reason = r"2 shards .* no answers yet .*0001.*BATCH=openai fetches.*; 1 requests are in no open"
     with pytest.raises(Waiting, match=reason):
         ask(RECORDS, engine="read")
@@ -207,39 +198,7 @@ def test_a_failure_that_was_brought_waits_for_the_shard_that_asks_again(ask, bat
     assert ask(["a"], engine="read")[0] == ["re: a"]
 
 
-def test_a_planners_distribution_is_null_as_where_a_server_offers_none(ask, batch):
-    async def work(asks, record):
-        chat = (Message("user", record),)
-        return await asks.ask(Generation(record, "distribution", "base", chat, answers=("x", "y")))
-
-    assert ask(["a"], work=work)[0][0].scores is None and texts(batch) == {}
-
-
-YES_NO = Constraint(choice=("yes", "no"))
-
-
-@pytest.mark.parametrize("constraint", [YES_NO, Constraint(regex=r"\[(yes|no)\] .+")])
-def test_an_engine_that_ignores_a_constraint_is_stopped(ask, constraint):
-    with pytest.raises(EscError, match="ignores the constraint; use DECODE=free"):
-        ask([call("a", constraint=constraint)], lambda body: "perhaps")
-
-
-@pytest.mark.parametrize(
-    ("constraint", "text", "finish", "taken"),
-    [
-        (YES_NO, "y", "length", "y"),
-        (YES_NO, "<think>Or?</think>\n\nno", "stop", "no"),
-        (Constraint(regex="[0-5]", hint=True), "about 4", "stop", "about 4"),
-    ],
-)
-def test_an_answer_cut_thought_about_or_checked_in_any_case_is_taken(
-    ask, constraint, text, finish, taken
-):
-    asked = [call("a", constraint=constraint)]
-    assert ask(asked, lambda body: lambda key: answer_line(key, text, finish))[0] == [taken]
-
-
-def test_a_choice_is_kept_to_the_usual_tokens_of_its_options(model):
+def test_a_choice_is_kept_to_the_usual_tokens_of_its_options_and_nothing_is_scored(ask, model):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -247,11 +206,5 @@ def test_a_choice_is_kept_to_the_usual_tokens_of_its_options(model):
     told = choice_fields(MODEL, names)["allowed_token_ids"]
     usual = {one for name in names for one in tokenizer(name)["input_ids"]}
     assert set(told) == usual | {tokenizer.convert_tokens_to_ids("<|im_end|>")}
-
-
-def test_an_answer_without_text_is_paid_for(ask):
-    budget = Meter(Price(0.0, 1e6))
-    silent = ask(["a"], lambda body: lambda key: answer_line(key, None, "length"), budget=budget)
-    (failed,), meter, _ = silent
-    assert (failed.kind, budget.spent) == (FailureKind.EMPTY, 5.0)
-    assert (meter.failed, meter.completion_tokens) == (1, 5)
+    # As where a server offers no scores.
+    assert ask([call("a", answers=names)])[0] == [""]

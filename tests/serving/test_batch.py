@@ -8,20 +8,11 @@ import sys
 import time
 
 import pytest
-from batches import BatchService, answer_line, error_line
+from batches import BatchService, answer_line
 
 from esc import llm_batch, paths
 from esc.files import EscError, Waiting
-from esc.llm import (
-    Cache,
-    Constraint,
-    FailureKind,
-    Generation,
-    Meter,
-    Price,
-    RunStopped,
-    Sampling,
-)
+from esc.llm import Cache, Constraint, FailureKind, Generation, Meter, Price, RunStopped, Sampling
 from esc.llm_batch import ANSWERS, REQUESTS, STATE, Batch, BatchChat, Shard
 from esc.prompts import Message
 from serving import batch
@@ -76,18 +67,6 @@ def test_an_engine_that_ends_early_leaves_no_answers_and_one_line(run, shard, pr
     assert left == ["0001.log", "0001.requests.jsonl"]
 
 
-def test_an_engine_that_dies_under_its_runner_is_told_and_its_answers_are_kept(run, shard):
-    dead = error_line("k", 500, "EngineCore encountered an issue. See stack trace").strip()
-    with pytest.raises(EscError, match=r"the engine died on the way.* had answered is kept"):
-        run(f"echo '{dead}' > $4")
-    assert json.loads(shard.path(ANSWERS).read_text())["response"]["status_code"] == 500
-
-
-def test_without_rays_environment_it_names_the_command(shard, root):
-    with pytest.raises(EscError, match="make setup-ray"):
-        batch.by_vllm(shard, [], ray=True, root=root("true"))
-
-
 def wait_for(true):
     deadline = time.monotonic() + 60
     while not true():
@@ -139,10 +118,9 @@ def ask(service, tmp_path, monkeypatch):
     here = lambda _, urls, shards: batch.by_service(shards, urls[0])  # noqa: E731
     monkeypatch.setattr(llm_batch, "run", here)
 
-    def run(records=RECORDS, budget=None, engine="openai", **more):
-        of, meter = Batch(engine, 2, MODEL, tmp_path), budget or Meter()
-        cache = Cache(tmp_path / "calls.jsonl", {})
-        chat = BatchChat(of, [service.url], tmp_path / "batch", cache, {}, meter)
+    def run(records=RECORDS, meter=None, engine="openai", **more):
+        of, cache = Batch(engine, 2, MODEL, tmp_path), Cache(tmp_path / "calls.jsonl", {})
+        chat = BatchChat(of, [service.url], tmp_path / "batch", cache, {}, meter or Meter())
 
         async def work(asks, record):
             chat = (Message("user", record),)
@@ -156,13 +134,18 @@ def ask(service, tmp_path, monkeypatch):
 
 def test_every_shard_becomes_a_batch_whose_answers_are_stored(ask, service, tmp_path):
     service.url += "?api-version=2024-10-21"
-    assert ask() == RECORDS
-    assert len(service.batches) == 2
+    schema = Constraint(schema='{"type":"object"}', hint=True)
+    for _ in range(2):
+        assert ask(constraint=schema) == RECORDS and len(service.batches) == 2
     first = service.batches["batch_0"]
     assert (first["endpoint"], first["completion_window"]) == ("/v1/chat/completions", "24h")
-    assert service.files["file-0"] == Shard(tmp_path / "batch", 1).path(REQUESTS).read_bytes()
+    sent = service.files["file-0"]
+    assert sent == Shard(tmp_path / "batch", 1).path(REQUESTS).read_bytes()
+    form = json.loads(sent.splitlines()[0])["body"]["response_format"]
+    assert form["type"] == "json_schema"
     assert all(query.startswith("api-version=2024-10-21") for _, query in service.headers)
-    assert ask() == RECORDS and len(service.batches) == 2
+    with pytest.raises(RunStopped, match=r"does not know the constraint"):
+        ask(constraint=Constraint(choice=("yes", "no")))
 
 
 def test_a_batch_whose_making_was_answered_to_nobody_is_found_and_not_made_again(ask, service):
@@ -193,51 +176,40 @@ def test_what_expired_fails_alone_and_only_it_is_asked_again(ask, service):
     assert [json.loads(row)["body"]["messages"][-1]["content"] for row in again] == ["b"]
 
 
-def test_a_server_that_is_none_and_one_that_refuses_are_told_in_one_line(ask, service):
+def test_who_is_no_service_or_refuses_is_told_in_one_line_without_the_key(
+    ask, service, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("VLLM_API_KEY", "own-key")
     service.refuse = {"GET": (200, "<html>")}
     with pytest.raises(EscError, match="answers no JSON; a base URL mostly ends in /v1"):
         ask()
-    service.refuse = {"POST /v1/batches": (400, "billing limit")}
-    with pytest.raises(EscError, match=r"400: .*billing limit.*the same command goes on"):
+    service.refuse = {"POST /v1/batches": (400, "billing limit of own-key")}
+    with pytest.raises(EscError, match=r"400 .*billing limit.*the same command goes on") as told:
         ask()
+    assert "own-key" not in str(told.value)
+    # A key for https does not go to plain http.
+    assert {key for key, _ in service.headers} == {"Bearer own-key"}
     service.refuse = {}
     assert ask() == RECORDS and len(service.batches) == 2
 
 
-def test_a_key_for_https_does_not_go_to_plain_http_and_is_in_no_message(ask, service, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    monkeypatch.setenv("VLLM_API_KEY", "own-key")
-    service.refuse = {"GET /v1/batches/": (401, "wrong key own-key")}
-    with pytest.raises(EscError) as told:
-        ask()
-    assert {key for key, _ in service.headers} == {"Bearer own-key"}
-    assert "own-key" not in str(told.value) and "401" in str(told.value)
+def test_nothing_is_sent_that_could_pass_the_limit_and_what_was_sent_is_taken_in(ask, service):
+    def limited():
+        # A request of five tokens costs 500 units at the most.
+        return {"meter": Meter(Price(0.0, 100.0), limit=0.001)}
 
-
-def test_nothing_is_sent_that_could_pass_the_limit_and_what_was_sent_is_taken_in(
-    ask, service, tmp_path
-):
-    # A request of five tokens costs 500 units at the most.
-    limited = {"budget": Meter(Price(0.0, 100.0), limit=0.001)}
     with pytest.raises(Waiting):
         ask(engine="write")
     with pytest.raises(RunStopped, match=r"the 3 new requests could pass MAX_COST=0.001"):
-        ask(**limited)
+        ask(**limited())
     assert not service.files and not service.batches
     service.refuse = {"GET /v1/batches/": (400, "maintenance")}
     with pytest.raises(EscError):
         ask()
     service.refuse = {}
     # A batch of which only a part is asked any more is waited for, too.
-    assert ask(["a"], **limited) == ["a"] and len(service.batches) == 2
-
-
-def test_a_constraint_of_vllms_own_is_refused_and_a_schema_sent(ask, service):
-    with pytest.raises(RunStopped, match=r"does not know the constraint"):
-        ask(constraint=Constraint(choice=("yes", "no")))
-    ask(["a"], constraint=Constraint(schema='{"type":"object"}', hint=True))
-    (row,) = map(json.loads, service.files["file-0"].splitlines())
-    assert row["body"]["response_format"]["type"] == "json_schema"
+    assert ask(["a"], **limited()) == ["a"] and len(service.batches) == 2
 
 
 def test_killed_while_it_waits_the_next_run_pays_for_nothing_again(service, tmp_path):

@@ -16,10 +16,8 @@ def in_a_hurry(monkeypatch):
     """Waits are short, and the tester's own keys stay out of it."""
     for name in ("OPENAI_API_KEY", "VLLM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(llm, "FIRST", 0.01)
-    monkeypatch.setattr(llm, "USUAL", 0.3)
-    monkeypatch.setattr(llm, "LONGEST", 0.3)
-    monkeypatch.setattr(llm, "ATTEMPTS", 4)
+    for name, value in {"FIRST": 0.01, "USUAL": 0.3, "LONGEST": 0.3, "ATTEMPTS": 4}.items():
+        monkeypatch.setattr(llm, name, value)
 
 
 @pytest.fixture
@@ -59,8 +57,7 @@ def ask_all():
 
         async def everything():
             pool = Pool(urls, timeout=timeout, connections=in_flight, meter=meter)
-            stored = Cache(cache, {"system": "test"})
-            chat = Chat(pool, stored, {"m": "w1"})
+            chat = Chat(pool, Cache(cache, {"system": "test"}), {"m": "w1"})
             try:
                 if connect:
                     await pool.connect(["m"])
