@@ -152,12 +152,6 @@ class GoldTurn(Turn):
     dialogue_turns: int
     """How many turns its dialogue has."""
 
-    @property
-    def entangled_history(self) -> list[tuple[str, Strategy, str]]:
-        """The history as the entangled model sees it: (seeker's words, strategy, reply)."""
-        past = zip(self.history, self.history_strategies, strict=True)
-        return [(said, strategy, reply) for (said, reply), strategy in past]
-
 
 def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
     """All turns of ``limit`` dialogues of a split, in the order of the set.

@@ -75,15 +75,6 @@ def rg_chat(
     return _turns(prompts.rg_system(strategy), history, seeker)
 
 
-def vanilla_chat(history: Sequence[tuple[str, Strategy, str]], seeker: str) -> tuple[Message, ...]:
-    """The entangled model's chat: earlier replies carry their strategy in brackets.
-
-    ``history`` holds (seeker's words, strategy, reply).
-    """
-    tagged = [(said, tag(strategy, reply)) for said, strategy, reply in history]
-    return _turns(prompts.vanilla_system(), tagged, seeker)
-
-
 def _turns(system: str, history: Sequence[Exchange], seeker: str) -> tuple[Message, ...]:
     chat = [Message("system", system)]
     for said, reply in history:
@@ -92,12 +83,17 @@ def _turns(system: str, history: Sequence[Exchange], seeker: str) -> tuple[Messa
 
 
 def chat_and_gold(task: str, turn: GoldTurn) -> tuple[tuple[Message, ...], str]:
-    """(the chat that a task's model meets at a gold turn, the gold answer in its form)."""
+    """(the chat that a task's model meets at a gold turn, the gold answer in its form).
+
+    The entangled model's earlier replies carry their strategy in brackets.
+    """
     if task == "sp":
         return sp_chat(turn.history, turn.seeker), turn.strategy.value
     if task == "rg":
         return rg_chat(turn.history, turn.seeker, turn.strategy), turn.response
-    return vanilla_chat(turn.entangled_history, turn.seeker), tag(turn.strategy, turn.response)
+    past = zip(turn.history, turn.history_strategies, strict=True)
+    tagged = [(said, tag(strategy, reply)) for (said, reply), strategy in past]
+    return _turns(prompts.vanilla_system(), tagged, turn.seeker), tag(turn.strategy, turn.response)
 
 
 def constraint_of(task: str, decode: str) -> Constraint | None:
@@ -138,8 +134,9 @@ class PlanAndSpeak:
         reply_tokens: int = REPLY_TOKENS,
     ) -> None:
         """``stage`` is ``base``, ``sft`` or ``dpo``; ``decode`` as in the table of backbones."""
-        self._planner = adapters.served_name("sp", stage, lineage)
-        self._generator = adapters.served_name("rg", stage, lineage)
+        self._planner, self._generator = (
+            adapters.served_name(task, stage, lineage) for task in ("sp", "rg")
+        )
         self._decode, self._sampling = decode, Sampling(reply_tokens, temperature)
         self._runner = asyncio.Runner()
         self._pool = Pool(base_urls, timeout=TIMEOUT, connections=4)
@@ -156,14 +153,9 @@ class PlanAndSpeak:
 
     def plan(self, history: Sequence[Exchange], seeker: str) -> Plan:
         """The strategy for the next reply; CallFailed where the server gives no answer."""
-        call = Generation(
-            str(len(history)),
-            "plan",
-            self._planner,
-            sp_chat(history, seeker),
-            Sampling(PLAN_TOKENS, self._sampling.temperature),
-            constraint_of("sp", self._decode),
-        )
+        record, sampling = str(len(history)), Sampling(PLAN_TOKENS, self._sampling.temperature)
+        chat, held = sp_chat(history, seeker), constraint_of("sp", self._decode)
+        call = Generation(record, "plan", self._planner, chat, sampling, held)
         return self._runner.run(plan(self._chat, call))[0]
 
     def speak(self, history: Sequence[Exchange], seeker: str, strategy: Strategy | str) -> str:

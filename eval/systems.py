@@ -144,7 +144,7 @@ the prompt baselines of appendix D.2 (Self-Refine is of Madaan et al., 2023). An
 
 async def entangled(steps: Sequence[tuple[str, str, bool]], one: Answering) -> Outcome:
     """The entangled model's last answer, taken apart; each step follows the answer before it."""
-    chat = plan_and_speak.vanilla_chat(one.turn.entangled_history, one.turn.seeker)
+    chat = plan_and_speak.chat_and_gold("vanilla", one.turn)[0]
     text = ""
     for number, (step, template, tagged) in enumerate(steps):
         request = prompts.render(TEMPLATES, template) if template else ""

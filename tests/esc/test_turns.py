@@ -5,7 +5,7 @@ import pytest
 from esc import files, paths, prompts
 from esc.dialogue import gold_turns
 from esc.files import EscError
-from esc.plan_and_speak import rg_chat, sp_chat, vanilla_chat
+from esc.plan_and_speak import chat_and_gold
 
 
 def test_every_model_is_asked_in_the_words_it_was_trained_on(sample_work):
@@ -14,20 +14,16 @@ def test_every_model_is_asked_in_the_words_it_was_trained_on(sample_work):
         for task in prompts.TASKS
     }
     for turn in gold_turns(sample_work, "test", None):
-        system, asked = sp_chat(turn.history, turn.seeker)
+        asked = {task: [m.content for m in chat_and_gold(task, turn)[0]] for task in prompts.TASKS}
         trained = rows["sp"][turn.id]
-        assert (system.content, asked.content) == (trained["system"], trained["instruction"])
-
-        chat = [m.content for m in rg_chat(turn.history, turn.seeker, turn.strategy)]
+        assert asked["sp"] == [trained["system"], trained["instruction"]]
         trained = rows["rg"][turn.id]
         said = [text for exchange in trained["history"] for text in exchange]
-        assert chat == [trained["system"], *said, trained["instruction"]]
-
+        assert asked["rg"] == [trained["system"], *said, trained["instruction"]]
         dialogue, _, number = turn.id.rpartition("-")
-        chat = [m.content for m in vanilla_chat(turn.entangled_history, turn.seeker)]
         trained = rows["vanilla"][dialogue]
         before = trained["conversations"][: 2 * int(number) + 1]
-        assert chat == [trained["system"], *(one["value"] for one in before)]
+        assert asked["vanilla"] == [trained["system"], *(one["value"] for one in before)]
 
 
 def test_every_turn_of_the_real_test_split_is_met(esconv_work):
