@@ -19,7 +19,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -117,16 +116,12 @@ class Sending:
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """Who answers: served names of this kit's models, each with a hash of its weights."""
+    """Who answers: models of this kit."""
 
     weights: Mapping[str, str]
+    """Served name to a hash of what answers under it."""
     urls: str | None = None
     """By commas; else the running server of the model is asked, or one for this run."""
-
-    @property
-    def models(self) -> list[str]:
-        """The served names."""
-        return list(self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +136,6 @@ class Judge:
     """Its name at the endpoint, where that is another."""
     weights: Mapping[str, str] = field(default_factory=dict)
     """Served name to a hash of what answers, where it is this kit's own server."""
-
-    @property
-    def models(self) -> list[str]:
-        """Its name at the endpoint."""
-        return [self.served or self.name]
 
     @property
     def is_random(self) -> bool:
@@ -239,8 +229,7 @@ class Asking(Generic[Record]):
     ask: Callable[[Asks, Record], Awaitable[Any]]
     """From somebody to ask and a record to what is said of it; it need not ask."""
     row: Callable[[Record, Any], Row]
-    """Of a record and what was said of it, or of the `Failure` of its request, which is `Unscored`
-    where a judge was asked."""
+    """Of a record and what was said, or the `Failure` of its request: of a judge's, `Unscored`."""
     told: Callable[[Sequence[Row]], Row]
     """What the rows come to: for the report, and the summary file or ``run.json``."""
     report: Callable[[Row], str]
@@ -255,33 +244,17 @@ class Asking(Generic[Record]):
 def ask_all(askings: Mapping[str, Callable[[], Asking[Any]]], sending: Sending) -> int:
     """Exit code: 0 where no row of any folder is missing, 1 where requests failed.
 
-    The one loop that asks: by name, claims every folder, rehearses, asks what no stored answer
-    tells (one start of a server for all), writes rows, summary and ``run.json``, prints the report.
-    A folder that fails takes down no other: EscError for whatever a user can mend, or Waiting where
-    BATCH leaves some of the asking to others, is raised once the others are done.
+    A folder, by name, that fails takes down no other: EscError for whatever a user can mend, or
+    Waiting where BATCH leaves some of the asking to others, is raised once the others are done.
     """
     _ = sending.meter  # what is wrong with it is told before a folder is claimed
-    opened: dict[str, _Opened] = {}
     errors: dict[str, EscError] = {}
     missing = 0
-    with ExitStack() as stack:
-        for name, asking in askings.items():
-            try:
-                if one := _opened(name, asking(), sending, stack):
-                    opened[name] = one
-            except EscError as error:
-                errors[name] = error
-        asked = [one.asking.who for one in opened.values() if one.rehearsal.meter.answered]
-        weights = {name: sha for who in asked for name, sha in who.weights.items()}
-        given = asked[0].urls if asked else None
-        urls: Sequence[str] = policy_server.split_urls(given or "")
-        if asked and not sending.batches:
-            urls = policy_server.servers(sending.model, sending.work, given, weights)
-        for name, one in opened.items():
-            try:
-                missing += _finish(name, one, urls, sending)
-            except EscError as error:
-                errors[name] = error
+    for name, asking in askings.items():
+        try:
+            missing += _ask(name, asking(), sending)
+        except EscError as error:
+            errors[name] = error
     if errors and len(askings) == 1:
         raise next(iter(errors.values()))
     if wrong := {name: one for name, one in errors.items() if not isinstance(one, Waiting)}:
@@ -291,112 +264,110 @@ def ask_all(askings: Mapping[str, Callable[[], Asking[Any]]], sending: Sending) 
     return 1 if missing else 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    asking: Asking[Any]
-    records: Sequence[Any]
-    cache: Cache
-    rehearsal: Rehearsal
-    rehearsed: Sequence[Any]
+def _ask(name: str, asking: Asking[Any], sending: Sending) -> int:
+    """The one loop that asks; the number of rows to ask for again.
 
+    Claims the folder, rehearses, asks what no stored answer tells, writes rows, summary and
+    ``run.json``, prints the report.
+    """
+    folder, who, meter = asking.folder, asking.who, sending.meter
+    summary = folder.path / (asking.summary or DONE)
+    with files.exclusive(folder.path):
+        folder.check_own()
+        if not sending.dry_run:
+            folder.claim(force=sending.force)
+            if folder.finished() is not None and summary.is_file():
+                print(
+                    f"{folder.path / folder.records} is complete with these options; nothing to do"
+                )
+                print(asking.report(files.read_json(summary)))
+                return 0
+            summary.unlink(missing_ok=True)
+        cache = Cache(folder.path / CALLS, asking.run)
+        if cache.repaired:
+            print("the last stored answer was torn and is asked for again", file=sys.stderr)
+        records = asking.records()
+        rehearsal = Rehearsal(cache, who.weights, Meter(sending.price))
 
-def _opened(name: str, asking: Asking[Any], sending: Sending, stack: ExitStack) -> _Opened | None:
-    """What is to be asked, or None where nothing is; its folder is held until the end."""
-    folder = asking.folder
-    stack.enter_context(files.exclusive(folder.path))
-    folder.check_own()
-    if not sending.dry_run:
-        folder.claim(force=sending.force)
-        told = folder.path / (asking.summary or DONE)
-        if folder.finished() is not None and told.is_file():
-            print(f"{folder.path / folder.records} is complete with these options; nothing to do")
-            print(asking.report(files.read_json(told)))
-            return None
+        async def rehearsed() -> list[Any]:
+            return [await asking.ask(rehearsal, record) for record in records]
+
+        said = asyncio.run(rehearsed())
+        if sending.dry_run:
+            print(f"{name}: {rehearsal}")
+            return 0
+        before, begin = replace(meter), time.monotonic()
+        if rehearsal.meter.answered:
+            said = _said(name, asking, records, cache, sending)
+        else:
+            meter.cached += rehearsal.meter.cached
+        counts = ("answered", "cached", "failed")
+        facts: Row = {
+            "requests": {one: getattr(meter, one) - getattr(before, one) for one in counts},
+            "cost": round(meter.spent - before.spent, 4) if meter.price else None,
+            "seconds": round(time.monotonic() - begin, 1),
+        }
+        if lost := [found for found in said if isinstance(found, Failure)]:
+            _tell_lost(lost, who, facts["requests"], sending)
+        if isinstance(who, Judge):
+            said = [Unscored.of(found) if isinstance(found, Failure) else found for found in said]
+        rows = [asking.row(record, found) for record, found in zip(records, said, strict=True)]
+        told, missing = asking.told(rows), asking.missing(rows)
         if asking.summary:
-            told.unlink(missing_ok=True)
-    cache = Cache(folder.path / CALLS, asking.run)
-    if cache.repaired:
-        print("the last stored answer was torn and is asked for again", file=sys.stderr)
-    records = asking.records()
-    rehearsal = Rehearsal(cache, asking.who.weights, Meter(sending.price))
-
-    async def rehearsed() -> list[Any]:
-        return [await asking.ask(rehearsal, record) for record in records]
-
-    one = _Opened(asking, records, cache, rehearsal, asyncio.run(rehearsed()))
-    if sending.dry_run:
-        print(f"{name}: {rehearsal}")
-        return None
-    return one
-
-
-def _finish(name: str, one: _Opened, urls: Sequence[str], sending: Sending) -> int:
-    """Ask, write and tell; the number of rows to ask for again."""
-    asking, who, meter = one.asking, one.asking.who, sending.meter
-    before, begin = replace(meter), time.monotonic()
-    said = one.rehearsed
-    if not one.rehearsal.meter.answered:
-        meter.cached += one.rehearsal.meter.cached
-    elif sending.batches:
-        folder = asking.folder.path / "batch"
-        chat = BatchChat(sending.batches, urls, folder, one.cache, who.weights, meter)
-        said = chat.run(one.records, asking.ask)
-    else:
-        said = asyncio.run(_live(name, one, urls, sending))
-    counts = ("answered", "cached", "failed")
-    asked = {count: getattr(meter, count) - getattr(before, count) for count in counts}
-    if asked["failed"] and sending.batch == "read":
-        brought = f"{asked['failed']:,} failures were brought"
-        print(f"batch       {brought}: BATCH=write asks again", file=sys.stderr)
-    lost = [found for found in said if isinstance(found, Failure)]
-    if lost:
-        if not (asked["answered"] or asked["cached"]):
-            _refuse_silence(who, lost, meter.told())
-        why = visible(counted((found.kind.value, found.message) for found in lost))
-        print(f"no answer   {why}", file=sys.stderr)
-    if isinstance(who, Judge):
-        said = [Unscored.of(found) if isinstance(found, Failure) else found for found in said]
-    rows = [asking.row(record, found) for record, found in zip(one.records, said, strict=True)]
-    facts: Row = {
-        "requests": asked,
-        "cost": round(meter.spent - before.spent, 4) if meter.price else None,
-        "seconds": round(time.monotonic() - begin, 1),
-    }
-    told, missing = asking.told(rows), asking.missing(rows)
-    if asking.summary:
-        files.write_json(asking.folder.path / asking.summary, told)
-    else:
-        facts = told = told | facts
-    asking.folder.write(rows, facts, complete=not missing)
+            files.write_json(summary, told)
+        else:
+            facts = told = told | facts
+        folder.write(rows, facts, complete=not missing)
     print(asking.report(told))
     return missing
 
 
-async def _live(name: str, one: _Opened, urls: Sequence[str], sending: Sending) -> list[Any]:
+def _said(
+    name: str, asking: Asking[Any], records: Sequence[Any], cache: Cache, sending: Sending
+) -> list[Any]:
     """What is said of every record, or its final failure, in order."""
-    who = one.asking.who
-    pool = Pool(urls, timeout=TIMEOUT, connections=sending.connections, meter=sending.meter)
-    try:
-        # A judge's endpoint need not list its models.
-        await pool.connect(who.models, listed=not isinstance(who, Judge))
-        return await Chat(pool, one.cache, who.weights).run(one.records, one.asking.ask, name)
-    finally:
-        await pool.close()
+    who, meter = asking.who, sending.meter
+    if sending.batches:
+        urls = policy_server.split_urls(who.urls or "")
+        folder = asking.folder.path / "batch"
+        batch = BatchChat(sending.batches, urls, folder, cache, who.weights, meter)
+        return batch.run(records, asking.ask)
+    urls = policy_server.servers(sending.model, sending.work, who.urls, who.weights)
+
+    async def live() -> list[Any]:
+        pool = Pool(urls, timeout=TIMEOUT, connections=sending.connections, meter=meter)
+        try:
+            # A judge's endpoint need not list its models.
+            await pool.connect([*who.weights], listed=isinstance(who, Policies))
+            return await Chat(pool, cache, who.weights).run(records, asking.ask, name)
+        finally:
+            await pool.close()
+
+    return asyncio.run(live())
 
 
-def _refuse_silence(who: Policies | Judge, lost: Sequence[Failure], spent: str) -> None:
-    """Raise for what is no single record's fault, where these failures are all there is."""
+def _tell_lost(
+    lost: Sequence[Failure], who: Policies | Judge, asked: Mapping[str, int], sending: Sending
+) -> None:
+    """Tell why answers are missing; raise where all are, for what is no single record's fault."""
     kinds, why = {one.kind for one in lost}, lost[0].message
-    if kinds == {FailureKind.EMPTY}:
+    none = not (asked["answered"] or asked["cached"])
+    if none and kinds == {FailureKind.EMPTY}:
         raise RunStopped(
-            f"every answer is empty{spent}: {why}; nothing is written: switch the model's thinking "
-            "off where it is served, or take another one"
+            f"every answer is empty{sending.meter.told()}: {why}; nothing is written: switch the "
+            "model's thinking off where it is served, or take another one"
         )
-    if isinstance(who, Judge) and kinds == {FailureKind.REFUSED}:
+    print(
+        f"no answer   {visible(counted((one.kind.value, one.message) for one in lost))}",
+        file=sys.stderr,
+    )
+    if none and isinstance(who, Judge) and kinds == {FailureKind.REFUSED}:
         raise EscError(
             f"{who.name} refuses every question ({why}); nothing is written: take another judge "
             "(JUDGE, JUDGE_BASE_URL)"
         )
+    if sending.batch == "read":
+        print("batch       these failures were brought: BATCH=write asks again", file=sys.stderr)
 
 
 STATUSES = SCORED, UNSCORED, FAILED, NOT_JUDGED = "scored", "unscored", "failed", "not judged"
@@ -468,10 +439,8 @@ def closing(told: Row) -> list[str]:
         for why, count in told[status.replace(" ", "_")].items()
         if why != "total"
     ]
-    if told.get("numbered"):
-        lines.append(
-            f"ids         {told['numbered']:,} records have none; theirs is their row, from 0"
-        )
+    if number := told.get("numbered"):
+        lines.append(f"ids         {number:,} records have none; theirs is their row, from 0")
     if "interval" in told:
         lines.append(f"interval    {told['interval']}")
     if told["failed"]["total"]:
@@ -504,19 +473,17 @@ class Verdict(BaseModel):
         return Constraint(schema=cls.schema_text(), hint=True)
 
     @classmethod
-    def schema_text(cls, **changed: dict[str, Any]) -> str:
-        """The JSON schema that a judge's answer is asked under, as JSON text.
+    def schema_text(cls) -> str:
+        """The JSON schema that a judge's answer is asked under: texts, unless a field says other.
 
-        A field is text, unless its ``json_schema_extra`` or ``changed``, by its title, says what
-        else. Every field is required and no other allowed, which is what strict endpoints ask for.
+        Every field is required and no other allowed, which is what strict endpoints ask for.
         """
-        properties: dict[str, Any] = {
+        properties = {
             str(field.title): {"type": "string"} | cast(Row, field.json_schema_extra or {})
             for field in cls.model_fields.values()
         }
-        form: dict[str, Any] = {"type": "object", "properties": properties | changed}
-        form |= {"required": list(properties), "additionalProperties": False}
-        return json.dumps(form)
+        form: Row = {"type": "object", "properties": properties, "required": list(properties)}
+        return json.dumps(form | {"additionalProperties": False})
 
     @field_validator("*", mode="before")
     @classmethod
@@ -600,25 +567,45 @@ def _objects(text: str) -> Iterator[tuple[tuple[str, Any], ...] | str]:
         position = text.find("{", end)
 
 
+# A side at the head of an answer, then nothing, a remark set apart, or words that say it again.
+_SIDE = re.compile(
+    r"\W*(?:it(?:'s|\s+is)\s+)?(?:(?:the\s+)?(?:reply|answer|option|response)\W+)?"
+    r"(?:(?P<side>[ab])|(?:a\s+)?(?:neither|tie|none|draw|equal))"
+    r"(?P<rest>\W*|(?:\s*[.,:;(]|\s+[-\u2013\u2014]\s).*|\s+(?:wins|of|are|reply|answer|option|"
+    r"response|(?:is|was)\s+(?:(?:\w+ly|much|far|the)\s+)*(?:better|best|preferred|winner))\b.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+# What makes a remark more than one; and the name of a side, where "a" is not the article.
+_DOUBT = re.compile(
+    r"\?|n['\u2019]t\b|\b(?:no|not|never|nor|or|both|neither|none|tie|draw|equal\w*|less|worse|"
+    r"worst|but|though|although|however|except|second|other)\b",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(r"\bA\b|\ba\b(?!\s+[a-z])|\b[Bb]\b")
+
+
+def side(value: object, neither: str = "neither") -> str:
+    """The side that an answer names: A, B or ``neither``; ValueError where that is not clear."""
+    found = _SIDE.fullmatch(value) if isinstance(value, str) else None
+    if found and not _DOUBT.search(found["rest"]):
+        said = found["side"].upper() if found["side"] else neither
+        if {one.upper() for one in _NAMED.findall(found["rest"])} <= {said}:
+            return said
+    raise ValueError(f"{str(value)[:60]!r} is none of A, B and {neither}")
+
+
 V = TypeVar("V", bound=Verdict)
 
 
 def question(
-    system: str,
-    user: Path,
-    history: Sequence[Exchange],
-    said: Mapping[str, str],
-    **words: str,
+    system: str, user: Path, history: Sequence[Exchange], said: Mapping[str, str], **words: str
 ) -> tuple[Message, ...]:
-    """A chat that asks a judge; what people and models ``said`` stands between lines of the
-    template ``user`` that no text can forge.
-    """
+    """A chat that asks a judge; the template ``user`` fences what people and models ``said``."""
     conversation = prompts.exchanges(history).strip() or "(nothing yet)"
     fence = prompts.mark(conversation, *said.values())
     words |= {"conversation": conversation, "mark": fence, **said}
-    return Message("system", system), Message(
-        "user", prompts.render(user.parent, user.name, **words)
-    )
+    asked = prompts.render(user.parent, user.name, **words)
+    return Message("system", system), Message("user", asked)
 
 
 async def verdict(
@@ -640,7 +627,7 @@ async def verdict(
         seed = hashlib.sha256(drawn_by.encode()).digest()[:8]
         return kind.drawn(random.Random(int.from_bytes(seed)))
     constraint, sampling = kind.constraint(is_own=bool(judge.weights)), Sampling(tokens)
-    (model,) = judge.models
+    model = judge.served or judge.name
     answer = await asks.ask(
         Generation(record, "judge", model, chat, sampling, constraint, sample, expected="{}")
     )

@@ -3,8 +3,8 @@
 Reads predictions (this kit's or foreign ones), or a mined preference set, whose two sides are
 scored without a word on which is which (Table 2). Writes to FOLDER ``calls.jsonl``, every answer as
 it comes, ``scores.jsonl``, ``judge.json`` with the means, and last ``run.json``. An answer that is
-no score is *unscored*, kept with its reason, and never a number. ``--repeat`` turns are asked a
-second time. Scores of a model are no verdict of a clinician: research software, no counselling.
+no score is *unscored*, kept with its reason, and never a number. A few turns are asked a second
+time. Scores of a model are no verdict of a clinician: research software, no counselling.
 """
 
 import json
@@ -224,34 +224,25 @@ async def ask(asks: Asks, one: Rated, *, judge: Judge, kind: type[Score]) -> Sco
         return Unscored(said.lacking, status=judging.NOT_JUDGED)
     chat, name = rating(said, one.dimension, kind), " ".join(filter(None, one.key))
     drawn_by = f"score\n{name}\n{one.dimension}\n{one.sample}"
-    how = {"tokens": ANSWER_TOKENS, "sample": one.sample}
-    return await judging.verdict(asks, judge, kind, said.id, chat, drawn_by, **how)
+    who = (asks, judge, kind, said.id, chat, drawn_by)
+    return await judging.verdict(*who, tokens=ANSWER_TOKENS, sample=one.sample)
 
 
-def row(one: Rated, said: Score | Unscored, *, judge: Judge) -> Row:
+def row_of(one: Rated, said: Score | Unscored, *, judge: Judge) -> Row:
     """The row of one score."""
-    found: Row = {"score": None, "reason": None, "explanation": None}
+    row: Row = dict(zip(("id", "quadrant", "side"), one.key, strict=True))
+    row |= {"dimension": one.dimension.value, "sample": one.sample}
+    row |= {"status": said.status, "judge": judge.name}
     if isinstance(said, Unscored):
-        found |= {"reason": said.reason, "explanation": said.detail or None}
-    else:
-        found |= {"score": said.score, "explanation": said.reason or None}
-    return found | {
-        "id": one.said.id,
-        "quadrant": one.quadrant,
-        "side": one.side,
-        "dimension": one.dimension.value,
-        "sample": one.sample,
-        "status": said.status,
-        "judge": judge.name,
-    }
+        return row | {"score": None, "reason": said.reason, "explanation": said.detail or None}
+    return row | {"score": said.score, "reason": None, "explanation": said.reason or None}
 
 
-def asking(source: Source, out: Path, how: Judging, repeat: int | None, form: str) -> Asking[Rated]:
+def asking(source: Source, out: Path, how: Judging, form: str) -> Asking[Rated]:
     """The scoring of one file."""
     (replies, about), judge = source, how.who()
-    if repeat is None:
-        # That the embedded model agrees with itself says nothing.
-        repeat = 0 if judge.is_embedded else REPEATED
+    # That the embedded model agrees with itself says nothing.
+    repeat = 0 if judge.is_embedded else REPEATED
     options: Row = {
         "format": FORMAT,
         "step": "judge",
@@ -282,7 +273,7 @@ def asking(source: Source, out: Path, how: Judging, repeat: int | None, form: st
         who=judge,
         records=records,
         ask=partial(ask, judge=judge, kind=Score if form == judging.REASON else Number),
-        row=partial(row, judge=judge),
+        row=partial(row_of, judge=judge),
         told=partial(summary, source, options),
         report=partial(report, out),
         summary=SUMMARY,
@@ -391,9 +382,6 @@ def main(
         Literal["number", "reason"],
         typer.Option(envvar="JUDGE_FORM", help="the number alone, or after a reason"),
     ] = "number",
-    repeat: Annotated[
-        int | None, typer.Option(min=0, help=f"turns asked twice [default: {REPEATED}]")
-    ] = None,
 ) -> int:
     """A judge's scores of replies: Fluency, Professionalism, Empathy and Helpfulness, 0 to 5.
 
@@ -402,7 +390,7 @@ def main(
 
     def scoring(read: Callable[[Path, int], Source], path: Path, folder: Path) -> Asking[Rated]:
         step.check_apart(folder, path)
-        return asking(read(path, how.turns(how.who())), folder, how, repeat, form)
+        return asking(read(path, how.turns(how.who())), folder, how, form)
 
     if one := predictions or pairs:
         if not out or (predictions and pairs):

@@ -7,14 +7,13 @@ a tie that nobody is asked about; an answer that is no verdict leaves the pair *
 """
 
 import random
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import typer
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from esc import cli, judging, prompts, step
 from esc.files import Row
@@ -40,19 +39,9 @@ class Preference(Verdict):
     """Which of two replies is better."""
 
     reason: str = Field(default="", title="reason")
-    better: Literal["A", "B", "tie"] = Field(
-        title="better", json_schema_extra={"enum": ["A", "B", "tie"]}
-    )
-
-    @field_validator("better", mode="before")
-    @classmethod
-    def _side(cls, value: object) -> str:
-        words = re.findall(r"a tie|[a-z]+", str(value).casefold())
-        sides = {"a": "A", "b": "B", "tie": "tie", "a tie": "tie", "neither": "tie"}
-        named = [sides[word] for word in dict.fromkeys(words) if word in sides]
-        if len(named) != 1:
-            raise ValueError(f"{str(value)[:60]!r} is none of A, B and tie")
-        return named[0]
+    better: Annotated[
+        Literal["A", "B", "tie"], BeforeValidator(partial(judging.side, neither="tie"))
+    ] = Field(title="better", json_schema_extra={"enum": ["A", "B", "tie"]})
 
     @classmethod
     def drawn(cls, chance: random.Random) -> Self:
@@ -124,23 +113,23 @@ async def ask(asks: Asks, pair: Pair, *, judge: Judge) -> dict[str, Preference] 
     return next((one for one in said.values() if isinstance(one, Unscored)), found)
 
 
-def row(pair: Pair, said: Mapping[str, Preference] | Unscored, *, judge: Judge) -> Row:
+def row_of(pair: Pair, said: Mapping[str, Preference] | Unscored, *, judge: Judge) -> Row:
     """The row of one pair."""
-    found: Row = {"id": pair.id, "status": SCORED, "outcome": "tie", "order_dependent": False}
-    found |= {"identical": False, "better": None, "reason": None, "explanation": None}
-    found["judge"] = judge.name
+    row: Row = {"id": pair.id, "status": SCORED, "outcome": "tie", "order_dependent": False}
+    row |= dict.fromkeys(("better", "reason", "explanation"))
+    row |= {"identical": not said, "judge": judge.name}
     if isinstance(said, Unscored):
         told = {"status": said.status, "reason": said.reason, "explanation": said.detail or None}
-        return found | {"outcome": None} | told
+        return row | {"outcome": None} | told
     if not said:
-        return found | {"identical": True}
+        return row
     # Which system's reply stands at A depends on the order.
     better = {
-        order: dict(zip(("A", "B"), order, strict=True)).get(one.better, "tie")
+        order: {"A": order[0], "B": order[1], "tie": "tie"}[one.better]
         for order, one in said.items()
     }
     first, second = better.values()
-    return found | {
+    return row | {
         "outcome": {"a": "win", "b": "lose"}.get(first, "tie") if first == second else "tie",
         "order_dependent": first != second,
         "better": better,
@@ -185,7 +174,7 @@ def asking(found: Matched, out: Path, how: Judging) -> Asking[Pair]:
         who=judge,
         records=lambda: found.pairs[:turns],
         ask=partial(ask, judge=judge),
-        row=partial(row, judge=judge),
+        row=partial(row_of, judge=judge),
         told=told,
         report=partial(report, out),
         summary=SUMMARY,

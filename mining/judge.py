@@ -12,7 +12,7 @@ its reason. The planner's samples need no judge. ``agreement`` compares two judg
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,24 +20,10 @@ from typing import Annotated
 
 import typer
 
-from esc import cli, files, stats, step
+from esc import cli, files, judging, stats, step
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
-from esc.judging import (
-    SCORED,
-    Asking,
-    Judge,
-    JudgeName,
-    JudgeSending,
-    Unscored,
-    ask_all,
-    closing,
-    every_row,
-    is_smoke,
-    judge_for,
-    verdict,
-    without_score,
-)
+from esc.judging import SCORED, Asking, Judge, JudgeName, JudgeSending, Unscored, verdict
 from esc.llm import Asks
 from esc.paths import EMBEDDED
 from esc.records import SAMPLES, Candidate, Key, read_turns
@@ -110,12 +96,12 @@ class Asked:
         """The counts one should see: every question once."""
         lines = [
             f"verdicts    {self.folder / VERDICTS}: {told['asked']:,} asked = "
-            + every_row(told, told["scored"]),
+            + judging.every_row(told, told["scored"]),
             f"            {told['kept']:,} retained by the judge",
         ]
         if told["cost"] is not None:
             lines.append(f"cost        {told['cost']:,.4f} by this call")
-        return "\n".join([*lines, *closing(told)])
+        return "\n".join([*lines, *judging.closing(told)])
 
     def asking(self) -> Asking[Sampled]:
         """The judging of one mining; EscError where it is not sampled, or by other options."""
@@ -131,7 +117,7 @@ class Asked:
             "BLIND": self.blind,
             "samples": samples,
             "prompts": judge.prompts(TEMPLATES, names),
-            "smoke": step.is_smoke(mining.model, mining.work) or is_smoke(judge.name),
+            "smoke": step.is_smoke(mining.model, mining.work) or judging.is_smoke(judge.name),
         }
 
         def records() -> list[Sampled]:
@@ -143,7 +129,7 @@ class Asked:
         def told(rows: Sequence[Row]) -> Row:
             kept = [row["retain"] for row in rows if row["status"] == SCORED]
             counts = {"asked": len(rows), "scored": len(kept), "kept": sum(kept)}
-            return counts | without_score(rows) | {"smoke": options["smoke"]}
+            return counts | judging.without_score(rows) | {"smoke": options["smoke"]}
 
         return Asking(
             folder=RunFolder(self.folder, options, VERDICTS),
@@ -163,21 +149,15 @@ def finished_verdicts(asked: Asked, samples: str) -> Row:
     Raises EscError where they are not there, not whole, or on other samples.
     """
     path, again = asked.folder / VERDICTS, asked.again()
-    if not path.is_file():
-        others = sorted(one.parent.name for one in asked.folder.parent.glob(f"*/{VERDICTS}"))
-        have = f" (there are some by {', '.join(others)})" if others else ""
-        raise EscError(f"{path} does not exist{have}; {again} asks the judge")
     if RunFolder(asked.folder, {}, VERDICTS).finished() is None:
+        others = sorted(one.parent.name for one in asked.folder.parent.glob(f"*/{VERDICTS}"))
         raise EscError(
-            f"{path} is not complete, or was changed since it was written; {again} asks for what "
-            "is missing"
+            f"{path} is not there, not complete, or was changed since it was written (there are "
+            f"some by {', '.join(others) or 'nobody'}); {again} asks for what is missing"
         )
     options = files.read_json(asked.folder / OPTIONS)
     if options.get("samples") != samples:
-        raise EscError(
-            f"{path} are on other samples than are there now; {again} FORCE=1 judges these "
-            "(stored answers are kept)"
-        )
+        raise EscError(f"{path} are on other samples than are there now; {asked.again(FORCE=1)}")
     return options
 
 
@@ -197,97 +177,75 @@ def judged_turns(mining: Mining, asked: Asked | None) -> Iterator[Judged]:
             if asked and (row.get("id"), row.get("sample")) != candidate.key:
                 raise EscError(
                     f"{asked.folder / VERDICTS} lacks a verdict on sample {candidate.sample} of "
-                    f"turn {candidate.id}; {asked.again()} FORCE=1 writes it anew (stored answers "
-                    "are kept)"
+                    f"turn {candidate.id}; {asked.again(FORCE=1)}"
                 )
             found = row["status"] == SCORED and FilterVerdict.model_validate(row)
             verdicts[candidate.key] = found or Unscored(row["reason"], row["detail"])
         yield turn, verdicts
 
 
-LABELS = {"retain": ("Yes", "No"), "rejected_error": tuple(map(str, FILTER_MENU))}
+LABELS = {"retain": ["Yes", "No"], "rejected_error": [*map(str, FILTER_MENU)]}
 """What is compared, to the labels that can be given."""
-Both = Sequence[tuple[str, Judgement, Judgement]]
-"""Turn, and two judges' verdicts on one sample of it."""
 
 
-def agree(first: Asked, second: Asked) -> Row:
-    """What two judges' finished verdicts on one mining have in common, as it is written.
+def _labels(verdict: Judgement) -> list[str | None]:
+    if isinstance(verdict, FilterVerdict):
+        return ["Yes" if verdict.retain else "No", verdict.rejected_error.value]
+    return [None, None]
+
+
+def agree(first: Asked, second: Asked) -> str:
+    """Write how far two judges' finished verdicts on one mining agree; the numbers one should see.
 
     Raises EscError where verdicts are not whole, or on other samples.
     """
-    mining = first.mining
+    from pandas import DataFrame, crosstab
+
+    mining, judges = first.mining, [first.slug, second.slug]
+    if first.slug == second.slug:
+        raise EscError(f"--judge and --judge2 are both {first.slug}; name two judges")
     options, samples = finished_samples(mining)
     made_with = [options, *(finished_verdicts(one, samples) for one in (first, second))]
     ones, others = (
-        {key: verdict for _, said in judged_turns(mining, asked) for key, verdict in said.items()}
-        for asked in (first, second)
+        DataFrame.from_dict(
+            {
+                key: _labels(one)
+                for _, said in judged_turns(mining, by)
+                for key, one in said.items()
+            },
+            orient="index",
+            columns=list(LABELS),
+        )
+        for by in (first, second)
     )
-    both = [(key[0], one, others[key]) for key, one in ones.items()]
-    scored = Counter(tuple(isinstance(v, FilterVerdict) for v in said) for _, *said in both)
-    done: Row = {
-        "task": mining.task,
-        "model": mining.model,
-        "judges": [first.slug, second.slug],
-        "pairs": {
-            "both": scored[True, True],
-            "first only": scored[True, False],
-            "second only": scored[False, True],
-            "none": scored[False, False],
-        },
-        **{what: _measured(what, both) for what in LABELS},
-        "samples": samples,
-        "smoke": any(one["smoke"] for one in made_with),
-    }
-    path = path_of(mining, done)
+    one, other = ones["retain"].notna(), others["retain"].notna()
+    pairs = {"both": one & other, "first only": one & ~other, "second only": other & ~one}
+    done: Row = {"task": mining.task, "model": mining.model, "judges": judges}
+    done["pairs"] = {name: int(of.sum()) for name, of in (pairs | {"none": ~one & ~other}).items()}
+    path = mining.judged(f"agreement_{'_'.join(judges)}.json")
+    lines = [
+        f"agreement   {path}: {first.slug} (rows) and {second.slug} (columns)",
+        f"pairs       {', '.join(f'{n:,} scored by {who}' for who, n in done['pairs'].items())}",
+    ]
+    for what, labels in LABELS.items():
+        both = DataFrame({"one": ones[what], "other": others[what]}).dropna()
+        dialogues = [turn.rpartition("-")[0] for turn, _ in both.index]
+        said = [
+            Counter(zip(*of.to_dict("list").values(), strict=True))
+            for _, of in both.groupby(dialogues, sort=False)
+        ]
+        cells = crosstab(both["one"], both["other"]).reindex(labels, columns=labels, fill_value=0)
+        found = stats.agreement(said) | {"interval": stats.said("dialogue"), "dialogues": len(said)}
+        done[what] = found | {"labels": labels, "confusion": cells.to_numpy().tolist()}
+        value = "none" if found["kappa"] is None else f"{found['kappa']:.3f}"
+        interval = "" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]"
+        why = f" ({found['note']})" if found["note"] else ""
+        agreed = f"agreed on {found['agreed']:,} of {found['n']:,}"
+        lines.append(f"kappa       {what.replace('_', ' ')}: {value}{interval}{why}; {agreed}")
+        lines.append(cells.rename_axis(index=None, columns=None).to_string())
+    done |= {"samples": samples, "smoke": any(one["smoke"] for one in made_with)}
     with files.exclusive(path.parent):
         files.write_json(path, done)
-    return done
-
-
-def _measured(what: str, both: Both) -> Row:
-    by_dialogue: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
-    for turn, first, second in both:
-        if isinstance(first, FilterVerdict) and isinstance(second, FilterVerdict):
-            labels = _label(first, what), _label(second, what)
-            by_dialogue[turn.rpartition("-")[0]][labels] += 1
-    cells = sum(by_dialogue.values(), Counter[tuple[str, str]]())
-    return stats.agreement([*by_dialogue.values()]) | {
-        "interval": stats.said("dialogue"),
-        "dialogues": len(by_dialogue),
-        "labels": list(LABELS[what]),
-        # Rows are the first judge's labels, columns the second's.
-        "confusion": [[cells[one, other] for other in LABELS[what]] for one in LABELS[what]],
-    }
-
-
-def _label(verdict: FilterVerdict, what: str) -> str:
-    value = getattr(verdict, what)
-    return {True: "Yes", False: "No"}.get(value, str(value))
-
-
-def path_of(mining: Mining, done: Row) -> Path:
-    """Of the result: beside the judges' folders, one file for two judges."""
-    return mining.judged(f"agreement_{'_'.join(done['judges'])}.json")
-
-
-def _agreement_report(mining: Mining, done: Row) -> str:
-    """The numbers one should see."""
-    from pandas import DataFrame
-
-    (first, second), pairs = done["judges"], done["pairs"]
-    lines = [
-        f"agreement   {path_of(mining, done)}: {first} (rows) and {second} (columns)",
-        f"pairs       {', '.join(f'{count:,} scored by {who}' for who, count in pairs.items())}",
-    ]
-    for what in LABELS:
-        one = done[what]
-        value = "none" if one["kappa"] is None else f"{one['kappa']:.3f}"
-        interval = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
-        why = f" ({one['note']})" if one["note"] else ""
-        agreed = f"agreed on {one['agreed']:,} of {one['n']:,}"
-        lines.append(f"kappa       {what.replace('_', ' ')}: {value}{interval}{why}; {agreed}")
-        lines.append(DataFrame(one["confusion"], one["labels"], one["labels"]).to_string())
     return "\n".join(lines + [step.SMOKE] * done["smoke"])
 
 
@@ -322,11 +280,11 @@ def main(
             minings = [one for one in minings if one is not mining]
     every = [[Asked(mining, judge, blind) for mining in minings] for judge in judges]
     code = max(
-        ask_all({f"judging {one.mining.task}": one.asking for one in asked}, sending)
+        judging.ask_all({f"judging {one.mining.task}": one.asking for one in asked}, sending)
         for asked in every
     )
     for both in zip(*every, strict=True) if judge2 and not (code or sending.dry_run) else ():
-        print(_agreement_report(both[0].mining, agree(*both)))
+        print(agree(*both))
     return code
 
 
@@ -344,9 +302,6 @@ def agreement(
     blind: Blind = False,
 ) -> None:
     """How far two judges' verdicts agree: Cohen's kappa with its interval, and the confusions."""
-    judges = [judge_for(model, name, None, keyless=True) for name in (judge, judge2)]
+    judges = [judging.judge_for(model, name, None, keyless=True) for name in (judge, judge2)]
     for mining in _minings(wanted, model, work):
-        first, second = (Asked(mining, one, blind) for one in judges)
-        if first.slug == second.slug:
-            raise EscError(f"--judge and --judge2 are both {first.slug}; name two judges")
-        print(_agreement_report(mining, agree(first, second)))
+        print(agree(*(Asked(mining, one, blind) for one in judges)))

@@ -29,31 +29,6 @@ FILTER_MENU = (
 """The labels the filter offers for either side (Figure 15)."""
 
 _YES, _NO = {"yes", "true"}, {"no", "false"}
-# A side at the head of an answer, then nothing, a remark set apart, or words that say it again.
-_SIDE = re.compile(
-    r"\W*(?:it(?:'s|\s+is)\s+)?(?:(?:the\s+)?(?:reply|answer|option|response)\W+)?"
-    r"(?:(?P<side>[ab])|(?:a\s+)?(?:neither|tie|none|draw|equal))"
-    r"(?P<rest>\W*|(?:\s*[.,:;(]|\s+[-\u2013\u2014]\s).*|\s+(?:wins|of|are|reply|answer|option|"
-    r"response|(?:is|was)\s+(?:(?:\w+ly|much|far|the)\s+)*(?:better|best|preferred|winner))\b.*)",
-    re.IGNORECASE | re.DOTALL,
-)
-# What makes a remark more than one; and the name of a side, where "a" is not the article.
-_DOUBT = re.compile(
-    r"\?|n['\u2019]t\b|\b(?:no|not|never|nor|or|both|neither|none|tie|draw|equal\w*|less|worse|"
-    r"worst|but|though|although|however|except|second|other)\b",
-    re.IGNORECASE,
-)
-_NAMED = re.compile(r"\bA\b|\ba\b(?!\s+[a-z])|\b[Bb]\b")
-
-
-def _side(value: object) -> str:
-    """The side that an answer names; ValueError where it is not clear which."""
-    found = _SIDE.fullmatch(value) if isinstance(value, str) else None
-    if found and not _DOUBT.search(found["rest"]):
-        said = (found["side"] or "neither").replace("a", "A").replace("b", "B")
-        if {one.upper() for one in _NAMED.findall(found["rest"])} <= {said}:
-            return said
-    raise ValueError(f"{str(value)[:60]!r} is none of A, B and neither")
 
 
 def _yes(value: object) -> bool:
@@ -82,7 +57,7 @@ def _read(reader: Any, *offered: str) -> Any:
 
 
 YesNo = Annotated[bool, *_read(_yes, "Yes", "No")]
-Side = Annotated[Literal["A", "B", "neither"], *_read(_side, "A", "B", "neither")]
+Side = Annotated[Literal["A", "B", "neither"], *_read(judging.side, "A", "B", "neither")]
 Filtered = Annotated[PsychError, *_read(partial(_label, menu=FILTER_MENU), *FILTER_MENU)]
 Classified = Annotated[PsychError, *_read(partial(_label, menu=[*PsychError]), *PsychError)]
 

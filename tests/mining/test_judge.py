@@ -324,7 +324,7 @@ def test_two_judges_agree_as_far_as_both_have_scored(bench, agreed):
     ("second", "options", "told"),
     [
         ("first", (), "both first"),
-        ("third", (), "there are some by first, second"),
+        ("third", (), "some by first, second"),
         ("second", ("--task", "sp"), "comparing names"),
     ],
 )
