@@ -29,32 +29,26 @@ class PsychError(StrEnum):
 _DEFINITIONS: dict[PsychError, str] = {
     PsychError.STRATEGY_MISMATCH: "The strategy does not fit what the seeker feels or needs now.",
     PsychError.LACK_OF_EMPATHY: "The reply passes over the seeker's feelings or stays indifferent.",
-    PsychError.EARLY_EMOTION_SHIFT: (
-        "The reply turns to advice or cheer before the present feeling has been acknowledged."
-    ),
+    PsychError.EARLY_EMOTION_SHIFT:
+        "The reply turns to advice or cheer before the present feeling has been acknowledged.",
     PsychError.TEMPLATE_RESPONSE: "The reply is a stock phrase with nothing of this conversation.",
     PsychError.EMOTION_MISREAD: "The reply assumes a feeling that the seeker does not have.",
     PsychError.OTHER: "The reply has an error of another kind.",
     PsychError.NONE: "The reply has none of these errors.",
-}
+}  # fmt: skip
 
 _EXAMPLES: dict[PsychError, str] = {
-    PsychError.STRATEGY_MISMATCH: (
-        "The seeker begs to be told what to do next, and gets one more question about the past."
-    ),
-    PsychError.LACK_OF_EMPATHY: (
-        'To "We buried my brother on Sunday" the reply is "Which town do you live in?"'
-    ),
-    PsychError.EARLY_EMOTION_SHIFT: (
-        'To "I have been crying all night" the reply is "Plan your week, and cheer up!"'
-    ),
-    PsychError.TEMPLATE_RESPONSE: (
-        '"That sounds difficult. I am here for you.", and not a word on what the seeker told.'
-    ),
-    PsychError.EMOTION_MISREAD: (
-        "The seeker is relieved that the marriage is over, and the reply mourns it with them."
-    ),
-}
+    PsychError.STRATEGY_MISMATCH:
+        "The seeker begs to be told what to do next, and gets one more question about the past.",
+    PsychError.LACK_OF_EMPATHY:
+        'To "We buried my brother on Sunday" the reply is "Which town do you live in?"',
+    PsychError.EARLY_EMOTION_SHIFT:
+        'To "I have been crying all night" the reply is "Plan your week, and cheer up!"',
+    PsychError.TEMPLATE_RESPONSE:
+        '"That sounds difficult. I am here for you.", and not a word on what the seeker told.',
+    PsychError.EMOTION_MISREAD:
+        "The seeker is relieved that the marriage is over, and the reply mourns it with them.",
+}  # fmt: skip
 
 # Judges reorder, shorten, lengthen and replace the names: a label is known by the word stems that
 # it must hold, in either order. What fits two types, such as "emotional mismatch", fits none.

@@ -32,59 +32,37 @@ UNREADABLE = Strategy.OTHERS
 
 # Definitions after Hill's Helping Skills Theory, in this project's wording.
 _ABOUT: dict[Strategy, tuple[str, str]] = {
-    Strategy.QUESTION: (
-        "Qu",
-        "Ask about the problem, openly where possible, so that the seeker can put it into words.",
-    ),
-    Strategy.RESTATEMENT: (
-        "RP",
-        "Say back briefly, in other words, what the seeker has told, so that it becomes clearer.",
-    ),
-    Strategy.REFLECTION: (
-        "RF",
-        "Name the feeling behind what the seeker says and show that it is understood.",
-    ),
-    Strategy.SELF_DISCLOSURE: (
-        "Sd",
-        "Share a similar experience or feeling of your own to show that the seeker is not alone.",
-    ),
-    Strategy.AFFIRMATION: (
-        "AR",
-        "Point out the seeker's strengths and efforts, and give hope and encouragement.",
-    ),
-    Strategy.SUGGESTIONS: (
-        "PS",
-        "Offer something the seeker could try, as an idea and never as an order.",
-    ),
-    Strategy.INFORMATION: (
-        "In",
-        "Give useful facts, resources or answers that bear on the seeker's situation.",
-    ),
-    Strategy.OTHERS: (
-        "Ot",
-        "Greet, thank, take leave, or support in a way that none of the others describes.",
-    ),
-}
+    Strategy.QUESTION: ("Qu",
+        "Ask about the problem, openly where possible, so that the seeker can put it into words."),
+    Strategy.RESTATEMENT: ("RP",
+        "Say back briefly, in other words, what the seeker has told, so that it becomes clearer."),
+    Strategy.REFLECTION: ("RF",
+        "Name the feeling behind what the seeker says and show that it is understood."),
+    Strategy.SELF_DISCLOSURE: ("Sd",
+        "Share a similar experience or feeling of your own to show that the seeker is not alone."),
+    Strategy.AFFIRMATION: ("AR",
+        "Point out the seeker's strengths and efforts, and give hope and encouragement."),
+    Strategy.SUGGESTIONS: ("PS",
+        "Offer something the seeker could try, as an idea and never as an order."),
+    Strategy.INFORMATION: ("In",
+        "Give useful facts, resources or answers that bear on the seeker's situation."),
+    Strategy.OTHERS: ("Ot",
+        "Greet, thank, take leave, or support in a way that none of the others describes."),
+}  # fmt: skip
 
 # Other names in use: the labels of FailedESConv, singulars and plurals, short forms.
 _ALIASES: dict[str, Strategy] = {
     "questions": Strategy.QUESTION,
-    "restatement": Strategy.RESTATEMENT,
-    "paraphrasing": Strategy.RESTATEMENT,
-    "reflection": Strategy.REFLECTION,
-    "reflection of feeling": Strategy.REFLECTION,
+    **dict.fromkeys(("restatement", "paraphrasing"), Strategy.RESTATEMENT),
+    **dict.fromkeys(("reflection", "reflection of feeling"), Strategy.REFLECTION),
     "self disclosures": Strategy.SELF_DISCLOSURE,
-    "affirmation": Strategy.AFFIRMATION,
-    "reassurance": Strategy.AFFIRMATION,
-    "approval and reassurance": Strategy.AFFIRMATION,
-    "suggestion": Strategy.SUGGESTIONS,
-    "suggestions": Strategy.SUGGESTIONS,
-    "provide suggestions": Strategy.SUGGESTIONS,
-    "providing suggestion": Strategy.SUGGESTIONS,
-    "direct guidance": Strategy.SUGGESTIONS,
+    **dict.fromkeys(("affirmation", "reassurance", "approval and reassurance"),
+        Strategy.AFFIRMATION),
+    **dict.fromkeys(("suggestion", "suggestions", "provide suggestions", "providing suggestion",
+        "direct guidance"), Strategy.SUGGESTIONS),
     "providing information": Strategy.INFORMATION,
     "other": Strategy.OTHERS,
-}
+}  # fmt: skip
 
 
 def _key(text: str) -> str:
