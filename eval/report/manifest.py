@@ -38,9 +38,8 @@ PACKAGES = (
     *("numpy", "nltk", "sacrebleu", "matplotlib", "pydantic"),
 )
 """Those that decide a number or a picture; vLLM lives in an environment of its own."""
-_BUILT = ("SPLIT", "LIMIT", "CONSECUTIVE")
 _PREDICTED = ("SYSTEM", "STAGE", "VARIANT", "ROUND", "SET", "LIMIT", "DECODE", "TEMPERATURE")
-"""Variables of make by which sets, and predictions, are told apart."""
+"""Variables of make by which predictions are told apart."""
 
 
 @dataclass
@@ -187,10 +186,9 @@ def read_backbones(sources: Sources, models: Sequence[str]) -> list[Backbone]:
 def _run(sources: Sources, model: str, name: str, renew: str) -> Run:
     folder = Path("runs") / model / name
     options = sources.options_of(folder)
-    temperature, top_p = options.get("TEMPERATURE"), options.get("top_p", 1)
-    sampling = "" if temperature is None else "greedy decoding"
-    if temperature:
-        sampling = f"temperature {temperature:g} and top-p {top_p:g}, seeded by the turn"
+    sampling = ""
+    if (temperature := options.get("TEMPERATURE")) is not None:
+        sampling = f"temperature {temperature:g} and top-p {options.get('top_p', 1):g}"
     for judging in ("judge", "errors"):
         sources.options_of(folder / judging)
     read = (
@@ -268,28 +266,24 @@ def _commands(sources: Sources, models: Sequence[str]) -> list[str]:
 
     Where a judge is and what it costs is known to the user alone.
     """
-    work, manifest = sources.work, sources.built()
-    origin = manifest.get("corpus", {}).get("origin", "://")
-    given = {name: manifest.get("options", {}).get(name) for name in _BUILT}
+    work, built = sources.work, sources.built()
+    origin, given = built.get("corpus", {}).get("origin", "://"), built.get("options", {})
+    of_sets = {name: given.get(name) for name in ("SPLIT", "LIMIT", "CONSECUTIVE")}
     # What was downloaded needs no name.
-    told = [sources.make("data", ESCONV=None if "://" in origin else origin, **given)]
+    told = [sources.make("data", ESCONV=None if "://" in origin else origin, **of_sets)]
     told.append(paths.step("data_builders", "stats", work=work))
+    for folder, options in sources.options.items():
+        model = folder.split("/")[1]
+        if "SYSTEM" in options:
+            of_run = {name: options.get(name) for name in _PREDICTED}
+            told.append(sources.make("predict", model, **of_run))
+        if "JUDGE" in options:
+            own = options["JUDGE"] == f"{model} (base)"
+            how = {"judge": BASE if own else options["JUDGE"], "n": options.get("JUDGE_N")}
+            step = ("eval", "judge") if "JUDGE_N" in options else ("mining", "classify")
+            how["form"] = options.get("JUDGE_FORM")
+            told.append(paths.step(*step, work=work, model=model, **how))
     for model in models:
-        predicted, judged = [], []
-        for folder, options in sources.options.items():
-            if not folder.startswith(f"runs/{model}/"):
-                continue
-            if "SYSTEM" in options:
-                given = {name: options.get(name) for name in _PREDICTED}
-                given["ROUND"] = None if given["ROUND"] == 1 else given["ROUND"]
-                predicted.append(sources.make("predict", model, **given))
-            if "JUDGE" in options:
-                own = options["JUDGE"] == f"{model} (base)"
-                given = {"judge": BASE if own else options["JUDGE"]}
-                given |= {"n": options.get("JUDGE_N"), "form": options.get("JUDGE_FORM")}
-                step = ("eval", "judge") if "JUDGE_N" in options else ("mining", "classify")
-                judged.append(paths.step(*step, work=work, model=model, **given))
-        measured = paths.step("eval", "metrics", work=work, model=model)
-        compared = paths.step("eval", "compare", work=work, model=model)
-        told += [*predicted, measured, *dict.fromkeys(judged), compared]
-    return [*told, sources.make("report", MODELS=" ".join(models))]
+        told.append(paths.step("eval", "metrics", work=work, model=model))
+        told.append(paths.step("eval", "compare", work=work, model=model))
+    return [*dict.fromkeys(told), sources.make("report", MODELS=" ".join(models))]

@@ -99,9 +99,10 @@ def test_without_any_run_every_table_is_there_and_says_what_fills_it(made):
     assert all(paper.BIBTEX in one for one in cited)
 
 
-def test_a_whole_run_fills_every_table_and_draws_every_figure(whole):
-    value, _, page = whole
+def test_a_whole_run_fills_every_table_draws_every_figure_and_is_not_marked(whole):
+    value, markdown, page = whole
     found = tables(value)
+    assert not value["smoke"] and "SMOKE" not in markdown and ">SMOKE" not in page
     for name in OF_THE_PAPER:
         assert found[name]["status"] in ("run", "partly run"), name
         assert not name.startswith("figure") or "<picture>" in article(page, name), name
@@ -140,11 +141,18 @@ def test_what_was_run_without_a_number_is_undefined_says_why_and_is_not_drawn(tm
 
 
 def test_the_paper_stands_beside_its_own_backbones_and_both_beside_any_other(tmp_path, made):
-    reported.system(tmp_path, EMBEDDED, "decoupled_dpo", 20)
-    bias = row(tables(made(EMBEDDED)[0])["table-3"], "Decoupled DPO")[8]
-    assert (bias["value"], bias["paper"]) == (0.2, [["Qwen", 0.22], ["Llama", 0.15]])
-    bias = row(tables(made(QWEN)[0])["table-3"], "Decoupled DPO")[8]
-    assert (bias["shown"], bias["paper"]) == ("not run", [["paper", 0.22]])
+    for model, base in ((QWEN, 20), (LLAMA, 30), (EMBEDDED, 40)):
+        reported.system(tmp_path, model, "decoupled_dpo", base)
+    value, _, _ = made(QWEN, LLAMA, EMBEDDED)
+    found = tables(value)
+    assert found["table-1-pairs"]["columns"] == [QWEN, LLAMA, EMBEDDED, "both of the paper's"]
+    dpo = [row(found["table-3"], "Decoupled DPO", model)[8] for model in (QWEN, LLAMA, EMBEDDED)]
+    assert [one["value"] for one in dpo] == [0.2, 0.3, 0.4]
+    of_both = [["Qwen", 0.22], ["Llama", 0.15]]
+    assert [one["paper"] for one in dpo] == [[["paper", 0.22]], [["paper", 0.15]], of_both]
+    base = row(found["table-3"], "Vanilla Base", QWEN)[8]
+    assert (base["shown"], base["paper"]) == ("not run", [["paper", 2.17]])
+    assert {one["model"] for one in value["examples"]} == {QWEN, LLAMA, EMBEDDED}
 
 
 def test_every_number_is_the_same_in_all_three_forms(whole):
@@ -193,10 +201,6 @@ class TestSmoke:
         assert tables(value)["table-3"]["mark"] == "SMOKE: Flu. ↑, Pro. ↑, Emp. ↑, Hel. ↑"
         assert value["smoke"]
 
-    def test_real_runs_carry_none(self, whole):
-        value, markdown, page = whole
-        assert not value["smoke"] and "SMOKE" not in markdown and ">SMOKE" not in page
-
 
 def test_the_page_needs_nothing_and_runs_nothing(whole):
     page = whole[2]
@@ -226,18 +230,6 @@ def test_hostile_text_is_only_text(tmp_path, made):
     assert not re.search(r"(?<!\\)\[l\]|^# head", markdown, re.M)
     lines = [line for line in markdown.splitlines() if re.match(r"\| Vanilla SFT \| Ques", line)]
     assert lines and all(len(re.findall(r"(?<!\\)\|", line)) == 4 for line in lines)
-
-
-def test_two_backbones_stand_side_by_side(tmp_path, made):
-    for model, base in ((QWEN, 20), (LLAMA, 30)):
-        reported.system(tmp_path, model, "decoupled_dpo", base)
-    value, _, _ = made(QWEN, LLAMA)
-    found = tables(value)
-    assert found["table-1-pairs"]["columns"] == [QWEN, LLAMA, "both of the paper's"]
-    one, other = (row(found["table-3"], "Decoupled DPO", model)[2] for model in (QWEN, LLAMA))
-    assert other["value"] - one["value"] == pytest.approx(10)
-    assert (one["paper"], other["paper"]) == ([["paper", 22.86]], [["paper", 22.59]])
-    assert {one["model"] for one in value["examples"]} == {QWEN, LLAMA}
 
 
 class TestQuestions:
@@ -322,11 +314,11 @@ def test_the_manifest_names_files_options_and_the_commands_that_make_the_numbers
     assert [re.sub(rf" (WORK=|--work ){tmp_path}", "", one) for one in manifest["commands"]] == [
         "make data 'ESCONV=my corpus.json' SPLIT=seed:7 LIMIT=20 CONSECUTIVE=merge",
         "python -m data_builders stats",
-        f"make predict MODEL={QWEN} SYSTEM=decoupled STAGE=sft SET=validation LIMIT=8 "
-        "DECODE=choice TEMPERATURE=0.0",
-        f"python -m eval metrics --model {QWEN}",
+        f"make predict MODEL={QWEN} SYSTEM=decoupled STAGE=sft ROUND=1 SET=validation "
+        "LIMIT=8 DECODE=choice TEMPERATURE=0.0",
         f"python -m eval judge --judge base --n 30 --model {QWEN}",
         f"python -m mining classify --judge random --model {QWEN}",
+        f"python -m eval metrics --model {QWEN}",
         f"python -m eval compare --model {QWEN}",
         f"make report MODELS={QWEN}",
     ]

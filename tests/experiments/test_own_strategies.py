@@ -27,14 +27,10 @@ def edited(code):
 @pytest.fixture
 def kit(tmp_path):
     """A copy of the kit with the page's five strategies, and a corpus in them."""
-    listed = ["git", "ls-files"]
-    tracked = subprocess.run(
-        listed, cwd=paths.ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    for name in tracked:
-        if not name.startswith(("tests/", ".")):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(paths.ROOT / name, tmp_path / name)
+    listed = ["git", "-C", str(paths.ROOT), "ls-files", "--", ":!tests", ":!.*"]
+    for name in subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(paths.ROOT / name, tmp_path / name)
     code = tmp_path / "esc" / "strategies.py"
     code.write_text(edited(code.read_text()))
     rows = [json.loads(line) for line in SHOWN["try/mine.jsonl"].splitlines()]
@@ -44,18 +40,16 @@ def kit(tmp_path):
     return tmp_path
 
 
-def test_the_page_shows_five_strategies_that_are_not_the_papers():
-    assert len(NAMES) == 5
-
-
 @pytest.mark.slow
 def test_data_statistics_metrics_and_report_take_another_set_of_strategies(kit, run):
-    def step(*words):
+    def step(*words, code=0):
         shown = run(sys.executable, "-m", *words, cwd=kit)
-        assert shown.returncode == 0, shown.stderr[-2000:]
-        return shown.stdout
+        assert shown.returncode == code, shown.stderr[-2000:]
+        return shown.stdout + shown.stderr
 
-    assert "rg 8" in step("data_builders", "build", "--esconv", "mine.jsonl")
+    assert len(NAMES) == 5, "not the paper's"
+    build = ("data_builders", "build", "--esconv", "mine.jsonl")
+    assert "rg 8" in step(*build) and "up to date" in step(*build)
     assert f"| {NAMES[0]} (OQ) " in step("data_builders", "stats")
     said = kit / "gold" / "predictions.jsonl"
     step("data_builders", "replies", "--esconv", "mine.jsonl", "--out", str(said))
@@ -65,15 +59,8 @@ def test_data_statistics_metrics_and_report_take_another_set_of_strategies(kit, 
     assert "Table 6: strategies of the train set: run, 5 of 5 rows" in step("eval", "report")
     system = next(files.read_jsonl(kit / "data" / "sp_sft_train.jsonl"))["system"]
     assert all(name in system for name in NAMES) and "Self-disclosure" not in system
-
-
-@pytest.mark.slow
-def test_another_definition_rebuilds_the_sets(kit, run):
-    build = (sys.executable, "-m", "data_builders", "build", "--esconv", "mine.jsonl")
-    assert run(*build, cwd=kit).returncode == 0
-    assert "up to date" in run(*build, cwd=kit).stdout
+    # Another definition is another prompt: the sets are built anew, and not used before that.
     code = kit / "esc" / "strategies.py"
     code.write_text(code.read_text().replace("Name a strength", "Say a strength"))
-    stale = run(sys.executable, "-m", "experiments", "card", cwd=kit)
-    assert stale.returncode == 2 and "other system prompts or strategies" in stale.stderr
-    assert "up to date" not in run(*build, cwd=kit).stdout
+    assert "other system prompts or strategies" in step("experiments", "card", code=2)
+    assert "up to date" not in step(*build)
