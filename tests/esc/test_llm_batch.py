@@ -8,7 +8,7 @@ from batches import answer_line, error_line, play, requests
 from esc import llm_batch
 from esc.files import EscError, Waiting
 from esc.llm import Cache, Constraint, FailureKind, Generation, Meter, Price, RunStopped, Sampling
-from esc.llm_batch import Batch, BatchChat, choice_fields
+from esc.llm_batch import Batch, BatchChat
 from esc.prompts import Message
 
 MODEL = "smollm2-135m"
@@ -198,13 +198,5 @@ def test_a_failure_that_was_brought_waits_for_the_shard_that_asks_again(ask, bat
     assert ask(["a"], engine="read")[0] == ["re: a"]
 
 
-def test_a_choice_is_kept_to_the_usual_tokens_of_its_options_and_nothing_is_scored(ask, model):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    names = ("Question", "Reflection of feelings")
-    told = choice_fields(MODEL, names)["allowed_token_ids"]
-    usual = {one for name in names for one in tokenizer(name)["input_ids"]}
-    assert set(told) == usual | {tokenizer.convert_tokens_to_ids("<|im_end|>")}
-    # As where a server offers no scores.
-    assert ask([call("a", answers=names)])[0] == [""]
+def test_what_no_batch_file_can_ask_is_answered_as_where_no_server_offers_it(ask, batch):
+    assert ask([call("a", answers=("x", "y"))])[0] == [""] and texts(batch) == {}
