@@ -66,9 +66,7 @@ def folders_of(
 
 
 def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> list[Path]:
-    """The same folders; EscError where one is not trained or no plain LoRA, or the last one not on
-    the others as they are.
-    """
+    """The same folders; EscError where one is no plain LoRA, or the last not on the others."""
     parts = folders_of(work, model, task, stage, lineage)
     for part in parts:
         check(part, work, model)
@@ -131,10 +129,7 @@ def parts(folder_name: str) -> tuple[str, str, Lineage] | None:
 
 
 def found(work: Path, model: str) -> dict[str, Path]:
-    """Served name to folder of every adapter that exists.
-
-    Raises EscError where a DPO adapter was not composed with its SFT adapter.
-    """
+    """Served name to folder of every adapter; EscError where one of DPO is not composed."""
     return {
         trained.name.replace("_", "-"): _to_serve(trained, work, model)
         for trained in sorted((work / paths.adapters(model)).glob("*"))
@@ -161,10 +156,7 @@ def _to_serve(trained: Path, work: Path, model: str) -> Path:
 
 
 def load(model: str, template: str) -> tuple[Any, Any]:
-    """(tokenizer, LLaMA-Factory's template) of a model, as its training prepares them.
-
-    Raises EscError where the tokenizer is neither here nor on the hub.
-    """
+    """(tokenizer, LLaMA-Factory's template) of a model, as its training prepares them."""
     # Its log tells of tokens it adds, at a level it reads when it is imported.
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     # Heavy, and needed by few steps.
@@ -191,10 +183,9 @@ def of(model: str, template: str) -> str:
 def weights_of(
     work: Path, model: str, names: Sequence[str], *, elsewhere: bool = False
 ) -> dict[str, str]:
-    """Served name to a hash of what answers under it.
+    """Served name to a hash of what answers under it; EscError where an adapter is not trained.
 
-    Raises EscError where an adapter is not trained; ``elsewhere`` says that another machine's
-    server may have it, and then it is known by its name alone.
+    With ``elsewhere`` another machine's server may have it, and it is known by its name alone.
     """
     found = {}
     for name in names:

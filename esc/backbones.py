@@ -1,7 +1,4 @@
-"""The backbones with recipes, from the one table ``llamafactory_configs/backbones.yaml``.
-
-And the engines, each a file of ``llamafactory_configs/engines``, that spread a training over GPUs.
-"""
+"""The backbones, from the one table ``backbones.yaml``, and the engines that spread a training."""
 
 from dataclasses import dataclass, field
 from functools import cache
@@ -45,10 +42,7 @@ class Backbone:
 
     @property
     def is_local(self) -> bool:
-        """Whether its weights are in a folder of this machine, and not fetched from the hub.
-
-        Raises EscError where the path can only be a folder's, and there is none.
-        """
+        """Whether its weights are in a folder here; EscError where its path can only be one."""
         if self.name == EMBEDDED or Path(self.path).is_dir():
             return True
         # The hub's names are of the form owner/name.
@@ -83,10 +77,7 @@ def get(name: str) -> Backbone:
 
 
 def precision() -> str:
-    """``bfloat16`` where the CPU multiplies in it itself; emulated, it is far slower than float32.
-
-    A CPU with AVX2 alone multiplies float32 thirty times as fast as emulated bfloat16.
-    """
+    """``bfloat16`` where the CPU multiplies in it; emulated, it is 30 times as slow as float32."""
     info = Path("/proc/cpuinfo")
     native = ("avx512_bf16", "amx_bf16")
     return BF16 if info.is_file() and any(flag in info.read_text() for flag in native) else FP32

@@ -1,7 +1,6 @@
 """Running a step from the command line: typed options, one clear line for a mistake, exit codes.
 
-An option that is not given takes the variable of make beside it from the environment; an empty one
-counts as unset.
+An option that is not given takes make's variable from the environment; an empty one is unset.
 """
 
 from __future__ import annotations
@@ -76,8 +75,8 @@ def amount(text: str) -> float:
 def command(*, examples: str, name: str = "") -> Callable[[Callable[..., int | None]], Step]:
     """Make a function with typed options the ``main`` of a step, which takes its arguments.
 
-    The docstring is its help. A parameter whose type is a dataclass brings the fields of it as
-    options. A step that bears another name than its module is given its ``name``.
+    A parameter whose type is a dataclass brings the fields of it as options. A step of another name
+    than its module's is given its ``name``.
     """
 
     def decorated(function: Callable[..., int | None]) -> Step:
@@ -140,11 +139,7 @@ def _spread(argv: Iterable[str], lists: Container[str]) -> Iterator[str]:
 
 
 def run(main: Step, argv: list[str]) -> int:
-    """Exit code of ``main(argv)``.
-
-    0, or 2 for a mistake (one line on stderr), 3 where others have to work first, 130 for Ctrl-C.
-    Raises BrokenPipeError where nobody reads the output any more.
-    """
+    """0, or 2 for a mistake (one line on stderr), 3 where others work first, 130 for Ctrl-C."""
     try:
         return main(argv) or 0
     except Waiting as waiting:

@@ -95,11 +95,7 @@ def turns(dialogue: Dialogue, *, consecutive: Consecutive = "separate") -> list[
 
 
 def order(ids: Iterable[str]) -> list[str]:
-    """The ids in the order in which they are drawn: that of their hashes.
-
-    The first N of a set are also the first N of every subset that holds them: a smaller LIMIT is
-    contained in every larger one.
-    """
+    """The ids as they are drawn, by their hashes: a larger LIMIT holds every smaller one."""
     return sorted(ids, key=lambda one: hashlib.sha256(one.encode()).digest())
 
 
@@ -154,10 +150,7 @@ class GoldTurn(Turn):
 
 
 def gold_turns(work: Path, split: str, limit: int | None) -> list[GoldTurn]:
-    """All turns of ``limit`` dialogues of a split, in the order of the set.
-
-    Raises EscError where the sets are not built, or hold fewer dialogues than ``limit``.
-    """
+    """All turns of ``limit`` dialogues of a split, in order; EscError without them."""
     path = work / paths.sft_file("rg", split)
     if not path.is_file():
         raise EscError(f"{path} does not exist; {paths.make('data', work=work)} builds it")

@@ -1,7 +1,4 @@
-"""Files that are whole or absent: JSON and JSONL reading, atomic writing, option stamps.
-
-And the kit's own errors: each message is one line that says what is wrong and how to mend it.
-"""
+"""Files that are whole or absent, option stamps, and the kit's own errors: one line each."""
 
 import codecs
 import fcntl
@@ -47,8 +44,7 @@ class Waiting(EscError):
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears under ``path`` only when the block ends without an error.
 
-    A file that was there keeps its mode; a link keeps pointing at what is replaced. Raises EscError
-    where the file is read-only: that the folder lets it be replaced is no leave to do so.
+    It keeps its mode and the links to it. EscError where it is read-only, though its folder is not.
     """
     path = path.resolve()
     if path.is_file() and not path.stat().st_mode & 0o222:
@@ -69,11 +65,10 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def exclusive(folder: Path, *, patience: float = _GRACE) -> Iterator[int]:
-    """The only process that writes in ``folder`` through this kit while the block runs.
+    """The only process that writes in ``folder``; removes what a killed one left half-written.
 
-    Yields the lock's descriptor: a child that inherits it holds the lock beyond our own death.
-    Removes what a killed writer left half-written there. Raises EscError where another process is
-    still at work after ``patience`` seconds.
+    Yields the lock's descriptor: a child that inherits it holds it beyond our own death. EscError
+    where another process is still at work after ``patience`` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("wb") as lock:
@@ -113,10 +108,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path, *, made_by: str | None = None, default: Row | None = None) -> Row:
-    """The JSON object in ``path``, or ``default`` where there is no such file.
-
-    Raises EscError with the place where it is none, or ``made_by`` where it is missing.
-    """
+    """The JSON object in ``path``; EscError where it is none, or missing without a ``default``."""
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
         # Half a surrogate pair can be escaped in JSON, and never be written again.
@@ -172,10 +164,7 @@ class JsonlWriter:
 
 @contextmanager
 def jsonl_together(folder: Path, *names: str, described_in: Path) -> Iterator[list[JsonlWriter]]:
-    """Writers of JSONL files that appear together, when the block ends without an error.
-
-    What describes the ones before them goes first, since it is then no longer true.
-    """
+    """Writers of JSONL files that appear together; what describes those before them goes first."""
     with ExitStack() as stack:
         streams = [stack.enter_context(atomic_writer(folder / name)) for name in names]
         yield [JsonlWriter(stream) for stream in streams]

@@ -161,10 +161,7 @@ def sft_dataset(task: str, split: str = "train") -> str:
 
 
 def preference_dataset(task: str, model: str, lineage: Lineage = PAPER) -> str:
-    """The registered name of a mined set: pairs, or for KTO single replies.
-
-    All losses of round 1 share the pairs mined from the SFT model; only a mix has its own.
-    """
+    """The registered name of a mined set; losses of round 1 share one, a mix has its own."""
     is_shared = lineage.round == 1 and lineage.variant not in MIXES
     return f"esc_{task}_{lineage.kind}_{model}{'' if is_shared else lineage.suffix}"
 

@@ -68,10 +68,7 @@ def sp_chat(history: Sequence[Exchange], seeker: str) -> tuple[Message, ...]:
 def rg_chat(
     history: Sequence[Exchange], seeker: str, strategy: Strategy | str
 ) -> tuple[Message, ...]:
-    """The generator's chat: the strategy in the system prompt, then the real turns.
-
-    A planner's words that name none are passed on as they are, as the authors' code does.
-    """
+    """The generator's chat under a strategy, or a planner's words that name none."""
     return _turns(prompts.rg_system(strategy), history, seeker)
 
 
@@ -83,10 +80,7 @@ def _turns(system: str, history: Sequence[Exchange], seeker: str) -> tuple[Messa
 
 
 def chat_and_gold(task: str, turn: GoldTurn) -> tuple[tuple[Message, ...], str]:
-    """(the chat that a task's model meets at a gold turn, the gold answer in its form).
-
-    The entangled model's earlier replies carry their strategy in brackets.
-    """
+    """(the chat that a task's model meets at a gold turn, the gold answer in its form)."""
     if task == "sp":
         return sp_chat(turn.history, turn.seeker), turn.strategy.value
     if task == "rg":

@@ -1,8 +1,6 @@
 """A file of predictions, this kit's own or another system's, row by row and strictly.
 
-Foreign rows hold ``GT_strategy``, ``predict_strategy``, ``GT_content`` and ``predict_content``, or
-what LLaMA-Factory and others call these, and may name the conversation ``context`` or ``history``
-(text, utterances, or pairs) and the latest message ``seeker``.
+What other systems call gold, prediction and conversation stands in `_ROLES`.
 """
 
 import json
@@ -48,10 +46,7 @@ _SPEAKERS = {
 
 
 def complete_runs(work: Path, model: str) -> list[Path]:
-    """The folders of a model's runs whose predictions are whole, by name; tells of others.
-
-    Raises EscError where there is none, or no such model.
-    """
+    """The folders of a model's whole runs; tells of others. EscError where there is none."""
     root = work / "runs" / backbones.get(model).name
     found = []
     for path in sorted(root.glob(f"*/{PREDICTIONS}")):
@@ -126,10 +121,7 @@ class Named:
 
 
 def read_predictions(path: Path) -> tuple[list[Prediction], int]:
-    """(the predictions of a file, how many of them have no id of their own).
-
-    Raises EscError, naming the row, for whatever is not as it should be.
-    """
+    """(the predictions of a file, how many have no id of their own); EscError as `named_rows`."""
     named = list(named_rows(path))
     return [prediction_of(one) for one in named], sum(one.numbered for one in named)
 
@@ -137,7 +129,7 @@ def read_predictions(path: Path) -> tuple[list[Prediction], int]:
 def named_rows(path: Path) -> Iterator[Named]:
     """The rows of a file (CSV, JSONL or JSON), one id each; tells what is taken of a foreign one.
 
-    Raises EscError, naming the row, for whatever is not as it should be; also where there is none.
+    EscError, naming the row, for whatever is not as it should be; also where there is none.
     """
     seen: set[str] = set()
     is_csv = path.suffix.casefold() in (".csv", ".tsv")
@@ -225,11 +217,10 @@ def _of_csv(path: Path) -> Iterator[Row]:
 
 
 def _known(row: Row) -> tuple[Row, dict[str, str]]:
-    """(the row under this kit's names, which of them another name holds).
+    """(the row under this kit's names, which of them another name holds); both names are there.
 
-    What another name holds is there under both. A missing value made text is null. Strategy and
-    reply stand apart where LLaMA-Factory's label begins with its strategy, without thinking. Rows
-    with a ``status`` are this kit's own.
+    A missing value made text is null. Strategy and reply stand apart where LLaMA-Factory's label
+    begins with its strategy. Rows with a ``status`` are this kit's own.
     """
     is_foreign, taken = "status" not in row, {}
     for ours, others in _ROLES.values() if is_foreign else ():

@@ -98,8 +98,7 @@ def _names_error(clause: str) -> bool:
 def parse(text: str) -> PsychError | None:
     """The error that ``text`` names, or None where it names none, denies one, or names several.
 
-    Case, punctuation, word order and additions do not matter (``Mismatched Strategy``). What begins
-    with none is none, unless an error is named all the same.
+    What begins with none is none, unless an error is named all the same.
     """
     key = " ".join(re.findall(r"[a-z]+", text.casefold()))
     if key in _WHOLE:

@@ -50,11 +50,7 @@ def conversation(history: Iterable[tuple[str, str]]) -> str:
 
 
 def table(path: Path) -> list[list[str]]:
-    """The cells of a CSV file, row by row; a blank line is a row without any.
-
-    Reads commas, semicolons and tabs, since spreadsheets save either. Raises EscError where it is
-    no CSV file in UTF-8.
-    """
+    """The cells of a CSV file (commas, semicolons, tabs) by row; EscError where it is none."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -68,10 +64,7 @@ def table(path: Path) -> list[list[str]]:
 
 
 def read_csv(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(row as a spreadsheet counts it, its cells by column) of every row that is not blank.
-
-    Raises EscError where it is no CSV file in UTF-8 or a needed column is missing.
-    """
+    """(row as a spreadsheet counts it, its cells by column) of every row that is not blank."""
     rows = table(path)
     names = [name.strip().casefold() for name in rows[0]] if rows else []
     if missing := [name for name in needed if name not in names]:
@@ -96,8 +89,7 @@ def answers(
 ) -> dict[str, dict[str, str]]:
     """Record to its answers, by the columns ``asked``: one of ``choices``, or blank.
 
-    Raises EscError with file and row for what cannot be read: another word, and a record that is
-    not among ``records`` or there twice.
+    EscError, naming the row, for another word and for a record not in ``records`` or there twice.
     """
     words = {choice.casefold(): choice for choice in choices} | {"": ""}
     found: dict[str, dict[str, str]] = {}
@@ -136,8 +128,7 @@ def rendered(template: Path, **variables: object) -> str:
 def page(template: Path, *, sheet: Sequence[str], **variables: object) -> str:
     """A sheet as one HTML page that needs nothing else and runs the shared script alone.
 
-    What a browser keeps of half-done answers is of this ``sheet``, which names all that makes it
-    another one.
+    What a browser keeps of half-done answers is of this ``sheet``: all that makes it another one.
     """
     script = (PAGES / "sheet.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -51,8 +51,8 @@ class Units:
     def of(cls, ids: Iterable[str]) -> "Units":
         """Dialogues where every id names one, else rows.
 
-        A number names a dialogue, as in this kit's ids (``231-7``); other prefixes do where there
-        are `FEWEST` at least: those of a few (``test-0``, ``dev-0`` …) number the rows of files.
+        A number names a dialogue (``231-7``); other prefixes do where there are `FEWEST` at least:
+        those of a few (``test-0``, ``dev-0`` …) number the rows of files.
         """
         found = [_TURN.fullmatch(one) for one in ids]
         prefixes = {one[1] for one in found if one}
@@ -77,8 +77,7 @@ class Units:
 def unit_sums(columns: Floats, units: Sequence[str]) -> Floats:
     """What each unit adds: ``columns`` (n, k) summed over equal names in ``units``.
 
-    In an order that depends on the sums alone: neither the order of the rows nor the names of the
-    units decide which of them a seeded resample draws.
+    Ordered by the sums alone: neither rows' order nor units' names decide what a resample draws.
     """
     names, places = np.unique(np.asarray(units), return_inverse=True)
     sums = np.zeros((len(names), columns.shape[1]))
@@ -103,11 +102,10 @@ def resampled(sums: Floats) -> Floats:
 
 
 def interval(value: float, drawn: Floats, units: int, unit: str, *, reverse: bool = False) -> Row:
-    """Value, low and high of the 95 % percentile interval (Efron, 1979) of resampled values.
+    """Value, low, high of the 95 % percentile interval (Efron, 1979), or the ``reason`` for none.
 
-    NaN is undefined. ``reverse`` is for what noise alone raises, like a bias: the percentile
-    interval mirrored at the value (the basic bootstrap of Davison and Hinkley, 1997). Either is
-    widened to hold the value itself. Where there is none, ``reason`` says why.
+    ``reverse`` is for what noise alone raises, like a bias: mirrored at the value (basic bootstrap,
+    Davison and Hinkley, 1997). Either is widened to hold the value itself. NaN is undefined.
     """
     told: Row = {"value": None if np.isnan(value) else value, "low": None, "high": None}
     known = drawn[~np.isnan(drawn)]
@@ -178,12 +176,10 @@ def share_of_turns(count: int, n: int) -> Row:
 
 
 def share(counted: Mapping[tuple[int, int], int], unit: str = "dialogue") -> Row:
-    """Count, share, and low and high of its 95 % interval; shares are 0 to 1, and None of nothing.
+    """Count, share, low and high of its 95 % interval, of {(successes, n): units that have it}.
 
-    ``counted`` maps (successes, n) of a unit to how many units have them. The interval is the
-    percentile bootstrap of dialogues. Where all have the same share, as where none or all of the
-    turns succeeded, every resample has it too: then it is Wilson's over as many trials as there are
-    dialogues; and it is Wilson's of turns.
+    The percentile bootstrap of dialogues. Where all have the same share, every resample has it too:
+    then it is Wilson's over as many trials as there are dialogues; and it is Wilson's of turns.
     """
     count, n = (sum(one[side] * times for one, times in counted.items()) for side in (0, 1))
     units = sum(counted.values())
@@ -200,10 +196,9 @@ def share(counted: Mapping[tuple[int, int], int], unit: str = "dialogue") -> Row
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
-    """(low, high) of a share's 95 % interval, 0 to 1: the score interval of Wilson (1927).
+    """(low, high) of a share's 95 % interval: the score interval of Wilson (1927).
 
-    Dialogues that all have the same share need not come to whole successes, which scipy's takes
-    alone. Raises ValueError for impossible counts.
+    Dialogues of one share need not come to whole successes, which scipy's takes alone.
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} of {n}")
@@ -222,10 +217,7 @@ def sign_test(wins: int, losses: int) -> float | None:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rank correlation (1904), -1 to 1, with mean ranks where values are tied.
-
-    None where one side is constant, or there are fewer than two pairs.
-    """
+    """Spearman's rank correlation (1904), -1 to 1; None where one side is constant."""
     from scipy.stats import spearmanr
 
     constant = min(len(set(first)), len(set(second))) < 2
@@ -233,10 +225,9 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def agreement(by_dialogue: Sequence[Mapping[tuple[str, str], int]]) -> Row:
-    """Two raters' ``kappa`` (Cohen, 1960) with low and high, ``agreed``, ``n``, and a ``note``.
+    """Two raters' ``kappa`` (Cohen, 1960), low, high, ``agreed``, ``n``; ``note`` on a None.
 
     Each mapping is a dialogue's, from (what the first says, what the second says) to how often.
-    ``note`` says why there is no kappa, as where both say one thing throughout, or no interval.
     """
     labels = sorted({label for one in by_dialogue for cell in one for label in cell})
     counts = np.zeros((len(by_dialogue), len(labels), len(labels)))
@@ -266,11 +257,7 @@ def _kappa(counts: Floats) -> Floats:
 
 
 def fleiss_kappa(subjects: Sequence[Mapping[str, int]]) -> float | str:
-    """Fleiss' kappa (1971) for any number of raters, or in words why there is none.
-
-    ``subjects`` holds, per thing rated, how many raters chose each category; all have as many
-    raters, else ValueError.
-    """
+    """Fleiss' kappa (1971) of {category: raters} of each thing, or in words why not."""
     from nltk.metrics.agreement import AnnotationTask
 
     answers = [list(Counter(one).elements()) for one in subjects]

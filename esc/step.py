@@ -19,10 +19,7 @@ SMOKE = "SMOKE       embedded model, sample corpus or random judge: no result"
 
 
 def manifest(work: Path) -> Row:
-    """The manifest of the built sets.
-
-    Raises EscError where there is none, or the system prompts have changed since.
-    """
+    """The manifest of the built sets; EscError where the system prompts have changed since."""
     found = files.read_json(work / paths.MANIFEST, made_by="make data")
     if wording() != found["options"]["prompts"]:
         raise EscError(
@@ -55,8 +52,7 @@ def refuse_without_pairs(work: Path, model: str, task: str, lineage: Lineage) ->
 def routed_pairs(work: Path, model: str, task: str, lineage: Lineage, again: str) -> Row:
     """What ``route.json`` says of a mining; ``again`` is the command that routes it.
 
-    Raises EscError where it is not there, a later routing left no pairs, its files were changed, or
-    it is of the turns of another corpus or split than the built sets hold now.
+    EscError where a later routing left no pairs, or files or the train turns were changed since.
     """
     refuse_without_pairs(work, model, task, lineage)
     folder = (work / paths.no_pairs(model, task, lineage)).parent
@@ -85,10 +81,9 @@ def check_apart(out: Path, *read: Path) -> None:
 
 
 def check_own_file(out: Path, mark: str) -> Row:
-    """The options beside ``out``, a file that a user names; empty where there are none.
+    """The options beside ``out``, one file of a step; EscError where it would replace another.
 
-    For the steps that write one file, and beside it options that hold ``mark`` and, as ``files``,
-    the names of what they wrote. Raises EscError where something else would be replaced.
+    They hold ``mark`` and, as ``files``, the names of what the step wrote.
     """
     options = files.read_json(out.with_name(OPTIONS), default={})
     if options and mark not in options:
@@ -128,8 +123,7 @@ class RunFolder:
     def claim(self, *, force: bool) -> None:
         """Leave the options in the folder; OptionsDiffer where there are records of others.
 
-        With ``force``, records are deleted and made anew, so that what was refused is asked again;
-        stored answers never are, since an answer is found by what was asked.
+        ``force`` deletes records, so that what was refused is asked again; stored answers never.
         """
         old = [self.path / name for name in (DONE, self.records)]
         made_with = files.read_json(self.path / OPTIONS, default={}) or {"options": "unknown"}

@@ -85,9 +85,8 @@ _WITH_BRACKETS = re.compile(r"\[((?:[^\[\]\n]|\[[^\[\]\n]*\])*)\]")
 def parse(text: str) -> Strategy | None:
     """The strategy that ``text`` names, or None.
 
-    Case, brackets, punctuation, blanks and the signs or words that join two words (``&``, ``/``,
-    "or") do not matter; known aliases are read, and a label before the name (``Strategy:``) is
-    passed over.
+    Case, brackets, punctuation and what joins two words (``&``, ``/``, "or") do not matter; aliases
+    are read, and a label before the name (``Strategy:``) is passed over.
     """
     return _NAMES.get(_key(text)) or _NAMES.get(_key(_LABEL.sub("", text, count=1)))
 
@@ -100,8 +99,7 @@ def tag(strategy: Strategy, response: str) -> str:
 def strip_tag(text: str) -> tuple[Strategy | None, str]:
     """(strategy, response) of an entangled reply, as the authors' code reads it.
 
-    The first bracket of the text is its tag, wherever it stands and whatever it says: it is taken
-    out with the blanks beside it, and names the strategy, or None. A bracket that holds a whole
+    The first bracket is its tag, wherever it stands and whatever it says; one that holds a whole
     known name with brackets of its own is one. Without any the text is the response.
     """
     bracket = _BRACKET.search(text)
@@ -118,9 +116,6 @@ def strip_tag(text: str) -> tuple[Strategy | None, str]:
 
 
 def untagged(text: str) -> str:
-    """A text of a conversation without its tag; whole where its first bracket names no strategy.
-
-    People write brackets too, and `strip_tag` would take them for a model's tag.
-    """
+    """A text without its tag; whole where its first bracket names no strategy, as people's do."""
     strategy, response = strip_tag(text)
     return text if strategy is None else response
