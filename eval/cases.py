@@ -94,7 +94,7 @@ def case_of(named: Named) -> Case | None:
 
     Raises EscError, naming the row, where it is neither.
     """
-    row, where = named.row, named.where
+    where, row = named.where, named.row
     if row.get("status", "ok") not in ("ok", "invalid", "failed"):
         raise EscError(f"{where}: its status {row['status']!r} is none of ok, invalid, failed")
     if row.get("status") == "failed":
@@ -107,14 +107,16 @@ def case_of(named: Named) -> Case | None:
             f"{where}: unknown gold strategy {strategy!r}; it takes one of {', '.join(Strategy)}"
         )
     place, turns = named.id.rpartition("-")[2], row.get("dialogue_turns")
+    stage = None
     # How long a dialogue is, a part of a file does not show.
-    known = turns is not None and place.isdecimal()
-    if known and (type(turns) is not int or turns <= int(place)):
-        raise EscError(f"{where}: dialogue_turns {turns!r} is no number of turns that has {place}")
+    if turns is not None and place.isdecimal():
+        if type(turns) is not int or turns <= int(place):
+            raise EscError(f"{where}: dialogue_turns {turns!r} is no number that has {place}")
+        stage = dialogue.interval(int(place), turns)
     spread = row.get("distribution")
     if spread is not None:
         shares = {parse(k): v for k, v in spread.items()} if isinstance(spread, dict) else {}
-        given = [shares.get(one) for one in Strategy]
+        given = [shares.get(one, -1) for one in Strategy]
         numbers = all(type(one) in (int, float) and 0 <= one <= 1 for one in given)
         # Eight probabilities that are rounded in the file.
         if not numbers or len(shares) != len(given) or abs(sum(given) - 1) > 1e-3:
@@ -130,7 +132,7 @@ def case_of(named: Named) -> Case | None:
         predicted=parse(predicted),
         text=text.strip(),
         spread=spread,
-        stage=dialogue.interval(int(place), turns) if known else None,
+        stage=stage,
     )
 
 
@@ -197,33 +199,28 @@ def matched(a: Path, b: Path) -> Matched:
     Raises EscError where they share no turn, or one is of another conversation, or has another gold
     reply, in the other file.
     """
-    found = {path: read_predictions(path) for path in (a, b)}
-    (first, _), (second, _) = found[a], found[b]
-    numbered = sum(count for _, count in found.values())
-    if numbered and len(first) != len(second):
+    (first, numbered), (second, more) = read_predictions(a), read_predictions(b)
+    if numbered + more and len(first) != len(second):
         raise EscError(
             f"{a} has {len(first)} records and {b} {len(second)}, and some have no id to match "
             "them by; 'python -m eval align' gives them ids"
         )
     one, other = ({p.id: p for p in each} for each in (first, second))
     shared = shared_turns(one, other, _differs)
-    sides = {"a": (a, first), "b": (b, second)}
-    source: Row = {
-        side: {
+    source: Row = {"shared": len(shared), "numbered": numbered + more}
+    for side, path, records in (("a", a, first), ("b", b, second)):
+        source[side] = {
             "name": path.resolve().parent.name if path.name == PREDICTIONS else path.stem,
             "predictions": files.sha256(path),
             "alone": len(records) - len(shared),
         }
-        for side, (path, records) in sides.items()
-    }
-    source |= {"shared": len(shared), "numbered": numbered}
     pairs = []
     for name in shared:
         both = {"a": one[name], "b": other[name]}
         told = both["a"] if _told(both["a"]) else both["b"]
         lacking = [f"{side}: {p.lacking}" for side, p in both.items() if p.reply is None]
-        replies = [p.reply for p in both.values()]
-        pairs.append(Pair(name, told.history, told.seeker, *replies, "; ".join(lacking)))
+        a_says, b_says = (p.reply for p in both.values())
+        pairs.append(Pair(name, told.history, told.seeker, a_says, b_says, "; ".join(lacking)))
     return Matched(tuple(pairs), source, step.made_beside(a) or step.made_beside(b))
 
 

@@ -35,7 +35,8 @@ from esc.stats import FEWEST, NARROW, RESAMPLES, SEED, Z95, Floats, Units, too_f
 from esc.strategies import Strategy
 from eval import strategy_metrics, text_metrics
 from eval.cases import Case, Cases, read_cases, shared_turns
-from eval.strategy_metrics import RAISED_BY_NOISE, NumberPath
+from eval.strategy_metrics import RAISED_BY_NOISE
+from eval.text_metrics import NumberPath
 
 METRICS, COMPARISONS = "metrics.json", "comparisons.json"
 ERRORS = Path("errors") / "errors.jsonl"
@@ -50,18 +51,12 @@ QUESTIONS = (
 """The paper's questions of section 6: what is asked, and of which two runs."""
 FORMAT = 3
 """Raised with every change of a number's meaning."""
-_SHOWN = (
-    ("bias", "strategy", "bias"),
-    ("weighted F1", "strategy", "weighted_f1"),
-    ("macro F1", "strategy", "macro_f1"),
-    ("BLEU-1", "text", "paper", "bleu1"),
-    ("Distinct-1", "text", "paper", "distinct1"),
-    ("F1", "text", "paper", "f1"),
-    ("ROUGE-L", "text", "paper", "rouge_l"),
-    ("sacreBLEU", "text", "corpus", "bleu"),
-)
-
-
+_SHOWN = {
+    "strategy": ("bias", "weighted_f1", "macro_f1"),
+    "paper": ("bleu1", "distinct1", "f1", "rouge_l"),
+    "corpus": ("bleu",),
+}
+"""The numbers that are told."""
 Numbers = dict[NumberPath, Floats]
 """A number's place to its value and, after it, its values in resamples or without each unit."""
 
@@ -94,7 +89,7 @@ def numbers(systems: Sequence[Cases]) -> list[Numbers]:
 
 def interval(path: NumberPath, number: Floats, units: int, unit: str) -> tuple[Row, str]:
     """(value, and low and high of the 95 % interval, as `esc.stats.interval`; how it is made)."""
-    value, resamples = float(number[0]), number[1:]
+    value, resamples, reverse = float(number[0]), number[1:], path[-1] in RAISED_BY_NOISE
     if unit == "draw":
         how = f"95 % of {RESAMPLES} draws, seed {SEED}, whose mean is the value"
         return stats.interval(value, resamples, units, unit), how
@@ -105,33 +100,31 @@ def interval(path: NumberPath, number: Floats, units: int, unit: str) -> tuple[R
             half = Z95 * math.sqrt((units - 1) * resamples.var())
             return {"value": value, "low": value - half, "high": value + half}, how
     else:
-        how = stats.said(unit, reverse=path[-1] in RAISED_BY_NOISE)
-    reverse = path[-1] in RAISED_BY_NOISE
+        how = stats.said(unit, reverse=reverse)
     return stats.interval(value, resamples, units, unit, reverse=reverse), how
 
 
 def measured(cases: Cases) -> Row:
     """``strategy`` and ``text`` of a system, as in ``metrics.json``."""
     (found,), total = numbers([cases]), columns(cases).sum(axis=0)
-    told = _told(found, total, len(set(cases.names)), cases.units.name)
-    told["strategy"]["by_stage"] = strategy_metrics.by_stage(cases.rows)
-    return told
+    stages = strategy_metrics.by_stage(cases.rows)
+    return _told(found, total, stages, len(set(cases.names)), cases.units.name)
 
 
-def _told(found: Numbers, total: Floats, units: int, unit: str) -> Row:
+def _told(found: Numbers, total: Floats, stages: list[Row] | None, units: int, unit: str) -> Row:
     """Numbers in their places, each with its interval and all that decides it."""
     strategy = total[: strategy_metrics.WIDTH]
-    told: Row = {"strategy": strategy_metrics.facts(strategy)}
+    told: Row = {"strategy": strategy_metrics.facts(strategy) | {"by_stage": stages}}
     for path, number in found.items():
         if path[0] == "strategy":
             signature, why, n = strategy_metrics.about(path, strategy)
         else:
             signature, why, n = *text_metrics.ABOUT[path], int(total[-1])
         ends, how = interval(path, number, units, unit)
-        if ends["low"] is not None:
+        row: Row = {name: rounded(ends[name]) for name in ("value", "low", "high")} | {"n": n}
+        if row["low"] is not None:
             # No number can be negative.
-            ends["low"] = max(0.0, ends["low"])
-        row = {name: rounded(ends[name]) for name in ("value", "low", "high")} | {"n": n}
+            row["low"] = max(0.0, row["low"])
         if row["value"] is None or "reason" in ends:
             row["reason"] = why if row["value"] is None else ends["reason"]
         place = told
@@ -171,14 +164,12 @@ def baselines(cases: Cases) -> dict[str, Row]:
     for (_, family, name), (signature, _) in text_metrics.ABOUT.items():
         silent["text"][family][name] = nothing | {"signature": signature}
     marginal = np.array([counts[strategy] / len(said) for strategy in Strategy])
+    random = system(lambda case: {"predicted": case.gold, "text": replies[case.id]})
     return {
         "gold": system(lambda case: {"predicted": case.gold, "text": case.gold_text.strip()}),
         "majority": system(lambda _: {"predicted": most, "text": ""}) | silent,
         "uniform": chance(counts, np.full(len(Strategy), 1 / len(Strategy))) | silent,
-        "gold-marginal-random": system(
-            lambda case: {"predicted": case.gold, "text": replies[case.id]}
-        )
-        | chance(counts, marginal),
+        "gold-marginal-random": random | chance(counts, marginal),
     }
 
 
@@ -199,18 +190,17 @@ def chance(gold: Counter[Strategy], shares: Floats) -> Row:
     for values in found.values():
         known = values[1:][~np.isnan(values[1:])]
         values[0] = known.mean() if len(known) else np.nan
-    told = _told(found, sums[0], RESAMPLES, "draw")
-    told["strategy"]["by_stage"] = None
-    return told
+    return _told(found, sums[0], None, RESAMPLES, "draw")
 
 
-def differences(a: Numbers, b: Numbers, names: Sequence[str], unit: str) -> tuple[Row, str]:
-    """(by dotted name what b has more than a, how or why not differences have intervals).
+def differences(sides: Sequence[Numbers], names: Sequence[str], unit: str) -> tuple[Row, str]:
+    """(by dotted name what the second side has more, how or why not that has intervals).
 
     ``a``, ``b``, ``difference`` (b − a), ``low``, ``high`` and ``verdict``, such as ``inside the
     noise``.
     """
-    units, told = len(set(names)), {}
+    (a, b), units = sides, len(set(names))
+    told: Row = {}
     for path in a:
         ends, _ = interval(path, b[path] - a[path], units, unit)
         difference, low, high = (rounded(ends[name]) for name in ("value", "low", "high"))
@@ -233,12 +223,12 @@ def compared(a: Cases, b: Cases) -> Row:
     file where there are no ids. The order of the rows changes nothing. Raises EscError where they
     share no turn, or an id has another gold turn in the other.
     """
-    turns = [{case.id: case for case in cases.rows} for cases in (a, b)]
-    gold = "gold strategy or reply"
-    shared = sorted(shared_turns(*turns, lambda one, other: gold * (one.turn != other.turn)))
+    first, second = ({case.id: case for case in cases.rows} for cases in (a, b))
+    what = "gold strategy or reply"
+    shared = shared_turns(first, second, lambda one, other: what * (one.turn != other.turn))
     units = Units(a.units.by_dialogue and b.units.by_dialogue)
-    both = [Cases(tuple(of[name] for name in shared), units) for of in turns]
-    told, how = differences(*numbers(both), both[0].names, units.name)
+    both = [Cases(tuple(of[name] for name in sorted(shared)), units) for of in (first, second)]
+    told, how = differences(numbers(both), both[0].names, units.name)
     if not how.startswith("no "):
         how += f"; reverse percentile of {', '.join(RAISED_BY_NOISE)}"
     return {
@@ -269,11 +259,11 @@ def compared_errors(a: Path, b: Path) -> Row:
         np.array([[*(of[name] is one for one in PsychError), True] for name in shared], dtype=float)
         for of in (first, second)
     ]
-    points = [
+    points: list[Numbers] = [
         {(one.value,): 100 * sums[:, k] / sums[:, -1] for k, one in enumerate(PsychError)}
         for sums in drawn(sides, names)
     ]
-    shares, how = differences(*points, names, units.name)
+    shares, how = differences(points, names, units.name)
     return {"n": len(shared), "shares": shares, "interval": how, "judge": judge, "reason": None}
 
 
@@ -345,19 +335,14 @@ def report(found: Row) -> str:
             "'make predict' asks for them again"
         )
     random, gold = (found["baselines"][name] for name in ("gold-marginal-random", "gold"))
-    for name, *path in _SHOWN:
-        one, chance, best = (_with_ends(of, path) for of in (found, random, gold))
-        lines.append(f"{name:<12}{one:<24}random {chance:<24}gold {best}")
+    for family, name in [(family, name) for family, names in _SHOWN.items() for name in names]:
+        told = []
+        for of in (found, random, gold):
+            one = (of["text"] | {"strategy": of["strategy"]})[family][name]
+            ends = "" if one["low"] is None else f" [{one['low']:.2f}, {one['high']:.2f}]"
+            told.append("undefined" if one["value"] is None else f"{one['value']:.2f}{ends}")
+        lines.append(f"{name:<12}{told[0]:<24}random {told[1]:<24}gold {told[2]}")
     return "\n".join([*lines, *[step.SMOKE] * found["smoke"]])
-
-
-def _with_ends(found: Row, path: Sequence[str]) -> str:
-    for part in path:
-        found = found[part]
-    if found["value"] is None:
-        return "undefined"
-    ends = "" if found["low"] is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
-    return f"{found['value']:.2f}{ends}"
 
 
 @cli.command(

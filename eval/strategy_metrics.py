@@ -15,10 +15,8 @@ from esc.files import Row
 from esc.stats import Floats
 from esc.strategies import UNREADABLE, Strategy
 from eval.cases import Case
-from eval.text_metrics import percent
+from eval.text_metrics import NumberPath, percent
 
-NumberPath = tuple[str, ...]
-"""Where a number stands in ``metrics.json``, such as ``("strategy", "all_turns", "bias")``."""
 Mask = NDArray[np.bool_]
 
 SIZE = len(Strategy)

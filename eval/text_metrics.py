@@ -17,6 +17,8 @@ import numpy as np
 from esc.stats import Floats
 
 Tokens = tuple[str, ...]
+NumberPath = tuple[str, ...]
+"""Where a number stands in ``metrics.json``, such as ``("strategy", "all_turns", "bias")``."""
 
 ORDERS = 4
 """The longest n-gram of BLEU."""
@@ -49,16 +51,12 @@ _CORPUS = {
     "distinct2": f"distinct 2-grams of all responses|{_WORDS}",
     "ead": f"EAD of words|V:{VOCABULARY}|{_WORDS}",
 }
-ABOUT = {
-    ("text", "paper", name): (
-        f"family:paper|mean of responses|{said}|{_WORDS}",
-        "there is no response",
-    )
-    for name, said in _PAPER.items()
-} | {
-    ("text", "corpus", name): (f"family:corpus|{said}", "no response has words")
-    for name, said in _CORPUS.items()
-}
+ABOUT: dict[NumberPath, tuple[str, str]] = {}
+for _name, _said in _PAPER.items():
+    _all = f"family:paper|mean of responses|{_said}|{_WORDS}"
+    ABOUT["text", "paper", _name] = _all, "there is no response"
+for _name, _said in _CORPUS.items():
+    ABOUT["text", "corpus", _name] = f"family:corpus|{_said}", "no response has words"
 """Place of a number to all that decides it but its interval, and why it is undefined, if it is."""
 JACKKNIFED = [("text", "corpus", name) for name in ("distinct1", "distinct2", "ead")]
 """Numbers of the diversity of a corpus: resamples would repeat what is said."""
@@ -155,7 +153,7 @@ def lcs(one: Sequence[str], other: Sequence[str]) -> int:
     return len(one) - row.bit_count()
 
 
-def numbers(sums: Floats) -> dict[tuple[str, ...], Floats]:
+def numbers(sums: Floats) -> dict[NumberPath, Floats]:
     """Every number by its place, ×100, for each row of summed `columns`; NaN is undefined."""
     from sacrebleu.metrics.bleu import BLEU
 
@@ -186,10 +184,11 @@ def numbers(sums: Floats) -> dict[tuple[str, ...], Floats]:
 def percent(part: Floats, whole: Floats) -> Floats:
     """Shares ×100; NaN of nothing."""
     part, whole = np.broadcast_arrays(part, whole)
-    return 100 * np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    found = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return np.asarray(100 * found)
 
 
-def diversity(texts: Sequence[str], units: Sequence[str]) -> dict[tuple[str, ...], Floats]:
+def diversity(texts: Sequence[str], units: Sequence[str]) -> dict[NumberPath, Floats]:
     """Distinct-1 and -2 (Li et al., 2016) and EAD ×100: the value, then it without each unit.
 
     The responses belong to ``units``. EAD (Liu et al., 2022) is N / (V (1 − ((V−1)/V)^C)) with N
@@ -197,7 +196,7 @@ def diversity(texts: Sequence[str], units: Sequence[str]) -> dict[tuple[str, ...
     """
     import pandas as pd
 
-    found = {}
+    found: dict[NumberPath, Floats] = {}
     for order in (2, 1):
         grams = pd.DataFrame(
             [
@@ -216,4 +215,5 @@ def diversity(texts: Sequence[str], units: Sequence[str]) -> dict[tuple[str, ...
         count, types = len(grams) - left_out[0], different.gram.nunique() - left_out[1]
         found["text", "corpus", f"distinct{order}"] = percent(types, count)
     expected = VOCABULARY * -np.expm1(count * np.log1p(-1 / VOCABULARY))
-    return found | {("text", "corpus", "ead"): percent(types, expected)}
+    found["text", "corpus", "ead"] = percent(types, expected)
+    return found

@@ -233,7 +233,7 @@ def test_without_a_file_every_complete_run_is_measured_and_one_that_fails_is_non
         ({"predicted_response": 7}, "'predicted_response' is no text"),
         ({"predicted_response": ...}, "no 'predicted_response'"),
         ({"status": "lost"}, "its status 'lost' is none of"),
-        ({"dialogue_turns": 0}, "dialogue_turns 0 is no number of turns that has 3"),
+        ({"dialogue_turns": 0}, "dialogue_turns 0 is no number that has 3"),
         ({"distribution": SHARES | {"Question": "much"}}, "is not one probability for each of"),
         ({"distribution": SHARES | {"Question": 0.5}}, "that sum to 1"),
     ],
