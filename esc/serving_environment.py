@@ -13,7 +13,6 @@ RAY_FOLDER = Path(".venv-ray")
 RAY_PYTHON = RAY_FOLDER / "bin" / "python"
 RAY_READY = RAY_FOLDER / ".ready"
 """Exists when Ray's part for language models imports."""
-KINDS = ("gpu", "cpu")
 
 
 def gpus() -> list[str]:

