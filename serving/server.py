@@ -84,13 +84,13 @@ def flags(
         )
     text = adapters.of(backbone.location, backbone.template)
     for trained in found.values():
-        beside, by_us = trained / adapters.FILE, trained / "run.json"
-        if by_us.is_file() or trained.name == adapters.SERVED:
-            if beside.read_text(encoding="utf-8") != text:
-                raise EscError(
-                    f"{trained} was trained with another chat template than the backbone has now "
-                    f"({beside.name} there differs); train it again, or undo the change"
-                )
+        beside = trained / adapters.FILE
+        by_us = trained.name == adapters.SERVED or (trained / "run.json").is_file()
+        if by_us and beside.read_text(encoding="utf-8") != text:
+            raise EscError(
+                f"{trained} was trained with another chat template than the backbone has now "
+                f"({beside.name} there differs); train it again, or undo the change"
+            )
     files.write_text(folder / adapters.FILE, text)
     command = [
         "--model", backbone.location, "--served-model-name", adapters.BASE,
@@ -293,7 +293,7 @@ def main(
     print(
         f"serving     {', '.join([adapters.BASE, *state.adapters])}\n"
         f"at          {state.url}  (process {state.pid}, log {work / paths.server(model) / LOG})\n"
-        f"next        make check-template, make predict; {paths.make('stop', work=work, model=model)}\n"
+        f"end it with {paths.make('stop', work=work, model=model)}\n"
         "These models are research software and no counsellors."
     )
 

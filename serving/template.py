@@ -8,6 +8,7 @@ the first difference, which it shows.
 """
 
 import asyncio
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def chats(work: Path, task: str, count: int = ROWS) -> dict[str, Chat]:
 def _chat(row: files.Row) -> Chat:
     """The chat that leads to a row's last answer."""
     said = [turn["value"] for turn in row.get("conversations", [])[:-1]]
-    said = said or [*sum(row["history"], []), row["instruction"]]
+    said = said or [*chain.from_iterable(row.get("history", [])), row["instruction"]]
     roles = ("user", "assistant") * len(said)
     return [Message("system", row["system"]), *map(Message, roles, said)]
 
@@ -65,9 +66,9 @@ async def compare(
                 )
             )
             raise EscError(
-                f"row {one}: the server's chat template is not the training's: token {place}: after "
-                f"{after!r} training has {here!r}, the server {there!r}. Start it with 'make "
-                "serve', or give it the chat_template.jinja that lies beside each adapter"
+                f"row {one}: the server's chat template is not the training's: token {place}: "
+                f"after {after!r} training has {here!r}, the server {there!r}. Start it with "
+                "'make serve', or give it the chat_template.jinja that lies beside each adapter"
             )
         compared += len(trained)
     return compared

@@ -121,20 +121,17 @@ def merge(backbone: Backbone, parts: Sequence[Path], fresh: Path, dtype: str) ->
     return changed
 
 
-def report(folder: Path, facts: Row, *, start: bool = False) -> Iterator[str]:
-    """Where it is, how large, and in bfloat16 what is left of the last adapter.
-
-    ``start`` is for what a training starts from, and computes in bfloat16 anyway.
-    """
+def report(folder: Path, facts: Row) -> Iterator[str]:
+    """Where it is, how large, and in bfloat16 what is left of the last adapter."""
     size = sum(one["bytes"] for one in facts["files"].values()) / 1e9
     yield f"merged      {folder} ({facts['dtype']}, {size:,.1f} GB)"
     yield f"from        {facts['base']} + {' + '.join(facts['made_from'])}"
     if facts["dtype"] != backbones.FP32:
         weights, rounded = facts["changed"]["weights"], facts["changed"]["rounded"]
         yield (
-            f"{'NOTE   ' if start else 'WARNING'}     of {weights:,} weights that the last adapter "
-            f"changes, {rounded / max(weights, 1):.1%} keep a change in {facts['dtype']}; the rest "
-            "are rounded back to what they were; DTYPE=float32, or the adapter, keeps all"
+            f"WARNING     of {weights:,} weights that the last adapter changes, "
+            f"{rounded / max(weights, 1):.1%} keep a change in {facts['dtype']}; DTYPE=float32, or "
+            "the adapter, keeps all"
         )
     if facts["smoke"]:
         yield step.SMOKE

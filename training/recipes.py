@@ -23,19 +23,17 @@ from omegaconf.errors import OmegaConfBaseException
 from esc import adapters, backbones, cli, files, paths, prompts
 from esc.backbones import CUTOFF, STAGES, Backbone, Engine
 from esc.files import EscError, Row
-from esc.paths import EMBEDDED, MIXES, Lineage, at_stage, variants
+from esc.paths import EMBEDDED, Lineage, at_stage, variants
 from esc.prompts import TASKS
 from training import memory
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """One preference loss, as a recipe has it."""
+    """One preference loss, as a recipe has it: LLaMA-Factory's stage and ``pref_loss``."""
 
     stage: str
-    """LLaMA-Factory's."""
     name: str
-    """LLaMA-Factory's ``pref_loss``; ``kto`` where the stage is the loss."""
     start: Callable[[float], float] | None
     """First loss, from beta; None where there is no reference."""
     beta: float | None = None
@@ -57,9 +55,6 @@ VARIANTS = {
 }
 """Variant to loss; mixes of pairs have the paper's."""
 BATCH = 32  # section 6.1, for SFT and DPO
-SFT_RATE = 1e-5  # section 6.1
-ONE_BATCH = 10**6
-"""Rows: more than a set of KTO has."""
 
 
 def of(lineage: Lineage) -> Loss:
@@ -79,8 +74,7 @@ def place() -> tuple[int, int]:
     if not named or not os.environ.get("MASTER_ADDR"):
         raise EscError(
             f"NNODES={machines} NODE_RANK={rank} is no place among the machines of a training: it "
-            "takes NODE_RANK from 0 to NNODES - 1, and MASTER_ADDR, the address of the first, the "
-            "same on every machine"
+            "takes NODE_RANK from 0 to NNODES - 1, and MASTER_ADDR, the address of the first"
         )
     return int(machines), int(rank)
 
@@ -145,9 +139,8 @@ class Training(Policy):
         if self.processes or not self.backbone.settings["gpus"]:
             return self.processes or 1
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is not None:
-            return len([device for device in visible.split(",") if device.strip()]) or 1
-        return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1
+        gpus = Path("/proc/driver/nvidia/gpus").glob("*") if visible is None else visible.split(",")
+        return len([gpu for gpu in gpus if str(gpu).strip()]) or 1
 
     @property
     def world(self) -> int:
@@ -208,53 +201,43 @@ def render(training: Training) -> str:
     # LLaMA-Factory takes seconds to import.
     from llamafactory.data.template import TEMPLATES
 
-    backbone, loss, processes = training.backbone, training.loss, training.here
-    settings = backbone.settings
-    table_7 = settings["dpo"][training.task]
-    rate = table_7["learning_rate"] if loss and loss.papers_rate else settings["practical"]
+    backbone, loss = training.backbone, training.loss
     stage = loss.stage if loss else "sft"
-    per_device = max(settings["per_device_batch"], memory.KTO_ROWS if stage == "kto" else 1)
+    kto_rows = memory.KTO_ROWS if stage == "kto" else 1
+    device_batch = max(backbone.settings["per_device_batch"], kto_rows)
     masks = training.task == "rg" and TEMPLATES[backbone.template].efficient_eos
     text = prompts.render(
         paths.RECIPES / "templates",
         "recipe.yaml.j2",
-        **settings,
+        **backbone.settings,
         training=training,
-        backbone=backbone,
-        loss=loss,
         stage=stage,
-        mix=" and ".join(sorted(MIXES.get(training.variant or "", ()))),
+        mix=" and ".join(sorted(paths.MIXES.get(training.variant or "", ()))),
         # LLaMA-Factory trains something else where `training/in_llamafactory` is not there.
         mended=loss.name == "ipo" if loss else masks,
         batch=BATCH,
-        device_batch=per_device,
-        accumulation=accumulation(per_device, processes),
-        one_batch=ONE_BATCH,
+        device_batch=device_batch,
+        accumulation=accumulation(device_batch, training.here),
         cutoff=CUTOFF,
-        learning_rate=f"{rate if loss else SFT_RATE:.1e}",
-        beta=(loss.beta or table_7["beta"]) if loss else None,
-        engine_settings=training.spread.text if training.spread else None,
-        memory=memory.gigabytes(backbone, backbone.engine, processes, CUTOFF, stage),
+        memory=memory.gigabytes(backbone, backbone.engine, training.here, CUTOFF, stage),
     )
     return text + "\n"
 
 
 def recipes() -> dict[Path, str]:
     """Path to text of every recipe the table gives."""
-    return {
-        paths.recipe(model, task, stage, variant): render(
-            Training(
-                task=task,  # type: ignore[arg-type]
-                model=model,
-                stage=stage,  # type: ignore[arg-type]
-                variant=variant,
-                processes=max(backbone.settings["gpus"], 1),
-            )
-        )
-        for model, backbone in backbones.table().items()
+    asked = [
+        {"model": model, "task": task, "stage": stage, "variant": variant}
+        for model in backbones.table()
         for task in TASKS
         for stage in STAGES
         for variant in (None, *(variants(task) if stage == "dpo" else ()))
+    ]
+    gpus = {model: one.settings["gpus"] for model, one in backbones.table().items()}
+    made: Any = Training
+    return {
+        paths.recipe(**one): render(made(**one, processes=max(gpus[one["model"]], 1)))
+        for one in asked
     }
 
 
@@ -276,14 +259,14 @@ def recipe_for(training: Training) -> Row:
     if training.engine == "ray":
         # Its processes begin in folders of their own.
         training = replace(training, work=training.work.resolve())
-    backbone, given = training.backbone, training.overrides or ()
-    path = paths.recipe(backbone.name, training.task, training.stage, training.lineage.variant)
+    given, variant = training.overrides or (), training.lineage.variant
+    path = paths.recipe(training.backbone.name, training.task, training.stage, variant)
     settings: Row = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings |= {
         "dataset": training.dataset,
         "dataset_dir": str(training.work),
         "output_dir": str(training.output),
-        "model_name_or_path": str(training.merged_start or backbone.path),
+        "model_name_or_path": str(training.merged_start or training.backbone.path),
     }
     if training.merged_start:
         for key in ("adapter_name_or_path", "create_new_adapter"):
@@ -302,17 +285,14 @@ def recipe_for(training: Training) -> Row:
     for key, value in extra.items():
         both = isinstance(value, dict) and isinstance(settings.get(key), dict)
         settings[key] = settings[key] | value if both else value
-    least = memory.KTO_ROWS if settings["stage"] == "kto" else 1
     for key, low, high in (
         # Fewer mismatched replies are no estimate of KTO's divergence.
-        ("per_device_train_batch_size", least, BATCH),
+        ("per_device_train_batch_size", 4 if settings["stage"] == "kto" else 1, BATCH),
         ("gradient_accumulation_steps", 1, 10**6),
         ("lora_rank", 1, adapters.LARGEST_RANK),
     ):
-        if not isinstance(settings[key], int) or not low <= settings[key] <= high:
-            raise EscError(
-                f"TRAIN_ARGS: {key}={settings[key]} is no whole number from {low} to {high}"
-            )
+        if not isinstance(value := settings[key], int) or not low <= value <= high:
+            raise EscError(f"TRAIN_ARGS: {key}={value} is no whole number from {low} to {high}")
     if "gradient_accumulation_steps" not in extra:
         per_device = settings["per_device_train_batch_size"]
         settings["gradient_accumulation_steps"] = accumulation(per_device, training.world)
@@ -342,15 +322,13 @@ def _spread(settings: Row, training: Training) -> None:
         mended = {"PYTHONPATH": str(paths.IN_LLAMAFACTORY)}
         settings["ray_init_kwargs"] = {"runtime_env": {"env_vars": mended}}
         settings["model_name_or_path"] = training.backbone.location
-    # On a machine with several GPUs LLaMA-Factory starts torchrun for one process too.
+    # LLaMA-Factory splits torchrun's command at blanks, and the paths of adapters at commas. On a
+    # machine with several GPUs it starts torchrun for one process too.
     torchrun = training.by_torchrun or not (on_cpu or "ray_num_workers" in settings)
-    if (torchrun and any(map(str.isspace, str(training.work)))) or (
-        "," in str(training.work) and training.starts_from
-    ):
-        raise EscError(
-            f"WORK={str(training.work)!r} holds a blank or a comma, at which LLaMA-Factory splits "
-            "torchrun's command and the paths of adapters; choose another WORK"
-        )
+    where = str(training.work)
+    if (torchrun and re.search(r"\s", where)) or (training.starts_from and "," in where):
+        why = "holds a blank or a comma, at which LLaMA-Factory splits it"
+        raise EscError(f"WORK={where!r} {why}; choose another WORK")
     if training.by_torchrun and on_cpu:
         settings["ddp_backend"] = "gloo"
 
@@ -382,11 +360,8 @@ def _fixed(training: Training) -> Iterator[tuple[str, str]]:
             "KTO would be given replies of a row's own turn as mismatched ones",
         )
     if training.spread and training.merged_start:
-        yield (
-            "model_name_or_path",
-            f"ENGINE={training.spread.name} starts from the merged SFT model, and another start "
-            "would be the reference too",
-        )
+        why = "starts from the merged SFT model, and another start would be the reference too"
+        yield "model_name_or_path", f"ENGINE={training.spread.name} {why}"
     elif loss.start is None:
         yield (
             "deepspeed|use_unsloth|use_kt|quantization_bit|create_new_adapter",
@@ -414,8 +389,8 @@ def _parsed(overrides: Sequence[str]) -> Row:
     for found in _SECRET.findall(" ".join(overrides)):
         raise EscError(
             f"TRAIN_ARGS cannot hold {found.rpartition('.')[2]}, which every user here could read, "
-            "and files of the training would keep; leave it out: the libraries read HF_TOKEN, "
-            "MODELSCOPE_API_TOKEN, SWANLAB_API_KEY and WANDB_API_KEY from the environment"
+            "and files of the training would keep: the libraries read HF_TOKEN, WANDB_API_KEY, "
+            "SWANLAB_API_KEY and MODELSCOPE_API_TOKEN from the environment"
         )
     texts = dict(override.partition("=")[::2] for override in overrides)
     if wrong := [override for override in overrides if "=" not in override]:

@@ -2,19 +2,21 @@
 
     python -m training train --model smollm2-135m --task sp --stage sft
 
-Reads the recipe and the built sets, writes ``saves/<model>/<task>_<stage>/``: ``recipe.yaml`` (the
-recipe as it ran), the adapter, the loss curve, and ``run.json`` last. Goes on from the newest
-checkpoint after an interruption, does nothing when done, and stops when the folder was made with
-other options. What LLaMA-Factory prints goes to a log beside the folder; V=1 shows it. A preference
-training (``--stage dpo``) is stopped at its first step where the reference is not the model it
-starts from; under an ``--engine`` that would keep the SFT adapter apart, the merged SFT model is
-exported first. The recipes also run without this step, with ``llamafactory-cli train`` itself.
+Reads the recipe and the built sets, writes ``saves/<model>/<task>_<stage>/``: ``recipe.yaml`` (as
+it ran), the adapter, the loss curve, and ``run.json`` last. Goes on from the newest checkpoint,
+does nothing when done, and stops where the folder is of other options. LLaMA-Factory's own output
+goes to a log beside the folder; V=1 shows it. The recipes also run with ``llamafactory-cli train``.
+
+A preference training (``--stage dpo``) starts as its own reference, since a fresh LoRA changes
+nothing: the first loss is a constant of the loss, and all rewards are 0. Where they are not, the
+reference is another model, and the training is stopped at that step.
 
 On several machines (NNODES, NODE_RANK, MASTER_ADDR) the same command runs on each: node 0 writes
 the folder, the others their own log beside it and their processes' part of each checkpoint.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -31,15 +33,15 @@ import yaml
 from tqdm import tqdm
 
 from esc import adapters, cli, files, paths, policy_server, step
-from esc.adapters import ELSEWHERE
 from esc.files import EscError, OptionsDiffer, Row
-from training import export, reference
-from training.recipes import Training, is_secret, place, recipe_for
+from training import export
+from training.recipes import Loss, Training, is_secret, place, recipe_for
 
 OPTIONS, RECIPE, DONE, CURVE = "options.json", "recipe.yaml", "run.json", "training_loss.png"
 LOG, STATE = "trainer_log.jsonl", "trainer_state.json"
-_EVERY = 0.5
-_GRACE = 20.0
+TOLERANCE = 1e-3
+"""Of the first loss and of the first rewards."""
+_EVERY, _GRACE = 0.5, 20.0
 
 
 def train(training: Training, *, force: bool) -> Row | None:
@@ -72,7 +74,7 @@ def train(training: Training, *, force: bool) -> Row | None:
         _drop_torn(output)
         if training.start_dtype:
             of = training.work, training.backbone, training.starts_from, training.start_dtype
-            print("\n".join(export.report(*export.export(*of), start=True)))
+            print(f"start       {export.export(*of)[0]}", flush=True)
         if beside_it:
             print(f"NOTE        {beside_it}", flush=True)
         seconds = run(training, settings, output / RECIPE, lock=lock)
@@ -90,13 +92,51 @@ def learned(training: Training, settings: Row) -> Row:
     rows = [row for row in state["log_history"] if "loss" in row] or [
         {"loss": row["train_loss"]} for row in state["log_history"] if "train_loss" in row
     ]
-    reference.check(rows[0], training.loss, settings, training.output)
+    check_first(rows[0], training.loss, settings, training.output)
     smoke = step.is_smoke(training.model, training.work)
     if training.loss:
         mined = files.read_jsonl(training.work / paths.preference_file(settings["dataset"]))
         smoke = next(mined)["provenance"]["smoke"]
     losses = {"first_loss": rows[0]["loss"], "last_loss": rows[-1]["loss"]}
     return {"smoke": smoke, "steps": state["global_step"]} | losses
+
+
+def check_first(first: Row, loss: Loss | None, settings: Row, output: Path) -> None:
+    """Raise EscError where the first step that a trainer has logged is not what it must be.
+
+    Without a reference that is any loss above 0. The rewards are in the trainer's own state alone.
+    """
+    found = float(first["loss"])
+    what = f"the first {loss.name if loss else 'SFT'} loss in {output} is"
+    if loss is None or loss.start is None:
+        if not 0 < found < math.inf:
+            raise EscError(
+                f"{what} {found}: it was no number (which the trainer may show as 0); a setting of "
+                "TRAIN_ARGS, or the precision, is wrong for this model"
+            )
+        return
+    expected = loss.start(settings["pref_beta"])
+    # KTO has a side's rewards only where the first batch has replies of that side.
+    rewards = {
+        side: first[side] for side in ("rewards/chosen", "rewards/rejected") if side in first
+    }
+    # Written so that what is no number is wrong too.
+    if all(abs(off) <= TOLERANCE for off in (found - expected, *rewards.values())):
+        return
+    if "adapter_name_or_path" not in settings:
+        why = "a setting of TRAIN_ARGS changes the first step from the merged SFT model"
+    elif not settings.get("create_new_adapter"):
+        why = "create_new_adapter is not true, so the SFT adapter itself is trained; leave it true"
+    else:
+        why = (
+            "LLaMA-Factory did not merge the SFT adapter (a quantized base, DeepSpeed ZeRO-3 and "
+            "unsloth keep it apart), or a setting of TRAIN_ARGS changes the first step"
+        )
+    told = "".join(f", {name} {reward:.4f}, not 0" for name, reward in rewards.items())
+    raise EscError(
+        f"{what} {found:.4f}, not {expected:.4f}{told}: the reference is not the model it starts "
+        f"from; {why}"
+    )
 
 
 def stamp(training: Training, settings: Row) -> Row:
@@ -106,19 +146,16 @@ def stamp(training: Training, settings: Row) -> Row:
     starts from is, the set was not mined from just that, or is older than a mining without pairs.
     """
     work, name, parts = training.work, settings["dataset"], training.starts_from
+    registry = files.read_json(work / paths.REGISTRY, made_by="make data")
+    data = work / registry.get(name, {}).get("file_name", name)
     if training.stage == "dpo":
         step.refuse_without_pairs(work, training.model, training.task, training.lineage)
-    registry = files.read_json(work / paths.REGISTRY, made_by="make data")
-    data = work / registry[name]["file_name"] if name in registry else None
-    if data is None or not data.is_file():
-        raise EscError(
-            f"set {name!r} is not there, or not in {work / paths.REGISTRY}; {_maker(training)} "
-            "makes it"
-        )
+    if name not in registry or not data.is_file():
+        where = work / paths.REGISTRY
+        raise EscError(f"set {name!r} is not there, or not in {where}; {_maker(training)} makes it")
     recipe = decisive(settings)
     if training.stage == "sft":
-        manifest = files.read_json(work / paths.MANIFEST, made_by="make data")
-        options = dict(manifest["options"])
+        options = dict(files.read_json(work / paths.MANIFEST, made_by="make data")["options"])
     else:
         for folder in parts:
             adapters.check(folder, work, training.model)
@@ -151,21 +188,21 @@ def provenance(training: Training, data: Path) -> Row:
     Raises EscError where it is empty, a row says nothing or something else, or a row's chosen
     answer is its rejected one.
     """
-    found: Row | None = None
+    found: Row = {}
     for number, row in enumerate(files.read_jsonl(data), start=1):
         said = row.get("provenance") or {}
         here = {name: said.get(name) for name in ("model", "weights", "data", "smoke")}
         why = ""
         if None in here.values():
             why = "does not say which model its pair is of (no provenance)"
-        elif changed := files.differences(found or here, here):
-            why = f"of another mining than the rows before ({'; '.join(changed)})"
+        elif here != (found or here):
+            why = f"of another mining than the rows before ({files.differences(found, here)[0]})"
         elif "chosen" in row and row["chosen"] == row.get("rejected"):
             why = "chosen equals rejected"
         if why:
             raise EscError(f"{data}, line {number}: {why}; {_maker(training)} makes a sound set")
         found = here
-    if found is None:
+    if not found:
         raise EscError(f"{data} is empty; {_maker(training)} makes it")
     return found
 
@@ -174,18 +211,16 @@ def _check_mined(training: Training, mined: Row) -> None:
     """Raise EscError where pairs are of another model, adapter or train set than are here now."""
     work, model = training.work, training.model
     start = adapters.start(training.task, training.lineage)
-    weights = adapters.fingerprint(adapters.folder(work, model, start))
+    known = adapters.fingerprint(adapters.folder(work, model, start)), adapters.ELSEWHERE
     turns = files.differences(mined["data"], step.train_set(step.manifest(work)))
     for wrong, why in (
         (mined["model"] != model, f"were mined from MODEL={mined['model']}, not {model}"),
-        (mined["weights"] not in (weights, ELSEWHERE), f"were mined from another {start} than now"),
+        (mined["weights"] not in known, f"were mined from another {start} than now"),
         (turns, f"are of other train turns than now ({'; '.join(turns)})"),
     ):
         if wrong:
-            raise EscError(
-                f"the pairs of {training.task} {why}; {_maker(training)} FORCE=1 mines this one's "
-                "own errors"
-            )
+            again = f"{_maker(training)} FORCE=1 mines this one's own errors"
+            raise EscError(f"the pairs of {training.task} {why}; {again}")
 
 
 _NOT_DECISIVE = re.compile(
@@ -196,10 +231,7 @@ _NOT_DECISIVE = re.compile(
     "|prediction_loss_only|preprocessing_num_workers|print_param_status|project|push_to_hub"
     "|report_to|run_name|use_swanlab"
 )
-"""Where things lie, how a run is logged, saved, measured, computed and spread.
-
-The batch is stamped by itself.
-"""
+"""Where things lie, how a run is logged, saved, measured, computed and spread."""
 
 
 def decisive(settings: Row) -> Row:
@@ -227,9 +259,7 @@ def claim(output: Path, options: Row) -> None:
     # A folder may have been begun when more was held to decide.
     both = ({**one, "recipe": decisive(one["recipe"])} for one in (files.read_json(path), options))
     if changed := files.differences(*both):
-        # Without the hash of the training set, where an option already explains it.
-        named = [change for change in changed if not change.startswith("training set ")]
-        told = "; ".join(named or changed)
+        told = "; ".join(changed)
         raise OptionsDiffer(f"{output} was made with other options ({told}); {ways_out}")
 
 
@@ -278,10 +308,7 @@ def environment(training: Training, settings: Row) -> dict[str, str]:
 
 
 def run(training: Training, settings: Row, recipe: Path, *, lock: int | None) -> float:
-    """Seconds that LLaMA-Factory took; EscError with the reason where it failed.
-
-    It is ended where the first step is wrong.
-    """
+    """Seconds that LLaMA-Factory took; EscError where it failed, or its first step is wrong."""
     files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     output = training.output
     log = output.with_name(f".{output.name}") / f"node{place()[1]}.log"
@@ -337,7 +364,7 @@ def _look(training: Training, settings: Row, bar: "tqdm[None]") -> None:
     # The trainer writes on, so half a line is none.
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
     if first := [row for row in rows if "loss" in row]:
-        reference.check(first[0], training.loss, settings, training.output)
+        check_first(first[0], training.loss, settings, training.output)
     if rows:
         bar.total = rows[-1]["total_steps"]
         bar.update(rows[-1]["current_steps"] - bar.n)
@@ -394,8 +421,7 @@ def reason(code: int, log: Path, server: str | None = None) -> str:
 
 @cli.command(
     examples="  python -m training train --task sp\n"
-    "  python -m training train --model qwen2.5-7b --task rg --processes 4\n"
-    "  python -m training train --model qwen2.5-7b --task sp --stage dpo --engine zero3"
+    "  python -m training train --model qwen2.5-7b --task rg --stage dpo --engine zero3"
 )
 def main(training: Training, force: cli.Force = False) -> None:
     """One LoRA training with LLaMA-Factory: batch, resume, options, reference."""
@@ -409,10 +435,5 @@ def main(training: Training, force: cli.Force = False) -> None:
         f"in {facts['steps']} steps, {facts['seconds']:,.0f} s\n"
         f"loss curve  {training.output / CURVE}"
     )
-    if facts["steps"] == 1:
-        print(
-            "NOTE        one step alone is all warm-up, at rate 0: take more rows (LIMIT), or "
-            "TRAIN_ARGS=gradient_accumulation_steps=1"
-        )
     if facts["smoke"]:
         print(step.SMOKE)

@@ -1,6 +1,5 @@
 """The server's command, what stops it from starting, and which one answers."""
 
-import json
 import os
 import socket
 import subprocess
@@ -12,18 +11,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from trained import MODEL
 
-from esc import adapters, backbones, paths, policy_server
+from esc import adapters, backbones, files, paths, policy_server
 from esc.files import EscError
 from esc.policy_server import State
 from serving import batch, server
 
-MODEL = "smollm2-135m"
-
 
 def adapter(folder, rank):
-    folder.mkdir(parents=True)
-    (folder / adapters.CONFIG).write_text(json.dumps({"r": rank}))
+    files.write_json(folder / adapters.CONFIG, {"r": rank})
     (folder / adapters.WEIGHTS).write_bytes(b"weights")
     return folder
 
@@ -114,30 +111,20 @@ def start(tmp_path, flags):
     )
 
 
-def test_without_the_environment_or_with_a_cpus_beside_a_gpu_it_names_the_command(
-    tmp_path, start, monkeypatch
-):
+def test_what_stops_it_from_starting_is_one_line(tmp_path, start, monkeypatch):
     with pytest.raises(EscError, match="make setup-serve installs it"):
         server.start(MODEL, tmp_path, root=tmp_path / "elsewhere")
-    monkeypatch.setattr(server, "gpus", lambda: ["A card, 80 GB"])
-    with pytest.raises(EscError, match="make setup-serve KIND=gpu"):
-        start()
-
-
-def test_an_address_that_cannot_be_used_is_one_line(start):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(EscError, match=rf"127.0.0.1:{port}: .*PORT=N"):
             start(port=port)
-    with pytest.raises(EscError, match=r"192.0.2.1:0: .*; choose another HOST"):
-        start(host="192.0.2.1")
-
-
-def test_an_adapter_trained_with_another_template_is_refused(start, tmp_path):
     folder = adapter(tmp_path / "work" / paths.adapter(MODEL, "sp", "sft"), 16)
     (folder / "run.json").write_text("{}")
     (folder / adapters.FILE).write_text("{{ messages }}")
     with pytest.raises(EscError, match="sp_sft was trained with another chat template"):
+        start()
+    monkeypatch.setattr(server, "gpus", lambda: ["A card, 80 GB"])
+    with pytest.raises(EscError, match="make setup-serve KIND=gpu"):
         start()
 
 
@@ -183,9 +170,7 @@ def pretend(tmp_path):
     def leave(pid, held=(), *, ready=True, model=MODEL, later=0.0, work=tmp_path):
         begun = psutil.Process(pid).create_time() - later
         state = State(pid, begun, "http://127.0.0.1:1/v1", dict(held), "127.0.0.1:8000", ready)
-        folder = work / paths.server(model)
-        folder.mkdir(parents=True, exist_ok=True)
-        policy_server.write_state(folder, state)
+        policy_server.write_state(work / paths.server(model), state)
 
     return leave
 
@@ -224,26 +209,24 @@ def test_stop_ends_that_process_only(tmp_path, pretend):
     assert server.stop(MODEL, tmp_path) is None
 
 
-def test_the_running_server_is_asked_where_it_is_up_and_has_the_weights(tmp_path, pretend):
+def test_the_running_server_is_asked_where_it_is_up_and_has_the_weights(tmp_path, pretend, start):
     def asked(weights, given=None):
-        return policy_server.servers(MODEL, tmp_path, given, weights)
+        return policy_server.servers(MODEL, tmp_path / "work", given, weights)
 
-    pretend(os.getpid(), {"sp-sft": "old"})
+    pretend(os.getpid(), {"sp-sft": "old"}, work=tmp_path / "work")
     assert asked({"sp-sft": "old"}) == ["http://127.0.0.1:1/v1"]
     with pytest.raises(EscError, match="older weights of sp-sft; make stop serve WORK="):
         asked({"sp-sft": "new"})
     # Other servers are asked whatever runs here.
     given = "http://a:1/v1,http://b:2/v1"
     assert asked({"sp-sft": "new"}, given) == ["http://a:1/v1", "http://b:2/v1"]
-    pretend(os.getpid(), ready=False)
+    with pytest.raises(
+        EscError, match=r"for 127\.0\.0\.1:8000 runs already at .*; make stop serve"
+    ):
+        start(port=9001)
+    pretend(os.getpid(), ready=False, work=tmp_path / "work")
     with pytest.raises(EscError, match="still loading"):
         asked({})
-
-
-def test_serving_again_with_another_port_is_one_line(pretend, tmp_path, start):
-    pretend(os.getpid(), work=tmp_path / "work")
-    with pytest.raises(EscError, match="runs already; make stop serve"):
-        start(port=9001)
 
 
 @pytest.mark.parametrize(

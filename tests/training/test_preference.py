@@ -12,7 +12,7 @@ from esc import adapters, backbones, cli, files, paths
 from esc.files import EscError
 from esc.paths import Lineage
 from serving.compose import compose
-from training import recipes, reference, train
+from training import recipes, train
 
 
 def stamped(asked):
@@ -108,24 +108,24 @@ SETTINGS = {"pref_beta": 0.5, "adapter_name_or_path": "sft", "create_new_adapter
 )
 def test_a_first_loss_or_reward_of_another_reference_is_refused(tmp_path, variant, start):
     loss = recipes.of(Lineage(variant))
-    reference.check({"loss": start}, loss, SETTINGS, tmp_path)
-    reference.check({"loss": start, "rewards/chosen": -0.0}, loss, SETTINGS, tmp_path)
+    train.check_first({"loss": start}, loss, SETTINGS, tmp_path)
+    train.check_first({"loss": start, "rewards/chosen": -0.0}, loss, SETTINGS, tmp_path)
     nan = float("nan")
     for wrong in (start + 0.002, 0.0, nan):
         with pytest.raises(EscError, match="the reference is not the model it starts from"):
-            reference.check({"loss": wrong}, loss, SETTINGS, tmp_path)
+            train.check_first({"loss": wrong}, loss, SETTINGS, tmp_path)
     for wrong in (0.01, nan):
         with pytest.raises(EscError, match=r"rewards/rejected \S+, not 0: the reference"):
-            reference.check({"loss": start, "rewards/rejected": wrong}, loss, SETTINGS, tmp_path)
+            train.check_first({"loss": start, "rewards/rejected": wrong}, loss, SETTINGS, tmp_path)
 
 
 @pytest.mark.parametrize("variant", ["orpo", "simpo"])
 def test_a_loss_without_a_reference_may_start_anywhere_but_as_no_number(tmp_path, variant):
     loss = recipes.of(Lineage(variant))
-    reference.check({"loss": 17.0}, loss, SETTINGS, tmp_path)
+    train.check_first({"loss": 17.0}, loss, SETTINGS, tmp_path)
     for wrong in (0.0, float("nan")):
         with pytest.raises(EscError, match=r"loss in .* is (0\.0|nan): it was no number"):
-            reference.check({"loss": wrong}, loss, SETTINGS, tmp_path)
+            train.check_first({"loss": wrong}, loss, SETTINGS, tmp_path)
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def test_a_variant_differs_from_the_papers_training_in_what_its_name_says(model)
     kto = settings(model, "sp", "dpo", "kto")
     # One batch of preprocessing, and four mismatched replies a process.
     assert kto["per_device_train_batch_size"] == 4 and "preprocessing_num_workers" not in kto
-    assert kto["preprocessing_batch_size"] == recipes.ONE_BATCH
+    assert kto["preprocessing_batch_size"] == 10**6
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -53,7 +53,7 @@ def test_other_options_stop_with_the_difference_and_no_secret_and_spread_logs_an
     more = ("eval_steps=7", "run_name=a", "report_to=wandb", "hub_model_id=a/b", "flash_attn=sdpa")
     train.claim(*stamped(work, "max_steps=2", "seed=1", *more, processes=2))
     build.build(None, work, build.BuildOptions(limit=2))
-    told = r"\(LIMIT unset -> 2; recipe\.seed 1 -> 2\); use another WORK.* or FORCE=1"
+    told = r"\(LIMIT unset -> 2; .*; recipe\.seed 1 -> 2\); use another WORK.* or FORCE=1"
     with pytest.raises(OptionsDiffer, match=told):
         train.claim(*stamped(work, "max_steps=2", "seed=2"))
 
