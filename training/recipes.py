@@ -389,7 +389,7 @@ def _parsed(overrides: Sequence[str]) -> Row:
     for found in _SECRET.findall(" ".join(overrides)):
         raise EscError(
             f"TRAIN_ARGS cannot hold {found.rpartition('.')[2]}, which every user here could read, "
-            "and files of the training would keep: the libraries read HF_TOKEN, WANDB_API_KEY, "
+            "and files of the training would keep; the libraries read HF_TOKEN, WANDB_API_KEY, "
             "SWANLAB_API_KEY and MODELSCOPE_API_TOKEN from the environment"
         )
     texts = dict(override.partition("=")[::2] for override in overrides)

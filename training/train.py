@@ -106,13 +106,12 @@ def check_first(first: Row, loss: Loss | None, settings: Row, output: Path) -> N
 
     Without a reference that is any loss above 0. The rewards are in the trainer's own state alone.
     """
-    found = float(first["loss"])
-    what = f"the first {loss.name if loss else 'SFT'} loss in {output} is"
+    found, name = float(first["loss"]), loss.name if loss else "SFT"
     if loss is None or loss.start is None:
         if not 0 < found < math.inf:
             raise EscError(
-                f"{what} {found}: it was no number (which the trainer may show as 0); a setting of "
-                "TRAIN_ARGS, or the precision, is wrong for this model"
+                f"the first {name} loss in {output} is {found}: it was no number (which the "
+                "trainer may show as 0); a setting of TRAIN_ARGS, or the precision, is wrong"
             )
         return
     expected = loss.start(settings["pref_beta"])
@@ -132,10 +131,10 @@ def check_first(first: Row, loss: Loss | None, settings: Row, output: Path) -> N
             "LLaMA-Factory did not merge the SFT adapter (a quantized base, DeepSpeed ZeRO-3 and "
             "unsloth keep it apart), or a setting of TRAIN_ARGS changes the first step"
         )
-    told = "".join(f", {name} {reward:.4f}, not 0" for name, reward in rewards.items())
+    told = "".join(f", {side} {reward:.4f}, not 0" for side, reward in rewards.items())
     raise EscError(
-        f"{what} {found:.4f}, not {expected:.4f}{told}: the reference is not the model it starts "
-        f"from; {why}"
+        f"the first {name} loss in {output} is {found:.4f}, not {expected:.4f}{told}: the "
+        f"reference is not the model it starts from; {why}"
     )
 
 
@@ -219,8 +218,10 @@ def _check_mined(training: Training, mined: Row) -> None:
         (turns, f"are of other train turns than now ({'; '.join(turns)})"),
     ):
         if wrong:
-            again = f"{_maker(training)} FORCE=1 mines this one's own errors"
-            raise EscError(f"the pairs of {training.task} {why}; {again}")
+            raise EscError(
+                f"the pairs of {training.task} {why}; {_maker(training)} FORCE=1 mines this one's "
+                "own errors"
+            )
 
 
 _NOT_DECISIVE = re.compile(

@@ -13,7 +13,7 @@ import yaml
 from trained import training as preference
 
 from data_builders import build
-from esc import adapters, backbones, cli, files, paths
+from esc import adapters, backbones, cli, files, paths, policy_server
 from esc.files import EscError, OptionsDiffer
 from training import recipes, train
 
@@ -85,6 +85,7 @@ def test_a_set_that_is_not_there_or_not_registered_names_the_target_that_makes_i
 
 def test_run_json_is_written_only_where_the_adapter_is(work, monkeypatch):
     monkeypatch.setattr(train, "run", lambda *given, **named: 1.0)
+    monkeypatch.setattr(policy_server, "beside_training", lambda work: None)
     asked = training(work, "do_train=false")
     with pytest.raises(EscError, match=r"sp_sft holds no adapter; make sft-sp"):
         train.train(asked, force=False)
