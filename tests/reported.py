@@ -34,18 +34,22 @@ def sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def number(value: float | None, half: float = 0.1, n: int = 40) -> dict[str, Any]:
+def number(value: float | None, n: int = 40) -> dict[str, Any]:
     """A number of ``metrics.json``."""
     if value is None:
         gap = {"value": None, "low": None, "high": None}
         return gap | {"n": 0, "signature": "s", "reason": "no record has a distribution"}
-    ends = {"low": value - half, "high": value + half}
+    ends = {"low": value - 0.1, "high": value + 0.1}
     return {"value": value, **ends, "n": n, "signature": f"signature|{value}"}
+
+
+def share(count: int, n: int) -> dict[str, Any]:
+    middle = count / n
+    return {"count": count, "share": middle, "low": middle / 2, "high": (1 + middle) / 2}
 
 
 def metrics(base: float, digest: str, *, smoke: bool) -> dict[str, Any]:
     """A whole ``metrics.json`` around one number."""
-    shares = {one.value: number(12.5) for one in Strategy}
     head = {
         "bias": number(base / 100),
         "bias_converged": number(None),
@@ -53,6 +57,7 @@ def metrics(base: float, digest: str, *, smoke: bool) -> dict[str, Any]:
         "macro_f1": number(base + 2),
         "js_distance": number(0.25),
     }
+    shares = {one.value: number(12.5) for one in Strategy}
     strategy = head | {
         "n": 37,
         "invalid": 3,
@@ -68,75 +73,50 @@ def metrics(base: float, digest: str, *, smoke: bool) -> dict[str, Any]:
     )
     text = {"paper": paper, "corpus": corpus | {"rouge_l": number(base)}}
     measured = {"strategy": strategy, "text": text}
-    return measured | {
-        "baselines": dict.fromkeys(BASELINES, measured),
-        "n": 40,
-        "dialogues": 10,
-        "turns": "some turns",
-        "empty": 1,
-        "failed": 0,
-        "resampled_by": "dialogue",
-        "made_with": {"predictions": [digest]},
-        "smoke": smoke,
-    }
+    counted = {"n": 40, "dialogues": 10, "turns": "some turns", "empty": 1, "failed": 0}
+    made = {"resampled_by": "dialogue", "made_with": {"predictions": [digest]}, "smoke": smoke}
+    return measured | counted | made | {"baselines": dict.fromkeys(BASELINES, measured)}
 
 
-def judged(base: float, *, smoke: bool, judge: str = "some-judge") -> dict[str, Any]:
+def judged(base: float) -> dict[str, Any]:
     lost = {"unscored": {"total": 1}, "failed": {"total": 0}}
-    scores = {name: number(base + place / 10, n=20) for place, name in enumerate(DIMENSIONS)}
-    return {
-        "source": {},
-        "judge": judge,
-        "signature": "judge:some-judge",
-        "interval": "95 %",
-        "dimensions": {name: score | lost for name, score in scores.items()},
-        "smoke": smoke,
-    }
+    scores = {one: number(base + p / 10, n=20) | lost for p, one in enumerate(DIMENSIONS)}
+    by = {"judge": "some-judge", "signature": "judge:some-judge", "interval": "95 %", "source": {}}
+    return by | {"dimensions": scores, "smoke": False}
 
 
-def share(count: int, n: int) -> dict[str, Any]:
-    middle = count / n
-    return {"count": count, "share": middle, "low": middle / 2, "high": (1 + middle) / 2}
-
-
-def proportions(*, smoke: bool) -> dict[str, Any]:
+def proportions() -> dict[str, Any]:
     counts = zip(PsychError, (6, 5, 4, 3, 2, 1, 19), strict=True)
-    return {
-        "n": 40,
-        "errors": {one.value: share(count, 40) for one, count in counts},
-        "interval": "95 %, by dialogue",
-        "unscored": {"total": 2},
-        "failed": {"total": 0},
-        "judge": "some-judge",
-        "smoke": smoke,
-    }
+    by = {"n": 40, "interval": "95 %, by dialogue", "judge": "some-judge", "smoke": False}
+    lost = {"unscored": {"total": 2}, "failed": {"total": 0}}
+    return by | lost | {"errors": {one.value: share(count, 40) for one, count in counts}}
 
 
-def system(
-    work: Path, model: str, name: str, base: float, *, smoke: bool = False, reply: str = "reply"
-) -> Path:
+def system(work: Path, model: str, name: str, base: float, reply: str = "reply") -> Path:
     """One run with everything measured."""
     folder = work / "runs" / model / name
     replies = [one | {"predicted_response": f"{reply} {name} {one['id']}"} for one in rows()]
     digest = sha(save(folder / "predictions.jsonl", replies))
     kind, _, stage = name.partition("_")
-    write(folder / "options.json", {"SYSTEM": kind, "STAGE": stage, "ROUND": 1, "smoke": smoke})
-    write(folder / "metrics.json", metrics(base, digest, smoke=smoke))
-    write(folder / "judge" / "judge.json", judged(base / 10, smoke=smoke))
-    write(folder / "errors" / "proportions.json", proportions(smoke=smoke))
+    write(folder / "options.json", {"SYSTEM": kind, "STAGE": stage, "ROUND": 1, "smoke": False})
+    write(folder / "metrics.json", metrics(base, digest, smoke=False))
+    write(folder / "judge" / "judge.json", judged(base / 10))
+    write(folder / "errors" / "proportions.json", proportions())
     return folder
 
 
-def compared(work: Path, model: str, *, smoke: bool = False) -> None:
+def compared(work: Path, model: str) -> None:
     """Decoupled SFT and DPO, turn by turn: one number and their errors."""
     points = {"difference": 7.5, "low": 2.0, "high": 13.0, "verdict": "higher, outside the noise"}
     f1 = points | {"difference": 0.15, "low": 0.05, "high": 0.25}
     shares = {one.value: points for one in PsychError}
     errors = {"n": 38, "shares": shares, "interval": "95 %", "reason": None}
     pair = {"a": "decoupled_sft", "b": "decoupled_dpo", "n": 40, "errors": errors}
-    made_with = {"predictions": {"decoupled_sft": "0", "decoupled_dpo": "0"}}
-    found = {"left_out": [], "smoke": smoke, "made_with": made_with}
-    found["comparisons"] = [pair | {"numbers": {"text.paper.f1": f1}}]
+    found = {
+        "left_out": [],
+        "smoke": False,
+        "comparisons": [pair | {"numbers": {"text.paper.f1": f1}}],
+    }
     write(work / "runs" / model / "comparisons.json", found)
 
 
@@ -155,31 +135,31 @@ def data(work: Path, *, smoke: bool = False) -> None:
     write(work / "data" / "stats" / "stats.json", found)
 
 
-def whole(work: Path, model: str, *, smoke: bool = False, base: float = 20.0) -> Path:
+def whole(work: Path, model: str, base: float = 20.0) -> Path:
     """Everything that a backbone can have, but for what is left to be not run."""
     runs = work / "runs" / model
-    data(work, smoke=smoke)
+    data(work)
     sides = {one.value: {"chosen": 3, "rejected": place} for place, one in enumerate(Strategy)}
     task = {"pairs": 24, "judge": None, "strategies": sides}
     errors = {"Lack of Empathy": 5, "Early Emotion Shift": 6, "Template Response": 8}
     tasks = {"sp": task | {"errors": {"Strategy Mismatch": 24}}, "rg": task | {"errors": errors}}
-    mined = {"notes": ["rg: judged by some-judge"], "tasks": tasks, "smoke": smoke}
+    mined = {"notes": ["rg: judged by some-judge"], "tasks": tasks, "smoke": False}
     table_1 = {"here": dict.fromkeys(TABLE_1_PAIRS, 123.5)}
     write(runs / "mining" / "stats" / "stats.json", mined | {"table_1": table_1})
     apart = number(0.75) | {"percent": 31.25, "inside_the_noise": False}
     one = {"chosen": number(3.25), "rejected": number(2.5), "difference": apart}
     scores = {"source": {}, "judge": "some-judge", "dimensions": dict.fromkeys(DIMENSIONS, one)}
-    write(runs / "pairs_judge" / "judge.json", scores | {"smoke": smoke})
+    write(runs / "pairs_judge" / "judge.json", scores | {"smoke": False})
     votes = {"win": share(10, 20), "tie": share(4, 20), "lose": share(6, 20), "n": 20}
     votes["sign_test"] = {"p": 0.45, "said": "inside the noise (p >= 0.05)"}
-    both = {"a": {"name": "decoupled_dpo"}, "b": {"name": "vanilla_dpo"}, "smoke": smoke}
+    both = {"a": {"name": "decoupled_dpo"}, "b": {"name": "vanilla_dpo"}, "smoke": False}
     voted = both | {"annotators": {"anna": {}}, "dimensions": dict.fromkeys(DIMENSIONS, votes)}
     write(runs / "human" / "human.json", voted)
     moved = {"turns": 9, "tokens": 687, "kl": 0.00184, "changed": 0.0145}
-    drift = moved | {"rounding": moved | {"kl": 0.00185}, "moved": False, "smoke": smoke}
+    drift = moved | {"rounding": moved | {"kl": 0.00185}, "moved": False, "smoke": False}
     write(work / "saves" / model / "sp_dpo" / "drift.json", drift)
-    write(work / "runs/failed_esconv/errors/proportions.json", proportions(smoke=smoke))
+    write(work / "runs/failed_esconv/errors/proportions.json", proportions())
     for place, name in enumerate(SYSTEMS):
-        system(work, model, name, base + 1.37 * place, smoke=smoke)
-    compared(work, model, smoke=smoke)
+        system(work, model, name, base + 1.37 * place)
+    compared(work, model)
     return work
