@@ -18,7 +18,7 @@ from data_builders.corpus import at_release_positions, read
 from esc import cli, files, paths, prompts, step
 from esc.dialogue import Consecutive, Dialogue, Role, Turn, turns
 from esc.files import EscError, JsonlWriter, Row
-from esc.strategies import Strategy, tag
+from esc.strategies import tag
 
 FORMAT = 2
 """Raised with every change of the rules, so that sets built before it are built anew."""
@@ -83,37 +83,6 @@ def vanilla_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
 
 ROWS = {"sp": sp_rows, "rg": rg_rows, "vanilla": vanilla_rows}
 """Task to its row function."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainTurn:
-    """One reply that a task's train set teaches, read back from it."""
-
-    id: str
-    prompt: Row
-    """``system`` and ``conversations`` up to the answer, in sharegpt form."""
-    answer: str
-    """In the form of the task."""
-    strategy: Strategy
-
-
-def train_turns(work: Path, task: str) -> Iterator[TrainTurn]:
-    """The turns of a built train set, in its order."""
-    for row in files.read_jsonl(work / paths.sft_file(task, "train")):
-        said = row.get("conversations") or [
-            {"from": role, "value": text}
-            for exchange in [*row.get("history", ()), (row["instruction"], row["output"])]
-            for role, text in zip(("human", "gpt"), exchange, strict=True)
-        ]
-        for until in range(1 if task == "vanilla" else len(said) - 1, len(said), 2):
-            answer = said[until]["value"]
-            named = {"sp": answer, "rg": row.get("strategy")}.get(task, answer[1:].split("] ")[0])
-            yield TrainTurn(
-                id=f"{row['id']}-{until // 2}" if task == "vanilla" else row["id"],
-                prompt={"system": row["system"], "conversations": said[:until]},
-                answer=answer,
-                strategy=Strategy(named),
-            )
 
 
 _ESCONV_LICENCE = "{}: CC BY-NC 4.0, academic use; so are these files, which are built from it"

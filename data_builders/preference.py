@@ -15,20 +15,19 @@ import random
 import shlex
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 
 from data_builders import published, registry
-from data_builders.build import TrainTurn, train_turns
 from esc import backbones, cli, files, paths, step
-from esc.files import EscError, JsonlWriter, Row
+from esc.dialogue import GoldTurn, gold_turns
+from esc.files import EscError, Row
 from esc.paths import ALL, MIXES, Lineage
+from esc.plan_and_speak import chat_and_gold
 from esc.strategies import Strategy, tag
 
 
@@ -51,20 +50,22 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
         paths.preference_dataset(task, model, one): one
         for one in (first if lineage.round == 1 else [lineage])
     }
+    turns = {turn.id: turn for turn in gold_turns(work, "train", None)}
     described_in = work / paths.preference_manifest(task, model, lineage)
     with files.exclusive(work / paths.DATA):
         names = map(paths.preference_file, made)
         with files.jsonl_together(work, *names, described_in=described_in) as writing:
             writers = dict(zip(made, writing, strict=True))
-            pairs = {name: one for name, one in made.items() if one.kind == "dpo"}
-            for row in _pair_rows(work, task, source / published.PAIRS) if pairs else ():
-                for name, one in pairs.items():
-                    mix = MIXES.get(one.variant or "", ALL)
+            mixes = {n: MIXES.get(one.variant or "", ALL) for n, one in made.items()}
+            singles = [name for name, one in made.items() if one.kind == "kto"]
+            for row in _pair_rows(task, source / published.PAIRS, turns):
+                for name in mixes.keys() - singles:
                     # An entangled pair of others may have no quadrant: it is in no mix.
-                    if mix == ALL if row["quadrant"] is None else row["quadrant"] in mix:
+                    if mixes[name] == ALL or row["quadrant"] in mixes[name]:
                         writers[name].write(row)
-            for name in made.keys() - pairs:
-                _write_singles(work, task, source / published.SINGLES, writers[name])
+            for name in singles:
+                for row in _single_rows(task, source / published.SINGLES, turns, routed):
+                    writers[name].write(row)
         sets = {name: writer.facts() for name, writer in writers.items()}
         for name, facts in sets.items():
             # LLaMA-Factory takes an empty set for a broken one.
@@ -78,41 +79,33 @@ def build(work: Path, model: str, task: str, lineage: Lineage) -> Row:
         return of | told | {"sets": sets}
 
 
-def _with_turns(work: Path, task: str, path: Path) -> Iterator[tuple[Row, TrainTurn, str]]:
-    """(row, its train turn, its own answer) of a routed file, without holding the train set.
-
-    The answer is in the form that the task's model gives it. Raises EscError where the set does
-    not hold the turn after the last one asked for.
-    """
-    turns = train_turns(work, task)
-    turn = None
-    for row in files.read_jsonl(path):
-        while turn is None or turn.id != row["id"]:
-            turn = next(turns, None)
-            if turn is None:
-                raise EscError(
-                    f"{path}: turn {row['id']} is not in {work / paths.sft_file(task, 'train')}, "
-                    "or not in its order; only train turns make pairs: mine again from the sets "
-                    "that are built now"
-                )
-        text = row.get("rejected", row.get("text"))
-        yield row, turn, tag(Strategy(row["strategy"]), text) if task == "vanilla" else text
+def _prompt(task: str, turn: GoldTurn) -> tuple[Row, str]:
+    """(what SFT saw up to the answer, in sharegpt form; the gold answer)."""
+    (system, *said), gold = chat_and_gold(task, turn)
+    who = {"user": "human", "assistant": "gpt"}
+    conversations = [{"from": who[one.role], "value": one.content} for one in said]
+    return {"system": system.content, "conversations": conversations}, gold
 
 
-def _pair_rows(work: Path, task: str, path: Path) -> Iterator[Row]:
-    for pair, turn, rejected in _with_turns(work, task, path):
-        gold = Strategy(pair["gold_strategy"])
-        chosen = tag(gold, pair["chosen"]) if task == "vanilla" else pair["chosen"]
-        if chosen != turn.answer:
+def _answer(task: str, strategy: str, text: str) -> str:
+    """An answer in the form the task's model gives it."""
+    return tag(Strategy(strategy), text) if task == "vanilla" else text
+
+
+def _pair_rows(task: str, path: Path, turns: Mapping[str, GoldTurn]) -> Iterator[Row]:
+    for pair in files.read_jsonl(path):
+        turn = turns.get(pair["id"])
+        prompt, gold = _prompt(task, turn) if turn else ({}, None)
+        chosen = _answer(task, pair["gold_strategy"], pair["chosen"])
+        rejected = _answer(task, pair["strategy"], pair["rejected"])
+        if chosen != gold or chosen == rejected:
             raise EscError(
-                f"{path}: the chosen answer of turn {pair['id']} is not the train set's gold one; "
-                "the pairs were mined from another corpus or split"
+                f"{path}: the chosen answer of turn {pair['id']} is not the gold one of a train "
+                "turn, or is the rejected one too; mine again from the sets that are built now"
             )
-        if chosen == rejected:
-            raise EscError(f"{path}: chosen equals rejected in turn {pair['id']}; route again")
         yield {
             "id": pair["id"],
-            **turn.prompt,
+            **prompt,
             "chosen": {"from": "gpt", "value": chosen},
             "rejected": {"from": "gpt", "value": rejected},
             **{name: pair[name] for name in ("error", "explanation", "quadrant")},
@@ -120,25 +113,23 @@ def _pair_rows(work: Path, task: str, path: Path) -> Iterator[Row]:
         }
 
 
-def _write_singles(work: Path, task: str, path: Path, writer: JsonlWriter) -> None:
-    # The prompts are found in the train set's order: the rows wait on the disk for theirs.
-    with tempfile.TemporaryFile() as waiting:
-        starts, ids = [], []
-        for single, turn, said in _with_turns(work, task, path):
-            row = {
-                "id": single["id"],
-                "system": turn.prompt["system"],
-                "conversations": [*turn.prompt["conversations"], {"from": "gpt", "value": said}],
-                "label": single["wanted"],
-                "error": single["error"],
-                "provenance": single["provenance"] | {"sample": single["sample"]},
-            }
-            starts.append(waiting.tell())
-            ids.append(row["id"])
-            waiting.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-        for place in apart(ids):
-            waiting.seek(starts[place])
-            writer.write(orjson.loads(waiting.readline()))
+def _single_rows(
+    task: str, path: Path, turns: Mapping[str, GoldTurn], routed: Row
+) -> Iterator[Row]:
+    # All are in memory for their order, and so without what all have in common.
+    rows = [row | {"provenance": None} for row in files.read_jsonl(path)]
+    for place in apart([row["id"] for row in rows]):
+        single = rows[place]
+        prompt, _ = _prompt(task, turns[single["id"]])
+        said = _answer(task, single["strategy"], single["text"])
+        yield {
+            "id": single["id"],
+            "system": prompt["system"],
+            "conversations": [*prompt["conversations"], {"from": "gpt", "value": said}],
+            "label": single["wanted"],
+            "error": single["error"],
+            "provenance": routed["provenance"] | {"sample": single["sample"]},
+        }
 
 
 def apart(turns: list[str]) -> list[int]:
@@ -207,8 +198,7 @@ def main(
         lineage = Lineage(variant, round).checked(one).mining
         if pairs:
             name = backbones.get(model).name
-            turns = train_turns(work, one)
-            done = published.route(pairs, work, name, one, lineage, turns, force=force)
+            done = published.route(pairs, work, name, one, lineage, force=force)
             yield f"read        {pairs}: {done['samples']:,} rows"
             yield from (f"            {count:>9,}  {fate}" for fate, count in done["fates"].items())
             told = (f"{count:,} {error}" for error, count in done["errors"].items())

@@ -16,14 +16,15 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, Field
 
-from data_builders.build import TrainTurn
 from data_builders.corpus import checked, values
 from esc import files, paths, psych_errors, step
 from esc.adapters import ELSEWHERE
+from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, OptionsDiffer, Row
 from esc.paths import Lineage, Quadrant
+from esc.plan_and_speak import chat_and_gold
 from esc.psych_errors import PsychError
-from esc.strategies import parse, strip_tag, untagged
+from esc.strategies import parse, strip_tag
 
 ROUTES, PAIRS, SINGLES, DONE = "routes.jsonl", "pairs.jsonl", "singles.jsonl", "route.json"
 NOT_SAID = "not said"
@@ -102,21 +103,11 @@ class _Given(BaseModel):
     quadrant: Any = None
 
 
-def route(
-    path: Path,
-    work: Path,
-    model: str,
-    task: str,
-    lineage: Lineage,
-    turns: Iterable[TrainTurn],
-    *,
-    force: bool,
-) -> Row:
+def route(path: Path, work: Path, model: str, task: str, lineage: Lineage, *, force: bool) -> Row:
     """Write ``routed/`` of a mining from the pairs in ``path``; what its ``route.json`` says.
 
-    ``turns`` are the task's train turns; ``fates`` count every row of the file. Raises EscError,
-    naming the row, where one is no pair, and where none is a pair of a train turn; without
-    ``force`` OptionsDiffer where the pairs of a mining or of another file are there.
+    ``fates`` count every row of the file. Raises EscError, naming the row, where one is no pair,
+    and where none is a pair of a train turn; else as `write_routed`.
     """
     manifest = step.manifest(work)
     made_by: Row = {
@@ -135,17 +126,19 @@ def route(
         "file": files.sha256(path),
     }
     fates: Counter[str] = Counter()
-    pairs = sorted(_pairs(path, task, turns, fates), key=lambda pair: pair[0])
+    pairs = sorted(
+        _pairs(path, task, gold_turns(work, "train", None), fates), key=lambda pair: pair[0]
+    )
     if not pairs:
         told = ", ".join(f"{count:,} {fate}" for fate, count in fates.most_common())
         raise EscError(f"{path}: no pair of a train turn in {work / paths.DATA} ({told})")
     return write_routed(work, lineage, made_by, _ways(task, pairs, made_by), fates, force=force)
 
 
-def _ways(task: str, pairs: list[tuple[int, TrainTurn, Row]], made_by: Row) -> Ways:
+def _ways(task: str, pairs: list[tuple[int, GoldTurn, Row]], made_by: Row) -> Ways:
     """Of pairs in the order of their turns."""
     for turn, of_turn in groupby(pairs, key=lambda pair: pair[1]):
-        gold = turn.answer if task != "vanilla" else untagged(turn.answer)
+        gold = turn.strategy if task == "sp" else turn.response
         common = {"id": turn.id, "provenance": made_by}
         single = common | {"sample": None, "strategy": turn.strategy, "text": gold}
         singles = [single | {"wanted": True, "error": None}]
@@ -166,13 +159,14 @@ def _words(*texts: str) -> str:
 
 
 def _pairs(
-    path: Path, task: str, turns: Iterable[TrainTurn], fates: Counter[str]
-) -> Iterator[tuple[int, TrainTurn, Row]]:
+    path: Path, task: str, turns: Iterable[GoldTurn], fates: Counter[str]
+) -> Iterator[tuple[int, GoldTurn, Row]]:
     """(place of its turn, turn, what the row says) of the pairs; ``fates`` count every row."""
-    alike: dict[str, dict[str, list[tuple[int, TrainTurn]]]] = defaultdict(dict)
+    alike: dict[str, dict[str, list[tuple[int, GoldTurn]]]] = defaultdict(dict)
     for place, turn in enumerate(turns):
-        context = _words(*(message["value"] for message in turn.prompt["conversations"]))
-        alike[context].setdefault(_words(turn.answer), []).append((place, turn))
+        (_, *said), gold = chat_and_gold(task, turn)
+        context = _words(*(message.content for message in said))
+        alike[context].setdefault(_words(gold), []).append((place, turn))
     taken = set()
     for number, value in enumerate(values(path)):
         row = checked(_Given, value, f"{path}, row {number} (from 0) is no pair")
@@ -183,8 +177,8 @@ def _pairs(
         if task == "sp":
             strategy, chosen = parse(rejected), parse(chosen) or chosen
         quadrant = Quadrant(row.quadrant) if row.quadrant in list(Quadrant) else None
-        said = (message.text for message in row.messages if message.role != "system")
-        answers = alike.get(_words(*said), {})
+        theirs = (message.text for message in row.messages if message.role != "system")
+        answers = alike.get(_words(*theirs), {})
         found = answers.get(_words(chosen), [])
         # The planner may err in several ways in one turn.
         kind = strategy if task == "sp" else quadrant
