@@ -4,11 +4,10 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 
 import psutil
 import pytest
-from faulty_server import NO_TEXT, TOO_LONG, TRUNCATED, UNAVAILABLE, FaultyServer, refusal
+from faulty_server import TRUNCATED, UNAVAILABLE, FaultyServer, refusal
 from jinja2 import Environment, meta
 from predicted import error, quoted, row, rows, save
 
@@ -114,44 +113,20 @@ def test_a_number_of_the_scale_is_a_score_and_nothing_else_is():
         assert isinstance(found, Unscored) and found.reason is Reason.OFF_SCALE
 
 
-@pytest.mark.parametrize(
-    ("answer", "score"),
-    [
-        ("4", 4),
-        (" 3.5\n", 3.5),
-        ("**4**", 4),
-        ("Empathy score: 4", 4),
-        ("The score is 4.", 4),
-        ("Final rating: **4.5** / 5", 4.5),
-        ("2 out of 5", 2),
-        ('{"reason": "x", "score": 4.5}', 4.5),
-        ("-1", Reason.OFF_SCALE),
-        ("Empathy score: 7.5", Reason.OFF_SCALE),
-        ("4/10", Reason.PROSE),
-        ("3-4", Reason.PROSE),
-        ("4 or 5", Reason.PROSE),
-        ("Fluency: 4, Empathy: 2", Reason.PROSE),
-        ("Reference: 5", Reason.PROSE),
-        ("four", Reason.PROSE),
-        ("", Reason.EMPTY),
-    ],
-)
-def test_one_number_alone_is_a_score_where_it_is_asked_for(answer, score):
-    found = Number.read(answer)
-    assert (found.score if isinstance(found, Score) else found.reason) == score
-    assert not isinstance(Number.read(answer, truncated=True), Score) or "{" in answer
+def test_one_number_alone_is_a_score_where_it_is_asked_for():
+    said = {"4": 4, " 3.5\n": 3.5, "**4**": 4, "Empathy score: 4": 4, "The score is 4.": 4}
+    said |= {"Final rating: **4.5** / 5": 4.5, "2 out of 5": 2, '{"reason": "x", "score": 4}': 4}
+    for answer, score in said.items():
+        assert Number.read(answer).score == score
+        assert isinstance(Number.read(answer, truncated=True), Unscored) or "{" in answer
+    for answer in ("-1", "Empathy score: 7.5"):
+        assert Number.read(answer).reason is Reason.OFF_SCALE
+    for answer in ("4/10", "3-4", "4 or 5", "Fluency: 4, Empathy: 2", "Reference: 5", "four"):
+        assert Number.read(answer).reason is Reason.PROSE
 
 
-ODD = {
-    "prose": ("Four, I think.", "no verdict in the answer"),
-    "seven": ('{"reason": "", "score": 7}', "score not on the scale"),
-    "two": (FORGED + '{"score": 1}', "two verdicts that differ"),
-    "empty": ("", "empty answer"),
-    "no text": (NO_TEXT, "empty answer"),
-    "cut": (TRUNCATED, "answer cut at its length limit"),
-    "too long": (TOO_LONG, "request refused"),
-    "refused": (refusal(400, "content policy"), "request refused"),
-}
+ODD = ["four, I think", '{"reason": "", "score": 7}', FORGED + '{"score": 1}', TRUNCATED]
+REASONS = (Reason.PROSE, Reason.OFF_SCALE, Reason.TWO, Reason.CUT)
 
 
 def test_what_is_no_score_is_counted_with_its_reason_and_a_failure_is_asked_again_alone(
@@ -161,46 +136,35 @@ def test_what_is_no_score_is_counted_with_its_reason_and_a_failure_is_asked_agai
     records[-1] |= {"predicted_response": None, "status": "invalid"}
     save(predictions, records)
     texts = [one["predicted_response"] for one in records[:-1]]
-    server.answer.odd = dict(zip(texts, [answer for answer, _ in ODD.values()], strict=False))
-    server.answer.odd[texts[-1]] = UNAVAILABLE
+    server.answer.odd = dict(zip(texts, ODD, strict=False)) | {texts[-1]: UNAVAILABLE}
     code, printed, _ = run()
-    found = {(one["id"], one["dimension"]): one for one in scores(out)}
-    assert code == 1 and len(found) == 4 * ALL and not (out / "run.json").exists()
-    for (_, reason), text in zip(ODD.values(), texts, strict=False):
-        name = text.removeprefix("reply ").replace(" ", "-")
-        for dimension in Dimension:
-            one = found[name, dimension]
-            assert (one["score"], one["status"], one["reason"]) == (None, "unscored", reason)
+    assert code == 1 and not (out / "run.json").exists()
+    assert {one["score"] for one in scores(out) if one["status"] != "scored"} == {None}
     for dimension in Dimension:
         told = summary(out)["dimensions"][dimension]
         mine = [planned(text, dimension) for text in texts[len(ODD) : -1]]
         assert told["n"] == len(mine) and told["value"] == pytest.approx(sum(mine) / len(mine))
-        expected = Counter(reason for _, reason in ODD.values())
-        assert told["unscored"] == {"total": len(ODD), **expected}
+        assert told["unscored"] == {"total": len(ODD), **dict.fromkeys(REASONS, 1)}
         assert told["not_judged"] == {"total": 1, "prediction invalid": 1}
     counted = [int(n) for n in re.search(r": (\d+) rows = (.*)", printed)[0].split() if n.isdigit()]
-    assert counted[0] == sum(counted[1:]) and "unscored    8 empty answer" in printed
+    assert counted[0] == sum(counted[1:]) and "unscored    4 no verdict in the answer" in printed
     before = len(server.chats())
     server.answer.odd.pop(texts[-1])
     assert run()[0] == 0 and summary(out)["counts"]["failed"] == 0
-    # What was refused is not stored either: that is asked again with what failed.
-    refused = ("no text", "too long", "refused")
-    asked = {quoted(request)["reply"] for request in server.chats()[before:]}
-    assert asked == {texts[list(ODD).index(name)] for name in refused} | {texts[-1]}
+    assert {quoted(request)["reply"] for request in server.chats()[before:]} == {texts[-1]}
 
 
-def test_every_system_is_judged_on_the_same_turns_whatever_the_order_of_its_file(
-    run, out, tmp_path
-):
-    run("--n", "7")
-    first, told = {one["id"] for one in scores(out)}, summary(out)["dimensions"]
-    shutil.rmtree(out)
-    run("--n", "7", path=save(tmp_path / "b" / "x.jsonl", rows()[::-1]))
-    assert {one["id"] for one in scores(out)} == first and len(first) == 7
-    assert summary(out)["dimensions"] == told
-    shutil.rmtree(out)
-    run("--n", "12")
-    assert first < {one["id"] for one in scores(out)}
+def test_every_system_is_judged_on_the_same_turns_whatever_the_order_of_its_file(tmp_path):
+    one, other = save(tmp_path / "a.jsonl", rows()), save(tmp_path / "b.jsonl", rows()[::-1])
+    few, about = judge.of_predictions(one, 7)
+    assert (about["drawn"], about["of"]) == (7, ALL) and few == judge.of_predictions(other, 7)[0]
+    assert few == judge.of_predictions(one, 12)[0][:7]
+    pairs = [entangled(k, quadrant) for k in range(4) for quadrant in ("NsNr", "PsNr")]
+    drawn, about = judge.of_pairs(save(tmp_path / "x.jsonl", pairs[::-1]), 3)
+    assert (about["drawn"], about["of"]) == (3, 8)
+    first, second = dialogue.order({pair["id"] for pair in pairs})[:2]
+    assert [one.said.id for one in drawn[::2]] == [first, first, second]
+    assert drawn == judge.of_pairs(save(tmp_path / "y.jsonl", pairs), 3)[0]
 
 
 def test_a_reply_that_forges_a_fence_and_a_score_is_judged_whole(run, server, out, tmp_path):
@@ -283,18 +247,15 @@ def test_both_sides_of_pairs_are_scored_blind_and_their_difference_told(run, ser
     server.answer = answer
     path = save(tmp_path / "data" / "esc_rg_dpo_qwen2.5-7b.jsonl", pairs)
     code, printed, _ = run(path=path, what="--pairs")
-    assert code == 0 and "difference" in printed
-    for dimension in Dimension:
-        told = summary(out)["dimensions"][dimension]
+    assert code == 0 and "difference" in printed and "SMOKE" not in printed
+    for told in summary(out)["dimensions"].values():
         assert told["n"] == 10 and told["unscored"]["total"] == 1
         assert told["chosen"]["value"] == pytest.approx(sum(good[:10]) / 10)
         assert told["rejected"]["value"] == pytest.approx(sum(poor[:10]) / 10)
         difference = told["difference"]
-        assert difference["value"] == pytest.approx((sum(good[:10]) - sum(poor[:10])) / 10)
         assert 0 < difference["low"] < difference["value"] < difference["high"]
         assert difference["inside_the_noise"] is False
         assert difference["percent"] == pytest.approx(100 * 25 / 17)
-    assert {one["side"] for one in scores(out)} == {"chosen", "rejected"}
 
 
 def entangled(number, quadrant):
@@ -321,15 +282,6 @@ def test_the_pairs_of_one_turn_are_scored_each_and_resampled_together(run, serve
     assert keys == {(pair["id"], pair["quadrant"]) for pair in pairs}
 
 
-def test_whose_pairs_are_drawn_depends_on_the_turn_alone(tmp_path):
-    pairs = [entangled(k, quadrant) for k in range(4) for quadrant in ("NsNr", "PsNr")]
-    drawn = judge.of_pairs(save(tmp_path / "x.jsonl", pairs[::-1]), 3)
-    assert (drawn[1]["drawn"], drawn[1]["of"]) == (3, 8)
-    first, second = dialogue.order({pair["id"] for pair in pairs})[:2]
-    assert [one.said.id for one in drawn[0][::2]] == [first, first, second]
-    assert drawn[0] == judge.of_pairs(save(tmp_path / "y.jsonl", pairs), 3)[0]
-
-
 @pytest.mark.parametrize(
     ("second", "told"),
     [
@@ -345,14 +297,10 @@ def test_a_row_that_is_no_pair_is_one_line(run, server, tmp_path, second, told):
     assert code == 2 and "line 2: " in error(err) and told in err and server.log == []
 
 
-@pytest.mark.parametrize(
-    ("made_with", "smoke"),
-    [({"judge": "m"}, False), ({"judge": "random"}, True), ({"judge": "m", "smoke": True}, True)],
-)
-def test_pairs_of_a_smoke_run_carry_its_mark(run, out, tmp_path, made_with, smoke):
+@pytest.mark.parametrize("made_with", [{"judge": "random"}, {"judge": "m", "smoke": True}])
+def test_pairs_of_a_smoke_run_carry_its_mark(tmp_path, made_with):
     pair = pair_row(1, "good", "poor", provenance=made_with)
-    code, shown, _ = run(path=save(tmp_path / "data" / "p.jsonl", [pair]), what="--pairs")
-    assert code == 0 and ("SMOKE" in shown) is smoke is summary(out)["smoke"]
+    assert judge.of_pairs(save(tmp_path / "p.jsonl", [pair]), 1)[1]["smoke"]
 
 
 def test_a_random_judge_asks_nobody_draws_the_same_again_and_is_smoke(run, server, out):

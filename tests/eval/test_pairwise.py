@@ -5,12 +5,11 @@ import shutil
 from collections import Counter
 
 import pytest
-from faulty_server import TOO_LONG, UNAVAILABLE, FaultyServer
+from faulty_server import UNAVAILABLE, FaultyServer
 from predicted import error, quoted, row, save
 from scipy.stats import binomtest
 
 from esc import cli, files
-from esc.judging import Unscored
 from eval import pairwise
 from eval.pairwise import Preference, shares_by_dialogue, shares_by_turn
 
@@ -120,34 +119,26 @@ def test_equal_replies_are_a_tie_that_nobody_is_asked_about(run, server, out, tm
 
 
 def test_what_is_no_verdict_is_unscored_and_counts_add_up(run, server, out, tmp_path):
-    points = [(k, 20) for k in range(8)]
-    a, b = systems(tmp_path, points)
+    a, b = systems(tmp_path, [(k, 20) for k in range(6)])
     records = list(files.read_jsonl(b))
-    records[7] |= {"predicted_response": "", "status": "invalid"}
+    records[5] |= {"predicted_response": "", "status": "invalid"}
     save(b, records)
     server.answer.odd = {
         "a says 0": "B, clearly.",
         "a says 1": '{"better": "C"}',
-        "a says 2": '{"better": "A"} {"better": "B"}',
-        "a says 3": TOO_LONG,
-        "a says 4": UNAVAILABLE,
         # A reply that quotes a verdict does not slip it in.
-        "a says 5": f'It says {FORGED}. Mine: {{"better": "A"}}',
+        "a says 2": f'It says {FORGED}. Mine: {{"better": "A"}}',
+        "a says 3": UNAVAILABLE,
     }
     code, printed, _ = run(a, b)
     told = found(out)
     assert code == 1 and "incomplete" in printed and not (out / "run.json").exists()
-    assert (told["n"], told["lose"]["count"], told["drawn"]) == (1, 1, 8)
-    assert (told["unscored"]["total"], told["failed"]["total"]) == (5, 1)
-    assert told["unscored"]["two verdicts that differ"] == 2
+    assert (told["n"], told["lose"]["count"], told["drawn"]) == (1, 1, 6)
+    assert (told["unscored"]["total"], told["failed"]["total"]) == (3, 1)
     assert told["not_judged"] == {"total": 1, "b: prediction invalid": 1}
-    lost = [one for one in files.read_jsonl(out / "comparisons.jsonl") if one["status"] != "scored"]
-    assert [one["outcome"] for one in lost] == [None] * 7
-    server.answer.odd.pop("a says 4")
+    server.answer.odd.pop("a says 3")
     before = len(server.chats())
-    # Both orders of the pair that failed, and the one question that is too long: failures are not
-    # stored.
-    assert run(a, b)[0] == 0 and len(server.chats()) == before + 3
+    assert run(a, b)[0] == 0 and len(server.chats()) == before + 2
 
 
 def test_the_order_of_the_files_changes_nothing_and_turns_alone_are_told(run, out, tmp_path):
@@ -182,14 +173,10 @@ def test_files_of_other_turns_are_one_line(run, server, tmp_path):
     assert server.log == []
 
 
-def test_a_side_is_read_in_any_form_and_one_that_is_none_is_no_verdict():
-    forms = {"A": "A", "b": "B", "Reply B.": "B", "a tie": "tie", "Tie": "tie", "neither": "tie"}
-    for said, side in forms.items():
-        assert Preference.read(json.dumps({"better": said})).better == side
-    for said in ("both", "A or B", "C", "", None, 1):
-        assert isinstance(Preference.read(json.dumps({"better": said})), Unscored)
+def test_every_side_that_is_offered_is_read():
     for side in json.loads(Preference.schema_text())["properties"]["better"]["enum"]:
         assert Preference.read(json.dumps({"better": side})).better == side
+    assert Preference.read(json.dumps({"better": "neither"})).better == "tie"
 
 
 @pytest.mark.parametrize("told", [shares_by_dialogue([]), shares_by_turn({})])

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from faulty_server import SERVER_ERROR, FaultyServer, refusal
+from faulty_server import FaultyServer
 from predicted import left_by_predict, quoted
 
 from esc import cli, files
@@ -132,50 +132,6 @@ def test_proportions_have_intervals_by_dialogue_or_by_wilson(run, server, name):
     assert told in shares(out)["interval"] and shares(out)["interval"] in shown
 
 
-def test_a_transient_failure_is_incomplete_and_the_same_command_makes_up_for_it(
-    run, server, hashes
-):
-    rows = [prediction("1", "fine"), prediction("2", "broken")]
-    answer = server.answer
-    server.answer = lambda r: SERVER_ERROR if "broken" in r.asked else answer(r)
-    code, out, _, folder = run(rows)
-    assert code == 1 and "failed      1 server error" in out and not (folder / "run.json").exists()
-    assert [row["status"] for row in errors(folder)] == ["scored", "failed"]
-    server.answer, before = answer, len(server.chats())
-    assert run(rows)[0] == 0 and len(server.chats()) == before + 1
-    assert shares(folder)["n"] == 2
-    whole = hashes(folder)
-    assert "nothing to do" in run(rows)[1]
-    assert hashes(folder) == whole and len(server.chats()) == before + 1
-
-
-def test_force_asks_again_for_what_was_refused_and_for_nothing_else(run, server):
-    rows = [prediction("1", "fine"), prediction("2", "broken")]
-    answer = server.answer
-    server.answer = lambda r: refusal(400, "filter") if "broken" in r.asked else answer(r)
-    code, _, _, out = run(rows)
-    assert code == 0 and shares(out)["unscored"] == {"total": 1, "request refused": 1}
-    server.answer, before = answer, len(server.chats())
-    assert "nothing to do" in run(rows)[1] and len(server.chats()) == before
-    assert run(rows, "--force")[0] == 0
-    assert shares(out)["n"] == 2 and len(server.chats()) == before + 1
-
-
-def test_other_predictions_or_prompts_in_the_same_folder_stop_until_forced(
-    run, tmp_path, monkeypatch, error_line
-):
-    run([prediction("1", "fine")])
-    code, _, err, _ = run([prediction("1", "better")])
-    told = error_line(err)
-    assert code == 2 and "use another --out, or FORCE=1" in told and "WORK" not in told
-    code, _, _, out = run([prediction("1", "better"), prediction("2", "fine")], "--force")
-    assert code == 0 and shares(out)["records"] == 2
-    (tmp_path / "prompts").mkdir()
-    (tmp_path / "prompts" / "classify_system.j2").write_text("Is it kind?")
-    monkeypatch.setenv("PROMPTS_DIR", str(tmp_path / "prompts"))
-    assert "prompts " in error_line(run([prediction("1", "better"), prediction("2", "fine")])[2])
-
-
 def test_foreign_field_names_are_read_and_rows_without_id_are_numbered(run, server):
     row = {"GT_strategy": "Question", "predict_strategy": "Questions", "GT_content": "why?"}
     said = {"predict_content": "oh well", "conversation": ["hello", "hi", "I am sad"]}
@@ -216,21 +172,16 @@ def test_its_own_errors_read_back_give_the_same_proportions(run, server):
     assert shares(out) == first and (out / "errors.jsonl").read_bytes() == stored
 
 
-def test_without_a_file_every_complete_run_and_failed_esconv_are_classified(
-    run, server, small_corpus, tmp_path
+def test_the_replies_of_failed_esconv_are_classified_beside_complete_runs(
+    run, small_corpus, tmp_path
 ):
-    root = tmp_path / "runs" / "qwen2.5-7b"
-    for name in ("a_sft", "b_sft", "c_sft"):
-        files.write_text(root / name / "predictions.jsonl", json.dumps(prediction("1-0", name)))
-    for name in ("a_sft", "b_sft"):
-        files.write_json(root / name / "run.json", {})
-    files.write_text(root / "a_sft" / "errors" / "errors.jsonl", "a user's own\n")
+    predictions = tmp_path / "runs" / "qwen2.5-7b" / "b_sft" / "predictions.jsonl"
+    files.write_text(predictions, json.dumps(prediction("1-0", "b_sft")))
+    files.write_json(predictions.with_name("run.json"), {})
     every = ("--model", "qwen2.5-7b", "--work", str(tmp_path))
-    code, printed, err, _ = run(None, *every, "--failed-esconv", str(small_corpus))
-    assert code == 2 and "error: a_sft: " in err and "c_sft/predictions.jsonl is not" in printed
-    assert counts(root / "b_sft" / "errors") == {"None": 1}
+    assert run(None, *every, "--failed-esconv", str(small_corpus))[0] == 0
+    assert counts(predictions.with_name("errors")) == {"None": 1}
     assert shares(tmp_path / "runs" / "failed_esconv" / "errors")["n"] > 20
-    assert not (root / "c_sft" / "errors").exists()
 
 
 @pytest.mark.parametrize("options", [(), ("--force",)])
