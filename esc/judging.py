@@ -567,30 +567,21 @@ def _objects(text: str) -> Iterator[tuple[tuple[str, Any], ...] | str]:
         position = text.find("{", end)
 
 
-# A side at the head of an answer, then nothing, a remark set apart, or words that say it again.
-_SIDE = re.compile(
-    r"\W*(?:it(?:'s|\s+is)\s+)?(?:(?:the\s+)?(?:reply|answer|option|response)\W+)?"
-    r"(?:(?P<side>[ab])|(?:a\s+)?(?:neither|tie|none|draw|equal))"
-    r"(?P<rest>\W*|(?:\s*[.,:;(]|\s+[-\u2013\u2014]\s).*|\s+(?:wins|of|are|reply|answer|option|"
-    r"response|(?:is|was)\s+(?:(?:\w+ly|much|far|the)\s+)*(?:better|best|preferred|winner))\b.*)",
-    re.IGNORECASE | re.DOTALL,
-)
-# What makes a remark more than one; and the name of a side, where "a" is not the article.
-_DOUBT = re.compile(
-    r"\?|n['\u2019]t\b|\b(?:no|not|never|nor|or|both|neither|none|tie|draw|equal\w*|less|worse|"
-    r"worst|but|though|although|however|except|second|other)\b",
-    re.IGNORECASE,
-)
-_NAMED = re.compile(r"\bA\b|\ba\b(?!\s+[a-z])|\b[Bb]\b")
+_NEITHER = {"neither", "tie", "none", "draw", "equal"}
+# Words around a side that say no more than it; any other leaves it unclear.
+_AROUND = {
+    *("it", "s", "is", "the", "reply", "answer", "option", "response", "one", "clearly", "much"),
+    *("far", "slightly", "better", "best", "preferred", "wins", "winner"),
+}
 
 
 def side(value: object, neither: str = "neither") -> str:
     """The side that an answer names: A, B or ``neither``; ValueError where that is not clear."""
-    found = _SIDE.fullmatch(value) if isinstance(value, str) else None
-    if found and not _DOUBT.search(found["rest"]):
-        said = found["side"].upper() if found["side"] else neither
-        if {one.upper() for one in _NAMED.findall(found["rest"])} <= {said}:
-            return said
+    text = re.sub(r"\ba (?=tie|draw)", "", value.casefold()) if isinstance(value, str) else "?"
+    words = set(re.findall(r"[a-z]+|\?", text)) - _AROUND
+    named = {neither if word in _NEITHER else word.upper() for word in words}
+    if len(named) == 1 and named <= {"A", "B", neither}:
+        return named.pop()
     raise ValueError(f"{str(value)[:60]!r} is none of A, B and {neither}")
 
 

@@ -46,29 +46,16 @@ class Stored:
     said: ErrorVerdict | Unscored
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A file's records, all of one form."""
-
-    path: Path
-    records: list[Prediction | Stored]
-    numbered: int
-    """Records without an id; theirs is the row's number, from 0."""
-    smoke: bool
-    """Whether a row, or what lies beside the file, says that it is of a smoke run."""
-
-    @property
-    def judges(self) -> list[str]:
-        """Of stored verdicts; none of predictions."""
-        return list(dict.fromkeys(one.judge for one in self.records if isinstance(one, Stored)))
+Record = Prediction | Stored
 
 
-def read_source(path: Path) -> Source:
-    """The records of a file, in any form that `esc.predictions` reads.
+def read_records(path: Path) -> tuple[list[Record], Row]:
+    """The records of a file, all predictions or all stored verdicts; how many of them have no id,
+    and whether a row, or what lies beside the file, says that it is of a smoke run.
 
     Raises EscError, naming the row, for whatever is not as it should be.
     """
-    records: list[Prediction | Stored] = []
+    records: list[Record] = []
     numbered, smoke = 0, step.made_beside(path)
     for named in predictions.named_rows(path):
         row, made_with = named.row, named.row.get("provenance")
@@ -80,7 +67,7 @@ def read_source(path: Path) -> Source:
         if stored and not is_verdict:
             raise EscError(f"{named.where}: no verdict, though the first row is one")
         records.append(_stored(named) if stored else predictions.prediction_of(named))
-    return Source(path, records, numbered, smoke)
+    return records, {"numbered": numbered, "smoke": smoke}
 
 
 def _stored(named: Named) -> Stored:
@@ -107,7 +94,7 @@ def _stored(named: Named) -> Stored:
     return Stored(named.id, judge, ErrorVerdict.read(orjson.dumps(fields).decode()))
 
 
-async def ask(asks: Asks, record: Prediction | Stored, *, judge: Judge) -> ErrorVerdict | Unscored:
+async def ask(asks: Asks, record: Record, *, judge: Judge) -> ErrorVerdict | Unscored:
     """The error of one reply; CallFailed where its request has no answer."""
     if isinstance(record, Stored):
         return record.said
@@ -128,36 +115,32 @@ def row(record: Prediction | Stored, said: ErrorVerdict | Unscored, *, judge: Ju
     return found | said.model_dump(mode="json", exclude={"contains_error"})
 
 
-def asking(source: Source, out: Path, how: JudgeSending) -> Asking[Prediction | Stored]:
+def asking(path: Path, out: Path, how: JudgeSending) -> Asking[Record]:
     """The classification of one file, by nobody where its verdicts are there already.
 
     Raises EscError where ``out`` is the file's own folder.
     """
-    step.check_apart(out, source.path)
-    stored = source.judges
+    step.check_apart(out, path)
+    records, about = read_records(path)
+    stored = list(dict.fromkeys(one.judge for one in records if isinstance(one, Stored)))
     judge = Judge(", ".join(stored)) if stored else how.who()
-    smoke = source.smoke or any(map(judging.is_smoke, stored or [judge.name]))
+    about["smoke"] |= any(map(judging.is_smoke, stored or [judge.name]))
     options = {
         "format": FORMAT,
         "step": "classify",
-        "predictions": files.sha256(source.path),
+        "predictions": files.sha256(path),
         "JUDGE": STORED if stored else judge.name,
         "prompts": None if stored else judge.prompts(TEMPLATES, ErrorVerdict.prompts),
-        "smoke": smoke,
+        "smoke": about["smoke"],
     }
-
-    def told(rows: Sequence[Row]) -> Row:
-        about = {"judge": judge.name, "numbered": source.numbered, "smoke": smoke}
-        return proportions(rows) | about
-
     return Asking(
         folder=RunFolder(out, options, ERRORS),
         run={"judge": judge.name, "question": "error of a reply"},
         who=judge,
-        records=lambda: source.records,
+        records=lambda: records,
         ask=partial(ask, judge=judge),
         row=partial(row, judge=judge),
-        told=told,
+        told=lambda rows: proportions(rows) | {"judge": judge.name} | about,
         report=partial(report, out),
         summary=PROPORTIONS,
     )
@@ -213,22 +196,19 @@ def main(
     Of one file, or without one of every complete run of the model, and of FAILED_ESCONV's replies.
     """
 
-    def classifying(path: Path, folder: Path) -> Asking[Prediction | Stored]:
-        return asking(read_source(path), folder, how)
-
-    def of_failed(corpus: Path) -> Asking[Prediction | Stored]:
+    def of_failed(corpus: Path) -> Asking[Record]:
         folder = how.work / "runs" / "failed_esconv"
         replies = folder / PREDICTIONS
         build.replies_main(["--esconv", str(corpus), "--out", str(replies)])
-        return classifying(replies, folder / "errors")
+        return asking(replies, folder / "errors", how)
 
     if predicted:
         if not out:
             raise EscError("--predictions FILE is classified with an --out FOLDER")
-        return judging.ask_all({"classifying": partial(classifying, predicted, out)}, how)
+        return judging.ask_all({"classifying": partial(asking, predicted, out, how)}, how)
     how.who()  # that no key is set is told once
     every = {
-        run.name: partial(classifying, run / PREDICTIONS, run / "errors")
+        run.name: partial(asking, run / PREDICTIONS, run / "errors", how)
         for run in predictions.complete_runs(how.work, how.model)
     }
     if failed_esconv:

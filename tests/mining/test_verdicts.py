@@ -89,9 +89,9 @@ def test_paraphrases_are_understood_and_what_was_not_offered_is_shown(field, val
 @pytest.mark.parametrize(
     ("side", "words"),
     [
-        ("A", ["A", "**Option: A**", "A - it meets the feeling"]),
-        ("B", ["b", "Answer B.", "B (a warmer reply)", "Response B is clearly the better one."]),
-        ("neither", ["Neither", "a tie", "It is a draw", "None of them is good"]),
+        ("A", ["A", "**Option: A**", "A wins"]),
+        ("B", ["b", "Answer B.", "Response B is clearly the better one."]),
+        ("neither", ["Neither", "a tie", "It is a draw", "None"]),
         (None, ["both", "A or B", "A/B", "A, B", "A and B are equal", "A?", "a close call", "C"]),
         (None, ["A is worse", "A is too cold", "B, not A", "B (but a is warmer)", "not A", "", 1]),
         (None, ["B (it isn\u2019t better)", "Neither; A is better", "tie-breaker: B", None]),
