@@ -16,10 +16,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from data_builders import corpus
+from data_builders import corpus, split
 from data_builders.published import DONE, PAIRS, ROUTES
 from esc import cli, files, paths, step
-from esc.dialogue import Role, gold_turns
+from esc.dialogue import gold_turns
 from esc.files import EscError, Row
 from esc.paths import EMBEDDED, Lineage, Quadrant
 from esc.prompts import TASKS
@@ -168,7 +168,6 @@ def examples(work: Path, found: dict[str, Found], notes: Sequence[str]) -> str:
         for error, pairs in one.pairs.groupby("error"):
             drawn.setdefault(error, (task, min(pairs.to_dict("records"), key=_place)))
     wanted = {pair["id"] for _, pair in drawn.values()}
-    turns = {turn.id: turn for turn in gold_turns(work, "train", None) if turn.id in wanted}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages"),
         undefined=jinja2.StrictUndefined,
@@ -180,11 +179,8 @@ def examples(work: Path, found: dict[str, Found], notes: Sequence[str]) -> str:
         # An entangled pair without an error in its reply is one of a wrong strategy.
         errors=[one.value for one in PsychError if one is not PsychError.NONE],
         drawn=drawn,
-        turns=turns,
-        seekers={
-            turn.id: seeker_of(work, [*(reply for _, reply in turn.history), turn.response])
-            for turn in turns.values()
-        },
+        turns={turn.id: turn for turn in gold_turns(work, "train", None) if turn.id in wanted},
+        seekers=seekers(work),
     )
 
 
@@ -192,29 +188,16 @@ def _place(pair: Row) -> str:
     return hashlib.sha256(f"example\n{pair['id']}/{pair['sample']}".encode()).hexdigest()
 
 
-def seeker_of(work: Path, replies: Sequence[str]) -> dict[str, str]:
-    """What the corpus knows of the seeker in the one dialogue that holds these replies in a row.
-
-    Name to text: situation, experience, emotion, problem, and the scores of the survey,
-    each where the kept corpus has it. Empty where no dialogue or several hold them. By content,
-    since the ids of a corpus in another order are not its positions.
-    """
-    said = " ".join(" ".join(replies).split())
+def seekers(work: Path) -> dict[str, dict[str, str]]:
+    """Dialogue to what the kept corpus says of its seeker, by name; empty where none is kept."""
     there = [work / paths.CORPUS / name for name in step.manifest(work)["corpus"]["files"]]
-    rows = (row for path in there if path.is_file() for row in corpus.values(path))
-    found = [row for row in rows if said in _replies(row)]
-    if len(found) != 1:
+    if not all(path.is_file() for path in there):
         return {}
     names = ("situation", "experience_type", "emotion_type", "problem_type")
-    known = {name.removesuffix("_type").title(): found[0].get(name) for name in names}
-    scores = ((found[0].get("survey_score") or {}).get("seeker") or {}).items()
-    known["Survey"] = ", ".join(f"{k.replace('_', ' ')} {score}" for k, score in scores if score)
-    return {name: str(text) for name, text in known.items() if text}
-
-
-def _replies(row: Row) -> str:
-    said = (one for one in row["dialog"] if corpus.ROLES[one["speaker"]][1] is Role.SUPPORTER)
-    return " ".join(" ".join(str(one.get("content", one.get("text"))) for one in said).split())
+    return {
+        one.id: {n.removesuffix("_type").title(): getattr(one, n) for n in names if getattr(one, n)}
+        for one in split.Survey(list(corpus.read(there)[1])).dialogues
+    }
 
 
 def table_1(tasks: Mapping[str, Row]) -> dict[str, float | None]:

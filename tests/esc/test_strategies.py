@@ -1,7 +1,7 @@
 import pytest
 
 from esc import strategies
-from esc.strategies import Strategy, parse, strip_tag, tag, untagged
+from esc.strategies import Strategy, parse, strip_tag, tag
 
 
 def test_the_eight_stand_in_the_order_of_table_6():
@@ -62,8 +62,3 @@ def test_a_known_name_with_brackets_of_its_own_is_one_tag(monkeypatch):
     monkeypatch.setitem(strategies._NAMES, "question open", Strategy.QUESTION)
     assert strip_tag("[Question [open]] Why?") == (Strategy.QUESTION, "Why?")
     assert strip_tag("[Praise [open]] Why?") == (None, "] Why?")
-
-
-def test_a_persons_own_brackets_are_no_tag_of_a_conversation():
-    assert untagged("It went well [laughs] in the end.") == "It went well [laughs] in the end."
-    assert untagged(tag(Strategy.OTHERS, "Bye [waves].")) == "Bye [waves]."

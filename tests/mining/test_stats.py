@@ -1,14 +1,14 @@
 """Statistics of a mining: counts by hand, the paper's beside them, the mark of a smoke run."""
 
-import json
 import re
+import shutil
 from collections import Counter
 
 import pandas as pd
 import pytest
 from corpora import wrong
 
-from esc import cli, files, paths, step
+from esc import cli, files, paths
 from esc.prompts import Message
 from esc.psych_errors import PsychError
 from esc.stats import wilson
@@ -130,21 +130,15 @@ def test_every_error_has_an_example_with_its_situation(mined, run, folder):
     assert "**Gold strategy**" in text and "**Rejected reply**" in text
 
 
-def test_a_situation_is_told_in_every_layout_and_not_guessed_where_two_say_the_same(bench):
-    (name,) = step.manifest(bench.work)["corpus"]["files"]
-    path, said = bench.work / paths.CORPUS / name, ["what about 1?", "try 1"]
-    known = stats.seeker_of(bench.work, said)
-    assert known["Situation"] == "case 1 with matter 7 and worry 13"
-    rows = json.loads(path.read_text())
-    path.write_text(json.dumps([*rows, rows[1]]))
-    assert stats.seeker_of(bench.work, said) == {}
-    survey = {"seeker": {"initial_emotion_intensity": "4", "empathy": 5, "relevance": None}}
-    hub = {"situation": "far away", "dialog": [{"speaker": "sys", "text": "oh  no"}]}
-    path.write_text(f"{json.dumps(hub | {'survey_score': survey})}\n\n")
-    told = {"Situation": "far away", "Survey": "initial emotion intensity 4, empathy 5"}
-    assert stats.seeker_of(bench.work, ["oh no"]) == told
-    path.unlink()
-    assert stats.seeker_of(bench.work, said) == {}
+def test_the_seeker_is_told_of_by_the_ids_of_the_sets_where_the_corpus_is_kept(bench):
+    assert stats.seekers(bench.work)["1"] == {
+        "Situation": "case 1 with matter 7 and worry 13",
+        "Experience": "Current Experience",
+        "Emotion": "anxiety",
+        "Problem": "job crisis",
+    }
+    shutil.rmtree(bench.work / paths.CORPUS)
+    assert stats.seekers(bench.work) == {}
 
 
 def test_text_of_a_model_is_no_markdown(bench, server, planted, run, folder):
