@@ -11,7 +11,7 @@ routing left stays, and no later step takes it. ``--explain ID`` shows one turn'
 writes nothing.
 """
 
-import textwrap
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from data_builders.published import PAIRS, Ways, write_routed
 from esc import cli, files
@@ -29,7 +30,7 @@ from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.records import SAMPLES, Candidate
 from esc.step import SMOKE
-from esc.visible import visible
+from esc.strategies import tag
 from mining.judge import Asked, Blind, Judged, finished_verdicts, judged_turns
 from mining.routing import Fate, route_turn, seeded
 from mining.sample import Mining, Wanted, finished_samples
@@ -153,46 +154,35 @@ def report(mining: Mining, done: Row) -> Iterator[str]:
         yield SMOKE
 
 
-def explain(mining: Mining, asked: Asked | None, turn_id: str) -> Iterator[str]:
-    """The turn, its samples, what the judge said of each, and what became of them.
+def explain(mining: Mining, asked: Asked | None, turn_id: str) -> str:
+    """The turn, its samples, what the judge said of each, and what became of them, as YAML.
 
     Raises EscError where the turn was not sampled.
     """
-    task, of = mining.task, provenance_of(mining, asked)
+    made_by = provenance_of(mining, asked)
     found = [judged for judged in judged_turns(mining, asked) if judged[0][0].id == turn_id]
     if not found:
         raise EscError(
             f"turn {turn_id} was not sampled in {mining.folder}; ids are those of its {SAMPLES}"
         )
-    gold = next(one for one in gold_turns(mining.work, "train", None) if one.id == turn_id)
-    yield f"turn {turn_id} of the train split, {len(gold.history)} exchanges before it"
-    yield f"  seeker    {_shown(gold.seeker)}"
-    yield f"  gold      [{gold.strategy}] {_shown(gold.response)}"
-    yield f"  sampler   {of['sampler']}, weights {of['weights'][:12]}"
-    if asked:
-        yield f"  judge     {asked.slug}"
     (turn, verdicts), *_ = found
-    ways = route_turn(task, turn, verdicts)
-    for candidate in seeded(turn):
-        verdict, way = verdicts.get(candidate.key), ways[candidate.key]
-        yield f"sample {candidate.sample} (seed {candidate.seed})"
-        yield f"  answer    {_shown(candidate.text) or '(none)'}"
-        if task != "rg":
-            yield f"  strategy  {candidate.strategy or 'none that parses'}"
+    ways = route_turn(mining.task, turn, verdicts)
+    samples = []
+    for one in seeded(turn):
+        verdict, way = verdicts.get(one.key), ways[one.key]
+        told: Row = {"sample": one.sample, "seed": one.seed, "answer": one.text}
+        told["strategy"] = one.strategy
         if isinstance(verdict, Unscored):
-            yield f"  verdict   unscored: {verdict.reason} ({_shown(verdict.detail)})"
+            told["unscored"] = f"{verdict.reason}: {verdict.detail}"
         elif verdict:
-            yield f"  verdict   retain: {'Yes' if verdict.retain else 'No'}"
-            yield f"    gold    {verdict.chosen_error}: {_shown(verdict.chosen_explanation)}"
-            yield f"    sampled {verdict.rejected_error}: {_shown(verdict.rejected_explanation)}"
-        kind = f" ({way.quadrant})" if way.quadrant else ""
-        pair = f"pair for {task}'s preference training{kind}, {way.error}"
-        yield f"  fate      {pair if way.fate is Fate.PAIR else f'dropped: {way.fate}'}"
-
-
-def _shown(text: str) -> str:
-    """One line of it, with nothing in it that could steer a terminal."""
-    return textwrap.shorten(visible(text), 160, placeholder=" …")
+            told["verdict"] = verdict.model_dump(mode="json")
+        samples.append(told | asdict(way))
+    gold = next(one for one in gold_turns(mining.work, "train", None) if one.id == turn_id)
+    about = {"turn": turn_id, "exchanges before": len(gold.history), "seeker": gold.seeker}
+    about |= {"gold": tag(gold.strategy, gold.response), "sampler": made_by["sampler"]}
+    about |= {"weights": made_by["weights"], "judge": made_by["judge"], "samples": samples}
+    plain = json.loads(json.dumps(about))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 
 @cli.command(
@@ -222,7 +212,7 @@ def main(
         if mining.task != "sp":
             asked = Asked(mining, judge_for(model, judge, judge_base_url, keyless=True), blind)
         if explained:
-            return explain(mining, asked, explained)
+            return [explain(mining, asked, explained)]
         return report(mining, route(mining, asked, force=force))
 
     cli.each(wanted.minings(model, work), routed, planned=planned)

@@ -5,6 +5,7 @@ import shutil
 from itertools import cycle
 
 import pytest
+import yaml
 
 from esc import files
 from esc.files import EscError
@@ -240,19 +241,15 @@ def test_explain_tells_the_whole_way_of_a_turn_and_writes_nothing(
     code, out, _ = routed.route("rg", "--explain", first.id)
     assert code == 0 and hashes(routed.work) == before
     assert all(one.isprintable() for one in out.replace("\n", ""))
-    lines = out.splitlines()
-    assert {
-        f"  seeker    {first.seeker}",
-        f"  gold      [{first.strategy}] {first.response}",
-        "  judge     m",
-        *(f"  answer    {reply(first, index)}" for index in range(3)),
-        "  verdict   retain: Yes",
-        "    sampled Lack of Empathy: because",
-        r"  verdict   unscored: no verdict in the answer (I would \x1b[2J keep it.)",
-        "  fate      dropped: unscored by the judge",
-    } <= {*lines}
-    assert any(line.startswith("  sampler   rg-sft, weights ") for line in lines)
-    assert lines.count("  fate      pair for rg's preference training, Lack of Empathy") == 1
+    told = yaml.safe_load(out)
+    assert (told["turn"], told["seeker"], told["judge"]) == (first.id, first.seeker, "m")
+    assert told["gold"] == tag(first.strategy, first.response) and told["sampler"] == "rg-sft"
+    samples = {one["sample"]: one for one in told["samples"]}
+    assert [samples[n]["answer"] for n in range(3)] == [reply(first, n) for n in range(3)]
+    assert samples[1]["fate"] == "pair" and samples[1]["error"] == EMPATHY
+    assert samples[1]["verdict"]["rejected_explanation"] == "because"
+    assert samples[2]["unscored"] == "no verdict in the answer: I would \x1b[2J keep it."
+    assert samples[2]["fate"] == "unscored by the judge"
     assert "turn 999-9 was not sampled" in refused("--explain", "999-9")
 
 
@@ -260,4 +257,5 @@ def test_explain_of_an_entangled_answer_names_strategy_and_quadrant(bench):
     bench.sample("vanilla", lambda turn, _: tag(Strategy.OTHERS, reply(turn, 0)), limit=LIMIT)
     bench.judge("vanilla", judge_name="random")
     out = bench.route("vanilla", "--explain", bench.turns(LIMIT)[0].id, judge_name="random")[1]
-    assert "  strategy  Others" in out and "(Ns" in out
+    (one,) = yaml.safe_load(out)["samples"]
+    assert one["strategy"] == "Others" and one["quadrant"].startswith("Ns")
