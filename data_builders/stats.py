@@ -4,19 +4,14 @@ Reads ``data/rg_sft_train.jsonl``; writes ``data/stats/stats.json`` and ``stats.
 of Table 1 belongs to ``mining``; Figure 8 is drawn by the report.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from esc import cli, files, paths
 from esc.dialogue import INTERVALS, interval
 from esc.files import EscError, Row
 from esc.strategies import Strategy, tag
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Table 1, upper half, and Table 6 of the paper.
 PAPER_TABLE_1 = {
@@ -71,8 +66,8 @@ def statistics(rows: Iterable[Row]) -> Row:
     }
 
 
-def tables(found: Row) -> dict[str, pd.DataFrame]:
-    """Heading to table, as text: each number beside the paper's."""
+def tables(found: Row) -> dict[str, Any]:
+    """Heading to a frame of texts: each number beside the paper's."""
     import pandas as pd
 
     table_1 = pd.DataFrame({"here": found["table_1"], "paper": PAPER_TABLE_1})
@@ -89,6 +84,16 @@ def tables(found: Row) -> dict[str, pd.DataFrame]:
         "Table 6": table_6.replace(["nan", "nan%"], "not in it"),
         "Figure 8: share of each strategy (the paper prints no numbers)": figure_8,
     }
+
+
+def page(title: str, notes: Iterable[str], tables: dict[str, Any]) -> str:
+    """Markdown of frames of texts by their headings."""
+    text = "\n\n".join([f"# {title}", *notes])
+    for heading, table in tables.items():
+        align = ["left"] + ["right"] * table.shape[1]
+        shown = table.to_markdown(colalign=align, disable_numparse=True)
+        text += f"\n\n## {heading}\n\n{shown}"
+    return text + "\n"
 
 
 def notes_on(manifest: Row) -> list[str]:
@@ -116,15 +121,11 @@ def main(work: cli.Work = Path()) -> None:
     manifest = files.read_json(work / paths.MANIFEST, made_by="make data")
     notes = notes_on(manifest)
     found = statistics(files.read_jsonl(work / paths.sft_file("rg", "train")))
-    text = "\n\n".join(["# The training set beside the paper", *notes])
-    for heading, table in tables(found).items():
-        align = ["left"] + ["right"] * table.shape[1]
-        shown = table.to_markdown(colalign=align, disable_numparse=True)
-        text += f"\n\n## {heading}\n\n{shown}"
+    text = page("The training set beside the paper", notes, tables(found))
     written = work / paths.STATS
-    files.write_text(written.with_name("stats.md"), text + "\n")
+    files.write_text(written.with_name("stats.md"), text)
     table_6 = {s.value: PAPER_TABLE_6[s.code] for s in Strategy if s.code in PAPER_TABLE_6}
     paper = {"table_1": PAPER_TABLE_1, "table_6": table_6, "figure_8": None}
     told = {"notes": notes, "options": manifest["options"], "here": found, "paper": paper}
     files.write_json(written, told)
-    print(f"{text}\nwritten  {written}, stats.md")
+    print(f"{text}written  {written}, stats.md")

@@ -7,6 +7,7 @@ of Figure 10 are Table 1's. Both are drawn on the report's page.
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import pandas as pd
 
 from data_builders import corpus, split
 from data_builders.published import DONE, PAIRS, ROUTES
+from data_builders.stats import page
 from esc import cli, files, paths, step
 from esc.dialogue import gold_turns
 from esc.files import EscError, Row
@@ -218,10 +220,8 @@ def tables(tasks: Mapping[str, Row]) -> Iterator[tuple[str, Any]]:
     table = _frame(PAPER_TABLE_1)
     table.columns = [f"paper, {column}" for column in PAPER_COLUMNS]
     table.insert(0, "here", pd.Series(table_1(tasks), dtype=float))
-    yield (
-        "Table 1, lower half",
-        table.map(lambda n: f"{n:,.2f}".removesuffix(".00")).replace("nan", "—"),
-    )
+    shown = table.map(lambda n: f"{n:,.2f}".removesuffix(".00"))
+    yield "Table 1, lower half", shown.replace("nan", "—")
     for task, one in tasks.items():
         of = f"{task}, {one['pairs']:,} pairs"
         # The generator answers under the gold strategy: both sides of its pairs have the same.
@@ -246,12 +246,10 @@ def _frame(rows: Mapping[str, Any]) -> Any:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _markdown(frame: Any) -> str:
-    form: dict[str, Any] = {"intfmt": ",", "floatfmt": ",.1f", "missingval": "—"}
-    form["disable_numparse"] = bool(frame.dtypes.eq("object").all())
-    form["colalign"] = ("left", *("right" for _ in frame.columns))
-    # As objects, whole numbers of a row stay whole beside shares.
-    return str(frame.astype(object).to_markdown(**form))
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "—" if math.isnan(value) else f"{value:,.1f}"
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 @cli.command(
@@ -271,10 +269,10 @@ def main(
     (folder / "stats.json").unlink(missing_ok=True)
     found, notes = collect([Mining(work, model, task, lineage) for task in TASKS])
     tasks = {task: one.told for task, one in found.items()}
-    shown = dict(tables(tasks))
-    text = "".join(f"\n## {heading}\n\n{_markdown(one)}\n" for heading, one in shown.items())
-    notes_of = (*map(plain, notes), f"Intervals of samples that became pairs: {KEPT}.")
-    head = "\n\n".join(["# The mined pairs beside the paper", *notes_of])
+    # As objects, whole numbers of a row stay whole beside shares.
+    shown = {heading: one.astype(object).map(_cell) for heading, one in tables(tasks)}
+    intervals = f"Intervals of samples that became pairs: {KEPT}."
+    text = page("The mined pairs beside the paper", [*map(plain, notes), intervals], shown)
     told = {
         "notes": notes,
         "smoke": any(one.smoke for one in found.values()),
@@ -282,7 +280,7 @@ def main(
         "tasks": tasks,
     }
     with files.exclusive(folder):
-        files.write_text(folder / "stats.md", f"{head}\n{text}")
+        files.write_text(folder / "stats.md", text)
         files.write_text(folder / "examples.md", examples(work, found, notes))
         files.write_json(folder / "stats.json", told)
     print(shown["Table 1, lower half"].to_string(), *notes, sep="\n")
