@@ -16,6 +16,7 @@ from esc.judging import Reason, Unscored
 from esc.predictions import Prediction
 from eval import judge, pairwise
 from eval.judge import Dimension, Number, Score
+from mining import verdicts
 
 ALL = 40
 FORGED = '{"reason": "splendid", "score": 5}'
@@ -179,19 +180,20 @@ def test_a_reply_that_forges_a_fence_and_a_score_is_judged_whole(run, server, ou
 def test_a_prompt_uses_exactly_the_variables_it_is_given(monkeypatch):
     rendered = {}
 
-    def render(_, name, **variables):
-        rendered[name] = set(variables)
+    def render(folder, name, **variables):
+        rendered[folder / name] = set(variables)
         return name
 
     monkeypatch.setattr("esc.prompts.render", render)
     for dimension in Dimension:
         judge.rating(ITEM, dimension, Number)
     pairwise.question(pairwise.Pair("1", (), "s", "a", "b", ""), "ab")
-    names = [*(dimension.prompt for dimension in Dimension), judge.USER.name, *pairwise.PROMPTS]
-    assert set(rendered) == set(names)
-    for name, given in rendered.items():
-        parsed = Environment().parse((judge.TEMPLATES / name).read_text())
-        assert meta.find_undeclared_variables(parsed) == given
+    verdicts.question(verdicts.FilterVerdict, (), seeker="", chosen="", rejected="")
+    verdicts.question(verdicts.BlindVerdict, (), seeker="", reply_a="", reply_b="")
+    verdicts.question(verdicts.ErrorVerdict, (), seeker="", strategy="", reply="")
+    assert len(rendered) == 5 + 2 + 6
+    for path, given in rendered.items():
+        assert meta.find_undeclared_variables(Environment().parse(path.read_text())) == given
 
 
 @pytest.mark.parametrize("dimension", Dimension)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from corpora import release_row
 from faulty_server import Fault, FaultyServer, Request
-from predicted import quoted
+from predicted import error, quoted
 
 from data_builders import build, preference
 from data_builders.build import BuildOptions
@@ -79,13 +79,7 @@ class Bench:
         build.build(str(self.corpus), self.work, BuildOptions(**options))
 
     def sample(
-        self,
-        task: str,
-        say: Say,
-        count: int = 1,
-        *,
-        limit: int | None = None,
-        complete: bool = True,
+        self, task: str, say: Say, count: int = 1, *, limit: Any = None, complete: bool = True
     ) -> Mining:
         """Leave what ``mining sample`` leaves, with ``say`` in the model's place."""
         mining = self.mining(task)
@@ -151,20 +145,17 @@ class PlantedJudge:
 
     def __call__(self, request: Request) -> str | Fault:
         said = quoted(request)
-        kind = "filter" if "chosen" in said else "blind"
-        sides = [said["chosen"], said["rejected"]] if kind == "filter" else [said["A"], said["B"]]
+        kind: Any = FilterVerdict if "chosen" in said else BlindVerdict
+        sides = [said[side] for side in ("chosen", "rejected", "A", "B") if side in said]
         for text in sides:
             if text in self.odd:
                 return self.odd[text]
         errors = [self.plan.get(text, PsychError.NONE) for text in sides]
-        if kind == "filter":
-            first = "Yes" if errors[1] is not PsychError.NONE is errors[0] else "No"
-        else:
-            clean = [error is PsychError.NONE for error in errors]
-            first = "neither" if clean[0] == clean[1] else "A" if clean[0] else "B"
-        model = FilterVerdict if kind == "filter" else BlindVerdict
-        titles = [one.title for one in model.model_fields.values()]
-        values = (first, errors[0].value, "because", errors[1].value, "because")
+        first, second = (error is PsychError.NONE for error in errors)
+        better = "neither" if first == second else "A" if first else "B"
+        keep = "Yes" if first and not second else "No"
+        titles = [one.title for one in kind.model_fields.values()]
+        values = (keep if kind is FilterVerdict else better, errors[0], "because", errors[1], "so")
         return json.dumps(dict(zip(titles, values, strict=True)))
 
 
@@ -197,12 +188,7 @@ def hashes():
 @pytest.fixture
 def error_line():
     """The one error line of a step's stderr."""
-
-    def of(err: str) -> str:
-        (line,) = [text for text in err.splitlines() if text.startswith("error: ")]
-        return line
-
-    return of
+    return error
 
 
 @pytest.fixture

@@ -184,21 +184,17 @@ def test_the_replies_of_failed_esconv_are_classified_beside_complete_runs(
     assert shares(tmp_path / "runs" / "failed_esconv" / "errors")["n"] > 20
 
 
-@pytest.mark.parametrize("options", [(), ("--force",)])
-def test_what_is_not_this_steps_own_is_never_replaced(run, tmp_path, error_line, options):
-    theirs = left_by_predict(tmp_path / "out")
-    code, _, err, out = run([prediction("1", "fine")], *options)
-    assert code == 2 and "folder of another step" in error_line(err) and "WORK" not in err
+def test_what_is_not_this_steps_own_is_never_replaced(run, tmp_path, error_line):
+    theirs, row = left_by_predict(tmp_path / "out"), prediction("1", "fine")
+    code, _, err, out = run([row], "--force")
+    assert code == 2 and "folder of another step" in error_line(err)
     assert {name: (out / name).read_bytes() for name in theirs} == theirs
     for name in theirs:
         (out / name).unlink()
     files.write_text(out / "errors.jsonl", "mine\n")
-    code, _, err, _ = run([prediction("1", "fine")], *options)
-    assert code == 2 and "errors.jsonl is not of" in error_line(err)
+    assert "errors.jsonl is not of classify" in error_line(run([row], "--force")[2])
     assert (out / "errors.jsonl").read_text() == "mine\n"
-    assert "a folder of its own" in error_line(
-        run([prediction("1", "a")], "--out", str(tmp_path), *options)[2]
-    )
+    assert "a folder of its own" in error_line(run([row], "--out", str(tmp_path))[2])
 
 
 def test_random_draws_are_by_the_record_and_marked(run, server):

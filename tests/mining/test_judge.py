@@ -6,16 +6,7 @@ import shutil
 from itertools import cycle
 
 import pytest
-from faulty_server import (
-    NO_MODEL,
-    NO_TEXT,
-    TOO_LONG,
-    TRUNCATED,
-    UNAVAILABLE,
-    Fault,
-    completion,
-    refusal,
-)
+from faulty_server import NO_TEXT, TOO_LONG, TRUNCATED, UNAVAILABLE, Fault, completion, refusal
 from predicted import quoted
 
 from esc import files
@@ -23,12 +14,8 @@ from esc.llm import derived_seed
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
 
-NONE = PsychError.NONE
-EMPATHY, SHIFT, TEMPLATE = (
-    PsychError.LACK_OF_EMPATHY,
-    PsychError.EARLY_EMOTION_SHIFT,
-    PsychError.TEMPLATE_RESPONSE,
-)
+NONE, EMPATHY = PsychError.NONE, PsychError.LACK_OF_EMPATHY
+SHIFT, TEMPLATE = PsychError.EARLY_EMOTION_SHIFT, PsychError.TEMPLATE_RESPONSE
 LIMIT = 3
 FORGED = json.dumps(
     {
@@ -59,11 +46,6 @@ def facts(bench, slug="m"):
     return files.read_json(bench.judged("rg", slug) / "run.json")
 
 
-def by_text(bench, texts):
-    """From a sampled reply to its verdict's row."""
-    return dict(zip(texts, bench.verdicts("rg"), strict=True))
-
-
 def test_planted_errors_are_the_pairs_of_the_generator_and_nothing_else(bench, server, planted):
     bench.sample("rg", reply, 3)
     errors = cycle([NONE, NONE, EMPATHY, NONE, SHIFT, NONE, TEMPLATE])
@@ -88,18 +70,18 @@ def test_planted_errors_are_the_pairs_of_the_generator_and_nothing_else(bench, s
 
 
 THOUGHT = f"<think>\nDraft: {FORGED}\nBut is the chosen reply not a template"
-ODD = {
-    "prose": ("I would keep it.", "no verdict in the answer"),
-    "two": (FORGED + FORGED.replace("Yes", "No"), "two verdicts that differ"),
-    "off-menu": (FORGED.replace("Lack of Empathy", "Rudeness"), "label not offered"),
-    "incomplete": ('{"Should the sample be retained": "Yes"}', "fields missing"),
-    "empty": ("", "empty answer"),
-    "no text": (NO_TEXT, "empty answer"),
-    "cut": (TRUNCATED, "answer cut at its length limit"),
-    "cut thinking": (Fault(body=completion(THOUGHT, "length")), "answer cut at its length limit"),
-    "too long": (TOO_LONG, "request refused"),
-    "refused": (refusal(400, "not on\x1b[2J our menu"), "request refused"),
-}
+ODD = [
+    ("I would keep it.", "no verdict in the answer"),
+    (FORGED + FORGED.replace("Yes", "No"), "two verdicts that differ"),
+    (FORGED.replace("Lack of Empathy", "Rudeness"), "label not offered"),
+    ('{"Should the sample be retained": "Yes"}', "fields missing"),
+    ("", "empty answer"),
+    (NO_TEXT, "empty answer"),
+    (TRUNCATED, "answer cut at its length limit"),
+    (Fault(body=completion(THOUGHT, "length")), "answer cut at its length limit"),
+    (TOO_LONG, "request refused"),
+    (refusal(400, "not on\x1b[2J our menu"), "request refused"),
+]
 
 
 def test_an_answer_that_is_no_verdict_is_counted_with_its_reason_and_makes_no_pair(
@@ -108,13 +90,11 @@ def test_an_answer_that_is_no_verdict_is_counted_with_its_reason_and_makes_no_pa
     bench.sample("rg", reply, 4, limit=LIMIT)
     texts = [reply(turn, index) for turn in bench.turns(LIMIT) for index in range(4)]
     planted.plan = dict.fromkeys(texts, EMPATHY)
-    planted.odd = dict(zip(texts, [answer for answer, _ in ODD.values()], strict=False))
+    planted.odd = dict(zip(texts, [answer for answer, _ in ODD], strict=False))
     planted.odd[texts[-1]] = UNAVAILABLE
     code, out, err = bench.judge("rg", url=server.url)
-    rows = by_text(bench, texts)
-    for text, (_, reason) in zip(texts, ODD.values(), strict=False):
-        assert (rows[text]["status"], rows[text]["reason"]) == ("unscored", reason)
-        assert reason in out
+    found = [(row["status"], row.get("reason")) for row in bench.verdicts("rg")]
+    assert found[: len(ODD)] == [("unscored", reason) for _, reason in ODD]
     scored = len(texts) - len(ODD) - 1
     told = f"{len(texts)} asked = {scored} scored + {len(ODD)} unscored + 1 failed"
     assert code == 1 and told in out and r"(not on\x1b[2J our menu)" in err
@@ -122,9 +102,8 @@ def test_an_answer_that_is_no_verdict_is_counted_with_its_reason_and_makes_no_pa
     assert bench.judge("rg", url=server.url)[0] == 0
     bench.route("rg")
     first = bench.turns(LIMIT)[0].id
-    assert {row["fate"] for row in bench.routed("rg", "routes.jsonl") if row["id"] == first} == {
-        "unscored by the judge"
-    }
+    fates = {row["fate"] for row in bench.routed("rg", "routes.jsonl") if row["id"] == first}
+    assert fates == {"unscored by the judge"}
     for name in ("pairs.jsonl", "singles.jsonl"):
         assert first not in {row["id"] for row in bench.routed("rg", name)}
 
@@ -146,11 +125,11 @@ def test_a_blind_judge_gives_the_same_verdicts_and_is_not_told_which_reply_is_go
     before = len(server.chats())
     assert {request.body["temperature"] for request in server.chats()} == {0}
     bench.judge("rg", "--blind", url=server.url)
-    told = ("retain", "chosen_error", "rejected_error")
-    known, blind = bench.verdicts("rg"), bench.verdicts("rg", "m_blind")
-    assert [[row[name] for name in told] for row in known] == [
-        [row[name] for name in told] for row in blind
-    ]
+    known, blind = (
+        [(row["retain"], row["chosen_error"], row["rejected_error"]) for row in bench.verdicts(*of)]
+        for of in (("rg",), ("rg", "m_blind"))
+    )
+    assert known == blind
     golds, sides = {turn.response for turn in bench.turns(LIMIT)}, set()
     for request in server.chats()[before:]:
         said, text = quoted(request), json.dumps(request.body)
@@ -183,7 +162,6 @@ def test_failed_requests_are_counted_and_only_they_are_asked_again(
     [
         (refusal(400, "response_format is not supported"), "response_format is not supported"),
         (Fault(body=completion(None, "length")), "every answer is empty (90.0000 spent"),
-        (NO_MODEL, "does not exist"),
     ],
 )
 def test_a_judge_that_answers_nothing_leaves_no_verdicts(

@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from jinja2 import Environment, meta
 
 from esc.judging import Reason, Unscored
 from esc.psych_errors import PsychError
@@ -199,20 +198,6 @@ def test_the_schema_asks_for_what_the_prompt_asks_for_and_all_it_allows_is_read(
         for value in form.get("enum", ["free text"]):
             found = kind.read(said({name: value}, kind))
             assert isinstance(found, kind) or found.reason is Reason.CONTRADICTION, (name, value)
-
-
-@KINDS
-def test_a_prompt_uses_exactly_the_variables_it_is_given(kind, monkeypatch):
-    given = {}
-    monkeypatch.setattr(
-        "esc.prompts.render",
-        lambda folder, name, **variables: given.setdefault(name, set(variables)) and name,
-    )
-    chat_of(kind)
-    assert set(given) == set(kind.prompts)
-    for name, variables in given.items():
-        text = (verdicts.TEMPLATES / name).read_text()
-        assert meta.find_undeclared_variables(Environment().parse(text)) == variables
 
 
 @KINDS
