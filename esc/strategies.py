@@ -113,3 +113,9 @@ def strip_tag(text: str) -> tuple[Strategy | None, str]:
         return parse(bracket[1]), after
     apart = "" if before.endswith("\n") or after.startswith("\n") or not after else " "
     return parse(bracket[1]), f"{before}{apart}{after}"
+
+
+def untagged(text: str) -> str:
+    """A text without its tag; whole where its first bracket names no strategy, as people's do."""
+    strategy, response = strip_tag(text)
+    return text if strategy is None else response
