@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template, TemplateError
 
@@ -31,14 +30,6 @@ class Message:
         """The message as it is sent: words of people and models cannot pose as control tokens."""
         text = self.content if self.role == "system" else _CONTROL.sub("< ", self.content)
         return {"role": self.role, "content": text}
-
-
-def text_of(content: Any) -> str | None:
-    """The text of an answer's content, which may be a list of parts; None where it has none."""
-    if not isinstance(content, list):
-        return content if isinstance(content, str) else None
-    parts = [one if isinstance(one, str) else one.get("text") for one in content]
-    return "".join(part for part in parts if isinstance(part, str)) if parts else None
 
 
 _BLOCK = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>\s*", re.DOTALL | re.IGNORECASE)

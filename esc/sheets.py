@@ -13,7 +13,6 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
 
 from esc.files import EscError
 from esc.visible import visible
@@ -107,11 +106,6 @@ def answers(
     return found
 
 
-def shown(value: object) -> object:
-    """What a template puts out for a value: text is made visible, markup of our own stays."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
 def rendered(template: Path, **variables: object) -> str:
     """An HTML page of a template; text is only text in it."""
     environment = jinja2.Environment(
@@ -120,7 +114,7 @@ def rendered(template: Path, **variables: object) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=shown,
+        finalize=lambda one: visible(one) if type(one) is str else one,
     )
     return environment.get_template(template.name).render(variables)
 

@@ -132,12 +132,6 @@ def verdict(difference: float | None, low: float | None, high: float | None) -> 
     return "higher, outside the noise" if difference > 0 else "lower, outside the noise"
 
 
-def inside_the_noise(difference: Row) -> bool | None:
-    """Whether an interval of a difference holds 0; None where there is no interval."""
-    low, high = difference["low"], difference["high"]
-    return None if low is None else bool(low <= 0 <= high)
-
-
 def mean(values: Sequence[tuple[str, float]], units: Units) -> Row:
     """Value, low, high and n of the mean of (record, value), as `interval` says it."""
     if not values:
@@ -207,21 +201,6 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     # At 0 and n the ends are exactly 0 and 1; rounding must not put them beside.
     low = 0.0 if successes == 0 else (p + z / 2 - half) / (1 + z)
     return low, 1.0 if successes == n else (p + z / 2 + half) / (1 + z)
-
-
-def sign_test(wins: int, losses: int) -> float | None:
-    """Two-sided p of the exact sign test (Dixon and Mood, 1946); None where all are ties."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(wins, wins + losses).pvalue) if wins or losses else None
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rank correlation (1904), -1 to 1; None where one side is constant."""
-    from scipy.stats import spearmanr
-
-    constant = min(len(set(first)), len(set(second))) < 2
-    return None if constant else float(spearmanr(first, second).statistic)
 
 
 def agreement(by_dialogue: Sequence[Mapping[tuple[str, str], int]]) -> Row:

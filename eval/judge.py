@@ -30,7 +30,7 @@ from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, Prediction, complete_runs, read_predictions
 from esc.prompts import Message
 from esc.records import PreferenceRow
-from esc.stats import Units, inside_the_noise, mean, spearman
+from esc.stats import Units, mean
 from esc.step import RunFolder
 from esc.strategies import parse, untagged
 
@@ -314,6 +314,8 @@ def summary(source: Source, options: Row, rows: Sequence[Row]) -> Row:
 
 def _told(frame: Any, units: Units, are_pairs: bool) -> Row:
     """What is told of one dimension; ``frame`` is pandas', of its rows."""
+    from scipy.stats import spearmanr
+
     first, again = frame[frame["sample"] == 0], frame[frame["sample"] == 1]
     scored = first[first["status"] == SCORED]
     if are_pairs:
@@ -324,13 +326,20 @@ def _told(frame: Any, units: Units, are_pairs: bool) -> Row:
         told: Row = {one: mean(list(zip(ids, sides[one], strict=True)), units) for one in sides}
         difference, low = told["difference"], told["rejected"]["value"]
         difference["percent"] = 100 * difference["value"] / low if low else None
-        difference["inside_the_noise"] = inside_the_noise(difference)
+        low, high = difference["low"], difference["high"]
+        difference["inside_the_noise"] = None if low is None else low <= 0 <= high
         told["n"] = len(sides)
     else:
         told = mean(list(zip(scored["id"], scored["score"].astype(float), strict=True)), units)
     both = scored.merge(again[again["status"] == SCORED], on=["id", "pair", "side"])
     apart = (both["score_x"] - both["score_y"]).astype(float).abs()
-    rho = spearman(list(scored["score"]), list(scored["length"]))
+    varied = min(scored["score"].nunique(), scored["length"].nunique()) > 1
+    # Spearman (1904): ranks' correlation.
+    rho = (
+        float(spearmanr(scored["score"].astype(float), scored["length"]).statistic)
+        if varied
+        else None
+    )
     why = "scores or lengths are all alike" if len(scored) > 1 else "fewer than two scores"
     return {
         **told,

@@ -20,7 +20,7 @@ from esc.files import Row
 from esc.judging import DRAWN, SCORED, Asking, Judge, Unscored, Verdict
 from esc.llm import Asks
 from esc.prompts import Message
-from esc.stats import share_of_turns, shares, sign_test
+from esc.stats import share_of_turns, shares
 from esc.step import RunFolder
 from eval.cases import Matched, Pair, matched
 from eval.judge import ANSWER_TOKENS, TEMPLATES, Judging
@@ -68,10 +68,14 @@ def shares_by_turn(counts: Mapping[str, int]) -> Row:
 
 
 def _tested(found: Mapping[str, Row]) -> Row:
+    from scipy.stats import binomtest
+
     counts = {outcome: one["count"] for outcome, one in found.items()}
     p, said = None, str(found["win"].get("reason") or "").replace("interval", "verdict", 1)
     if not said:
-        p = sign_test(counts["win"], counts["lose"])
+        # The exact sign test (Dixon and Mood, 1946), of which ties are no part.
+        decided = counts["win"] + counts["lose"]
+        p = float(binomtest(counts["win"], decided).pvalue) if decided else None
         said = "no win and no loss to test"
     if p is not None:
         differ = "the two differ more than chance would explain (p < 0.05)"
