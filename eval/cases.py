@@ -6,7 +6,7 @@ metrics, two systems' replies to the same turns, and records that are given the 
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -249,45 +249,48 @@ _SPEAKER = re.compile(
 )
 
 
-def aligned(
-    rows: Iterable[Named], turns: Sequence[GoldTurn], split: str
-) -> tuple[list[Row], list[str]]:
-    """(the records with their turns, in the order of the set; a line for each that fits not one).
+def aligned(rows: Iterable[Named], turns: Sequence[GoldTurn]) -> tuple[list[Row], list[str]]:
+    """(the records with their turns, in the order of the set; where those are that fit not one).
 
-    Raises EscError, naming the row, for a record that is none, an id of no turn of the split, a
-    gold strategy or reply that is not the turn's, or a second record of a turn.
+    A turn that fits has the record's id, or where it has none its conversation, and its gold as far
+    as it has any. Raises EscError, naming the row, for a record that is none.
     """
-    by_id = {turn.id: turn for turn in turns}
-    by_context: dict[str, list[GoldTurn]] = defaultdict(list)
+    index: dict[str, list[GoldTurn]] = defaultdict(list)
     for turn in turns:
-        for context in _contexts(turn):
-            by_context[context].append(turn)
+        said = [*(text for pair in turn.history for text in pair), turn.seeker]
+        # The "Hi" that is put before a supporter who opens is in no file but this kit's.
+        for key in {turn.id, _plain(said), _plain(said[said[0] == dialogue.OPENER :])}:
+            index[key].append(turn)
     found: dict[str, Row] = {}
     unaligned = []
     for named in rows:
-        if not named.numbered and named.id not in by_id:
-            raise EscError(
-                f"{named.where}: id {named.id!r} is no turn of the {split} set (which has "
-                f"{', '.join([*by_id][:3])}, …); choose its --set, or leave ids out to align by "
-                "conversation"
-            )
-        fitting = _fitting(named, by_context, found) if named.numbered else [by_id[named.id]]
-        if len(fitting) != 1:
-            why = f"fits {len(fitting) or 'no'} turn{'s' * bool(fitting)}"
-            unaligned.append(f"{named.where}: {why} of the {split} set")
+        row = named.row
+        if named.numbered and not {"context", "seeker"} & row.keys():
+            what = "neither an id nor a conversation (context, history, seeker) to align it by"
+            raise EscError(f"{named.where}: {what}")
+        told = prediction_of(replace(named, row={"context": None} | row))
+        said = [text for pair in told.history for text in pair]
+        # A supporter who goes on speaking answers no words of the seeker.
+        said += [told.seeker] * (told.seeker != NOT_GIVEN)
+        candidates = index.get(_plain(said) if named.numbered else named.id, ())
+        fitting = [turn for turn in candidates if turn.id not in found and _has_gold(turn, row)]
+        if len({(turn.strategy, turn.response) for turn in fitting}) != 1:
+            unaligned.append(f"{named.where}: fits {len(fitting) or 'no'} turns")
             continue
-        (turn,) = fitting
-        if turn.id in found:
-            raise EscError(f"{named.where}: a second record of turn {turn.id}")
-        found[turn.id] = _record(named, turn)
+        strategy, reply = (row.get(name) for name in OURS)
+        predicted = parse(strategy or "")
+        found[fitting[0].id] = gold_row(fitting[0]) | (
+            {"status": "failed"}
+            if row.get("status") == "failed"
+            else {
+                "status": "ok" if predicted else "invalid",
+                "predicted_strategy": predicted.value if predicted else None,
+                "raw_strategy": row.get("raw_strategy") if strategy is None else strategy,
+                "distribution": row.get("distribution"),
+                "predicted_response": reply,
+            }
+        )
     return [found[turn.id] for turn in turns if turn.id in found], unaligned
-
-
-def _contexts(turn: GoldTurn) -> set[str]:
-    """What another system's file may hold before a turn."""
-    said = [*(text for pair in turn.history for text in pair), turn.seeker]
-    # The "Hi" that is put before a supporter who opens is in no file but this kit's.
-    return {_plain(said), _plain(said[said[0] == dialogue.OPENER :])}
 
 
 def _plain(texts: Iterable[str]) -> str:
@@ -297,55 +300,10 @@ def _plain(texts: Iterable[str]) -> str:
     return " ".join(words.casefold().split())
 
 
-def _fitting(
-    named: Named, turns: Mapping[str, list[GoldTurn]], taken: Container[str]
-) -> list[GoldTurn]:
-    """The turns that follow the record's conversation, and have its gold where several do."""
-    if not {"context", "seeker"} & named.row.keys():
-        raise EscError(
-            f"{named.where}: neither an id nor a conversation (context, history, seeker) to align "
-            "it by"
-        )
-    told = prediction_of(named)
-    said = [text for pair in told.history for text in pair]
-    # A supporter who goes on speaking answers no words of the seeker.
-    said += [told.seeker] * (told.seeker != NOT_GIVEN)
-    found = [turn for turn in turns.get(_plain(said), ()) if not _wrong(named.row, turn)]
-    if len({(turn.strategy, turn.response) for turn in found}) == 1:
-        found = ([turn for turn in found if turn.id not in taken] or found)[:1]
-    return found
-
-
-def _wrong(row: Row, turn: GoldTurn) -> str:
-    """Which gold of the record is not that of the turn."""
+def _has_gold(turn: GoldTurn, row: Row) -> bool:
     strategy, reply = (row.get(name) for name in _GOLD)
-    if strategy is not None and parse(str(strategy)) is not turn.strategy:
-        return "strategy"
-    differs = reply is not None and _plain([str(reply)]) != _plain([turn.response])
-    return "reply" if differs else ""
-
-
-def _record(named: Named, turn: GoldTurn) -> Row:
-    """The record of its turn, as `eval predict` writes one; EscError where its gold is another."""
-    row = named.row
-    if wrong := _wrong(row, turn):
-        raise EscError(
-            f"{named.where}: its gold {wrong} is not that of turn {turn.id}; it is of another "
-            "split or corpus"
-        )
-    # Its conversation is asked for only where there is no id.
-    prediction_of(replace(named, row={"context": None} | row))
-    if row.get("status") == "failed":
-        return gold_row(turn) | {"status": "failed"}
-    said, reply = (row.get(name) for name in OURS)
-    predicted = parse(said or "")
-    return gold_row(turn) | {
-        "status": "ok" if predicted else "invalid",
-        "predicted_strategy": predicted.value if predicted else None,
-        "raw_strategy": row.get("raw_strategy") if said is None else said,
-        "distribution": row.get("distribution"),
-        "predicted_response": reply,
-    }
+    same = strategy is None or parse(str(strategy)) is turn.strategy
+    return same and (reply is None or _plain([str(reply)]) == _plain([turn.response]))
 
 
 @cli.command(
@@ -367,9 +325,12 @@ def align(
     """
     beside = check_own_file(out, MARK)
     turns = gold_turns(work, split, None)
-    records, unaligned = aligned(named_rows(predictions), turns, split)
+    records, unaligned = aligned(named_rows(predictions), turns)
     if not records:
-        raise EscError(f"no record can be aligned: {unaligned[0]}")
+        raise EscError(
+            f"no record can be aligned with the {split} set ({unaligned[0]} with its id or "
+            "conversation and gold); name its --set, or leave ids out to align by conversation"
+        )
     built = files.read_json(work / paths.MANIFEST, made_by="make data")
     options = {
         MARK: files.sha256(predictions),
@@ -386,5 +347,5 @@ def align(
     if len(records) < len(turns):
         print(f"missing     {len(turns) - len(records):,} turns of the set have no record")
     for line in unaligned:
-        print(f"left out    {line}")
+        print(f"left out    {line} of the {split} set with its id or conversation and gold")
     return 1 if unaligned else 0
