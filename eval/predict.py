@@ -8,7 +8,6 @@ Reads the built sets, asks the running server (or one started for this run, or B
 interruption and asks nothing twice.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -69,14 +68,15 @@ def asking(
 
     async def ask(asks: Asks, turn: GoldTurn) -> Row:
         answering = Answering(asks, turn, setting)
-        outcome = await SYSTEMS[system](answering)
-        spread = (outcome.distribution or {}).items()
+        answer = await SYSTEMS[system](answering)
+        plan = answer.plan
+        spread = (plan.distribution or {}).items()
         return {
-            "status": "ok" if outcome.strategy else "invalid",
-            "predicted_strategy": outcome.strategy.value if outcome.strategy else None,
-            "raw_strategy": outcome.raw_strategy,
+            "status": "ok" if plan.strategy else "invalid",
+            "predicted_strategy": plan.strategy.value if plan.strategy else None,
+            "raw_strategy": plan.raw,
             "distribution": {s.value: round(p, 6) for s, p in spread} or None,
-            "predicted_response": outcome.response,
+            "predicted_response": answer.response,
             "steps": answering.steps,
             "decode": setting.decode,
             "seed": derived_seed(turn.id, 0),
@@ -142,16 +142,6 @@ def report(folder: Path, options: Row, facts: Row) -> str:
     return "\n".join([*lines, *[SMOKE] * options["smoke"]])
 
 
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < math.inf:
-        raise typer.BadParameter(f"{text!r} is not a number of at least 0")
-    return value
-
-
 def _named(
     name: str, stage: str | None, variant: str | None, number: int | None
 ) -> tuple[str, str, paths.Lineage]:
@@ -209,7 +199,7 @@ def main(
         float,
         typer.Option(
             envvar="TEMPERATURE",
-            parser=_temperature,
+            min=0,
             help=f"with top-p {TOP_P}, as the authors' code; 0 is greedy",
         ),
     ] = TEMPERATURE,

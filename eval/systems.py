@@ -1,7 +1,7 @@
 """The systems of the paper's Tables 3 and 4: how each one comes to a strategy and a reply.
 
-A system is a coroutine from the answering of a turn to its outcome; every intermediate answer is
-kept. It asks and knows nothing of servers, retries or files.
+A system is a coroutine from the answering of a turn to its plan and reply; every intermediate
+answer is kept. It asks and knows nothing of servers, retries or files.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +14,7 @@ from esc.dialogue import GoldTurn
 from esc.files import Row
 from esc.llm import Asks, Generation, Reply, Sampling
 from esc.paths import Lineage
-from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P
+from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P, Answer, Plan
 from esc.prompts import Message
 from esc.strategies import Strategy, strip_tag, tag
 
@@ -48,18 +48,6 @@ class Setting:
     def model(self, task: str) -> str:
         """The served name of the policy of a task."""
         return adapters.served_name(task, self.stage, self.lineage)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a system says to one turn."""
-
-    strategy: Strategy | None
-    """None where the raw text names none."""
-    raw_strategy: str
-    response: str
-    distribution: dict[Strategy, float] | None = None
-    """Of the planner; entangled systems have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +92,22 @@ class Answering:
         return (await self.says(call)).strip()
 
 
-System = Callable[[Answering], Awaitable[Outcome]]
+System = Callable[[Answering], Awaitable[Answer]]
 
 
-async def decoupled(one: Answering) -> Outcome:
+async def decoupled(one: Answering) -> Answer:
     """Planner, then generator under the planned strategy, or under what the planner said."""
     chat = plan_and_speak.sp_chat(one.turn.history, one.turn.seeker)
     call = one.call("plan", "sp", chat, PLAN_TOKENS, one.turn.strategy.value)
     plan, answer = await plan_and_speak.plan(one.asks, call)
     one.keep(call, answer)
-    response = await one.speaks(plan.strategy or plan.raw)
-    return Outcome(plan.strategy, plan.raw, response, plan.distribution)
+    return Answer(plan, await one.speaks(plan.strategy or plan.raw))
 
 
-async def decoupled_gold(one: Answering) -> Outcome:
+async def decoupled_gold(one: Answering) -> Answer:
     """The generator under the gold strategy (Table 4)."""
     strategy = one.turn.strategy
-    return Outcome(strategy, strategy.value, await one.speaks(strategy))
+    return Answer(Plan(strategy.value, strategy, None), await one.speaks(strategy))
 
 
 TAGGED, FREE = True, False
@@ -142,7 +129,7 @@ the prompt baselines of appendix D.2 (Self-Refine is of Madaan et al., 2023). An
 ``[Strategy] reply`` or free."""
 
 
-async def entangled(steps: Sequence[tuple[str, str, bool]], one: Answering) -> Outcome:
+async def entangled(steps: Sequence[tuple[str, str, bool]], one: Answering) -> Answer:
     """The entangled model's last answer, taken apart; each step follows the answer before it."""
     chat = plan_and_speak.chat_and_gold("vanilla", one.turn)[0]
     text = ""
@@ -159,7 +146,7 @@ async def entangled(steps: Sequence[tuple[str, str, bool]], one: Answering) -> O
     # What stands in the first brackets, or how an answer without any begins.
     bracket = text.partition("[")[2].partition("]")
     head = bracket[0] if bracket[1] else text.lstrip()
-    return Outcome(strategy, head[:80], response.strip())
+    return Answer(Plan(head[:80], strategy, None), response.strip())
 
 
 SYSTEMS: dict[str, System] = {

@@ -92,7 +92,7 @@ def test_several_systems_are_predicted_by_one_call_as_each_would_be_alone(run_pr
         ("decoupled", ("--round", "1"), "VARIANT and ROUND name a DPO training; use STAGE=dpo"),
         ("vanilla", ("--stage", "base", "--variant", "ipo"), "name a DPO training; use STAGE=dpo"),
         ("decoupled", ("--stage", "dpo", "--variant", "psnr"), "VARIANT=psnr is none of sp's"),
-        ("vanilla_base", ("--temperature", "nan"), "'nan' is not a number of at least 0"),
+        ("vanilla_base", ("--temperature=-1",), "greater than or equal to 0"),
         ("vanilla_base", ("--limit", "9999"), "use a LIMIT of at most"),
     ],
 )

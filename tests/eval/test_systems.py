@@ -63,17 +63,17 @@ def run(name, model, *, stage="sft", decode="free", **setting):
 def test_the_decoupled_generator_speaks_under_the_planned_strategy(plan, scores, strategy, said):
     model = Model(plan=plan, speak=" Try again. ", scores=scores)
     outcome, steps = run("decoupled", model)
-    assert (outcome.strategy, outcome.raw_strategy) == (strategy, plan)
+    assert (outcome.plan.strategy, outcome.plan.raw) == (strategy, plan)
     assert outcome.response == "Try again." and [one["step"] for one in steps] == ["plan", "speak"]
     assert f"Strategy of this reply: {said}." in model.system_prompt("speak")
     assert [call.model for call in model.asked] == ["sp-sft", "rg-sft"]
-    assert outcome.distribution == (dict.fromkeys(Strategy, 0.125) if scores else None)
+    assert outcome.plan.distribution == (dict.fromkeys(Strategy, 0.125) if scores else None)
 
 
 def test_under_the_gold_strategy_no_plan_is_asked_for():
     model = Model()
     outcome, _ = run("decoupled-gold", model, stage="dpo")
-    assert outcome.strategy is Strategy.QUESTION
+    assert outcome.plan.strategy is Strategy.QUESTION
     assert [(call.step, call.model) for call in model.asked] == [("speak", "rg-dpo")]
     assert "Strategy of this reply: Question." in model.system_prompt("speak")
 
@@ -103,7 +103,7 @@ def test_the_entangled_answer_is_taken_apart_and_its_history_is_tagged(
 ):
     model = Model(respond=said)
     outcome, _ = run("vanilla", model)
-    assert (outcome.strategy, outcome.raw_strategy) == (strategy, raw)
+    assert (outcome.plan.strategy, outcome.plan.raw) == (strategy, raw)
     assert outcome.response == response
     asked = [message.content for message in model.asked[0].messages[1:]]
     assert asked == ["Hi", "[Others] Hello.", "I failed."]
