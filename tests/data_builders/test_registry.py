@@ -58,9 +58,12 @@ def test_another_registry_keeps_its_entries_their_order_and_its_indentation(tmp_
 
 @pytest.mark.parametrize("entry", [{"file_name": "other.json"}, {"hf_hub_url": "a/b"}, "text"])
 def test_an_entry_of_our_name_for_another_source_is_refused(tmp_path, entry):
-    files.write_json(tmp_path / paths.REGISTRY, {"esc_sp_sft": entry})
+    path = tmp_path / paths.REGISTRY
+    files.write_json(path, {"esc_sp_sft": entry})
+    before = path.read_bytes()
     with pytest.raises(EscError, match="already has 'esc_sp_sft' for another source"):
         registry.write_for(tmp_path)
+    assert path.read_bytes() == before
 
 
 def into(path, work, capsys):

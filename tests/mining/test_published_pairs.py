@@ -138,8 +138,6 @@ def test_other_pairs_are_replaced_by_force_alone(bench, take):
     ("change", "told"),
     [
         ({"chosen": {"role": "assistant", "content": None}}, "chosen"),
-        ({"rejected": None}, "rejected"),
-        ({"messages": "hello"}, "messages: input should be a valid list"),
         ({"messages": [{"role": "user"}]}, "messages.0.content: field required"),
     ],
 )

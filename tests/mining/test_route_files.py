@@ -118,12 +118,6 @@ def test_verdicts_on_other_samples_are_refused_and_one_that_is_missing_named(rou
     assert "are on other samples" in refused()
 
 
-def test_where_only_another_judge_has_judged_its_name_is_told(routed, refused):
-    other = refused(judge_name="gpt-x")
-    assert "judges/gpt-x/verdicts.jsonl is not there" in other and "some by m)" in other
-    assert "judges/m_blind/verdicts.jsonl is not there" in refused("--blind")
-
-
 @pytest.mark.parametrize(
     ("at", "task", "options", "told"),
     [

@@ -4,7 +4,6 @@ import re
 import shutil
 from collections import Counter
 
-import pandas as pd
 import pytest
 from corpora import wrong
 
@@ -80,12 +79,6 @@ def test_the_papers_two_backbones_add_up_to_its_totals():
         assert "mean" in name or total == qwen + llama
     sums = [sum(stats.PAPER_TABLE_1[error][k] for error in stats.RG_ERRORS) for k in range(3)]
     assert tuple(sums) == stats.PAPER_TABLE_1["response pairs"]
-
-
-def test_lengths_have_mean_median_and_bins():
-    shown = stats.spread(pd.Series([3, 20, 39, 400, 900]))
-    assert (shown["n"], shown["mean"], shown["median"]) == (5, 272.4, 39.0)
-    assert (shown["bins"][0], shown["bins"][1], shown["bins"][-1]) == (1, 2, 2)
 
 
 def test_what_a_smoke_run_leaves_carries_the_mark_and_comes_out_again_alike(
