@@ -221,7 +221,7 @@ def test_a_pair_carries_its_provenance(routed):
         assert provenance["weights"] and provenance["round"] == 1
         assert provenance["split"] == "train" and provenance["smoke"] is True
         assert provenance["verdict"]["rejected_error"] == pair["error"] == EMPATHY
-        assert pair["explanation"] == "because" and isinstance(pair["seed"], int)
+        assert pair["explanation"] == "so" and isinstance(pair["seed"], int)
         assert len(provenance["prompts"]) == len(provenance["judge_prompts"]) == 64
 
 
@@ -241,7 +241,7 @@ def test_explain_tells_the_whole_way_of_a_turn_and_writes_nothing(
     samples = {one["sample"]: one for one in told["samples"]}
     assert [samples[n]["answer"] for n in range(3)] == [reply(first, n) for n in range(3)]
     assert samples[1]["fate"] == "pair" and samples[1]["error"] == EMPATHY
-    assert samples[1]["verdict"]["rejected_explanation"] == "because"
+    assert samples[1]["verdict"]["rejected_explanation"] == "so"
     assert samples[2]["unscored"] == "no verdict in the answer: I would \x1b[2J keep it."
     assert samples[2]["fate"] == "unscored by the judge"
     assert "turn 999-9 was not sampled" in refused("--explain", "999-9")
