@@ -3,10 +3,9 @@
 `ask_all` goes from records by a rehearsal, questions and answers to rows, a summary and
 ``run.json`` for every step that asks a model; an `Asking` is what differs between them.
 
-A verdict in an answer is whole and as offered, or there is none. A kind of verdict is a pydantic
-model: a field's title is its name in the judge's answer, a field that may be missing is an
-explanation and decides nothing. Names of fields are read tolerantly, since judges paraphrase them;
-whatever stays unclear is unscored, with the reason.
+A kind of verdict is a pydantic model: a field's title is its name in the judge's answer, a field
+that may be missing is an explanation and decides nothing. Names are read tolerantly, since judges
+paraphrase them; whatever stays unclear is unscored, with the reason.
 """
 
 import asyncio
@@ -229,7 +228,8 @@ class Asking(Generic[Record]):
     ask: Callable[[Asks, Record], Awaitable[Any]]
     """From somebody to ask and a record to what is said of it; it need not ask."""
     row: Callable[[Record, Any], Row]
-    """Of a record and what was said, or the `Failure` of its request: of a judge's, `Unscored`."""
+    """Of a record and what was said, or the `Failure` of its request: of a judge's, `Unscored`.
+    A judge's row says who it is, where this does not."""
     told: Callable[[Sequence[Row]], Row]
     """What the rows come to: for the report, and the summary file or ``run.json``."""
     report: Callable[[Row], str]
@@ -311,7 +311,8 @@ def _ask(name: str, asking: Asking[Any], sending: Sending) -> int:
             _tell_lost(lost, who, facts["requests"], sending)
         if isinstance(who, Judge):
             said = [Unscored.of(found) if isinstance(found, Failure) else found for found in said]
-        rows = [asking.row(record, found) for record, found in zip(records, said, strict=True)]
+        by: Row = {"judge": who.name} if isinstance(who, Judge) else {}
+        rows = [by | asking.row(record, one) for record, one in zip(records, said, strict=True)]
         told, missing = asking.told(rows), asking.missing(rows)
         if asking.summary:
             files.write_json(summary, told)
@@ -497,10 +498,9 @@ class Verdict(BaseModel):
     def read(cls, text: str, *, truncated: bool = False) -> Self | Unscored:
         """The verdict in a judge's answer, or why there is none.
 
-        A judge may think aloud before it, unless it was cut: objects that are not whole do not
-        count. Two whole verdicts that differ are none, since one of them may be quoted from the
-        text that was judged; nor is one that stands in a broken verdict, or one that names a field
-        twice, for the same reason.
+        A judge may think aloud before it, unless it was cut. Two whole verdicts that differ are
+        none, since one may be quoted from the text that was judged; nor is one in a broken verdict,
+        or one that names a field twice.
         """
         shown = " ".join(text.split())[:120].encode(errors="replace").decode()
         # Whatever stands in a cut answer may be the draft of a verdict still thought about.
@@ -549,10 +549,7 @@ def _letters(name: str) -> str:
 
 
 def _objects(text: str) -> Iterator[tuple[tuple[str, Any], ...] | str]:
-    """Every JSON object in the text, outermost ones alone, in order; of a broken one its key.
-
-    An object comes as it was written: its keys may be there twice.
-    """
+    """Every outermost JSON object in the text, as its (key, value)s; of a broken one its key."""
     decoder = json.JSONDecoder(object_pairs_hook=tuple)
     position = text.find("{")
     while position >= 0:

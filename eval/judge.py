@@ -10,7 +10,7 @@ time. Scores of a model are no verdict of a clinician: research software, no cou
 import json
 import random
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -177,23 +177,23 @@ def of_pairs(path: Path, n: int) -> Source:
     Turns are drawn; the pairs of one, of several quadrants, follow one another. Raises EscError,
     naming the line, where a row is no pair of replies.
     """
-    turns: dict[str, dict[str, PreferenceRow]] = defaultdict(dict)
+    found: dict[tuple[str, str], PreferenceRow] = {}
     for number, row in enumerate(files.read_jsonl(path), start=1):
         where = f"{path}, line {number}"
         try:
             pair = PreferenceRow.model_validate(row)
         except ValidationError as error:
-            first = error.errors()[0]
-            at = ".".join(map(str, first["loc"])) or "row"
-            raise EscError(f"{where}: no pair of a mined set ({at}: {first['msg']})") from error
+            wrong = error.errors()[0]
+            at = ".".join(map(str, wrong["loc"]))
+            raise EscError(f"{where}: no pair of a mined set ({at}: {wrong['msg']})") from error
         if parse(pair.chosen.value) and parse(pair.rejected.value):
             raise EscError(f"{where}: strategies, no replies; judge the set of rg or vanilla")
-        if (pair.quadrant or "") in turns[pair.id]:
+        if found.setdefault((pair.id, pair.quadrant or ""), pair) is not pair:
             raise EscError(f"{where}: id {pair.id!r} is there twice")
-        turns[pair.id][pair.quadrant or ""] = pair
-    if not turns:
+    if not found:
         raise EscError(f"{path} is empty; it takes one pair at least")
-    pairs = [pair for name in dialogue.order(turns) for _, pair in sorted(turns[name].items())]
+    place = {turn: k for k, turn in enumerate(dialogue.order({turn for turn, _ in found}))}
+    pairs = [found[key] for key in sorted(found, key=lambda key: (place[key[0]], key[1]))]
     made_with = [pair.provenance for pair in pairs]
     smoke = any(one.get("smoke") or judging.is_smoke(str(one.get("judge"))) for one in made_with)
     replies = [side for pair in pairs[:n] for side in _sides(pair)]
@@ -228,11 +228,10 @@ async def ask(asks: Asks, one: Rated, *, judge: Judge, kind: type[Score]) -> Sco
     return await judging.verdict(*who, tokens=ANSWER_TOKENS, sample=one.sample)
 
 
-def row_of(one: Rated, said: Score | Unscored, *, judge: Judge) -> Row:
+def row_of(one: Rated, said: Score | Unscored) -> Row:
     """The row of one score."""
     row: Row = dict(zip(("id", "quadrant", "side"), one.key, strict=True))
-    row |= {"dimension": one.dimension.value, "sample": one.sample}
-    row |= {"status": said.status, "judge": judge.name}
+    row |= {"dimension": one.dimension.value, "sample": one.sample, "status": said.status}
     if isinstance(said, Unscored):
         return row | {"score": None, "reason": said.reason, "explanation": said.detail or None}
     return row | {"score": said.score, "reason": None, "explanation": said.reason or None}
@@ -273,7 +272,7 @@ def asking(source: Source, out: Path, how: Judging, form: str) -> Asking[Rated]:
         who=judge,
         records=records,
         ask=partial(ask, judge=judge, kind=Score if form == judging.REASON else Number),
-        row=partial(row_of, judge=judge),
+        row=row_of,
         told=partial(summary, source, options),
         report=partial(report, out),
         summary=SUMMARY,

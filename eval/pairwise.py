@@ -50,12 +50,10 @@ class Preference(Verdict):
 
 
 def shares_by_dialogue(outcomes: Iterable[tuple[str, str]]) -> Row:
-    """Per outcome its count, share and 95 % interval (0 to 1, None of nothing); n; sign test.
+    """Per outcome of (turn, outcome)s its count, share (0 to 1) and 95 % interval; n; sign test.
 
-    ``outcomes`` are (turn, outcome). Intervals resample dialogues, or ``interval`` says what else.
-    ``p`` is of the exact two-sided sign test on wins against losses, ties left out. It is over
-    turns: where turns of one dialogue have one outcome, p is smaller than it should be. Where there
-    are too few dialogues for intervals there is no test either.
+    ``p`` is of the exact two-sided sign test on wins against losses, over turns: where those of one
+    dialogue have one outcome, it is too small. Too few dialogues have neither interval nor test.
     """
     found, interval = shares(outcomes, OUTCOMES)
     return _tested(found) | {"interval": interval}
@@ -117,11 +115,10 @@ async def ask(asks: Asks, pair: Pair, *, judge: Judge) -> dict[str, Preference] 
     return next((one for one in said.values() if isinstance(one, Unscored)), found)
 
 
-def row_of(pair: Pair, said: Mapping[str, Preference] | Unscored, *, judge: Judge) -> Row:
+def row_of(pair: Pair, said: Mapping[str, Preference] | Unscored) -> Row:
     """The row of one pair."""
     row: Row = {"id": pair.id, "status": SCORED, "outcome": "tie", "order_dependent": False}
-    row |= dict.fromkeys(("better", "reason", "explanation"))
-    row |= {"identical": not said, "judge": judge.name}
+    row |= dict.fromkeys(("better", "reason", "explanation")) | {"identical": not said}
     if isinstance(said, Unscored):
         told = {"status": said.status, "reason": said.reason, "explanation": said.detail or None}
         return row | {"outcome": None} | told
@@ -178,7 +175,7 @@ def asking(found: Matched, out: Path, how: Judging) -> Asking[Pair]:
         who=judge,
         records=lambda: found.pairs[:turns],
         ask=partial(ask, judge=judge),
-        row=partial(row_of, judge=judge),
+        row=row_of,
         told=told,
         report=partial(report, out),
         summary=SUMMARY,

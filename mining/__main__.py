@@ -1,4 +1,4 @@
-"""``python -m mining STEP``: sample, judge, agreement, route, stats, audit, classify."""
+"""``python -m mining STEP``: sample, judge, route, stats, audit, classify."""
 
 import sys
 
@@ -7,7 +7,6 @@ from esc import cli
 STEPS = {
     "sample": ("sample:main", "sampled answers of the trained models to train turns"),
     "judge": ("judge:main", "a judge's verdict on every sampled reply"),
-    "agreement": ("judge:agreement", "how far two judges' verdicts agree"),
     "route": ("route:main", "pairs for each training phase, and why the rest is dropped"),
     "stats": ("stats:main", "the pairs beside the paper's: tables, figures, examples"),
     "audit": ("audit:main", "a sheet for people: is the error the judge named really there?"),

@@ -105,11 +105,11 @@ async def ask(asks: Asks, record: Record, *, judge: Judge) -> ErrorVerdict | Uns
     return await judging.verdict(asks, judge, ErrorVerdict, record.id, chat, drawn_by)
 
 
-def row(record: Prediction | Stored, said: ErrorVerdict | Unscored, *, judge: Judge) -> Row:
+def row_of(record: Record, said: ErrorVerdict | Unscored) -> Row:
     """The row of ``errors.jsonl``."""
     found: Row = {"id": record.id, "error": None, "status": said.status}
     found |= dict.fromkeys(("reason", "detail", "explanation", "suggestion"))
-    found["judge"] = record.judge if isinstance(record, Stored) else judge.name
+    found |= {"judge": record.judge} if isinstance(record, Stored) else {}
     if isinstance(said, Unscored):
         return found | {"reason": said.reason, "detail": said.detail or None}
     return found | said.model_dump(mode="json", exclude={"contains_error"})
@@ -139,7 +139,7 @@ def asking(path: Path, out: Path, how: JudgeSending) -> Asking[Record]:
         who=judge,
         records=lambda: records,
         ask=partial(ask, judge=judge),
-        row=partial(row, judge=judge),
+        row=row_of,
         told=lambda rows: proportions(rows) | {"judge": judge.name} | about,
         report=partial(report, out),
         summary=PROPORTIONS,
@@ -147,11 +147,7 @@ def asking(path: Path, out: Path, how: JudgeSending) -> Asking[Record]:
 
 
 def proportions(rows: Sequence[Row]) -> Row:
-    """Per error its count, share of the scored records and 95 % interval; the rest counted.
-
-    Shares are 0 to 1, and None where nothing is scored. ``interval`` says whether it resamples
-    dialogues, or what else where the ids name none.
-    """
+    """Per error its count, share of the scored records (0 to 1) and interval; the rest counted."""
     scored = [(row["id"], row["error"]) for row in rows if row["status"] == SCORED]
     table, interval = shares(scored, [error.value for error in PsychError])
     counts = {"records": len(rows), "n": len(scored), "errors": table, "interval": interval}

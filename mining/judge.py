@@ -7,7 +7,8 @@ Reads ``samples.jsonl``, writes ``judges/<judge>/`` beside it: ``calls.jsonl``, 
 comes, ``verdicts.jsonl`` and ``run.json``. What is dropped without a verdict (equal to gold, seen
 before, unparsable) is not asked about. Any OpenAI-compatible endpoint judges: the hosted one of the
 paper with OPENAI_API_KEY, or JUDGE_BASE_URL. An answer that is no verdict is *unscored*, kept with
-its reason. The planner's samples need no judge. ``agreement`` compares two judges' verdicts.
+its reason. The planner's samples need no judge. With a second one, JUDGE2, ``judges/`` also holds
+how far both agree: Cohen's kappa with its interval, and the confusions.
 """
 
 import hashlib
@@ -23,9 +24,8 @@ import typer
 from esc import cli, files, judging, stats, step
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
-from esc.judging import SCORED, Asking, Judge, JudgeName, JudgeSending, Unscored, verdict
+from esc.judging import SCORED, Asking, Judge, JudgeSending, Unscored, verdict
 from esc.llm import Asks
-from esc.paths import EMBEDDED
 from esc.records import SAMPLES, Candidate, Key, read_turns
 from esc.step import OPTIONS, RunFolder
 from mining.routing import Judgement, to_judge
@@ -249,12 +249,6 @@ def agree(first: Asked, second: Asked) -> str:
     return "\n".join(lines + [step.SMOKE] * done["smoke"])
 
 
-def _minings(wanted: Wanted, model: str, work: Path) -> list[Mining]:
-    if "sp" in wanted.task:
-        raise EscError("the planner's errors are found by comparing names: TASK=rg or vanilla")
-    return wanted.minings(model, work)
-
-
 @cli.command(
     examples="  python -m mining judge --task rg --judge random\n"
     "  python -m mining judge --task rg vanilla --model qwen2.5-7b --price 0.40/1.60\n"
@@ -270,7 +264,9 @@ def main(
     judge2_base_url: Annotated[str | None, typer.Option(envvar="JUDGE2_BASE_URL")] = None,
 ) -> int:
     """A judge's verdict on every sampled reply: is it, beside the gold one, a pair to train on?"""
-    minings, judges = _minings(wanted, sending.model, sending.work), [sending.who()]
+    if "sp" in wanted.task:
+        raise EscError("the planner's errors are found by comparing names: TASK=rg or vanilla")
+    minings, judges = wanted.minings(sending.model, sending.work), [sending.who()]
     if judge2:
         where = judge2_base_url or sending.judge_base_url
         judges.append(replace(sending, judge=judge2, judge_base_url=where).who())
@@ -286,22 +282,3 @@ def main(
     for both in zip(*every, strict=True) if judge2 and not (code or sending.dry_run) else ():
         print(agree(*both))
     return code
-
-
-@cli.command(
-    examples="  python -m mining agreement --task rg --judge gpt-4.1-mini-2025-04-14 --judge2 my\n"
-    "  python -m mining agreement --model qwen2.5-7b --task rg --judge a --judge2 b --blind",
-    name="agreement",
-)
-def agreement(
-    wanted: Wanted,
-    judge2: Annotated[str, typer.Option(envvar="JUDGE2", help="the other judge")],
-    model: cli.Model = EMBEDDED,
-    work: cli.Work = Path(),
-    judge: JudgeName = None,
-    blind: Blind = False,
-) -> None:
-    """How far two judges' verdicts agree: Cohen's kappa with its interval, and the confusions."""
-    judges = [judging.judge_for(model, name, None, keyless=True) for name in (judge, judge2)]
-    for mining in _minings(wanted, model, work):
-        print(agree(*(Asked(mining, one, blind) for one in judges)))

@@ -96,10 +96,6 @@ class Bench:
         where = ("--judge-base-url", url) if url else ()
         return self._shown(judge.main, task, "--judge", judge_name, *where, *options)
 
-    def agreement(self, task: str, *options: str):
-        """The same of comparing two judges."""
-        return self._shown(judge.agreement, task, *options)
-
     def route(self, task: str, *options: str, judge_name: str = "m"):
         """The same of the next step."""
         return self._shown(route.main, task, "--judge", judge_name, *options)

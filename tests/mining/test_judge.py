@@ -263,31 +263,16 @@ def test_a_random_judge_asks_nobody_draws_the_same_again_and_makes_smoke(bench, 
     assert {"pair", "error in the gold reply", "no error in the sampled reply"} <= fates
 
 
-@pytest.fixture
-def agreed(bench, server, planted):
-    """Exit code, stdout, stderr and the written result of comparing two judges of one mining.
-
-    ``first`` and ``second`` differ on two turns, and one verdict of the second is none.
-    """
-    texts = [f"sampled {turn.id}" for turn in bench.turns()]
+def test_two_judges_agree_as_far_as_both_have_scored(bench, server, planted, error_line):
+    texts, n = [f"sampled {turn.id}" for turn in bench.turns()], len(bench.turns())
     mining = bench.sample("rg", lambda turn, _: f"sampled {turn.id}")
     planted.plan = dict.fromkeys(texts[::2], TEMPLATE)
     assert bench.judge("rg", judge_name="first", url=server.url)[0] == 0
+    # The second differs on two turns, and one verdict of it is none.
     planted.plan |= {texts[0]: EMPATHY, texts[1]: EMPATHY}
     planted.odd[texts[2]] = "I cannot say"
-    assert bench.judge("rg", judge_name="second", url=server.url)[0] == 0
-
-    def call(second, *options):
-        shown = bench.agreement("rg", "--judge", "first", "--judge2", second, *options)
-        path = mining.folder / "judges" / f"agreement_first_{second}.json"
-        return *shown, files.read_json(path) if path.is_file() else None
-
-    return call
-
-
-def test_two_judges_agree_as_far_as_both_have_scored(bench, agreed):
-    code, out, _, done = agreed("second")
-    n = len(bench.turns())
+    code, out, _ = bench.judge("rg", "--judge2", "second", judge_name="first", url=server.url)
+    done = files.read_json(mining.folder / "judges" / "agreement_first_second.json")
     assert code == 0 and "SMOKE" in out and done["judges"] == ["first", "second"]
     assert done["pairs"] == {"both": n - 1, "first only": 1, "second only": 0, "none": 0}
     found = done["rejected_error"]
@@ -296,16 +281,6 @@ def test_two_judges_agree_as_far_as_both_have_scored(bench, agreed):
     assert found["confusion"][template][empathy] == 1 == found["confusion"][none][empathy]
     assert sum(map(sum, found["confusion"])) == found["n"] == n - 1 and found["agreed"] == n - 3
     assert found["low"] <= found["kappa"] <= found["high"]
-
-
-@pytest.mark.parametrize(
-    ("second", "options", "told"),
-    [
-        ("first", (), "both first"),
-        ("third", (), "some by first, second"),
-        ("second", ("--task", "sp"), "comparing names"),
-    ],
-)
-def test_what_cannot_be_compared_is_one_line(agreed, error_line, second, options, told):
-    code, _, err, _ = agreed(second, *options)
-    assert code == 2 and told in error_line(err)
+    same = bench.judge("rg", "--judge2", "first", judge_name="first", url=server.url)
+    assert "both first" in error_line(same[2])
+    assert "comparing names" in error_line(bench.judge("sp", url=server.url)[2])
