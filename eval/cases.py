@@ -6,10 +6,10 @@ metrics, two systems' replies to the same turns, and records that are given the 
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,7 +31,6 @@ from esc.stats import Units
 from esc.step import OPTIONS, RunFolder, check_own_file
 from esc.strategies import Strategy, parse, untagged
 
-T = TypeVar("T")
 _GOLD = ("gold_strategy", "gold_response")
 
 
@@ -50,11 +49,6 @@ class Case:
     """The planner's probability of each strategy, in their canonical order."""
     stage: int | None = None
     """How far its dialogue has come (`esc.dialogue.interval`); None where its length is unknown."""
-
-    @property
-    def turn(self) -> tuple[str, list[str]]:
-        """What the corpus says: whitespace makes no other turn."""
-        return self.gold.value, self.gold_text.split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +130,11 @@ def case_of(named: Named) -> Case | None:
     )
 
 
-def shared_turns(a: Mapping[str, T], b: Mapping[str, T], other: Callable[[T, T], str]) -> list[str]:
+def shared_turns(a: Mapping[str, Row], b: Mapping[str, Row]) -> list[str]:
     """The ids of the turns that both systems have, in the order in which they are drawn.
 
-    ``other`` names what makes two records of one id another turn, or nothing. Raises EscError where
-    it does, or they share none.
+    Each has, by id, what its file says of a turn, as text. Raises EscError where the two differ in
+    that, but for blanks and what one of them lacks, or share no turn.
     """
     align = "'python -m eval align' gives the turns' own ids to records without them"
     shared = dialogue.order(a.keys() & b.keys())
@@ -151,11 +145,13 @@ def shared_turns(a: Mapping[str, T], b: Mapping[str, T], other: Callable[[T, T],
             f"same split; {align}"
         )
     for name in shared:
-        if what := other(a[name], b[name]):
-            raise EscError(
-                f"turn {name} has another {what} in the other file; compare predictions of the "
-                f"same split and corpus; {align}"
-            )
+        for what, said in a[name].items():
+            other = b[name][what]
+            if said and other and said.split() != other.split():
+                raise EscError(
+                    f"turn {name} has another {what} in the other file; compare predictions of "
+                    f"the same split and corpus; {align}"
+                )
     return shared
 
 
@@ -206,7 +202,12 @@ def matched(a: Path, b: Path) -> Matched:
             "them by; 'python -m eval align' gives them ids"
         )
     one, other = ({p.id: p for p in each} for each in (first, second))
-    shared = shared_turns(one, other, _differs)
+    # Without ids and conversations, the gold replies alone tell that rows are of other turns.
+    said_in_a, said_in_b = (
+        {p.id: {"conversation": _told(p), "gold reply": p.gold} for p in side}
+        for side in (first, second)
+    )
+    shared = shared_turns(said_in_a, said_in_b)
     source: Row = {"shared": len(shared), "numbered": numbered + more}
     for side, path, records in (("a", a, first), ("b", b, second)):
         source[side] = {
@@ -229,17 +230,6 @@ def _told(one: Prediction) -> str:
     if not one.history and one.seeker == NOT_GIVEN:
         return ""
     return " ".join([*(text for pair in one.history for text in pair), one.seeker])
-
-
-def _differs(one: Prediction, other: Prediction) -> str:
-    # Without ids and conversations, the gold replies alone tell that rows are of other turns.
-    for what, first, second in (
-        ("conversation", _told(one), _told(other)),
-        ("gold reply", one.gold, other.gold),
-    ):
-        if first and second and first.split() != second.split():
-            return what
-    return ""
 
 
 MARK = "aligned"

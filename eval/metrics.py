@@ -224,8 +224,11 @@ def compared(a: Cases, b: Cases) -> Row:
     share no turn, or an id has another gold turn in the other.
     """
     first, second = ({case.id: case for case in cases.rows} for cases in (a, b))
-    what = "gold strategy or reply"
-    shared = shared_turns(first, second, lambda one, other: what * (one.turn != other.turn))
+    gold_of_a, gold_of_b = (
+        {one.id: {"gold strategy": one.gold, "gold reply": one.gold_text} for one in of.rows}
+        for of in (a, b)
+    )
+    shared = shared_turns(gold_of_a, gold_of_b)
     units = Units(a.units.by_dialogue and b.units.by_dialogue)
     both = [Cases(tuple(of[name] for name in sorted(shared)), units) for of in (first, second)]
     told, how = differences(numbers(both), both[0].names, units.name)
@@ -303,7 +306,7 @@ def _once(path: Path, made_of: Row, make: Callable[[], Row], *, force: bool) -> 
 def metrics(predictions: Path) -> Row:
     """What ``metrics.json`` says; EscError, naming the row, where something is not as it should."""
     cases = read_cases(predictions)
-    told = sorted((case.id, *case.turn) for case in cases.rows)
+    told = sorted((case.id, case.gold.value, case.gold_text.split()) for case in cases.rows)
     return {
         "n": len(cases.rows),
         "dialogues": len(set(cases.names)) if cases.units.by_dialogue else None,
