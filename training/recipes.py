@@ -226,7 +226,7 @@ def render(training: Training) -> str:
 
 def recipes() -> dict[Path, str]:
     """Path to text of every recipe the table gives."""
-    asked = [
+    asked: list[dict[str, Any]] = [
         {"model": model, "task": task, "stage": stage, "variant": variant}
         for model in backbones.table()
         for task in TASKS

@@ -358,7 +358,7 @@ def _written(log: Path) -> Iterator[IO[bytes] | None]:
         yield shown.stdin
 
 
-def _look(training: Training, settings: Row, bar: "tqdm[None]") -> None:
+def _look(training: Training, settings: Row, bar: "tqdm[Any]") -> None:
     """Show the steps that a training has logged; EscError where its first one is wrong."""
     log = training.output / LOG
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
