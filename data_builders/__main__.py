@@ -1,10 +1,11 @@
-"""``python -m data_builders STEP``: build, preference, check, stats, replies, registry."""
+"""``python -m data_builders STEP``: inspect, build, preference, check, stats, replies …"""
 
 import sys
 
 from esc import cli
 
 STEPS = {
+    "inspect": ("inspect:main", "what a corpus file holds, and a mapping to start from"),
     "build": ("build:main", "the SFT sets from ESConv, with a manifest"),
     "preference": ("preference:main", "mined pairs as DPO and KTO sets, registered"),
     "check": ("check:main", "every row through LLaMA-Factory's converter, template and tokenizer"),

@@ -14,7 +14,7 @@ import typer
 from tqdm import tqdm
 
 from data_builders import registry, source, split
-from data_builders.corpus import at_release_positions, read
+from data_builders.corpus import at_release_positions, read, read_mapping
 from esc import cli, files, paths, prompts, step
 from esc.dialogue import Consecutive, Dialogue, Role, Turn, turns
 from esc.files import EscError, JsonlWriter, Row
@@ -28,12 +28,17 @@ FORMAT = 2
 class BuildOptions:
     """What a user asks of a build."""
 
-    split: Annotated[str | None, typer.Option(envvar="SPLIT", help="paper or seed:N")] = None
+    split: Annotated[
+        str | None, typer.Option(envvar="SPLIT", help="paper, hf, files (its own) or seed:N")
+    ] = None
     """None is the corpus's default."""
     limit: cli.Limit = None
     consecutive: Annotated[
         Consecutive, typer.Option(envvar="CONSECUTIVE", help="of the supporter's utterances")
     ] = "separate"
+    mapping: Annotated[
+        Path | None, typer.Option(envvar="MAPPING", help="where the corpus keeps what; a YAML file")
+    ] = None
 
 
 def sp_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
@@ -103,11 +108,11 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
     """
     # Several machines begin the same training, and each builds the sets first.
     with files.exclusive(work / paths.DATA, patience=3600):
-        found = source.locate(esconv, work)
+        found = source.locate(esconv, work, wanted.mapping)
         digests = {path.name: files.sha256(path) for path in found.files}
-        layout, dialogues = read(found.files)
+        layout, dialogues = read(found.files, found.mapping and read_mapping(found.mapping))
         survey = split.Survey(list(tqdm(dialogues, "reading", leave=False, delay=1)))
-        spec = split.resolve(wanted.split, is_release=survey.is_release)
+        spec = split.resolve(wanted.split, survey)
         stamp = {
             "format": FORMAT,
             "ESCONV": survey.corpus,

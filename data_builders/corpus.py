@@ -1,68 +1,127 @@
-"""Corpora in ESConv's layouts; the ESConv release: how it is recognised, its split in the paper.
+"""Corpora, read by a mapping; the ESConv release: how it is recognised, and its two splits.
 
+``mapping.yaml`` beside this file reads ESConv's layouts, another MAPPING whatever it describes.
 ``esconv_release.json`` holds, per dialogue of the release in its own order, the SHA-1 of its
-utterances and its split (1,040 / 130 / 130). By the hashes a corpus is recognised as that release.
+utterances and its side in the paper (1,040 / 130 / 130) and on the Hugging Face hub (910 / 195 /
+195). By the hashes a corpus is recognised as that release.
 """
 
 import codecs
+import csv
 import hashlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self
 
 import orjson
-from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
+from esc import files
 from esc.dialogue import Dialogue, Role, Utterance
-from esc.files import EscError, read_json, read_jsonl
-from esc.strategies import parse
+from esc.files import EscError
+from esc.strategies import Strategy, parse
 
-RELEASE = Path(__file__).parent / "esconv_release.json"
-ROLES = {
-    "seeker": ("release", Role.SEEKER),
-    "supporter": ("release", Role.SUPPORTER),
-    "speaker": ("failed", Role.SEEKER),
-    "listener": ("failed", Role.SUPPORTER),
-    "usr": ("hf", Role.SEEKER),
-    "sys": ("hf", Role.SUPPORTER),
+FOLDER = Path(__file__).parent
+RELEASE = FOLDER / "esconv_release.json"
+SHIPPED = FOLDER / "mapping.yaml"
+LINES, STOP = "lines", "stop"
+LAYOUTS = {
+    **dict.fromkeys(("seeker", "supporter"), "release"),
+    **dict.fromkeys(("speaker", "listener"), "failed"),
+    **dict.fromkeys(("usr", "sys"), "hf"),
 }
-"""Name of a speaker to the layout that has it and the role: ESConv, FailedESConv, Hugging Face."""
-
-_About = Annotated[str, BeforeValidator(lambda text: " ".join(str(text or "").split()))]
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-class _Said(BaseModel):
-    """An utterance in any layout."""
-
-    speaker: str
-    text: str = Field(validation_alias=AliasChoices("content", "text"))
-    annotation: Any = None
-    strategy: Any = None
+"""Name of a speaker to the layout of ESConv that has it."""
+_SIDES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Words in the name of a file, or of a side, to the side."""
 
 
-class _Row(BaseModel):
-    """A dialogue in any layout."""
+def _several(value: Any) -> tuple[str, ...]:
+    listed = value if isinstance(value, list | tuple) else [value]
+    return tuple(str(one) for one in listed if one is not None)
 
-    dialog: list[_Said] = Field(min_length=1)
-    situation: _About = ""
-    emotion_type: _About = ""
-    problem_type: _About = ""
-    experience_type: _About = ""
+
+Keys = Annotated[tuple[str, ...], BeforeValidator(_several)]
+
+
+class Mapping(BaseModel):
+    """Where a corpus keeps what the kit needs; ``mapping.yaml`` says what each field means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dialogues: Keys
+    turns: Keys
+    id: Keys
+    utterance: Keys
+    speaker: Keys
+    seeker: Keys
+    supporter: Keys
+    text: Keys
+    strategy: Keys
+    labels: dict[str, str]
+    unlabelled: str
+    situation: Keys
+    emotion_type: Keys
+    problem_type: Keys
+    experience_type: Keys
+    split: Keys
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_shipped(cls, found: Any) -> Any:
+        shipped = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+        return shipped | found if isinstance(found, dict) else found
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        names = [*self.labels.values(), *([] if self.unlabelled == STOP else [self.unlabelled])]
+        if unknown := [name for name in names if parse(name) is None]:
+            raise ValueError(f"{unknown[0]!r} is no strategy; known: {', '.join(Strategy)}")
+        if self.turns == (LINES,) and not self.id:
+            raise ValueError("'turns: lines' needs the key of a dialogue's id in 'id'")
+        return self
+
+    def label(self, said: Any) -> Strategy | None:
+        """The strategy that a label means."""
+        return parse(self.labels.get(str(said), str(said)))
+
+
+def read_mapping(path: Path = SHIPPED) -> Mapping:
+    """The mapping in a file; EscError where it is none."""
+    return files.read_yaml(path, Mapping)
+
+
+def found(row: Any, keys: Iterable[str]) -> Any:
+    """What a row has under the first of ``keys`` that it has, None without any."""
+    for key in keys:
+        value = row
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            return value
+    return None
 
 
 def values(path: Path) -> Iterator[Any]:
-    """The elements of the JSON array in ``path``, or the objects of its lines, one by one.
+    """The elements of the JSON array in ``path``, the objects of its lines, or rows of CSV.
 
     Raises EscError, when it comes to it, with the line where the file is neither.
     """
+    if path.suffix in (".csv", ".tsv"):
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            yield from csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
+        return
     with path.open("rb") as stream:
         start = stream.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     if start != b"[":
-        yield from read_jsonl(path)
+        yield from files.read_jsonl(path)
         return
     try:
         elements = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
@@ -74,58 +133,109 @@ def values(path: Path) -> Iterator[Any]:
         yield elements.pop()
 
 
-def checked(model: type[_Model], value: Any, fault: str) -> _Model:
-    """``value`` as a ``model``; EscError that says ``fault`` and the place of the first one."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        place = ".".join(map(str, wrong["loc"])) or "all of it"
-        raise EscError(f"{fault} ({place}: {wrong['msg'].lower()})") from error
+def rows(path: Path, mapping: Mapping) -> Iterator[tuple[Any, list[Any]]]:
+    """(a dialogue as the file has it, its utterances), one by one; EscError as `values`."""
+    if mapping.turns == (LINES,):
+        for _, lines in groupby(values(path), key=lambda row: found(row, mapping.id)):
+            said = list(lines)
+            if mapping.utterance:
+                said = list({found(one, mapping.utterance): one for one in said[::-1]}.values())
+                said.reverse()
+            yield said[0], said
+        return
+    every: Iterable[Any] = values(path)
+    if mapping.dialogues:
+        every = found(files.read_json(path), mapping.dialogues) or ()
+        if isinstance(every, dict):
+            every = every.values()
+    for row in every:
+        turns = found(row, mapping.turns)
+        yield row, turns if isinstance(turns, list) else []
 
 
-def read(files: Sequence[Path]) -> tuple[str, Iterator[Dialogue]]:
-    """(layout name, dialogues in file order) of the corpus in ``files``, read as they are taken.
+def read(paths: Sequence[Path], mapping: Mapping | None = None) -> tuple[str, Iterator[Dialogue]]:
+    """(layout name, dialogues in file order) of the corpus in ``paths``, read as they are taken.
 
-    Raises EscError with file, dialogue and utterance where anything is not as it should be:
-    now where that is the first dialogue, else when it comes to it.
+    Raises EscError with file, dialogue and utterance where anything is not as it should be: now
+    where that is the first dialogue, else when it comes to it.
     """
-    rows = (
-        (f"{path.name}, dialogue {number}", row)
-        for path in files
-        for number, row in enumerate(values(path))
-    )
-    dialogues = (_dialogue(position, *row) for position, row in enumerate(rows))
+    how = mapping or read_mapping()
+    ids: dict[str, str] = {}
+
+    def every() -> Iterator[tuple[str, Dialogue]]:
+        position = 0
+        for path in paths:
+            for number, (row, said) in enumerate(rows(path, how)):
+                where = f"{path.name}, dialogue {number}"
+                if (named := found(row, how.id)) is not None:
+                    if other := ids.get(str(named)):
+                        raise EscError(f"{where}: its id {named!r} is that of {other} too")
+                    ids[str(named)] = where
+                yield _dialogue(position, where, path, row, said, how)
+                position += 1
+
+    dialogues = every()
     first = next(dialogues, None)
     if first is None:
-        raise EscError(f"{', '.join(path.name for path in files)}: no dialogues in it")
-    return first[0], (dialogue for _, dialogue in chain([first], dialogues))
+        raise EscError(f"{', '.join(path.name for path in paths)}: no dialogues in it")
+    return first[0] if mapping is None else "mapped", (one for _, one in chain([first], dialogues))
 
 
-def _dialogue(position: int, where: str, value: Any) -> tuple[str, Dialogue]:
-    row = checked(_Row, value, f"{where}: not a layout of ESConv")
+def _dialogue(
+    position: int, where: str, path: Path, row: Any, said: list[Any], how: Mapping
+) -> tuple[str, Dialogue]:
+    if not said:
+        told = f"its keys: {', '.join(row)}" if isinstance(row, dict) else f"it is {row!r:.60}"
+        raise EscError(
+            f"{where}: no utterances under {' or '.join(how.turns)!r} ({told}); say in "
+            "MAPPING=file.yaml where they are ('python -m data_builders inspect' writes one)"
+        )
     utterances = tuple(
-        _utterance(said, f"{where}, utterance {number}") for number, said in enumerate(row.dialog)
+        _utterance(one, f"{where}, utterance {number}", how) for number, one in enumerate(said)
     )
     if all(utterance.role is Role.SEEKER for utterance in utterances):
         raise EscError(f"{where}: no supporter utterance in it")
-    about = row.model_dump(exclude={"dialog"})
-    return ROLES[row.dialog[0].speaker][0], Dialogue(position, utterances=utterances, **about)
+    about = {
+        name: " ".join(str(found(row, getattr(how, name)) or "").split())
+        for name in ("situation", "emotion_type", "problem_type", "experience_type")
+    }
+    side = side_of(found(row, how.split) or path.stem)
+    layout = LAYOUTS.get(str(found(said[0], how.speaker)), "other")
+    return layout, Dialogue(position, utterances=utterances, split=side, **about)
 
 
-def _utterance(said: _Said, where: str) -> Utterance:
-    if said.speaker not in ROLES:
-        raise EscError(f"{where}: unknown speaker {said.speaker!r}; known: {', '.join(ROLES)}")
-    text, role = said.text.strip(), ROLES[said.speaker][1]
-    if not text:
+def side_of(named: Any) -> str | None:
+    """``train``, ``validation`` or ``test`` where the name of a file or a side says one of them."""
+    words = re.findall("[a-z]+", str(named).casefold())
+    sides = {_SIDES[word] for word in words if word in _SIDES}
+    return sides.pop() if len(sides) == 1 else None
+
+
+def _utterance(one: Any, where: str, how: Mapping) -> Utterance:
+    known = (*how.seeker, *how.supporter)
+    if how.speaker:
+        speaker, text = found(one, how.speaker), found(one, how.text)
+    else:
+        speaker = next((name for name in known if found(one, (name,)) is not None), None)
+        text = found(one, (speaker,)) if speaker else None
+    if speaker is None or not isinstance(text, str):
+        lacking = "speaker" if speaker is None else "text"
+        told = ", ".join(one) if isinstance(one, dict) else f"{one!r:.60}"
+        raise EscError(f"{where}: no {lacking} where the mapping has it ({told})")
+    if str(speaker) not in known:
+        raise EscError(f"{where}: unknown speaker {speaker!r}; known: {', '.join(known)}")
+    role = Role.SEEKER if str(speaker) in how.seeker else Role.SUPPORTER
+    if not (text := text.strip()):
         raise EscError(f"{where}: the utterance is empty")
     if role is Role.SEEKER:
         return Utterance(role, text)
-    annotated = said.annotation.get("strategy") if isinstance(said.annotation, dict) else None
-    label = said.strategy if annotated is None else annotated
-    strategy = parse(label) if isinstance(label, str) else None
+    label = found(one, how.strategy)
+    if label in (None, "") and how.unlabelled != STOP:
+        return Utterance(role, text, parse(how.unlabelled))
+    strategy = how.label(label)
     if strategy is None:
-        raise EscError(f"{where}: unknown strategy {label!r}")
+        labels = ", ".join([*Strategy, *how.labels])
+        raise EscError(f"{where}: unknown strategy {label!r}; known: {labels}")
     return Utterance(role, text, strategy)
 
 
@@ -136,9 +246,10 @@ def fingerprint(dialogue: Dialogue) -> bytes:
 
 
 @cache
-def release() -> dict[bytes, str]:
-    """Fingerprint to the side in the paper's split of every dialogue, in the release's order."""
-    return {bytes.fromhex(sha1): side for sha1, side in read_json(RELEASE)["dialogues"]}
+def release() -> dict[bytes, dict[str, str]]:
+    """Fingerprint of every dialogue, in the release's order, to its side in either split."""
+    rows = files.read_json(RELEASE)["dialogues"]
+    return {bytes.fromhex(sha1): {"paper": paper, "hf": hf} for sha1, paper, hf in rows}
 
 
 def at_release_positions(dialogues: Sequence[Dialogue]) -> list[Dialogue] | None:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import requests
@@ -21,7 +21,9 @@ OFFICIAL_URL = (
     "https://raw.githubusercontent.com/thu-coai/Emotional-Support-Conversation/main/ESConv.json"
 )
 URL_VARIABLE = "ESCONV_URL"
+MAPPING = "mapping.yaml"
 SAMPLE = "sample"
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 WAYS_OUT = (
     "give the corpus with ESCONV=path (the official ESConv.json, a folder with the Hugging Face "
     "files, or FailedESConv.json), or connect this machine to the network so that it can be "
@@ -36,13 +38,20 @@ class Source:
     files: tuple[Path, ...]
     origin: str
     """What a manifest says of where they came from: a file name, a hub name or an address."""
+    mapping: Path | None = None
+    """The user's own mapping of it."""
 
 
-def locate(named: str | None, work: Path) -> Source:
+def locate(named: str | None, work: Path, mapping: Path | None = None) -> Source:
     """The corpus that ESCONV names; without it, the one kept from before, else the official one.
 
     Raises EscError with one line that says what to do.
     """
+    found = _locate(named, work)
+    return replace(found, mapping=mapping) if mapping else found
+
+
+def _locate(named: str | None, work: Path) -> Source:
     if named is None:
         return _kept(work) or _download(work)
     if named == SAMPLE:
@@ -62,13 +71,13 @@ def of_path(path: Path) -> Source:
     official = path / "ESConv.json"
     if official.is_file():
         return Source((official,), path.resolve().name)
-    lines = [one for one in sorted(path.iterdir()) if one.suffix in (".txt", ".jsonl")]
+    there = [one for one in sorted(path.iterdir()) if one.suffix in SUFFIXES]
     # The order in which the Hugging Face files follow one another.
-    parts = [[one for one in lines if part in one.stem] for part in ("train", "valid", "test")]
+    parts = [[one for one in there if corpus.side_of(one.stem) == side] for side in paths.SPLITS]
     if any(len(found) != 1 for found in parts):
         raise EscError(
-            f"{path} holds neither ESConv.json nor one file each for train, valid and test, "
-            f".txt or .jsonl (found: {', '.join(one.name for one in lines) or 'none'})"
+            f"{path} holds neither ESConv.json nor one file each for train, valid and test, of "
+            f"{', '.join(SUFFIXES)} (found: {', '.join(one.name for one in there) or 'none'})"
         )
     return Source(tuple(found[0] for found in parts), path.resolve().name)
 
@@ -82,6 +91,8 @@ def keep(source: Source, work: Path) -> None:
     fresh.mkdir(parents=True)
     for path in source.files:
         shutil.copyfile(path, fresh / path.name)
+    if source.mapping:
+        shutil.copyfile(source.mapping, fresh / MAPPING)
     names = [path.name for path in source.files]
     files.write_json(fresh / "source.json", {"origin": source.origin, "files": names})
     shutil.rmtree(folder, ignore_errors=True)
@@ -93,7 +104,8 @@ def _kept(work: Path) -> Source | None:
     if not (folder / "source.json").is_file():
         return None
     note = files.read_json(folder / "source.json")
-    kept = Source(tuple(folder / name for name in note["files"]), note["origin"])
+    mapping = folder / MAPPING if (folder / MAPPING).is_file() else None
+    kept = Source(tuple(folder / name for name in note["files"]), note["origin"], mapping)
     lost = [path for path in kept.files if not path.is_file()]
     if lost and not kept.origin.startswith("http"):
         raise EscError(f"{lost[0]}, kept from {kept.origin}, is gone; {WAYS_OUT}")

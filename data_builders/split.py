@@ -1,4 +1,4 @@
-"""Which dialogue trains, validates and tests: the paper's split, or a seeded one; never by turn.
+"""Which dialogue trains, validates and tests: a known split, the corpus's own, or a seeded one.
 
 A dialogue is named by its position, which is also its place among the sides.
 """
@@ -20,6 +20,7 @@ from data_builders import corpus
 from esc import dialogue as draw
 from esc.dialogue import Dialogue
 from esc.files import EscError, Row
+from esc.languages import is_blankless
 from esc.paths import SPLITS
 
 THRESHOLD = 0.8
@@ -27,8 +28,12 @@ THRESHOLD = 0.8
 
 
 def words_of(text: str) -> frozenset[str]:
-    """The different words of a text, whatever their case."""
-    return frozenset(re.findall(r"\w+", text.casefold()))
+    """The different words of a text, whatever their case; runs of 5 letters without blanks."""
+    words = re.findall(r"\w+", text.casefold())
+    if is_blankless(text):
+        run = "".join(words)
+        return frozenset(run[start : start + 5] for start in range(max(len(run) - 4, 1)))
+    return frozenset(words)
 
 
 def alike(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int, float]]:
@@ -65,7 +70,7 @@ class Survey:
         self.situations = [words_of(dialogue.situation) for dialogue in dialogues]
         digest = hashlib.sha256()
         for dialogue in dialogues:
-            digest.update(repr(dialogue).encode())
+            digest.update(f"{dialogue!r}{dialogue.split or ''}".encode())
         self.corpus = digest.hexdigest()
         """SHA-256 over all that the sets take, blanks too, in order: layouts may differ in it."""
 
@@ -92,20 +97,49 @@ class Survey:
         return [first.setdefault(one, place) for place, one in enumerate(family.tolist())]
 
 
-def resolve(spec: str | None, *, is_release: bool) -> str:
-    """The split that ``spec`` names, ``paper`` or ``seed:N``; without one, the corpus's default.
+def resolve(spec: str | None, survey: Survey) -> str:
+    """The split that ``spec`` names; without one that of the corpus: paper, files or seed:42.
 
-    Raises EscError for another form, and for the paper's split on another corpus.
+    Raises EscError for another form, and where the corpus cannot be split so.
     """
-    spec = spec or ("paper" if is_release else "seed:42")
-    if spec == "paper" and not is_release:
+    own = Counter(one.split for one in survey.dialogues)
+    spec = spec or ("paper" if survey.is_release else "seed:42" if None in own else "files")
+    if spec in ("paper", "hf") and not survey.is_release:
         raise EscError(
-            "SPLIT=paper needs the ESConv release, and this corpus is not it (its 1,300 dialogues "
-            "are known by their hashes); use SPLIT=seed:N"
+            f"SPLIT={spec} needs the ESConv release, and this corpus is not it (its 1,300 "
+            "dialogues are known by their hashes); use SPLIT=seed:N"
         )
-    if not re.fullmatch(r"paper|seed:\d{1,9}", spec):
-        raise EscError(f"SPLIT={spec!r} is not a split; use 'paper' or 'seed:N', such as seed:42")
+    if spec == "files":
+        _check_own(survey, own)
+    elif not re.fullmatch(r"paper|hf|seed:\d{1,9}", spec):
+        raise EscError(
+            f"SPLIT={spec!r} is not a split; use paper, hf, files or seed:N, such as seed:42"
+        )
     return spec
+
+
+def _check_own(survey: Survey, own: Counter[str | None]) -> None:
+    """Raise EscError where the corpus's own split lacks a side, or has a dialogue twice."""
+    if lacking := {*SPLITS} - {*own}:
+        raise EscError(
+            f"SPLIT=files, but no dialogue is on the side {sorted(lacking)[0]!r}; the corpus says "
+            "sides by files named train, valid and test, or by a field that MAPPING names"
+        )
+    if None in own:
+        raise EscError(f"SPLIT=files, but {own[None]:,} dialogues are on none of {SPLITS}")
+    first: dict[bytes, Dialogue] = {}
+    twice = [
+        (first[sha1], one)
+        for one, sha1 in zip(survey.dialogues, survey.fingerprints, strict=True)
+        if first.setdefault(sha1, one) is not one
+    ]
+    if twice:
+        twice.sort(key=lambda pair: pair[0].split == pair[1].split)
+        a, b = twice[0]
+        raise EscError(
+            f"SPLIT=files, but {len(twice):,} dialogues are there twice, the first as dialogue "
+            f"{a.id} of {a.split} and {b.id} of {b.split}; take one away, or use SPLIT=seed:N"
+        )
 
 
 def assign(survey: Survey, spec: str) -> list[str]:
@@ -113,8 +147,10 @@ def assign(survey: Survey, spec: str) -> list[str]:
 
     A seeded split is 8:1:1; one dialogue or nearly one situation stays on one side.
     """
-    if spec == "paper":
-        return list(corpus.release().values())
+    if spec in ("paper", "hf"):
+        return [sides[spec] for sides in corpus.release().values()]
+    if spec == "files":
+        return [str(one.split) for one in survey.dialogues]
     sizes = Counter(survey.families)
     units = sorted(sizes)
     random.Random(int(spec.removeprefix("seed:"))).shuffle(units)

@@ -5,6 +5,7 @@ An option that is not given takes make's variable from the environment; an empty
 
 from __future__ import annotations
 
+import argparse
 import errno
 import functools
 import importlib
@@ -72,6 +73,12 @@ def amount(text: str) -> float:
     raise typer.BadParameter(f"{text!r} is not a number above 0")
 
 
+_EPILOG = (
+    "\b\nexamples:\n{}\n\n\b\nevery step: --strategies, --errors, --backbones FILE "
+    "in place of the kit's own lists"
+)
+
+
 def command(*, examples: str, name: str = "") -> Callable[[Callable[..., int | None]], Step]:
     """Make a function with typed options the ``main`` of a step, which takes its arguments.
 
@@ -86,7 +93,7 @@ def command(*, examples: str, name: str = "") -> Callable[[Callable[..., int | N
         @functools.wraps(function)
         def main(argv: list[str]) -> int | None:
             app = typer.Typer(add_completion=False, rich_markup_mode=None)
-            app.command(help=function.__doc__, epilog=f"\b\nexamples:\n{examples}")(_flat(function))
+            app.command(help=function.__doc__, epilog=_EPILOG.format(examples))(_flat(function))
             made = typer.main.get_command(app)
             words = _spread(argv, {p.opts[0] for p in made.params if getattr(p, "multiple", 0)})
             # Not click's own main, which makes other errors of Ctrl-C and of a pipe nobody reads.
@@ -187,6 +194,20 @@ Steps = Mapping[str, tuple[str, str]]
 """Name of a step to (module of its package and function, as in ``build:main``; summary)."""
 
 
+LISTS = ("strategies", "errors", "backbones")
+"""Files that take the place of the kit's own, by variable or by an option of every step."""
+
+
+def _without_lists(argv: list[str]) -> list[str]:
+    """The arguments of a step; lists among them go to the environment, where modules read them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in LISTS:
+        parser.add_argument(f"--{name}", dest=name.upper())
+    given, rest = parser.parse_known_args(argv)
+    os.environ |= {name: path for name, path in vars(given).items() if path}
+    return rest
+
+
 def step_of(package: str, steps: Steps, name: str) -> Step:
     """A step's main; its module alone is loaded, so that a finished step says so at once."""
     module, _, function = steps[name][0].partition(":")
@@ -204,8 +225,12 @@ def dispatch(package: str, steps: Steps) -> int:
         write_through=True,
     )
     name, *argv = sys.argv[1:] or [""]
+
+    def step(argv: list[str]) -> int | None:
+        return step_of(package, steps, name)(_without_lists(argv))
+
     try:
-        code = run(step_of(package, steps, name), argv) if name in steps else _help(package, steps)
+        code = run(step, argv) if name in steps else _help(package, steps)
         sys.stdout.flush()
         return code
     except BrokenPipeError:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
@@ -42,6 +42,8 @@ class Dialogue:
     problem_type: str
     experience_type: str
     utterances: tuple[Utterance, ...]
+    split: str | None = field(default=None, repr=False)
+    """The side that the corpus itself puts it on, where it says one."""
 
     @property
     def id(self) -> str:
@@ -116,26 +118,6 @@ def interval(turn: int, turns: int) -> int:
     """The interval (0 to 5) of the 0-based supporter turn ``turn`` of ``turns``."""
     last = len(INTERVALS) - 1
     return min((turn + 1) * last // turns, last)
-
-
-class CounselingStage(StrEnum):
-    """A stage of a support conversation, in the usual order."""
-
-    EXPLORATION = "Exploration"
-    COMFORTING = "Comforting"
-    ACTION = "Action"
-
-    @property
-    def definition(self) -> str:
-        """What the supporter does in this stage."""
-        return _STAGES[self]
-
-
-_STAGES = {
-    CounselingStage.EXPLORATION: "find out together what the problem is",
-    CounselingStage.COMFORTING: "show understanding and give comfort",
-    CounselingStage.ACTION: "help the seeker towards a next step",
-}
 
 
 @dataclass(frozen=True, slots=True)

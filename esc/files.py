@@ -11,11 +11,14 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import orjson
+import yaml
+from pydantic import BaseModel, ValidationError
 
 Row = dict[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
 
 TEMPORARY = ".tmp"
 """Ending of what is half-written; `exclusive` removes what a killed writer left of it."""
@@ -123,6 +126,27 @@ def read_json(path: Path, *, made_by: str | None = None, default: Row | None = N
     if not isinstance(value, dict):
         raise EscError(f"{path} holds a {type(value).__name__}, not a JSON object")
     return value
+
+
+def checked(model: type[Model], value: Any, fault: str) -> Model:
+    """``value`` as a ``model``; EscError that says ``fault`` and the place of the first one."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(map(str, wrong["loc"])) or "all of it"
+        why = wrong["msg"].removeprefix("Value error, ")
+        raise EscError(f"{fault} ({place}: {why[:1].lower()}{why[1:]})") from error
+
+
+def read_yaml(path: Path, model: type[Model]) -> Model:
+    """The YAML file in ``path`` as a ``model``; EscError where it is none."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise EscError(f"{path} cannot be read as YAML: {why}") from error
+    return checked(model, found, f"{path} is not in the form of the kit's own")
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:

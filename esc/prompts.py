@@ -10,9 +10,10 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template, TemplateError
 
-from esc.dialogue import CounselingStage, Role
+from esc.dialogue import Role
 from esc.files import EscError
-from esc.strategies import Strategy
+from esc.psych_errors import GOOD, PsychError
+from esc.strategies import CONVERSATION, Strategy
 
 # What looks like a model's own control token: in a text it would end the turn it stands in.
 _CONTROL = re.compile(r"<(?=[|｜][^<>\n]{1,40}[|｜]>|/?[a-z][a-z_]{0,40}>)", re.IGNORECASE)
@@ -71,9 +72,14 @@ def source(folder: Path, name: str) -> Path:
     return folder / name
 
 
+SETTING = {"setting": CONVERSATION, "good": GOOD, "no_error": PsychError.NONE}
+"""Variables that every prompt has: the words of the conversation and of its errors."""
+
+
 @cache
 def _compile(path: Path) -> Template:
     environment = Environment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
+    environment.globals |= SETTING
     return environment.from_string(path.read_text(encoding="utf-8-sig"))
 
 
@@ -95,16 +101,18 @@ PROMPTS = ("sp_system.j2", "rg_system.j2", "vanilla_system.j2")
 
 # What `str.splitlines` takes for the end of a line, which a model may see as one too.
 _LINE_BREAKS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+_LABELS = {Role.SEEKER: CONVERSATION.seeker, Role.SUPPORTER: CONVERSATION.supporter}
 # A message may have line breaks, so a line of it could pose as another speaker's.
 _FORGED_LABEL = re.compile(
-    rf"((?:^|[{_LINE_BREAKS}])\s*)({Role.SEEKER}|{Role.SUPPORTER})(?=\s*:)", re.IGNORECASE
+    rf"((?:^|[{_LINE_BREAKS}])\s*)({'|'.join(map(re.escape, _LABELS.values()))})(?=\s*:)",
+    re.IGNORECASE,
 )
 
 
 @cache
 def sp_system() -> str:
     """The planner's system prompt; its answer is the bare name of a strategy."""
-    return render(TEMPLATES, PROMPTS[0], strategies=list(Strategy), stages=list(CounselingStage))
+    return render(TEMPLATES, PROMPTS[0], strategies=list(Strategy))
 
 
 class _Said(str):
@@ -133,7 +141,7 @@ def vanilla_system() -> str:
 def transcript_line(role: Role, text: str) -> str:
     """One ``role: text`` line of the planner's transcript, with its line break."""
     defused = _FORGED_LABEL.sub(r"\1(\2)", text) if len(text.splitlines()) > 1 else text
-    return f"{role}: {defused}\n"
+    return f"{_LABELS[role]}: {defused}\n"
 
 
 def sp_transcript(history: Iterable[tuple[str, str]], seeker: str) -> str:

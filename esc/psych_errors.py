@@ -1,98 +1,139 @@
-"""The psychological errors of a support reply (paper, appendix A.2), plus Other and None."""
+"""The psychological errors of a reply, from one list, and how a judge's words for them are read.
 
+``psych_errors.yaml`` beside this file is the paper's; the environment variable ERRORS names another
+file, which is read when this module is imported.
+"""
+
+import hashlib
+import os
 import re
+import unicodedata
 from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from esc import files
+from esc.files import EscError
+from esc.strategies import Line
+
+SHIPPED = Path(__file__).with_name("psych_errors.yaml")
+VARIABLE = "ERRORS"
+
+
+class Entry(BaseModel):
+    """One error of a list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: Line
+    definition: Line
+    example: str = ""
+    feeds: Literal["sp", "rg"] | None = None
+    aliases: list[Line] = []
+    pattern: str = ""
+    role: Literal["none", "other"] | None = Field(None, alias="is")
+
+    @property
+    def attribute(self) -> str:
+        """The attribute of `PsychError`; that of a role, and of what feeds sp, is fixed."""
+        fixed = "strategy mismatch" if self.feeds == "sp" else self.role
+        return (fixed or _words(self.name)).upper().replace(" ", "_")
+
+
+class Listed(BaseModel):
+    """A file of errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    good: Line
+    """What sound help does."""
+    stems: dict[str, str] = {}
+    errors: list[Entry] = Field(min_length=4)
+
+
+def _words(text: str) -> str:
+    said = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.findall(r"[^\W\d_]+", said))
+
+
+def read(path: Path) -> Listed:
+    """The list in ``path``; EscError, one line, where it is none or two of its names are one."""
+    listed = files.read_yaml(path, Listed)
+    named: dict[str, Entry] = {}
+    for one in listed.errors:
+        for said in map(_words, (one.name, *one.aliases)):
+            if not said or (other := named.setdefault(said, one)) is not one:
+                why = f"is {other.name!r} too" if said else "has no letters"
+                raise EscError(f"{path}: a name of {one.name!r}, {said!r}, {why}; rename one")
+        try:
+            re.compile(_pattern(listed, one))
+        except (re.error, KeyError) as error:
+            raise EscError(f"{path}: the pattern of {one.name!r} is wrong: {error}") from error
+    roles = sorted(one.role for one in listed.errors if one.role)
+    feeds = [one.feeds for one in listed.errors]
+    if roles != ["none", "other"] or feeds.count("sp") != 1 or "rg" not in feeds:
+        raise EscError(
+            f"{path}: it takes one error with 'is: none', one with 'is: other', one with "
+            "'feeds: sp', and at least one with 'feeds: rg'"
+        )
+    return listed
+
+
+def _pattern(listed: Listed, one: Entry) -> str:
+    return re.sub(r"\{([a-z_]+)\}", lambda name: listed.stems[name[1]], one.pattern)
+
+
+_LIST = read(Path(os.environ.get(VARIABLE) or SHIPPED))
+_ABOUT = {one.name: one for one in _LIST.errors}
+GOOD = _LIST.good
+HASH = hashlib.sha256(_LIST.model_dump_json().encode()).hexdigest()
+"""Of the whole list."""
 
 
 class PsychError(StrEnum):
     """An error type; the value is its name in verdicts, files and reports."""
 
-    STRATEGY_MISMATCH = "Strategy Mismatch"
-    LACK_OF_EMPATHY = "Lack of Empathy"
-    EARLY_EMOTION_SHIFT = "Early Emotion Shift"
-    TEMPLATE_RESPONSE = "Template Response"
-    EMOTION_MISREAD = "Emotion Misread"
-    OTHER = "Other"
-    NONE = "None"
+    if TYPE_CHECKING:
+        STRATEGY_MISMATCH = "Strategy Mismatch"
+        OTHER = "Other"
+        NONE = "None"
+    else:
+        vars().update({one.attribute: one.name for one in _ABOUT.values()})
 
     @property
     def definition(self) -> str:
         """One sentence that says when a reply has this error."""
-        return _DEFINITIONS[self]
+        return _ABOUT[self].definition
 
     @property
     def example(self) -> str:
         """What such a reply is like; empty where there is nothing to show."""
-        return _EXAMPLES.get(self, "")
+        return _ABOUT[self].example
+
+    @property
+    def feeds(self) -> str | None:
+        """The task whose training can mend it."""
+        return _ABOUT[self].feeds
 
 
-_DEFINITIONS: dict[PsychError, str] = {
-    PsychError.STRATEGY_MISMATCH: "The strategy does not fit what the seeker feels or needs now.",
-    PsychError.LACK_OF_EMPATHY: "The reply passes over the seeker's feelings or stays indifferent.",
-    PsychError.EARLY_EMOTION_SHIFT:
-        "The reply turns to advice or cheer before the present feeling has been acknowledged.",
-    PsychError.TEMPLATE_RESPONSE: "The reply is a stock phrase with nothing of this conversation.",
-    PsychError.EMOTION_MISREAD: "The reply assumes a feeling that the seeker does not have.",
-    PsychError.OTHER: "The reply has an error of another kind.",
-    PsychError.NONE: "The reply has none of these errors.",
-}  # fmt: skip
-
-_EXAMPLES: dict[PsychError, str] = {
-    PsychError.STRATEGY_MISMATCH:
-        "The seeker begs to be told what to do next, and gets one more question about the past.",
-    PsychError.LACK_OF_EMPATHY:
-        'To "We buried my brother on Sunday" the reply is "Which town do you live in?"',
-    PsychError.EARLY_EMOTION_SHIFT:
-        'To "I have been crying all night" the reply is "Plan your week, and cheer up!"',
-    PsychError.TEMPLATE_RESPONSE:
-        '"That sounds difficult. I am here for you.", and not a word on what the seeker told.',
-    PsychError.EMOTION_MISREAD:
-        "The seeker is relieved that the marriage is over, and the reply mourns it with them.",
-}  # fmt: skip
-
-# Judges reorder, shorten, lengthen and replace the names: a label is known by the word stems that
-# it must hold, in either order. What fits two types, such as "emotional mismatch", fits none.
-_UNFIT = (
-    r"(?<!not )(?<!not a )"
-    r"\b(?:mismatch|misalign|inappropriate|unsuitable|wrong|incorrect|improper|unfit)"
-)
-_LACKING = r"\b(?:lack\w*|no|without|missing|absen\w*|insufficient|inadequate|deficit|deficiency)\b"
-_EARLY = r"\b(?:early|earlier|premature\w*|too soon|rushed|hasty)\b"
-_SHIFT = r"\b(?:shift|transition|switch|advice|advising|suggest|solution|problem solving|reassur)"
-_MISTAKEN = r"\bmis(?:underst|perce|identif|judg)"
-_FELT = r"\b(?:emotion|feeling|affect)"
-_STEMS: dict[PsychError, re.Pattern[str]] = {
-    PsychError.STRATEGY_MISMATCH: re.compile(rf"\bstrateg\w* .*{_UNFIT}|{_UNFIT}.*\bstrateg"),
-    PsychError.LACK_OF_EMPATHY: re.compile(
-        rf"{_LACKING}.*\bempath|\bempath\w* .*{_LACKING}|\b(?:un|non )empath"
-    ),
-    PsychError.EARLY_EMOTION_SHIFT: re.compile(
-        rf"^(?!.*\bstrateg).*(?:{_EARLY}.*{_SHIFT}|{_SHIFT}.*{_EARLY})"
-    ),
-    PsychError.TEMPLATE_RESPONSE: re.compile(
-        r"\btemplate|\b(?:generic|scripted|canned|formulaic|stock) (?:response|repl|phrase|answer)"
-    ),
-    PsychError.EMOTION_MISREAD: re.compile(
-        rf"\bmis(?:read|interpret)|{_FELT}.*{_MISTAKEN}|{_MISTAKEN}.*{_FELT}"
-    ),
+_WHOLE = {
+    _words(said): PsychError(one.name) for one in _LIST.errors for said in (one.name, *one.aliases)
+}
+_STEMS = {
+    PsychError(one.name): re.compile(_pattern(_LIST, one)) for one in _LIST.errors if one.pattern
 }
 # "No lack of empathy" names an error only to deny it; "no empathy" is the error itself.
 _DENIED = re.compile(r"^(no|not|without|never)\b(?! empath)")
-_NONE = "none,no error,no errors,no psychological error,no empathy error,n a,na,not applicable"
-_WHOLE = {
-    **dict.fromkeys(("other", "others", "other error"), PsychError.OTHER),
-    **dict.fromkeys(_NONE.split(","), PsychError.NONE),
-}
-
 _CLAUSE = re.compile(r"[^\w\s'-]+|\s-+\s|\b(?:but|though|although|however|except)\b")
 
 
 def _names_error(clause: str) -> bool:
     """Whether a part of a label that begins with none names an error, and not to deny it."""
-    key = " ".join(re.findall(r"[a-z]+", clause)).removeprefix("none").strip()
+    key = _words(clause).removeprefix("none").strip()
     if _DENIED.match(key):
         return False
-    return _WHOLE.get(key) is PsychError.OTHER or any(s.search(key) for s in _STEMS.values())
+    named = _WHOLE.get(key, PsychError.NONE) is not PsychError.NONE
+    return named or any(stems.search(key) for stems in _STEMS.values())
 
 
 def parse(text: str) -> PsychError | None:
@@ -100,7 +141,7 @@ def parse(text: str) -> PsychError | None:
 
     What begins with none is none, unless an error is named all the same.
     """
-    key = " ".join(re.findall(r"[a-z]+", text.casefold()))
+    key = _words(text)
     if key in _WHOLE:
         return _WHOLE[key]
     if key.startswith("none "):

@@ -8,11 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from esc import files, paths, prompts
-from esc.dialogue import CounselingStage
+from esc import files, paths, prompts, strategies
 from esc.files import EscError, JsonlWriter, NoPairs, OptionsDiffer, Row
 from esc.paths import EMBEDDED, Lineage
-from esc.strategies import Strategy
 
 SMOKE = "SMOKE       embedded model, sample corpus or random judge: no result"
 """What a report says of such a run."""
@@ -24,16 +22,15 @@ def manifest(work: Path) -> Row:
     if wording() != found["options"]["prompts"]:
         raise EscError(
             f"the sets in {work / paths.DATA} were built with other system prompts or strategies; "
-            "set PROMPTS_DIR (or esc/strategies.py) as it was then, or build and train again"
+            "set PROMPTS_DIR and STRATEGIES as they were then, or build and train again"
         )
     return found
 
 
 def wording() -> str:
-    """One hash over all that words the system prompts: their files, strategies and stages."""
-    named = [(one.value, one.definition) for one in (*Strategy, *CounselingStage)]
+    """One hash over all that words the system prompts: their files and the list of strategies."""
     texts = files.sha256_of(prompts.source(prompts.TEMPLATES, name) for name in prompts.PROMPTS)
-    return hashlib.sha256(f"{texts}{named!r}".encode()).hexdigest()
+    return hashlib.sha256(f"{texts}{strategies.HASH}".encode()).hexdigest()
 
 
 def train_set(manifest: Row) -> Row:

@@ -1,85 +1,148 @@
-"""The eight support strategies of ESConv, in the paper's order (appendix A.4, Table 6)."""
+"""The strategies of a conversation and the words of its prompts, from one list.
 
+``strategies.yaml`` beside this file is ESConv's; the environment variable STRATEGIES names another
+file, which is read when this module is imported. A list is checked as a whole: see `read`.
+"""
+
+import hashlib
+import os
 import re
+import unicodedata
+from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from esc import files
+from esc.files import EscError
+
+SHIPPED = Path(__file__).with_name("strategies.yaml")
+VARIABLE = "STRATEGIES"
+
+Line = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\r\n]+$")]
+
+
+class Conversation(BaseModel):
+    """The words of the prompts; what a list leaves out is as in ESConv, but for the stages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Line
+    seeker: Line
+    supporter: Line
+    who_asks: Line
+    who_answers: Line
+    field: Line
+    practice: Line
+    help: Line
+    stages: dict[Line, Line] = {}
+    """Name to what happens in it, in the usual order."""
+
+
+class Entry(BaseModel):
+    """One strategy of a list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: Line
+    code: Annotated[str, StringConstraints(pattern=r"^[^\W\d_]{2}$")]
+    about: Line
+    aliases: list[Line] = []
+    unreadable: bool = False
+
+
+class Listed(BaseModel):
+    """A file of strategies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    conversation: Conversation
+    strategies: list[Entry] = Field(min_length=2, max_length=30)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, found: Any) -> Any:
+        """A list alone, or one with words; those that it leaves out are the shipped ones."""
+        found = {"strategies": found} if isinstance(found, list) else found
+        if not isinstance(found, dict):
+            return found
+        words = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["conversation"]
+        if given := found.get("conversation"):
+            words = words | {"stages": {}} | given
+        return found | {"conversation": words}
+
+    def names(self) -> Iterator[tuple[str, Entry]]:
+        """(what an answer is known by, the strategy it names)."""
+        for one in self.strategies:
+            for said in (one.name, one.code, *one.aliases):
+                yield key(said), one
+
+
+def key(text: str) -> str:
+    """A name as it is compared: NFKC, case folded, without what joins or stands around words."""
+    letters = (
+        one if unicodedata.category(one)[0] in "LMN" else " "
+        for one in unicodedata.normalize("NFKC", text).casefold()
+    )
+    # "Affirmation & Reassurance", "Restatement/Paraphrasing": what joins two words is no word.
+    return " ".join(word for word in "".join(letters).split() if word not in ("and", "or"))
+
+
+def read(path: Path) -> Listed:
+    """The list in ``path``; EscError, one line, where it is none or two of its names are one."""
+    listed = files.read_yaml(path, Listed)
+    named: dict[str, Entry] = {}
+    for said, one in listed.names():
+        if not said:
+            raise EscError(f"{path}: a name of {one.name!r} has no letter or digit to know it by")
+        if (other := named.setdefault(said, one)) is not one:
+            raise EscError(
+                f"{path}: {one.name!r} and {other.name!r} share the name {said!r} (names, codes "
+                "and aliases are compared without case and punctuation); rename one"
+            )
+    if sum(one.unreadable for one in listed.strategies) != 1:
+        raise EscError(f"{path}: mark one strategy with 'unreadable: true', and no other")
+    return listed
+
+
+_LIST = read(Path(os.environ.get(VARIABLE) or SHIPPED))
+_ABOUT = {one.name: one for one in _LIST.strategies}
+CONVERSATION = _LIST.conversation
+HASH = hashlib.sha256(_LIST.model_dump_json().encode()).hexdigest()
+"""Of the whole list, the words of the prompts included."""
+IS_SHIPPED = read(SHIPPED) == _LIST
 
 
 class Strategy(StrEnum):
-    """A support strategy; the value is the label as it stands in the corpus and in every file."""
+    """A strategy; the value is the label as it stands in the corpus and in every file.
 
-    QUESTION = "Question"
-    RESTATEMENT = "Restatement or Paraphrasing"
-    REFLECTION = "Reflection of feelings"
-    SELF_DISCLOSURE = "Self-disclosure"
-    AFFIRMATION = "Affirmation and Reassurance"
-    SUGGESTIONS = "Providing Suggestions"
-    INFORMATION = "Information"
-    OTHERS = "Others"
+    Its attribute is the name in capitals, such as ``Strategy.REFLECTION_OF_FEELINGS``.
+    """
+
+    vars().update({key(name).upper().replace(" ", "_"): name for name in _ABOUT})
 
     @property
     def code(self) -> str:
-        """The two-letter form of the paper, such as ``Qu``."""
-        return _ABOUT[self][0]
+        """The two-letter form, such as ``Qu``."""
+        return _ABOUT[self].code
 
     @property
     def definition(self) -> str:
-        """One sentence that says what a supporter does under this strategy."""
-        return _ABOUT[self][1]
+        """One sentence that says what is done under this strategy."""
+        return _ABOUT[self].about
 
 
-UNREADABLE = Strategy.OTHERS
+UNREADABLE = next(Strategy(one.name) for one in _LIST.strategies if one.unreadable)
 """What an answer counts as that names no strategy, where a number has to count it."""
-
-# Definitions after Hill's Helping Skills Theory, in this project's wording.
-_ABOUT: dict[Strategy, tuple[str, str]] = {
-    Strategy.QUESTION: ("Qu",
-        "Ask about the problem, openly where possible, so that the seeker can put it into words."),
-    Strategy.RESTATEMENT: ("RP",
-        "Say back briefly, in other words, what the seeker has told, so that it becomes clearer."),
-    Strategy.REFLECTION: ("RF",
-        "Name the feeling behind what the seeker says and show that it is understood."),
-    Strategy.SELF_DISCLOSURE: ("Sd",
-        "Share a similar experience or feeling of your own to show that the seeker is not alone."),
-    Strategy.AFFIRMATION: ("AR",
-        "Point out the seeker's strengths and efforts, and give hope and encouragement."),
-    Strategy.SUGGESTIONS: ("PS",
-        "Offer something the seeker could try, as an idea and never as an order."),
-    Strategy.INFORMATION: ("In",
-        "Give useful facts, resources or answers that bear on the seeker's situation."),
-    Strategy.OTHERS: ("Ot",
-        "Greet, thank, take leave, or support in a way that none of the others describes."),
-}  # fmt: skip
-
-# Other names in use: the labels of FailedESConv, singulars and plurals, short forms.
-_ALIASES: dict[str, Strategy] = {
-    "questions": Strategy.QUESTION,
-    **dict.fromkeys(("restatement", "paraphrasing"), Strategy.RESTATEMENT),
-    **dict.fromkeys(("reflection", "reflection of feeling"), Strategy.REFLECTION),
-    "self disclosures": Strategy.SELF_DISCLOSURE,
-    **dict.fromkeys(("affirmation", "reassurance", "approval and reassurance"),
-        Strategy.AFFIRMATION),
-    **dict.fromkeys(("suggestion", "suggestions", "provide suggestions", "providing suggestion",
-        "direct guidance"), Strategy.SUGGESTIONS),
-    "providing information": Strategy.INFORMATION,
-    "other": Strategy.OTHERS,
-}  # fmt: skip
-
-
-def _key(text: str) -> str:
-    # "Affirmation & Reassurance", "Restatement/Paraphrasing": what joins two words is no word.
-    words = re.findall(r"[a-z0-9]+", text.casefold())
-    return " ".join(word for word in words if word not in ("and", "or"))
-
-
-_NAMES: dict[str, Strategy] = (
-    {_key(s): s for s in Strategy}
-    | {_key(s.code): s for s in Strategy}
-    | {_key(name): s for name, s in _ALIASES.items()}
-)
+_NAMES = {said: Strategy(one.name) for said, one in _LIST.names()}
 _LABEL = re.compile(r"\A\W*(?:the\s+)?(?:\w+\s+)?(?:strategy|answer)\W*(?::|\bis\b)", re.I)
 """What an answer may put before the name, as in ``Strategy: Question``."""
 _BRACKET = re.compile(r"\[(.*?)\]")
 _WITH_BRACKETS = re.compile(r"\[((?:[^\[\]\n]|\[[^\[\]\n]*\])*)\]")
+_TAG = re.compile(
+    rf"\[({'|'.join(map(re.escape, sorted(Strategy, key=len, reverse=True)))})\]", re.I
+)
+"""A whole known name in brackets, which may hold brackets of its own; the longest one first."""
 
 
 def parse(text: str) -> Strategy | None:
@@ -88,7 +151,7 @@ def parse(text: str) -> Strategy | None:
     Case, brackets, punctuation and what joins two words (``&``, ``/``, "or") do not matter; aliases
     are read, and a label before the name (``Strategy:``) is passed over.
     """
-    return _NAMES.get(_key(text)) or _NAMES.get(_key(_LABEL.sub("", text, count=1)))
+    return _NAMES.get(key(text)) or _NAMES.get(key(_LABEL.sub("", text, count=1)))
 
 
 def tag(strategy: Strategy, response: str) -> str:
@@ -105,9 +168,9 @@ def strip_tag(text: str) -> tuple[Strategy | None, str]:
     bracket = _BRACKET.search(text)
     if bracket is None:
         return None, text
-    whole = _WITH_BRACKETS.match(text, bracket.start())
-    if whole and parse(whole[1]):
-        bracket = whole
+    for whole in (_WITH_BRACKETS, _TAG):
+        if (found := whole.match(text, bracket.start())) and parse(found[1]):
+            bracket = found
     before, after = text[: bracket.start()].rstrip(" \t"), text[bracket.end() :].lstrip(" \t")
     if not before.strip():
         return parse(bracket[1]), after

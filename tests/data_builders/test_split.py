@@ -91,9 +91,39 @@ def test_a_subset_is_contained_in_every_larger_one_and_taken_from_each_split():
 @pytest.mark.parametrize("spec", ["Paper", "seed:", "seed:-1", "seed:1;ls", "42"])
 def test_another_form_of_split_is_refused_and_the_papers_of_another_corpus(spec):
     with pytest.raises(EscError, match="not a split"):
-        split.resolve(spec, is_release=True)
+        split.resolve(spec, Survey(corpus(3)))
     with pytest.raises(EscError, match="needs the ESConv release"):
-        split.resolve("paper", is_release=False)
+        split.resolve("paper", Survey(corpus(3)))
+
+
+def own(*sides):
+    return Survey([replace(one, split=side) for one, side in zip(corpus(9), sides, strict=False)])
+
+
+def test_a_corpus_that_says_its_sides_keeps_them_unless_told_otherwise():
+    survey = own("train", "train", "test", "validation")
+    assert split.resolve(None, survey) == split.resolve("files", survey) == "files"
+    assert split.assign(survey, "files") == ["train", "train", "test", "validation"]
+    assert split.resolve(None, own("train", None, "test", "validation")) == "seed:42"
+
+
+def test_a_split_of_its_own_that_lacks_a_side_or_holds_a_dialogue_twice_is_refused():
+    with pytest.raises(EscError, match="no dialogue is on the side 'validation'"):
+        split.resolve("files", own("train", "test"))
+    with pytest.raises(EscError, match="but 1 dialogues are on none"):
+        split.resolve("files", own("train", "test", "validation", None))
+    sides = ("train", "train", "test", "validation", "train")
+    for again, told in ((2, "0 of train and 2 of test"), (1, "0 of train and 1 of train")):
+        dialogues = list(own(*sides).dialogues)
+        dialogues[again] = replace(dialogues[again], utterances=dialogues[0].utterances)
+        with pytest.raises(EscError, match=f"1 dialogues are there twice, .* dialogue {told}"):
+            split.resolve("files", Survey(dialogues))
+
+
+def test_the_hubs_test_set_is_mostly_in_the_papers_train():
+    counts = Counter((one["paper"], one["hf"]) for one in loader.release().values())
+    of_hub_test = {side: counts[side, "test"] for side in SPLITS}
+    assert of_hub_test == {"train": 151, "validation": 25, "test": 19}
 
 
 def test_every_layout_and_order_of_the_release_is_recognised_with_the_same_ids(esconv, hf_folder):
@@ -122,7 +152,7 @@ def test_the_corpus_hash_is_over_all_that_is_taken():
 
 def test_the_papers_split_is_that_of_its_indices(esconv_folder):
     given = json.loads((esconv_folder / "paper_split.json").read_text())
-    sides = list(loader.release().values())
+    sides = [one["paper"] for one in loader.release().values()]
     assert Counter(sides) == {"train": 1040, "validation": 130, "test": 130}
     for name in ("validation", "test"):
         assert {n for n, side in enumerate(sides) if side == name} == set(given[name])

@@ -79,7 +79,7 @@ def test_rg_rows_hold_the_strategy_in_the_prompt_and_the_chat_as_turns():
     assert first["history"] == [] and first["instruction"] == "I lost it"
     assert second == {
         "id": "7-1",
-        "system": prompts.rg_system(Strategy.REFLECTION),
+        "system": prompts.rg_system(Strategy.REFLECTION_OF_FEELINGS),
         "instruction": "my key",
         "input": "",
         "output": "You sound upset.",

@@ -12,7 +12,7 @@ from eval.cases import Case, Cases
 from eval.metrics import compared
 
 MODEL = "smollm2-135m"
-Q, R = Strategy.QUESTION, Strategy.RESTATEMENT
+Q, R = Strategy.QUESTION, Strategy.RESTATEMENT_PARAPHRASING
 
 
 def system(share, name="{}", dialogues=12):

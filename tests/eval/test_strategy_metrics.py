@@ -11,7 +11,7 @@ from eval import strategy_metrics
 from eval.cases import Case
 
 ALL = list(Strategy)
-Q, R, O = Strategy.QUESTION, Strategy.RESTATEMENT, Strategy.OTHERS  # noqa: E741
+Q, R, O = Strategy.QUESTION, Strategy.RESTATEMENT_PARAPHRASING, Strategy.OTHERS  # noqa: E741
 
 
 def case(gold, predicted, **other):

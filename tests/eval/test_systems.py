@@ -55,7 +55,7 @@ def run(name, model, *, stage="sft", decode="free", **setting):
 @pytest.mark.parametrize(
     ("plan", "scores", "strategy", "said"),
     [
-        ("suggestions", (-1.0,) * 8, Strategy.SUGGESTIONS, "Providing Suggestions"),
+        ("suggestions", (-1.0,) * 8, Strategy.PROVIDING_SUGGESTIONS, "Providing Suggestions"),
         # What names none is spoken under as it is.
         ("Hug\nthem", None, None, "Hug them"),
     ],
@@ -94,7 +94,12 @@ def test_answers_are_sampled_as_the_papers_or_greedy_and_only_strategies_are_con
 @pytest.mark.parametrize(
     ("said", "strategy", "raw", "response"),
     [
-        ("[Reflection of feelings] Ow.", Strategy.REFLECTION, "Reflection of feelings", "Ow."),
+        (
+            "[Reflection of feelings] Ow.",
+            Strategy.REFLECTION_OF_FEELINGS,
+            "Reflection of feelings",
+            "Ow.",
+        ),
         ("[Hug] Come here.", None, "Hug", "Come here."),
     ],
 )
