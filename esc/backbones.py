@@ -1,6 +1,8 @@
 """The backbones, from the one table ``backbones.yaml``, and the engines that spread a training."""
 
-from dataclasses import dataclass, field
+import os
+import re
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,14 +61,40 @@ class Backbone:
 
 @cache
 def table() -> dict[str, Backbone]:
-    """All backbones by name, in the table's order."""
+    """All backbones by name, in the table's order, then those of BACKBONES."""
     rows = yaml.safe_load((paths.RECIPES / "backbones.yaml").read_text(encoding="utf-8"))
+    if own := os.environ.get("BACKBONES"):
+        rows |= _added(Path(own), rows)
     for row in rows.values():
         row["shape"] = SimpleNamespace(**row["shape"])
         row.setdefault("hub", None if Path(row["path"]).is_dir() else row["path"])
-        recipes = "hardware", "gpus", "per_device_batch", "practical", "dpo"
-        row["settings"] = {key: row.pop(key) for key in recipes}
+        row["settings"] = {key: row.pop(key) for key in _RECIPES}
     return {name: Backbone(name, **row) for name, row in rows.items()}
+
+
+_RECIPES = ("hardware", "gpus", "per_device_batch", "practical", "dpo")
+_KNOWN = {*_RECIPES, *(field.name for field in fields(Backbone))} - {"name", "settings"}
+
+
+def _added(path: Path, rows: dict[str, Any]) -> dict[str, Any]:
+    """The rows of a user's table over the kit's; EscError where one is not in its form."""
+    try:
+        own = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise EscError(
+            f"BACKBONES={path} cannot be read: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(own, dict) or not all(isinstance(row, dict) for row in own.values()):
+        raise EscError(f"BACKBONES={path} is no table of backbones; see backbones.yaml")
+    for name, row in own.items():
+        known = name in rows
+        if unknown := {*row} - _KNOWN:
+            raise EscError(f"BACKBONES={path}: {name} has an unknown field {min(unknown)!r}")
+        if not re.fullmatch(r"[A-Za-z0-9.-]+", str(name)):
+            raise EscError(f"BACKBONES={path}: {name!r} is no name (letters, digits, . and -)")
+        if not known and not {"path", "template"} <= {*row}:
+            raise EscError(f"BACKBONES={path}: {name} needs its path and its template")
+    return {name: rows.get(name, rows["qwen2.5-7b"]) | row for name, row in own.items()}
 
 
 def get(name: str) -> Backbone:

@@ -227,7 +227,9 @@ def dispatch(package: str, steps: Steps) -> int:
     name, *argv = sys.argv[1:] or [""]
 
     def step(argv: list[str]) -> int | None:
-        return step_of(package, steps, name)(_without_lists(argv))
+        # The lists first: a step's modules read them when they are loaded.
+        rest = _without_lists(argv)
+        return step_of(package, steps, name)(rest)
 
     try:
         code = run(step, argv) if name in steps else _help(package, steps)

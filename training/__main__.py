@@ -1,4 +1,4 @@
-"""``python -m training STEP``: model, render, train, export, memory."""
+"""``python -m training STEP``: model, backbone, render, train, export, memory."""
 
 import sys
 
@@ -6,6 +6,7 @@ from esc import cli
 
 STEPS = {
     "model": ("embedded_model:main", "prepare the embedded default model"),
+    "backbone": ("backbone:main", "what LLaMA-Factory and the hub have of one backbone"),
     "render": ("recipes:main", "write the recipes from the table of backbones"),
     "train": ("train:main", "one LoRA training with LLaMA-Factory: batch, resume, options"),
     "export": ("export:main", "a base and its adapters as one ordinary checkpoint"),

@@ -7,7 +7,9 @@ import pytest
 
 from esc import adapters, backbones
 from esc.files import EscError
-from training import embedded_model, recipes
+from training import backbone, embedded_model, recipes
+
+EMBEDDED = backbones.get("smollm2-135m")
 
 
 @pytest.fixture
@@ -39,3 +41,52 @@ def test_a_folder_is_found_from_wherever_a_step_runs(local, model, tmp_path, cap
 def test_a_folder_that_is_not_there_is_one_line(local, path):
     with pytest.raises(EscError, match=r"the path of MODEL=own in .*, is no folder[^\n]*$"):
         assert replace(local, path=path).location
+
+
+def table_of(tmp_path, monkeypatch, text):
+    (tmp_path / "own.yaml").write_text(text)
+    monkeypatch.setenv("BACKBONES", str(tmp_path / "own.yaml"))
+    backbones.table.cache_clear()
+    try:
+        return backbones.table()
+    finally:
+        backbones.table.cache_clear()
+
+
+def test_a_table_of_ones_own_adds_backbones_and_changes_the_kits(tmp_path, monkeypatch):
+    text = "mine: {path: org/mine, template: llama3}\nqwen2.5-7b: {decode: choice}\n"
+    table = table_of(tmp_path, monkeypatch, text)
+    mine, changed = table["mine"], table["qwen2.5-7b"]
+    assert (mine.path, mine.template, mine.decode) == ("org/mine", "llama3", "free")
+    assert (changed.decode, changed.path) == ("choice", "Qwen/Qwen2.5-7B-Instruct")
+    assert mine.settings["dpo"] == changed.settings["dpo"] and mine.shape.layers == 28
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no table"),
+        ("mine: {path: org/mine}", "mine needs its path and its template"),
+        ("mine: {path: a/b, template: c, rank: 3}", "mine has an unknown field 'rank'"),
+        ("my_own: {path: a/b, template: c}", "'my_own' is no name"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_a_table_that_is_none_is_one_line(tmp_path, monkeypatch, text, message):
+    with pytest.raises(EscError, match=f"BACKBONES=.*{message}") as error:
+        table_of(tmp_path, monkeypatch, text)
+    assert "\n" not in str(error.value)
+
+
+def test_the_embedded_backbones_template_weights_and_tokenizer_are_found(model, monkeypatch):
+    found = {what: (state, told) for state, what, told in backbone.findings(EMBEDDED)}
+    assert {state for state, _ in found.values()} == {"ok"} and len(found) == 3
+    wrong = replace(EMBEDDED, template="smollm9")
+    (state, _, told), *_ = backbone.findings(wrong)
+    assert state == "missing" and "near: smollm" in told
+
+
+def test_a_hub_that_cannot_be_reached_is_said_within_seconds(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    *_, (state, what, told) = backbone.findings(backbones.get("qwen3-8b"))
+    assert (state, what) == ("missing", "weights") and "cannot be reached (ConnectionError)" in told

@@ -1,12 +1,15 @@
 """Text metrics: equal to the authors' and sacrebleu's results, and defined where texts are odd."""
 
 import math
+import random
 
 import punkt
 import pytest
 import sacrebleu
 from nltk.tokenize import word_tokenize
+from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 
+from esc.languages import detect
 from eval import text_metrics
 from eval.text_metrics import lcs, words
 
@@ -66,7 +69,7 @@ def test_corpus_bleu_is_sacrebleus_own_of_the_same_signature(pairs):
     assert found["bleu"] == pytest.approx(metric.corpus_score(texts, [golds]).score)
     first = sacrebleu.BLEU(max_ngram_order=1).corpus_score(texts, [golds])
     assert found["bleu1"] == pytest.approx(first.score)
-    assert str(metric.get_signature()) in text_metrics.ABOUT["text", "corpus", "bleu"][0]
+    assert str(metric.get_signature()) in text_metrics.about()["text", "corpus", "bleu"][0]
 
 
 def test_f1_and_rouge_l_by_hand():
@@ -124,3 +127,56 @@ def test_what_is_left_without_a_unit_is_the_value_of_the_others():
         for found, unit in zip(left_out, ("1", "2", "8"), strict=True):
             kept = [text for text, one in zip(texts, units, strict=True) if one != unit]
             assert found == pytest.approx(diverse(kept)[name][0])
+
+
+def esconv(pairs):
+    sums = text_metrics.columns(pairs).sum(axis=0, keepdims=True)
+    found = text_metrics.numbers(sums, "esconv")
+    return {path[-1]: float(one[0]) for path, one in found.items() if path[1] == "esconv"}
+
+
+def test_the_profile_of_esconvs_authors_is_nltks_corpus_bleu_of_all_replies():
+    chance = random.Random(3)
+    said = [" ".join(chance.choices("abcdef", k=chance.randint(1, 7))) for _ in range(40)]
+    for size in (1, 2, 7):
+        pairs = list(zip(said[:size], said[-size:], strict=True))
+        tokens = [(words(text), [words(gold)]) for text, gold in pairs]
+        for k in range(1, 5):
+            wanted = corpus_bleu(
+                [gold for _, gold in tokens], [one for one, _ in tokens],
+                [1 / k] * k, SmoothingFunction().method3,
+            )  # fmt: skip
+            assert esconv(pairs)[f"bleu{k}"] == pytest.approx(100 * wanted)
+
+
+def test_the_profile_of_esconvs_authors_leaves_out_each_replys_last_k_gram():
+    # Of "a b a" the words a, b and of "a c" the word a: two of three; of pairs, "a b" alone.
+    found = text_metrics.diversity(["a b a", "a c"], ["1", "2"], profile="esconv")
+    told = {path[-1]: values[0] for path, values in found.items() if path[1] == "esconv"}
+    assert told["distinct1"] == pytest.approx(100 * 2 / 3)
+    assert told["distinct2"] == 100 and math.isnan(told["distinct3"])
+
+
+def test_a_script_without_blanks_is_cut_for_its_language_and_the_signature_says_so():
+    pair = "我能理解你的难过", "我能理解你的伤心"
+    for language, f1 in (("en", 0), ("zh", 75), ("char", 75)):
+        sums = text_metrics.columns([pair], language).sum(axis=0, keepdims=True)
+        found = text_metrics.numbers(sums)["text", "paper", "f1"][0]
+        assert found == pytest.approx(f1)
+        signature = text_metrics.about(language)["text", "paper", "f1"][0]
+        assert (f"tok:sacrebleu.{language}" in signature) == (language != "en")
+    assert text_metrics.words("我能", "zh") == ("我", "能")
+
+
+@pytest.mark.parametrize(
+    ("texts", "language"),
+    [
+        (["I am sad.", "你好"], "en"),
+        (["我很难过 OK", "你好"], "zh"),
+        (["とても悲しい"], "char"),
+        (["ฉันเศร้า"], "char"),
+        (["", "!?"], "en"),
+    ],
+)
+def test_the_language_is_found_by_most_letters(texts, language):
+    assert detect(texts) == language
