@@ -13,14 +13,14 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from data_builders import registry, source, split
+from data_builders import leaks, registry, source, split
 from data_builders.corpus import at_release_positions, read, read_mapping
 from esc import cli, files, paths, prompts, step
 from esc.dialogue import Consecutive, Dialogue, Role, Turn, turns
 from esc.files import EscError, JsonlWriter, Row
 from esc.strategies import tag
 
-FORMAT = 2
+FORMAT = 3
 """Raised with every change of the rules, so that sets built before it are built anew."""
 
 
@@ -144,6 +144,7 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
                     "split takes one, so at least 10, of situations that differ"
                 )
         source.keep(found, work)
+        files.write_json(work / paths.DIALOGUES, leaks.built(survey, sides, chosen))
         manifest = {
             "corpus": {
                 "kind": kind,

@@ -146,6 +146,8 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise EscError(f"{path} cannot be read as YAML: {why}") from error
+    if found is None:
+        raise EscError(f"{path} is empty")
     return checked(model, found, f"{path} is not in the form of the kit's own")
 
 

@@ -138,6 +138,8 @@ DATA = Path("data")
 """The built sets, relative to ``work``, as the next three are."""
 MANIFEST = DATA / "manifest.json"
 """It exists exactly when the sets are complete."""
+DIALOGUES = DATA / "dialogues.json"
+"""What is known of every built dialogue, for the leak guard."""
 STATS = DATA / "stats" / "stats.json"
 CORPUS = DATA / "corpus"
 """The corpus files that the sets were built from."""

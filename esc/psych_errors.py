@@ -100,6 +100,14 @@ class PsychError(StrEnum):
     else:
         vars().update({one.attribute: one.name for one in _ABOUT.values()})
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        """A file of another list is a mistake of the user."""
+        raise EscError(
+            f"{str(value)[:60]!r} is none of the errors ({', '.join(cls)}); set ERRORS as it was "
+            "when this was made"
+        )
+
     @property
     def definition(self) -> str:
         """One sentence that says when a reply has this error."""

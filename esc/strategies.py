@@ -121,6 +121,14 @@ class Strategy(StrEnum):
 
     vars().update({key(name).upper().replace(" ", "_"): name for name in _ABOUT})
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        """A file of another list is a mistake of the user."""
+        raise EscError(
+            f"{str(value)[:60]!r} is none of the strategies ({', '.join(cls)}); set STRATEGIES as "
+            "it was when this was made"
+        )
+
     @property
     def code(self) -> str:
         """The two-letter form, such as ``Qu``."""
