@@ -10,7 +10,7 @@ PYTHON ?= python3
 VARIABLES := MODEL WORK ESCONV SPLIT LIMIT CONSECUTIVE NPROC ENGINE TRAIN_ARGS TASK DTYPE SYSTEM SYSTEMS STAGE \
   VARIANT ROUND SET DECODE TEMPERATURE SAMPLES BLIND JUDGE JUDGE_BASE_URL JUDGE_N JUDGE_FORM JUDGE2 \
   JUDGE2_BASE_URL FAILED_ESCONV MODELS BASE_URL HOST PORT SERVE_ARGS IN_FLIGHT JUDGE_IN_FLIGHT KIND PRICE \
-  MAX_COST DRY_RUN BATCH JUDGE_BATCH SHARD FORCE V
+  MAX_COST DRY_RUN BATCH JUDGE_BATCH SHARD FORCE V STRATEGIES ERRORS BACKBONES MAPPING PROFILE TOKENIZE
 unexport $(VARIABLES)
 $(foreach name,$(VARIABLES),$(if $(strip $($(name))),$(eval export $(name))))
 
@@ -21,7 +21,6 @@ SCALE_READY := $(VENV)/.ready-scale
 SERVE_READY := .venv-serve/.ready
 RAY_READY := .venv-ray/.ready
 
-.DEFAULT_GOAL := help
 .PHONY: $(shell sed -n 's/^\([a-z -]*\):.*\#\# .*/\1/p' Makefile plans.mk)
 
 help:  ## this list
@@ -30,8 +29,10 @@ help:  ## this list
 	@sed -n 's/^#| \{0,1\}//p' Makefile
 
 #| Variables, of the environment or the command line; a step's --help says which are its own:
-#|   MODEL=folder of llamafactory_configs, WORK=folder for all that is made, FORCE=1, V=1 (all output)
-#|   data:    ESCONV=path, SPLIT=paper|seed:N, LIMIT=dialogues a split, CONSECUTIVE=separate|merge-same|merge
+#|   MODEL=folder of llamafactory_configs, WORK=folder of all that is made, FORCE=1, V=1 (all output)
+#|   lists of one's own: STRATEGIES=file, ERRORS=file, BACKBONES=file (docs/own_corpus.md)
+#|   data:    ESCONV=path, MAPPING=file, SPLIT=paper|hf|files|seed:N, LIMIT=dialogues a split,
+#|            CONSECUTIVE=separate|merge-same|merge
 #|   sft, dpo: TRAIN_ARGS="key=value …" for LLaMA-Factory, NPROC=processes, NNODES, NODE_RANK, MASTER_ADDR,
 #|            ENGINE=zero2|zero3|fsdp|qlora|ray, VARIANT=practical|ipo|simpo|orpo|kto, of vanilla also
 #|            nsnr|nsnr_psnr|nsnr_nspr|psnr; export: TASK=sp|rg|vanilla, DTYPE=float32|bfloat16
@@ -40,14 +41,13 @@ help:  ## this list
 #|   predict: SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot and
 #|            STAGE=base|sft|dpo, or SYSTEMS="vanilla_base decoupled_dpo" by one server; SET=test|validation|
 #|            train, DECODE=free|choice, TEMPERATURE=0 (greedy; default 0.7), BASE_URL=url,url, IN_FLIGHT
-#|   eval:    JUDGE, JUDGE_BASE_URL, JUDGE_N=turns, JUDGE_FORM=number|reason, FAILED_ESCONV=file (Figure 2)
+#|   eval:    JUDGE, JUDGE_BASE_URL, JUDGE_N=turns, JUDGE_FORM=number|reason, FAILED_ESCONV=file (Figure 2),
+#|            PROFILE=paper|esconv and TOKENIZE=en|zh|char|ja-mecab of text metrics
 #|   all that ask: PRICE=in/out per million tokens, MAX_COST of a step, DRY_RUN=1, JUDGE_IN_FLIGHT,
 #|            BATCH=vllm|ray|openai|write|read by batch files, JUDGE_BATCH, SHARD=requests of one
 #|   serve:   HOST, PORT, SERVE_ARGS="vLLM's flags"; setup-serve: KIND=gpu|cpu; report: MODELS="a b"
-#| Examples:
-#|   make demo
+#| Example:
 #|   make sft-sp sft-rg ESCONV=ESConv.json MODEL=qwen2.5-7b NPROC=4
-#|   make mine-sp dpo-sp LIMIT=8 WORK=try TRAIN_ARGS="num_train_epochs=1.0"
 
 doctor:  ## what this machine has and lacks, with the fix
 	@$(PYTHON) -m experiments.doctor
