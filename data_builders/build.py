@@ -110,7 +110,8 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
     with files.exclusive(work / paths.DATA, patience=3600):
         found = source.locate(esconv, work, wanted.mapping)
         digests = {path.name: files.sha256(path) for path in found.files}
-        layout, dialogues = read(found.files, found.mapping and read_mapping(found.mapping))
+        mapping = read_mapping(found.mapping) if found.mapping else None
+        layout, dialogues = read(found.files, mapping)
         survey = split.Survey(list(tqdm(dialogues, "reading", leave=False, delay=1)))
         spec = split.resolve(wanted.split, survey)
         stamp = {
