@@ -40,15 +40,15 @@ def test_the_interval_of_a_mean_is_that_of_theory_and_of_dialogues_not_turns():
     found = stats.mean([(f"{k}-0", one) for k, one in enumerate(values)], DIALOGUES)
     half = 1.96 * values.std() / 20
     assert ends(found) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
-    few = stats.mean([(f"{d}-0", d % 2) for d in range(10)], DIALOGUES)
-    many = stats.mean([(f"{d}-{t}", d % 2) for d in range(10) for t in range(50)], DIALOGUES)
+    few, many = (stats.mean(turns(lambda d, _: d % 2, 10, each), DIALOGUES) for each in (1, 50))
     assert ends(few) == ends(many) == (0.2, 0.8)
 
 
 def test_an_interval_holds_its_value_and_the_reverse_one_mirrors_the_resamples():
     drawn = np.linspace(0.1, 0.4, 1001)
-    assert ends(stats.interval(0.05, drawn, 50, "dialogue")) == pytest.approx((0.05, 0.3925))
-    found = stats.interval(0.2, drawn, 50, "dialogue", reverse=True)
+    found = stats.interval(np.append(0.05, drawn), 50, "dialogue")
+    assert ends(found) == pytest.approx((0.05, 0.3925))
+    found = stats.interval(np.append(0.2, drawn), 50, "dialogue", reverse=True)
     assert ends(found) == pytest.approx((0.4 - 0.3925, 0.4 - 0.1075))
 
 
@@ -93,17 +93,17 @@ def test_wilson_is_the_published_interval():
     # Newcombe (1998), Table I, method 3 (score without continuity correction).
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-    with pytest.raises(ValueError, match="3 of 2"):
-        wilson(3, 2)
 
 
 # Fleiss' kappa as it is commonly taught: 10 subjects, 14 raters, 5 categories.
-TABLE = "0 0 0 0 14,0 2 6 4 2,0 0 3 5 6,0 3 9 2 0,2 2 8 1 1,7 7 0 0 0,3 2 6 3 0,2 5 3 2 2,6 5 2 1 0"
+TABLE = (
+    *("0 0 0 0 14", "0 2 6 4 2", "0 0 3 5 6", "0 3 9 2 0", "2 2 8 1 1"),
+    *("7 7 0 0 0", "3 2 6 3 0", "2 5 3 2 2", "6 5 2 1 0", "0 2 2 3 7"),
+)
 
 
 def test_fleiss_kappa_is_that_of_a_published_table():
-    rows = [line.split() for line in (*TABLE.split(","), "0 2 2 3 7")]
-    counts = [{c: int(n) for c, n in zip("abcde", row, strict=True)} for row in rows]
+    counts = [dict(zip("abcde", map(int, line.split()), strict=True)) for line in TABLE]
     assert fleiss_kappa(counts) == pytest.approx(0.20993, abs=1e-5)
 
 
@@ -127,6 +127,7 @@ def test_fleiss_kappa_that_is_not_defined_says_why(subjects, told):
     ],
 )
 def test_cohens_kappa_by_hand_of_one_dialogue_has_no_interval(cells, kappa, note):
-    found = stats.agreement([Counter(dict(zip(("yy", "yn", "ny", "nn"), cells, strict=True)))])
+    pairs = [("y", "y"), ("y", "n"), ("n", "y"), ("n", "n")]
+    found = stats.agreement([Counter(dict(zip(pairs, cells, strict=True)))])
     assert found["kappa"] == (kappa if kappa is None else pytest.approx(kappa))
     assert found["low"] is None and note in found["note"]
