@@ -123,7 +123,7 @@ def _told(found: Numbers, total: Floats, stages: list[Row] | None, units: int, u
     return told
 
 
-def _baselines(cases: Cases) -> dict[str, Row]:
+def baselines(cases: Cases) -> dict[str, Row]:
     """``strategy`` and ``text`` of each baseline, which depend on the gold turns alone.
 
     Of those that draw, means over 1,000 draws of all turns, and what 95 % of the draws give.
@@ -278,7 +278,7 @@ def _metrics(predictions: Path) -> Row:
         "numbered": cases.numbered,
         "resampled_by": cases.units.name,
         **_measured(cases),
-        "baselines": _baselines(cases),
+        "baselines": baselines(cases),
         "smoke": step.made_beside(predictions),
     }
 

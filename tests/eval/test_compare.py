@@ -1,6 +1,5 @@
 """Two systems on the same turns, and the paper's questions from the runs that are complete."""
 
-import numpy as np
 import pytest
 from predicted import rows, save
 
@@ -39,22 +38,6 @@ def test_a_better_system_is_told_by_every_number_that_knows_whatever_the_order_a
     same = compared(system(5), system(5))["numbers"]["strategy.accuracy"]
     assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)
     assert same["verdict"] == "inside the noise"
-
-
-def test_pairing_is_sharper_than_two_intervals():
-    """Where both systems share what is hard, their difference is certain though neither is."""
-    hard = np.random.default_rng(2).random(40) < 0.5
-
-    def one(extra):
-        cases = [
-            Case(f"{d}-{t}", Q, "", Q if not hard[d] or t == 0 or (extra and t == 1) else R, "")
-            for d in range(40)
-            for t in range(5)
-        ]
-        return Cases(cases, Units(by_dialogue=True))
-
-    found = compared(one(False), one(True))["numbers"]["strategy.accuracy"]
-    assert found["low"] > 0 and found["high"] - found["low"] < 10
 
 
 def test_fewer_than_ten_shared_dialogues_have_no_interval_and_no_verdict():

@@ -115,7 +115,7 @@ def test_votes_are_one_outcome_a_turn_and_a_kappa(make, run, out, votes, counts,
             assert one["sign_test"]["p"] == pytest.approx(2 * 37 / 256)
 
 
-def test_a_reply_of_any_length_and_an_id_of_any_letters_are_read_back(run, out, tmp_path):
+def test_hostile_text_of_any_length_is_only_text_and_is_read_back(run, out, tmp_path):
     ids = {"id": "1-1;=\u202e\x1b[2J"}
     a = save(tmp_path / "a.jsonl", [row(1, 1, "=long " * 30_000) | ids])
     run("--a", a, "--b", save(tmp_path / "b.jsonl", [row(1, 1, "<script>x</script>") | ids]))

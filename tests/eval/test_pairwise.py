@@ -11,7 +11,6 @@ from scipy.stats import binomtest
 
 from esc import files
 from eval import pairwise
-from eval.pairwise import Preference
 
 
 class Planted:
@@ -95,6 +94,10 @@ def test_equal_replies_are_a_tie_that_nobody_is_asked_about(compare, server, tmp
     _, told, outcomes, _ = compare(a, b)
     assert outcomes == {"0-0": "tie", "0-1": "win"} and told["identical"] == 1
     assert len(server.chats()) == 2
+    nothing = save(tmp_path / "c.jsonl", [row(0, 0, "")])
+    told = compare(nothing, nothing)[1]
+    assert told["win"] == {"count": 0, "share": None, "low": None, "high": None}
+    assert told["n"] == 0 and told["sign_test"]["p"] is None
 
 
 def test_what_is_no_verdict_is_unscored_and_counts_add_up(compare, server, tmp_path):
@@ -143,16 +146,3 @@ def test_files_of_other_turns_are_one_line(compare, server, tmp_path):
     a, b = save(tmp_path / "a.jsonl", theirs), save(tmp_path / "b.jsonl", theirs[::-1])
     assert "turn 0 has another gold reply" in compare(a, b)[3]
     assert server.log == []
-
-
-def test_every_side_that_is_offered_is_read():
-    for side in json.loads(Preference.schema_text())["properties"]["better"]["enum"]:
-        assert Preference.read(json.dumps({"better": side})).better == side
-    assert Preference.read(json.dumps({"better": "neither"})).better == "tie"
-
-
-def test_shares_of_nothing_are_none_not_zero(compare, tmp_path):
-    nothing = save(tmp_path / "a.jsonl", [row(0, 0, "")])
-    told = compare(nothing, nothing)[1]
-    assert told["win"] == {"count": 0, "share": None, "low": None, "high": None}
-    assert told["n"] == 0 and told["sign_test"]["p"] is None
