@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -58,18 +57,17 @@ def _drawn(sides: Sequence[Floats], names: Sequence[str]) -> list[Floats]:
     return np.split(sums, len(sides), axis=1)
 
 
-def _columns(cases: Cases) -> Floats:
-    texts = text_metrics.columns((case.text, case.gold_text) for case in cases.rows)
-    return np.hstack([strategy_metrics.columns(cases.rows), texts])
-
-
-def _numbers(systems: Sequence[Cases]) -> list[Numbers]:
-    """All numbers of each of the systems, which answer the same turns and share the draws."""
-    names, found = systems[0].names, []
-    for cases, sums in zip(systems, _drawn([*map(_columns, systems)], names), strict=True):
+def _numbers(systems: Sequence[Cases]) -> list[tuple[Numbers, Floats]]:
+    """(all numbers, what is summed over turns) of systems that answer the same turns."""
+    names, sides, found = systems[0].names, [], []
+    for cases in systems:
+        texts = text_metrics.columns((case.text, case.gold_text) for case in cases.rows)
+        sides.append(np.hstack([strategy_metrics.columns(cases.rows), texts]))
+    for cases, sums in zip(systems, _drawn(sides, names), strict=True):
         strategy, text = np.split(sums, [strategy_metrics.WIDTH], axis=1)
-        diverse = text_metrics.diversity([case.text for case in cases.rows], names)
-        found.append(strategy_metrics.numbers(strategy) | text_metrics.numbers(text) | diverse)
+        told = strategy_metrics.numbers(strategy) | text_metrics.numbers(text)
+        told |= text_metrics.diversity([case.text for case in cases.rows], names)
+        found.append((told, sums[0]))
     return found
 
 
@@ -96,7 +94,7 @@ def _rounded(value: float | None) -> float | None:
 
 def _measured(cases: Cases) -> Row:
     """``strategy`` and ``text`` of a system, as in ``metrics.json``."""
-    (found,), total = _numbers([cases]), _columns(cases).sum(axis=0)
+    ((found, total),) = _numbers([cases])
     stages = strategy_metrics.by_stage(cases.rows)
     return _told(found, total, stages, len(set(cases.names)), cases.units.name)
 
@@ -200,7 +198,8 @@ def compared(a: Cases, b: Cases) -> Row:
     shared = sorted(shared_turns(gold_of_a, gold_of_b))
     units = Units(a.units.by_dialogue and b.units.by_dialogue)
     both = [Cases([of[name] for name in shared], units) for of in (first, second)]
-    told, how = _differences(_numbers(both), both[0].names, units.name)
+    sides = [found for found, _ in _numbers(both)]
+    told, how = _differences(sides, both[0].names, units.name)
     if not how.startswith("no "):
         how += f"; reverse percentile of {', '.join(RAISED_BY_NOISE)}"
     return {
@@ -319,7 +318,7 @@ def main(
     model: cli.Model = EMBEDDED,
     work: cli.Work = Path(),
     force: cli.Force = False,
-) -> int:
+) -> None:
     """Metrics of one system's predictions, or of every complete run of a model.
 
     Failed records are counted and left out; whatever else cannot be read stops the step and names
@@ -331,27 +330,18 @@ def main(
         asked = {out: predictions}
     else:
         asked = {folder: folder / PREDICTIONS for folder in complete_runs(work, model)}
-    failed = 0
-    for folder, path in asked.items():
+
+    def measure(folder: Path) -> list[str]:
+        path, written = asked[folder], folder / METRICS
         made_of = {"predictions": [files.sha256(path)], "smoke": step.made_beside(path)}
-        try:
-            found = _once(folder / METRICS, made_of, partial(_metrics, path), force=force)
-        except EscError as error:
-            if predictions:
-                raise
-            # One odd run is none of the others'.
-            print(f"error: {folder.name}: {error}", file=sys.stderr)
-            failed = 1
-        else:
-            print(f"metrics     {folder / METRICS}")
-            print(_report(found))
-    return failed
+        found = _once(written, made_of, lambda: _metrics(path), force=force)
+        return [f"metrics     {written}", _report(found)]
+
+    # One odd run is none of the others'.
+    cli.each(asked, measure, planned=False)
 
 
-@cli.command(
-    name="compare",
-    examples="  python -m eval compare\n  python -m eval compare --model qwen2.5-7b",
-)
+@cli.command(name="compare", examples="  python -m eval compare --model qwen2.5-7b")
 def compare(model: cli.Model = EMBEDDED, work: cli.Work = Path(), force: cli.Force = False) -> int:
     """The paper's questions, as paired differences of the runs that are complete.
 
@@ -377,17 +367,14 @@ def compare(model: cli.Model = EMBEDDED, work: cli.Work = Path(), force: cli.For
         smoke = any(step.made_beside(folder / PREDICTIONS) for folder in asked)
         return {"comparisons": rows, "left_out": left_out, "smoke": smoke}
 
-    found = _once(work / "runs" / model / COMPARISONS, {"files": hashes}, make, force=force)
+    path = work / "runs" / model / COMPARISONS
+    found = _once(path, {"files": hashes}, make, force=force)
+    print(f"compared    {path}: {len(found['comparisons'])} of {len(QUESTIONS)} questions")
     for row in found["comparisons"]:
         bias = row["numbers"]["strategy.bias"]
-        print(f"compared    {row['a']} and {row['b']}: {row['n']} turns, bias {bias['verdict']}")
-        if none := row["errors"]["shares"].get(PsychError.NONE):
-            gain = f"{none['difference']:+.1f} points: {none['verdict']}"
-            print(f"            without an error {gain}")
+        print(f"            {row['a']} and {row['b']}: {row['n']} turns, bias {bias['verdict']}")
     for one in found["left_out"]:
         print(f"left out    {one['a']} and {one['b']}: {one['reason']}", file=sys.stderr)
-    if not wanted:
-        print("compared    nothing: no question of the paper has both its runs yet")
     if found["smoke"]:
         print(step.SMOKE)
     return 1 if found["left_out"] else 0

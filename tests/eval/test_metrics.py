@@ -198,8 +198,8 @@ def test_without_a_file_every_complete_run_is_measured_and_one_that_fails_is_non
         if name != "c_sft":
             (runs / name / "run.json").touch()
     code, out, err = step(metrics.main, "--work", tmp_path, "--model", "qwen2.5-7b")
-    assert code == 1
-    assert "error: a_sft: " in err and "c_sft/predictions.jsonl is not complete" in out
+    assert code == 2 and "a_sft/predictions.jsonl, row 0" in err
+    assert "c_sft/predictions.jsonl is not complete" in out
     assert [path.parent.name for path in runs.glob("*/metrics.json")] == ["b_sft"]
 
 
