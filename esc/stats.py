@@ -8,7 +8,6 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,32 +35,22 @@ def said(unit: str, *, reverse: bool = False) -> str:
     return f"95 % {kind} bootstrap, {RESAMPLES} resamples of {of}, seed {SEED}"
 
 
-@dataclass(frozen=True, slots=True)
-class Units:
-    """What is resampled."""
+def unit_of(ids: Iterable[str]) -> str:
+    """What is resampled: ``dialogue`` where every id names one, else ``row``.
 
-    by_dialogue: bool
+    A number names a dialogue (``231-7``); other prefixes do where there are `FEWEST` at least:
+    those of a few (``test-0``, ``dev-0`` …) number the rows of files.
+    """
+    found = [_TURN.fullmatch(one) for one in ids]
+    prefixes = {one[1] for one in found if one}
+    numbers = all(prefix.isdecimal() for prefix in prefixes)
+    named = found and all(found) and (numbers or len(prefixes) >= FEWEST)
+    return "dialogue" if named else "row"
 
-    @classmethod
-    def of(cls, ids: Iterable[str]) -> "Units":
-        """Dialogues where every id names one, else rows.
 
-        A number names a dialogue (``231-7``); other prefixes do where there are `FEWEST` at least:
-        those of a few (``test-0``, ``dev-0`` …) number the rows of files.
-        """
-        found = [_TURN.fullmatch(one) for one in ids]
-        prefixes = {one[1] for one in found if one}
-        numbers = all(prefix.isdecimal() for prefix in prefixes)
-        return cls(bool(found) and all(found) and (numbers or len(prefixes) >= FEWEST))
-
-    def unit(self, record: str) -> str:
-        """The unit that a record belongs to."""
-        return record.rpartition("-")[0] if self.by_dialogue else record
-
-    @property
-    def name(self) -> str:
-        """What one of them is."""
-        return "dialogue" if self.by_dialogue else "row"
+def name_of(record: str, unit: str) -> str:
+    """The name of the unit that a record belongs to."""
+    return record.rpartition("-")[0] if unit == "dialogue" else record
 
 
 def unit_sums(columns: Floats, units: Sequence[str]) -> Floats:
@@ -128,16 +117,16 @@ def verdict(difference: float | None, low: float | None, high: float | None) -> 
     return f"{'higher' if difference > 0 else 'lower'}, outside the noise"
 
 
-def mean(values: Sequence[tuple[str, float]], units: Units) -> Row:
+def mean(values: Sequence[tuple[str, float]], unit: str) -> Row:
     """Value, low, high and n of the mean of (record, value), as `interval` says it."""
     if not values:
         return {"value": None, "low": None, "high": None, "n": 0}
     by_unit: dict[str, list[float]] = defaultdict(list)
     for record, value in sorted(values):
-        by_unit[units.unit(record)].append(value)
+        by_unit[name_of(record, unit)].append(value)
     sums = np.array([(sum(one), len(one)) for one in by_unit.values()], dtype=np.float64)
     total, n = resampled(sums).T
-    return interval(total / n, len(sums), units.name) | {"n": len(values)}
+    return interval(total / n, len(sums), unit) | {"n": len(values)}
 
 
 BY_DIALOGUE = f"{said('dialogue')}; Wilson's score interval over dialogues where all have one share"
@@ -148,11 +137,11 @@ BY_TURN = f"95 %, Wilson's score interval over turns, since the ids name no dial
 def shares(turns: Iterable[tuple[str, str]], labels: Iterable[str]) -> tuple[dict[str, Row], str]:
     """(label to what `share` says of it; the kind of interval in words) of (id, label)s."""
     turns = list(turns)
-    units = Units.of(name for name, _ in turns)
+    unit = unit_of(name for name, _ in turns)
     by_unit: dict[str, Counter[str]] = defaultdict(Counter)
     for name, label in turns:
-        by_unit[units.unit(name)][label] += 1
-    unit, how = ("dialogue", BY_DIALOGUE) if units.by_dialogue else ("turn", BY_TURN)
+        by_unit[name_of(name, unit)][label] += 1
+    unit, how = ("dialogue", BY_DIALOGUE) if unit == "dialogue" else ("turn", BY_TURN)
     return {
         label: share(Counter((one[label], one.total()) for one in by_unit.values()), unit)
         for label in labels

@@ -28,7 +28,7 @@ from esc.predictions import (
     prediction_of,
     read_predictions,
 )
-from esc.stats import Units
+from esc.stats import name_of, unit_of
 from esc.step import OPTIONS, RunFolder, check_own_file
 from esc.strategies import Strategy, parse, untagged
 
@@ -51,10 +51,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """A system's turns, and by what they are resampled."""
+    """A system's turns, and of what kind is what is resampled, as `esc.stats.unit_of` says."""
 
     rows: Sequence[Case]
-    units: Units
+    unit: str
     failed: int = 0
     """Records without an answer, which are left out."""
     numbered: int = 0
@@ -63,7 +63,7 @@ class Cases:
     @property
     def names(self) -> list[str]:
         """The unit of each row: its dialogue, or itself."""
-        return [self.units.unit(case.id) for case in self.rows]
+        return [name_of(case.id, self.unit) for case in self.rows]
 
 
 def read_cases(path: Path) -> Cases:
@@ -73,7 +73,7 @@ def read_cases(path: Path) -> Cases:
     if not cases:
         raise EscError(f"{path}: all {len(named)} records failed; 'make predict' asks again")
     numbered = sum(one.numbered for one in named)
-    return Cases(cases, Units.of(one.id for one in named), len(named) - len(cases), numbered)
+    return Cases(cases, unit_of(one.id for one in named), len(named) - len(cases), numbered)
 
 
 def _case(named: Named) -> Case:

@@ -30,7 +30,7 @@ from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, Prediction, complete_runs, read_predictions
 from esc.prompts import Message
 from esc.records import PreferenceRow
-from esc.stats import Units, mean
+from esc.stats import mean, unit_of
 from esc.step import RunFolder
 from esc.strategies import parse, untagged
 
@@ -266,7 +266,7 @@ def _summary(source: Source, options: Row, rows: Sequence[Row]) -> Row:
     frame["pair"] = frame["quadrant"].astype(str)
     lengths = {tuple(key.values()): len(said.reply or "") for said, key in replies}
     frame["length"] = [lengths[row["id"], row["quadrant"], row["side"]] for row in rows]
-    units, status = Units.of(frame["id"]), Counter(frame["status"])
+    unit, status = unit_of(frame["id"]), Counter(frame["status"])
     turns = f"turns:{about['drawn']} of {about['of']} by hash of id"
     form = f"form:{options['JUDGE_FORM']}"
     return {
@@ -276,16 +276,16 @@ def _summary(source: Source, options: Row, rows: Sequence[Row]) -> Row:
         "rows": len(rows),
         "counts": {name.replace(" ", "_"): status[name] for name in judging.STATUSES},
         "scale": [SCALE[0], SCALE[-1]],
-        "interval": stats.said(units.name),
+        "interval": stats.said(unit),
         "dimensions": {
-            dimension: _told(of, units, "pairs" in about)
+            dimension: _told(of, unit, "pairs" in about)
             for dimension, of in frame.groupby("dimension", sort=False)
         },
         "smoke": options["smoke"],
     }
 
 
-def _told(frame: Any, units: Units, are_pairs: bool) -> Row:
+def _told(frame: Any, unit: str, are_pairs: bool) -> Row:
     """Of one dimension's rows the mean, what has no score and why, how far a second asking agrees,
     and the correlation with length; of pairs the means of both sides, over the pairs whose two
     sides are scored, and their difference, as in the paper's Table 2.
@@ -299,7 +299,7 @@ def _told(frame: Any, units: Units, are_pairs: bool) -> Row:
     )
 
     def mean_of(scores: Any) -> Row:
-        return mean(list(zip(scores.index.get_level_values("id"), scores, strict=True)), units)
+        return mean(list(zip(scores.index.get_level_values("id"), scores, strict=True)), unit)
 
     if are_pairs:
         sides = scored.pivot(index=["id", "pair"], columns="side", values="score")

@@ -24,7 +24,7 @@ from esc.files import EscError, Row
 from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, complete_runs
 from esc.psych_errors import PsychError
-from esc.stats import FEWEST, NARROW, RESAMPLES, SEED, Z95, Floats, Units
+from esc.stats import FEWEST, NARROW, RESAMPLES, SEED, Z95, Floats, name_of, unit_of
 from esc.strategies import Strategy
 from eval import strategy_metrics, text_metrics
 from eval.cases import Case, Cases, read_cases, shared_turns
@@ -96,7 +96,7 @@ def _measured(cases: Cases) -> Row:
     """``strategy`` and ``text`` of a system, as in ``metrics.json``."""
     ((found, total),) = _numbers([cases])
     stages = strategy_metrics.by_stage(cases.rows)
-    return _told(found, total, stages, len(set(cases.names)), cases.units.name)
+    return _told(found, total, stages, len(set(cases.names)), cases.unit)
 
 
 def _told(found: Numbers, total: Floats, stages: list[Row] | None, units: int, unit: str) -> Row:
@@ -196,16 +196,16 @@ def compared(a: Cases, b: Cases) -> Row:
         for of in (a, b)
     )
     shared = sorted(shared_turns(gold_of_a, gold_of_b))
-    units = Units(a.units.by_dialogue and b.units.by_dialogue)
-    both = [Cases([of[name] for name in shared], units) for of in (first, second)]
+    unit = a.unit if a.unit == b.unit else "row"
+    both = [Cases([of[name] for name in shared], unit) for of in (first, second)]
     sides = [found for found, _ in _numbers(both)]
-    told, how = _differences(sides, both[0].names, units.name)
+    told, how = _differences(sides, both[0].names, unit)
     if not how.startswith("no "):
         how += f"; reverse percentile of {', '.join(RAISED_BY_NOISE)}"
     return {
         "n": len(shared),
         "alone": {"a": len(a.rows) - len(shared), "b": len(b.rows) - len(shared)},
-        "resampled_by": units.name,
+        "resampled_by": unit,
         "interval": how,
         "numbers": told,
     }
@@ -227,8 +227,8 @@ def _compared_errors(a: Path, b: Path) -> Row:
         none = "no turn's error is classified in both"
         why = f"judged by {judge} and {another}" if shared else none
         return {"n": 0, "shares": {}, "interval": "", "judge": None, "reason": why}
-    units, kinds = Units.of(shared), [one.value for one in PsychError]
-    names = [units.unit(name) for name in shared]
+    unit, kinds = unit_of(shared), [one.value for one in PsychError]
+    names = [name_of(name, unit) for name in shared]
     sides = [
         np.array([[*(of[name] == one for one in kinds), True] for name in shared], dtype=float)
         for of in found
@@ -237,7 +237,7 @@ def _compared_errors(a: Path, b: Path) -> Row:
         {(one,): 100 * sums[:, k] / sums[:, -1] for k, one in enumerate(kinds)}
         for sums in _drawn(sides, names)
     ]
-    shares, how = _differences(points, names, units.name)
+    shares, how = _differences(points, names, unit)
     return {"n": len(shared), "shares": shares, "interval": how, "judge": judge, "reason": None}
 
 
@@ -268,14 +268,14 @@ def _metrics(predictions: Path) -> Row:
     told = sorted((case.id, case.gold.value, case.gold_text.split()) for case in cases.rows)
     return {
         "n": len(cases.rows),
-        "dialogues": len(set(cases.names)) if cases.units.by_dialogue else None,
+        "dialogues": len(set(cases.names)) if cases.unit == "dialogue" else None,
         # Equal where two systems answered the same turns, with their gold.
         "turns": hashlib.sha256(orjson.dumps(told)).hexdigest(),
         "empty": sum(not case.text for case in cases.rows),
         "empty_gold": sum(not case.gold_text.strip() for case in cases.rows),
         "failed": cases.failed,
         "numbered": cases.numbered,
-        "resampled_by": cases.units.name,
+        "resampled_by": cases.unit,
         **_measured(cases),
         "baselines": baselines(cases),
         "smoke": step.made_beside(predictions),

@@ -9,8 +9,6 @@ import pytest
 from esc import stats
 from esc.stats import BY_DIALOGUE, BY_TURN, fleiss_kappa, share, shares, wilson
 
-DIALOGUES = stats.Units(by_dialogue=True)
-
 
 def turns(label, dialogues=20, each=14):
     return [(f"{d}-{t}", label(d, t)) for d in range(dialogues) for t in range(each)]
@@ -32,15 +30,15 @@ def ends(one):
     ],
 )
 def test_ids_name_dialogues_by_numbers_or_by_ten_prefixes(ids, by_dialogue):
-    assert stats.Units.of(ids).by_dialogue is by_dialogue
+    assert stats.unit_of(ids) == ("dialogue" if by_dialogue else "row")
 
 
 def test_the_interval_of_a_mean_is_that_of_theory_and_of_dialogues_not_turns():
     values = np.random.default_rng(1).normal(size=400)
-    found = stats.mean([(f"{k}-0", one) for k, one in enumerate(values)], DIALOGUES)
+    found = stats.mean([(f"{k}-0", one) for k, one in enumerate(values)], "dialogue")
     half = 1.96 * values.std() / 20
     assert ends(found) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
-    few, many = (stats.mean(turns(lambda d, _: d % 2, 10, each), DIALOGUES) for each in (1, 50))
+    few, many = (stats.mean(turns(lambda d, _: d % 2, 10, each), "dialogue") for each in (1, 50))
     assert ends(few) == ends(many) == (0.2, 0.8)
 
 
@@ -83,10 +81,10 @@ def test_fewer_than_ten_have_a_value_and_the_reason_for_no_interval(name, unit):
     assert found["yes"]["share"] == 1 and ends(found["yes"]) == (None, None)
     assert f"9 {unit}, and an interval takes 10" in found["yes"]["reason"]
     assert shares([], ["yes"])[0]["yes"]["share"] is None
-    mean = stats.mean([(f"{d}-0", d) for d in range(9)], DIALOGUES)
+    mean = stats.mean([(f"{d}-0", d) for d in range(9)], "dialogue")
     assert (mean["value"], *ends(mean), mean["n"]) == (4, None, None, 9)
     assert "no interval" in mean["reason"] and "no interval" in stats.verdict(4, None, None)
-    assert stats.mean([], DIALOGUES) == {"value": None, "low": None, "high": None, "n": 0}
+    assert stats.mean([], "dialogue") == {"value": None, "low": None, "high": None, "n": 0}
 
 
 def test_wilson_is_the_published_interval():

@@ -4,7 +4,6 @@ import pytest
 from predicted import rows, save
 
 from esc import files
-from esc.stats import Units
 from esc.strategies import Strategy
 from eval import metrics
 from eval.cases import Case, Cases
@@ -22,7 +21,7 @@ def system(share, name="{}", dialogues=12):
             says, word = (gold, "words") if t < share else (other, "noise")
             case = Case(f"{name.format(d)}-{t}", gold, f"gold words {d} {t}", says, f"{word} {d}")
             cases.append(case)
-    return Cases(cases, Units(by_dialogue=True))
+    return Cases(cases, "dialogue")
 
 
 def test_a_better_system_is_told_by_every_number_that_knows_whatever_the_order_and_the_ids():
@@ -33,7 +32,7 @@ def test_a_better_system_is_told_by_every_number_that_knows_whatever_the_order_a
     assert "reverse percentile of bias" in found["interval"]
     worse = compared(system(7), system(3))["numbers"]["strategy.accuracy"]
     assert worse["difference"] == -40 and worse["verdict"] == "lower, outside the noise"
-    assert compared(system(3), Cases(system(7).rows[::-1], Units(by_dialogue=True))) == found
+    assert compared(system(3), Cases(system(7).rows[::-1], "dialogue")) == found
     assert compared(system(3, "talk {}"), system(7, "talk {}")) == found
     same = compared(system(5), system(5))["numbers"]["strategy.accuracy"]
     assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)

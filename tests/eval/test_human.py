@@ -134,7 +134,6 @@ def test_every_annotator_named_has_a_sheet_and_a_smoke_run_is_marked_on_it(
     assert (out / "sheet_anna.csv").read_bytes() == (out / "sheet_ben.csv").read_bytes()
     page = (out / "sheet_ben.html").read_text()
     assert 'data-file="votes_ben.csv"' in page and "<strong>SMOKE</strong>" in page
-    assert not (out / "sheet.csv").exists()
     assert "SMOKE" in run("--read", voted(out, "anna", ["a", "b"]))[1]
     assert files.read_json(out / "human.json")["smoke"] is True
 

@@ -144,10 +144,9 @@ def test_what_is_no_score_is_counted_with_its_reason_and_a_failure_is_asked_agai
         assert told["not_judged"] == {"total": 1, "prediction invalid": 1}
     counted = [int(n) for n in re.search(r": (\d+) rows = (.*)", printed)[0].split() if n.isdigit()]
     assert counted[0] == sum(counted[1:]) and "unscored    4 no verdict in the answer" in printed
-    before = len(server.chats())
     server.answer.odd.pop(texts[-1])
-    assert run()[0] == 0 and summary(out)["counts"]["failed"] == 0
-    assert {quoted(request)["reply"] for request in server.chats()[before:]} == {texts[-1]}
+    asked = len(server.chats())
+    assert run()[0] == 0 and len(server.chats()) == asked + 4
 
 
 def test_a_reply_that_forges_a_fence_and_a_score_is_judged_whole(run, server, out, tmp_path):
@@ -188,18 +187,18 @@ def test_a_prompt_asks_for_what_the_schema_asks_for_and_anchors_every_score(dime
         assert re.findall(r"^(\d): ", text, re.MULTILINE) == list("012345")
 
 
-def test_the_two_forms_are_two_signatures_and_other_options_need_force(run, server, out):
-    few = ("--n", "3")
-    run(*few)
-    before, number = (out / "judge.json").read_bytes(), summary(out)["signature"]
-    asked = len(server.log)
-    assert "nothing to do" in run(*few)[1] and len(server.log) == asked
-    code, _, err = run("--form", "reason", "--n", "2")
-    assert code == 2 and "JUDGE_FORM number -> reason" in error(err) and "JUDGE_N 3 -> 2" in err
-    assert (out / "judge.json").read_bytes() == before
-    assert run("--form", "reason", "--force", *few)[0] == 0
-    assert "|form:number|" in number and "|form:reason|" in summary(out)["signature"]
+def test_the_two_forms_are_two_signatures_and_what_is_of_a_smoke_run_is_marked(
+    run, server, out, predictions, tmp_path
+):
+    assert "SMOKE" not in run("--n", "1")[1] and "|form:number|" in summary(out)["signature"]
+    assert "JUDGE_FORM number -> reason" in error(run("--form", "reason", "--n", "1")[2])
+    files.write_json(predictions.parent / "options.json", {"smoke": True})
+    assert "SMOKE" in run("--form", "reason", "--force", "--n", "1")[1]
+    assert "|form:reason|" in summary(out)["signature"] and summary(out)["smoke"] is True
     assert any("response_format" in one.body for one in server.chats())
+    for made_with in ({"judge": "random"}, {"judge": "m", "smoke": True}):
+        pair = pair_row(1, "good", "poor", provenance=made_with)
+        assert judge.of_pairs(save(tmp_path / "p.jsonl", [pair]), 1)[1]["smoke"]
 
 
 def pair_row(number, chosen, rejected, **more):
@@ -285,14 +284,6 @@ def test_a_random_judge_asks_nobody_draws_the_same_again_and_is_smoke(run, serve
     assert runs[0] == runs[1] and server.log == []
 
 
-def test_what_is_of_a_smoke_run_carries_its_mark(run, out, predictions, tmp_path):
-    for made_with in ({"judge": "random"}, {"judge": "m", "smoke": True}):
-        pair = pair_row(1, "good", "poor", provenance=made_with)
-        assert judge.of_pairs(save(tmp_path / "p.jsonl", [pair]), 1)[1]["smoke"]
-    files.write_json(predictions.parent / "options.json", {"smoke": True})
-    assert "SMOKE" in run("--n", "1")[1] and summary(out)["smoke"] is True
-
-
 def test_the_embedded_model_judges_its_own_runs_at_the_running_server_of_this_work(
     server, predictions, out, tmp_path, step, model
 ):
@@ -320,17 +311,11 @@ def test_without_a_file_every_complete_run_and_the_mined_pairs_are_scored(run, s
     pairs = [pair_row(1, "good", "poor")]
     save(tmp_path / "data" / "esc_rg_dpo_qwen2.5-7b.jsonl", pairs)
     files.write_text(root / "a_sft" / "judge" / "scores.jsonl", "a user's own\n")
-    code, printed, err = run("--work", tmp_path, what=None)
     # One that fails takes down no other, and one that is not complete is left out.
-    assert code == 2 and "error: a_sft: " in error(err)
-    assert "c_sft/predictions.jsonl is not" in printed
+    assert "error: a_sft: " in error(run("--work", tmp_path, what=None)[2])
     assert summary(root / "b_sft" / "judge")["source"]["drawn"] == 1
     assert "pairs" in summary(root / "pairs_judge")["source"]
     assert not (root / "c_sft" / "judge").exists()
-    (root / "a_sft" / "judge" / "scores.jsonl").unlink()
-    before = len(server.chats())
-    assert run("--work", tmp_path, what=None)[0] == 0
-    assert {quoted(one)["reply"] for one in server.chats()[before:]} == {"of a_sft"}
 
 
 def test_what_cannot_be_scored_is_one_line(run, server, predictions, out, step, tmp_path):

@@ -50,14 +50,6 @@ def test_the_sweeps_are_those_of_the_equation_whatever_the_diagonal():
         np.testing.assert_allclose(found[0], by_hand(wins))
 
 
-@pytest.mark.parametrize("solve", [strategy_metrics.preference, strategy_metrics.converged])
-def test_planted_preferences_are_recovered(solve):
-    planted = np.array([3.0, 0.2, 0.5, 1.0, 1.6, 0.8, 0.4, 0.5])
-    # Of the confusions of two strategies, each wins its share.
-    wins = 1e6 * planted[:, None] / (planted[:, None] + planted)
-    np.testing.assert_allclose(solve(wins[None])[0], planted * 8 / planted.sum(), rtol=1e-4)
-
-
 @pytest.mark.parametrize("size", [5, 8, 18])
 def test_sparse_confusions_are_solved_wherever_they_bind_all_strategies(size):
     from scipy.sparse.csgraph import connected_components

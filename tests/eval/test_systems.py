@@ -1,6 +1,7 @@
 """What each system asks, and what it makes of the answers."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -81,8 +82,11 @@ def test_answers_are_sampled_as_the_papers_or_greedy_and_only_strategies_are_con
     for asked, drawn in ((model.asked, (0.7, 0.95)), (greedy.asked, (0.0, 1.0))):
         assert {(one.sampling.temperature, one.sampling.top_p) for one in asked} == {drawn}
     assert {one.seed for one in model.asked} == {derived_seed(TURN.id, 0)}
-    held = {call.step for call in model.asked if call.constraint}
-    assert held == {call.step for call in model.asked} & {"plan", "respond", "refine"}
+    held = {call.step: call.constraint for call in model.asked if call.constraint}
+    assert held.keys() == {call.step for call in model.asked} & {"plan", "respond", "refine"}
+    if tagged := held.get("respond"):
+        assert re.fullmatch(tagged.regex, "[Providing Suggestions] words")
+        assert not re.fullmatch(tagged.regex, "[Hug] words")
     assert not [call for call in greedy.asked if call.constraint]
 
 
