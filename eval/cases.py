@@ -111,22 +111,19 @@ def shared_turns(a: Mapping[str, Row], b: Mapping[str, Row]) -> list[str]:
 
     EscError where the two share none, or differ in what both say, but for blanks.
     """
-    align = "'python -m eval align' gives the turns' own ids to records without them"
     shared = dialogue.order(a.keys() & b.keys())
-    if not shared:
-        first, second = (", ".join(sorted(ids)[:3]) for ids in (a, b))
-        raise EscError(
-            f"the two share no turn (ids {first} … and {second} …); compare predictions of the "
-            f"same split; {align}"
-        )
+    first, second = (", ".join(sorted(ids)[:3]) for ids in (a, b))
+    wrong = "" if shared else f"the two share no turn (ids {first} … and {second} …)"
     for name in shared:
         for what, said in a[name].items():
             other = b[name][what]
             if said and other and said.split() != other.split():
-                raise EscError(
-                    f"turn {name} has another {what} in the other file; compare predictions of "
-                    f"the same split and corpus; {align}"
-                )
+                wrong = f"turn {name} has another {what} in the other file"
+    if wrong:
+        raise EscError(
+            f"{wrong}; compare predictions of the same split; 'python -m eval align' gives the "
+            "turns' own ids to records without them"
+        )
     return shared
 
 
@@ -254,8 +251,7 @@ def _has_gold(turn: GoldTurn, row: Row) -> bool:
 
 @cli.command(
     name="align",
-    examples="  python -m eval align --predictions theirs.json --out theirs.jsonl\n"
-    "  python -m eval align --predictions theirs.json --out theirs.jsonl --set validation",
+    examples="  python -m eval align --predictions theirs.json --out theirs.jsonl --set validation",
 )
 def align(
     predictions: Annotated[Path, typer.Option(help="JSONL, JSON or CSV")],

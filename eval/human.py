@@ -152,8 +152,7 @@ def _outcomes(by_turn: Sequence[Counter[str]], turns: int, annotators: int) -> R
 
 
 @cli.command(
-    examples="  python -m eval human --a a.jsonl --b b.jsonl --out human --n 20\n"
-    "  python -m eval human --a a.jsonl --b b.jsonl --out human --annotators anna ben\n"
+    examples="  python -m eval human --a a.jsonl --b b.jsonl --out human --annotators anna ben\n"
     "  python -m eval human --out human --read votes_anna.csv votes_ben.csv"
 )
 def main(
@@ -168,8 +167,7 @@ def main(
 ) -> None:
     """People's choice between two systems' replies: a blinded sheet, and what the votes on it say.
 
-    A sheet of N turns, its sides shuffled, for a spreadsheet and for a browser; key.json says whose
-    reply is where. With --read, win, tie and lose of A, sign test and Fleiss' kappa (Figure 6).
+    key.json says whose reply is where. With --read, win, tie and lose of A, and agreement.
     """
     if votes:
         found = _read(out, votes)

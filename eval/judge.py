@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError, field_validator
 from esc import adapters, cli, dialogue, files, judging, paths, prompts, stats, step
 from esc.dialogue import JUDGED, JUDGED_BY_EMBEDDED, REPEATED
 from esc.files import EscError, Row
-from esc.judging import DRAWN, SCORED, Asking, Judge, JudgeSending, Reason, Unscored, Verdict
+from esc.judging import DRAWN, Asking, Judge, JudgeSending, Reason, Unscored, Verdict
 from esc.llm import Asks, Constraint
 from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, Prediction, complete_runs, read_predictions
@@ -159,11 +159,8 @@ def of_predictions(path: Path, n: int) -> Source:
     by_id = {one.id: one for one in predictions}
     drawn = dialogue.order(by_id)[:n]
     told = {"predictions": files.sha256(path), "drawn": len(drawn), "of": len(by_id)}
-    return [(by_id[name], {"id": name, "quadrant": None, "side": None}) for name in drawn], {
-        **told,
-        "numbered": numbered,
-        "smoke": step.made_beside(path),
-    }
+    told |= {"numbered": numbered, "smoke": step.made_beside(path)}
+    return [(by_id[name], {"id": name, "quadrant": None, "side": None}) for name in drawn], told
 
 
 def of_pairs(path: Path, n: int) -> Source:
@@ -262,13 +259,13 @@ def _summary(source: Source, options: Row, rows: Sequence[Row]) -> Row:
     """What ``judge.json`` says of all rows."""
     import pandas as pd
 
-    (replies, about), frame = source, pd.DataFrame(rows)
-    frame["pair"] = frame["quadrant"].astype(str)
-    lengths = {tuple(key.values()): len(said.reply or "") for said, key in replies}
-    frame["length"] = [lengths[row["id"], row["quadrant"], row["side"]] for row in rows]
+    replies, about = source
+    frame = pd.DataFrame(rows).astype({"quadrant": str, "side": str})
+    lengths = {tuple(map(str, key.values())): len(said.reply or "") for said, key in replies}
     unit, status = unit_of(frame["id"]), Counter(frame["status"])
     turns = f"turns:{about['drawn']} of {about['of']} by hash of id"
     form = f"form:{options['JUDGE_FORM']}"
+    dimensions = frame.groupby("dimension", sort=False)
     return {
         "source": about,
         "judge": options["JUDGE"],
@@ -277,33 +274,29 @@ def _summary(source: Source, options: Row, rows: Sequence[Row]) -> Row:
         "counts": {name.replace(" ", "_"): status[name] for name in judging.STATUSES},
         "scale": [SCALE[0], SCALE[-1]],
         "interval": stats.said(unit),
-        "dimensions": {
-            dimension: _told(of, unit, "pairs" in about)
-            for dimension, of in frame.groupby("dimension", sort=False)
-        },
+        "dimensions": {name: _told(of, lengths, unit) for name, of in dimensions},
         "smoke": options["smoke"],
     }
 
 
-def _told(frame: Any, unit: str, are_pairs: bool) -> Row:
+def _told(frame: Any, lengths: Row, unit: str) -> Row:
     """Of one dimension's rows the mean, what has no score and why, how far a second asking agrees,
     and the correlation with length; of pairs the means of both sides, over the pairs whose two
     sides are scored, and their difference, as in the paper's Table 2.
     """
     from scipy.stats import spearmanr
 
-    first = frame[frame["sample"] == 0]
-    scored, again = (
-        frame[(frame["sample"] == sample) & (frame["status"] == SCORED)].astype({"score": float})
-        for sample in (0, 1)
-    )
+    first, repeated = frame[frame["sample"] == 0], frame["sample"].sum()
+    asked = frame.pivot(index=["id", "quadrant", "side"], columns="sample", values="score")
+    asked = asked.reindex(columns=[0, 1]).astype(float)
+    scored, apart = asked[0].dropna(), (asked[0] - asked[1]).abs().dropna()
+    long = [lengths[key] for key in scored.index]
 
     def mean_of(scores: Any) -> Row:
         return mean(list(zip(scores.index.get_level_values("id"), scores, strict=True)), unit)
 
-    if are_pairs:
-        sides = scored.pivot(index=["id", "pair"], columns="side", values="score")
-        sides = sides.reindex(columns=SIDES).dropna()
+    if first["side"].isin(SIDES).any():
+        sides = scored.unstack("side").reindex(columns=SIDES).dropna()
         sides["difference"] = sides["chosen"] - sides["rejected"]
         told: Row = {one: mean_of(sides[one]) for one in sides}
         difference, less = told["difference"], told["rejected"]["value"]
@@ -312,26 +305,20 @@ def _told(frame: Any, unit: str, are_pairs: bool) -> Row:
         difference["inside_the_noise"] = None if low is None else low <= 0 <= high
         told["n"] = len(sides)
     else:
-        told = mean_of(scored.set_index("id")["score"])
-    both = scored.merge(again, on=["id", "pair", "side"])
-    apart = (both["score_x"] - both["score_y"]).abs()
-    varied = min(scored["score"].nunique(), scored["length"].nunique()) > 1
+        told = mean_of(scored)
+    varied = min(scored.nunique(), len(set(long))) > 1
     # Spearman (1904): ranks' correlation.
-    rho = float(spearmanr(scored["score"], scored["length"]).statistic) if varied else None
+    rho = float(spearmanr(scored, long).statistic) if varied else None
+    some = "fewer than two scores or lengths that differ"
+    agreed = {
+        "exact": float((apart == 0).mean()) if len(apart) else None,
+        "mean_difference": float(apart.mean()) if len(apart) else None,
+    }
     return {
         **told,
         **judging.without_score(first.to_dict("records")),
-        "repeat": {
-            "asked": int((frame["sample"] == 1).sum()),
-            "n": len(apart),
-            "exact": float((apart == 0).mean()) if len(apart) else None,
-            "mean_difference": float(apart.mean()) if len(apart) else None,
-        },
-        "length": {
-            "spearman": rho,
-            "n": len(scored),
-            "note": None if varied else "fewer than two scores or lengths that differ",
-        },
+        "repeat": {"asked": int(repeated), "n": len(apart)} | agreed,
+        "length": {"spearman": rho, "n": len(scored), "note": None if varied else some},
     }
 
 
@@ -358,8 +345,6 @@ def _report(out: Path, found: Row) -> str:
 
 @cli.command(
     examples="  python -m eval judge --predictions predictions.jsonl --out judged --judge random\n"
-    "  python -m eval judge --pairs data/esc_rg_dpo_qwen2.5-7b.jsonl --out table2 "
-    "--model qwen2.5-7b\n"
     "  python -m eval judge --model qwen2.5-7b --price 0.40/1.60 --dry-run"
 )
 def main(

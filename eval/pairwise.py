@@ -174,9 +174,7 @@ def _report(out: Path, told: Row) -> str:
 
 
 @cli.command(
-    examples="  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --judge random\n"
-    "  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --model qwen2.5-7b --n 200 "
-    "--dry-run"
+    examples="  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --n 200 --dry-run"
 )
 def main(
     how: Judging,

@@ -38,9 +38,9 @@ def _asking(
     models = sorted({setting.model(task) for task in tasks_of(system)})
     weights = weights_of(work, model, models, elsewhere=bool(at))
     turns, manifest = gold_turns(work, split, limit), step.manifest(work)
-    templates = sorted(template for _, template, _ in ENTANGLED.get(system, ()) if template)
+    requests = sorted(request for _, request, _ in ENTANGLED.get(system, ()) if request)
     texts = [prompts.source(prompts.TEMPLATES, name) for name in prompts.PROMPTS]
-    texts += [prompts.source(systems.TEMPLATES, name) for name in templates]
+    texts += [prompts.source(systems.TEMPLATES, name) for name in requests]
     options: Row = {
         "format": _FORMAT,
         "MODEL": model,
@@ -65,13 +65,12 @@ def _asking(
     async def ask(asks: Asks, turn: GoldTurn) -> Row:
         answering = Answering(asks, turn, setting)
         answer = await SYSTEMS[system](answering)
-        plan = answer.plan
-        spread = (plan.distribution or {}).items()
+        strategy, spread = answer.plan.strategy, answer.plan.distribution or {}
         return {
-            "status": "ok" if plan.strategy else "invalid",
-            "predicted_strategy": plan.strategy.value if plan.strategy else None,
-            "raw_strategy": plan.raw,
-            "distribution": {s.value: round(p, 6) for s, p in spread} or None,
+            "status": "ok" if strategy else "invalid",
+            "predicted_strategy": strategy.value if strategy else None,
+            "raw_strategy": answer.plan.raw,
+            "distribution": {s.value: round(p, 6) for s, p in spread.items()} or None,
             "predicted_response": answer.response,
             "steps": answering.steps,
             "decode": setting.decode,
@@ -152,10 +151,8 @@ def _named(
 
 
 @cli.command(
-    examples="  python -m eval predict --system decoupled --stage sft --limit 2\n"
-    "  python -m eval predict --system self-refine --limit 2 --dry-run\n"
-    "  python -m eval predict --system decoupled --stage dpo --variant ipo --round 2\n"
-    "  python -m eval predict --model qwen2.5-7b --system vanilla --stage sft "
+    examples="  python -m eval predict --system decoupled --stage sft --limit 2 --dry-run\n"
+    "  python -m eval predict --model qwen2.5-7b --system self-refine vanilla_dpo_nsnr_r2 "
     "--base-url http://gpu1:8000/v1,http://gpu2:8000/v1"
 )
 def main(
@@ -164,8 +161,7 @@ def main(
         list[str],
         typer.Option(
             envvar=["SYSTEMS", "SYSTEM"],
-            help=f"{', '.join(SYSTEMS)}; one may have its stage and variant in its name, as in "
-            "vanilla_dpo_nsnr; several are asked of one server",
+            help=f"{', '.join(SYSTEMS)}, or with its stage and variant, as in vanilla_dpo_nsnr",
         ),
     ] = ["decoupled"],  # noqa: B006
     stage: Annotated[
@@ -182,12 +178,7 @@ def main(
     limit: cli.Limit = None,
     decode: cli.Decode = None,
     temperature: Annotated[
-        float,
-        typer.Option(
-            envvar="TEMPERATURE",
-            min=0,
-            help=f"with top-p {TOP_P}, as the authors' code; 0 is greedy",
-        ),
+        float, typer.Option(envvar="TEMPERATURE", min=0, help=f"0 is greedy; top-p {TOP_P}")
     ] = TEMPERATURE,
     base_url: cli.BaseUrl = None,
 ) -> int:
@@ -199,8 +190,8 @@ def main(
     wanted = {}
     for name in system:
         which, named, lineage = _named(name, stage, variant, round)
-        mode = decode or backbone.decode
-        setting = Setting(named, mode, backbone.reply_tokens, temperature, lineage)
-        asking = partial(_asking, sending, which, setting, split, limit, base_url)
-        wanted[f"{which}_{setting.trained}"] = asking
+        mode, room = decode or backbone.decode, backbone.reply_tokens
+        setting = Setting(named, mode, room, temperature, lineage)
+        of = (sending, which, setting, split, limit, base_url)
+        wanted[f"{which}_{setting.trained}"] = partial(_asking, *of)
     return ask_all(wanted, sending)
