@@ -99,7 +99,7 @@ def _read(out: Path, paths: Sequence[Path]) -> Row:
     key: Row = files.read_json(out / _KEY, made_by="python -m eval human --a FILE --b FILE")
     sides, outcome = key["records"], {"a": "win", "b": "lose", None: "tie"}
     annotators: Row = {}
-    votes: dict[str, dict[str, Counter[str]]] = {
+    votes: dict[Dimension, dict[str, Counter[str]]] = {
         dimension: defaultdict(Counter) for dimension in Dimension
     }
     for path in paths:

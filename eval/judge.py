@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -229,11 +229,9 @@ def _asking(source: Source, out: Path, how: Judging, form: str) -> Asking[_Asked
     # That the embedded model agrees with itself says nothing.
     repeat = 0 if judge.is_embedded else REPEATED
     templates = [*_SYSTEM.values(), _USER.name]
-    options = how.options(judge, "judge", templates, smoke=about["smoke"]) | {
-        **{kind: about[kind] for kind in ("predictions", "pairs") if kind in about},
-        "JUDGE_FORM": form,
-        "repeat": repeat,
-    }
+    options = how.options(judge, "judge", templates, smoke=about["smoke"])
+    options |= {kind: about[kind] for kind in ("predictions", "pairs") if kind in about}
+    options |= {"JUDGE_FORM": form, "repeat": repeat}
 
     def records() -> list[_Asked]:
         """Every score of every reply; then those of the first turns again."""
@@ -279,7 +277,7 @@ def _summary(source: Source, options: Row, rows: Sequence[Row]) -> Row:
     }
 
 
-def _told(frame: Any, lengths: Row, unit: str) -> Row:
+def _told(frame: Any, lengths: Mapping[tuple[str, ...], int], unit: str) -> Row:
     """Of one dimension's rows the mean, what has no score and why, how far a second asking agrees,
     and the correlation with length; of pairs the means of both sides, over the pairs whose two
     sides are scored, and their difference, as in the paper's Table 2.

@@ -64,14 +64,10 @@ def test_the_decoupled_generator_speaks_under_the_planned_strategy(plan, scores,
     assert f"Strategy of this reply: {said}." in model.asked[1].messages[0].content
     assert [call.model for call in model.asked] == ["sp-sft", "rg-sft"]
     assert outcome.plan.distribution == (dict.fromkeys(Strategy, 0.125) if scores else None)
-
-
-def test_under_the_gold_strategy_no_plan_is_asked_for():
-    model = Model()
-    outcome, _ = run("decoupled-gold", model, stage="dpo")
-    assert outcome.plan.strategy is Strategy.QUESTION
-    assert [(call.step, call.model) for call in model.asked] == [("speak", "rg-dpo")]
-    assert "Strategy of this reply: Question." in model.asked[0].messages[0].content
+    gold = Model()
+    assert run("decoupled-gold", gold, stage="dpo")[0].plan.strategy is Strategy.QUESTION
+    assert [(call.step, call.model) for call in gold.asked] == [("speak", "rg-dpo")]
+    assert "Strategy of this reply: Question." in gold.asked[0].messages[0].content
 
 
 @pytest.mark.parametrize("name", sorted(SYSTEMS))
