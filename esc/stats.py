@@ -20,11 +20,9 @@ Floats = NDArray[np.float64]
 LEVEL, Z95 = 0.95, 1.959963984540054
 RESAMPLES, SEED = 1000, 0
 FEWEST = 10
-"""Dialogues, or rows where no dialogues are known, that an interval or a verdict takes: of 5
-dialogues an interval of "95 %" holds the truth in 82 % of cases, of 2 in 53 %."""
+"""Dialogues (or rows) an interval takes: of 5 a "95 %" one holds the truth in 82 % of cases."""
 NARROW = "turns of one dialogue resemble one another, so the true interval is wider"
-_AT_ONCE = 2_000_000
-"""Draws held in memory at a time."""
+_AT_ONCE = 2_000_000  # draws held in memory
 _TURN = re.compile(r"(.+)-\d+")
 
 
@@ -54,13 +52,11 @@ def name_of(record: str, unit: str) -> str:
 
 
 def unit_sums(columns: Floats, units: Sequence[str]) -> Floats:
-    """What each unit adds: ``columns`` (n, k) summed over equal names in ``units``.
-
-    Ordered by the sums alone: neither rows' order nor units' names decide what a resample draws.
-    """
+    """``columns`` (n, k) summed over equal names in ``units``, ordered by the sums alone."""
     names, places = np.unique(np.asarray(units), return_inverse=True)
     sums = np.zeros((len(names), columns.shape[1]))
     np.add.at(sums, places, columns)
+    # Neither rows' order nor units' names decide what a resample draws.
     return np.asarray(sums[np.lexsort(sums.round(9).T[::-1])])
 
 
@@ -88,9 +84,8 @@ def too_few(units: int, unit: str) -> str:
 def interval(numbers: Floats, units: int, unit: str, *, reverse: bool = False) -> Row:
     """Value, low, high of the 95 % percentile interval (Efron, 1979), or the ``reason`` for none.
 
-    Of a value and, after it, what it is in resamples; NaN is undefined. ``reverse`` is for what
-    noise alone raises, like a bias: mirrored at the value (basic bootstrap, Davison and Hinkley,
-    1997). Either is widened to hold the value itself.
+    Of a value and, after it, what it is in resamples; NaN is undefined. ``reverse`` mirrors it at
+    the value (Davison and Hinkley, 1997), for what noise alone raises. It holds the value itself.
     """
     value, known = float(numbers[0]), numbers[1:][~np.isnan(numbers[1:])]
     told: Row = {"value": None if np.isnan(value) else value, "low": None, "high": None}
@@ -156,8 +151,8 @@ def share_of_turns(count: int, n: int) -> Row:
 def share(counted: Mapping[tuple[int, int], int], unit: str = "dialogue") -> Row:
     """Count, share, low and high of its 95 % interval, of {(successes, n): units that have it}.
 
-    The percentile bootstrap of dialogues. Where all have the same share, every resample has it too:
-    then it is Wilson's over as many trials as there are dialogues; and it is Wilson's of turns.
+    The bootstrap of dialogues; Wilson's of turns, and over as many trials as there are dialogues
+    where all have one share, since every resample has it too.
     """
     count, n = (sum(one[side] * times for one, times in counted.items()) for side in (0, 1))
     units = sum(counted.values())
@@ -175,10 +170,7 @@ def share(counted: Mapping[tuple[int, int], int], unit: str = "dialogue") -> Row
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
-    """(low, high) of a share's 95 % interval: the score interval of Wilson (1927).
-
-    Dialogues of one share need not come to whole successes, which scipy's takes alone.
-    """
+    """(low, high) of a share's 95 % score interval (Wilson, 1927); scipy's takes no fractions."""
     p, z = successes / n, Z95 * Z95 / n
     half = math.sqrt(p * (1 - p) * z + z * z / 4)
     # At 0 and n the ends are exactly 0 and 1; rounding must not put them beside.

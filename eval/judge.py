@@ -207,25 +207,9 @@ def rating(one: Prediction, dimension: Dimension, kind: type[Score]) -> tuple[Me
     return judging.question(system, _USER, one.history, said, dimension=dimension.value)
 
 
-async def _ask(asks: Asks, asked: _Asked, *, judge: Judge, kind: type[Score]) -> Score | Unscored:
-    said, key, dimension, sample = asked
-    if said.reply is None:
-        return Unscored(said.lacking, status=judging.NOT_JUDGED)
-    name, chat = " ".join(filter(None, key.values())), rating(said, dimension, kind)
-    who = (asks, judge, kind, said.id, chat, f"score\n{name}\n{dimension}\n{sample}")
-    return await judging.verdict(*who, tokens=ANSWER_TOKENS, sample=sample)
-
-
-def _row(asked: _Asked, said: Score | Unscored) -> Row:
-    _, key, dimension, sample = asked
-    row = key | {"dimension": dimension.value, "sample": sample, "status": said.status}
-    if isinstance(said, Unscored):
-        return row | {"score": None, "reason": said.reason, "explanation": said.detail or None}
-    return row | {"score": said.score, "reason": None, "explanation": said.reason or None}
-
-
 def _asking(source: Source, out: Path, how: Judging, form: str) -> Asking[_Asked]:
     (replies, about), judge = source, how.who()
+    kind = Score if form == judging.REASON else Number
     # That the embedded model agrees with itself says nothing.
     repeat = 0 if judge.is_embedded else REPEATED
     templates = [*_SYSTEM.values(), _USER.name]
@@ -240,13 +224,28 @@ def _asking(source: Source, out: Path, how: Judging, form: str) -> Asking[_Asked
         both = [(one, sample) for sample, some in enumerate((replies, again)) for one in some]
         return [(*one, dimension, sample) for one, sample in both for dimension in Dimension]
 
+    async def ask(asks: Asks, asked: _Asked) -> Score | Unscored:
+        said, key, dimension, sample = asked
+        if said.reply is None:
+            return Unscored(said.lacking, status=judging.NOT_JUDGED)
+        name, chat = " ".join(filter(None, key.values())), rating(said, dimension, kind)
+        who = (asks, judge, kind, said.id, chat, f"score\n{name}\n{dimension}\n{sample}")
+        return await judging.verdict(*who, tokens=ANSWER_TOKENS, sample=sample)
+
+    def row(asked: _Asked, said: Score | Unscored) -> Row:
+        _, key, dimension, sample = asked
+        row = key | {"dimension": dimension.value, "sample": sample, "status": said.status}
+        if isinstance(said, Unscored):
+            return row | {"score": None, "reason": said.reason, "explanation": said.detail or None}
+        return row | {"score": said.score, "reason": None, "explanation": said.reason or None}
+
     return Asking(
         folder=RunFolder(out, options, _SCORES),
         run={"judge": judge.name, "question": "scores"},
         who=judge,
         records=records,
-        ask=partial(_ask, judge=judge, kind=Score if form == judging.REASON else Number),
-        row=_row,
+        ask=ask,
+        row=row,
         told=partial(_summary, source, options),
         report=partial(_report, out),
         summary=_SUMMARY,

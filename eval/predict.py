@@ -38,7 +38,7 @@ def _asking(
     models = sorted({setting.model(task) for task in tasks_of(system)})
     weights = weights_of(work, model, models, elsewhere=bool(at))
     turns, manifest = gold_turns(work, split, limit), step.manifest(work)
-    requests = sorted(request for _, request, _ in ENTANGLED.get(system, ()) if request)
+    requests = sorted(filter(None, ENTANGLED.get(system, {}).values()))
     texts = [prompts.source(prompts.TEMPLATES, name) for name in prompts.PROMPTS]
     texts += [prompts.source(systems.TEMPLATES, name) for name in requests]
     options: Row = {

@@ -199,12 +199,11 @@ def by_stage(cases: Sequence[Case]) -> list[Row] | None:
 
 
 def preference(wins: Floats) -> Floats:
-    """The preference of each strategy after 20 sweeps of Eq. 7, shape (R, K), sum K.
+    """The preference of each strategy after 20 sweeps of Eq. 7, in place from 1, (R, K), sum K.
 
-    In place, from 1, over the geometric mean of the positive ones after each sweep. Where Eq. 7
-    divides by nothing it says nothing: a strategy that is confused with no other, in either way,
-    stays at that mean, so that a faultless system prefers none (all 1); one that is never missed
-    keeps its value, so that a constant system's strategy takes all (K).
+    Where Eq. 7 divides by nothing: a strategy that is confused with no other stays at the mean, so
+    that a faultless system prefers none; one that is never missed keeps its value, so that a
+    constant system's strategy takes all.
     """
     wins, idle = _confused(wins)
     p: Floats = np.ones(idle.shape)

@@ -4,7 +4,7 @@ A system is a coroutine from the answering of a turn to its plan and reply; ever
 answer is kept. It asks and knows nothing of servers, retries or files.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -99,37 +99,38 @@ async def _decoupled_gold(one: Answering) -> Answer:
     return Answer(Plan(strategy.value, strategy, None), await one.speaks(strategy))
 
 
-_TAGGED, _FREE = True, False
 ENTANGLED = {
-    "vanilla": (("respond", "", _TAGGED),),
-    "direct-refine": (("respond", "", _TAGGED), ("refine", "direct_refine.j2", _TAGGED)),
-    "self-refine": (
-        ("respond", "", _TAGGED),
-        ("feedback", "self_refine_feedback.j2", _FREE),
-        ("refine", "self_refine_revise.j2", _TAGGED),
-    ),
-    "emotional-cot": (
-        ("emotional state", "emotional_cot_state.j2", _FREE),
-        ("respond", "emotional_cot_respond.j2", _TAGGED),
-    ),
+    "vanilla": {"respond": ""},
+    "direct-refine": {"respond": "", "refine": "direct_refine.j2"},
+    "self-refine": {
+        "respond": "",
+        "feedback": "self_refine_feedback.j2",
+        "refine": "self_refine_revise.j2",
+    },
+    "emotional-cot": {
+        "emotional state": "emotional_cot_state.j2",
+        "respond": "emotional_cot_respond.j2",
+    },
 }
-"""What the entangled model is asked one after the other, as (step, request, form): alone, and as
-the prompt baselines of appendix D.2 (Self-Refine is of Madaan et al., 2023). An answer is
-``[Strategy] reply`` or free."""
+"""What the entangled model is asked one after the other, as {step: request}: alone, and as the
+prompt baselines of appendix D.2 (Self-Refine is of Madaan et al., 2023)."""
+_FREE = ("feedback", "emotional state")
+"""Steps that are answered in any form; the others as ``[Strategy] reply``."""
 
 
-async def _entangled(steps: Sequence[tuple[str, str, bool]], one: Answering) -> Answer:
+async def _entangled(steps: Mapping[str, str], one: Answering) -> Answer:
     """The entangled model's last answer, taken apart; each step follows the answer before it."""
     chat = plan_and_speak.chat_and_gold("vanilla", one.turn)[0]
     text = ""
-    for number, (step, template, tagged) in enumerate(steps):
+    for step, template in steps.items():
         request = prompts.render(TEMPLATES, template) if template else ""
-        if number:
+        if one.steps:
             chat = (*chat, Message("assistant", text), Message("user", request))
         elif request:
             chat = (*chat[:-1], Message("user", f"{one.turn.seeker}\n\n{request}"))
-        room = one.setting.reply_tokens + PLAN_TOKENS * tagged
-        held = tag(one.turn.strategy, one.turn.response) if tagged else ""
+        room, held = one.setting.reply_tokens, ""
+        if step not in _FREE:
+            room, held = room + PLAN_TOKENS, tag(one.turn.strategy, one.turn.response)
         call = one.call(step, "vanilla", chat, room, held)
         text = one.keep(call, await one.asks.ask(call))
     strategy, response = strip_tag(text)
