@@ -21,20 +21,17 @@ OURS = ("predicted_strategy", "predicted_response")
 FOREIGN = ("predict_strategy", "predict_content")
 NOT_GIVEN = "(not given)"
 
-_ROLES = {
-    "id": ("id", ()),
-    "conversation": (
-        "context",
-        ("history", "dialog_history", "dialogue_history", "conversation", "prompt"),
-    ),
-    "latest message": ("seeker", ()),
-    "gold strategy": (GOLD[0], ("GT_strategy",)),
-    "gold reply": (GOLD[1], ("GT_content", "label")),
-    "strategy": (OURS[0], FOREIGN[:1]),
-    "reply": (OURS[1], (FOREIGN[1], "predict", "response")),
-    "distribution": ("distribution", ()),
+_NAMES = {
+    "id": (),
+    "context": ("history", "dialog_history", "dialogue_history", "conversation", "prompt"),
+    "seeker": (),
+    "gold_strategy": ("GT_strategy",),
+    "gold_response": ("GT_content", "label"),
+    "predicted_strategy": FOREIGN[:1],
+    "predicted_response": (FOREIGN[1], "predict", "response"),
+    "distribution": (),
 }
-"""What is read of a row, to this kit's name for it, and other systems' names."""
+"""What is read of a row: this kit's name to those that other systems have for it."""
 # A missing value that was made text: what no system replies.
 _MISSING = {"nan", "none", "null", "<na>"}
 _SPEAKERS = {
@@ -139,10 +136,10 @@ def named_rows(path: Path) -> Iterator[Named]:
             raise EscError(f"{where}: id {name!r} is there twice")
         known, taken = _known(row)
         if OURS[1] in taken and not seen:
-            read = {role: taken.get(ours, ours) for role, (ours, _) in _ROLES.items()}
-            told = [f"{role} {called!r}" for role, called in read.items() if called in row]
-            rest = ", ".join(repr(called) for called in row if called not in read.values())
-            print(f"columns     {path}: {'; '.join(told)}{rest and f'; not read: {rest}'}")
+            read = {ours: taken.get(ours, ours) for ours in _NAMES}
+            told = [f"{ours} {called!r}" for ours, called in read.items() if called in row]
+            rest = [repr(called) for called in row if called not in read.values()]
+            print(f"columns     {path}: {'; '.join(told)}; not read: {', '.join(rest) or 'none'}")
         seen.add(name)
         yield Named(name, where, given is None, known, ", ".join(row), taken)
     if not seen:
@@ -208,7 +205,7 @@ def _known(row: Row) -> tuple[Row, dict[str, str]]:
     begins with its strategy. Rows with a ``status`` are this kit's own.
     """
     is_foreign, taken = "status" not in row, {}
-    for ours, others in _ROLES.values() if is_foreign else ():
+    for ours, others in _NAMES.items() if is_foreign else ():
         if ours not in row and (name := next((one for one in others if one in row), None)):
             taken[ours] = name
     found = row | {ours: row[name] for ours, name in taken.items()}

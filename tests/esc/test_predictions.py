@@ -61,7 +61,7 @@ def test_every_form_of_a_file_is_read_alike(read, name, capsys):
     (first, second), numbered = read(name, FORMS[name])
     assert numbered == 0 and (first.id, first.reply, second.reply) == ("12-0", "A reply.", None)
     assert (first.strategy, first.gold) == ("(not given)", ROWS[0]["GT_content"])
-    assert "reply 'predict_content'" in capsys.readouterr().out
+    assert "predicted_response 'predict_content'" in capsys.readouterr().out
 
 
 def test_what_llamafactory_generated_is_read_under_the_names_it_has(read, capsys):
@@ -75,7 +75,8 @@ def test_what_llamafactory_generated_is_read_under_the_names_it_has(read, capsys
     assert {(one.reply, one.gold) for one in found} == {("I hear you.", "Why?")}
     assert found[0].seeker == "user\nI am low." and numbered == 3
     told = capsys.readouterr().out
-    assert "conversation 'prompt'; gold reply 'label'; reply 'predict'; not read: 'n'" in told
+    read = "context 'prompt'; gold_response 'label'; predicted_response 'predict'; not read: 'n'"
+    assert read in told
 
 
 def test_a_record_of_this_kit_is_read_as_it_stands(read, capsys):
