@@ -1,7 +1,5 @@
-"""The turns that are measured: what the corpus says to each, and what a system says.
-
-Reads files of predictions, this kit's or foreign ones, strictly: one system's turns for its
-metrics, two systems' replies to the same turns, and records that are given the turns' own ids.
+"""The turns that are measured: one system's, two systems' that are the same, and records of
+another system that are given the turns' own ids (`align`).
 """
 
 import re

@@ -1,8 +1,7 @@
 """People's choice between two systems' replies: a blinded sheet, and what the votes on it say.
 
-Draws N turns by their ids and shuffles sides; writes to FOLDER ``sheet.csv`` for a spreadsheet and
-``sheet.html`` for a browser, a phone or paper (with ``--annotators``, one of each per name), and
-last ``key.json``, which says whose reply is where: keep it from the annotators. No file that is
+Writes to FOLDER ``sheet.csv`` for a spreadsheet and ``sheet.html`` for a browser, a phone or paper,
+and last ``key.json``, which says whose reply is where: keep it from the annotators. No file that is
 there is replaced by another. ``--read`` writes ``human.json``: win, tie and lose per dimension,
 sign test and Fleiss' kappa (Figure 6). Research software: replies on it are no counselling.
 """

@@ -1,10 +1,9 @@
 """A judge's scores of replies: Fluency, Professionalism, Empathy and Helpfulness, 0 to 5.
 
-Reads predictions (this kit's or foreign ones), or a mined preference set, whose two sides are
-scored without a word on which is which (Table 2). Writes to FOLDER ``calls.jsonl``, every answer as
-it comes, ``scores.jsonl``, ``judge.json`` with the means, and last ``run.json``. An answer that is
-no score is *unscored*, kept with its reason, and never a number. A few turns are asked a second
-time. Scores of a model are no verdict of a clinician: research software, no counselling.
+Of predictions, or of a mined preference set, whose two sides are scored without a word on which is
+which (Table 2). Writes ``calls.jsonl``, every answer as it comes, ``scores.jsonl``, ``judge.json``
+with the means, and last ``run.json``. An answer that is no score is *unscored*, kept with its
+reason. Scores of a model are no verdict of a clinician: research software, no counselling.
 """
 
 import json
@@ -149,8 +148,7 @@ Reply = tuple[Prediction, Row]
 _Asked = tuple[Prediction, Row, Dimension, int]
 """One score to ask for; the number is 1 where it is asked a second time."""
 Source = tuple[list[Reply], Row]
-"""The replies of a file as they are drawn, so that the order of the file changes nothing; and for
-``judge.json`` its hash, how many are drawn ``of`` it, how many have a row's number as their id."""
+"""The replies of a file as they are drawn; and what ``judge.json`` says of the file."""
 
 
 def of_predictions(path: Path, n: int) -> Source:

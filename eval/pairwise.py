@@ -1,9 +1,8 @@
 """Which of two systems replies better to the same turns, by a judge that is asked in both orders.
 
-Matches turns by id, asks about each pair twice, with either reply first, and writes to FOLDER
-``calls.jsonl``, ``comparisons.jsonl``, ``pairwise.json`` with win, tie and lose of A, and last
-``run.json``. Two answers that disagree are a tie, counted as order-dependent too; equal replies are
-a tie that nobody is asked about; an answer that is no verdict leaves the pair *unscored*.
+Writes ``calls.jsonl``, ``comparisons.jsonl``, ``pairwise.json`` with win, tie and lose of A, and
+last ``run.json``. Two answers that disagree are a tie, counted as order-dependent too; equal
+replies are a tie that nobody is asked about; what is no verdict leaves the pair *unscored*.
 """
 
 import random
@@ -48,17 +47,15 @@ class Preference(Verdict):
 
 
 def tested(found: Mapping[str, Row]) -> Row:
-    """Shares of the outcomes, their ``n`` and the exact two-sided sign test of wins and losses.
+    """Shares of the outcomes, their ``n``, the exact sign test (Dixon and Mood, 1946) over turns.
 
-    The test is over turns: where those of one dialogue have one outcome, its ``p`` is too small.
-    Too few dialogues have neither interval nor test.
+    Where those of one dialogue have one outcome, its ``p`` is too small; too few have none.
     """
     from scipy.stats import binomtest
 
     counts = {outcome: one["count"] for outcome, one in found.items()}
     p, said = None, str(found["win"].get("reason") or "").replace("interval", "verdict", 1)
     if not said:
-        # The exact sign test (Dixon and Mood, 1946), of which ties are no part.
         decided = counts["win"] + counts["lose"]
         p = float(binomtest(counts["win"], decided).pvalue) if decided else None
         said = "no win and no loss to test"
@@ -93,13 +90,16 @@ async def _ask(asks: Asks, pair: Pair, *, judge: Judge) -> dict[str, Preference]
     """What is said in either order, nothing of equal replies; or why there is no outcome."""
     if pair.lacking:
         return Unscored(pair.lacking, status=judging.NOT_JUDGED)
-    said = {}
+    said, wrong = {}, None
     for place, order in enumerate(_ORDERS if not pair.is_alike else ()):
         chat, drawn_by = question(pair, order), f"better\n{pair.a.id}\n{place}"
         about = (asks, judge, Preference, pair.a.id, chat, drawn_by)
-        said[order] = await judging.verdict(*about, tokens=ANSWER_TOKENS)
-    found = {order: one for order, one in said.items() if isinstance(one, Preference)}
-    return next((one for one in said.values() if isinstance(one, Unscored)), found)
+        one = await judging.verdict(*about, tokens=ANSWER_TOKENS)
+        if isinstance(one, Unscored):
+            wrong = wrong or one
+        else:
+            said[order] = one
+    return wrong or said
 
 
 def _row(pair: Pair, said: Mapping[str, Preference] | Unscored) -> Row:
@@ -111,10 +111,7 @@ def _row(pair: Pair, said: Mapping[str, Preference] | Unscored) -> Row:
     if not said:
         return row
     # Which system's reply stands at A depends on the order.
-    better = {
-        order: {"A": order[0], "B": order[1], "tie": "tie"}[one.better]
-        for order, one in said.items()
-    }
+    better = {o: {"A": o[0], "B": o[1], "tie": "tie"}[one.better] for o, one in said.items()}
     first, second = better.values()
     return row | {
         "outcome": {"a": "win", "b": "lose"}.get(first, "tie") if first == second else "tie",

@@ -1,9 +1,8 @@
 """A system's strategy and reply for every turn of a split, each on the gold history before it.
 
-Reads the built sets, asks the running server (or one started for this run, or BASE_URL), writes
-``runs/<model>/<system>_<stage>/``: ``calls.jsonl``, every answer as it comes, at the end
-``predictions.jsonl``, and ``run.json`` where no record failed. The same command goes on after an
-interruption and asks nothing twice.
+Asks the running server (or one started for this run, or BASE_URL); writes to
+``runs/<model>/<system>_<stage>/`` ``calls.jsonl``, every answer as it comes, ``predictions.jsonl``,
+and ``run.json`` where no record failed. The same command goes on and asks nothing twice.
 """
 
 from collections import Counter
