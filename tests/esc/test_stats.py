@@ -59,6 +59,10 @@ def test_a_share_is_as_sure_as_its_dialogues_are_many_or_their_turns_independent
     found, _ = shares(labelled, ["yes"])
     assert ends(found["yes"]) == pytest.approx(wilson(found["yes"]["count"], 2800), abs=0.005)
     assert shares(labelled[::-1], ["yes"])[0] == found
+    # Where all dialogues are alike, every resample is: the width is of dialogues.
+    found, _ = shares(turns(lambda *_: "no"), ["yes", "no"])
+    assert ends(found["yes"]) == wilson(0, 20) and ends(found["no"]) == wilson(20, 20)
+    assert ends(share({(1, 3): 10})) == wilson(10 / 3, 10)
 
 
 @pytest.mark.parametrize("name", ["{}", "test-{}"], ids=["rows", "one dialogue"])
@@ -67,12 +71,6 @@ def test_without_dialogues_a_share_is_of_turns_and_says_so(name):
     found, said = shares(labelled, ["yes"])
     assert said == BY_TURN and "wider" in said
     assert ends(found["yes"]) == wilson(15, 148) == ends(stats.share_of_turns(15, 148))
-
-
-def test_what_no_dialogue_has_keeps_a_width_that_is_of_dialogues():
-    found, _ = shares(turns(lambda *_: "no"), ["yes", "no"])
-    assert ends(found["yes"]) == wilson(0, 20) and ends(found["no"]) == wilson(20, 20)
-    assert ends(share({(1, 3): 10})) == wilson(10 / 3, 10)
 
 
 @pytest.mark.parametrize(("name", "unit"), [("{}-0", "dialogues"), ("{}", "turns")])

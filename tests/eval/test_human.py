@@ -43,7 +43,7 @@ def rows_of(path):
 
 
 def write(path, records):
-    with path.open("w", encoding="utf-8-sig", newline="") as stream:
+    with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, records[0].keys())
         writer.writeheader()
         writer.writerows(records)

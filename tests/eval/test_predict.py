@@ -81,9 +81,7 @@ def test_several_systems_are_predicted_by_one_call_as_each_would_be_alone(predic
     [
         ("self-refine_sft vanilla_base", (), "SYSTEM=self-refine is a prompt on the base model"),
         ("vanilla_dpo_nothing", (), "SYSTEM=vanilla_dpo_nothing is none of"),
-        ("vanilla_r2", (), "SYSTEM=vanilla_r2 is none of"),
         ("decoupled", ("--round", "1"), "VARIANT and ROUND name a DPO training; use STAGE=dpo"),
-        ("vanilla", ("--stage", "base", "--variant", "ipo"), "name a DPO training; use STAGE=dpo"),
         ("decoupled", ("--stage", "dpo", "--variant", "psnr"), "VARIANT=psnr is none of sp's"),
         ("vanilla_base", ("--temperature=-1",), "greater than or equal to 0"),
         ("vanilla_base", ("--limit", "9999"), "use a LIMIT of at most"),
