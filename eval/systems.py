@@ -16,7 +16,7 @@ from esc.llm import Asks, Generation, Reply, Sampling
 from esc.paths import Lineage
 from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P, Answer, Plan
 from esc.prompts import Message
-from esc.strategies import Strategy, strip_tag, tag
+from esc.strategies import strip_tag, tag
 
 TEMPLATES = Path(__file__).parent / "prompts"
 
@@ -78,25 +78,19 @@ class Answering:
         self.steps.append(told | {"truncated": answer.truncated})
         return answer.text
 
-    async def speaks(self, strategy: Strategy | str) -> str:
-        """The generator's reply under a strategy."""
-        chat = plan_and_speak.rg_chat(self.turn.history, self.turn.seeker, strategy)
-        call = self.call("speak", "rg", chat, self.setting.reply_tokens)
-        return self.keep(call, await self.asks.ask(call)).strip()
 
-
-async def _decoupled(one: Answering) -> Answer:
-    """Planner, then generator under the planned strategy, or under what the planner said."""
-    chat = plan_and_speak.sp_chat(one.turn.history, one.turn.seeker)
-    call = one.call("plan", "sp", chat, PLAN_TOKENS, one.turn.strategy.value)
-    plan, answer = await plan_and_speak.plan(one.asks, call)
-    one.keep(call, answer)
-    return Answer(plan, await one.speaks(plan.strategy or plan.raw))
-
-
-async def _decoupled_gold(one: Answering) -> Answer:
-    strategy = one.turn.strategy
-    return Answer(Plan(strategy.value, strategy, None), await one.speaks(strategy))
+async def _decoupled(one: Answering, *, gold: bool = False) -> Answer:
+    """Planner, or the gold strategy (Table 4); then the generator under it."""
+    turn = one.turn
+    plan = Plan(turn.strategy.value, turn.strategy, None)
+    if not gold:
+        chat = plan_and_speak.sp_chat(turn.history, turn.seeker)
+        call = one.call("plan", "sp", chat, PLAN_TOKENS, turn.strategy.value)
+        plan, answer = await plan_and_speak.plan(one.asks, call)
+        one.keep(call, answer)
+    chat = plan_and_speak.rg_chat(turn.history, turn.seeker, plan.strategy or plan.raw)
+    call = one.call("speak", "rg", chat, one.setting.reply_tokens)
+    return Answer(plan, one.keep(call, await one.asks.ask(call)).strip())
 
 
 ENTANGLED = {
@@ -142,6 +136,6 @@ async def _entangled(steps: Mapping[str, str], one: Answering) -> Answer:
 
 SYSTEMS: dict[str, Callable[[Answering], Awaitable[Answer]]] = {
     "decoupled": _decoupled,
-    "decoupled-gold": _decoupled_gold,  # the generator under the gold strategy (Table 4)
+    "decoupled-gold": partial(_decoupled, gold=True),
     **{name: partial(_entangled, steps) for name, steps in ENTANGLED.items()},
 }
