@@ -81,6 +81,12 @@ class Prediction:
     gold: str | None
     """The corpus's own reply, where the row has it."""
 
+    @property
+    def said(self) -> list[str]:
+        """The conversation before it, as far as the row has one."""
+        before = [text for pair in self.history for text in pair]
+        return before if self.seeker == NOT_GIVEN else [*before, self.seeker]
+
 
 @dataclass(frozen=True, slots=True)
 class Named:

@@ -16,7 +16,6 @@ from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
 from esc.predictions import (
     GOLD,
-    NOT_GIVEN,
     OURS,
     PREDICTIONS,
     Named,
@@ -135,7 +134,7 @@ class Pair:
     @property
     def told(self) -> Prediction:
         """The one that has the conversation, where one of them has."""
-        return self.a if _told(self.a) else self.b
+        return self.a if self.a.said else self.b
 
     @property
     def lacking(self) -> str:
@@ -162,7 +161,7 @@ def matched(a: Path, b: Path) -> tuple[list[Pair], Row]:
         )
     # Without ids and conversations, the gold replies alone tell that rows are of other turns.
     said_in_a, said_in_b = (
-        {p.id: {"conversation": _told(p), "gold reply": p.gold} for p in side}
+        {p.id: {"conversation": " ".join(p.said), "gold reply": p.gold} for p in side}
         for side in (first, second)
     )
     shared = shared_turns(said_in_a, said_in_b)
@@ -176,13 +175,6 @@ def matched(a: Path, b: Path) -> tuple[list[Pair], Row]:
     source["smoke"] = step.made_beside(a) or step.made_beside(b)
     one, other = ({p.id: p for p in each} for each in (first, second))
     return [Pair(one[name], other[name]) for name in shared], source
-
-
-def _told(one: Prediction) -> str:
-    """The conversation's words, where there are any: blanks differ between a corpus's layouts."""
-    if not one.history and one.seeker == NOT_GIVEN:
-        return ""
-    return " ".join([*(text for pair in one.history for text in pair), one.seeker])
 
 
 _MARK = "aligned"
@@ -209,10 +201,8 @@ def _aligned(rows: Iterable[Named], turns: Sequence[GoldTurn]) -> tuple[list[Row
         if named.numbered and not {"context", "seeker"} & row.keys():
             what = "neither an id nor a conversation (context, history, seeker) to align it by"
             raise EscError(f"{named.where}: {what}")
-        told = prediction_of(replace(named, row={"context": None} | row))
-        said = [text for pair in told.history for text in pair]
         # A supporter who goes on speaking answers no words of the seeker.
-        said += [told.seeker] * (told.seeker != NOT_GIVEN)
+        said = prediction_of(replace(named, row={"context": None} | row)).said
         candidates = index.get(_plain(said) if named.numbered else named.id, ())
         fitting = [turn for turn in candidates if turn.id not in found and _has_gold(turn, row)]
         if len({(turn.strategy, turn.response) for turn in fitting}) != 1:
