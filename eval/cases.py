@@ -160,11 +160,11 @@ def matched(a: Path, b: Path) -> tuple[list[Pair], Row]:
             "them by; 'python -m eval align' gives them ids"
         )
     # Without ids and conversations, the gold replies alone tell that rows are of other turns.
-    said_in_a, said_in_b = (
+    told = [
         {p.id: {"conversation": " ".join(p.said), "gold reply": p.gold} for p in side}
         for side in (first, second)
-    )
-    shared = shared_turns(said_in_a, said_in_b)
+    ]
+    shared = shared_turns(*told)
     source: Row = {"shared": len(shared), "numbered": numbered + more}
     for side, path, records in (("a", a, first), ("b", b, second)):
         source[side] = {
@@ -173,7 +173,7 @@ def matched(a: Path, b: Path) -> tuple[list[Pair], Row]:
             "alone": len(records) - len(shared),
         }
     source["smoke"] = step.made_beside(a) or step.made_beside(b)
-    one, other = ({p.id: p for p in each} for each in (first, second))
+    one, other = ({p.id: p for p in side} for side in (first, second))
     return [Pair(one[name], other[name]) for name in shared], source
 
 

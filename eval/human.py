@@ -53,10 +53,8 @@ def _make(a: Path, b: Path, out: Path, n: int, annotators: Sequence[str]) -> Row
         sides[record] = {"A": "a", "B": "b"} if is_left else {"A": "b", "B": "a"}
         shown = {side: str(getattr(pair, of).reply) for side, of in sides[record].items()}
         cards.append((record, pair.told, shown))
-        said = {
-            "conversation": sheets.conversation(pair.told.history),
-            "seeker": pair.told.seeker if pair.told.seeker.strip() else _SILENT,
-        }
+        seeker = pair.told.seeker if pair.told.seeker.strip() else _SILENT
+        said = {"conversation": sheets.conversation(pair.told.history), "seeker": seeker}
         rows.append({"record": record} | said | shown)
     key: Row = {
         **source,

@@ -173,15 +173,9 @@ def _differences(sides: Sequence[Numbers], names: Sequence[str], unit: str) -> t
     told: Row = {}
     for path in a:
         ends, _ = _interval(path, b[path] - a[path], units, unit)
-        difference, low, high = (ends[name] for name in ("value", "low", "high"))
-        told[".".join(path)] = {
-            "a": _rounded(a[path][0]),
-            "b": _rounded(b[path][0]),
-            "difference": difference,
-            "low": low,
-            "high": high,
-            "verdict": stats.verdict(difference, low, high),
-        }
+        more = {"difference": ends["value"], "low": ends["low"], "high": ends["high"]}
+        both = {"a": _rounded(a[path][0]), "b": _rounded(b[path][0])}
+        told[".".join(path)] = both | more | {"verdict": stats.verdict(*more.values())}
     return told, stats.too_few(units, unit) if units < FEWEST else stats.said(unit)
 
 
@@ -191,15 +185,14 @@ def compared(a: Cases, b: Cases) -> Row:
     EscError where they share no turn, or one has another gold turn in the other.
     """
     first, second = ({case.id: case for case in cases.rows} for cases in (a, b))
-    gold_of_a, gold_of_b = (
-        {one.id: {"gold strategy": one.gold, "gold reply": one.gold_text} for one in of.rows}
-        for of in (a, b)
-    )
-    shared = sorted(shared_turns(gold_of_a, gold_of_b))
+    gold = [
+        {name: {"gold strategy": c.gold, "gold reply": c.gold_text} for name, c in of.items()}
+        for of in (first, second)
+    ]
+    shared = sorted(shared_turns(*gold))
     unit = a.unit if a.unit == b.unit else "row"
     both = [Cases([of[name] for name in shared], unit) for of in (first, second)]
-    sides = [found for found, _ in _numbers(both)]
-    told, how = _differences(sides, both[0].names, unit)
+    told, how = _differences([found for found, _ in _numbers(both)], both[0].names, unit)
     if not how.startswith("no "):
         how += f"; reverse percentile of {', '.join(RAISED_BY_NOISE)}"
     return {

@@ -156,23 +156,16 @@ def _of_counts(counts: Floats) -> dict[NumberPath, Floats]:
 
 def facts(sums: Floats) -> Row:
     """What is no number with an interval, from one row of summed `columns`."""
-    readable, every = (
-        _confusion(sums[None], all_turns=all_turns)[0] for all_turns in (False, True)
-    )
-    n, turns = round(float(readable.sum())), round(float(every.sum()))
-    bins = [
-        {
-            "upto": (place + 1) / BINS,
-            "n": int(k),
-            "probability": float(probability / k) if k else None,
-            "right": float(right / k) if k else None,
-        }
-        for place, (probability, right, k) in enumerate(sums[CALIBRATION].reshape(3, BINS).T)
-    ]
+    readable, invalid = _confusion(sums[None], all_turns=False)[0], sums[INVALID].sum()
+    bins = []
+    for place, (probability, right, k) in enumerate(sums[CALIBRATION].reshape(3, BINS).T):
+        shares = {"probability": float(probability / k), "right": float(right / k)} if k else {}
+        told = {"upto": (place + 1) / BINS, "n": int(k), "probability": None, "right": None}
+        bins.append(told | shares)
     return {
-        "n": n,
-        "invalid": turns - n,
-        "all_turns": {"n": turns},
+        "n": round(float(readable.sum())),
+        "invalid": round(float(invalid)),
+        "all_turns": {"n": round(float(readable.sum() + invalid))},
         # The bins are the data of a reliability diagram.
         "calibration": {"n": int(sums[-1]), "bins": bins},
         "confusion": {
