@@ -160,7 +160,7 @@ def facts(sums: Floats) -> Row:
     bins = []
     for place, (probability, right, k) in enumerate(sums[CALIBRATION].reshape(3, BINS).T):
         shares = {"probability": float(probability / k), "right": float(right / k)} if k else {}
-        told = {"upto": (place + 1) / BINS, "n": int(k), "probability": None, "right": None}
+        told: Row = {"upto": (place + 1) / BINS, "n": int(k), "probability": None, "right": None}
         bins.append(told | shares)
     return {
         "n": round(float(readable.sum())),
