@@ -1,10 +1,7 @@
-"""A file of predictions, this kit's own or another system's, row by row and strictly.
-
-What other systems call gold, prediction and conversation stands in `_ROLES`.
-"""
+"""A file of predictions, this kit's own or another system's, row by row and strictly."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -19,26 +16,24 @@ from esc.strategies import parse, strip_tag
 
 PREDICTIONS = "predictions.jsonl"
 """The records of a run; whole where its ``run.json`` is beside them."""
+GOLD = ("gold_strategy", "gold_response")
 OURS = ("predicted_strategy", "predicted_response")
 FOREIGN = ("predict_strategy", "predict_content")
 NOT_GIVEN = "(not given)"
 
-_ROLES = {
-    "id": ("id", ()),
-    "conversation": (
-        "context",
-        ("history", "dialog_history", "dialogue_history", "conversation", "prompt"),
-    ),
-    "latest message": ("seeker", ()),
-    "gold strategy": ("gold_strategy", ("GT_strategy",)),
-    "gold reply": ("gold_response", ("GT_content", "label")),
-    "strategy": (OURS[0], FOREIGN[:1]),
-    "reply": (OURS[1], (FOREIGN[1], "predict", "response")),
-    "distribution": ("distribution", ()),
+_NAMES = {
+    "id": (),
+    "context": ("history", "dialog_history", "dialogue_history", "conversation", "prompt"),
+    "seeker": (),
+    "gold_strategy": ("GT_strategy",),
+    "gold_response": ("GT_content", "label"),
+    "predicted_strategy": FOREIGN[:1],
+    "predicted_response": (FOREIGN[1], "predict", "response"),
+    "distribution": (),
 }
-"""What is read of a row, to this kit's name for it, and other systems' names."""
+"""What is read of a row: this kit's name to those that other systems have for it."""
+# A missing value that was made text: what no system replies.
 _MISSING = {"nan", "none", "null", "<na>"}
-"""A missing value that was made text: what no system replies."""
 _SPEAKERS = {
     **dict.fromkeys(("seeker", "user", "usr", "human", "speaker"), "seeker"),
     **dict.fromkeys(("supporter", "assistant", "sys", "system", "gpt", "listener"), "supporter"),
@@ -73,7 +68,7 @@ def gold_row(turn: GoldTurn) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One predicted reply."""
+    """One predicted reply, and the conversation before it."""
 
     id: str
     history: tuple[Exchange, ...]
@@ -81,16 +76,21 @@ class Prediction:
     strategy: str
     """A strategy's name, or whatever the file says in its place."""
     reply: str | None
-    """None where there is nothing to judge."""
+    """None where there is nothing to judge, as ``lacking`` says why."""
     lacking: str
-    """Why there is no reply."""
     gold: str | None
     """The corpus's own reply, where the row has it."""
+
+    @property
+    def said(self) -> list[str]:
+        """The conversation before it, as far as the row has one."""
+        before = [text for pair in self.history for text in pair]
+        return before if self.seeker == NOT_GIVEN else [*before, self.seeker]
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """One row of a file, and what it is called."""
+    """One row of a file under this kit's names, without what a model thought."""
 
     id: str
     where: str
@@ -98,16 +98,10 @@ class Named:
     numbered: bool
     """Whether it has no id of its own: then it is the row's number, from 0."""
     row: Row
-    """Under this kit's names, and without what a model thought."""
     columns: str
     """The names it has in the file."""
     taken: dict[str, str]
     """This kit's name to another system's that the file has."""
-
-    @property
-    def foreign(self) -> bool:
-        """Whether gold or prediction have another system's names."""
-        return bool(self.taken.keys() - {"context"})
 
     def text(self, field: str, *, needed: bool = False) -> str | None:
         """The text of a field that must be there; EscError, naming the row, where it is none."""
@@ -141,14 +135,17 @@ def named_rows(path: Path) -> Iterator[Named]:
         # Pandas makes 3.0 of 3 in a column with a gap. Beyond this size digits are lost.
         if isinstance(given, float) and given.is_integer() and abs(given) < 2**53:
             given = int(given)
-        if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
+        if type(given) not in (str, int, type(None)):
             raise EscError(f"{where}: its id is neither text nor a whole number; write ids as text")
         name = str(number if given is None else given)
         if name in seen:
             raise EscError(f"{where}: id {name!r} is there twice")
         known, taken = _known(row)
         if OURS[1] in taken and not seen:
-            print(f"columns     {path}: {_told(row, taken)}")
+            read = {ours: taken.get(ours, ours) for ours in _NAMES}
+            told = [f"{ours} {called!r}" for ours, called in read.items() if called in row]
+            rest = [repr(called) for called in row if called not in read.values()]
+            print(f"columns     {path}: {'; '.join(told)}; not read: {', '.join(rest) or 'none'}")
         seen.add(name)
         yield Named(name, where, given is None, known, ", ".join(row), taken)
     if not seen:
@@ -157,34 +154,25 @@ def named_rows(path: Path) -> Iterator[Named]:
 
 def _of_json(path: Path) -> list[Any]:
     """The values of a file's JSON array, of a line each, or of the columns that pandas writes."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise EscError(f"{path} is not UTF-8 text: byte {error.start}") from error
-    # Not str.splitlines: a JSON string may hold the line separators that it knows beyond "\n".
-    lines = {f"{path}, line {n}": line for n, line in enumerate(text.split("\n"), start=1)}
+    text = sheets.text_of(path)
     try:
         values = [_loads(text, str(path))]
     except EscError:
         if text.lstrip().startswith("["):
             raise
-        values = [_loads(line, where) for where, line in lines.items() if line.strip()]
-    if len(values) != 1:
-        return values
-    (whole,) = values
-    if isinstance(whole, list):
-        return whole
-    if not isinstance(whole, dict) or not all(isinstance(one, dict) for one in whole.values()):
-        return values
+        # Not str.splitlines: a JSON string may hold the line separators it knows beyond "\n".
+        lines = enumerate(text.split("\n"), start=1)
+        values = [_loads(line, f"{path}, line {n}") for n, line in lines if line.strip()]
+    if len(values) == 1 and isinstance(values[0], list):
+        return list(values[0])
+    columns = values[0] if len(values) == 1 and isinstance(values[0], dict) else {}
+    labels = next(iter(columns.values()), None)
     # What pandas writes without being asked for rows: a mapping of row labels for each column.
-    labels = list(next(iter(whole.values()), {}))
-    for name, column in whole.items():
-        if column.keys() != set(labels):
-            raise EscError(
-                f"{path}: column {name!r} has other rows than the first; pandas writes what is "
-                'read here: to_json(FILE, orient="records", lines=True)'
-            )
-    return [{name: whole[name][label] for name in whole} for label in labels]
+    if not isinstance(labels, dict) or any(
+        not isinstance(one, dict) or one.keys() != labels.keys() for one in columns.values()
+    ):
+        return values
+    return [{name: column[label] for name, column in columns.items()} for label in labels]
 
 
 def _loads(text: str, where: str) -> Any:
@@ -217,36 +205,28 @@ def _of_csv(path: Path) -> Iterator[Row]:
 
 
 def _known(row: Row) -> tuple[Row, dict[str, str]]:
-    """(the row under this kit's names, which of them another name holds); both names are there.
+    """(the row under this kit's names too, which of them another name holds).
 
     A missing value made text is null. Strategy and reply stand apart where LLaMA-Factory's label
     begins with its strategy. Rows with a ``status`` are this kit's own.
     """
     is_foreign, taken = "status" not in row, {}
-    for ours, others in _ROLES.values() if is_foreign else ():
+    for ours, others in _NAMES.items() if is_foreign else ():
         if ours not in row and (name := next((one for one in others if one in row), None)):
             taken[ours] = name
     found = row | {ours: row[name] for ours, name in taken.items()}
     found |= {name: spoken(found[name])[0] for name in OURS if isinstance(found.get(name), str)}
     if taken.get(OURS[1]) in ("predict", "response"):
         found.setdefault(OURS[0], None)
-        gold, text = strip_tag(str(found.get("gold_response", "")))
-        if gold and "gold_strategy" not in found:
+        gold, text = strip_tag(str(found.get(GOLD[1], "")))
+        if gold and GOLD[0] not in found:
             predicted, reply = strip_tag(str(found[OURS[1]]))
-            found |= {"gold_strategy": gold.value, "gold_response": text}
-            found |= {OURS[0]: predicted.value if predicted else None, OURS[1]: reply}
-    for name in ("gold_strategy", "gold_response", *OURS) if is_foreign else ():
-        if name in found and str(found[name]).strip().casefold() in _MISSING:
+            found |= dict(zip(GOLD, (gold.value, text), strict=True))
+            found |= dict(zip(OURS, (predicted and predicted.value, reply), strict=True))
+    for name in (*GOLD, *OURS) if is_foreign else ():
+        if str(found.get(name)).strip().casefold() in _MISSING and name in found:
             found[name] = None
     return found, taken
-
-
-def _told(row: Row, taken: Mapping[str, str]) -> str:
-    """What is taken of a foreign row, in words."""
-    read = {role: taken.get(name, name) for role, (name, _) in _ROLES.items()}
-    told = [f"{role} {name!r}" for role, name in read.items() if name in row]
-    rest = [repr(name) for name in row if name not in read.values()]
-    return "; ".join([*told, *([f"not read: {', '.join(rest)}"] if rest else [])])
 
 
 def prediction_of(named: Named) -> Prediction:
@@ -258,7 +238,8 @@ def prediction_of(named: Named) -> Prediction:
             f"({' and '.join(FOREIGN)}); its columns are {named.columns}: rename those that are it"
         )
     said, reply = (None, None) if status == "failed" else map(named.text, OURS)
-    if not named.foreign and "context" not in row:
+    # Gold or prediction under another system's names: that alone may lack its conversation.
+    if "context" not in row and not named.taken:
         raise EscError(f"{where}: no 'context'")
     history, seeker = _conversation(row, where)
     known, gold = parse(said or ""), row.get("gold_response")

@@ -17,11 +17,10 @@ import jinja2
 from esc.files import EscError
 from esc.visible import visible
 
-PAGES = Path(__file__).parent / "pages"
-"""The style and script that all sheets share."""
+_PAGES = Path(__file__).parent / "pages"
+# What a spreadsheet takes for a formula at the head of a cell; where it splits at another
+# delimiter, a cell of its own may begin inside of ours.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a cell begins with that a spreadsheet takes for a formula."""
-# Where a spreadsheet splits at another delimiter, a cell of its own may begin inside of ours.
 _INNER_FORMULA = re.compile(r"(?<=[;\t\r\n])(?=[=+@]|-(?!\)))")
 # By itself it refuses cells of more than 131,072 characters, which this module writes.
 csv.field_size_limit(sys.maxsize)
@@ -48,14 +47,18 @@ def conversation(history: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"seeker: {seeker}\nsupporter: {reply}" for seeker, reply in history)
 
 
+def text_of(path: Path) -> str:
+    """A file's text, with a byte order mark or without; EscError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EscError(f"{path} is not UTF-8 text (byte {error.start}); save it as such") from error
+
+
 def table(path: Path) -> list[list[str]]:
     """The cells of a CSV file (commas, semicolons, tabs) by row; EscError where it is none."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise EscError(f"{path} is not UTF-8 text; save it as 'CSV UTF-8'") from error
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
+    text = text_of(path)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     try:
         return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
@@ -64,11 +67,11 @@ def table(path: Path) -> list[list[str]]:
 
 def read_csv(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """(row as a spreadsheet counts it, its cells by column) of every row that is not blank."""
-    rows = table(path)
-    names = [name.strip().casefold() for name in rows[0]] if rows else []
+    head, *rows = table(path) or [[]]
+    names = [name.strip().casefold() for name in head]
     if missing := [name for name in needed if name not in names]:
         raise EscError(f"{path}: no column {missing[0]!r}; it is no sheet of this step")
-    for number, row in enumerate(rows[1:], start=2):
+    for number, row in enumerate(rows, start=2):
         if any(cells := [cell.strip() for cell in row]):
             yield number, dict.fromkeys(names, "") | dict(zip(names, cells, strict=False))
 
@@ -90,7 +93,7 @@ def answers(
 
     EscError, naming the row, for another word and for a record not in ``records`` or there twice.
     """
-    words = {choice.casefold(): choice for choice in choices} | {"": ""}
+    words = {choice.casefold(): choice for choice in ("", *choices)}
     found: dict[str, dict[str, str]] = {}
     for number, row in read_csv(path, ["record", *asked]):
         where, record = f"{path}: row {number}", row["record"]
@@ -124,13 +127,13 @@ def page(template: Path, *, sheet: Sequence[str], **variables: object) -> str:
 
     What a browser keeps of half-done answers is of this ``sheet``: all that makes it another one.
     """
-    script = (PAGES / "sheet.js").read_text(encoding="utf-8")
+    script = (_PAGES / "sheet.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return rendered(
         template,
         sheet=hashlib.sha256("\n".join(sheet).encode()).hexdigest(),
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        style=(PAGES / "sheet.css").read_text(encoding="utf-8"),
+        style=(_PAGES / "sheet.css").read_text(encoding="utf-8"),
         script=script,
         **variables,
     )

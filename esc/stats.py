@@ -8,7 +8,6 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +20,10 @@ Floats = NDArray[np.float64]
 LEVEL, Z95 = 0.95, 1.959963984540054
 RESAMPLES, SEED = 1000, 0
 FEWEST = 10
-"""Dialogues, or rows where no dialogues are known, that an interval or a verdict takes: of 5
-dialogues an interval of "95 %" holds the truth in 82 % of cases, of 2 in 53 %."""
+"""Dialogues (or rows) an interval takes: of 5 a "95 %" one holds the truth in 82 % of cases."""
 NARROW = "turns of one dialogue resemble one another, so the true interval is wider"
-_AT_ONCE = 2_000_000
-"""Draws held in memory at a time."""
+_AT_ONCE = 2_000_000  # draws held in memory
 _TURN = re.compile(r"(.+)-\d+")
-
-
-def too_few(units: int, unit: str) -> str:
-    """Why so few units have no interval: one sentence."""
-    return f"{units} {unit}{'' if units == 1 else 's'}, and an interval takes {FEWEST} at least"
 
 
 def said(unit: str, *, reverse: bool = False) -> str:
@@ -41,77 +33,65 @@ def said(unit: str, *, reverse: bool = False) -> str:
     return f"95 % {kind} bootstrap, {RESAMPLES} resamples of {of}, seed {SEED}"
 
 
-@dataclass(frozen=True, slots=True)
-class Units:
-    """What is resampled."""
+def unit_of(ids: Iterable[str]) -> str:
+    """What is resampled: ``dialogue`` where every id names one, else ``row``.
 
-    by_dialogue: bool
+    A number names a dialogue (``231-7``); other prefixes do where there are `FEWEST` at least:
+    those of a few (``test-0``, ``dev-0`` …) number the rows of files.
+    """
+    found = [_TURN.fullmatch(one) for one in ids]
+    prefixes = {one[1] for one in found if one}
+    numbers = all(prefix.isdecimal() for prefix in prefixes)
+    named = found and all(found) and (numbers or len(prefixes) >= FEWEST)
+    return "dialogue" if named else "row"
 
-    @classmethod
-    def of(cls, ids: Iterable[str]) -> "Units":
-        """Dialogues where every id names one, else rows.
 
-        A number names a dialogue (``231-7``); other prefixes do where there are `FEWEST` at least:
-        those of a few (``test-0``, ``dev-0`` …) number the rows of files.
-        """
-        found = [_TURN.fullmatch(one) for one in ids]
-        prefixes = {one[1] for one in found if one}
-        numbers = all(prefix.isdecimal() for prefix in prefixes)
-        return cls(bool(found) and all(found) and (numbers or len(prefixes) >= FEWEST))
-
-    def unit(self, record: str) -> str:
-        """The unit that a record belongs to."""
-        return record.rpartition("-")[0] if self.by_dialogue else record
-
-    @property
-    def name(self) -> str:
-        """What one of them is."""
-        return "dialogue" if self.by_dialogue else "row"
-
-    @property
-    def said(self) -> str:
-        """The kind of interval, in words."""
-        return said(self.name)
+def name_of(record: str, unit: str) -> str:
+    """The name of the unit that a record belongs to."""
+    return record.rpartition("-")[0] if unit == "dialogue" else record
 
 
 def unit_sums(columns: Floats, units: Sequence[str]) -> Floats:
-    """What each unit adds: ``columns`` (n, k) summed over equal names in ``units``.
-
-    Ordered by the sums alone: neither rows' order nor units' names decide what a resample draws.
-    """
+    """``columns`` (n, k) summed over equal names in ``units``, ordered by the sums alone."""
     names, places = np.unique(np.asarray(units), return_inverse=True)
     sums = np.zeros((len(names), columns.shape[1]))
     np.add.at(sums, places, columns)
+    # Neither rows' order nor units' names decide what a resample draws.
     return np.asarray(sums[np.lexsort(sums.round(9).T[::-1])])
 
 
 def resampled(sums: Floats) -> Floats:
-    """The sums of 1,000 seeded resamples of the units, shape (1000, k) from (units, k).
+    """The units' total and that of 1,000 seeded resamples of them, (1 + 1000, k) from (units, k).
 
     Columns side by side share their draws: two systems' columns make a paired comparison.
     """
     units, rng = len(sums), np.random.default_rng(SEED)
-    found = np.empty((RESAMPLES, sums.shape[1]))
-    block = max(1, _AT_ONCE // units)
+    found, block = [sums.sum(axis=0, keepdims=True)], max(1, _AT_ONCE // units)
     for begin in range(0, RESAMPLES, block):
         size = min(block, RESAMPLES - begin)
         drawn = rng.integers(units, size=(size, units)) + np.arange(size)[:, None] * units
         times = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units)
-        found[begin : begin + size] = times.astype(np.float64) @ sums
-    return found
+        found.append(times.astype(np.float64) @ sums)
+    return np.concatenate(found)
 
 
-def interval(value: float, drawn: Floats, units: int, unit: str, *, reverse: bool = False) -> Row:
+def too_few(units: int, unit: str) -> str:
+    """Why so few units have no interval."""
+    some = f"{units} {unit}{'' if units == 1 else 's'}"
+    return f"no interval: {some}, and an interval takes {FEWEST} at least"
+
+
+def interval(numbers: Floats, units: int, unit: str, *, reverse: bool = False) -> Row:
     """Value, low, high of the 95 % percentile interval (Efron, 1979), or the ``reason`` for none.
 
-    ``reverse`` is for what noise alone raises, like a bias: mirrored at the value (basic bootstrap,
-    Davison and Hinkley, 1997). Either is widened to hold the value itself. NaN is undefined.
+    Of a value and, after it, what it is in resamples; NaN is undefined. ``reverse`` mirrors it at
+    the value (Davison and Hinkley, 1997), for what noise alone raises. It holds the value itself.
     """
+    value, known = float(numbers[0]), numbers[1:][~np.isnan(numbers[1:])]
     told: Row = {"value": None if np.isnan(value) else value, "low": None, "high": None}
-    known = drawn[~np.isnan(drawn)]
     if units < FEWEST:
-        told["reason"] = f"no interval: {too_few(units, unit)}"
-    elif len(known) < LEVEL * len(drawn):
+        told["reason"] = too_few(units, unit)
+    elif len(known) < LEVEL * (len(numbers) - 1):
         told["reason"] = "no interval: more than 5 % of the resamples have no value"
     elif not np.isnan(value):
         low, high = np.quantile(known, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
@@ -129,20 +109,19 @@ def verdict(difference: float | None, low: float | None, high: float | None) -> 
         return "no interval, so it cannot be told from noise"
     if low <= 0 <= high:
         return "inside the noise"
-    return "higher, outside the noise" if difference > 0 else "lower, outside the noise"
+    return f"{'higher' if difference > 0 else 'lower'}, outside the noise"
 
 
-def mean(values: Sequence[tuple[str, float]], units: Units) -> Row:
+def mean(values: Sequence[tuple[str, float]], unit: str) -> Row:
     """Value, low, high and n of the mean of (record, value), as `interval` says it."""
     if not values:
         return {"value": None, "low": None, "high": None, "n": 0}
     by_unit: dict[str, list[float]] = defaultdict(list)
     for record, value in sorted(values):
-        by_unit[units.unit(record)].append(value)
+        by_unit[name_of(record, unit)].append(value)
     sums = np.array([(sum(one), len(one)) for one in by_unit.values()], dtype=np.float64)
-    drawn, found = resampled(sums), float(sums[:, 0].sum() / len(values))
-    ends = interval(found, drawn[:, 0] / drawn[:, 1], len(sums), units.name)
-    return ends | {"n": len(values)}
+    total, n = resampled(sums).T
+    return interval(total / n, len(sums), unit) | {"n": len(values)}
 
 
 BY_DIALOGUE = f"{said('dialogue')}; Wilson's score interval over dialogues where all have one share"
@@ -153,11 +132,11 @@ BY_TURN = f"95 %, Wilson's score interval over turns, since the ids name no dial
 def shares(turns: Iterable[tuple[str, str]], labels: Iterable[str]) -> tuple[dict[str, Row], str]:
     """(label to what `share` says of it; the kind of interval in words) of (id, label)s."""
     turns = list(turns)
-    units = Units.of(name for name, _ in turns)
+    unit = unit_of(name for name, _ in turns)
     by_unit: dict[str, Counter[str]] = defaultdict(Counter)
     for name, label in turns:
-        by_unit[units.unit(name)][label] += 1
-    unit, how = ("dialogue", BY_DIALOGUE) if units.by_dialogue else ("turn", BY_TURN)
+        by_unit[name_of(name, unit)][label] += 1
+    unit, how = ("dialogue", BY_DIALOGUE) if unit == "dialogue" else ("turn", BY_TURN)
     return {
         label: share(Counter((one[label], one.total()) for one in by_unit.values()), unit)
         for label in labels
@@ -172,8 +151,8 @@ def share_of_turns(count: int, n: int) -> Row:
 def share(counted: Mapping[tuple[int, int], int], unit: str = "dialogue") -> Row:
     """Count, share, low and high of its 95 % interval, of {(successes, n): units that have it}.
 
-    The percentile bootstrap of dialogues. Where all have the same share, every resample has it too:
-    then it is Wilson's over as many trials as there are dialogues; and it is Wilson's of turns.
+    The bootstrap of dialogues; Wilson's of turns, and over as many trials as there are dialogues
+    where all have one share, since every resample has it too.
     """
     count, n = (sum(one[side] * times for one, times in counted.items()) for side in (0, 1))
     units = sum(counted.values())
@@ -181,21 +160,17 @@ def share(counted: Mapping[tuple[int, int], int], unit: str = "dialogue") -> Row
         return {"count": 0, "share": None, "low": None, "high": None}
     # Equal dialogues stand for one another, so it is enough to draw how often each kind occurs.
     kinds, times = (np.array(side) for side in zip(*sorted(counted.items()), strict=True))
-    drawn = np.random.default_rng(SEED).multinomial(units, times / units, size=RESAMPLES) @ kinds
-    told = interval(count / n, drawn[:, 0] / drawn[:, 1], units, unit)
-    same = all(successes * n == count * trials for successes, trials in counted)
+    drawn = np.random.default_rng(SEED).multinomial(units, times / units, size=RESAMPLES)
+    successes, trials = (np.vstack([times, drawn]) @ kinds).T
+    told = interval(successes / trials, units, unit)
+    same = all(part * n == count * whole for part, whole in counted)
     if units >= FEWEST and (same or unit == "turn"):
         told["low"], told["high"] = wilson(units * count / n, units)
     return {"count": count, "share": told.pop("value"), **told}
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
-    """(low, high) of a share's 95 % interval: the score interval of Wilson (1927).
-
-    Dialogues of one share need not come to whole successes, which scipy's takes alone.
-    """
-    if not 0 <= successes <= n or n == 0:
-        raise ValueError(f"{successes} of {n}")
+    """(low, high) of a share's 95 % score interval (Wilson, 1927); scipy's takes no fractions."""
     p, z = successes / n, Z95 * Z95 / n
     half = math.sqrt(p * (1 - p) * z + z * z / 4)
     # At 0 and n the ends are exactly 0 and 1; rounding must not put them beside.
@@ -209,19 +184,20 @@ def agreement(by_dialogue: Sequence[Mapping[tuple[str, str], int]]) -> Row:
     Each mapping is a dialogue's, from (what the first says, what the second says) to how often.
     """
     labels = sorted({label for one in by_dialogue for cell in one for label in cell})
-    counts = np.zeros((len(by_dialogue), len(labels), len(labels)))
-    for place, one in enumerate(by_dialogue):
-        for (first, second), count in one.items():
-            counts[place, labels.index(first), labels.index(second)] += count
-    total = counts.sum(axis=0)
-    n, agreed = int(total.sum()), int(np.trace(total))
+    cells = [(first, second) for first in labels for second in labels]
+    counts = np.array([[one.get(cell, 0) for cell in cells] for one in by_dialogue], dtype=float)
+    n = int(counts.sum())
+    agreed = sum(
+        one[first, second] for one in by_dialogue for first, second in one if first == second
+    )
     told: Row = {"kappa": None, "low": None, "high": None, "agreed": agreed, "n": n, "note": None}
-    value = _kappa(total[None])[0] if n else np.nan
-    if np.isnan(value):
+    if not n:
+        return told | {"note": "no pair is scored by both"}
+    found = _kappa(resampled(counts).reshape(-1, len(labels), len(labels)))
+    if np.isnan(found[0]):
         why = "both judges give one label throughout, so agreement cannot be told from chance"
-        return told | {"note": why if n else "no pair is scored by both"}
-    drawn = resampled(counts.reshape(len(counts), -1)).reshape(-1, *total.shape)
-    ends = interval(float(value), _kappa(drawn), len(by_dialogue), "dialogue")
+        return told | {"note": why}
+    ends = interval(found, len(by_dialogue), "dialogue")
     return told | {"kappa": ends.pop("value"), "note": ends.pop("reason", None)} | ends
 
 
@@ -242,8 +218,6 @@ def fleiss_kappa(subjects: Sequence[Mapping[str, int]]) -> float | str:
     answers = [list(Counter(one).elements()) for one in subjects]
     if not answers:
         return "nothing is rated by all annotators"
-    if len({len(one) for one in answers}) > 1:
-        raise ValueError("subjects with different numbers of raters")
     if len(answers[0]) < 2:
         return "one annotator agrees with nobody; it takes two"
     if len(set().union(*answers)) < 2:

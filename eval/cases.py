@@ -1,7 +1,5 @@
-"""The turns that are measured: what the corpus says to each, and what a system says.
-
-Reads files of predictions, this kit's or foreign ones, strictly: one system's turns for its
-metrics, two systems' replies to the same turns, and records that are given the turns' own ids.
+"""The turns that are measured: one system's, two systems' that are the same, and records of
+another system that are given the turns' own ids (`align`).
 """
 
 import re
@@ -14,10 +12,10 @@ from typing import Annotated, Literal
 import typer
 
 from esc import cli, dialogue, files, paths, step
-from esc.dialogue import Exchange, GoldTurn, gold_turns
+from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
 from esc.predictions import (
-    NOT_GIVEN,
+    GOLD,
     OURS,
     PREDICTIONS,
     Named,
@@ -27,37 +25,33 @@ from esc.predictions import (
     prediction_of,
     read_predictions,
 )
-from esc.stats import Units
+from esc.stats import name_of, unit_of
 from esc.step import OPTIONS, RunFolder, check_own_file
 from esc.strategies import Strategy, parse, untagged
-
-_GOLD = ("gold_strategy", "gold_response")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One turn with what the corpus and the system say."""
+    """One turn with what the corpus and the system say; None is what is unreadable or unknown."""
 
     id: str
     gold: Strategy
     gold_text: str
     predicted: Strategy | None
-    """None where the system's words name no strategy."""
     text: str
     """The reply; empty where there is none."""
     spread: tuple[float, ...] | None = None
     """The planner's probability of each strategy, in their canonical order."""
     stage: int | None = None
-    """How far its dialogue has come (`esc.dialogue.interval`); None where its length is unknown."""
+    """How far its dialogue has come, as `esc.dialogue.interval` says it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """A system's turns."""
+    """A system's turns, and of what kind is what is resampled, as `esc.stats.unit_of` says."""
 
-    rows: tuple[Case, ...]
-    units: Units
-    """What is resampled."""
+    rows: Sequence[Case]
+    unit: str
     failed: int = 0
     """Records without an answer, which are left out."""
     numbered: int = 0
@@ -65,43 +59,31 @@ class Cases:
 
     @property
     def names(self) -> list[str]:
-        """What is resampled, of each row: its dialogue, or itself."""
-        return [self.units.unit(case.id) for case in self.rows]
+        """The unit of each row: its dialogue, or itself."""
+        return [name_of(case.id, self.unit) for case in self.rows]
 
 
 def read_cases(path: Path) -> Cases:
-    """The turns of one system.
-
-    Raises EscError, naming the row, for whatever is not as it should be; also where every record
-    failed.
-    """
+    """The turns of one system; EscError, naming the row, for whatever is not as it should be."""
     named = list(named_rows(path))
-    cases = tuple(case for one in named if (case := case_of(one)))
+    cases = [_case(one) for one in named if one.row.get("status") != "failed"]
     if not cases:
         raise EscError(f"{path}: all {len(named)} records failed; 'make predict' asks again")
     numbered = sum(one.numbered for one in named)
-    return Cases(cases, Units.of(one.id for one in named), len(named) - len(cases), numbered)
+    return Cases(cases, unit_of(one.id for one in named), len(named) - len(cases), numbered)
 
 
-def case_of(named: Named) -> Case | None:
-    """The row as a case, or None where it is a record of a failed request.
-
-    Raises EscError, naming the row, where it is neither.
-    """
+def _case(named: Named) -> Case:
     where, row = named.where, named.row
-    if row.get("status", "ok") not in ("ok", "invalid", "failed"):
+    if row.get("status", "ok") not in ("ok", "invalid"):
         raise EscError(f"{where}: its status {row['status']!r} is none of ok, invalid, failed")
-    if row.get("status") == "failed":
-        return None
-    strategy, gold_text = (named.text(name, needed=True) or "" for name in _GOLD)
+    strategy, gold_text = (named.text(name, needed=True) or "" for name in GOLD)
     predicted, text = (named.text(name) or "" for name in OURS)
     gold = parse(strategy)
     if gold is None:
-        raise EscError(
-            f"{where}: unknown gold strategy {strategy!r}; it takes one of {', '.join(Strategy)}"
-        )
-    place, turns = named.id.rpartition("-")[2], row.get("dialogue_turns")
-    stage = None
+        known = ", ".join(Strategy)
+        raise EscError(f"{where}: unknown gold strategy {strategy!r}; it takes one of {known}")
+    place, turns, stage = named.id.rpartition("-")[2], row.get("dialogue_turns"), None
     # How long a dialogue is, a part of a file does not show.
     if turns is not None and place.isdecimal():
         if type(turns) is not int or turns <= int(place):
@@ -110,90 +92,66 @@ def case_of(named: Named) -> Case | None:
     spread = row.get("distribution")
     if spread is not None:
         shares = {parse(k): v for k, v in spread.items()} if isinstance(spread, dict) else {}
-        given = [shares.get(one, -1) for one in Strategy]
-        numbers = all(type(one) in (int, float) and 0 <= one <= 1 for one in given)
+        spread = tuple(shares.get(one) for one in Strategy)
+        numbers = all(type(one) in (int, float) and 0 <= one <= 1 for one in spread)
         # Eight probabilities that are rounded in the file.
-        if not numbers or len(shares) != len(given) or abs(sum(given) - 1) > 1e-3:
+        if not numbers or len(shares) != len(spread) or abs(sum(spread) - 1) > 1e-3:
             raise EscError(
                 f"{where}: its distribution is not one probability for each of "
-                f"{', '.join(Strategy)} that sum to 1 ({spread})"
+                f"{', '.join(Strategy)} that sum to 1 ({row['distribution']})"
             )
-        spread = tuple(given)
-    return Case(
-        id=named.id,
-        gold=gold,
-        gold_text=gold_text,
-        predicted=parse(predicted),
-        text=text.strip(),
-        spread=spread,
-        stage=stage,
-    )
+    return Case(named.id, gold, gold_text, parse(predicted), text.strip(), spread, stage)
 
 
 def shared_turns(a: Mapping[str, Row], b: Mapping[str, Row]) -> list[str]:
-    """The ids of the turns that both systems have, in the order in which they are drawn.
+    """The ids of the turns that both have, as they are drawn, from what each says of them, by id.
 
-    Each has, by id, what its file says of a turn, as text. Raises EscError where the two differ in
-    that, but for blanks and what one of them lacks, or share no turn.
+    EscError where the two share none, or differ in what both say, but for blanks.
     """
-    align = "'python -m eval align' gives the turns' own ids to records without them"
     shared = dialogue.order(a.keys() & b.keys())
-    if not shared:
-        first, second = (", ".join(sorted(ids)[:3]) for ids in (a, b))
-        raise EscError(
-            f"the two share no turn (ids {first} … and {second} …); compare predictions of the "
-            f"same split; {align}"
-        )
+    first, second = (", ".join(sorted(ids)[:3]) for ids in (a, b))
+    wrong = "" if shared else f"the two share no turn (ids {first} … and {second} …)"
     for name in shared:
         for what, said in a[name].items():
             other = b[name][what]
             if said and other and said.split() != other.split():
-                raise EscError(
-                    f"turn {name} has another {what} in the other file; compare predictions of "
-                    f"the same split and corpus; {align}"
-                )
+                wrong = f"turn {name} has another {what} in the other file"
+    if wrong:
+        raise EscError(
+            f"{wrong}; compare predictions of the same split; 'python -m eval align' gives the "
+            "turns' own ids to records without them"
+        )
     return shared
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two replies to one turn; None where a system has none."""
+    """Two predictions of one turn."""
 
-    id: str
-    history: tuple[Exchange, ...]
-    seeker: str
-    a: str | None
-    b: str | None
-    lacking: str
-    """Which system has no reply, and why."""
+    a: Prediction
+    b: Prediction
 
     @property
-    def is_whole(self) -> bool:
-        """Whether both systems have a reply."""
-        return self.a is not None and self.b is not None
+    def told(self) -> Prediction:
+        """The one that has the conversation, where one of them has."""
+        return self.a if self.a.said else self.b
+
+    @property
+    def lacking(self) -> str:
+        """Which system has no reply, and why; empty where both have one."""
+        both = {"a": self.a, "b": self.b}
+        return "; ".join(f"{side}: {p.lacking}" for side, p in both.items() if p.reply is None)
 
     @property
     def is_alike(self) -> bool:
         """Whether both replies are the same words."""
-        return self.is_whole and str(self.a).split() == str(self.b).split()
+        return not self.lacking and str(self.a.reply).split() == str(self.b.reply).split()
 
 
-@dataclass(frozen=True, slots=True)
-class Matched:
-    """The turns that both files hold."""
+def matched(a: Path, b: Path) -> tuple[list[Pair], Row]:
+    """(the turns of two predictions files as they are drawn; what the files are, and share).
 
-    pairs: tuple[Pair, ...]
-    """All of them, in the order in which they are drawn: by id."""
-    source: Row
-    """What the two files are, and how many turns only one of them holds."""
-    smoke: bool
-
-
-def matched(a: Path, b: Path) -> Matched:
-    """The turns of two predictions files, by id.
-
-    Raises EscError where they share no turn, or one is of another conversation, or has another gold
-    reply, in the other file.
+    EscError where they share none, or one has another conversation or gold reply in the other.
     """
     (first, numbered), (second, more) = read_predictions(a), read_predictions(b)
     if numbered + more and len(first) != len(second):
@@ -201,13 +159,12 @@ def matched(a: Path, b: Path) -> Matched:
             f"{a} has {len(first)} records and {b} {len(second)}, and some have no id to match "
             "them by; 'python -m eval align' gives them ids"
         )
-    one, other = ({p.id: p for p in each} for each in (first, second))
     # Without ids and conversations, the gold replies alone tell that rows are of other turns.
-    said_in_a, said_in_b = (
-        {p.id: {"conversation": _told(p), "gold reply": p.gold} for p in side}
+    told = [
+        {p.id: {"conversation": " ".join(p.said), "gold reply": p.gold} for p in side}
         for side in (first, second)
-    )
-    shared = shared_turns(said_in_a, said_in_b)
+    ]
+    shared = shared_turns(*told)
     source: Row = {"shared": len(shared), "numbered": numbered + more}
     for side, path, records in (("a", a, first), ("b", b, second)):
         source[side] = {
@@ -215,35 +172,21 @@ def matched(a: Path, b: Path) -> Matched:
             "predictions": files.sha256(path),
             "alone": len(records) - len(shared),
         }
-    pairs = []
-    for name in shared:
-        both = {"a": one[name], "b": other[name]}
-        told = both["a"] if _told(both["a"]) else both["b"]
-        lacking = [f"{side}: {p.lacking}" for side, p in both.items() if p.reply is None]
-        a_says, b_says = (p.reply for p in both.values())
-        pairs.append(Pair(name, told.history, told.seeker, a_says, b_says, "; ".join(lacking)))
-    return Matched(tuple(pairs), source, step.made_beside(a) or step.made_beside(b))
+    source["smoke"] = step.made_beside(a) or step.made_beside(b)
+    one, other = ({p.id: p for p in side} for side in (first, second))
+    return [Pair(one[name], other[name]) for name in shared], source
 
 
-def _told(one: Prediction) -> str:
-    """The conversation's words, where there are any: blanks differ between a corpus's layouts."""
-    if not one.history and one.seeker == NOT_GIVEN:
-        return ""
-    return " ".join([*(text for pair in one.history for text in pair), one.seeker])
-
-
-MARK = "aligned"
-"""In the options of the step: the hash of the file that was aligned."""
+_MARK = "aligned"
 _SPEAKER = re.compile(
     r"\s*(?:seeker|supporter|user|usr|assistant|system|sys|human|gpt|speaker|listener)\s*:\s*", re.I
 )
 
 
-def aligned(rows: Iterable[Named], turns: Sequence[GoldTurn]) -> tuple[list[Row], list[str]]:
+def _aligned(rows: Iterable[Named], turns: Sequence[GoldTurn]) -> tuple[list[Row], list[str]]:
     """(the records with their turns, in the order of the set; where those are that fit not one).
 
-    A turn that fits has the record's id, or where it has none its conversation, and its gold as far
-    as it has any. Raises EscError, naming the row, for a record that is none.
+    A turn that fits has the record's id, or else its conversation, and its gold where it has any.
     """
     index: dict[str, list[GoldTurn]] = defaultdict(list)
     for turn in turns:
@@ -258,28 +201,26 @@ def aligned(rows: Iterable[Named], turns: Sequence[GoldTurn]) -> tuple[list[Row]
         if named.numbered and not {"context", "seeker"} & row.keys():
             what = "neither an id nor a conversation (context, history, seeker) to align it by"
             raise EscError(f"{named.where}: {what}")
-        told = prediction_of(replace(named, row={"context": None} | row))
-        said = [text for pair in told.history for text in pair]
         # A supporter who goes on speaking answers no words of the seeker.
-        said += [told.seeker] * (told.seeker != NOT_GIVEN)
+        said = prediction_of(replace(named, row={"context": None} | row)).said
         candidates = index.get(_plain(said) if named.numbered else named.id, ())
         fitting = [turn for turn in candidates if turn.id not in found and _has_gold(turn, row)]
         if len({(turn.strategy, turn.response) for turn in fitting}) != 1:
             unaligned.append(f"{named.where}: fits {len(fitting) or 'no'} turns")
             continue
+        found[fitting[0].id] = record = gold_row(fitting[0])
+        if row.get("status") == "failed":
+            record["status"] = "failed"
+            continue
         strategy, reply = (row.get(name) for name in OURS)
         predicted = parse(strategy or "")
-        found[fitting[0].id] = gold_row(fitting[0]) | (
-            {"status": "failed"}
-            if row.get("status") == "failed"
-            else {
-                "status": "ok" if predicted else "invalid",
-                "predicted_strategy": predicted.value if predicted else None,
-                "raw_strategy": row.get("raw_strategy") if strategy is None else strategy,
-                "distribution": row.get("distribution"),
-                "predicted_response": reply,
-            }
-        )
+        record |= {
+            "status": "ok" if predicted else "invalid",
+            "predicted_strategy": predicted.value if predicted else None,
+            "raw_strategy": row.get("raw_strategy") if strategy is None else strategy,
+            "distribution": row.get("distribution"),
+            "predicted_response": reply,
+        }
     return [found[turn.id] for turn in turns if turn.id in found], unaligned
 
 
@@ -291,15 +232,14 @@ def _plain(texts: Iterable[str]) -> str:
 
 
 def _has_gold(turn: GoldTurn, row: Row) -> bool:
-    strategy, reply = (row.get(name) for name in _GOLD)
+    strategy, reply = (row.get(name) for name in GOLD)
     same = strategy is None or parse(str(strategy)) is turn.strategy
     return same and (reply is None or _plain([str(reply)]) == _plain([turn.response]))
 
 
 @cli.command(
     name="align",
-    examples="  python -m eval align --predictions theirs.json --out theirs.jsonl\n"
-    "  python -m eval align --predictions theirs.json --out theirs.jsonl --set validation",
+    examples="  python -m eval align --predictions theirs.json --out theirs.jsonl --set validation",
 )
 def align(
     predictions: Annotated[Path, typer.Option(help="JSONL, JSON or CSV")],
@@ -313,9 +253,9 @@ def align(
 
     A record is found by its id or by its conversation; one that fits no turn is named and left out.
     """
-    beside = check_own_file(out, MARK)
+    beside = check_own_file(out, _MARK)
     turns = gold_turns(work, split, None)
-    records, unaligned = aligned(named_rows(predictions), turns)
+    records, unaligned = _aligned(named_rows(predictions), turns)
     if not records:
         raise EscError(
             f"no record can be aligned with the {split} set ({unaligned[0]} with its id or "
@@ -323,7 +263,7 @@ def align(
         )
     built = files.read_json(work / paths.MANIFEST, made_by="make data")
     options = {
-        MARK: files.sha256(predictions),
+        _MARK: files.sha256(predictions),
         "SET": split,
         "data": built["sets"][paths.sft_file("rg", split)]["sha256"],
         # One folder may hold several aligned files: a SMOKE mark of one stays.

@@ -1,7 +1,4 @@
-"""Talk with planner and generator in the terminal: the strategy first, then the reply under it.
-
-python -m eval chat --model smollm2-135m --stage sft
-"""
+"""Talk with planner and generator in the terminal: the strategy first, then the reply under it."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +12,7 @@ from esc.paths import EMBEDDED, at_stage
 from esc.plan_and_speak import PlanAndSpeak
 from esc.visible import visible
 
-NOTICE = (
+_NOTICE = (
     "This is research software and no counsellor; it can be wrong, and it must not stand between\n"
     "you and help. If you are in distress, talk to someone you trust or to a local helpline."
 )
@@ -66,7 +63,7 @@ def main(
     """
     backbone = backbones.get(model)
     lineage = at_stage(stage, variant, round)
-    print(NOTICE)
+    print(_NOTICE)
     with PlanAndSpeak(
         policy_server.servers(model, work, base_url, {}),
         stage=stage,

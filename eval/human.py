@@ -1,8 +1,7 @@
 """People's choice between two systems' replies: a blinded sheet, and what the votes on it say.
 
-Draws N turns by their ids and shuffles sides; writes to FOLDER ``sheet.csv`` for a spreadsheet and
-``sheet.html`` for a browser, a phone or paper (with ``--annotators``, one of each per name), and
-last ``key.json``, which says whose reply is where: keep it from the annotators. No file that is
+Writes to FOLDER ``sheet.csv`` for a spreadsheet and ``sheet.html`` for a browser, a phone or paper,
+and last ``key.json``, which says whose reply is where: keep it from the annotators. No file that is
 there is replaced by another. ``--read`` writes ``human.json``: win, tie and lose per dimension,
 sign test and Fleiss' kappa (Figure 6). Research software: replies on it are no counselling.
 """
@@ -19,78 +18,69 @@ import typer
 
 from esc import cli, files, sheets, step
 from esc.files import EscError, Row
-from esc.stats import fleiss_kappa
-from eval.cases import Matched, matched
+from esc.stats import fleiss_kappa, share_of_turns
+from eval.cases import matched
 from eval.judge import Dimension
-from eval.pairwise import OUTCOMES, line, shares_by_turn
+from eval.pairwise import OUTCOMES, line, tested
 
-TEMPLATE = Path(__file__).parent / "pages" / "human.html.j2"
-CHOICES = ("A", "B", "tie")
 ASKED = tuple(dimension.casefold() for dimension in Dimension)
 """The columns to fill in."""
-COLUMNS = ("record", "conversation", "seeker", "A", "B", *ASKED, "comment")
-SILENT = "(says nothing)"
-KEY, RESULT = "key.json", "human.json"
+_TEMPLATE = Path(__file__).parent / "pages" / "human.html.j2"
+_CHOICES = ("A", "B", "tie")
+_COLUMNS = ("record", "conversation", "seeker", "A", "B", *ASKED, "comment")
+_SILENT = "(says nothing)"
+_KEY, _RESULT = "key.json", "human.json"
 
 
-def make(found: Matched, out: Path, n: int, annotators: Sequence[str]) -> Row:
-    """Write a sheet for everybody named, or one without a name; what ``key.json`` says.
-
-    Raises EscError where a file of the folder would be replaced by another, as a sheet that holds
-    votes, or there is no pair of replies to compare.
-    """
-    able = [pair for pair in found.pairs if pair.is_whole and not pair.is_alike]
+def _make(a: Path, b: Path, out: Path, n: int, annotators: Sequence[str]) -> Row:
+    """Write a sheet for everybody named, or one without a name; what ``key.json`` says."""
+    pairs, source = matched(a, b)
+    able = [pair for pair in pairs if not pair.lacking and not pair.is_alike]
     if not able:
         raise EscError(
-            f"none of the {len(found.pairs)} shared turns has two replies that differ; there is "
-            "nothing to compare"
+            f"none of the {len(pairs)} shared turns has two replies that differ; there is nothing "
+            "to compare"
         )
     # Tells the sheets of two comparisons apart, and tells an annotator nothing.
-    compared = "\n".join(found.source[side]["predictions"] for side in ("a", "b"))
+    compared = "\n".join(source[side]["predictions"] for side in ("a", "b"))
     stamp = hashlib.sha256(compared.encode()).hexdigest()[:6]
-    # No spreadsheet takes a record for a date, and it is as its cell says it: it is read back.
-    drawn = {sheets.guarded(f"turn {pair.id} ({stamp})"): pair for pair in able[:n]}
-    sides, shown = {}, {}
-    for record, pair in drawn.items():
+    sides, cards, rows = {}, [], []
+    for pair in able[:n]:
+        # No spreadsheet takes it for a date, and it is as its cell says it: it is read back.
+        record = sheets.guarded(f"turn {pair.a.id} ({stamp})")
         # Shuffled by the turn's id.
-        is_left = hashlib.sha256(f"left\n{pair.id}".encode()).digest()[0] % 2
+        is_left = hashlib.sha256(f"left\n{pair.a.id}".encode()).digest()[0] % 2
         sides[record] = {"A": "a", "B": "b"} if is_left else {"A": "b", "B": "a"}
-        shown[record] = {side: str(getattr(pair, of)) for side, of in sides[record].items()}
+        shown = {side: str(getattr(pair, of).reply) for side, of in sides[record].items()}
+        cards.append((record, pair.told, shown))
+        seeker = pair.told.seeker if pair.told.seeker.strip() else _SILENT
+        said = {"conversation": sheets.conversation(pair.told.history), "seeker": seeker}
+        rows.append({"record": record} | said | shown)
     key: Row = {
-        **found.source,
-        "n": len(drawn),
+        **source,
+        "n": len(sides),
         "left_out": {
-            "no reply": sum(not pair.is_whole for pair in found.pairs),
-            "equal replies": sum(pair.is_alike for pair in found.pairs),
+            "no reply": sum(bool(pair.lacking) for pair in pairs),
+            "equal replies": sum(pair.is_alike for pair in pairs),
         },
         "annotators": list(annotators),
-        "smoke": found.smoke,
         "records": sides,
     }
-    rows = [
-        {
-            "record": record,
-            "conversation": sheets.conversation(pair.history),
-            "seeker": pair.seeker if pair.seeker.strip() else SILENT,
-            **shown[record],
-        }
-        for record, pair in drawn.items()
-    ]
     made = {}
     for name in [f"_{name}" for name in annotators] or [""]:
-        made[f"sheet{name}.csv"] = sheets.csv_text(COLUMNS, rows)
+        made[f"sheet{name}.csv"] = sheets.csv_text(_COLUMNS, rows)
         made[f"sheet{name}.html"] = sheets.page(
-            TEMPLATE,
-            sheet=[f"votes{name}.csv", *drawn],
-            cards=[(record, pair, shown[record]) for record, pair in drawn.items()],
+            _TEMPLATE,
+            sheet=[f"votes{name}.csv", *sides],
+            cards=cards,
             dimensions=list(Dimension),
-            choices=CHOICES,
+            choices=_CHOICES,
             columns=" ".join((*ASKED, "comment")),
             file=f"votes{name}.csv",
-            silent=SILENT,
-            smoke=found.smoke,
+            silent=_SILENT,
+            smoke=source["smoke"],
         )
-    made[KEY] = json.dumps(key, ensure_ascii=False, indent=2) + "\n"
+    made[_KEY] = json.dumps(key, ensure_ascii=False, indent=2) + "\n"
     with files.exclusive(out):
         for name, text in made.items():
             path = out / name
@@ -101,91 +91,65 @@ def make(found: Matched, out: Path, n: int, annotators: Sequence[str]) -> Row:
     return key
 
 
-def read(out: Path, paths: Sequence[Path]) -> Row:
-    """Write ``human.json`` from sheets with votes, one file an annotator; what it says.
-
-    Raises EscError, with file and row, where a vote cannot be read, or there is none at all.
-    """
-    key: Row = files.read_json(out / KEY, made_by="python -m eval human --a FILE --b FILE")
+def _read(out: Path, paths: Sequence[Path]) -> Row:
+    """Write ``human.json`` from sheets with votes, one file an annotator; what it says."""
+    key: Row = files.read_json(out / _KEY, made_by="python -m eval human --a FILE --b FILE")
     sides, outcome = key["records"], {"a": "win", "b": "lose", None: "tie"}
     annotators: Row = {}
-    votes: list[tuple[str, str, str]] = []
+    votes: dict[Dimension, dict[str, Counter[str]]] = {
+        dimension: defaultdict(Counter) for dimension in Dimension
+    }
     for path in paths:
         name = re.sub(r"^(votes|sheet)_", "", path.stem)
         if name in annotators:
             raise EscError(f"two files are of annotator {name!r}; name one file for each")
-        said = sheets.answers(path, ASKED, CHOICES, sides)
-        theirs = [
-            (record, column, outcome[sides[record].get(choice)])
-            for record, row in said.items()
-            for column, choice in row.items()
-            if choice
-        ]
-        if not theirs:
+        said = sheets.answers(path, ASKED, _CHOICES, sides)
+        given = 0
+        for record, row in said.items():
+            for dimension in Dimension:
+                if choice := row[dimension.casefold()]:
+                    votes[dimension][record][outcome[sides[record].get(choice)]] += 1
+                    given += 1
+        if not given:
             raise EscError(f"{path} has no vote in it; leave it out, or have it filled in")
-        annotators[name] = {"sha256": files.sha256(path), "votes": len(theirs)}
-        votes += theirs
+        annotators[name] = {"sha256": files.sha256(path), "votes": given}
     done: Row = {name: key[name] for name in ("a", "b", "n", "left_out", "smoke")} | {
         "annotators": annotators,
         "interval": "95 %, Wilson, over turns; each has the outcome most annotators gave it",
         "dimensions": {
-            dimension.value: outcomes_of(
-                [(record, said) for record, of, said in votes if of == dimension.casefold()],
-                asked=len(sides) * len(paths),
-                annotators=len(paths),
-            )
-            for dimension in Dimension
+            dimension.value: _outcomes([*of.values()], len(sides), len(paths))
+            for dimension, of in votes.items()
         },
     }
     with files.exclusive(out):
-        files.write_json(out / RESULT, done)
+        files.write_json(out / _RESULT, done)
     return done
 
 
-def outcomes_of(votes: Sequence[tuple[str, str]], *, asked: int, annotators: int) -> Row:
+def _outcomes(by_turn: Sequence[Counter[str]], turns: int, annotators: int) -> Row:
     """Win, tie and lose of system A on one dimension, their intervals, sign test, and agreement.
 
     The shares are of turns, each with the outcome that most annotators gave it, a tie where none
-    has most votes: votes on one turn are no independent trials. ``votes``, of (record, outcome),
-    are counted all the same.
+    has most votes: votes on one turn are no independent trials. The votes are counted all the same.
     """
-    every = Counter(outcome for _, outcome in votes)
-    by_turn: dict[str, Counter[str]] = defaultdict(Counter)
-    for record, outcome in votes:
-        by_turn[record][outcome] += 1
+    every = sum(by_turn, Counter[str]())
     most: Counter[str] = Counter()
-    for count in by_turn.values():
+    for count in by_turn:
         first = [outcome for outcome in OUTCOMES if count[outcome] == max(count.values())]
         most[first[0] if len(first) == 1 else "tie"] += 1
-    whole = [count for count in by_turn.values() if count.total() == annotators]
+    whole = [count for count in by_turn if count.total() == annotators]
     kappa = fleiss_kappa(whole)
     said = kappa if isinstance(kappa, str) else "over the turns that all annotators voted on"
+    blank = turns * annotators - every.total()
     # By turn: a sheet is a small draw of turns, hardly two of them of one dialogue.
-    return shares_by_turn(most) | {
-        "votes": {outcome: every[outcome] for outcome in OUTCOMES} | {"blank": asked - len(votes)},
+    return tested({one: share_of_turns(most[one], most.total()) for one in OUTCOMES}) | {
+        "votes": {outcome: every[outcome] for outcome in OUTCOMES} | {"blank": blank},
         "kappa": {"value": None if said == kappa else kappa, "n": len(whole), "said": said},
     }
 
 
-def report(out: Path, done: Row) -> str:
-    """The result of the votes, with what was left open."""
-    told = ", ".join(f"{name} {one['votes']}" for name, one in done["annotators"].items())
-    lines = [
-        f"human       {out / RESULT}: {done['a']['name']} against {done['b']['name']}, "
-        f"{done['n']} turns",
-        f"votes       {told}",
-    ]
-    for name, one in done["dimensions"].items():
-        kappa = one["kappa"]
-        agreed = kappa["said"] if kappa["value"] is None else f"{kappa['value']:.2f}"
-        lines.append(f"{name:<16} {line(one)}")
-        lines.append(f"{'':<16} Fleiss' kappa: {agreed}; {one['votes']['blank']} votes left blank")
-    return "\n".join([*lines, *[step.SMOKE] * done["smoke"]])
-
-
 @cli.command(
-    examples="  python -m eval human --a a.jsonl --b b.jsonl --out human --n 20\n"
-    "  python -m eval human --a a.jsonl --b b.jsonl --out human --annotators anna ben\n"
+    examples="  python -m eval human --a a.jsonl --b b.jsonl --out human --annotators anna ben\n"
     "  python -m eval human --out human --read votes_anna.csv votes_ben.csv"
 )
 def main(
@@ -200,23 +164,30 @@ def main(
 ) -> None:
     """People's choice between two systems' replies: a blinded sheet, and what the votes on it say.
 
-    A sheet of N turns, its sides shuffled, for a spreadsheet and for a browser; key.json says whose
-    reply is where. With --read, win, tie and lose of A, sign test and Fleiss' kappa (Figure 6).
+    key.json says whose reply is where. With --read, win, tie and lose of A, and agreement.
     """
     if votes:
-        print(report(out, read(out, votes)))
-        return
-    if not (a and b):
+        found = _read(out, votes)
+        told = ", ".join(f"{name} {one['votes']}" for name, one in found["annotators"].items())
+        print(f"human       {out / _RESULT}: {found['a']['name']} against {found['b']['name']}")
+        print(f"votes       on {found['n']} turns: {told}")
+        for name, one in found["dimensions"].items():
+            kappa, blank = one["kappa"], one["votes"]["blank"]
+            agreed = kappa["said"] if kappa["value"] is None else f"{kappa['value']:.2f}"
+            print(f"{name:<16} {line(one)}")
+            print(f"{'':<16} Fleiss' kappa: {agreed}; {blank} votes left blank")
+    elif a and b:
+        names = list(dict.fromkeys(annotators or ()))
+        if odd := [name for name in names if not re.fullmatch(r"[A-Za-z0-9.-]+", name)]:
+            raise EscError(
+                f"annotator {odd[0]!r}: letters, digits, dots and dashes make file names"
+            )
+        found = _make(a, b, out, n, names)
+        left_out = " and ".join(f"{count} with {why}" for why, count in found["left_out"].items())
+        print(f"sheet       {out}: {found['n']} of {found['shared']} shared turns")
+        print(f"left out    {left_out}")
+        print(f"key         {out / _KEY}: whose reply is where; not for the annotators")
+    else:
         raise EscError("a sheet takes --a FILE and --b FILE; votes are read with --read")
-    names = list(dict.fromkeys(annotators or ()))
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
-            raise EscError(f"annotator {name!r}: letters, digits, dots and dashes make file names")
-    key = make(matched(a, b), out, n, names)
-    sheet = f"a sheet each for {', '.join(names)}" if names else "sheet.csv and sheet.html"
-    left_out = " and ".join(f"{count} with {why}" for why, count in key["left_out"].items())
-    print(f"sheet       {out}: {sheet}, {key['n']} of {key['shared']} shared turns")
-    print(f"left out    {left_out}")
-    print(f"key         {out / KEY}: whose reply is where; not for the annotators")
-    if key["smoke"]:
+    if found["smoke"]:
         print(step.SMOKE)

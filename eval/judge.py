@@ -1,18 +1,17 @@
 """A judge's scores of replies: Fluency, Professionalism, Empathy and Helpfulness, 0 to 5.
 
-Reads predictions (this kit's or foreign ones), or a mined preference set, whose two sides are
-scored without a word on which is which (Table 2). Writes to FOLDER ``calls.jsonl``, every answer as
-it comes, ``scores.jsonl``, ``judge.json`` with the means, and last ``run.json``. An answer that is
-no score is *unscored*, kept with its reason, and never a number. A few turns are asked a second
-time. Scores of a model are no verdict of a clinician: research software, no counselling.
+Of predictions, or of a mined preference set, whose two sides are scored without a word on which is
+which (Table 2). Writes ``calls.jsonl``, every answer as it comes, ``scores.jsonl``, ``judge.json``
+with the means, and last ``run.json``. An answer that is no score is *unscored*, kept with its
+reason. Scores of a model are no verdict of a clinician: research software, no counselling.
 """
 
 import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -21,29 +20,27 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import typer
 from pydantic import Field, ValidationError, field_validator
 
-from esc import adapters, cli, dialogue, files, judging, paths, prompts, step
+from esc import adapters, cli, dialogue, files, judging, paths, prompts, stats, step
 from esc.dialogue import JUDGED, JUDGED_BY_EMBEDDED, REPEATED
 from esc.files import EscError, Row
-from esc.judging import DRAWN, SCORED, Asking, Judge, JudgeSending, Reason, Unscored, Verdict
+from esc.judging import DRAWN, Asking, Judge, JudgeSending, Reason, Unscored, Verdict
 from esc.llm import Asks, Constraint
 from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, Prediction, complete_runs, read_predictions
 from esc.prompts import Message
 from esc.records import PreferenceRow
-from esc.stats import Units, mean
+from esc.stats import mean, unit_of
 from esc.step import RunFolder
 from esc.strategies import parse, untagged
 
 TEMPLATES = Path(__file__).parent / "prompts"
-USER = TEMPLATES / "judge_user.j2"
-SCALE = range(6)
 ANSWER_TOKENS = 256
-FORMAT = 2
-"""Raised with every change of what its files mean."""
-SCORES, SUMMARY = "scores.jsonl", "judge.json"
+SCALE = range(6)
 SIDES = ("chosen", "rejected")
-SHOWN = r"(value|low|high|noise|exact|mean_difference|spearman|^n|repeat\.n)$"
-"""What the report shows of a dimension in ``judge.json``."""
+_USER = TEMPLATES / "judge_user.j2"
+_FORMAT = 2  # raised with every change of what its files mean
+_SCORES, _SUMMARY = "scores.jsonl", "judge.json"
+_SHOWN = r"(value|low|high|noise|exact|mean_difference|spearman|^n|repeat\.n)$"
 
 
 class Dimension(StrEnum):
@@ -54,10 +51,8 @@ class Dimension(StrEnum):
     EMPATHY = "Empathy"
     HELPFULNESS = "Helpfulness"
 
-    @property
-    def prompt(self) -> str:
-        """The file of its system message."""
-        return f"judge_{self.casefold()}.j2"
+
+_SYSTEM = {dimension: f"judge_{dimension.casefold()}.j2" for dimension in Dimension}
 
 
 @dataclass(frozen=True)
@@ -70,20 +65,34 @@ class Judging(JudgeSending):
     ] = None
 
     def who(self) -> Judge:
-        """The judge a user asks for; of the embedded model the base model of this kit's own server.
-
-        Raises EscError where the hosted one is meant and there is no key.
-        """
-        if (self.judge or (self.model == EMBEDDED and adapters.BASE)) != adapters.BASE:
+        """The judge a user asks for; of the embedded model this kit's own server's base model."""
+        base = adapters.BASE
+        if self.judge != base and (self.judge or self.model != EMBEDDED):
             return super().who()
-        own = [] if self.judge_base_url else [adapters.BASE]
-        weights = adapters.weights_of(self.work, self.model, own)
-        name = f"{self.model} (base)"
-        return Judge(name, self.judge_base_url or "", adapters.BASE, weights)
+        weights = adapters.weights_of(self.work, self.model, [] if self.judge_base_url else [base])
+        return Judge(f"{self.model} (base)", self.judge_base_url or "", base, weights)
+
+    def options(self, judge: Judge, name: str, templates: Sequence[str], *, smoke: bool) -> Row:
+        """What decides the answers of a step of this ``name``, but for what is judged."""
+        return {
+            "format": _FORMAT,
+            "step": name,
+            "JUDGE": judge.name,
+            "JUDGE_N": self.turns(judge),
+            "weights": judge.weights,
+            "prompts": judge.prompts(TEMPLATES, templates),
+            "smoke": smoke or judging.is_smoke(judge.name),
+        }
 
     def turns(self, judge: Judge) -> int:
         """How many turns it is asked about."""
         return self.n or (JUDGED_BY_EMBEDDED if judge.is_embedded else JUDGED)
+
+
+def signature(options: Row, *about: str) -> str:
+    """All that decides a judge's numbers, of a step's options and in words."""
+    wording = (options["prompts"] or "none")[:12]
+    return "|".join([f"judge:{options['JUDGE']}", f"prompts:{wording}", *about])
 
 
 class Score(Verdict):
@@ -134,48 +143,28 @@ class Number(Score):
         return super().read(text, truncated=truncated)
 
 
-@dataclass(frozen=True, slots=True)
-class Rated:
-    """One score to ask for."""
-
-    said: Prediction
-    """The reply with what was said before it; its gold one is never shown beside a pair's side."""
-    quadrant: str | None = None
-    """Of an entangled pair: a turn has one of each at most."""
-    side: str | None = None
-    """One of `SIDES`, or None for a prediction."""
-    dimension: Dimension = Dimension.FLUENCY
-    sample: int = 0
-    """1 where it is asked a second time."""
-
-    @property
-    def key(self) -> tuple[str, str | None, str | None]:
-        """What tells its reply from others."""
-        return self.said.id, self.quadrant, self.side
-
-
-Source = tuple[list[Rated], Row]
-"""The replies of a file as they are drawn, so that the order of the file changes nothing; and for
-``judge.json`` its hash, how many are drawn ``of`` it, how many have a row's number as their id."""
+Reply = tuple[Prediction, Row]
+"""A reply, and what tells it from others: ``id`` and, of a pair, ``quadrant`` and ``side``."""
+_Asked = tuple[Prediction, Row, Dimension, int]
+"""One score to ask for; the number is 1 where it is asked a second time."""
+Source = tuple[list[Reply], Row]
+"""The replies of a file as they are drawn; and what ``judge.json`` says of the file."""
 
 
 def of_predictions(path: Path, n: int) -> Source:
-    """The replies of ``n`` turns of a predictions file, or of all where there are fewer.
-
-    Raises EscError, naming the row, for whatever is not as it should be.
-    """
+    """The replies of ``n`` turns of a predictions file; EscError as `read_predictions`."""
     predictions, numbered = read_predictions(path)
     by_id = {one.id: one for one in predictions}
-    replies = [Rated(by_id[name]) for name in dialogue.order(by_id)[:n]]
-    told = {"predictions": files.sha256(path), "drawn": len(replies), "of": len(by_id)}
-    return replies, told | {"numbered": numbered, "smoke": step.made_beside(path)}
+    drawn = dialogue.order(by_id)[:n]
+    told = {"predictions": files.sha256(path), "drawn": len(drawn), "of": len(by_id)}
+    told |= {"numbered": numbered, "smoke": step.made_beside(path)}
+    return [(by_id[name], {"id": name, "quadrant": None, "side": None}) for name in drawn], told
 
 
 def of_pairs(path: Path, n: int) -> Source:
-    """Both sides of ``n`` pairs of a mined preference set, without a word on which is which.
+    """Both sides of ``n`` pairs of a mined preference set; EscError where a line is no pair.
 
-    Turns are drawn; the pairs of one, of several quadrants, follow one another. Raises EscError,
-    naming the line, where a row is no pair of replies.
+    Turns are drawn; the pairs of one, of several quadrants, follow one another.
     """
     found: dict[tuple[str, str], PreferenceRow] = {}
     for number, row in enumerate(files.read_jsonl(path), start=1):
@@ -193,168 +182,142 @@ def of_pairs(path: Path, n: int) -> Source:
     if not found:
         raise EscError(f"{path} is empty; it takes one pair at least")
     place = {turn: k for k, turn in enumerate(dialogue.order({turn for turn, _ in found}))}
-    pairs = [found[key] for key in sorted(found, key=lambda key: (place[key[0]], key[1]))]
-    made_with = [pair.provenance for pair in pairs]
+    drawn = sorted(found, key=lambda key: (place[key[0]], key[1]))[:n]
+    replies: list[Reply] = []
+    for pair in map(found.__getitem__, drawn):
+        said = [one.value for one in pair.conversations]
+        history = tuple(zip(said[:-1:2], map(untagged, said[1::2]), strict=True))
+        for side, reply in zip(SIDES, (pair.chosen, pair.rejected), strict=True):
+            text = untagged(reply.value) or None
+            # The gold reply is never shown beside a pair's side.
+            shown = Prediction(pair.id, history, said[-1], "", text, "empty reply", None)
+            replies.append((shown, {"id": pair.id, "quadrant": pair.quadrant, "side": side}))
+    made_with = [pair.provenance for pair in found.values()]
     smoke = any(one.get("smoke") or judging.is_smoke(str(one.get("judge"))) for one in made_with)
-    replies = [side for pair in pairs[:n] for side in _sides(pair)]
-    told = {"pairs": files.sha256(path), "drawn": len(pairs[:n]), "of": len(pairs)}
+    told = {"pairs": files.sha256(path), "drawn": len(drawn), "of": len(found)}
     return replies, told | {"numbered": 0, "smoke": smoke}
-
-
-def _sides(pair: PreferenceRow) -> Iterator[Rated]:
-    said = [one.value for one in pair.conversations]
-    history = tuple(zip(said[:-1:2], map(untagged, said[1::2]), strict=True))
-    for side, reply in zip(SIDES, (pair.chosen, pair.rejected), strict=True):
-        text = untagged(reply.value) or None
-        shown = Prediction(pair.id, history, said[-1], "", text, "empty reply", None)
-        yield Rated(shown, pair.quadrant, side)
 
 
 def rating(one: Prediction, dimension: Dimension, kind: type[Score]) -> tuple[Message, ...]:
     """The chat that asks for one score."""
-    system = prompts.render(TEMPLATES, dimension.prompt, with_reason=kind is Score)
+    system = prompts.render(TEMPLATES, _SYSTEM[dimension], with_reason=kind is Score)
     said = {"seeker": one.seeker, "reply": one.reply or "", "reference": one.gold or ""}
-    return judging.question(system, USER, one.history, said, dimension=dimension.value)
+    return judging.question(system, _USER, one.history, said, dimension=dimension.value)
 
 
-async def ask(asks: Asks, one: Rated, *, judge: Judge, kind: type[Score]) -> Score | Unscored:
-    """One score, or why there is none; CallFailed where its request has no answer."""
-    said = one.said
-    if said.reply is None:
-        return Unscored(said.lacking, status=judging.NOT_JUDGED)
-    chat, name = rating(said, one.dimension, kind), " ".join(filter(None, one.key))
-    drawn_by = f"score\n{name}\n{one.dimension}\n{one.sample}"
-    who = (asks, judge, kind, said.id, chat, drawn_by)
-    return await judging.verdict(*who, tokens=ANSWER_TOKENS, sample=one.sample)
-
-
-def row_of(one: Rated, said: Score | Unscored) -> Row:
-    """The row of one score."""
-    row: Row = dict(zip(("id", "quadrant", "side"), one.key, strict=True))
-    row |= {"dimension": one.dimension.value, "sample": one.sample, "status": said.status}
-    if isinstance(said, Unscored):
-        return row | {"score": None, "reason": said.reason, "explanation": said.detail or None}
-    return row | {"score": said.score, "reason": None, "explanation": said.reason or None}
-
-
-def asking(source: Source, out: Path, how: Judging, form: str) -> Asking[Rated]:
-    """The scoring of one file."""
+def _asking(source: Source, out: Path, how: Judging, form: str) -> Asking[_Asked]:
     (replies, about), judge = source, how.who()
+    kind = Score if form == judging.REASON else Number
     # That the embedded model agrees with itself says nothing.
     repeat = 0 if judge.is_embedded else REPEATED
-    options: Row = {
-        "format": FORMAT,
-        "step": "judge",
-        **{kind: about[kind] for kind in ("predictions", "pairs") if kind in about},
-        "JUDGE": judge.name,
-        "JUDGE_N": how.turns(judge),
-        "JUDGE_FORM": form,
-        "repeat": repeat,
-        "weights": judge.weights,
-        "prompts": judge.prompts(TEMPLATES, [*(one.prompt for one in Dimension), USER.name]),
-        "smoke": about["smoke"] or judging.is_smoke(judge.name),
-    }
+    templates = [*_SYSTEM.values(), _USER.name]
+    options = how.options(judge, "judge", templates, smoke=about["smoke"])
+    options |= {kind: about[kind] for kind in ("predictions", "pairs") if kind in about}
+    options |= {"JUDGE_FORM": form, "repeat": repeat}
 
-    def records() -> list[Rated]:
+    def records() -> list[_Asked]:
         """Every score of every reply; then those of the first turns again."""
-        again = set(list(dict.fromkeys(one.said.id for one in replies))[:repeat])
-        return [
-            replace(one, dimension=dimension, sample=sample)
-            for sample in (0, 1)
-            for one in replies
-            if sample == 0 or one.said.id in again
-            for dimension in Dimension
-        ]
+        first = list(dict.fromkeys(said.id for said, _ in replies))[:repeat]
+        again = [one for one in replies if one[0].id in first]
+        both = [(one, sample) for sample, some in enumerate((replies, again)) for one in some]
+        return [(*one, dimension, sample) for one, sample in both for dimension in Dimension]
+
+    async def ask(asks: Asks, asked: _Asked) -> Score | Unscored:
+        said, key, dimension, sample = asked
+        if said.reply is None:
+            return Unscored(said.lacking, status=judging.NOT_JUDGED)
+        name, chat = " ".join(filter(None, key.values())), rating(said, dimension, kind)
+        who = (asks, judge, kind, said.id, chat, f"score\n{name}\n{dimension}\n{sample}")
+        return await judging.verdict(*who, tokens=ANSWER_TOKENS, sample=sample)
+
+    def row(asked: _Asked, said: Score | Unscored) -> Row:
+        _, key, dimension, sample = asked
+        row = key | {"dimension": dimension.value, "sample": sample, "status": said.status}
+        if isinstance(said, Unscored):
+            return row | {"score": None, "reason": said.reason, "explanation": said.detail or None}
+        return row | {"score": said.score, "reason": None, "explanation": said.reason or None}
 
     return Asking(
-        folder=RunFolder(out, options, SCORES),
+        folder=RunFolder(out, options, _SCORES),
         run={"judge": judge.name, "question": "scores"},
         who=judge,
         records=records,
-        ask=partial(ask, judge=judge, kind=Score if form == judging.REASON else Number),
-        row=row_of,
-        told=partial(summary, source, options),
-        report=partial(report, out),
-        summary=SUMMARY,
+        ask=ask,
+        row=row,
+        told=partial(_summary, source, options),
+        report=partial(_report, out),
+        summary=_SUMMARY,
     )
 
 
-def summary(source: Source, options: Row, rows: Sequence[Row]) -> Row:
-    """What ``judge.json`` says of all rows.
-
-    Per dimension the mean, 0 to 5, its 95 % interval, n, what has no score and why, how far a
-    second asking agrees, and Spearman's correlation with length. For pairs the means of both sides,
-    over the pairs whose two sides are scored, and their difference, as in the paper's Table 2.
-    """
+def _summary(source: Source, options: Row, rows: Sequence[Row]) -> Row:
+    """What ``judge.json`` says of all rows."""
     import pandas as pd
 
-    (replies, about), frame = source, pd.DataFrame(rows)
-    frame["pair"] = frame["quadrant"].astype(str)
-    lengths = {one.key: len(one.said.reply or "") for one in replies}
-    frame["length"] = [lengths[row["id"], row["quadrant"], row["side"]] for row in rows]
-    units, status = Units.of(frame["id"]), Counter(frame["status"])
-    wording = (options["prompts"] or "none")[:12]
+    replies, about = source
+    frame = pd.DataFrame(rows).astype({"quadrant": str, "side": str})
+    lengths = {tuple(map(str, key.values())): len(said.reply or "") for said, key in replies}
+    unit, status = unit_of(frame["id"]), Counter(frame["status"])
+    turns = f"turns:{about['drawn']} of {about['of']} by hash of id"
+    form = f"form:{options['JUDGE_FORM']}"
+    dimensions = frame.groupby("dimension", sort=False)
     return {
         "source": about,
         "judge": options["JUDGE"],
-        "signature": f"judge:{options['JUDGE']}|prompts:{wording}|form:{options['JUDGE_FORM']}"
-        f"|temperature:0|scale:0-5|turns:{about['drawn']} of {about['of']} by hash of id",
+        "signature": signature(options, form, "temperature:0", "scale:0-5", turns),
         "rows": len(rows),
         "counts": {name.replace(" ", "_"): status[name] for name in judging.STATUSES},
         "scale": [SCALE[0], SCALE[-1]],
-        "interval": units.said,
-        "dimensions": {
-            dimension: _told(of, units, "pairs" in about)
-            for dimension, of in frame.groupby("dimension", sort=False)
-        },
+        "interval": stats.said(unit),
+        "dimensions": {name: _told(of, lengths, unit) for name, of in dimensions},
         "smoke": options["smoke"],
     }
 
 
-def _told(frame: Any, units: Units, are_pairs: bool) -> Row:
-    """What is told of one dimension; ``frame`` is pandas', of its rows."""
+def _told(frame: Any, lengths: Mapping[tuple[str, ...], int], unit: str) -> Row:
+    """Of one dimension's rows the mean, what has no score and why, how far a second asking agrees,
+    and the correlation with length; of pairs the means of both sides, over the pairs whose two
+    sides are scored, and their difference, as in the paper's Table 2.
+    """
     from scipy.stats import spearmanr
 
-    first, again = frame[frame["sample"] == 0], frame[frame["sample"] == 1]
-    scored = first[first["status"] == SCORED]
-    if are_pairs:
-        sides = scored.pivot(index=["id", "pair"], columns="side", values="score")
-        sides = sides.reindex(columns=SIDES).dropna().astype(float)
+    first, repeated = frame[frame["sample"] == 0], frame["sample"].sum()
+    asked = frame.pivot(index=["id", "quadrant", "side"], columns="sample", values="score")
+    asked = asked.reindex(columns=[0, 1]).astype(float)
+    scored, apart = asked[0].dropna(), (asked[0] - asked[1]).abs().dropna()
+    long = [lengths[key] for key in scored.index]
+
+    def mean_of(scores: Any) -> Row:
+        return mean(list(zip(scores.index.get_level_values("id"), scores, strict=True)), unit)
+
+    if first["side"].isin(SIDES).any():
+        sides = scored.unstack("side").reindex(columns=SIDES).dropna()
         sides["difference"] = sides["chosen"] - sides["rejected"]
-        ids = sides.index.get_level_values("id")
-        told: Row = {one: mean(list(zip(ids, sides[one], strict=True)), units) for one in sides}
-        difference, low = told["difference"], told["rejected"]["value"]
-        difference["percent"] = 100 * difference["value"] / low if low else None
+        told: Row = {one: mean_of(sides[one]) for one in sides}
+        difference, less = told["difference"], told["rejected"]["value"]
         low, high = difference["low"], difference["high"]
+        difference["percent"] = 100 * difference["value"] / less if less else None
         difference["inside_the_noise"] = None if low is None else low <= 0 <= high
         told["n"] = len(sides)
     else:
-        told = mean(list(zip(scored["id"], scored["score"].astype(float), strict=True)), units)
-    both = scored.merge(again[again["status"] == SCORED], on=["id", "pair", "side"])
-    apart = (both["score_x"] - both["score_y"]).astype(float).abs()
-    varied = min(scored["score"].nunique(), scored["length"].nunique()) > 1
+        told = mean_of(scored)
+    varied = min(scored.nunique(), len(set(long))) > 1
     # Spearman (1904): ranks' correlation.
-    rho = (
-        float(spearmanr(scored["score"].astype(float), scored["length"]).statistic)
-        if varied
-        else None
-    )
-    why = "scores or lengths are all alike" if len(scored) > 1 else "fewer than two scores"
+    rho = float(spearmanr(scored, long).statistic) if varied else None
+    some = "fewer than two scores or lengths that differ"
+    agreed = {
+        "exact": float((apart == 0).mean()) if len(apart) else None,
+        "mean_difference": float(apart.mean()) if len(apart) else None,
+    }
     return {
         **told,
         **judging.without_score(first.to_dict("records")),
-        "repeat": {
-            "asked": len(again),
-            "n": len(apart),
-            "exact": float((apart == 0).mean()) if len(apart) else None,
-            "mean_difference": float(apart.mean()) if len(apart) else None,
-        },
-        "length": {"spearman": rho, "n": len(scored), "note": why if rho is None else None},
+        "repeat": {"asked": int(repeated), "n": len(apart)} | agreed,
+        "length": {"spearman": rho, "n": len(scored), "note": None if varied else some},
     }
 
 
-def report(out: Path, found: Row) -> str:
-    """The numbers one should see: every score once, every mean with its interval."""
+def _report(out: Path, found: Row) -> str:
     import pandas as pd
 
     source, dimensions = found["source"], found["dimensions"]
@@ -366,10 +329,10 @@ def report(out: Path, found: Row) -> str:
     }
     return "\n".join(
         [
-            f"scores      {out / SCORES}: {found['rows']:,} rows = {told}",
+            f"scores      {out / _SCORES}: {found['rows']:,} rows = {told}",
             f"drawn       {source['drawn']:,} of {source['of']:,} "
             f"{'pairs' if 'pairs' in source else 'turns'}; judge {found['judge']}",
-            table.filter(regex=SHOWN).to_string(float_format="%.2f", na_rep="—"),
+            table.filter(regex=_SHOWN).to_string(float_format="%.2f", na_rep="—"),
             *judging.closing(found | left_open | {"numbered": source["numbered"]}),
         ]
     )
@@ -377,8 +340,6 @@ def report(out: Path, found: Row) -> str:
 
 @cli.command(
     examples="  python -m eval judge --predictions predictions.jsonl --out judged --judge random\n"
-    "  python -m eval judge --pairs data/esc_rg_dpo_qwen2.5-7b.jsonl --out table2 "
-    "--model qwen2.5-7b\n"
     "  python -m eval judge --model qwen2.5-7b --price 0.40/1.60 --dry-run"
 )
 def main(
@@ -396,9 +357,9 @@ def main(
     Of one file, or without one of every complete run of the model, and of its mined pairs.
     """
 
-    def scoring(read: Callable[[Path, int], Source], path: Path, folder: Path) -> Asking[Rated]:
+    def scoring(read: Callable[[Path, int], Source], path: Path, folder: Path) -> Asking[_Asked]:
         step.check_apart(folder, path)
-        return asking(read(path, how.turns(how.who())), folder, how, form)
+        return _asking(read(path, how.turns(how.who())), folder, how, form)
 
     if one := predictions or pairs:
         if not out or (predictions and pairs):

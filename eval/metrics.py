@@ -1,13 +1,8 @@
-r"""All automatic metrics of systems, with intervals, beside what no skill gives; comparisons.
-
-    python -m eval metrics --predictions runs/smollm2-135m/decoupled_sft/predictions.jsonl \
-        --out runs/smollm2-135m/decoupled_sft
-    python -m eval compare --model smollm2-135m
+"""All automatic metrics of systems, with intervals, beside what no skill gives; comparisons.
 
 Reads files of predictions (JSONL, JSON or CSV, this kit's or with foreign field names). Takes gold
 from inside the file: no corpus and no ids are needed; without dialogue ids (``231-7``) rows are
-resampled. Writes ``FOLDER/metrics.json`` and ``runs/<model>/comparisons.json``. A language model's
-scores are of another step.
+resampled. Writes ``FOLDER/metrics.json`` and ``runs/<model>/comparisons.json``.
 """
 
 import hashlib
@@ -16,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -24,14 +18,13 @@ from typing import Annotated
 import numpy as np
 import orjson
 import typer
-from tqdm import tqdm
 
 from esc import cli, files, stats, step
 from esc.files import EscError, Row
 from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, complete_runs
 from esc.psych_errors import PsychError
-from esc.stats import FEWEST, NARROW, RESAMPLES, SEED, Z95, Floats, Units, too_few
+from esc.stats import FEWEST, NARROW, RESAMPLES, SEED, Z95, Floats, name_of, unit_of
 from esc.strategies import Strategy
 from eval import strategy_metrics, text_metrics
 from eval.cases import Case, Cases, read_cases, shared_turns
@@ -39,8 +32,7 @@ from eval.strategy_metrics import RAISED_BY_NOISE
 from eval.text_metrics import NumberPath
 
 METRICS, COMPARISONS = "metrics.json", "comparisons.json"
-ERRORS = Path("errors") / "errors.jsonl"
-"""What `mining classify` leaves in a run."""
+_ERRORS = Path("errors") / "errors.jsonl"  # what `mining classify` leaves in a run
 QUESTIONS = (
     ("RQ1: Vanilla DPO less Vanilla SFT", "vanilla_sft", "vanilla_dpo"),
     ("RQ2: Decoupled SFT less Vanilla SFT", "vanilla_sft", "decoupled_sft"),
@@ -49,66 +41,62 @@ QUESTIONS = (
     ("Gold strategy: DPO less SFT", "decoupled-gold_sft", "decoupled-gold_dpo"),
 )
 """The paper's questions of section 6: what is asked, and of which two runs."""
-FORMAT = 3
-"""Raised with every change of a number's meaning."""
-_SHOWN = {
-    "strategy": ("bias", "weighted_f1", "macro_f1"),
-    "paper": ("bleu1", "distinct1", "f1", "rouge_l"),
-    "corpus": ("bleu",),
-}
-"""The numbers that are told."""
+_FORMAT = 3  # raised with every change of a number's meaning
+_SHOWN = (
+    *("strategy.bias", "strategy.weighted_f1", "strategy.macro_f1"),
+    *("text.paper.bleu1", "text.paper.distinct1", "text.paper.f1", "text.paper.rouge_l"),
+    "text.corpus.bleu",
+)
 Numbers = dict[NumberPath, Floats]
 """A number's place to its value and, after it, its values in resamples or without each unit."""
 
 
-def drawn(sides: Sequence[Floats], names: Sequence[str]) -> list[Floats]:
-    """Per side its columns (n, k) summed over all turns, then over each resample of the units.
-
-    Shape (1 + 1000, k). ``names`` says to which unit a turn belongs; all sides share the draws.
-    """
-    by_unit = stats.unit_sums(np.hstack(sides), names)
-    sums = np.vstack([by_unit.sum(axis=0), stats.resampled(by_unit)])
+def _drawn(sides: Sequence[Floats], names: Sequence[str]) -> list[Floats]:
+    """Per side its columns summed over all turns, then over each resample of their units."""
+    sums = stats.resampled(stats.unit_sums(np.hstack(sides), names))
     return np.split(sums, len(sides), axis=1)
 
 
-def columns(cases: Cases) -> Floats:
-    """What is summed over turns, of strategies and texts side by side; shape (n, k)."""
-    texts = text_metrics.columns((case.text, case.gold_text) for case in cases.rows)
-    return np.hstack([strategy_metrics.columns(cases.rows), texts])
-
-
-def numbers(systems: Sequence[Cases]) -> list[Numbers]:
-    """All numbers of each of the systems, which answer the same turns."""
-    names, found = systems[0].names, []
-    for cases, sums in zip(systems, drawn([*map(columns, systems)], names), strict=True):
+def _numbers(systems: Sequence[Cases]) -> list[tuple[Numbers, Floats]]:
+    """(all numbers, what is summed over turns) of systems that answer the same turns."""
+    names, sides, found = systems[0].names, [], []
+    for cases in systems:
+        texts = text_metrics.columns((case.text, case.gold_text) for case in cases.rows)
+        sides.append(np.hstack([strategy_metrics.columns(cases.rows), texts]))
+    for cases, sums in zip(systems, _drawn(sides, names), strict=True):
         strategy, text = np.split(sums, [strategy_metrics.WIDTH], axis=1)
-        diverse = text_metrics.diversity([case.text for case in cases.rows], names)
-        found.append(strategy_metrics.numbers(strategy) | text_metrics.numbers(text) | diverse)
+        told = strategy_metrics.numbers(strategy) | text_metrics.numbers(text)
+        told |= text_metrics.diversity([case.text for case in cases.rows], names)
+        found.append((told, sums[0]))
     return found
 
 
-def interval(path: NumberPath, number: Floats, units: int, unit: str) -> tuple[Row, str]:
-    """(value, and low and high of the 95 % interval, as `esc.stats.interval`; how it is made)."""
-    value, resamples, reverse = float(number[0]), number[1:], path[-1] in RAISED_BY_NOISE
+def _interval(path: NumberPath, number: Floats, units: int, unit: str) -> tuple[Row, str]:
+    """(what `esc.stats.interval` says, rounded; how the interval is made)."""
+    reverse = path[-1] in RAISED_BY_NOISE and unit != "draw"
+    ends = stats.interval(number, units, unit, reverse=reverse)
+    how = stats.said(unit, reverse=reverse)
     if unit == "draw":
         how = f"95 % of {RESAMPLES} draws, seed {SEED}, whose mean is the value"
-        return stats.interval(value, resamples, units, unit), how
-    if path in text_metrics.JACKKNIFED:
+    elif path in text_metrics.JACKKNIFED:
         how = f"95 % jackknife by {unit}" + (f" ({NARROW})" if unit == "row" else "")
-        if units >= FEWEST and not np.isnan(value):
+        if ends["low"] is not None:
             # Tukey (1958).
-            half = Z95 * math.sqrt((units - 1) * resamples.var())
-            return {"value": value, "low": value - half, "high": value + half}, how
-    else:
-        how = stats.said(unit, reverse=reverse)
-    return stats.interval(value, resamples, units, unit, reverse=reverse), how
+            half = Z95 * math.sqrt((units - 1) * number[1:].var())
+            ends |= {"low": ends["value"] - half, "high": ends["value"] + half}
+    return ends | {name: _rounded(ends[name]) for name in ("value", "low", "high")}, how
 
 
-def measured(cases: Cases) -> Row:
+def _rounded(value: float | None) -> float | None:
+    # Beyond six digits is the order in which a machine adds. Adding 0 makes 0.0 of -0.0.
+    return None if value is None or np.isnan(value) else round(float(value), 6) + 0.0
+
+
+def _measured(cases: Cases) -> Row:
     """``strategy`` and ``text`` of a system, as in ``metrics.json``."""
-    (found,), total = numbers([cases]), columns(cases).sum(axis=0)
+    ((found, total),) = _numbers([cases])
     stages = strategy_metrics.by_stage(cases.rows)
-    return _told(found, total, stages, len(set(cases.names)), cases.units.name)
+    return _told(found, total, stages, len(set(cases.names)), cases.unit)
 
 
 def _told(found: Numbers, total: Floats, stages: list[Row] | None, units: int, unit: str) -> Row:
@@ -120,36 +108,28 @@ def _told(found: Numbers, total: Floats, stages: list[Row] | None, units: int, u
             signature, why, n = strategy_metrics.about(path, strategy)
         else:
             signature, why, n = *text_metrics.ABOUT[path], int(total[-1])
-        ends, how = interval(path, number, units, unit)
-        row: Row = {name: rounded(ends[name]) for name in ("value", "low", "high")} | {"n": n}
-        if row["low"] is not None:
+        ends, how = _interval(path, number, units, unit)
+        if ends["low"] is not None:
             # No number can be negative.
-            row["low"] = max(0.0, row["low"])
-        if row["value"] is None or "reason" in ends:
-            row["reason"] = why if row["value"] is None else ends["reason"]
+            ends["low"] = max(0.0, ends["low"])
+        if ends["value"] is None:
+            ends["reason"] = why
         place = told
         for part in path[:-1]:
             place = place.setdefault(part, {})
-        place[path[-1]] = row | {"signature": f"{signature}|ci:{how}"}
+        place[path[-1]] = ends | {"n": n, "signature": f"{signature}|ci:{how}"}
     return told
 
 
-def rounded(value: float | None) -> float | None:
-    """The number as it stands in a file: what is beyond is the order in which a machine adds."""
-    # Adding 0 turns a rounded -0.0 into 0.0.
-    return None if value is None or np.isnan(value) else round(float(value), 6) + 0.0
-
-
 def baselines(cases: Cases) -> dict[str, Row]:
-    """``strategy`` and ``text`` of each baseline, in the shape of a system's.
+    """``strategy`` and ``text`` of each baseline, which depend on the gold turns alone.
 
-    They depend on the gold turns alone. Numbers of the two that draw are means over 1,000 draws of
-    all turns, and their intervals are what 95 % of the draws give.
+    Of those that draw, means over 1,000 draws of all turns, and what 95 % of the draws give.
     """
 
     def system(answer: Callable[[Case], Row]) -> Row:
         rows = [replace(case, spread=None, **answer(case)) for case in cases.rows]
-        return measured(replace(cases, rows=tuple(rows)))
+        return _measured(replace(cases, rows=rows))
 
     counts = Counter(case.gold for case in cases.rows)
     most = max(Strategy, key=lambda strategy: counts[strategy])
@@ -163,168 +143,139 @@ def baselines(cases: Cases) -> dict[str, Row]:
     silent: Row = {"text": {"paper": {}, "corpus": {}}}
     for (_, family, name), (signature, _) in text_metrics.ABOUT.items():
         silent["text"][family][name] = nothing | {"signature": signature}
-    marginal = np.array([counts[strategy] / len(said) for strategy in Strategy])
+    each = np.array([counts[strategy] for strategy in Strategy])
+
+    def chance(shares: Floats) -> Row:
+        """One draw of all turns is one multinomial draw for each gold strategy."""
+        rng = np.random.default_rng(SEED)
+        drawn = np.stack([rng.multinomial(n, shares, size=RESAMPLES) for n in each], axis=2)
+        sums = np.zeros((1 + RESAMPLES, strategy_metrics.WIDTH))
+        sums[0, strategy_metrics.CONFUSION] = np.outer(shares, each).ravel()
+        sums[1:, strategy_metrics.CONFUSION] = drawn.reshape(RESAMPLES, -1)
+        found = strategy_metrics.numbers(sums)
+        for values in found.values():
+            known = values[1:][~np.isnan(values[1:])]
+            values[0] = known.mean() if len(known) else np.nan
+        return _told(found, sums[0], None, RESAMPLES, "draw")
+
     random = system(lambda case: {"predicted": case.gold, "text": replies[case.id]})
     return {
         "gold": system(lambda case: {"predicted": case.gold, "text": case.gold_text.strip()}),
         "majority": system(lambda _: {"predicted": most, "text": ""}) | silent,
-        "uniform": chance(counts, np.full(len(Strategy), 1 / len(Strategy))) | silent,
-        "gold-marginal-random": random | chance(counts, marginal),
+        "uniform": chance(np.full(len(each), 1 / len(each))) | silent,
+        "gold-marginal-random": random | chance(each / len(said)),
     }
 
 
-def chance(gold: Counter[Strategy], shares: Floats) -> Row:
-    """``strategy`` of a system that draws strategies with these shares.
-
-    ``gold`` counts the gold turns of each strategy. One draw of all turns is one multinomial draw
-    for each gold strategy.
-    """
-    rng, each = np.random.default_rng(SEED), [gold[strategy] for strategy in Strategy]
-    counts = np.stack([rng.multinomial(n, shares, size=RESAMPLES) for n in each], axis=2)
-    sums = np.zeros((1 + RESAMPLES, strategy_metrics.WIDTH))
-    sums[:, strategy_metrics.CONFUSION] = [
-        np.outer(shares, each).ravel(),
-        *counts.reshape(RESAMPLES, -1),
-    ]
-    found = strategy_metrics.numbers(sums)
-    for values in found.values():
-        known = values[1:][~np.isnan(values[1:])]
-        values[0] = known.mean() if len(known) else np.nan
-    return _told(found, sums[0], None, RESAMPLES, "draw")
-
-
-def differences(sides: Sequence[Numbers], names: Sequence[str], unit: str) -> tuple[Row, str]:
-    """(by dotted name what the second side has more, how or why not that has intervals).
-
-    ``a``, ``b``, ``difference`` (b − a), ``low``, ``high`` and ``verdict``, such as ``inside the
-    noise``.
-    """
+def _differences(sides: Sequence[Numbers], names: Sequence[str], unit: str) -> tuple[Row, str]:
+    """(by dotted name what the second side has more, how or why not that has intervals)."""
     (a, b), units = sides, len(set(names))
     told: Row = {}
     for path in a:
-        ends, _ = interval(path, b[path] - a[path], units, unit)
-        difference, low, high = (rounded(ends[name]) for name in ("value", "low", "high"))
-        told[".".join(path)] = {
-            "a": rounded(a[path][0]),
-            "b": rounded(b[path][0]),
-            "difference": difference,
-            "low": low,
-            "high": high,
-            "verdict": stats.verdict(difference, low, high),
-        }
-    few = units < FEWEST
-    return told, f"no interval: {too_few(units, unit)}" if few else stats.said(unit)
+        ends, _ = _interval(path, b[path] - a[path], units, unit)
+        more = {"difference": ends["value"], "low": ends["low"], "high": ends["high"]}
+        both = {"a": _rounded(a[path][0]), "b": _rounded(b[path][0])}
+        told[".".join(path)] = both | more | {"verdict": stats.verdict(*more.values())}
+    return told, stats.too_few(units, unit) if units < FEWEST else stats.said(unit)
 
 
 def compared(a: Cases, b: Cases) -> Row:
-    """What b has more than a, on the turns that both answered, as `differences` says it.
+    """What b has more than a, on the turns that both answered, resampled by the same draws.
 
-    Both systems are resampled by the same draws. Turns are matched by id, or by their place in the
-    file where there are no ids. The order of the rows changes nothing. Raises EscError where they
-    share no turn, or an id has another gold turn in the other.
+    EscError where they share no turn, or one has another gold turn in the other.
     """
     first, second = ({case.id: case for case in cases.rows} for cases in (a, b))
-    gold_of_a, gold_of_b = (
-        {one.id: {"gold strategy": one.gold, "gold reply": one.gold_text} for one in of.rows}
-        for of in (a, b)
-    )
-    shared = shared_turns(gold_of_a, gold_of_b)
-    units = Units(a.units.by_dialogue and b.units.by_dialogue)
-    both = [Cases(tuple(of[name] for name in sorted(shared)), units) for of in (first, second)]
-    told, how = differences(numbers(both), both[0].names, units.name)
+    gold = [
+        {name: {"gold strategy": c.gold, "gold reply": c.gold_text} for name, c in of.items()}
+        for of in (first, second)
+    ]
+    shared = sorted(shared_turns(*gold))
+    unit = a.unit if a.unit == b.unit else "row"
+    both = [Cases([of[name] for name in shared], unit) for of in (first, second)]
+    told, how = _differences([found for found, _ in _numbers(both)], both[0].names, unit)
     if not how.startswith("no "):
         how += f"; reverse percentile of {', '.join(RAISED_BY_NOISE)}"
     return {
         "n": len(shared),
         "alone": {"a": len(a.rows) - len(shared), "b": len(b.rows) - len(shared)},
-        "resampled_by": units.name,
+        "resampled_by": unit,
         "interval": how,
         "numbers": told,
     }
 
 
-def compared_errors(a: Path, b: Path) -> Row:
-    """What b has more than a of every psychological error (RQ4, section 6.2), paired by turn.
+def _compared_errors(a: Path, b: Path) -> Row:
+    """What b has more than a of every psychological error (RQ4, section 6.2), in points of 100.
 
-    ``a`` and ``b`` are files of `mining classify`. ``shares`` maps an error to its `differences` in
-    points of 100, of the ``n`` turns that both have a scored reply to; ``reason`` says why there
-    are none. Raises EscError for a file of another form.
+    Of the ``n`` turns that both have a scored reply to; ``reason`` says why there are none.
     """
-    (first, judge), (second, another) = _errors_in(a), _errors_in(b)
-    shared = sorted(first.keys() & second.keys())
-    told: Row = {"n": 0, "shares": {}, "interval": "", "judge": None}
+    found, judges = [], []
+    for path in (a, b):
+        rows = files.read_jsonl(path) if path.is_file() else ()
+        scored = [row for row in rows if row["status"] == "scored"]
+        found.append({row["id"]: row["error"] for row in scored})
+        judges.append(", ".join(sorted({row["judge"] for row in scored})))
+    shared, (judge, another) = sorted(found[0].keys() & found[1].keys()), judges
     if not shared or judge != another:
         none = "no turn's error is classified in both"
-        return told | {"reason": f"judged by {judge} and {another}" if shared else none}
-    units = Units.of(shared)
-    names = [units.unit(name) for name in shared]
+        why = f"judged by {judge} and {another}" if shared else none
+        return {"n": 0, "shares": {}, "interval": "", "judge": None, "reason": why}
+    unit, kinds = unit_of(shared), [one.value for one in PsychError]
+    names = [name_of(name, unit) for name in shared]
     sides = [
-        np.array([[*(of[name] is one for one in PsychError), True] for name in shared], dtype=float)
-        for of in (first, second)
+        np.array([[*(of[name] == one for one in kinds), True] for name in shared], dtype=float)
+        for of in found
     ]
     points: list[Numbers] = [
-        {(one.value,): 100 * sums[:, k] / sums[:, -1] for k, one in enumerate(PsychError)}
-        for sums in drawn(sides, names)
+        {(one,): 100 * sums[:, k] / sums[:, -1] for k, one in enumerate(kinds)}
+        for sums in _drawn(sides, names)
     ]
-    shares, how = differences(points, names, units.name)
+    shares, how = _differences(points, names, unit)
     return {"n": len(shared), "shares": shares, "interval": how, "judge": judge, "reason": None}
-
-
-def _errors_in(path: Path) -> tuple[dict[str, PsychError], str]:
-    """(error by turn, of the replies that are scored; who judged)."""
-    rows = files.read_jsonl(path) if path.is_file() else ()
-    scored = [row for row in rows if row.get("status") == "scored"]
-    try:
-        judges = ", ".join(sorted({row["judge"] for row in scored}))
-        return {row["id"]: PsychError(row["error"]) for row in scored}, judges
-    except (KeyError, ValueError, TypeError) as error:
-        raise EscError(f"{path} is no file of psychological errors ({error})") from error
 
 
 def _once(path: Path, made_of: Row, make: Callable[[], Row], *, force: bool) -> Row:
     """What a JSON file says, made where it is not there yet, or of something else."""
     made_with = made_of | {
-        "format": FORMAT,
+        "format": _FORMAT,
         "strategies": [strategy.value for strategy in Strategy],
         "resamples": RESAMPLES,
         "seed": SEED,
         "versions": {name: version(name) for name in (*text_metrics.PACKAGES, "numpy")},
     }
     with files.exclusive(path.parent):
-        if path.is_file():
-            found = files.read_json(path)
-            if "made_with" not in found:
-                raise EscError(f"{path} is not of this step; name another folder in --out")
-            if found["made_with"] == made_with and not force:
-                print(f"{path} is of these predictions; nothing to do")
-                return found
+        found = files.read_json(path, default={})
+        if path.is_file() and "made_with" not in found:
+            raise EscError(f"{path} is not of this step; name another folder in --out")
+        if found.get("made_with") == made_with and not force:
+            print(f"{path} is of these predictions; nothing to do")
+            return found
         found = {"made_with": made_with} | make()
         files.write_json(path, found)
     return found
 
 
-def metrics(predictions: Path) -> Row:
-    """What ``metrics.json`` says; EscError, naming the row, where something is not as it should."""
+def _metrics(predictions: Path) -> Row:
+    """What ``metrics.json`` says."""
     cases = read_cases(predictions)
     told = sorted((case.id, case.gold.value, case.gold_text.split()) for case in cases.rows)
     return {
         "n": len(cases.rows),
-        "dialogues": len(set(cases.names)) if cases.units.by_dialogue else None,
+        "dialogues": len(set(cases.names)) if cases.unit == "dialogue" else None,
         # Equal where two systems answered the same turns, with their gold.
         "turns": hashlib.sha256(orjson.dumps(told)).hexdigest(),
         "empty": sum(not case.text for case in cases.rows),
         "empty_gold": sum(not case.gold_text.strip() for case in cases.rows),
         "failed": cases.failed,
         "numbered": cases.numbered,
-        "resampled_by": cases.units.name,
-        **measured(cases),
+        "resampled_by": cases.unit,
+        **_measured(cases),
         "baselines": baselines(cases),
         "smoke": step.made_beside(predictions),
     }
 
 
-def report(found: Row) -> str:
-    """The numbers one should see."""
+def _report(found: Row) -> str:
     by, strategy = found["resampled_by"], found["strategy"]
     why = "" if by == "dialogue" else ", since no ids name dialogues"
     lines = [
@@ -337,13 +288,15 @@ def report(found: Row) -> str:
             f"incomplete  {found['failed']:,} failed records are left out of every number; "
             "'make predict' asks for them again"
         )
-    random, gold = (found["baselines"][name] for name in ("gold-marginal-random", "gold"))
-    for family, name in [(family, name) for family, names in _SHOWN.items() for name in names]:
+    sides = [found, *(found["baselines"][name] for name in ("gold-marginal-random", "gold"))]
+    for path in _SHOWN:
         told = []
-        for of in (found, random, gold):
-            one = (of["text"] | {"strategy": of["strategy"]})[family][name]
+        for one in sides:
+            for part in path.split("."):
+                one = one[part]
             ends = "" if one["low"] is None else f" [{one['low']:.2f}, {one['high']:.2f}]"
             told.append("undefined" if one["value"] is None else f"{one['value']:.2f}{ends}")
+        name = path.rpartition(".")[2]
         lines.append(f"{name:<12}{told[0]:<24}random {told[1]:<24}gold {told[2]}")
     return "\n".join([*lines, *[step.SMOKE] * found["smoke"]])
 
@@ -358,7 +311,7 @@ def main(
     model: cli.Model = EMBEDDED,
     work: cli.Work = Path(),
     force: cli.Force = False,
-) -> int:
+) -> None:
     """Metrics of one system's predictions, or of every complete run of a model.
 
     Failed records are counted and left out; whatever else cannot be read stops the step and names
@@ -370,27 +323,18 @@ def main(
         asked = {out: predictions}
     else:
         asked = {folder: folder / PREDICTIONS for folder in complete_runs(work, model)}
-    failed = 0
-    for folder, path in asked.items():
+
+    def measure(folder: Path) -> list[str]:
+        path, written = asked[folder], folder / METRICS
         made_of = {"predictions": [files.sha256(path)], "smoke": step.made_beside(path)}
-        try:
-            found = _once(folder / METRICS, made_of, partial(metrics, path), force=force)
-        except EscError as error:
-            if predictions:
-                raise
-            # One odd run is none of the others'.
-            print(f"error: {folder.name}: {error}", file=sys.stderr)
-            failed = 1
-        else:
-            print(f"metrics     {folder / METRICS}")
-            print(report(found))
-    return failed
+        found = _once(written, made_of, lambda: _metrics(path), force=force)
+        return [f"metrics     {written}", _report(found)]
+
+    # One odd run is none of the others'.
+    cli.each(asked, measure, planned=False)
 
 
-@cli.command(
-    name="compare",
-    examples="  python -m eval compare\n  python -m eval compare --model qwen2.5-7b",
-)
+@cli.command(name="compare", examples="  python -m eval compare --model qwen2.5-7b")
 def compare(model: cli.Model = EMBEDDED, work: cli.Work = Path(), force: cli.Force = False) -> int:
     """The paper's questions, as paired differences of the runs that are complete.
 
@@ -399,16 +343,16 @@ def compare(model: cli.Model = EMBEDDED, work: cli.Work = Path(), force: cli.For
     runs = {folder.name: folder for folder in complete_runs(work, model)}
     wanted = [(a, b) for _, a, b in QUESTIONS if a in runs and b in runs]
     asked = [runs[name] for name in dict.fromkeys(run for both in wanted for run in both)]
-    read = [folder / name for folder in asked for name in (PREDICTIONS, ERRORS)]
+    read = [folder / name for folder in asked for name in (PREDICTIONS, _ERRORS)]
     hashes = {str(one.relative_to(work)): files.sha256(one) for one in read if one.is_file()}
 
     def make() -> Row:
         rows, left_out = [], []
-        for a, b in tqdm(wanted, desc="comparing", unit=" pairs", leave=False):
+        for a, b in wanted:
             both = {"a": a, "b": b}
             try:
                 told = compared(*(read_cases(runs[run] / PREDICTIONS) for run in (a, b)))
-                errors = compared_errors(*(runs[run] / ERRORS for run in (a, b)))
+                errors = _compared_errors(*(runs[run] / _ERRORS for run in (a, b)))
                 rows.append(both | told | {"errors": errors})
             except EscError as error:
                 # One odd run is none of the others'.
@@ -416,17 +360,14 @@ def compare(model: cli.Model = EMBEDDED, work: cli.Work = Path(), force: cli.For
         smoke = any(step.made_beside(folder / PREDICTIONS) for folder in asked)
         return {"comparisons": rows, "left_out": left_out, "smoke": smoke}
 
-    found = _once(work / "runs" / model / COMPARISONS, {"files": hashes}, make, force=force)
+    path = work / "runs" / model / COMPARISONS
+    found = _once(path, {"files": hashes}, make, force=force)
+    print(f"compared    {path}: {len(found['comparisons'])} of {len(QUESTIONS)} questions")
     for row in found["comparisons"]:
         bias = row["numbers"]["strategy.bias"]
-        print(f"compared    {row['a']} and {row['b']}: {row['n']} turns, bias {bias['verdict']}")
-        if none := row["errors"]["shares"].get(PsychError.NONE):
-            gain = f"{none['difference']:+.1f} points: {none['verdict']}"
-            print(f"            without an error {gain}")
+        print(f"            {row['a']} and {row['b']}: {row['n']} turns, bias {bias['verdict']}")
     for one in found["left_out"]:
         print(f"left out    {one['a']} and {one['b']}: {one['reason']}", file=sys.stderr)
-    if not wanted:
-        print("compared    nothing: no question of the paper has both its runs yet")
     if found["smoke"]:
         print(step.SMOKE)
     return 1 if found["left_out"] else 0

@@ -1,13 +1,12 @@
 """Which of two systems replies better to the same turns, by a judge that is asked in both orders.
 
-Matches turns by id, asks about each pair twice, with either reply first, and writes to FOLDER
-``calls.jsonl``, ``comparisons.jsonl``, ``pairwise.json`` with win, tie and lose of A, and last
-``run.json``. Two answers that disagree are a tie, counted as order-dependent too; equal replies are
-a tie that nobody is asked about; an answer that is no verdict leaves the pair *unscored*.
+Writes ``calls.jsonl``, ``comparisons.jsonl``, ``pairwise.json`` with win, tie and lose of A, and
+last ``run.json``. Two answers that disagree are a tie, counted as order-dependent too; equal
+replies are a tie that nobody is asked about; what is no verdict leaves the pair *unscored*.
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -20,18 +19,16 @@ from esc.files import Row
 from esc.judging import DRAWN, SCORED, Asking, Judge, Unscored, Verdict
 from esc.llm import Asks
 from esc.prompts import Message
-from esc.stats import share_of_turns, shares
+from esc.stats import shares
 from esc.step import RunFolder
-from eval.cases import Matched, Pair, matched
-from eval.judge import ANSWER_TOKENS, TEMPLATES, Judging
+from eval.cases import Pair, matched
+from eval.judge import ANSWER_TOKENS, TEMPLATES, Judging, signature
 
 OUTCOMES = ("win", "tie", "lose")
 """Of system A against system B."""
-PROMPTS = ("pairwise_system.j2", "pairwise_user.j2")
-FORMAT = 2
-"""Raised with every change of what its files mean."""
-COMPARISONS, SUMMARY = "comparisons.jsonl", "pairwise.json"
-ORDERS = ("ab", "ba")
+_PROMPTS = ("pairwise_system.j2", "pairwise_user.j2")
+_COMPARISONS, _SUMMARY = "comparisons.jsonl", "pairwise.json"
+_ORDERS = ("ab", "ba")
 """Which system's reply is shown first."""
 
 
@@ -49,29 +46,16 @@ class Preference(Verdict):
         return cls.model_validate({"better": chance.choice(["A", "B", "tie"]), "reason": DRAWN})
 
 
-def shares_by_dialogue(outcomes: Iterable[tuple[str, str]]) -> Row:
-    """Per outcome of (turn, outcome)s its count, share (0 to 1) and 95 % interval; n; sign test.
+def tested(found: Mapping[str, Row]) -> Row:
+    """Shares of the outcomes, their ``n``, the exact sign test (Dixon and Mood, 1946) over turns.
 
-    ``p`` is of the exact two-sided sign test on wins against losses, over turns: where those of one
-    dialogue have one outcome, it is too small. Too few dialogues have neither interval nor test.
+    Where those of one dialogue have one outcome, its ``p`` is too small; too few have none.
     """
-    found, interval = shares(outcomes, OUTCOMES)
-    return _tested(found) | {"interval": interval}
-
-
-def shares_by_turn(counts: Mapping[str, int]) -> Row:
-    """The same of counted turns, each of which stands for itself; intervals are Wilson's."""
-    n = sum(counts.get(outcome, 0) for outcome in OUTCOMES)
-    return _tested({outcome: share_of_turns(counts.get(outcome, 0), n) for outcome in OUTCOMES})
-
-
-def _tested(found: Mapping[str, Row]) -> Row:
     from scipy.stats import binomtest
 
     counts = {outcome: one["count"] for outcome, one in found.items()}
     p, said = None, str(found["win"].get("reason") or "").replace("interval", "verdict", 1)
     if not said:
-        # The exact sign test (Dixon and Mood, 1946), of which ties are no part.
         decided = counts["win"] + counts["lose"]
         p = float(binomtest(counts["win"], decided).pvalue) if decided else None
         said = "no win and no loss to test"
@@ -82,7 +66,7 @@ def _tested(found: Mapping[str, Row]) -> Row:
 
 
 def line(told: Row) -> str:
-    """The shares in one line."""
+    """The shares and the test in one line."""
     parts = []
     for outcome in OUTCOMES:
         one = told[outcome]
@@ -90,34 +74,36 @@ def line(told: Row) -> str:
         interval = "" if one["low"] is None else f" [{one['low']:.1%}, {one['high']:.1%}]"
         parts.append(f"{outcome} {one['count']:,} {share}{interval}")
     p = told["sign_test"]["p"]
-    tested = "" if p is None else f"; sign test over turns p = {p:.4f}"
-    return f"{', '.join(parts)}; n {told['n']:,}{tested}: {told['sign_test']['said']}"
+    test = "" if p is None else f"; sign test over turns p = {p:.4f}"
+    return f"{', '.join(parts)}; n {told['n']:,}{test}: {told['sign_test']['said']}"
 
 
 def question(pair: Pair, order: str) -> tuple[Message, ...]:
     """The chat that asks which of two replies, in this order, is better."""
-    first, second = (str(getattr(pair, system)) for system in order)
-    said = {"seeker": pair.seeker, "reply_a": first, "reply_b": second}
-    system = prompts.render(TEMPLATES, PROMPTS[0])
-    return judging.question(system, TEMPLATES / PROMPTS[1], pair.history, said)
+    first, second = (str(getattr(pair, system).reply) for system in order)
+    said = {"seeker": pair.told.seeker, "reply_a": first, "reply_b": second}
+    system = prompts.render(TEMPLATES, _PROMPTS[0])
+    return judging.question(system, TEMPLATES / _PROMPTS[1], pair.told.history, said)
 
 
-async def ask(asks: Asks, pair: Pair, *, judge: Judge) -> dict[str, Preference] | Unscored:
+async def _ask(asks: Asks, pair: Pair, *, judge: Judge) -> dict[str, Preference] | Unscored:
     """What is said in either order, nothing of equal replies; or why there is no outcome."""
-    if not pair.is_whole:
+    if pair.lacking:
         return Unscored(pair.lacking, status=judging.NOT_JUDGED)
-    said = {}
-    for place, order in enumerate(ORDERS if not pair.is_alike else ()):
-        chat, drawn_by = question(pair, order), f"better\n{pair.id}\n{place}"
-        about = (asks, judge, Preference, pair.id, chat, drawn_by)
-        said[order] = await judging.verdict(*about, tokens=ANSWER_TOKENS)
-    found = {order: one for order, one in said.items() if isinstance(one, Preference)}
-    return next((one for one in said.values() if isinstance(one, Unscored)), found)
+    said, wrong = {}, None
+    for place, order in enumerate(_ORDERS if not pair.is_alike else ()):
+        chat, drawn_by = question(pair, order), f"better\n{pair.a.id}\n{place}"
+        about = (asks, judge, Preference, pair.a.id, chat, drawn_by)
+        one = await judging.verdict(*about, tokens=ANSWER_TOKENS)
+        if isinstance(one, Unscored):
+            wrong = wrong or one
+        else:
+            said[order] = one
+    return wrong or said
 
 
-def row_of(pair: Pair, said: Mapping[str, Preference] | Unscored) -> Row:
-    """The row of one pair."""
-    row: Row = {"id": pair.id, "status": SCORED, "outcome": "tie", "order_dependent": False}
+def _row(pair: Pair, said: Mapping[str, Preference] | Unscored) -> Row:
+    row: Row = {"id": pair.a.id, "status": SCORED, "outcome": "tie", "order_dependent": False}
     row |= dict.fromkeys(("better", "reason", "explanation")) | {"identical": not said}
     if isinstance(said, Unscored):
         told = {"status": said.status, "reason": said.reason, "explanation": said.detail or None}
@@ -125,10 +111,7 @@ def row_of(pair: Pair, said: Mapping[str, Preference] | Unscored) -> Row:
     if not said:
         return row
     # Which system's reply stands at A depends on the order.
-    better = {
-        order: {"A": order[0], "B": order[1], "tie": "tie"}[one.better]
-        for order, one in said.items()
-    }
+    better = {o: {"A": o[0], "B": o[1], "tie": "tie"}[one.better] for o, one in said.items()}
     first, second = better.values()
     return row | {
         "outcome": {"a": "win", "b": "lose"}.get(first, "tie") if first == second else "tie",
@@ -138,31 +121,22 @@ def row_of(pair: Pair, said: Mapping[str, Preference] | Unscored) -> Row:
     }
 
 
-def asking(found: Matched, out: Path, how: Judging) -> Asking[Pair]:
-    """The comparison of two systems."""
-    judge = how.who()
-    turns = how.turns(judge)
-    options: Row = {
-        "format": FORMAT,
-        "step": "pairwise",
-        "a": found.source["a"]["predictions"],
-        "b": found.source["b"]["predictions"],
-        "JUDGE": judge.name,
-        "JUDGE_N": turns,
-        "weights": judge.weights,
-        "prompts": judge.prompts(TEMPLATES, PROMPTS),
-        "smoke": found.smoke or judging.is_smoke(judge.name),
-    }
+def _asking(a: Path, b: Path, out: Path, how: Judging) -> Asking[Pair]:
+    (pairs, source), judge = matched(a, b), how.who()
+    options = how.options(judge, "pairwise", _PROMPTS, smoke=source["smoke"])
+    options |= {side: source[side]["predictions"] for side in ("a", "b")}
 
     def told(rows: Sequence[Row]) -> Row:
-        wording = (options["prompts"] or "none")[:12]
+        turns = f"turns:{len(rows)} of {source['shared']} by hash of id"
+        counted = [(row["id"], row["outcome"]) for row in rows if row["status"] == SCORED]
+        found, interval = shares(counted, OUTCOMES)
         return {
-            **found.source,
+            **source,
             "drawn": len(rows),
             "judge": judge.name,
-            "signature": f"judge:{judge.name}|prompts:{wording}|temperature:0|both orders"
-            f"|turns:{len(rows)} of {found.source['shared']} by hash of id",
-            **shares_by_dialogue((r["id"], r["outcome"]) for r in rows if r["status"] == SCORED),
+            "signature": signature(options, "temperature:0", "both orders", turns),
+            **tested(found),
+            "interval": interval,
             "order_dependent": sum(row["order_dependent"] for row in rows),
             "identical": sum(row["identical"] for row in rows),
             **judging.without_score(rows),
@@ -170,38 +144,34 @@ def asking(found: Matched, out: Path, how: Judging) -> Asking[Pair]:
         }
 
     return Asking(
-        folder=RunFolder(out, options, COMPARISONS),
+        folder=RunFolder(out, options, _COMPARISONS),
         run={"judge": judge.name, "question": "comparisons"},
         who=judge,
-        records=lambda: found.pairs[:turns],
-        ask=partial(ask, judge=judge),
-        row=row_of,
+        records=lambda: pairs[: how.turns(judge)],
+        ask=partial(_ask, judge=judge),
+        row=_row,
         told=told,
-        report=partial(report, out),
-        summary=SUMMARY,
+        report=partial(_report, out),
+        summary=_SUMMARY,
     )
 
 
-def report(out: Path, told: Row) -> str:
-    """The numbers one should see: every pair once."""
+def _report(out: Path, told: Row) -> str:
     a, b = told["a"], told["b"]
     lines = [
-        f"comparisons {out / COMPARISONS}: {told['drawn']:,} of {told['shared']:,} shared turns = "
+        f"comparisons {out / _COMPARISONS}: {told['drawn']:,} of {told['shared']:,} shared turns = "
         + judging.every_row(told, told["n"]),
         f"A against B {a['name']} against {b['name']}; judge {told['judge']}",
         f"            {line(told)}",
         f"ties        {told['order_dependent']:,} order-dependent, {told['identical']:,} of equal "
         "replies",
+        f"alone       {a['alone']:,} turns only in A, {b['alone']:,} only in B",
     ]
-    if a["alone"] or b["alone"]:
-        lines.append(f"alone       {a['alone']:,} turns only in A, {b['alone']:,} only in B")
     return "\n".join([*lines, *judging.closing(told)])
 
 
 @cli.command(
-    examples="  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --judge random\n"
-    "  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --model qwen2.5-7b --n 200 "
-    "--dry-run"
+    examples="  python -m eval pairwise --a a.jsonl --b b.jsonl --out compared --n 200 --dry-run"
 )
 def main(
     how: Judging,
@@ -211,4 +181,4 @@ def main(
 ) -> int:
     """Which of two systems replies better to the same turns, by a judge asked in both orders."""
     step.check_apart(out, a, b)
-    return judging.ask_all({"comparisons": lambda: asking(matched(a, b), out, how)}, how)
+    return judging.ask_all({"comparisons": partial(_asking, a, b, out, how)}, how)

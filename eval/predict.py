@@ -1,24 +1,19 @@
 """A system's strategy and reply for every turn of a split, each on the gold history before it.
 
-    python -m eval predict --model smollm2-135m --system decoupled --stage sft --limit 2
-
-Reads the built sets, asks the running server (or one started for this run, or BASE_URL), writes
-``runs/<model>/<system>_<stage>/``: ``calls.jsonl``, every answer as it comes, at the end
-``predictions.jsonl``, and ``run.json`` where no record failed. The same command goes on after an
-interruption and asks nothing twice.
+Asks the running server (or one started for this run, or BASE_URL); writes to
+``runs/<model>/<system>_<stage>/`` ``calls.jsonl``, every answer as it comes, ``predictions.jsonl``,
+and ``run.json`` where no record failed. The same command goes on and asks nothing twice.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from esc import adapters, backbones, cli, files, paths, prompts
-from esc import step as built
+from esc import adapters, backbones, cli, files, paths, prompts, step
 from esc.adapters import weights_of
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
@@ -27,27 +22,26 @@ from esc.llm import Asks, Failure, FailureKind, derived_seed
 from esc.paths import PROMPT_BASELINES, at_stage, of_suffix, tasks_of
 from esc.plan_and_speak import TEMPERATURE, TOP_P
 from esc.predictions import PREDICTIONS, gold_row
-from esc.step import SMOKE, RunFolder, is_smoke
+from esc.step import RunFolder
 from eval import systems
 from eval.systems import ENTANGLED, SYSTEMS, Answering, Setting
 
-FORMAT = 2
-"""Raised with every change of a record's meaning."""
+_FORMAT = 2  # raised with every change of a record's meaning
 
 
-def asking(
+def _asking(
     sending: Sending, system: str, setting: Setting, split: str, limit: int | None, at: str | None
 ) -> Asking[GoldTurn]:
     """The predictions of one system; EscError for whatever a user can mend."""
     model, work = sending.model, sending.work
     models = sorted({setting.model(task) for task in tasks_of(system)})
     weights = weights_of(work, model, models, elsewhere=bool(at))
-    turns, manifest = gold_turns(work, split, limit), built.manifest(work)
-    templates = sorted(template for _, template, _ in ENTANGLED.get(system, ()) if template)
+    turns, manifest = gold_turns(work, split, limit), step.manifest(work)
+    requests = sorted(filter(None, ENTANGLED.get(system, {}).values()))
     texts = [prompts.source(prompts.TEMPLATES, name) for name in prompts.PROMPTS]
-    texts += [prompts.source(systems.TEMPLATES, name) for name in templates]
+    texts += [prompts.source(systems.TEMPLATES, name) for name in requests]
     options: Row = {
-        "format": FORMAT,
+        "format": _FORMAT,
         "MODEL": model,
         "SYSTEM": system,
         "STAGE": setting.stage,
@@ -63,19 +57,19 @@ def asking(
         "weights": weights,
         "prompts": files.sha256_of(texts),
         "data": manifest["sets"][paths.sft_file("rg", split)]["sha256"],
-        "smoke": is_smoke(model, work),
+        "smoke": step.is_smoke(model, work),
     }
+    folder = work / paths.run(model, system, setting.stage, setting.lineage)
 
     async def ask(asks: Asks, turn: GoldTurn) -> Row:
         answering = Answering(asks, turn, setting)
         answer = await SYSTEMS[system](answering)
-        plan = answer.plan
-        spread = (plan.distribution or {}).items()
+        strategy, spread = answer.plan.strategy, answer.plan.distribution or {}
         return {
-            "status": "ok" if plan.strategy else "invalid",
-            "predicted_strategy": plan.strategy.value if plan.strategy else None,
-            "raw_strategy": plan.raw,
-            "distribution": {s.value: round(p, 6) for s, p in spread} or None,
+            "status": "ok" if strategy else "invalid",
+            "predicted_strategy": strategy.value if strategy else None,
+            "raw_strategy": answer.plan.raw,
+            "distribution": {s.value: round(p, 6) for s, p in spread.items()} or None,
             "predicted_response": answer.response,
             "steps": answering.steps,
             "decode": setting.decode,
@@ -91,20 +85,38 @@ def asking(
     def told(records: Sequence[Row]) -> Row:
         count = Counter(record["status"] for record in records)
         reasons = Counter(str(r["failure"]["kind"]) for r in records if r["status"] == "failed")
+        cut = [any(one["truncated"] for one in record.get("steps", ())) for record in records]
         return {
             "set": f"{split} of {manifest['corpus']['origin']}, "
             f"SPLIT={manifest['options']['SPLIT']}",
             "records": len(records),
             **{status: count[status] for status in ("ok", "invalid", "failed")},
             "reasons": dict(reasons.most_common()),
-            "truncated": sum(
-                any(step["truncated"] for step in record.get("steps", [])) for record in records
-            ),
+            "truncated": sum(cut),
             # With BASE_URL, the weights named are this WORK's; what the server holds is its matter.
             "asked": "BASE_URL" if at else "the server of this WORK",
         }
 
-    folder = work / paths.run(model, system, setting.stage, setting.lineage)
+    def report(facts: Row) -> str:
+        requests, warm = facts["requests"], setting.temperature
+        drawn = f"temperature {warm}, top-p {setting.top_p}, seeded by the turn's id"
+        lines = [
+            f"predictions {folder / PREDICTIONS}",
+            f"set         {facts['set']}",
+            f"records     {facts['records']:,}: {facts['ok']:,} ok, {facts['invalid']:,} invalid "
+            f"(unparsable strategy, DECODE={setting.decode}), {facts['failed']:,} failed; "
+            f"{facts['truncated']:,} with an answer cut at its length limit",
+            f"sampling    {drawn if warm else 'greedy'}",
+            f"requests    {requests['answered']:,} answered, {requests['cached']:,} from the "
+            f"cache, {requests['failed']:,} failed; {facts['seconds']:,.1f} s",
+        ]
+        if facts["failed"]:
+            why = ", ".join(f"{count} {reason}" for reason, count in facts["reasons"].items())
+            lines.append(f"incomplete  {why}; the same command asks again for what is missing")
+        if FailureKind.TOO_LONG in facts["reasons"]:
+            lines.append("too long    it takes a longer context: SERVE_ARGS='--max-model-len N'")
+        return "\n".join([*lines, *[step.SMOKE] * options["smoke"]])
+
     return Asking(
         folder=RunFolder(folder, options, PREDICTIONS),
         run={"model": model, "system": system, "stage": setting.trained},
@@ -113,42 +125,14 @@ def asking(
         ask=ask,
         row=row,
         told=told,
-        report=partial(report, folder, options),
+        report=report,
     )
-
-
-def report(folder: Path, options: Row, facts: Row) -> str:
-    """The numbers one should see, of what was asked for and what ``run.json`` says."""
-    requests, warm = facts["requests"], options["TEMPERATURE"]
-    drawn = f"temperature {warm}, top-p {options['top_p']}, seeded by the turn's id"
-    lines = [
-        f"predictions {folder / PREDICTIONS}",
-        f"set         {facts['set']}",
-        f"records     {facts['records']:,}: {facts['ok']:,} ok, {facts['invalid']:,} invalid "
-        f"(unparsable strategy, DECODE={options['DECODE']}), {facts['failed']:,} failed; "
-        f"{facts['truncated']:,} with an answer cut at its length limit",
-        f"sampling    {drawn if warm else 'greedy'}",
-        f"requests    {requests['answered']:,} answered, {requests['cached']:,} from the "
-        f"cache, {requests['failed']:,} failed; {facts['seconds']:,.1f} s",
-    ]
-    if facts["failed"]:
-        told = ", ".join(f"{count} {reason}" for reason, count in facts["reasons"].items())
-        lines.append(f"incomplete  {told}; the same command asks again for what is missing")
-        if FailureKind.TOO_LONG.value in facts["reasons"]:
-            lines.append(
-                "too long    asking again does not help: it takes a server with a longer context "
-                "(SERVE_ARGS='--max-model-len N'), or a model that has one"
-            )
-    return "\n".join([*lines, *[SMOKE] * options["smoke"]])
 
 
 def _named(
     name: str, stage: str | None, variant: str | None, number: int | None
 ) -> tuple[str, str, paths.Lineage]:
-    """(system, stage, lineage); EscError where that cannot be, whatever is trained.
-
-    A name may be that of the folder: ``vanilla_dpo_nsnr_r2``.
-    """
+    """(system, stage, lineage) of a name, which may be the folder's: ``vanilla_dpo_nsnr_r2``."""
     system, _, rest = name.partition("_")
     named, mark, suffix = rest.partition("_")
     lineage = of_suffix(mark + suffix)
@@ -166,10 +150,8 @@ def _named(
 
 
 @cli.command(
-    examples="  python -m eval predict --system decoupled --stage sft --limit 2\n"
-    "  python -m eval predict --system self-refine --limit 2 --dry-run\n"
-    "  python -m eval predict --system decoupled --stage dpo --variant ipo --round 2\n"
-    "  python -m eval predict --model qwen2.5-7b --system vanilla --stage sft "
+    examples="  python -m eval predict --system decoupled --stage sft --limit 2 --dry-run\n"
+    "  python -m eval predict --model qwen2.5-7b --system self-refine vanilla_dpo_nsnr_r2 "
     "--base-url http://gpu1:8000/v1,http://gpu2:8000/v1"
 )
 def main(
@@ -178,8 +160,7 @@ def main(
         list[str],
         typer.Option(
             envvar=["SYSTEMS", "SYSTEM"],
-            help=f"{', '.join(SYSTEMS)}; one may have its stage and variant in its name, as in "
-            "vanilla_dpo_nsnr; several are asked of one server",
+            help=f"{', '.join(SYSTEMS)}, or with its stage and variant, as in vanilla_dpo_nsnr",
         ),
     ] = ["decoupled"],  # noqa: B006
     stage: Annotated[
@@ -196,27 +177,20 @@ def main(
     limit: cli.Limit = None,
     decode: cli.Decode = None,
     temperature: Annotated[
-        float,
-        typer.Option(
-            envvar="TEMPERATURE",
-            min=0,
-            help=f"with top-p {TOP_P}, as the authors' code; 0 is greedy",
-        ),
+        float, typer.Option(envvar="TEMPERATURE", min=0, help=f"0 is greedy; top-p {TOP_P}")
     ] = TEMPERATURE,
     base_url: cli.BaseUrl = None,
 ) -> int:
     """A system's strategy and reply for every turn of a split, each on the gold history before it.
 
-    Answers are sampled, with a seed from the turn's id. The prompt baselines run on the base model;
-    VARIANT and ROUND say which DPO adapters predict, and add to the folder's name.
+    The prompt baselines run on the base model; VARIANT and ROUND say which DPO adapters predict.
     """
     backbone = backbones.get(sending.model)
     wanted = {}
     for name in system:
         which, named, lineage = _named(name, stage, variant, round)
-        room = backbone.reply_tokens
-        setting = Setting(named, decode or backbone.decode, room, temperature, lineage)
-        wanted[f"{which}_{setting.trained}"] = partial(
-            asking, sending, which, setting, split, limit, base_url
-        )
+        mode, room = decode or backbone.decode, backbone.reply_tokens
+        setting = Setting(named, mode, room, temperature, lineage)
+        of = (sending, which, setting, split, limit, base_url)
+        wanted[f"{which}_{setting.trained}"] = partial(_asking, *of)
     return ask_all(wanted, sending)

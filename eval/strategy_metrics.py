@@ -17,7 +17,7 @@ from esc.strategies import UNREADABLE, Strategy
 from eval.cases import Case
 from eval.text_metrics import NumberPath, percent
 
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 
 SIZE = len(Strategy)
 BINS = 10
@@ -30,8 +30,8 @@ RAISED_BY_NOISE = ("bias", "bias_converged", "js_distance", "ece")
 SWEEPS, TOLERANCE = 20, 1e-10
 """Of the paper's code; of the solution that more sweeps tend to."""
 FLOOR = 5e-7
-"""A probability of 0 in a file is less than half of its last digit; its logarithm is this one's."""
-SIGNATURES = {
+"""What a probability of 0 in a file may be: half of its last digit."""
+_SIGNATURES = {
     "bias": f"Eq. 7, {SWEEPS} sweeps in place; Eq. 8, population std",
     "bias_converged": f"Eq. 7 to {TOLERANCE:g}; Eq. 8, population std",
     "weighted_f1": "F1 weighted by gold counts",
@@ -46,7 +46,7 @@ SIGNATURES = {
     "brier": "Brier score, sum over the strategies|0 to 2",
     "nll": f"mean of -ln p(gold)|p at least {FLOOR:g}",
 }
-WHY = {
+_WHY = {
     "calibration": "no record has a distribution over the strategies",
     "f1": "the strategy is neither gold nor predicted",
     "bias_converged": "the confusions do not bind all strategies into one scale (Eq. 7 has no "
@@ -56,22 +56,17 @@ WHY = {
 _LIST = f"strategies:{','.join(strategy.code for strategy in Strategy)}"
 _ORDER = {strategy: place for place, strategy in enumerate(Strategy)}
 _OTHERS = _ORDER[UNREADABLE]
-_MOST_STEPS, _LEAST = 500, 1e-14
 
 
 def about(path: NumberPath, sums: Floats) -> tuple[str, str, int]:
-    """(all that decides a number but its interval, why it is undefined where it is, turns).
-
-    ``sums`` is one row of summed `columns`.
-    """
-    said = next(SIGNATURES[part] for part in path if part in SIGNATURES)
-    why = next(
-        (WHY[part] for part in path if part in WHY), "there is no turn with a readable strategy"
-    )
+    """(all that decides a number but its interval, why it is undefined where it is, turns)."""
+    said = next(_SIGNATURES[part] for part in path if part in _SIGNATURES)
+    no_turn = "there is no turn with a readable strategy"
+    why = next((_WHY[part] for part in path if part in _WHY), no_turn)
     if "calibration" in path:
         return said, why, int(sums[-1])
     every = "all_turns" in path or "invalid_rate" in path
-    n = round(float(confusion(sums[None], all_turns=every).sum()))
+    n = round(float(_confusion(sums[None], all_turns=every).sum()))
     if "invalid_rate" not in path:
         said += f"|{_LIST}|invalid:{f'as predicted {UNREADABLE}' if every else 'left out'}"
     return said, why, n
@@ -80,8 +75,7 @@ def about(path: NumberPath, sums: Floats) -> tuple[str, str, int]:
 def columns(cases: Sequence[Case]) -> Floats:
     """What is summed over turns, shape (n, 105): predicted × gold, invalid by gold, calibration.
 
-    Calibration is, per bin, the mean probability, what is right and the number; then Brier score,
-    loss and number: zeros where a turn has no distribution.
+    That is, per bin, probability, what is right and the number; then Brier score, loss and number.
     """
     found = np.zeros((len(cases), WIDTH))
     for row, case in zip(found, cases, strict=True):
@@ -99,8 +93,8 @@ def columns(cases: Sequence[Case]) -> Floats:
     return found
 
 
-def confusion(sums: Floats, *, all_turns: bool) -> Floats:
-    """Counts [predicted, gold] for each row of summed `columns`, shape (R, 8, 8)."""
+def _confusion(sums: Floats, *, all_turns: bool) -> Floats:
+    """Counts [predicted, gold] of rows of summed `columns`, shape (R, 8, 8)."""
     counts = sums[:, CONFUSION].reshape(-1, SIZE, SIZE).copy()
     if not all_turns:
         counts[:, _OTHERS] -= sums[:, INVALID]
@@ -114,7 +108,7 @@ def numbers(sums: Floats) -> dict[NumberPath, Floats]:
         ("strategy", "invalid_rate"): percent(invalid, sums[:, CONFUSION].sum(axis=1))
     }
     for above, all_turns in ((("strategy",), False), (("strategy", "all_turns"), True)):
-        for path, values in of_counts(confusion(sums, all_turns=all_turns)).items():
+        for path, values in _of_counts(_confusion(sums, all_turns=all_turns)).items():
             if values.ndim == 1:
                 found[*above, *path] = values
                 continue
@@ -127,8 +121,10 @@ def numbers(sums: Floats) -> dict[NumberPath, Floats]:
     return found
 
 
-def of_counts(counts: Floats) -> dict[NumberPath, Floats]:
+def _of_counts(counts: Floats) -> dict[NumberPath, Floats]:
     """Each metric by its place, shape (R,) or, per strategy, (R, 8), from counts (R, 8, 8)."""
+    from scipy.spatial.distance import jensenshannon
+
     n = counts.sum(axis=(1, 2))
     predicted, gold = counts.sum(axis=2), counts.sum(axis=1)
     right = np.diagonal(counts, axis1=1, axis2=2)
@@ -138,6 +134,11 @@ def of_counts(counts: Floats) -> dict[NumberPath, Floats]:
         np.where(n[:, None] > 0, solve(counts), np.nan) for solve in (preference, converged)
     )
     shares = [percent(side, n[:, None]) for side in (predicted, gold)]
+    with np.errstate(invalid="ignore"):
+        # Square root of the divergence in bits (Endres and Schindelin, 2003).
+        distance = jensenshannon(*shares, base=2, axis=1)
+    # Rounding may leave the divergence of almost equal shares a hair below 0.
+    distance[np.isnan(distance) & (n > 0)] = 0.0
     return {
         # Eq. 8: the population standard deviation.
         ("bias",): liked.std(axis=1),
@@ -145,7 +146,7 @@ def of_counts(counts: Floats) -> dict[NumberPath, Floats]:
         ("weighted_f1",): percent((np.nan_to_num(f1) * gold).sum(axis=1), n) / 100,
         ("macro_f1",): percent(np.nan_to_num(f1).sum(axis=1), occurs) / 100,
         ("accuracy",): percent(right.sum(axis=1), n),
-        ("js_distance",): _js_distance(*shares),
+        ("js_distance",): distance,
         ("preference",): liked,
         ("f1",): f1,
         ("distribution", "predicted"): shares[0],
@@ -153,33 +154,18 @@ def of_counts(counts: Floats) -> dict[NumberPath, Floats]:
     }
 
 
-def _js_distance(one: Floats, other: Floats) -> Floats:
-    """Square root of the Jensen–Shannon divergence in bits (Endres and Schindelin, 2003)."""
-    from scipy.spatial.distance import jensenshannon
-
-    with np.errstate(invalid="ignore"):
-        found = jensenshannon(one, other, base=2, axis=1)
-    # Rounding may leave the divergence of almost equal shares a hair below 0.
-    return np.where(np.isnan(found) & ~np.isnan(one + other).any(axis=1), 0.0, found)
-
-
 def facts(sums: Floats) -> Row:
     """What is no number with an interval, from one row of summed `columns`."""
-    readable, every = (confusion(sums[None], all_turns=all_turns)[0] for all_turns in (False, True))
-    n, turns = round(float(readable.sum())), round(float(every.sum()))
-    bins = [
-        {
-            "upto": (place + 1) / BINS,
-            "n": int(k),
-            "probability": float(probability / k) if k else None,
-            "right": float(right / k) if k else None,
-        }
-        for place, (probability, right, k) in enumerate(sums[CALIBRATION].reshape(3, BINS).T)
-    ]
+    readable, invalid = _confusion(sums[None], all_turns=False)[0], sums[INVALID].sum()
+    bins = []
+    for place, (probability, right, k) in enumerate(sums[CALIBRATION].reshape(3, BINS).T):
+        shares = {"probability": float(probability / k), "right": float(right / k)} if k else {}
+        told: Row = {"upto": (place + 1) / BINS, "n": int(k), "probability": None, "right": None}
+        bins.append(told | shares)
     return {
-        "n": n,
-        "invalid": turns - n,
-        "all_turns": {"n": turns},
+        "n": round(float(readable.sum())),
+        "invalid": round(float(invalid)),
+        "all_turns": {"n": round(float(readable.sum() + invalid))},
         # The bins are the data of a reliability diagram.
         "calibration": {"n": int(sums[-1]), "bins": bins},
         "confusion": {
@@ -190,11 +176,7 @@ def facts(sums: Floats) -> Row:
 
 
 def by_stage(cases: Sequence[Case]) -> list[Row] | None:
-    """Per interval of progress (Figure 8) n and shares ×100; None where a length is unknown.
-
-    Of the turns with a readable strategy. Shares are None in an interval without any. They have no
-    intervals of their own.
-    """
+    """Per interval of progress (Figure 8) n and shares ×100; None where a length is unknown."""
     if any(case.stage is None for case in cases):
         return None
 
@@ -210,14 +192,13 @@ def by_stage(cases: Sequence[Case]) -> list[Row] | None:
 
 
 def preference(wins: Floats) -> Floats:
-    """The preference of each strategy after 20 sweeps of Eq. 7, shape (R, K), sum K.
+    """The preference of each strategy after 20 sweeps of Eq. 7, in place from 1, (R, K), sum K.
 
-    In place, from 1, over the geometric mean of the positive ones after each sweep. Where Eq. 7
-    divides by nothing it says nothing: a strategy that is confused with no other, in either way,
-    stays at that mean, so that a faultless system prefers none (all 1); one that is never missed
-    keeps its value, so that a constant system's strategy takes all (K).
+    Where Eq. 7 divides by nothing: a strategy that is confused with no other stays at the mean, so
+    that a faultless system prefers none; one that is never missed keeps its value, so that a
+    constant system's strategy takes all.
     """
-    wins, idle = _confusions(wins)
+    wins, idle = _confused(wins)
     p: Floats = np.ones(idle.shape)
     for _ in range(SWEEPS):
         for i in range(p.shape[1]):
@@ -241,7 +222,7 @@ def converged(wins: Floats) -> Floats:
     """
     from scipy.special import softmax
 
-    wins, idle = _confusions(wins)
+    wins, idle = _confused(wins)
     size, rest = wins.shape[1], ~idle
     for _ in range(size):
         # Those that beat none of the rest are taken out; who is left alone at the end stays.
@@ -256,19 +237,19 @@ def converged(wins: Floats) -> Floats:
     # Newton's method for log p, since sweeps may take tens of thousands where confusions are few.
     # Within a step that changes no log-odds by more than 1, each step raises the likelihood.
     log_p, found = np.where(rest | idle, 0.0, -np.inf), np.full(rest.shape, np.nan)
-    for _ in range(_MOST_STEPS):
-        if not len(active):
-            break
+    for _ in range(500):
         before = size * softmax(log_p[active], axis=1)
         log_p[active] += _step(wins[active] * inside[active], rest[active], log_p[active])
         after = size * softmax(log_p[active], axis=1)
         still = np.abs(after - before).max(axis=1) > TOLERANCE
         found[active[~still]] = after[~still]
         active = active[still]
+        if not len(active):
+            break
     return found
 
 
-def _step(wins: Floats, among: Mask, log_p: Floats) -> Floats:
+def _step(wins: Floats, among: _Mask, log_p: Floats) -> Floats:
     """What to add to the logarithms of the preferences of ``among``, shape (R, K), mean 0."""
     both = wins + wins.swapaxes(1, 2)
     log_p = np.where(among, log_p, 0.0)
@@ -276,7 +257,7 @@ def _step(wins: Floats, among: Mask, log_p: Floats) -> Floats:
     slope = wins.sum(axis=2) - (both * share).sum(axis=2)
     weight = both * share * share.swapaxes(1, 2)
     # The least part more keeps a matrix that rounding has made singular solvable.
-    least = _LEAST * both.max(axis=(1, 2))[:, None, None]
+    least = 1e-14 * both.max(axis=(1, 2))[:, None, None]
     own = weight.sum(axis=2)[:, None, :] + ~among[:, None, :] + least
     # Only differences of logarithms are bound: their mean is held, and whoever is out stays.
     curve = np.eye(wins.shape[1]) * own - weight + (among[:, :, None] & among[:, None, :])
@@ -284,7 +265,7 @@ def _step(wins: Floats, among: Mask, log_p: Floats) -> Floats:
     return np.asarray(step / np.maximum(1, np.ptp(step, axis=1, keepdims=True)))
 
 
-def _confusions(wins: Floats) -> tuple[Floats, Mask]:
+def _confused(wins: Floats) -> tuple[Floats, _Mask]:
     """(the counts without the diagonal, which strategies are never confused with another)."""
     wins = wins * (1 - np.eye(wins.shape[-1]))
     return wins, np.asarray(~(wins.any(axis=1) | wins.any(axis=2)))

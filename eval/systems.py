@@ -4,7 +4,7 @@ A system is a coroutine from the answering of a turn to its plan and reply; ever
 answer is kept. It asks and knows nothing of servers, retries or files.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,24 +16,22 @@ from esc.llm import Asks, Generation, Reply, Sampling
 from esc.paths import Lineage
 from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P, Answer, Plan
 from esc.prompts import Message
-from esc.strategies import Strategy, strip_tag, tag
+from esc.strategies import strip_tag, tag
 
 TEMPLATES = Path(__file__).parent / "prompts"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How a system is run."""
+    """How a system is run: ``base``, ``sft`` or ``dpo``, with which preference training."""
 
     stage: str
-    """``base``, ``sft`` or ``dpo``."""
     decode: str
     reply_tokens: int
     """Room for a reply."""
     temperature: float = TEMPERATURE
     """As the authors' code samples; 0 is greedy."""
     lineage: Lineage = paths.PAPER
-    """Which preference training, at stage ``dpo``."""
 
     @property
     def trained(self) -> str:
@@ -64,14 +62,13 @@ class Answering:
         self, step: str, task: str, chat: tuple[Message, ...], room: int, held: str = ""
     ) -> Generation:
         """A question to a task's model; its answer is ``held`` to the form of this gold one."""
-        setting = self.setting
         return Generation(
             self.turn.id,
             step,
-            setting.model(task),
+            self.setting.model(task),
             chat,
-            Sampling(room, setting.temperature, setting.top_p),
-            plan_and_speak.constraint_of(task, setting.decode) if held else None,
+            Sampling(room, self.setting.temperature, self.setting.top_p),
+            plan_and_speak.constraint_of(task, self.setting.decode) if held else None,
             expected=held or self.turn.response,
         )
 
@@ -81,67 +78,55 @@ class Answering:
         self.steps.append(told | {"truncated": answer.truncated})
         return answer.text
 
-    async def says(self, call: Generation) -> str:
-        """The text of the answer to a question."""
-        return self.keep(call, await self.asks.ask(call))
 
-    async def speaks(self, strategy: Strategy | str) -> str:
-        """The generator's reply under a strategy."""
-        chat = plan_and_speak.rg_chat(self.turn.history, self.turn.seeker, strategy)
-        call = self.call("speak", "rg", chat, self.setting.reply_tokens)
-        return (await self.says(call)).strip()
-
-
-System = Callable[[Answering], Awaitable[Answer]]
-
-
-async def decoupled(one: Answering) -> Answer:
-    """Planner, then generator under the planned strategy, or under what the planner said."""
-    chat = plan_and_speak.sp_chat(one.turn.history, one.turn.seeker)
-    call = one.call("plan", "sp", chat, PLAN_TOKENS, one.turn.strategy.value)
-    plan, answer = await plan_and_speak.plan(one.asks, call)
-    one.keep(call, answer)
-    return Answer(plan, await one.speaks(plan.strategy or plan.raw))
+async def _decoupled(one: Answering, *, gold: bool = False) -> Answer:
+    """Planner, or the gold strategy (Table 4); then the generator under it."""
+    turn = one.turn
+    plan = Plan(turn.strategy.value, turn.strategy, None)
+    if not gold:
+        chat = plan_and_speak.sp_chat(turn.history, turn.seeker)
+        call = one.call("plan", "sp", chat, PLAN_TOKENS, turn.strategy.value)
+        plan, answer = await plan_and_speak.plan(one.asks, call)
+        one.keep(call, answer)
+    chat = plan_and_speak.rg_chat(turn.history, turn.seeker, plan.strategy or plan.raw)
+    call = one.call("speak", "rg", chat, one.setting.reply_tokens)
+    return Answer(plan, one.keep(call, await one.asks.ask(call)).strip())
 
 
-async def decoupled_gold(one: Answering) -> Answer:
-    """The generator under the gold strategy (Table 4)."""
-    strategy = one.turn.strategy
-    return Answer(Plan(strategy.value, strategy, None), await one.speaks(strategy))
-
-
-TAGGED, FREE = True, False
 ENTANGLED = {
-    "vanilla": (("respond", "", TAGGED),),
-    "direct-refine": (("respond", "", TAGGED), ("refine", "direct_refine.j2", TAGGED)),
-    "self-refine": (
-        ("respond", "", TAGGED),
-        ("feedback", "self_refine_feedback.j2", FREE),
-        ("refine", "self_refine_revise.j2", TAGGED),
-    ),
-    "emotional-cot": (
-        ("emotional state", "emotional_cot_state.j2", FREE),
-        ("respond", "emotional_cot_respond.j2", TAGGED),
-    ),
+    "vanilla": {"respond": ""},
+    "direct-refine": {"respond": "", "refine": "direct_refine.j2"},
+    "self-refine": {
+        "respond": "",
+        "feedback": "self_refine_feedback.j2",
+        "refine": "self_refine_revise.j2",
+    },
+    "emotional-cot": {
+        "emotional state": "emotional_cot_state.j2",
+        "respond": "emotional_cot_respond.j2",
+    },
 }
-"""What the entangled model is asked one after the other, as (step, request, form): alone, and as
-the prompt baselines of appendix D.2 (Self-Refine is of Madaan et al., 2023). An answer is
-``[Strategy] reply`` or free."""
+"""What the entangled model is asked one after the other, as {step: request}: alone, and as the
+prompt baselines of appendix D.2 (Self-Refine is of Madaan et al., 2023)."""
+_FREE = ("feedback", "emotional state")
+"""Steps that are answered in any form; the others as ``[Strategy] reply``."""
 
 
-async def entangled(steps: Sequence[tuple[str, str, bool]], one: Answering) -> Answer:
+async def _entangled(steps: Mapping[str, str], one: Answering) -> Answer:
     """The entangled model's last answer, taken apart; each step follows the answer before it."""
     chat = plan_and_speak.chat_and_gold("vanilla", one.turn)[0]
     text = ""
-    for number, (step, template, tagged) in enumerate(steps):
+    for step, template in steps.items():
         request = prompts.render(TEMPLATES, template) if template else ""
-        if number:
+        if one.steps:
             chat = (*chat, Message("assistant", text), Message("user", request))
         elif request:
             chat = (*chat[:-1], Message("user", f"{one.turn.seeker}\n\n{request}"))
-        room = one.setting.reply_tokens + PLAN_TOKENS * tagged
-        held = tag(one.turn.strategy, one.turn.response) if tagged else ""
-        text = await one.says(one.call(step, "vanilla", chat, room, held))
+        room, held = one.setting.reply_tokens, ""
+        if step not in _FREE:
+            room, held = room + PLAN_TOKENS, tag(one.turn.strategy, one.turn.response)
+        call = one.call(step, "vanilla", chat, room, held)
+        text = one.keep(call, await one.asks.ask(call))
     strategy, response = strip_tag(text)
     # What stands in the first brackets, or how an answer without any begins.
     bracket = text.partition("[")[2].partition("]")
@@ -149,9 +134,8 @@ async def entangled(steps: Sequence[tuple[str, str, bool]], one: Answering) -> A
     return Answer(Plan(head[:80], strategy, None), response.strip())
 
 
-SYSTEMS: dict[str, System] = {
-    "decoupled": decoupled,
-    "decoupled-gold": decoupled_gold,
-    **{name: partial(entangled, steps) for name, steps in ENTANGLED.items()},
+SYSTEMS: dict[str, Callable[[Answering], Awaitable[Answer]]] = {
+    "decoupled": _decoupled,
+    "decoupled-gold": partial(_decoupled, gold=True),
+    **{name: partial(_entangled, steps) for name, steps in ENTANGLED.items()},
 }
-"""Name to system."""

@@ -9,7 +9,6 @@ import pytest
 from esc.files import EscError
 from esc.predictions import complete_runs, read_predictions
 
-MODEL = "qwen2.5-7b"
 ROWS = [
     {
         "id": f"12-{turn}",
@@ -59,12 +58,10 @@ def read(tmp_path):
 
 @pytest.mark.parametrize("name", list(FORMS))
 def test_every_form_of_a_file_is_read_alike(read, name, capsys):
-    expected = read("plain.jsonl", as_lines(ROWS))
-    assert read(name, FORMS[name]) == expected
-    (first, second), numbered = expected
-    assert numbered == 0 and (first.reply, second.reply) == ("A reply.", None)
+    (first, second), numbered = read(name, FORMS[name])
+    assert numbered == 0 and (first.id, first.reply, second.reply) == ("12-0", "A reply.", None)
     assert (first.strategy, first.gold) == ("(not given)", ROWS[0]["GT_content"])
-    assert "reply 'predict_content'" in capsys.readouterr().out
+    assert "predicted_response 'predict_content'" in capsys.readouterr().out
 
 
 def test_what_llamafactory_generated_is_read_under_the_names_it_has(read, capsys):
@@ -74,14 +71,12 @@ def test_what_llamafactory_generated_is_read_under_the_names_it_has(read, capsys
         {"prompt": "low", "response": "I hear you.", "label": "[Question] Why?"},
     ]
     found, numbered = read("generated_predictions.jsonl", as_lines(rows))
-    assert [(one.strategy, one.reply, one.gold) for one in found] == [
-        ("(not given)", "I hear you.", "Why?"),
-        ("Others", "I hear you.", "Why?"),
-        ("(not given)", "I hear you.", "Why?"),
-    ]
+    assert [one.strategy for one in found] == ["(not given)", "Others", "(not given)"]
+    assert {(one.reply, one.gold) for one in found} == {("I hear you.", "Why?")}
     assert found[0].seeker == "user\nI am low." and numbered == 3
     told = capsys.readouterr().out
-    assert "conversation 'prompt'; gold reply 'label'; reply 'predict'; not read: 'n'" in told
+    read = "context 'prompt'; gold_response 'label'; predicted_response 'predict'; not read: 'n'"
+    assert read in told
 
 
 def test_a_record_of_this_kit_is_read_as_it_stands(read, capsys):
@@ -97,13 +92,15 @@ def test_a_record_of_this_kit_is_read_as_it_stands(read, capsys):
         ("a.csv", "id,id,predict_content\n1,2,x\n", "two columns are named 'id'"),
         ("a.csv", "id,predict_content\n1,I hear, you\n", "row 2 of the sheet: 3 cells under 2"),
         ("a.csv", "id,words\n1,x\n", "its columns are id, words: rename"),
-        ("a.json", json.dumps(COLUMNS | {"id": {"0": "1-0"}}), "has other rows than the first"),
+        ("a.json", json.dumps(COLUMNS | {"id": {"0": "1-0"}}), "its id is neither"),
         ("a.jsonl", as_lines([ROWS[0] | {"id": 47.1}]), "its id is neither .*; write ids as text"),
         ("a.jsonl", as_lines([ROWS[0]] * 2), r"row 1 \(from 0\): id '12-0' is there twice"),
         ("a.jsonl", '{"id": 1}\n{"x": ' + "[" * 100_000, "line 2: not JSON"),
         ("a.json", '[{"id": "1"}, {"id": %s}]' % ("9" * 5000), "not JSON"),
         ("a.jsonl", '{"id": "\\ud83d", "x": NaN}', "not JSON"),
         ("a.jsonl", '{"id": "1", "x": Infinity}', "not JSON"),
+        ("a.json", "{}", "neither a prediction"),
+        ("a.jsonl", "", "is empty"),
     ],
 )
 def test_what_would_lose_something_is_one_line(read, name, text, told):
@@ -114,11 +111,12 @@ def test_what_would_lose_something_is_one_line(read, name, text, told):
 
 def test_complete_runs_are_those_with_their_facts_and_the_others_are_told(tmp_path, capsys):
     with pytest.raises(EscError, match="make predict"):
-        complete_runs(tmp_path, MODEL)
+        complete_runs(tmp_path, "qwen2.5-7b")
     for name in ("b_sft", "a_sft", "half"):
-        (tmp_path / "runs" / MODEL / name).mkdir(parents=True)
-        (tmp_path / "runs" / MODEL / name / "predictions.jsonl").touch()
-    for name in ("b_sft", "a_sft"):
-        (tmp_path / "runs" / MODEL / name / "run.json").touch()
-    assert [folder.name for folder in complete_runs(tmp_path, MODEL)] == ["a_sft", "b_sft"]
+        folder = tmp_path / "runs" / "qwen2.5-7b" / name
+        folder.mkdir(parents=True)
+        (folder / "predictions.jsonl").touch()
+        if name != "half":
+            (folder / "run.json").touch()
+    assert [folder.name for folder in complete_runs(tmp_path, "qwen2.5-7b")] == ["a_sft", "b_sft"]
     assert "half/predictions.jsonl is not complete and left out" in capsys.readouterr().out

@@ -1,32 +1,27 @@
 """Two systems on the same turns, and the paper's questions from the runs that are complete."""
 
-import numpy as np
 import pytest
 from predicted import rows, save
 
-from esc import cli, files
-from esc.stats import Units
+from esc import files
 from esc.strategies import Strategy
 from eval import metrics
 from eval.cases import Case, Cases
 from eval.metrics import compared
 
-MODEL = "smollm2-135m"
 Q, R = Strategy.QUESTION, Strategy.RESTATEMENT_PARAPHRASING
 
 
 def system(share, name="{}", dialogues=12):
     """A system that names the gold strategy in ``share`` of ten turns."""
-    cases = [
-        Case(
-            f"{name.format(d)}-{t}", Q if t % 2 else R, f"gold words {d} {t}",
-            (Q if t % 2 else R) if t < share else (R if t % 2 else Q),
-            f"gold {'words' if t < share else 'noise'} {d}",
-        )
-        for d in range(dialogues)
-        for t in range(10)
-    ]  # fmt: skip
-    return Cases(tuple(cases), Units(by_dialogue=True))
+    cases = []
+    for d in range(dialogues):
+        for t in range(10):
+            gold, other = (Q, R) if t % 2 else (R, Q)
+            says, word = (gold, "words") if t < share else (other, "noise")
+            case = Case(f"{name.format(d)}-{t}", gold, f"gold words {d} {t}", says, f"{word} {d}")
+            cases.append(case)
+    return Cases(cases, "dialogue")
 
 
 def test_a_better_system_is_told_by_every_number_that_knows_whatever_the_order_and_the_ids():
@@ -37,28 +32,11 @@ def test_a_better_system_is_told_by_every_number_that_knows_whatever_the_order_a
     assert "reverse percentile of bias" in found["interval"]
     worse = compared(system(7), system(3))["numbers"]["strategy.accuracy"]
     assert worse["difference"] == -40 and worse["verdict"] == "lower, outside the noise"
-    backwards = Cases(system(7).rows[::-1], Units(by_dialogue=True))
-    assert compared(system(3), backwards) == found
+    assert compared(system(3), Cases(system(7).rows[::-1], "dialogue")) == found
     assert compared(system(3, "talk {}"), system(7, "talk {}")) == found
     same = compared(system(5), system(5))["numbers"]["strategy.accuracy"]
     assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)
     assert same["verdict"] == "inside the noise"
-
-
-def test_pairing_is_sharper_than_two_intervals():
-    """Where both systems share what is hard, their difference is certain though neither is."""
-    hard = np.random.default_rng(2).random(40) < 0.5
-
-    def one(extra):
-        cases = [
-            Case(f"{d}-{t}", Q, "", Q if not hard[d] or t == 0 or (extra and t == 1) else R, "")
-            for d in range(40)
-            for t in range(5)
-        ]
-        return Cases(tuple(cases), Units(by_dialogue=True))
-
-    found = compared(one(False), one(True))["numbers"]["strategy.accuracy"]
-    assert found["low"] > 0 and found["high"] - found["low"] < 10
 
 
 def test_fewer_than_ten_shared_dialogues_have_no_interval_and_no_verdict():
@@ -73,7 +51,7 @@ def test_fewer_than_ten_shared_dialogues_have_no_interval_and_no_verdict():
 @pytest.fixture
 def runs(tmp_path):
     """Three complete runs and one that is not."""
-    runs = tmp_path / "runs" / MODEL
+    runs = tmp_path / "runs" / "smollm2-135m"
     for name in ("vanilla_sft", "vanilla_dpo", "decoupled_sft", "decoupled_dpo"):
         save(runs / name / "predictions.jsonl", rows(reply=f"a reply of {name}"))
         files.write_json(runs / name / "options.json", {"smoke": True})
@@ -83,48 +61,45 @@ def runs(tmp_path):
 
 
 @pytest.fixture
-def run_compare(tmp_path, runs, capsys):
+def compare(tmp_path, runs, step):
     """Exit code, the pairs that are compared, and all that is printed."""
 
     def call():
-        code = cli.run(metrics.compare, ["--work", str(tmp_path)])
-        shown = capsys.readouterr()
+        code, out, err = step(metrics.compare, "--work", tmp_path)
         found = files.read_json(runs / "comparisons.json")["comparisons"]
-        return code, {(one["a"], one["b"]): one for one in found}, shown.out + shown.err
+        return code, {(one["a"], one["b"]): one for one in found}, out + err
 
     return call
 
 
-def test_every_question_whose_runs_are_complete_is_answered_once_and_marked(runs, run_compare):
-    code, found, told = run_compare()
+def test_every_question_whose_runs_are_complete_is_answered_once_and_marked(runs, compare):
+    code, found, told = compare()
     asked = [("vanilla_sft", "vanilla_dpo"), ("vanilla_sft", "decoupled_sft")]
     assert code == 0 and [*found] == asked and "SMOKE" in told
     assert found[asked[0]]["numbers"]["strategy.weighted_f1"]["difference"] == 0
-    assert "nothing to do" in run_compare()[2]
+    assert "nothing to do" in compare()[2]
     files.write_json(runs / "decoupled_dpo" / "run.json", {})
-    assert len(run_compare()[1]) == 4
     # A run that shares no turn leaves out its own questions alone.
     other = [one | {"id": f"9{one['id']}"} for one in rows()]
     save(runs / "vanilla_dpo" / "predictions.jsonl", other)
-    code, found, told = run_compare()
+    code, found, told = compare()
     assert code == 1 and "share no turn" in told
     assert [*found] == [asked[1], ("decoupled_sft", "decoupled_dpo")]
 
 
-def test_errors_of_one_judge_are_compared_turn_by_turn_with_an_interval(runs, run_compare):
-    said = rows()
-    for run, share, judge in (
-        ("vanilla_sft", 0.8, "one"),
-        ("vanilla_dpo", 0.3, "one"),
-        ("decoupled_sft", 0.3, "another"),
+def test_errors_of_one_judge_are_compared_turn_by_turn_with_an_interval(runs, compare):
+    for run, empty, judge in (
+        ("vanilla_sft", 32, "one"),
+        ("vanilla_dpo", 12, "one"),
+        ("decoupled_sft", 12, "another"),
     ):
         found = [
             {"id": one["id"], "status": "scored", "judge": judge}
-            | {"error": "Lack of Empathy" if place < share * len(said) else "None"}
-            for place, one in enumerate(said)
+            | {"error": "Lack of Empathy" if place < empty else "None"}
+            for place, one in enumerate(rows())
         ]
         save(runs / run / "errors" / "errors.jsonl", found)
-    first, second = (one["errors"] for one in run_compare()[1].values())
+    first, second = (one["errors"] for one in compare()[1].values())
     none = first["shares"]["None"]
     assert (none["a"], none["b"], none["difference"], first["n"]) == (20.0, 70.0, 50.0, 40)
     assert none["low"] <= 50 <= none["high"] and none["verdict"] == "higher, outside the noise"

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from predicted import error, row, rows, save
 
-from esc import cli, files
+from esc import files
 from eval import human
 from eval.human import ASKED
 from eval.judge import Dimension
@@ -20,23 +20,17 @@ def out(tmp_path):
 
 
 @pytest.fixture
-def run(out, capsys):
-    def call(*options):
-        capsys.readouterr()
-        code = cli.run(human.main, ["--out", str(out), *map(str, options)])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return call
+def run(out, step):
+    return lambda *options: step(human.main, "--out", out, *options)
 
 
 @pytest.fixture
 def make(run, tmp_path):
     """Make a sheet of two systems, whose replies begin as told."""
 
-    def call(n, *options, a="first", b="second"):
+    def call(n, *options, a="first"):
         paths = []
-        for name, begins in (("decoupled_dpo", a), ("vanilla_dpo", b)):
+        for name, begins in (("decoupled_dpo", a), ("vanilla_dpo", "second")):
             records = [one | {"predicted_response": f"{begins} {one['id']}"} for one in rows()]
             paths.append(save(tmp_path / name / "predictions.jsonl", records))
         return run("--a", paths[0], "--b", paths[1], "--n", n, *options)
@@ -49,7 +43,7 @@ def rows_of(path):
 
 
 def write(path, records):
-    with path.open("w", encoding="utf-8-sig", newline="") as stream:
+    with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, records[0].keys())
         writer.writeheader()
         writer.writerows(records)
@@ -86,42 +80,42 @@ def test_the_sheet_holds_both_replies_and_only_the_key_says_whose_they_are(make,
     assert files.read_json(out / "key.json")["records"].items() <= key["records"].items()
 
 
-def test_votes_are_turned_back_to_the_systems_and_counted(make, run, out):
-    make(11)
-    wishes = ["a"] * 6 + ["b"] * 2 + ["tie"] * 2 + [""]
-    code, printed, _ = run("--read", voted(out, "anna", wishes))
+@pytest.mark.parametrize(
+    ("votes", "counts", "said", "kappa"),
+    [
+        # One annotator agrees with nobody.
+        ([["a"] * 6 + ["b"] * 2 + ["tie"] * 2 + [""]], (6, 2, 2), (6, 2, 2, 1), None),
+        (
+            [["a", "a", "b", "a", "tie"], ["a", "b", "b", "tie", ""], ["a", "a", "b", "b", "a"]],
+            # Where no outcome has most votes it is a tie.
+            (2, 2, 1),
+            (7, 2, 5, 1),
+            # Of the four that all voted on: observed (1 + 1/3 + 1 + 0) / 4, chance 62 / 12².
+            (7 / 12 - 62 / 144) / (1 - 62 / 144),
+        ),
+    ],
+)
+def test_votes_are_one_outcome_a_turn_and_a_kappa(make, run, out, votes, counts, said, kappa):
+    make(len(votes[0]))
+    names = ["anna", "ben", "cleo"][: len(votes)]
+    paths = [voted(out, name, wishes) for name, wishes in zip(names, votes, strict=True)]
+    code, printed, _ = run("--read", *paths)
     told = files.read_json(out / "human.json")
     assert code == 0 and "decoupled_dpo against vanilla_dpo" in printed
+    assert list(told["annotators"]) == names
     for dimension in Dimension:
         one = told["dimensions"][dimension]
-        assert [one[outcome]["count"] for outcome in ("win", "tie", "lose")] == [6, 2, 2]
-        assert one["n"] == 10 and one["votes"] == {"win": 6, "tie": 2, "lose": 2, "blank": 1}
-        # Wilson: 6 of 10; binomial: 2 of 8 or fewer, twice.
-        assert (one["win"]["low"], one["win"]["high"]) == pytest.approx((0.3127, 0.8318), abs=5e-5)
-        assert one["sign_test"]["p"] == pytest.approx(2 * 37 / 256)
-        assert one["kappa"]["value"] is None and "takes two" in one["kappa"]["said"]
+        assert tuple(one[outcome]["count"] for outcome in ("win", "tie", "lose")) == counts
+        assert tuple(one["votes"].values()) == said and one["n"] == sum(counts)
+        assert one["kappa"]["value"] == (kappa and pytest.approx(kappa))
+        if len(votes) == 1:
+            # Wilson: 6 of 10; binomial: 2 of 8 or fewer, twice.
+            ends = one["win"]["low"], one["win"]["high"]
+            assert ends == pytest.approx((0.3127, 0.8318), abs=5e-5)
+            assert one["sign_test"]["p"] == pytest.approx(2 * 37 / 256)
 
 
-def test_several_annotators_make_one_outcome_a_turn_and_a_kappa(make, run, out):
-    make(5)
-    paths = [
-        voted(out, "anna", ["a", "a", "b", "a", "tie"]),
-        voted(out, "ben", ["a", "b", "b", "tie", ""]),
-        voted(out, "cleo", ["a", "a", "b", "b", "a"]),
-    ]
-    assert run("--read", *paths)[0] == 0
-    told = files.read_json(out / "human.json")
-    one = told["dimensions"]["Empathy"]
-    # Where no outcome has most votes it is a tie.
-    assert [one[outcome]["count"] for outcome in ("win", "tie", "lose")] == [2, 2, 1]
-    assert one["votes"] == {"win": 7, "tie": 2, "lose": 5, "blank": 1}
-    # Of the four that all voted on: observed (1 + 1/3 + 1 + 0) / 4, chance (6² + 1² + 5²) / 12².
-    chance = 62 / 144
-    assert one["kappa"]["value"] == pytest.approx((7 / 12 - chance) / (1 - chance))
-    assert one["kappa"]["n"] == 4 and list(told["annotators"]) == ["anna", "ben", "cleo"]
-
-
-def test_a_reply_of_any_length_and_an_id_of_any_letters_are_read_back(run, out, tmp_path):
+def test_hostile_text_of_any_length_is_only_text_and_is_read_back(run, out, tmp_path):
     ids = {"id": "1-1;=\u202e\x1b[2J"}
     a = save(tmp_path / "a.jsonl", [row(1, 1, "=long " * 30_000) | ids])
     run("--a", a, "--b", save(tmp_path / "b.jsonl", [row(1, 1, "<script>x</script>") | ids]))
@@ -140,7 +134,6 @@ def test_every_annotator_named_has_a_sheet_and_a_smoke_run_is_marked_on_it(
     assert (out / "sheet_anna.csv").read_bytes() == (out / "sheet_ben.csv").read_bytes()
     page = (out / "sheet_ben.html").read_text()
     assert 'data-file="votes_ben.csv"' in page and "<strong>SMOKE</strong>" in page
-    assert not (out / "sheet.csv").exists() and not (out / "sheet.html").exists()
     assert "SMOKE" in run("--read", voted(out, "anna", ["a", "b"]))[1]
     assert files.read_json(out / "human.json")["smoke"] is True
 
@@ -149,8 +142,6 @@ def test_every_annotator_named_has_a_sheet_and_a_smoke_run_is_marked_on_it(
 def test_no_file_that_is_there_is_replaced_by_another(make, out, name):
     assert make(2)[0] == make(2)[0] == 0
     made = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert "name another folder in --out" in error(make(4)[2])
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == made
     # As with a vote in it, or a user's own.
     files.write_text(out / name, '{"title": "music"}\n')
     for other in made.keys() - {name, ".lock"}:
@@ -159,7 +150,9 @@ def test_no_file_that_is_there_is_replaced_by_another(make, out, name):
     assert {path.name for path in out.iterdir()} == {name, ".lock"}
 
 
-def test_votes_that_cannot_be_counted_are_one_line_and_write_nothing(make, run, out, tmp_path):
+def test_what_cannot_be_counted_or_compared_is_one_line_and_writes_nothing(
+    make, run, out, tmp_path
+):
     (tmp_path / "x.csv").write_text("record,fluency\nturn,A\n")
     assert "makes it" in error(run("--read", tmp_path / "x.csv")[2])
     make(2)
@@ -173,9 +166,6 @@ def test_votes_that_cannot_be_counted_are_one_line_and_write_nothing(make, run, 
     # The sheet of another comparison has other records.
     assert f"{full}: row 2: record" in error(run("--read", full)[2])
     assert not (out / "human.json").exists()
-
-
-def test_nothing_to_compare_is_one_line(run, tmp_path):
     a = save(tmp_path / "a.jsonl", [row(0, 0, "same"), row(0, 1, None, predicted_response="")])
     assert "two replies that differ" in error(run("--a", a, "--b", a)[2])
     assert "takes --a FILE and --b FILE" in error(run("--a", a)[2])

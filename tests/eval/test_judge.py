@@ -7,14 +7,14 @@ import shutil
 
 import psutil
 import pytest
-from faulty_server import TRUNCATED, UNAVAILABLE, FaultyServer, refusal
+from faulty_server import TRUNCATED, UNAVAILABLE, refusal
 from jinja2 import Environment, meta
 from predicted import error, quoted, row, rows, save
 
-from esc import cli, dialogue, files, paths, policy_server
-from esc.judging import Reason, Unscored
+from esc import dialogue, files, paths, policy_server
+from esc.judging import Reason
 from esc.predictions import Prediction
-from eval import judge, pairwise
+from eval import cases, judge, pairwise
 from eval.judge import Dimension, Number, Score
 from mining import verdicts
 
@@ -26,13 +26,6 @@ ITEM = Prediction("1-1", (("a", "b"),), "c", "", "e", "", "d")
 def planned(text, dimension):
     """The score planted for a reply; the gold one beside it has another."""
     return (sum(map(ord, text)) + 2 * list(Dimension).index(dimension)) % 6
-
-
-@pytest.fixture
-def server():
-    with FaultyServer() as server:
-        server.answer = Planted()
-        yield server
 
 
 class Planted:
@@ -60,24 +53,22 @@ def out(tmp_path):
 
 
 @pytest.fixture
-def run(predictions, server, out, capsys):
+def run(predictions, server, out, step):
     """Exit code, stdout and stderr of the step, asked about all turns."""
+    server.answer = Planted()
 
-    def call(*options, path=None, judge_name="m", what="--predictions"):
-        capsys.readouterr()
-        argv = [what, str(path or predictions), "--out", str(out)] if what else []
-        argv += ["--n", str(ALL), "--model", "qwen2.5-7b", "--judge", judge_name]
-        if judge_name != "random":
-            argv += ["--judge-base-url", server.url]
-        code = cli.run(judge.main, [*argv, *options])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
+    def call(*options, path=predictions, judge_name="m", what="--predictions"):
+        argv = [what, path, "--out", out] if what else []
+        argv += ["--n", ALL, "--model", "qwen2.5-7b", "--judge", judge_name]
+        argv += ["--judge-base-url", server.url] if judge_name != "random" else []
+        return step(judge.main, *argv, *options)
 
     return call
 
 
-def scores(out, sample=0):
-    return [one for one in files.read_jsonl(out / "scores.jsonl") if one["sample"] == sample]
+def scores(out):
+    """Of the first asking."""
+    return [one for one in files.read_jsonl(out / "scores.jsonl") if not one["sample"]]
 
 
 def summary(out):
@@ -106,24 +97,28 @@ def test_planted_scores_are_found_again_and_a_second_asking_agrees(run, server, 
         assert request.body["temperature"] == 0 and "response_format" not in request.body
 
 
-def test_a_number_of_the_scale_is_a_score_and_nothing_else_is():
-    for value, score in {"4": 4, '"4"': 4, "0": 0, "5": 5, '" 3 "': 3, "4.5": 4.5}.items():
-        assert Score.read(f'{{"reason": "x", "score": {value}}}').score == score
-    for value in ("7", "-1", "5.1", '"four"', '"4/5"', "null", "true", "NaN", "[4]", '""', "1e9"):
-        found = Score.read(f'{{"reason": "x", "score": {value}}}')
-        assert isinstance(found, Unscored) and found.reason is Reason.OFF_SCALE
+def scored(value):
+    return f'{{"reason": "x", "score": {value}}}'
 
 
-def test_one_number_alone_is_a_score_where_it_is_asked_for():
-    said = {"4": 4, " 3.5\n": 3.5, "**4**": 4, "Empathy score: 4": 4, "The score is 4.": 4}
-    said |= {"Final rating: **4.5** / 5": 4.5, "2 out of 5": 2, '{"reason": "x", "score": 4}': 4}
-    for answer, score in said.items():
-        assert Number.read(answer).score == score
-        assert isinstance(Number.read(answer, truncated=True), Unscored) or "{" in answer
-    for answer in ("-1", "Empathy score: 7.5"):
-        assert Number.read(answer).reason is Reason.OFF_SCALE
-    for answer in ("4/10", "3-4", "4 or 5", "Fluency: 4, Empathy: 2", "Reference: 5", "four"):
-        assert Number.read(answer).reason is Reason.PROSE
+@pytest.mark.parametrize(
+    ("kind", "answers"),
+    [
+        (Score, {scored(v): float(v.strip(' "')) for v in ("4", '"4"', "0", "5", '" 3 "', "4.5")}),
+        (Score, {scored(v): Reason.OFF_SCALE for v in ("7", "-1", "5.1", '"four"', '"4/5"')}),
+        (Score, {scored(v): Reason.OFF_SCALE for v in ("null", "true", "NaN", "[4]", '""')}),
+        (Number, {"4": 4, " 3.5\n": 3.5, "**4**": 4, "Empathy score: 4": 4, scored(4): 4}),
+        (Number, {"Final rating: **4.5** / 5": 4.5, "2 out of 5": 2, "The score is 4.": 4}),
+        (Number, dict.fromkeys(["-1", "Empathy score: 7.5"], Reason.OFF_SCALE)),
+        (Number, dict.fromkeys(["4/10", "3-4", "4 or 5", "Reference: 5", "four"], Reason.PROSE)),
+        (Number, {"Fluency: 4, Empathy: 2": Reason.PROSE}),
+    ],
+)
+def test_a_number_of_the_scale_is_a_score_and_nothing_else_is(kind, answers):
+    for answer, wanted in answers.items():
+        found = kind.read(answer)
+        assert getattr(found, "score", found.reason) == wanted, answer
+    assert kind.read("4", truncated=True).reason is Reason.CUT
 
 
 ODD = ["four, I think", '{"reason": "", "score": 7}', FORGED + '{"score": 1}', TRUNCATED]
@@ -149,23 +144,9 @@ def test_what_is_no_score_is_counted_with_its_reason_and_a_failure_is_asked_agai
         assert told["not_judged"] == {"total": 1, "prediction invalid": 1}
     counted = [int(n) for n in re.search(r": (\d+) rows = (.*)", printed)[0].split() if n.isdigit()]
     assert counted[0] == sum(counted[1:]) and "unscored    4 no verdict in the answer" in printed
-    before = len(server.chats())
     server.answer.odd.pop(texts[-1])
-    assert run()[0] == 0 and summary(out)["counts"]["failed"] == 0
-    assert {quoted(request)["reply"] for request in server.chats()[before:]} == {texts[-1]}
-
-
-def test_every_system_is_judged_on_the_same_turns_whatever_the_order_of_its_file(tmp_path):
-    one, other = save(tmp_path / "a.jsonl", rows()), save(tmp_path / "b.jsonl", rows()[::-1])
-    few, about = judge.of_predictions(one, 7)
-    assert (about["drawn"], about["of"]) == (7, ALL) and few == judge.of_predictions(other, 7)[0]
-    assert few == judge.of_predictions(one, 12)[0][:7]
-    pairs = [entangled(k, quadrant) for k in range(4) for quadrant in ("NsNr", "PsNr")]
-    drawn, about = judge.of_pairs(save(tmp_path / "x.jsonl", pairs[::-1]), 3)
-    assert (about["drawn"], about["of"]) == (3, 8)
-    first, second = dialogue.order({pair["id"] for pair in pairs})[:2]
-    assert [one.said.id for one in drawn[::2]] == [first, first, second]
-    assert drawn == judge.of_pairs(save(tmp_path / "y.jsonl", pairs), 3)[0]
+    asked = len(server.chats())
+    assert run()[0] == 0 and len(server.chats()) == asked + 4
 
 
 def test_a_reply_that_forges_a_fence_and_a_score_is_judged_whole(run, server, out, tmp_path):
@@ -187,7 +168,7 @@ def test_a_prompt_uses_exactly_the_variables_it_is_given(monkeypatch):
     monkeypatch.setattr("esc.prompts.render", render)
     for dimension in Dimension:
         judge.rating(ITEM, dimension, Number)
-    pairwise.question(pairwise.Pair("1", (), "s", "a", "b", ""), "ab")
+    pairwise.question(cases.Pair(ITEM, ITEM), "ab")
     verdicts.question(verdicts.FilterVerdict, (), seeker="", chosen="", rejected="")
     verdicts.question(verdicts.BlindVerdict, (), seeker="", reply_a="", reply_b="")
     verdicts.question(verdicts.ErrorVerdict, (), seeker="", strategy="", reply="")
@@ -206,26 +187,24 @@ def test_a_prompt_asks_for_what_the_schema_asks_for_and_anchors_every_score(dime
         assert re.findall(r"^(\d): ", text, re.MULTILINE) == list("012345")
 
 
-def test_the_two_forms_are_two_signatures_and_other_options_need_force(run, server, out):
-    few = ("--n", "3")
-    run(*few)
-    before, number = (out / "judge.json").read_bytes(), summary(out)["signature"]
-    asked = len(server.log)
-    code, printed, _ = run(*few)
-    assert code == 0 and "nothing to do" in printed and len(server.log) == asked
-    code, _, err = run("--form", "reason", "--n", "2")
-    assert code == 2 and "JUDGE_FORM number -> reason" in error(err) and "JUDGE_N 3 -> 2" in err
-    assert (out / "judge.json").read_bytes() == before
-    assert run("--form", "reason", "--force", *few)[0] == 0
-    assert "|form:number|" in number and "|form:reason|" in summary(out)["signature"]
+def test_the_two_forms_are_two_signatures_and_what_is_of_a_smoke_run_is_marked(
+    run, server, out, predictions, tmp_path
+):
+    assert "SMOKE" not in run("--n", "1")[1] and "|form:number|" in summary(out)["signature"]
+    assert "JUDGE_FORM number -> reason" in error(run("--form", "reason", "--n", "1")[2])
+    files.write_json(predictions.parent / "options.json", {"smoke": True})
+    assert "SMOKE" in run("--form", "reason", "--force", "--n", "1")[1]
+    assert "|form:reason|" in summary(out)["signature"] and summary(out)["smoke"] is True
     assert any("response_format" in one.body for one in server.chats())
+    for made_with in ({"judge": "random"}, {"judge": "m", "smoke": True}):
+        pair = pair_row(1, "good", "poor", provenance=made_with)
+        assert judge.of_pairs(save(tmp_path / "p.jsonl", [pair]), 1)[1]["smoke"]
 
 
 def pair_row(number, chosen, rejected, **more):
     said = [("human", f"hi {number}"), ("gpt", "hello"), ("human", "I feel low")]
     return {
         "id": f"{number}-1",
-        "system": "You are a supporter.",
         "conversations": [{"from": who, "value": text} for who, text in said],
         "chosen": {"from": "gpt", "value": chosen},
         "rejected": {"from": "gpt", "value": rejected},
@@ -233,55 +212,51 @@ def pair_row(number, chosen, rejected, **more):
     } | more
 
 
-def test_both_sides_of_pairs_are_scored_blind_and_their_difference_told(run, server, out, tmp_path):
-    pairs = [pair_row(k, f"good {k} answer", f"poor {k}") for k in range(11)]
-    good, poor = [4, 5, 4, 3, 4, 5, 4, 4, 5, 4, 4], [2, 1, 3, 2, 2, 2, 1, 2, 0, 2, 2]
-
-    def answer(request):
-        kind, number, *_ = quoted(request)["reply"].split()
-        assert "reference" not in quoted(request)
-        for message in request.body["messages"]:
-            assert not re.search(r"\b(chosen|rejected|gold|sampled)\b", message["content"])
-        if kind == "poor" and number == "10":
-            return "hm"
-        return json.dumps({"score": (good if kind == "good" else poor)[int(number)]})
-
-    server.answer = answer
-    path = save(tmp_path / "data" / "esc_rg_dpo_qwen2.5-7b.jsonl", pairs)
-    code, printed, _ = run(path=path, what="--pairs")
-    assert code == 0 and "difference" in printed and "SMOKE" not in printed
-    for told in summary(out)["dimensions"].values():
-        assert told["n"] == 10 and told["unscored"]["total"] == 1
-        assert told["chosen"]["value"] == pytest.approx(sum(good[:10]) / 10)
-        assert told["rejected"]["value"] == pytest.approx(sum(poor[:10]) / 10)
-        difference = told["difference"]
-        assert 0 < difference["low"] < difference["value"] < difference["high"]
-        assert difference["inside_the_noise"] is False
-        assert difference["percent"] == pytest.approx(100 * 25 / 17)
-
-
 def entangled(number, quadrant):
-    said = f"[Question] good {number} 4", f"[Others] poor {quadrant} {number}"
+    said = f"[Question] good {quadrant}", f"[Others] poor {quadrant} {number}"
     return pair_row(number, *said, quadrant=quadrant)
 
 
-def test_the_pairs_of_one_turn_are_scored_each_and_resampled_together(run, server, out, tmp_path):
-    rejected = {"NsNr": 0, "NsPr": 2, "PsNr": 1}
-    pairs = [entangled(k, quadrant) for k in range(10) for quadrant in rejected]
+def test_both_sides_of_pairs_are_scored_blind_and_of_one_turn_resampled_together(
+    run, server, out, tmp_path
+):
+    scored = {"NsNr": 0, "NsPr": 2, "PsNr": 1}
+    pairs = [entangled(k, quadrant) for k in range(10) for quadrant in scored]
+    pairs.append(entangled(10, "odd"))
 
     def answer(request):
+        assert "reference" not in quoted(request)
+        for message in request.body["messages"]:
+            assert not re.search(r"\b(chosen|rejected|gold|sampled)\b", message["content"])
         # Without its tag: a reply is judged alone.
-        kind, *words = quoted(request)["reply"].split()
-        return json.dumps({"score": 4 if kind == "good" else rejected[words[0]]})
+        kind, quadrant, *_ = quoted(request)["reply"].split()
+        if (kind, quadrant) == ("poor", "odd"):
+            return "hm"
+        return json.dumps({"score": 4 if kind == "good" else scored[quadrant]})
 
     server.answer = answer
-    assert run(path=save(tmp_path / "v" / "x.jsonl", pairs), what="--pairs")[0] == 0
+    code, printed, _ = run(path=save(tmp_path / "v" / "x.jsonl", pairs), what="--pairs")
+    assert code == 0 and "difference" in printed and "SMOKE" not in printed
     told = summary(out)["dimensions"]["Empathy"]
     assert (told["n"], told["chosen"]["value"], told["rejected"]["value"]) == (30, 4, 1)
+    assert told["unscored"]["total"] == 1
     # All dialogues are alike within: as rows, the pairs would spread.
-    assert told["difference"]["low"] == told["difference"]["high"] == 3
+    difference = told["difference"]
+    assert difference["low"] == difference["high"] == 3 and difference["percent"] == 300
+    assert difference["inside_the_noise"] is False
     keys = {(one["id"], one["quadrant"]) for one in scores(out)}
     assert keys == {(pair["id"], pair["quadrant"]) for pair in pairs}
+
+
+def test_every_system_is_judged_on_the_same_turns_whatever_the_order_of_its_file(tmp_path):
+    for read, given in (
+        (judge.of_predictions, rows()),
+        (judge.of_pairs, [entangled(k, quadrant) for k in range(4) for quadrant in "ab"]),
+    ):
+        one, other = save(tmp_path / "a.jsonl", given), save(tmp_path / "b.jsonl", given[::-1])
+        few, about = read(one, 7)
+        assert (about["drawn"], about["of"]) == (7, len(given)) and few == read(other, 7)[0]
+        assert few == read(one, 12)[0][: len(few)]
 
 
 @pytest.mark.parametrize(
@@ -299,12 +274,6 @@ def test_a_row_that_is_no_pair_is_one_line(run, server, tmp_path, second, told):
     assert code == 2 and "line 2: " in error(err) and told in err and server.log == []
 
 
-@pytest.mark.parametrize("made_with", [{"judge": "random"}, {"judge": "m", "smoke": True}])
-def test_pairs_of_a_smoke_run_carry_its_mark(tmp_path, made_with):
-    pair = pair_row(1, "good", "poor", provenance=made_with)
-    assert judge.of_pairs(save(tmp_path / "p.jsonl", [pair]), 1)[1]["smoke"]
-
-
 def test_a_random_judge_asks_nobody_draws_the_same_again_and_is_smoke(run, server, out):
     runs = []
     for _ in range(2):
@@ -315,26 +284,22 @@ def test_a_random_judge_asks_nobody_draws_the_same_again_and_is_smoke(run, serve
     assert runs[0] == runs[1] and server.log == []
 
 
-def test_what_the_embedded_model_predicted_is_smoke(run, out, predictions):
-    files.write_json(predictions.parent / "options.json", {"smoke": True})
-    assert "SMOKE" in run("--n", "1")[1] and summary(out)["smoke"] is True
-
-
 def test_the_embedded_model_judges_its_own_runs_at_the_running_server_of_this_work(
-    server, predictions, out, tmp_path, capsys, model
+    server, predictions, out, tmp_path, step, model
 ):
     begun = psutil.Process().create_time()
     state = policy_server.State(os.getpid(), begun, server.url, {}, "", ready=True)
     policy_server.write_state(tmp_path / paths.server("smollm2-135m"), state)
-    argv = ["--predictions", str(predictions), "--out", str(out), "--work", str(tmp_path)]
-    assert cli.run(judge.main, argv) == 0
+    server.answer = Planted()
+    argv = ["--predictions", predictions, "--out", out, "--work", tmp_path]
+    code, printed, _ = step(judge.main, *argv)
+    assert code == 0 and "SMOKE" in printed
     # Of two turns, and none twice: its agreement with itself says nothing.
     assert len(server.chats()) == 4 * dialogue.JUDGED_BY_EMBEDDED
     assert {request.body["model"] for request in server.chats()} == {"base"}
     (expression,) = {one.body["structured_outputs"]["regex"] for one in server.chats()}
     fit = [one for one in ("0", "4.5", "5", "6", "4.55") if re.fullmatch(expression, one)]
-    assert fit == ["0", "4.5", "5"] and "SMOKE" in capsys.readouterr().out
-    assert files.read_json(out / "options.json")["weights"]["base"]
+    assert fit == ["0", "4.5", "5"] and files.read_json(out / "options.json")["weights"]["base"]
 
 
 def test_without_a_file_every_complete_run_and_the_mined_pairs_are_scored(run, server, tmp_path):
@@ -346,30 +311,20 @@ def test_without_a_file_every_complete_run_and_the_mined_pairs_are_scored(run, s
     pairs = [pair_row(1, "good", "poor")]
     save(tmp_path / "data" / "esc_rg_dpo_qwen2.5-7b.jsonl", pairs)
     files.write_text(root / "a_sft" / "judge" / "scores.jsonl", "a user's own\n")
-    code, printed, err = run("--work", str(tmp_path), what=None)
     # One that fails takes down no other, and one that is not complete is left out.
-    assert (
-        code == 2 and "error: a_sft: " in error(err) and "c_sft/predictions.jsonl is not" in printed
-    )
+    assert "error: a_sft: " in error(run("--work", tmp_path, what=None)[2])
     assert summary(root / "b_sft" / "judge")["source"]["drawn"] == 1
     assert "pairs" in summary(root / "pairs_judge")["source"]
     assert not (root / "c_sft" / "judge").exists()
-    (root / "a_sft" / "judge" / "scores.jsonl").unlink()
-    before = len(server.chats())
-    assert run("--work", str(tmp_path), what=None)[0] == 0
-    assert {quoted(one)["reply"] for one in server.chats()[before:]} == {"of a_sft"}
 
 
-def test_what_cannot_be_scored_is_one_line(run, server, predictions, out, capsys, tmp_path):
-    twice = save(tmp_path / "bad.jsonl", [row(1, 1), row(1, 1)])
-    assert "row 1 (from 0): id '1-1' is there twice" in error(run(path=twice)[2])
-    assert "holds the file that is read" in error(run("--out", str(predictions.parent))[2])
+def test_what_cannot_be_scored_is_one_line(run, server, predictions, out, step, tmp_path):
+    assert "holds the file that is read" in error(run("--out", predictions.parent)[2])
     assert server.log == []
     server.answer = lambda _: refusal(400, "response_format is not supported")
     code, _, err = run()
     assert code == 2 and "response_format is not supported" in error(err)
     assert not (out / "scores.jsonl").exists()
-    argv = ["--predictions", str(predictions), "--model", "qwen2.5-7b"]
-    assert cli.run(judge.main, argv) == 2 and "--out FOLDER" in capsys.readouterr().err
-    assert cli.run(judge.main, [*argv, "--out", str(out)]) == 2
-    assert "OPENAI_API_KEY is not set" in error(capsys.readouterr().err)
+    argv = ["--predictions", predictions, "--model", "qwen2.5-7b"]
+    assert "--out FOLDER" in error(step(judge.main, *argv)[2])
+    assert "OPENAI_API_KEY is not set" in error(step(judge.main, *argv, "--out", out)[2])

@@ -7,15 +7,13 @@ import re
 import pytest
 from predicted import rows, save
 
-from esc import cli, files
+from esc import files
 from esc.dialogue import gold_turns
-from esc.stats import Units
 from esc.strategies import Strategy
 from eval import metrics
 from eval.cases import Case, Cases
 
 ALL = [strategy.value for strategy in Strategy]
-MODEL = "qwen2.5-7b"
 SHARES = dict.fromkeys(ALL, 0.125)
 
 
@@ -35,45 +33,34 @@ def records(**changed):
     ]
 
 
-def foreign(one):
-    return {
-        "GT_strategy": one["gold_strategy"],
-        "predict_strategy": one["predicted_strategy"],
-        "GT_content": one["gold_response"],
-        "predict_content": one["predicted_response"],
-    }
+FOREIGN = {
+    "GT_strategy": "gold_strategy",
+    "predict_strategy": "predicted_strategy",
+    "GT_content": "gold_response",
+    "predict_content": "predicted_response",
+}
 
 
 @pytest.fixture
-def run_metrics(tmp_path, capsys):
+def measure(tmp_path, step):
     """Exit code, what was written, and stdout or the one error line."""
 
     def call(given, *options, out="out"):
         path = tmp_path / "given.jsonl"
         path.write_text(given) if isinstance(given, str) else save(path, given)
-        argv = ["--predictions", str(path), "--out", str(tmp_path / out), *options]
-        code = cli.run(metrics.main, argv)
-        shown = capsys.readouterr()
-        told = files.read_json(tmp_path / out / "metrics.json") if code == 0 else None
-        assert code == 0 or shown.err.count("\n") == 1
-        return code, told, shown.out if code == 0 else shown.err
+        argv = ["--predictions", path, "--out", tmp_path / out, *options]
+        code, printed, err = step(metrics.main, *argv)
+        if code:
+            assert err.count("\n") == 1
+            return code, None, err
+        return code, files.read_json(tmp_path / out / "metrics.json"), printed
 
     return call
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """What the step says of `records`."""
-    folder = tmp_path_factory.mktemp("measured")
-    path = save(folder / "given.jsonl", records())
-    assert cli.run(metrics.main, ["--predictions", str(path), "--out", str(folder)]) == 0
-    return files.read_json(folder / "metrics.json")
-
-
 def numbers(told, *names):
     """All that is said of the turns, but for these names."""
-    left_out = ("made_with", "numbered", *names)
-    return {key: value for key, value in told.items() if key not in left_out}
+    return {k: one for k, one in told.items() if k not in ("made_with", "numbered", *names)}
 
 
 def every(part):
@@ -85,21 +72,15 @@ def every(part):
             yield from every(one)
 
 
-def shape(told):
-    if not isinstance(told, dict) or "value" in told:
-        return None
-    return {name: shape(one) for name, one in told.items()}
-
-
-def test_the_contract(measured):
+def test_the_contract(measure):
+    measured = measure(records())[1]
     assert (measured["n"], measured["empty"], measured["failed"]) == (40, 0, 0)
     assert measured["resampled_by"] == "dialogue" and measured["smoke"] is False
     strategy, text = measured["strategy"], measured["text"]
     assert (strategy["n"], strategy["invalid"]) == (40, 0) and list(strategy["preference"]) == ALL
     paper = "bleu1 bleu2 bleu3 bleu4 distinct1 distinct2 distinct3 f1 rouge_l"
     assert [*text["paper"]] == paper.split()
-    corpus = ["bleu1", "bleu", "f1", "rouge_l", "distinct2", "distinct1", "ead"]
-    assert [*text["corpus"]] == corpus
+    assert [*text["corpus"]] == ["bleu1", "bleu", "f1", "rouge_l", "distinct2", "distinct1", "ead"]
     for number in every(measured):
         held = number["value"] is None or number["low"] is None
         assert held or 0 <= number["low"] <= number["value"] <= number["high"]
@@ -110,14 +91,10 @@ def test_the_contract(measured):
     assert "reverse" not in strategy["accuracy"]["signature"]
 
 
-def test_baselines_are_of_the_gold_turns_alone_and_have_the_shape_of_a_system(
-    measured, run_metrics
-):
-    found = measured["baselines"]
-    wanted = shape({"strategy": measured["strategy"], "text": measured["text"]})
-    assert all(shape(told) == wanted for told in found.values())
-    _, other, _ = run_metrics(records(predicted_strategy="Others", predicted_response="other"))
-    assert other["baselines"] == found and other["strategy"]["bias"] != measured["strategy"]["bias"]
+def test_baselines_are_of_the_gold_turns_alone(measure):
+    found = measure(records())[1]["baselines"]
+    _, other, _ = measure(records(predicted_strategy="Others", predicted_response="other"))
+    assert other["baselines"] == found
     gold, majority = found["gold"], found["majority"]["strategy"]
     assert gold["strategy"]["bias"]["value"] == 0 and gold["text"]["paper"]["bleu1"]["value"] == 100
     shares = gold["strategy"]["distribution"]["gold"].values()
@@ -131,7 +108,7 @@ def test_baselines_are_of_the_gold_turns_alone_and_have_the_shape_of_a_system(
 def test_the_test_set_gives_the_baselines_it_is_known_for(esconv_work):
     turns = gold_turns(esconv_work, "test", None)
     cases = [Case(t.id, t.strategy, t.response, t.strategy, t.response) for t in turns]
-    found = metrics.baselines(Cases(tuple(cases), Units(by_dialogue=True)))
+    found = metrics.baselines(Cases(cases, "dialogue"))
     # Table 3: the best system's bias is 0.15.
     told = found["gold-marginal-random"]["strategy"]["bias"]
     assert told["value"] == pytest.approx(0.068, abs=0.005) and told["high"] < 0.15
@@ -142,79 +119,79 @@ def test_the_test_set_gives_the_baselines_it_is_known_for(esconv_work):
     assert paper["bleu1"]["n"] == 1792
 
 
-def test_order_and_names_of_the_dialogues_change_nothing(measured, run_metrics):
-    assert numbers(run_metrics(random.Random(1).sample(records(), 40))[1]) == numbers(measured)
-    renamed = [
-        one | {"id": f"talk {97 - int(one['id'].split('-')[0])}-{one['id'].split('-')[1]}"}
-        for one in records()
-    ]
-    other = run_metrics(renamed, out="other")[1]
+def test_order_and_names_of_the_dialogues_change_nothing_and_foreign_names_resample_rows(measure):
+    measured, renamed = measure(records(), out="measured")[1], records()
+    assert numbers(measure(random.Random(1).sample(records(), 40))[1]) == numbers(measured)
+    for one in renamed:
+        dialogue, turn = one["id"].split("-")
+        one["id"] = f"talk {97 - int(dialogue)}-{turn}"
+    other = measure(renamed, out="other")[1]
     # What names the turns is not theirs.
     assert numbers(other, "turns") == numbers(measured, "turns")
     assert other["turns"] != measured["turns"]
-
-
-def test_foreign_names_have_the_same_values_and_resample_rows(measured, run_metrics):
-    lines = [foreign(one) for one in records()]
-    _, told, out = run_metrics(lines)
+    lines = [{theirs: one[ours] for theirs, ours in FOREIGN.items()} for one in records()]
+    _, told, out = measure(lines)
     assert told["numbered"] == 40 and "resampled by row" in out
     for one, other in zip(every(told["text"]), every(measured["text"]), strict=True):
         assert one["value"] == pytest.approx(other["value"])
     assert told["strategy"]["bias"]["value"] == measured["strategy"]["bias"]["value"]
     for one in (told["strategy"]["bias"], told["text"]["corpus"]["ead"]):
         assert one["low"] <= one["high"] and "the true interval is wider" in one["signature"]
-    assert numbers(run_metrics(json.dumps(lines, indent=2), out="other")[1]) == numbers(told)
 
 
-def test_every_undefined_number_says_why(run_metrics):
+def test_every_undefined_number_says_why(measure):
     given = records(distribution=None, predicted_response="<think>\nDraft: ")
-    _, told, _ = run_metrics(given)
+    _, told, _ = measure(given)
     assert told["strategy"]["calibration"]["ece"]["value"] is None and told["empty"] == 40
     assert told["text"]["corpus"]["ead"]["value"] is None
     assert all(number["value"] is not None or number["reason"] for number in every(told))
     assert not {"NaN", "Infinity"} & {*re.findall(r"\w+", json.dumps(told))}
 
 
-def test_the_same_again_does_nothing_and_is_forced_to_the_same_bytes(run_metrics, tmp_path):
+def test_the_same_again_does_nothing_and_is_forced_to_the_same_bytes(measure, tmp_path):
     files.write_json(tmp_path / "options.json", {"smoke": True})
-    _, told, out = run_metrics(records())
+    _, told, out = measure(records())
     assert told["smoke"] is True and "SMOKE" in out
     written = tmp_path / "out" / "metrics.json"
     before, when = written.read_bytes(), written.stat().st_mtime_ns
-    assert "nothing to do" in run_metrics(records())[2] and written.stat().st_mtime_ns == when
-    assert "nothing to do" not in run_metrics(records(), "--force")[2]
+    assert "nothing to do" in measure(records())[2] and written.stat().st_mtime_ns == when
+    assert "nothing to do" not in measure(records(), "--force")[2]
     assert written.read_bytes() == before
     files.write_json(written, told | {"made_with": told["made_with"] | {"strategies": ALL[:5]}})
-    assert "nothing to do" not in run_metrics(records())[2] and written.read_bytes() == before
+    assert "nothing to do" not in measure(records())[2] and written.read_bytes() == before
+    files.write_text(written, '{"accuracy": 1}\n')
+    code, _, err = measure(records(), "--force")
+    assert code == 2 and "is not of this step" in err
+    assert written.read_text() == '{"accuracy": 1}\n'
 
 
-def test_failed_records_are_left_out_and_unreadable_strategies_of_the_headline(run_metrics):
+def test_failed_records_are_left_out_and_unreadable_strategies_of_the_headline(measure):
     given = records()
     given[2] |= {"status": "failed"}
     given[0] |= {"status": "invalid", "predicted_strategy": "Hope", "predicted_response": None}
-    _, told, out = run_metrics(given)
+    _, told, out = measure(given)
     assert (told["n"], told["failed"]) == (39, 1) and "1 failed records are left out" in out
     strategy, all_turns = told["strategy"], told["strategy"]["all_turns"]
     assert strategy["invalid"] == told["empty"] == 1 and "1 (2.6 %) with no readable" in out
     assert strategy["n"] == strategy["bias"]["n"] == 38
     assert all_turns["n"] == all_turns["bias"]["n"] == strategy["invalid_rate"]["n"] == 39
-    _, readable, _ = run_metrics([given[1], *given[3:]], out="other")
+    _, readable, _ = measure([given[1], *given[3:]], out="other")
     for name in ("bias", "weighted_f1", "macro_f1", "accuracy"):
         assert strategy[name]["value"] == readable["strategy"][name]["value"]
 
 
 def test_without_a_file_every_complete_run_is_measured_and_one_that_fails_is_none_of_the_others(
-    tmp_path, capsys
+    tmp_path, step
 ):
+    runs = tmp_path / "runs" / "qwen2.5-7b"
     for name, given in (("a_sft", [{"id": "1-1"}]), ("b_sft", records()), ("c_sft", records())):
-        save(tmp_path / "runs" / MODEL / name / "predictions.jsonl", given)
+        save(runs / name / "predictions.jsonl", given)
         if name != "c_sft":
-            (tmp_path / "runs" / MODEL / name / "run.json").touch()
-    assert cli.run(metrics.main, ["--work", str(tmp_path), "--model", MODEL]) == 1
-    shown = capsys.readouterr()
-    assert "error: a_sft: " in shown.err and "c_sft/predictions.jsonl is not complete" in shown.out
-    found = {path.parent.name for path in tmp_path.glob(f"runs/{MODEL}/*/metrics.json")}
-    assert found == {"b_sft"}
+            (runs / name / "run.json").touch()
+    code, out, err = step(metrics.main, "--work", tmp_path, "--model", "qwen2.5-7b")
+    assert code == 2 and "a_sft/predictions.jsonl, row 0" in err
+    assert "c_sft/predictions.jsonl is not complete" in out
+    assert [path.parent.name for path in runs.glob("*/metrics.json")] == ["b_sft"]
 
 
 @pytest.mark.parametrize(
@@ -230,15 +207,8 @@ def test_without_a_file_every_complete_run_is_measured_and_one_that_fails_is_non
         ({"distribution": SHARES | {"Question": 0.5}}, "that sum to 1"),
     ],
 )
-def test_a_record_that_is_wrong_is_one_line_that_names_it(run_metrics, changed, told):
+def test_a_record_that_is_wrong_is_one_line_that_names_it(measure, changed, told):
     given = records()
     given[3] = {name: one for name, one in (given[3] | changed).items() if one is not ...}
-    code, _, err = run_metrics(given)
+    code, _, err = measure(given)
     assert code == 2 and "row 3 (from 0)" in err and told in err
-
-
-def test_a_users_own_metrics_json_is_never_replaced(run_metrics, tmp_path):
-    files.write_text(tmp_path / "out" / "metrics.json", '{"accuracy": 1}\n')
-    code, _, err = run_metrics(records(), "--force")
-    assert code == 2 and "is not of this step" in err
-    assert (tmp_path / "out" / "metrics.json").read_text() == '{"accuracy": 1}\n'

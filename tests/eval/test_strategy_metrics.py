@@ -22,10 +22,8 @@ def numbers(cases):
     """By dotted name without ``strategy``; a pair is (gold, predicted)."""
     cases = [one if isinstance(one, Case) else case(*one) for one in cases]
     sums = strategy_metrics.columns(cases).sum(axis=0, keepdims=True)
-    return {
-        ".".join(path[1:]): float(value)
-        for path, (value,) in strategy_metrics.numbers(sums).items()
-    }
+    found = strategy_metrics.numbers(sums).items()
+    return {".".join(path[1:]): float(value) for path, (value,) in found}
 
 
 def preferences(found):
@@ -50,14 +48,6 @@ def test_the_sweeps_are_those_of_the_equation_whatever_the_diagonal():
     for diagonal in (0, 1000):
         found = strategy_metrics.preference((wins + diagonal * np.eye(8))[None])
         np.testing.assert_allclose(found[0], by_hand(wins))
-
-
-@pytest.mark.parametrize("solve", [strategy_metrics.preference, strategy_metrics.converged])
-def test_planted_preferences_are_recovered(solve):
-    planted = np.array([3.0, 0.2, 0.5, 1.0, 1.6, 0.8, 0.4, 0.5])
-    # Of the confusions of two strategies, each wins its share.
-    wins = 1e6 * planted[:, None] / (planted[:, None] + planted)
-    np.testing.assert_allclose(solve(wins[None])[0], planted * 8 / planted.sum(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [5, 8, 18])
@@ -151,8 +141,7 @@ def test_calibration_by_hand_leaves_out_turns_without_a_distribution():
     assert all(math.isnan(value) for value in told([case(Q, Q)]))
 
 
-@pytest.mark.parametrize("dialogues", [10, 30])
-def test_the_interval_of_a_bias_holds_the_true_one(dialogues, monkeypatch):
+def test_the_interval_of_a_bias_holds_the_true_one(monkeypatch):
     """A planner of known bias: its interval is right in 88 of 100 experiments at least."""
     monkeypatch.setattr(stats, "RESAMPLES", 300)
     gold = np.array([21, 6, 8, 9, 15, 16, 7, 18]) / 100
@@ -167,9 +156,8 @@ def test_the_interval_of_a_bias_holds_the_true_one(dialogues, monkeypatch):
     (true,) = biases(joint)
     held = 0
     for _ in range(100):
-        sums = rng.multinomial(14, joint.ravel(), size=dialogues).astype(float)
-        (value,) = biases(sums.sum(axis=0))
-        drawn = biases(stats.resampled(sums))
-        ends = stats.interval(value, drawn, dialogues, "dialogue", reverse=True)
+        sums = rng.multinomial(14, joint.ravel(), size=10).astype(float)
+        found = biases(stats.resampled(sums))
+        ends = stats.interval(found, 10, "dialogue", reverse=True)
         held += ends["low"] <= true <= ends["high"]
     assert 0.3 < true < 0.5 and held >= 88
