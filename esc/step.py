@@ -99,6 +99,11 @@ class RunFolder:
     records: str
     """The name of the file of records."""
 
+    @property
+    def stamp(self) -> Row:
+        """The options, and the list of strategies they were asked for under."""
+        return self.options | {"STRATEGIES": strategies.HASH}
+
     def finished(self) -> Row | None:
         """What ``run.json`` says where these options are done and its records whole, or None."""
         done, records = self.path / DONE, self.path / self.records
@@ -124,7 +129,7 @@ class RunFolder:
         """
         old = [self.path / name for name in (DONE, self.records)]
         made_with = files.read_json(self.path / OPTIONS, default={}) or {"options": "unknown"}
-        changed = files.differences(made_with, self.options)
+        changed = files.differences(made_with, self.stamp)
         if changed and not force and any(path.is_file() for path in old):
             other = "another --out" if "step" in self.options else "another WORK=folder"
             raise OptionsDiffer(
@@ -133,7 +138,7 @@ class RunFolder:
             )
         for path in old if force else ():
             path.unlink(missing_ok=True)
-        files.write_json(self.path / OPTIONS, self.options)
+        files.write_json(self.path / OPTIONS, self.stamp)
 
     def write(self, records: Iterable[Row], facts: Row, *, complete: bool) -> None:
         """Write the records, and ``run.json`` where none is missing."""

@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from data_builders import leaks
 from esc import cli, dialogue, files, paths, step
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
+from esc.languages import Language, detect
 from esc.predictions import (
     GOLD,
     OURS,
@@ -28,6 +30,7 @@ from esc.predictions import (
 from esc.stats import name_of, unit_of
 from esc.step import OPTIONS, RunFolder, check_own_file
 from esc.strategies import Strategy, parse, untagged
+from eval.text_metrics import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,9 @@ class Cases:
     """Records without an answer, which are left out."""
     numbered: int = 0
     """Records without an id of their own."""
+    language: Language = "en"
+    """What the gold replies are written in, or are said to be."""
+    profile: Profile = "paper"
 
     @property
     def names(self) -> list[str]:
@@ -63,14 +69,16 @@ class Cases:
         return [name_of(case.id, self.unit) for case in self.rows]
 
 
-def read_cases(path: Path) -> Cases:
+def read_cases(path: Path, language: Language | None = None, profile: Profile = "paper") -> Cases:
     """The turns of one system; EscError, naming the row, for whatever is not as it should be."""
     named = list(named_rows(path))
     cases = [_case(one) for one in named if one.row.get("status") != "failed"]
     if not cases:
         raise EscError(f"{path}: all {len(named)} records failed; 'make predict' asks again")
     numbered = sum(one.numbered for one in named)
-    return Cases(cases, unit_of(one.id for one in named), len(named) - len(cases), numbered)
+    failed, unit = len(named) - len(cases), unit_of(one.id for one in named)
+    language = language or detect(case.gold_text for case in cases)
+    return Cases(cases, unit, failed, numbered, language, profile)
 
 
 def _case(named: Named) -> Case:
@@ -274,6 +282,8 @@ def align(
     facts = {"records": len(records), "unaligned": len(unaligned)}
     RunFolder(out.parent, {}, out.name).write(records, facts, complete=True)
     print(f"aligned     {out}: {len(records):,} records of {len(turns):,} turns")
+    for split_of in leaks.recognised(leaks.of_ids(work, (record["id"] for record in records))):
+        print(f"dialogues   {split_of}")
     if len(records) < len(turns):
         print(f"missing     {len(turns) - len(records):,} turns of the set have no record")
     for line in unaligned:

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -19,17 +20,19 @@ import numpy as np
 import orjson
 import typer
 
+from data_builders import leaks
 from esc import cli, files, stats, step
 from esc.files import EscError, Row
+from esc.languages import Language
 from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, complete_runs
 from esc.psych_errors import PsychError
 from esc.stats import FEWEST, NARROW, RESAMPLES, SEED, Z95, Floats, name_of, unit_of
-from esc.strategies import Strategy
+from esc.strategies import HASH, Strategy
 from eval import strategy_metrics, text_metrics
 from eval.cases import Case, Cases, read_cases, shared_turns
 from eval.strategy_metrics import RAISED_BY_NOISE
-from eval.text_metrics import NumberPath
+from eval.text_metrics import NumberPath, Profile
 
 METRICS, COMPARISONS = "metrics.json", "comparisons.json"
 _ERRORS = Path("errors") / "errors.jsonl"  # what `mining classify` leaves in a run
@@ -61,12 +64,14 @@ def _numbers(systems: Sequence[Cases]) -> list[tuple[Numbers, Floats]]:
     """(all numbers, what is summed over turns) of systems that answer the same turns."""
     names, sides, found = systems[0].names, [], []
     for cases in systems:
-        texts = text_metrics.columns((case.text, case.gold_text) for case in cases.rows)
+        pairs = ((case.text, case.gold_text) for case in cases.rows)
+        texts = text_metrics.columns(pairs, cases.language)
         sides.append(np.hstack([strategy_metrics.columns(cases.rows), texts]))
     for cases, sums in zip(systems, _drawn(sides, names), strict=True):
         strategy, text = np.split(sums, [strategy_metrics.WIDTH], axis=1)
-        told = strategy_metrics.numbers(strategy) | text_metrics.numbers(text)
-        told |= text_metrics.diversity([case.text for case in cases.rows], names)
+        told = strategy_metrics.numbers(strategy) | text_metrics.numbers(text, cases.profile)
+        said = [case.text for case in cases.rows]
+        told |= text_metrics.diversity(said, names, cases.language, cases.profile)
         found.append((told, sums[0]))
     return found
 
@@ -96,18 +101,19 @@ def _measured(cases: Cases) -> Row:
     """``strategy`` and ``text`` of a system, as in ``metrics.json``."""
     ((found, total),) = _numbers([cases])
     stages = strategy_metrics.by_stage(cases.rows)
-    return _told(found, total, stages, len(set(cases.names)), cases.unit)
+    return _told(found, total, stages, len(set(cases.names)), cases)
 
 
-def _told(found: Numbers, total: Floats, stages: list[Row] | None, units: int, unit: str) -> Row:
+def _told(found: Numbers, total: Floats, stages: list[Row] | None, units: int, cases: Cases) -> Row:
     """Numbers in their places, each with its interval and all that decides it."""
+    about, unit = text_metrics.about(cases.language), cases.unit
     strategy = total[: strategy_metrics.WIDTH]
     told: Row = {"strategy": strategy_metrics.facts(strategy) | {"by_stage": stages}}
     for path, number in found.items():
         if path[0] == "strategy":
             signature, why, n = strategy_metrics.about(path, strategy)
         else:
-            signature, why, n = *text_metrics.ABOUT[path], int(total[-1])
+            signature, why, n = *about[path], int(total[-1])
         ends, how = _interval(path, number, units, unit)
         if ends["low"] is not None:
             # No number can be negative.
@@ -140,9 +146,10 @@ def baselines(cases: Cases) -> dict[str, Row]:
     replies = {case.id: said[place] for case, place in zip(order, places, strict=True)}
     nothing: Row = {"value": None, "low": None, "high": None, "n": len(said)}
     nothing["reason"] = "this baseline chooses strategies and says nothing"
-    silent: Row = {"text": {"paper": {}, "corpus": {}}}
-    for (_, family, name), (signature, _) in text_metrics.ABOUT.items():
-        silent["text"][family][name] = nothing | {"signature": signature}
+    silent: Row = {"text": {}}
+    for (_, family, name), (signature, _) in text_metrics.about(cases.language).items():
+        if family != "esconv" or cases.profile == "esconv":
+            silent["text"].setdefault(family, {})[name] = nothing | {"signature": signature}
     each = np.array([counts[strategy] for strategy in Strategy])
 
     def chance(shares: Floats) -> Row:
@@ -156,7 +163,7 @@ def baselines(cases: Cases) -> dict[str, Row]:
         for values in found.values():
             known = values[1:][~np.isnan(values[1:])]
             values[0] = known.mean() if len(known) else np.nan
-        return _told(found, sums[0], None, RESAMPLES, "draw")
+        return _told(found, sums[0], None, RESAMPLES, replace(cases, unit="draw"))
 
     random = system(lambda case: {"predicted": case.gold, "text": replies[case.id]})
     return {
@@ -191,7 +198,7 @@ def compared(a: Cases, b: Cases) -> Row:
     ]
     shared = sorted(shared_turns(*gold))
     unit = a.unit if a.unit == b.unit else "row"
-    both = [Cases([of[name] for name in shared], unit) for of in (first, second)]
+    both = [replace(a, rows=[of[name] for name in shared], unit=unit) for of in (first, second)]
     told, how = _differences([found for found, _ in _numbers(both)], both[0].names, unit)
     if not how.startswith("no "):
         how += f"; reverse percentile of {', '.join(RAISED_BY_NOISE)}"
@@ -239,6 +246,7 @@ def _once(path: Path, made_of: Row, make: Callable[[], Row], *, force: bool) -> 
     made_with = made_of | {
         "format": _FORMAT,
         "strategies": [strategy.value for strategy in Strategy],
+        "list": HASH,
         "resamples": RESAMPLES,
         "seed": SEED,
         "versions": {name: version(name) for name in (*text_metrics.PACKAGES, "numpy")},
@@ -255,9 +263,8 @@ def _once(path: Path, made_of: Row, make: Callable[[], Row], *, force: bool) -> 
     return found
 
 
-def _metrics(predictions: Path) -> Row:
+def _metrics(predictions: Path, cases: Cases) -> Row:
     """What ``metrics.json`` says."""
-    cases = read_cases(predictions)
     told = sorted((case.id, case.gold.value, case.gold_text.split()) for case in cases.rows)
     return {
         "n": len(cases.rows),
@@ -269,6 +276,8 @@ def _metrics(predictions: Path) -> Row:
         "failed": cases.failed,
         "numbered": cases.numbered,
         "resampled_by": cases.unit,
+        "language": cases.language,
+        "seen": files.read_json(predictions.with_name(step.DONE), default={}).get("seen"),
         **_measured(cases),
         "baselines": baselines(cases),
         "smoke": step.made_beside(predictions),
@@ -283,6 +292,10 @@ def _report(found: Row) -> str:
         f"({strategy['invalid_rate']['value']:.1f} %) with no readable strategy (left out of "
         f"strategy numbers), {found['empty']:,} with no reply; resampled by {by}{why}"
     ]
+    if found["language"] != "en":
+        lines.append(f"words       cut by sacreBLEU's {found['language']!r}; TOKENIZE says another")
+    if found["seen"] and (seen := leaks.told(found["seen"])):
+        lines.append(f"leak        {seen}")
     if found["failed"]:
         lines.append(
             f"incomplete  {found['failed']:,} failed records are left out of every number; "
@@ -308,6 +321,12 @@ def _report(found: Row) -> str:
 def main(
     predictions: Annotated[Path | None, typer.Option(help="default: each complete run")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of metrics.json")] = None,
+    profile: Annotated[
+        Profile, typer.Option(envvar="PROFILE", help="esconv: as its authors count, too")
+    ] = "paper",
+    tokenize: Annotated[
+        Language | None, typer.Option(envvar="TOKENIZE", help="default: as most letters are")
+    ] = None,
     model: cli.Model = EMBEDDED,
     work: cli.Work = Path(),
     force: cli.Force = False,
@@ -327,7 +346,9 @@ def main(
     def measure(folder: Path) -> list[str]:
         path, written = asked[folder], folder / METRICS
         made_of = {"predictions": [files.sha256(path)], "smoke": step.made_beside(path)}
-        found = _once(written, made_of, lambda: _metrics(path), force=force)
+        made_of |= {"PROFILE": profile, "TOKENIZE": tokenize}
+        made = partial(read_cases, path, tokenize, profile)
+        found = _once(written, made_of, lambda: _metrics(path, made()), force=force)
         return [f"metrics     {written}", _report(found)]
 
     # One odd run is none of the others'.

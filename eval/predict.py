@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from data_builders import leaks
 from esc import adapters, backbones, cli, files, paths, prompts, step
 from esc.adapters import weights_of
 from esc.dialogue import GoldTurn, gold_turns
@@ -60,6 +61,8 @@ def _asking(
         "smoke": step.is_smoke(model, work),
     }
     folder = work / paths.run(model, system, setting.stage, setting.lineage)
+    trained = [adapters.folder(work, model, name) for name in models if name != adapters.BASE]
+    seen = leaks.overlap(leaks.of_ids(work, (turn.id for turn in turns)), trained)
 
     async def ask(asks: Asks, turn: GoldTurn) -> Row:
         answering = Answering(asks, turn, setting)
@@ -93,6 +96,7 @@ def _asking(
             **{status: count[status] for status in ("ok", "invalid", "failed")},
             "reasons": dict(reasons.most_common()),
             "truncated": sum(cut),
+            "seen": seen,
             # With BASE_URL, the weights named are this WORK's; what the server holds is its matter.
             "asked": "BASE_URL" if at else "the server of this WORK",
         }
@@ -107,6 +111,7 @@ def _asking(
             f"(unparsable strategy, DECODE={setting.decode}), {facts['failed']:,} failed; "
             f"{facts['truncated']:,} with an answer cut at its length limit",
             f"sampling    {drawn if warm else 'greedy'}",
+            *(f"leak        {one}" for one in [leaks.told(facts["seen"])] if one),
             f"requests    {requests['answered']:,} answered, {requests['cached']:,} from the "
             f"cache, {requests['failed']:,} failed; {facts['seconds']:,.1f} s",
         ]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from esc.dialogue import INTERVALS
 from esc.files import Row
 from esc.stats import Floats
-from esc.strategies import UNREADABLE, Strategy
+from esc.strategies import HASH, UNREADABLE, Strategy
 from eval.cases import Case
 from eval.text_metrics import NumberPath, percent
 
@@ -53,7 +53,7 @@ _WHY = {
     "finite solution that numbers can hold)",
 }
 """Why a number is undefined, where it is, and there are turns with a readable strategy."""
-_LIST = f"strategies:{','.join(strategy.code for strategy in Strategy)}"
+_LIST = f"strategies:{','.join(strategy.code for strategy in Strategy)}#{HASH[:8]}"
 _ORDER = {strategy: place for place, strategy in enumerate(Strategy)}
 _OTHERS = _ORDER[UNREADABLE]
 
