@@ -273,12 +273,11 @@ def diversity(
     """
     said = [words(text, language) for text in texts]
     found: dict[NumberPath, Floats] = {}
-    for order in (1, 2):
+    for order in (2, 1):
         types, count = _types(said, units, order, 0)
         found["text", "corpus", f"distinct{order}"] = percent(types, count)
-        if order == 1:
-            expected = VOCABULARY * -np.expm1(count * np.log1p(-1 / VOCABULARY))
-            found["text", "corpus", "ead"] = percent(types, expected)
+    expected = VOCABULARY * -np.expm1(count * np.log1p(-1 / VOCABULARY))
+    found["text", "corpus", "ead"] = percent(types, expected)
     for order in (1, 2, 3) if profile == "esconv" else ():
         found["text", "esconv", f"distinct{order}"] = percent(*_types(said, units, order, 1))
     return found

@@ -187,7 +187,7 @@ def test_without_a_file_every_complete_run_is_measured_and_one_that_fails_is_non
     for name, given in (("a_sft", [{"id": "1-1"}]), ("b_sft", records()), ("c_sft", records())):
         save(runs / name / "predictions.jsonl", given)
         if name != "c_sft":
-            (runs / name / "run.json").touch()
+            (runs / name / "run.json").write_text("{}")
     code, out, err = step(metrics.main, "--work", tmp_path, "--model", "qwen2.5-7b")
     assert code == 2 and "a_sft/predictions.jsonl, row 0" in err
     assert "c_sft/predictions.jsonl is not complete" in out
