@@ -111,6 +111,16 @@ class PairScore(Shape):
     rejected: Number
     difference: Number
 
+    @property
+    def improve(self) -> Number:
+        """The difference in per cent of the rejected replies' score, told in points too."""
+        apart = self.difference
+        ends = "no interval" if apart.low is None else f"[{apart.low:+.2f}, {apart.high:+.2f}]"
+        noise = ", inside the noise" if apart.inside_the_noise else ""
+        told = "undefined" if apart.value is None else f"{apart.value:+.2f}"
+        alone = {"value": apart.percent, "low": None, "high": None}
+        return apart.model_copy(update=alone | {"reason": f"{told} points {ends}{noise}"})
+
 
 class PairsJudged(Shape):
     """``judge.json`` of pairs (Table 2)."""
