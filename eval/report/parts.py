@@ -96,25 +96,25 @@ def table(
 
     ``notes`` follow those it has; ``missing`` are its `todo`. ``status`` says how much was run,
     ``filled`` in how many of ``ours`` rows; ``mark`` is SMOKE where a number of ours is, with the
-    columns or rows that are so where not all are.
+    columns, backbones or rows that are so where not all are.
     """
     said = OF_TABLES.get(name, {})
     columns = list(columns or said["columns"])
     cells = pandas.DataFrame(
         [
-            one | {"row": f"{of['group']} {of['label']}".strip(), "column": column}
+            one | {"row": f"{of['group']} {of['label']}".strip(), "column": column, **of}
             for of in rows
             for column, one in zip(columns, of["cells"], strict=True)
             if not of["of_paper"]
         ],
-        columns=["row", "column", "value", "missing", "smoke"],
+        columns=["group", "column", "row", "value", "missing", "smoke"],
     )
     there = cells["value"].notna()
     smoke, real = cells[there & cells["smoke"].eq(True)], cells[there & cells["smoke"].eq(False)]
     mark = "" if smoke.empty else SMOKE
     if mark and not real.empty:
-        of = "row" if smoke["column"].isin(real["column"]).any() else "column"
-        mark = f"{SMOKE}: {', '.join(smoke[of].unique())}"
+        apart = [of for of in ("column", "group") if not smoke[of].isin(real[of]).any()]
+        mark = f"{SMOKE}: {', '.join(smoke[(*apart, 'row')[0]].unique())}"
     filled = cells[there | cells["missing"].eq(UNDEFINED)]["row"].nunique()
     whole = not missing and not cells["missing"].eq(NOT_RUN).any()
     keys = ("title", "head", "drawing", "axis")
