@@ -1,14 +1,22 @@
-"""What crosses from one step to another: reports that the report reads, records, sampled answers.
+"""What crosses from one step to another: a model for each file, of the fields that are read.
 
-A model has the fields that a reader needs; what else a file holds is passed over.
+What else a file holds is passed over.
 """
 
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+)
 
 from esc import files
 from esc.psych_errors import PsychError
@@ -37,50 +45,32 @@ class Number(Shape):
     unscored: dict[str, Any] = {}
     """Of a judge's scores, 0 to 5."""
     percent: float | None = None
-    """Of a difference in what it is less of, as the next."""
-    inside_the_noise: bool | None = None
+    """Of a difference in what it is less of."""
 
 
-class Headline(Shape):
-    """Strategy metrics; fractions ×100, bias as in the paper."""
-
-    bias: Number
-    bias_converged: Number
-    weighted_f1: Number
-    macro_f1: Number
-    js_distance: Number
+def _numbers(found: dict[str, Any]) -> dict[str, Any]:
+    if found.keys() >= {"value", "low", "high"}:
+        return Number.model_validate(found)  # type: ignore[return-value]
+    return {name: _numbers(one) if isinstance(one, dict) else one for name, one in found.items()}
 
 
-class StrategyNumbers(Headline):
-    """``strategy`` of ``metrics.json``, without answers that cannot be read."""
-
-    invalid: int
-    invalid_rate: Number
-    preference: dict[Strategy, Number]
-    distribution: dict[str, dict[Strategy, Number]]
-    """``predicted`` and ``gold``: shares ×100 of the turns."""
-    all_turns: Headline
-    ece: Number = Field(validation_alias=AliasPath("calibration", "ece"))
+Numbers = Annotated[dict[str, Any], AfterValidator(_numbers)]
+"""By name a `Number`, a plain value, or more of them."""
 
 
-class Baseline(Shape):
-    """What a trivial system gives on the same turns; without a reply it has no text metrics."""
+class Metrics(Shape):
+    """``metrics.json``; fractions ×100, bias as in the paper; ``text`` by family and metric.
 
-    strategy: StrategyNumbers
-    text: dict[str, dict[str, Number]] | None = None
+    ``turns`` is a hash of the turns with their gold; ``dialogues`` is None where the ids name none.
+    """
 
-
-class Metrics(Baseline):
-    """``metrics.json``."""
-
-    text: dict[str, dict[str, Number]]
-    """Family (``paper``, ``corpus``) to metric."""
-    baselines: dict[str, Baseline]
+    strategy: Numbers
+    text: Numbers
+    baselines: dict[str, Numbers]
+    """``strategy`` and ``text`` of what a trivial system gives on the same turns."""
     n: int
     dialogues: int | None
-    """None where the ids name none."""
     turns: str
-    """A hash of the turns with their gold."""
     empty: int
     failed: int
     resampled_by: str
@@ -104,9 +94,7 @@ class Judged(Shape):
         return sum(one.unscored.get("total", 0) for one in self.dimensions.values())
 
 
-class PairScore(Shape):
-    """One dimension of both sides."""
-
+class _PairScore(Shape):
     chosen: Number
     rejected: Number
     difference: Number
@@ -115,18 +103,21 @@ class PairScore(Shape):
     def improve(self) -> Number:
         """The difference in per cent of the rejected replies' score, told in points too."""
         apart = self.difference
-        ends = "no interval" if apart.low is None else f"[{apart.low:+.2f}, {apart.high:+.2f}]"
-        noise = ", inside the noise" if apart.inside_the_noise else ""
         told = "undefined" if apart.value is None else f"{apart.value:+.2f}"
-        alone = {"value": apart.percent, "low": None, "high": None}
-        return apart.model_copy(update=alone | {"reason": f"{told} points {ends}{noise}"})
+        if apart.low is None or apart.high is None:
+            told += " points no interval"
+        else:
+            noise = ", inside the noise" if apart.low <= 0 <= apart.high else ""
+            told += f" points [{apart.low:+.2f}, {apart.high:+.2f}]{noise}"
+        gone = {"value": apart.percent, "low": None, "high": None, "reason": told}
+        return apart.model_copy(update=gone)
 
 
 class PairsJudged(Shape):
     """``judge.json`` of pairs (Table 2)."""
 
     judge: str
-    dimensions: dict[str, PairScore]
+    dimensions: dict[str, _PairScore]
     smoke: bool
 
 
@@ -141,9 +132,7 @@ class Proportions(Shape):
     smoke: bool
 
 
-class Votes(Shape):
-    """One dimension of ``human.json``."""
-
+class _Votes(Shape):
     win: Number
     tie: Number
     lose: Number
@@ -157,7 +146,7 @@ class Voted(Shape):
     a: dict[str, Any]
     b: dict[str, Any]
     annotators: dict[str, Any]
-    dimensions: dict[str, Votes]
+    dimensions: dict[str, _Votes]
     smoke: bool
 
 
@@ -170,11 +159,10 @@ class CorpusStats(Shape):
     figure_8: list[dict[Strategy, float]] = Field(validation_alias=AliasPath("here", "figure_8"))
 
 
-class MinedTask(Shape):
-    """One task of a mining."""
+class _MinedTask(Shape):
+    """One task of a mining: its pairs with a strategy on either side, and by error."""
 
     strategies: dict[Strategy, dict[Literal["chosen", "rejected"], int]]
-    """Pairs with a strategy on either side."""
     errors: dict[PsychError, int]
 
 
@@ -184,10 +172,10 @@ class MiningStats(Shape):
     notes: list[str]
     smoke: bool
     table_1: dict[str, float | None] = Field(validation_alias=AliasPath("table_1", "here"))
-    tasks: dict[str, MinedTask]
+    tasks: dict[str, _MinedTask]
 
 
-class ErrorDifferences(Shape):
+class _ErrorDifferences(Shape):
     """What b has more than a of each error, in points of 100; ``reason`` says why nothing is."""
 
     n: int
@@ -203,7 +191,7 @@ class Comparison(Shape):
     b: str
     n: int
     numbers: dict[str, Number]
-    errors: ErrorDifferences
+    errors: _ErrorDifferences
 
 
 class Comparisons(Shape):
@@ -225,23 +213,7 @@ class Drift(Shape):
     smoke: bool
 
 
-class Record(Shape):
-    """A record of ``predictions.jsonl``."""
-
-    id: str
-    history: list[tuple[str, str]] = Field(validation_alias=AliasPath("context", "history"))
-    seeker: str = Field(validation_alias=AliasPath("context", "seeker"))
-    gold_strategy: str
-    gold_response: str
-    status: str
-    predicted_strategy: str | None = None
-    raw_strategy: str | None = None
-    predicted_response: str | None = None
-
-
-class Said(Shape):
-    """An utterance in sharegpt's form."""
-
+class _Said(Shape):
     speaker: Literal["human", "gpt"] = Field(alias="from")
     value: str
 
@@ -252,14 +224,14 @@ class PreferenceRow(Shape):
     id: str
     quadrant: str | None = None
     """Of an entangled pair: a turn has one of each at most."""
-    conversations: list[Said]
-    chosen: Said
-    rejected: Said
+    conversations: list[_Said]
+    chosen: _Said
+    rejected: _Said
     provenance: dict[str, Any] = {}
 
     @field_validator("conversations")
     @classmethod
-    def _by_turns(cls, said: list[Said]) -> list[Said]:
+    def _by_turns(cls, said: list[_Said]) -> list[_Said]:
         if [one.speaker for one in said] != ["human", "gpt"] * (len(said) // 2) + ["human"]:
             raise ValueError("not human and gpt by turns up to a human's words")
         return said
@@ -271,22 +243,22 @@ Key = tuple[str, int]
 
 
 class Candidate(Shape):
-    """A row of ``samples.jsonl``: one sampled answer to one train turn."""
+    """A row of ``samples.jsonl``: one sampled answer to one train turn.
+
+    ``seed`` is its place in its turn's order too. ``strategy`` is None where it does not parse, for
+    the generator the gold one it was given; ``response`` is None for the planner.
+    """
 
     id: str
     sample: int
-    """0-based, of those of its turn."""
     seed: int
-    """It was sampled with; also its place in its turn's order."""
     gold_strategy: Strategy
     gold_response: str
     status: Literal["ok", "failed"]
     strategy: Strategy | None = None
-    """Sampled, or for the generator the gold one it was given; None where it does not parse."""
     response: str | None = None
-    """None for the planner, and where sampling failed."""
     text: str = ""
-    """The answer as it came; empty where the request has none."""
+    """The answer as it came."""
     truncated: bool = False
     failure: dict[str, Any] | None = None
     """Written where it failed: kind, message, attempts."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TypeVar
 
@@ -74,25 +74,20 @@ class Sources:
         """
         if not (self.work / path).is_file():
             return None
-        return shaped(shape, self.read(path), f"{self.work / path}", renew)
+        try:
+            return shape.model_validate(self.read(path))
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            place = ".".join(map(str, fault["loc"]))
+            wrong = f"{place} is {json.dumps(fault['input'], default=str)[:60]} ({fault['msg']})"
+            told = f"no {place!r} in it" if fault["type"] == "missing" else wrong
+            raise EscError(f"{self.work / path}: {told}; {renew} renews it") from error
 
     def options_of(self, folder: Path) -> Row:
         """What ``options.json`` of a folder says; empty where there is none."""
         if found := self.read(folder / OPTIONS):
             self.options[folder.as_posix()] = found
         return found
-
-
-def shaped(shape: type[Known], found: Row, where: str, renew: str) -> Known:
-    """A value as a record; EscError with its first fault and the command that renews it."""
-    try:
-        return shape.model_validate(found)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(map(str, fault["loc"]))
-        wrong = f"{place} is {json.dumps(fault['input'], default=str)[:60]} ({fault['msg']})"
-        told = f"no {place!r} in it" if fault["type"] == "missing" else wrong
-        raise EscError(f"{where}: {told}; {renew} renews it") from error
 
 
 def marked(model: str, source: Shape | None = None) -> bool:
@@ -208,10 +203,11 @@ def _todo(sources: Sources, model: str, folder: Path) -> str:
 def manifest(sources: Sources, models: Sequence[str], tables: Iterable[Row]) -> Row:
     """Everything behind the numbers that were read so far."""
     built = sources.read(paths.MANIFEST)
+    installed = {one.name: one.version for one in distributions()}
     return {
         "commit": _commit(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed.get(name, "not installed") for name in PACKAGES},
         "seeds": {
             "requests": "each from its record's id",
             "draws of turns and examples": "by a hash of the id",
@@ -240,13 +236,6 @@ def _commit() -> str:
     dirty = "--dirty= with uncommitted changes"
     told = subprocess.run([*asked, dirty], capture_output=True, text=True, check=False).stdout
     return told.strip() or "unknown: no git"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _commands(sources: Sources, models: Sequence[str], built: Row) -> list[str]:

@@ -12,8 +12,7 @@ marked SMOKE, once for a table, figure or example.
 
 import base64
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,18 +21,18 @@ import typer
 from esc import backbones, cli, dialogue, files, sheets
 from esc.files import Row
 from esc.paths import EMBEDDED, SYSTEMS_OF_TABLE_3, SYSTEMS_OF_TABLE_4
-from esc.predictions import PREDICTIONS
-from esc.records import Record
+from esc.predictions import PREDICTIONS, named_rows, prediction_of
 from esc.visible import markdown
 from eval.paper import BIBTEX
 from eval.report import tables
 from eval.report.figures import pictures
-from eval.report.manifest import Sources, manifest, marked, read_backbones, shaped
+from eval.report.manifest import Sources, manifest, marked, read_backbones
 from eval.report.parts import LAYOUT, todo
 
 _HERE = Path(__file__).parent
 _SHOWN = 3
 """Turns that are shown with what every system says to them."""
+_SPEAKERS = "seeker", "supporter"
 
 
 def report(work: Path, models: Sequence[str]) -> Row:
@@ -96,44 +95,29 @@ def _ran(found: dict[str, Row]) -> dict[str, str]:
 def _examples(sources: Sources, model: str) -> list[Row]:
     """Three turns of those that most systems answered, with what each says to them.
 
-    None where nothing is predicted. Raises EscError, naming the record, where a file of predictions
-    has another shape.
+    None where nothing is predicted. Raises EscError, naming the record, where one is none.
     """
-    answered: dict[str, list[tuple[str, bool, Record]]] = defaultdict(list)
+    turns: dict[str, Row] = {}
     for kind in (*SYSTEMS_OF_TABLE_3, *SYSTEMS_OF_TABLE_4):
         path = Path("runs") / model / kind.name / PREDICTIONS
-        if (sources.work / path).is_file():
-            smoke = marked(model) or bool(sources.options_of(path.parent).get("smoke"))
-            for row in files.read_jsonl(sources.whole(path)):
-                where = f"{sources.work / path}, record {row.get('id')!r}"
-                record = shaped(Record, row, where, "make predict FORCE=1")
-                answered[record.id].append((kind.label, smoke, record))
+        if not (sources.work / path).is_file():
+            continue
+        smoke = marked(model) or bool(sources.options_of(path.parent).get("smoke"))
+        for named in named_rows(sources.whole(path)):
+            one, row = prediction_of(named), named.row
+            before = [said for pair in one.history for said in zip(_SPEAKERS, pair, strict=True)]
+            turn = {"id": one.id, "model": model, "said": [], "smoke": False}
+            turn["context"] = [*before, ("seeker", one.seeker)]
+            turn |= {"gold_strategy": row.get("gold_strategy"), "gold_reply": one.gold}
+            turn = turns.setdefault(one.id, turn)
+            raw = f"unreadable: {row['raw_strategy']}" if row.get("raw_strategy") else "none"
+            reply = one.reply or f"(no reply: {one.lacking})"
+            strategy = row.get("predicted_strategy") or raw
+            turn["said"].append({"system": kind.label, "strategy": strategy, "reply": reply})
+            turn["smoke"] |= smoke
     # Of those that equally many systems answered, in the order in which they are drawn.
-    drawn = sorted(dialogue.order(answered), key=lambda name: -len(answered[name]))[:_SHOWN]
-    return [_example(model, answered[name]) for name in drawn]
-
-
-def _example(model: str, answers: Iterable[tuple[str, bool, Record]]) -> Row:
-    said, smoke = [], False
-    for system, marks, one in answers:
-        raw = f"unreadable: {one.raw_strategy}" if one.raw_strategy else "none"
-        reply = one.predicted_response or f"(no reply: {one.status})"
-        said.append({"system": system, "strategy": one.predicted_strategy or raw, "reply": reply})
-        turn, smoke = one, smoke or marks
-    before = [
-        told
-        for seeker, supporter in turn.history
-        for told in (("seeker", seeker), ("supporter", supporter))
-    ]
-    return {
-        "id": turn.id,
-        "model": model,
-        "context": [*before, ("seeker", turn.seeker)],
-        "said": said,
-        "smoke": smoke,
-        "gold_strategy": turn.gold_strategy,
-        "gold_reply": turn.gold_response,
-    }
+    drawn = sorted(dialogue.order(turns), key=lambda name: -len(turns[name]["said"]))[:_SHOWN]
+    return [turns[name] for name in drawn]
 
 
 def _html(found: Row) -> str:

@@ -141,8 +141,8 @@ def _runs(one: Backbone, said: Row) -> Iterator[Run]:
     nothing: dict[str, Any] = {"name": "", "judged": None, "errors": None, "todo": ""}
     nothing["missing"] = "—"
     for run, metrics in first if "gold" in more else ():
-        gold = {"distribution": {"predicted": metrics.strategy.distribution["gold"]}}
-        told = metrics.model_copy(update={"strategy": metrics.strategy.model_copy(update=gold)})
+        gold = {"distribution": {"predicted": metrics.strategy["distribution"]["gold"]}}
+        told = metrics.model_copy(update={"strategy": gold})
         yield replace(run, label="gold", metrics=told, **nothing)
     for kind in SYSTEMS[said["systems"]]:
         run = one.runs[kind.name]
@@ -153,7 +153,7 @@ def _runs(one: Backbone, said: Row) -> Iterator[Run]:
         yield from (run for run, _ in one.measured if run.name not in paths.KINDS)
     for run, metrics in first if "baselines" in more else ():
         for name, found in metrics.baselines.items():
-            told = metrics.model_copy(update={"strategy": found.strategy, "text": found.text})
+            told = metrics.model_copy(update=found)
             yield replace(run, label=f"baseline: {name}", metrics=told, **nothing)
 
 
