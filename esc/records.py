@@ -19,7 +19,6 @@ from pydantic import (
 )
 
 from esc import files
-from esc.psych_errors import PsychError
 from esc.strategies import Strategy
 
 
@@ -48,10 +47,12 @@ class Number(Shape):
     """Of a difference in what it is less of."""
 
 
-def _numbers(found: dict[str, Any]) -> dict[str, Any]:
-    if found.keys() >= {"value", "low", "high"}:
-        return Number.model_validate(found)  # type: ignore[return-value]
-    return {name: _numbers(one) if isinstance(one, dict) else one for name, one in found.items()}
+def _numbers(found: Any) -> Any:
+    if not isinstance(found, dict):
+        return found
+    if found.keys() >= {"low", "high"}:
+        return Number.model_validate(found)
+    return {name: _numbers(one) for name, one in found.items()}
 
 
 Numbers = Annotated[dict[str, Any], AfterValidator(_numbers)]
@@ -61,13 +62,14 @@ Numbers = Annotated[dict[str, Any], AfterValidator(_numbers)]
 class Metrics(Shape):
     """``metrics.json``; fractions ×100, bias as in the paper; ``text`` by family and metric.
 
-    ``turns`` is a hash of the turns with their gold; ``dialogues`` is None where the ids name none.
+    ``baselines``: ``strategy`` and ``text`` of what a trivial system gives on the same turns;
+    ``turns``: a hash of the turns with their gold; ``dialogues``: None where the ids name none;
+    ``made_with``: ``predictions``, the SHA-256 of every file.
     """
 
     strategy: Numbers
     text: Numbers
-    baselines: dict[str, Numbers]
-    """``strategy`` and ``text`` of what a trivial system gives on the same turns."""
+    baselines: Numbers
     n: int
     dialogues: int | None
     turns: str
@@ -75,69 +77,33 @@ class Metrics(Shape):
     failed: int
     resampled_by: str
     made_with: dict[str, Any]
-    """``predictions``: the SHA-256 of every file."""
     smoke: bool
 
 
 class Judged(Shape):
-    """``judge.json`` of predictions."""
+    """``judge.json`` of predictions, or of pairs (chosen, rejected, difference; Table 2)."""
 
     judge: str
-    signature: str
+    signature: str = ""
     source: dict[str, Any]
-    dimensions: dict[str, Number]
+    dimensions: Numbers
     smoke: bool
 
     @property
     def unscored(self) -> int:
-        """How many scores are missing, over all dimensions."""
+        """How many scores of predictions are missing, over all dimensions."""
         return sum(one.unscored.get("total", 0) for one in self.dimensions.values())
-
-
-class _PairScore(Shape):
-    chosen: Number
-    rejected: Number
-    difference: Number
-
-    @property
-    def improve(self) -> Number:
-        """The difference in per cent of the rejected replies' score, told in points too."""
-        apart = self.difference
-        told = "undefined" if apart.value is None else f"{apart.value:+.2f}"
-        if apart.low is None or apart.high is None:
-            told += " points no interval"
-        else:
-            noise = ", inside the noise" if apart.low <= 0 <= apart.high else ""
-            told += f" points [{apart.low:+.2f}, {apart.high:+.2f}]{noise}"
-        gone = {"value": apart.percent, "low": None, "high": None, "reason": told}
-        return apart.model_copy(update=gone)
-
-
-class PairsJudged(Shape):
-    """``judge.json`` of pairs (Table 2)."""
-
-    judge: str
-    dimensions: dict[str, _PairScore]
-    smoke: bool
 
 
 class Proportions(Shape):
     """``proportions.json``."""
 
     n: int
-    errors: dict[PsychError, Number]
+    errors: Numbers
     interval: str
     unscored: dict[str, Any]
     judge: str
     smoke: bool
-
-
-class _Votes(Shape):
-    win: Number
-    tie: Number
-    lose: Number
-    n: int
-    sign_test: dict[str, Any]
 
 
 class Voted(Shape):
@@ -146,52 +112,37 @@ class Voted(Shape):
     a: dict[str, Any]
     b: dict[str, Any]
     annotators: dict[str, Any]
-    dimensions: dict[str, _Votes]
+    dimensions: Numbers
     smoke: bool
 
 
 class CorpusStats(Shape):
-    """``data/stats/stats.json``."""
+    """``data/stats/stats.json``; ``here``: Table 1, Table 6 and Figure 8."""
 
     notes: list[str]
-    table_1: dict[str, float] = Field(validation_alias=AliasPath("here", "table_1"))
-    table_6: dict[Strategy, int] = Field(validation_alias=AliasPath("here", "table_6"))
-    figure_8: list[dict[Strategy, float]] = Field(validation_alias=AliasPath("here", "figure_8"))
-
-
-class _MinedTask(Shape):
-    """One task of a mining: its pairs with a strategy on either side, and by error."""
-
-    strategies: dict[Strategy, dict[Literal["chosen", "rejected"], int]]
-    errors: dict[PsychError, int]
+    here: dict[str, Any]
 
 
 class MiningStats(Shape):
-    """``stats.json`` of a mining."""
+    """``stats.json`` of a mining; ``tasks``: the pairs with a strategy on a side, and by error."""
 
     notes: list[str]
     smoke: bool
     table_1: dict[str, float | None] = Field(validation_alias=AliasPath("table_1", "here"))
-    tasks: dict[str, _MinedTask]
-
-
-class _ErrorDifferences(Shape):
-    """What b has more than a of each error, in points of 100; ``reason`` says why nothing is."""
-
-    n: int
-    shares: dict[PsychError, Number]
-    interval: str
-    reason: str | None
+    tasks: dict[str, Any]
 
 
 class Comparison(Shape):
-    """Two runs on the same turns; ``numbers`` by the dotted names of ``metrics.json``."""
+    """Two runs on the same turns; ``numbers`` by the dotted names of ``metrics.json``.
+
+    ``errors``: what b has more than a of each, in points of 100, or the ``reason`` why nothing is.
+    """
 
     a: str
     b: str
     n: int
-    numbers: dict[str, Number]
-    errors: _ErrorDifferences
+    numbers: Numbers
+    errors: Numbers
 
 
 class Comparisons(Shape):

@@ -38,35 +38,34 @@ class Finding(NamedTuple):
 
 def findings(root: Path) -> Iterator[Finding]:
     """Everything that is looked at, in the order of the pipeline."""
-    fits = sys.version_info >= (3, 11)
-    told = ".".join(map(str, sys.version_info[:3]))
-    told += "" if fits else "; use 3.11 or newer: make setup PYTHON=python3.11"
-    yield Finding("python", "ok" if fits else "missing", told)
-    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    fits = gigabytes >= MEMORY_GB
-    told = f"{os.cpu_count()} cores, {gigabytes:.0f} GB of memory"
-    told += "" if fits else f"; the longest rows of ESConv take {MEMORY_GB} in training"
-    yield Finding("machine", "ok" if fits else "note", told)
-    free, training = shutil.disk_usage(root).free / 2**30, root / ".venv"
-    fits = training.is_dir() or free >= DISK_GB
-    told = f"{free:.0f} GB free" + ("" if fits else f"; the environment and data take {DISK_GB}")
-    yield Finding("disk", "ok" if fits else "missing", told)
-
+    version, gigabytes = ".".join(map(str, sys.version_info[:3])), 2**30
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / gigabytes
+    free, training = shutil.disk_usage(root).free / gigabytes, root / ".venv"
     works, said = _imports(training, TRAINING)
     torch, seen = said.split() if works else ("", "")
+    again = "make setup" if said == "no .venv" else "rm -r .venv && make setup"
+
+    def found(name: str, fits: bool, told: str, fix: str, lacking: str = "missing") -> Finding:
+        return Finding(name, "ok" if fits else lacking, told + ("" if fits else fix))
+
+    fix = "; use 3.11 or newer: make setup PYTHON=python3.11"
+    yield found("python", sys.version_info >= (3, 11), version, fix)
+    told = f"{os.cpu_count()} cores, {memory:.0f} GB of memory"
+    fix = f"; the longest rows of ESConv take {MEMORY_GB} in training"
+    yield found("machine", memory >= MEMORY_GB, told, fix, "note")
+    fits, fix = training.is_dir() or free >= DISK_GB, f"; the environment and data take {DISK_GB}"
+    yield found("disk", fits, f"{free:.0f} GB free", fix)
     yield _gpu(seen)
-    told = f"LLaMA-Factory imports, torch {torch}" if works else f"{said}; run: "
-    if not works:
-        told += "make setup" if said == "no .venv" else "rm -r .venv && make setup"
-    yield Finding("training", "ok" if works else "missing", told)
+    told = f"LLaMA-Factory imports, torch {torch}" if works else said
+    yield found("training", works, told, f"; run: {again}")
     yield _serving(root)
     for name, folder, what, fix in (
         ("model", "models/smollm2-135m", "the embedded model", "make model"),
         ("data", "data", "the SFT sets", "make data ESCONV=path, or without to download"),
     ):
         fits = (root / folder / "manifest.json").is_file()
-        told = f"{what}: {'there' if fits else f'not yet; run: {fix}'}"
-        yield Finding(name, "ok" if fits else "note", told)
+        told = f"{what}: {'there' if fits else 'not yet'}"
+        yield found(name, fits, told, f"; run: {fix}", "note")
 
 
 def _gpu(seen: str) -> Finding:

@@ -66,7 +66,9 @@ COLUMNS, SCORES = ([*_columns_of(name)] for name in ("table-3", "table-4"))
 def reach(found: Any, path: Iterable[Any]) -> Any:
     """What stands there in a record, or None where a part of it is missing."""
     for name in path:
-        if found is not None:
+        if isinstance(found, list):
+            found = found[name]
+        elif found is not None:
             found = found.get(name) if isinstance(found, dict) else getattr(found, name)
     return found
 
@@ -80,7 +82,7 @@ def _measured(run: Run, column: Column, paper: Paper = ()) -> Row:
     if isinstance(found, records.Number):
         told |= {"signature": source.signature} if file == "judged" else {}
         told |= {} if found.count is None else {"n": source.n}
-    look: dict[str, Any] = {"form": column.form, "unit": column.unit, "paper": paper}
+    look: Row = {"form": column.form, "unit": column.unit, "paper": paper}
     missing = "—" if source else run.missing
     return cell(found, missing, smoke=marked(run.model, source), **look, **told)
 
@@ -188,12 +190,12 @@ def questions(sources: Sources, backbones: Sequence[Backbone]) -> list[Row]:
             cells = [_difference(one, a, b, column) for column in COLUMNS]
             rows.append(row(label, cells, one.model))
         pair = one.compared("decoupled_sft", "decoupled_dpo")
-        shares = pair.errors.shares if pair else {}
-        look: dict[str, Any] = {"form": "+.1f", "unit": " %"}
-        look["smoke"] = marked(one.model, one.comparisons)
+        found = pair.errors if pair else {}
+        shares = found.get("shares", {})
+        look: Row = {"form": "+.1f", "unit": " %", "smoke": marked(one.model, one.comparisons)}
         if pair:
-            look["n"] = pair.errors.n
-            intervals.append(f"{one.model}: {pair.errors.reason or pair.errors.interval}.")
+            look["n"] = found["n"]
+            intervals.append(f"{one.model}: {found['reason'] or found['interval']}.")
         cells = [
             cell(shares.get(of), paper=[("paper", printed.RQ4.get(of))], **look) for of in ERRORS
         ]
@@ -213,7 +215,7 @@ def _difference(one: Backbone, a: str, b: str, column: Column) -> Row:
     both = [_measured(run, column, _paper_of(name, one.model, run.name, column)) for run in runs]
     less, more = (dict(of["paper"]) for of in both)
     paper = [(told, more[told] - less[told]) for told in less if told in more]
-    look: dict[str, Any] = {"form": "+.2f", "paper": paper}
+    look: Row = {"form": "+.2f", "paper": paper}
     look["smoke"] = any(of["smoke"] for of in both)
     if gaps := [of["missing"] for of in both if of["value"] is None]:
         return cell(None, gaps[0], **look)
@@ -255,10 +257,10 @@ def corpus(sources: Sources) -> list[Row]:
     notes, missing = (stats.notes, []) if stats else ([], [todo("the train set", renew)])
     smoke = bool(built.get("smoke")) or any(note.startswith("SMOKE") for note in notes)
     table_1 = [
-        _counts(name, [reach(stats, ["table_1", name])], [[("paper", value)]], smoke=smoke)
+        _counts(name, [reach(stats, ["here", "table_1", name])], [[("paper", value)]], smoke=smoke)
         for name, value in printed.TABLE_1_ESCONV.items()
     ]
-    counts = [stats.table_6.get(one, 0) if stats else None for one in Strategy]
+    counts = [stats and stats.here["table_6"].get(one, 0) for one in Strategy]
     table_6 = []
     for one, count, share in zip(Strategy, counts, _shares(counts), strict=True):
         # Another list's strategies have no value in the paper.
@@ -268,7 +270,7 @@ def corpus(sources: Sources) -> list[Row]:
         table_6.append(row(f"{one} ({one.code})", [*number, share]))
     figure_8 = []
     for place, name in enumerate(INTERVALS):
-        of = stats.figure_8[place] if stats else {}
+        of = reach(stats, ["here", "figure_8", place]) or {}
         shares = [100 * of[one] if one in of else None for one in Strategy]
         figure_8.append(_row(name, shares, smoke=smoke, **PER_CENT))
     return [
@@ -313,9 +315,9 @@ def mining(sources: Sources, models: Sequence[str]) -> list[Row]:
         look: Row = PER_CENT | {"smoke": marked(model, stats)}
         sp, rg = (reach(stats, ["tasks", task]) for task in ("sp", "rg"))
         for side in ("chosen", "rejected"):
-            count = [sp and sp.strategies.get(one, {}).get(side, 0) for one in Strategy]
+            count = [sp and sp["strategies"].get(one, {}).get(side, 0) for one in Strategy]
             sides.append(_row(side, _shares(count), group=model, **look))
-        count = [rg and rg.errors.get(one, 0) for one in errors]
+        count = [rg and rg["errors"].get(one, 0) for one in errors]
         rejected.append(_row(model, _shares(count), **look))
     pairs = []
     for name, values in printed.TABLE_1_PAIRS.items():
@@ -345,7 +347,7 @@ def pairs(sources: Sources, models: Sequence[str]) -> Row:
     for model in models:
         folder = Path("runs") / model / "pairs_judge"
         renew = sources.make("eval", model, FORCE=1)
-        judged = sources.known(folder / "judge.json", records.PairsJudged, renew)
+        judged = sources.known(folder / "judge.json", records.Judged, renew)
         sources.options_of(folder)
         if judged:
             notes.append(f"{model}: judged by {judged.judge}")
@@ -354,13 +356,23 @@ def pairs(sources: Sources, models: Sequence[str]) -> Row:
             mine = [] if (sources.work / file).is_file() else [sources.make("mine-rg", model)]
             fill = " && ".join([*mine, sources.make("eval", model)])
             missing.append(todo(f"{model} pairs", fill))
-        scores = [reach(judged, ["dimensions", name]) for name in printed.DIMENSIONS]
-        for side in ("chosen", "rejected", "improve"):
+        look: Row = {"group": model, "smoke": marked(model, judged)}
+        for side in ("chosen", "rejected", "difference"):
             papers = [_paper_of("TABLE_2", model, side, column) for column in SCORES]
-            of, unit = ("improvement", " %") if side == "improve" else (side, "")
-            found = [one and getattr(one, side) for one in scores]
-            rows.append(_row(of, found, papers, model, unit=unit, smoke=marked(model, judged)))
+            found = [reach(judged, ["dimensions", name, side]) for name in printed.DIMENSIONS]
+            if side == "difference":
+                side, look["unit"] = "improvement", " %"
+                found = [one and one.model_copy(update=_in_per_cent(one)) for one in found]
+            rows.append(_row(side, found, papers, **look))
     return table("table-2", rows, notes, missing)
+
+
+def _in_per_cent(apart: records.Number) -> Row:
+    """What a difference is in per cent of the rejected replies' score, told in points too."""
+    points, inside = cell(apart, form="+.2f"), apart.low is not None and apart.low <= 0
+    noise = ", inside the noise" if inside and (apart.high or 0) >= 0 else ""
+    told = f"{points['shown']} points {points['interval'] or 'no interval'}{noise}"
+    return {"value": apart.percent, "low": None, "high": None, "reason": told}
 
 
 def human(sources: Sources, models: Sequence[str]) -> Row:
@@ -380,11 +392,11 @@ def human(sources: Sources, models: Sequence[str]) -> Row:
             fill = f"{make}, then --read with the sheets filled in"
             missing.append(todo(f"{model} votes", fill))
         for name in found.dimensions if found else printed.DIMENSIONS:
-            votes = found.dimensions[name] if found else None
-            look: Row = PER_CENT | {"smoke": marked(model, found), "n": votes and votes.n}
+            votes = reach(found, ["dimensions", name])
+            look: Row = PER_CENT | {"smoke": marked(model, found), "n": votes and votes["n"]}
             shares = [reach(votes, [side]) for side in ("win", "tie", "lose")]
             rows.append(_row(name, shares, group=model, **look))
-            if votes and (said := votes.sign_test.get("said")):
+            if votes and (said := votes["sign_test"].get("said")):
                 notes.append(f"{model}, {name}: {said}.")
     return table("figure-6", rows, notes, missing)
 
