@@ -5,7 +5,7 @@ import platform
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import distributions
@@ -200,7 +200,7 @@ def _todo(sources: Sources, model: str, folder: Path) -> str:
     return " && ".join([*steps, sources.make("eval", model)])
 
 
-def manifest(sources: Sources, models: Sequence[str], tables: Iterable[Row]) -> Row:
+def manifest(sources: Sources, models: Sequence[str]) -> Row:
     """Everything behind the numbers that were read so far."""
     built = sources.read(paths.MANIFEST)
     installed = {one.name: one.version for one in distributions()}
@@ -218,13 +218,6 @@ def manifest(sources: Sources, models: Sequence[str], tables: Iterable[Row]) -> 
         "options": sources.options,
         "files": dict(sorted(sources.hashes.items())),
         "commands": _commands(sources, models, built),
-        "signatures": {
-            f"{table['name']} {column}": cell["signature"]
-            for table in tables
-            for row in reversed(table["rows"])
-            for column, cell in zip(table["columns"], row["cells"], strict=True)
-            if cell["signature"] and not row["label"].startswith("baseline")
-        },
     }
 
 

@@ -77,7 +77,7 @@ def report(work: Path, models: Sequence[str]) -> Row:
             for model, of_model in shown.items()
             if not of_model
         ],
-        "manifest": manifest(sources, models, found.values()),
+        "manifest": manifest(sources, models),
         "citation": BIBTEX,
     }
 

@@ -1,6 +1,7 @@
 """Cells, rows and tables as in ``report.json``; the other forms are written from them alone."""
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,15 @@ LAYOUT = yaml.safe_load(Path(__file__).with_name("layout.yaml").read_text(encodi
 OF_TABLES = {name: one for part in LAYOUT["sections"] for name, one in part["tables"].items()}
 CODES = [one.code for one in Strategy]
 STRATEGIES = "; ".join(f"{one.code} {one.value}" for one in Strategy) + "."
-Paper = Iterable[tuple[str, float | None]]
-"""``paper``, or the paper's column where several stand here, and its value."""
+Paper = float | Iterable[tuple[str, float | None]] | None
+"""The paper's value, or where several stand here, the name and value of each of its columns."""
 
 
 def cell(
     found: Any,
     missing: str = NOT_RUN,
     *,
-    paper: Paper = (),
+    paper: Paper = None,
     form: str = ".2f",
     unit: str = "",
     smoke: bool = False,
@@ -49,7 +50,8 @@ def cell(
         own = {"n": found.n, "note": note, "signature": found.signature}
     absent = missing if found is None else UNDEFINED
     has_interval = low is not None and high is not None
-    paper = [(name, one) for name, one in paper if one is not None]
+    named = [("paper", paper)] if isinstance(paper, int | float) else paper or []
+    beside = [(name, one) for name, one in named if one is not None]
     return {
         "value": value,
         "low": low,
@@ -57,8 +59,8 @@ def cell(
         "missing": absent if value is None else "",
         "shown": absent if value is None else _text(value, form) + unit,
         "interval": f"[{_text(low, form)}, {_text(high, form)}]" if has_interval else "",
-        "paper": paper,
-        "beside": [f"{name} {_text(one, form)}{unit}" for name, one in paper],
+        "paper": beside,
+        "beside": [f"{name} {_text(one, form)}{unit}" for name, one in beside],
         "smoke": smoke,
         **(own | told),
     }
@@ -70,13 +72,18 @@ def _text(value: Any, form: str) -> str:
     return text.removeprefix("-") if not text.strip("-0.,") else text
 
 
-def row(label: str, cells: Iterable[Row], group: str = "", **more: Any) -> Row:
-    """A cell for each column, under the heading ``group`` where a table has several blocks.
+def row(
+    label: str, found: Iterable[Any], group: str = "", papers: Iterable[Paper] = (), **look: Any
+) -> Row:
+    """A `cell` for each column, of what was found, under ``group`` where there are several blocks.
 
-    ``more``: ``of_paper`` where all is the paper's; the split and size it was ``measured_on``.
+    ``look``: more of all cells.
     """
-    told = {"label": label, "group": group, "of_paper": False, "measured_on": ""}
-    return told | more | {"cells": list(cells)}
+    cells = [
+        one if isinstance(one, dict) else cell(one, paper=of, **look)
+        for one, of in zip_longest(found, papers)
+    ]
+    return {"label": label, "group": group, "of_paper": False, "measured_on": "", "cells": cells}
 
 
 def todo(what: str, command: str) -> Row:

@@ -4,7 +4,6 @@ and some that it does not have.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,18 +72,15 @@ def reach(found: Any, path: Iterable[Any]) -> Any:
     return found
 
 
-def _measured(run: Run, column: Column, paper: Paper = ()) -> Row:
-    """What was measured of a run in a column."""
+def _measured(run: Run, column: Column, paper: Paper) -> Row:
     file, *path = column.path
     source = getattr(run, file)
     found = reach(source, path)
-    told = {}
-    if isinstance(found, records.Number):
-        told |= {"signature": source.signature} if file == "judged" else {}
-        told |= {} if found.count is None else {"n": source.n}
     look: Row = {"form": column.form, "unit": column.unit, "paper": paper}
-    missing = "—" if source else run.missing
-    return cell(found, missing, smoke=marked(run.model, source), **look, **told)
+    if isinstance(found, records.Number):
+        look |= {"signature": source.signature} if file == "judged" else {}
+        look |= {} if found.count is None else {"n": source.n}
+    return cell(found, "—" if source else run.missing, smoke=marked(run.model, source), **look)
 
 
 def _paper_of(name: str, model: str, label: str, column: Column) -> Paper:
@@ -128,7 +124,7 @@ def _of_systems(
         # A baseline has no name.
         if any(one["value"] is not None for one in cells) or (whole and run.name):
             on = run.measured_on if SCORES[0] in columns else ""
-            rows.append(row(run.label, cells, run.model, measured_on=on))
+            rows.append(row(run.label, cells, run.model) | {"measured_on": on})
         if whole and run.todo:
             missing.append(todo(f"{run.model} {run.label}".strip(), run.todo))
         if run.errors and "named" in said:
@@ -196,10 +192,9 @@ def questions(sources: Sources, backbones: Sequence[Backbone]) -> list[Row]:
         if pair:
             look["n"] = found["n"]
             intervals.append(f"{one.model}: {found['reason'] or found['interval']}.")
-        cells = [
-            cell(shares.get(of), paper=[("paper", printed.RQ4.get(of))], **look) for of in ERRORS
-        ]
-        errors.append(row("Decoupled DPO less SFT", cells, one.model))
+        each = [shares.get(of) for of in ERRORS]
+        papers = map(printed.RQ4.get, ERRORS)
+        errors.append(row("Decoupled DPO less SFT", each, one.model, papers, **look))
         if not shares:
             missing.append(todo(f"{one.model} RQ4", sources.make("eval", one.model)))
     return [
@@ -256,23 +251,31 @@ def corpus(sources: Sources) -> list[Row]:
     stats = sources.known(paths.STATS, records.CorpusStats, renew)
     notes, missing = (stats.notes, []) if stats else ([], [todo("the train set", renew)])
     smoke = bool(built.get("smoke")) or any(note.startswith("SMOKE") for note in notes)
-    table_1 = [
-        _counts(name, [reach(stats, ["here", "table_1", name])], [[("paper", value)]], smoke=smoke)
-        for name, value in printed.TABLE_1_ESCONV.items()
-    ]
+    look: Row = {"smoke": smoke}
     counts = [stats and stats.here["table_6"].get(one, 0) for one in Strategy]
-    table_6 = []
-    for one, count, share in zip(Strategy, counts, _shares(counts), strict=True):
-        # Another list's strategies have no value in the paper.
-        of, part = (known.get(one.code) for known in (printed.TABLE_6, printed.TABLE_6_SHARES))
-        number = _counts("", [count], [[("paper", of)]], smoke=smoke)["cells"]
-        share = cell(share, paper=[("paper", part)], unit=" %", smoke=smoke)
-        table_6.append(row(f"{one} ({one.code})", [*number, share]))
+    # Another list's strategies have no value in the paper.
+    of, parts_of = (map(known.get, CODES) for known in (printed.TABLE_6, printed.TABLE_6_SHARES))
+    table_1 = [
+        row(name, [reach(stats, ["here", "table_1", name])], papers=[paper], **_form(name), **look)
+        for name, paper in printed.TABLE_1_ESCONV.items()
+    ]
+    table_6 = [
+        row(
+            f"{one} ({one.code})",
+            [
+                cell(count, form=",.0f", paper=number, **look),
+                cell(share, unit=" %", paper=part, **look),
+            ],
+        )
+        for one, count, number, share, part in zip(
+            Strategy, counts, of, _shares(counts), parts_of, strict=True
+        )
+    ]
     figure_8 = []
     for place, name in enumerate(INTERVALS):
-        of = reach(stats, ["here", "figure_8", place]) or {}
-        shares = [100 * of[one] if one in of else None for one in Strategy]
-        figure_8.append(_row(name, shares, smoke=smoke, **PER_CENT))
+        shares = [reach(stats, ["here", "figure_8", place, one]) for one in Strategy]
+        shares = [one and 100 * one for one in shares]
+        figure_8.append(row(name, shares, **look, **PER_CENT))
     return [
         table("table-1-esconv", table_1, notes, missing),
         table("table-6", table_6, notes, missing),
@@ -280,18 +283,8 @@ def corpus(sources: Sources) -> list[Row]:
     ]
 
 
-def _row(
-    label: str, found: Iterable[Any], papers: Iterable[Paper] = (), group: str = "", **look: Any
-) -> Row:
-    """The row of what was found, one after the other, each with the paper's."""
-    both = zip_longest(found, papers, fillvalue=())
-    return row(label, [cell(one, paper=of, **look) for one, of in both], group)
-
-
-def _counts(name: str, found: Iterable[Any], papers: Iterable[Paper], **look: Any) -> Row:
-    """The row of a statistic of that name."""
-    form = ",.2f" if "mean" in name or " per " in name else ",.0f"
-    return _row(name, found, papers, form=form, **look)
+def _form(name: str) -> Row:
+    return {"form": ",.2f" if "mean" in name or " per " in name else ",.0f"}
 
 
 def _shares(counts: Sequence[int | None]) -> list[records.Number | None]:
@@ -316,24 +309,21 @@ def mining(sources: Sources, models: Sequence[str]) -> list[Row]:
         sp, rg = (reach(stats, ["tasks", task]) for task in ("sp", "rg"))
         for side in ("chosen", "rejected"):
             count = [sp and sp["strategies"].get(one, {}).get(side, 0) for one in Strategy]
-            sides.append(_row(side, _shares(count), group=model, **look))
+            sides.append(row(side, _shares(count), model, **look))
         count = [rg and rg["errors"].get(one, 0) for one in errors]
-        rejected.append(_row(model, _shares(count), **look))
+        rejected.append(row(model, _shares(count), **look))
     pairs = []
     for name, values in printed.TABLE_1_PAIRS.items():
-        known = dict(zip(printed.TABLE_1_COLUMNS, values, strict=True))
-        cells = []
+        known, cells = dict(zip(printed.TABLE_1_COLUMNS, values, strict=True)), []
         for model, stats in found.items():
+            look = _form(name) | {"smoke": marked(model, stats)}
             paper = [(told, known[of]) for told, of in printed.columns(model).items()]
-            here, smoke = reach(stats, ["table_1", name]), marked(model, stats)
-            cells += _counts(name, [here], [paper], smoke=smoke)["cells"]
-        both = _counts(name, [None], [[("total", known["total"])]])
-        pairs.append(row(name, [*cells, both["cells"][0] | {"missing": "", "shown": ""}]))
-    for column in printed.TABLE_1_COLUMNS[1:]:
-        of = printed.TABLE_1_COLUMNS.index(column)
-        count = [int(printed.TABLE_1_PAIRS[one.value][of]) for one in errors]
-        theirs = _row(f"paper, {column}", _shares(count), **PER_CENT)
-        rejected.append(theirs | {"of_paper": True})
+            cells.append(cell(reach(stats, ["table_1", name]), paper=paper, **look))
+        both = cell(None, "", paper=[("total", known["total"])], **_form(name))
+        pairs.append(row(name, [*cells, both]))
+    for place, column in enumerate(printed.TABLE_1_COLUMNS[1:], start=1):
+        count = [int(printed.TABLE_1_PAIRS[one.value][place]) for one in errors]
+        rejected.append(row(f"paper, {column}", _shares(count), **PER_CENT) | {"of_paper": True})
     return [
         table("table-1-pairs", pairs, notes, missing, [*models, "both of the paper's"]),
         table("figure-9", sides, [], missing, CODES),
@@ -356,14 +346,14 @@ def pairs(sources: Sources, models: Sequence[str]) -> Row:
             mine = [] if (sources.work / file).is_file() else [sources.make("mine-rg", model)]
             fill = " && ".join([*mine, sources.make("eval", model)])
             missing.append(todo(f"{model} pairs", fill))
-        look: Row = {"group": model, "smoke": marked(model, judged)}
+        look: Row = {"smoke": marked(model, judged)}
         for side in ("chosen", "rejected", "difference"):
             papers = [_paper_of("TABLE_2", model, side, column) for column in SCORES]
             found = [reach(judged, ["dimensions", name, side]) for name in printed.DIMENSIONS]
             if side == "difference":
                 side, look["unit"] = "improvement", " %"
                 found = [one and one.model_copy(update=_in_per_cent(one)) for one in found]
-            rows.append(_row(side, found, papers, **look))
+            rows.append(row(side, found, model, papers, **look))
     return table("table-2", rows, notes, missing)
 
 
@@ -395,7 +385,7 @@ def human(sources: Sources, models: Sequence[str]) -> Row:
             votes = reach(found, ["dimensions", name])
             look: Row = PER_CENT | {"smoke": marked(model, found), "n": votes and votes["n"]}
             shares = [reach(votes, [side]) for side in ("win", "tie", "lose")]
-            rows.append(_row(name, shares, group=model, **look))
+            rows.append(row(name, shares, model, **look))
             if votes and (said := votes["sign_test"].get("said")):
                 notes.append(f"{model}, {name}: {said}.")
     return table("figure-6", rows, notes, missing)
