@@ -85,7 +85,7 @@ class Lineage:
     @property
     def mixes(self) -> dict[str | None, frozenset[Quadrant]]:
         """Of a mining: variant to the mix of pairs that makes an entangled set of its own."""
-        every: dict[str | None, frozenset[Quadrant]] = {None: ALL, **MIXES}
+        every = dict[str | None, frozenset[Quadrant]]([(None, ALL), *MIXES.items()])
         return every if self.round == 1 else {self.variant: every.get(self.variant, ALL)}
 
     @property

@@ -151,7 +151,7 @@ class Forecast:
         mined = self.work / paths.preference_file(paths.preference_dataset(task, self.model))
         if mined.is_file() and variant not in MIXES:
             return float(sum(1 for _ in files.read_jsonl(mined)))
-        sp, rg = (ASSUMED["mined"][one] / ASSUMED["mined"]["of"] for one in ("sp", "rg"))
+        sp, rg = (float(ASSUMED["mined"][one] / ASSUMED["mined"]["of"]) for one in ("sp", "rg"))
         # The entangled model's errors, as if they were independent.
         of = {Quadrant.NSNR: sp * rg, Quadrant.NSPR: sp * (1 - rg), Quadrant.PSNR: (1 - sp) * rg}
         mixed = sum(of[one] for one in MIXES.get(variant, ALL))
@@ -170,7 +170,7 @@ class Forecast:
             return taken * side
         # How far it moved: three passes without a backward one, on some validation turns.
         drift = min(dialogue.DRIFT[self._hardware], self.volumes["validation"]["turns"])
-        return (2 * taken * ASSUMED["reference"] + drift) * side
+        return float(2 * taken * ASSUMED["reference"] + drift) * side
 
     def _mine(self, task: str) -> Iterator[Load]:
         one, samples = self.volumes["train"], self.samples or ASSUMED["samples"][task]
@@ -232,7 +232,7 @@ class Forecast:
     def assumptions(self, price: Price | None) -> Iterator[str]:
         """What the estimates stand on, in words."""
         train, test = (self.volumes[split]["turns"] for split in ("train", "test"))
-        told = {"train": train, "test": test, "characters": CHARACTERS_PER_TOKEN}
+        told: files.Row = {"train": train, "test": test, "characters": CHARACTERS_PER_TOKEN}
         told |= {"processes": self._processes, "servers": self.backbone.serving_gpus}
         told |= {"cutoff": CUTOFF, "name": self._asks, "cost": "set PRICE"}
         if price:

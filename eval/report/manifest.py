@@ -249,7 +249,7 @@ def _commands(sources: Sources, models: Sequence[str], built: Row) -> list[str]:
             told.append(sources.make("predict", model, **of_run))
         if "JUDGE" in options:
             own = options["JUDGE"] == f"{model} (base)"
-            how = {"judge": BASE if own else options["JUDGE"], "n": options.get("JUDGE_N")}
+            how: Row = {"judge": BASE if own else options["JUDGE"], "n": options.get("JUDGE_N")}
             how["form"] = options.get("JUDGE_FORM")
             asks = ("eval", "judge") if "JUDGE_N" in options else ("mining", "classify")
             told.append(step(*asks, model=model, **how))

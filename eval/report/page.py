@@ -106,7 +106,7 @@ def _examples(sources: Sources, model: str) -> list[Row]:
         for named in named_rows(sources.whole(path)):
             one, row = prediction_of(named), named.row
             before = [said for pair in one.history for said in zip(_SPEAKERS, pair, strict=True)]
-            turn = {"id": one.id, "model": model, "said": [], "smoke": False}
+            turn: Row = {"id": one.id, "model": model, "said": [], "smoke": False}
             turn["context"] = [*before, ("seeker", one.seeker)]
             turn |= {"gold_strategy": row.get("gold_strategy"), "gold_reply": one.gold}
             turn = turns.setdefault(one.id, turn)

@@ -38,7 +38,7 @@ def cell(
     ``found``: a record's number, whose shares become per cent, or a plain value. ``told``: its n,
     note and signature where they are not the record's.
     """
-    own = {"n": None, "note": "", "signature": ""}
+    own: Row = {"n": None, "note": "", "signature": ""}
     value, low, high = found, None, None
     if isinstance(found, Number):
         value, low, high = ends = found.value, found.low, found.high

@@ -287,9 +287,10 @@ def _form(name: str) -> Row:
     return {"form": ",.2f" if "mean" in name or " per " in name else ",.0f"}
 
 
-def _shares(counts: Sequence[int | None]) -> list[records.Number | None]:
+def _shares(counts: Sequence[Any]) -> list[records.Number | None]:
     """Counts as shares of their sum; None where they are."""
-    n, gap = sum(filter(None, counts)) or None, {"low": None, "high": None}
+    n = sum(filter(None, counts)) or None
+    gap: Row = {"low": None, "high": None}
     return [
         one if one is None else records.Number(count=one, value=one / n if n else None, n=n, **gap)
         for one in counts
