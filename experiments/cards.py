@@ -260,7 +260,8 @@ def card(work: Path, model: str, *, force: bool) -> Iterator[str]:
         for path, text in ((place / README, text) for place, text in texts.items()):
             there = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
             if there and there != text and not force and not any(w in there for w in OURS):
-                refused.append(f"{path} was written by hand; FORCE=1 replaces it")
+                told = "was written by hand; FORCE=1 replaces it, another name keeps it"
+                refused.append(f"{path} {told}")
                 continue
             files.write_text(path, text)
             yield f"card        {path}{' is up to date' if there == text else ''}"

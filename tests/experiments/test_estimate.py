@@ -66,7 +66,7 @@ def test_a_training_reads_prompts_and_answers_or_both_sides_of_pairs(
     assert loads(step, **more).trained == pytest.approx(expected)
 
 
-# Two systems are scored on 20 turns and 10 again, their 20 pairs and 10 again; 200 errors are named.
+# Scores of two systems: 20 turns and 10 again, 20 pairs and 10 again; then 200 errors are named.
 @pytest.mark.parametrize(
     ("step", "systems", "more", "requests", "judged"),
     [
