@@ -68,7 +68,7 @@ def reach(found: Any, path: Iterable[Any]) -> Any:
         if isinstance(found, list):
             found = found[name]
         elif found is not None:
-            found = found.get(name) if isinstance(found, dict) else getattr(found, name)
+            found = found.get(name) if isinstance(found, dict) else getattr(found, name, None)
     return found
 
 
@@ -252,7 +252,8 @@ def corpus(sources: Sources) -> list[Row]:
     notes, missing = (stats.notes, []) if stats else ([], [todo("the train set", renew)])
     smoke = bool(built.get("smoke")) or any(note.startswith("SMOKE") for note in notes)
     look: Row = {"smoke": smoke}
-    counts = [stats and stats.here["table_6"].get(one, 0) for one in Strategy]
+    by_strategy = reach(stats, ["here", "table_6"])
+    counts = [by_strategy and by_strategy.get(one, 0) for one in Strategy]
     # Another list's strategies have no value in the paper.
     of, parts_of = (map(known.get, CODES) for known in (printed.TABLE_6, printed.TABLE_6_SHARES))
     table_1 = [
@@ -309,9 +310,9 @@ def mining(sources: Sources, models: Sequence[str]) -> list[Row]:
         look: Row = PER_CENT | {"smoke": marked(model, stats)}
         sp, rg = (reach(stats, ["tasks", task]) for task in ("sp", "rg"))
         for side in ("chosen", "rejected"):
-            count = [sp and sp["strategies"].get(one, {}).get(side, 0) for one in Strategy]
+            count = [sp and (reach(sp, ["strategies", one, side]) or 0) for one in Strategy]
             sides.append(row(side, _shares(count), model, **look))
-        count = [rg and rg["errors"].get(one, 0) for one in errors]
+        count = [rg and (reach(rg, ["errors", one]) or 0) for one in errors]
         rejected.append(row(model, _shares(count), **look))
     pairs = []
     for name, values in printed.TABLE_1_PAIRS.items():
@@ -384,10 +385,10 @@ def human(sources: Sources, models: Sequence[str]) -> Row:
             missing.append(todo(f"{model} votes", fill))
         for name in found.dimensions if found else printed.DIMENSIONS:
             votes = reach(found, ["dimensions", name])
-            look: Row = PER_CENT | {"smoke": marked(model, found), "n": votes and votes["n"]}
+            look: Row = PER_CENT | {"smoke": marked(model, found), "n": reach(votes, ["n"])}
             shares = [reach(votes, [side]) for side in ("win", "tie", "lose")]
             rows.append(row(name, shares, model, **look))
-            if votes and (said := votes["sign_test"].get("said")):
+            if said := reach(votes, ["sign_test", "said"]):
                 notes.append(f"{model}, {name}: {said}.")
     return table("figure-6", rows, notes, missing)
 
