@@ -12,21 +12,23 @@ EMBEDDED = "smollm2-135m"
 """The default model: small, openly licensed, and runnable without a GPU or a model hub."""
 
 
-_DEFAULTS = (None, EMBEDDED, Path())
+_DEFAULTS: dict[str, object] = {"model": EMBEDDED, "work": Path()}
 
 
 def make(*targets: str, work: Path, model: str = EMBEDDED, **variables: object) -> str:
     """``make TARGETS MODEL=… WORK=… …``, without what is the default."""
-    given = ({"MODEL": model, "WORK": work} | variables).items()
-    told = [shlex.quote(f"{name}={one}") for name, one in given if one not in _DEFAULTS]
-    return " ".join(["make", *targets, *told])
+    given = _said({"MODEL": model, "WORK": work} | variables)
+    return " ".join(["make", *targets, *(shlex.quote(f"{name}={one}") for name, one in given)])
 
 
 def step(*words: str, work: Path, model: str = EMBEDDED, **options: object) -> str:
     """``python -m WORDS --model … --work … …``, without what is the default."""
-    given = (options | {"model": model, "work": work}).items()
-    told = [f"--{name} {shlex.quote(str(one))}" for name, one in given if one not in _DEFAULTS]
-    return " ".join(["python -m", *words, *told])
+    given = _said(options | {"model": model, "work": work})
+    return " ".join(["python -m", *words, *(f"--{k} {shlex.quote(str(one))}" for k, one in given)])
+
+
+def _said(given: dict[str, object]) -> list[tuple[str, object]]:
+    return [one for one in given.items() if one[1] not in (None, _DEFAULTS.get(one[0].lower()))]
 
 
 class Quadrant(StrEnum):
