@@ -41,6 +41,17 @@ from serving import server
 REPEATS, PROMPTS, QUESTIONS = 3, 96, 500
 DIALOGUES, TURNS, SAMPLES, VOCABULARY = 1300, 14, 3, 40_000
 """Of the made-up corpus: ESConv's size, the generator's samples, and different words there are."""
+BARE_COST = """
+import json, pathlib, sys, time
+corpus, *sets = sys.argv[1:]
+rows = [json.loads(line) for name in sets for line in open(name, encoding="utf-8")]
+text = pathlib.Path(corpus).read_text(encoding="utf-8")
+begin = time.perf_counter()
+json.loads(text)
+for row in rows:
+    json.dumps(row, ensure_ascii=False)
+print(time.perf_counter() - begin)
+"""
 # In a process between, which is small and has no other child: the peak of a process is never less
 # than its parent's was.
 MEASURED = """
@@ -67,21 +78,15 @@ def seconds(work: Callable[..., object], *given: object) -> float:
     return time.perf_counter() - begin
 
 
-def build(corpus: Path, work: Path) -> Row:
+def build(corpus: str, work: Path) -> Row:
     """Median seconds of a full build and of the bare cost, and their ratio."""
+    sets = [str(work / paths.sft_file(*one)) for one in product(TASKS, paths.SPLITS)]
+    command = ["-m", "data_builders", "build", "--esconv", corpus, "--work", str(work)]
     took, bare = [], []
     for _ in range(REPEATS):
         (work / paths.MANIFEST).unlink(missing_ok=True)
-        command = ("-m", "data_builders", "build", "--esconv", str(corpus), "--work", str(work))
         took.append(seconds(python, *command))
-        sets = [work / paths.sft_file(*one) for one in product(TASKS, paths.SPLITS)]
-        rows = [row for path in sets for row in files.read_jsonl(path)]
-        text = corpus.read_text(encoding="utf-8")
-        begin = time.perf_counter()
-        json.loads(text)
-        for row in rows:
-            json.dumps(row, ensure_ascii=False)
-        bare.append(time.perf_counter() - begin)
+        bare.append(float(python("-c", BARE_COST, corpus, *sets)))
     whole, least = statistics.median(took), statistics.median(bare)
     return {"seconds": whole, "bare_seconds": least, "ratio": whole / least}
 
@@ -245,7 +250,7 @@ def main(esconv: cli.Esconv = "sample") -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         found = {
-            "build": build(paths.SAMPLE if esconv == "sample" else Path(esconv), work / "built"),
+            "build": build(str(paths.SAMPLE) if esconv == "sample" else esconv, work / "built"),
             "cached": cached(work / "built"),
             "layer": layer(work / "built"),
             "limits": [asked(256, f"{limited} --told={how}") for how in told],
