@@ -7,24 +7,22 @@ never overwritten. ``--read`` writes ``precision.json`` beside them: of the answ
 share of yes, per error type and over all.
 """
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from data_builders.published import PAIRS
-from esc import cli, files, sheets, step
+from data_builders.pairs import PAIRS, Mining, Wanted
+from esc import cli, files, paths, sheets, step
 from esc.dialogue import gold_turns
 from esc.files import EscError, Row
 from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.stats import share_of_turns
 from esc.strategies import Strategy, tag
-from mining.sample import Mining, Wanted
-from mining.stats import finished_route
+from mining.stats import draw
 
 TEMPLATE = Path(__file__).parent / "pages" / "audit.html.j2"
 ANSWERS = ("yes", "no", "unsure")
@@ -35,25 +33,14 @@ COLUMNS = (
 CSV, HTML, DONE, PRECISION = "sheet.csv", "sheet.html", "audit.json", "precision.json"
 
 
-def draw(pairs: Iterable[Row], n: int) -> list[Row]:
-    """``n`` pairs per error type, or all where there are fewer, in an order that mixes the types.
-
-    By a hash of turn and sample: a larger ``n`` adds to what a smaller one draws.
-    """
-    of_type: dict[str, list[Row]] = defaultdict(list)
-    for pair in sorted(pairs, key=_place):
-        if pair["error"] not in (None, PsychError.NONE):
-            of_type[pair["error"]].append(pair)
-    return sorted((pair for found in of_type.values() for pair in found[:n]), key=_place)
-
-
-def _place(pair: Row) -> str:
-    return hashlib.sha256(f"audit\n{pair['id']}/{pair['sample']}".encode()).hexdigest()
-
-
-def folder_of(mining: Mining) -> Path:
-    """Where the sheet of a mining is."""
+def _folder(mining: Mining) -> Path:
     return mining.folder.parent / "audit" / mining.task
+
+
+def _command(mining: Mining) -> str:
+    lineage = {name.lower(): value for name, value in mining.lineage.variables.items()}
+    of = {"work": mining.work, "model": mining.model, "task": mining.task}
+    return paths.step("mining", "audit", **of, **lineage)
 
 
 def make(mining: Mining, n: int) -> Iterator[str]:
@@ -61,8 +48,7 @@ def make(mining: Mining, n: int) -> Iterator[str]:
 
     Raises EscError where there is one with ticks in it, or no pair to audit.
     """
-    routed = finished_route(mining)
-    folder = folder_of(mining)
+    routed, folder = mining.pairs(), _folder(mining)
     with files.exclusive(folder):
         if (folder / CSV).is_file():
             sheets.check_blank(folder / CSV, ["answer"])
@@ -71,14 +57,13 @@ def make(mining: Mining, n: int) -> Iterator[str]:
             raise EscError(f"{mining.routed / PAIRS} holds no pair with an error to audit")
         (folder / DONE).unlink(missing_ok=True)
         turns = {turn.id: turn for turn in gold_turns(mining.work, "train", None)}
-        of = routed[PAIRS]["sha256"]
-        rows = []
+        of, rows = routed[PAIRS]["sha256"], []
         for pair in drawn:
-            turn, sides = turns[pair["id"]], {"gold": pair["chosen"], "rejected": pair["rejected"]}
+            turn, gold, rejected = turns[pair["id"]], pair["chosen"], pair["rejected"]
             if mining.task == "vanilla":
                 # The strategy is part of an entangled answer; its two sides need not share it.
-                named = {"gold": pair["gold_strategy"], "rejected": pair["strategy"]}
-                sides = {side: tag(Strategy(named[side]), text) for side, text in sides.items()}
+                gold = tag(Strategy(pair["gold_strategy"]), gold)
+                rejected = tag(Strategy(pair["strategy"]), rejected)
             row = {
                 # It names the pairs it is of, and no spreadsheet takes it for a date.
                 "record": f"{pair['id']} sample {pair['sample']} ({of[:6]})",
@@ -86,9 +71,11 @@ def make(mining: Mining, n: int) -> Iterator[str]:
                 "conversation": sheets.conversation(turn.history),
                 "seeker": turn.seeker,
                 "strategy": pair["gold_strategy"],
+                "gold": gold,
+                "rejected": rejected,
                 "explanation": pair["explanation"] or "",
             }
-            rows.append(row | sides)
+            rows.append(row)
         done: Row = {
             "task": mining.task,
             "model": mining.model,
@@ -102,7 +89,7 @@ def make(mining: Mining, n: int) -> Iterator[str]:
         page = sheets.page(
             TEMPLATE,
             sheet=[of, *done["records"]],
-            command=mining.step("audit"),
+            command=_command(mining),
             cards=[(row, turns[pair["id"]]) for row, pair in zip(rows, drawn, strict=True)],
             made=done,
             errors={error.value: error.definition for error in PsychError},
@@ -123,22 +110,21 @@ def read(mining: Mining, path: Path) -> Iterator[str]:
     A record without a row counts as blank. Raises EscError where no sheet was made, or, naming file
     and row, where one cannot be read.
     """
-    folder = folder_of(mining)
-    made: Row = files.read_json(folder / DONE, made_by=mining.step("audit"))
+    folder = _folder(mining)
+    made: Row = files.read_json(folder / DONE, made_by=_command(mining))
     said = sheets.answers(path, ["answer"], ANSWERS, made["records"])
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for record, error in made["records"].items():
-        counts[error][said.get(record, {}).get("answer") or "blank"] += 1
-    kept = {name: made[name] for name in ("task", "model", "sampler", "judge", "pairs", "smoke")}
-    done: Row = kept | {
-        "sheet": files.sha256(path),
-        "all": precision(sum(counts.values(), Counter())),
-        "errors": {one.value: precision(counts[one]) for one in PsychError if one in counts},
-    }
+        answer = said.get(record, {}).get("answer") or "blank"
+        counts[error][answer] += 1
+        counts["all"][answer] += 1
+    errors = {name: _precision(counts[name]) for name in (*PsychError, "all") if name in counts}
+    done = {name: made[name] for name in ("task", "model", "sampler", "judge", "pairs", "smoke")}
+    done |= {"sheet": files.sha256(path), "all": errors.pop("all"), "errors": errors}
     with files.exclusive(folder):
         files.write_json(folder / PRECISION, done)
     yield f"precision   {made['task']} pairs of {made['model']}, judge {made['judge']}"
-    for name, one in [*done["errors"].items(), ("all", done["all"])]:
+    for name, one in (errors | {"all": done["all"]}).items():
         share = "—" if one["precision"] is None else f"{one['precision']:.1%}"
         interval = "" if one["low"] is None else f"[{one['low']:.1%}, {one['high']:.1%}]"
         told = ", ".join(f"{one[answer]} {answer}" for answer in (*ANSWERS, "blank"))
@@ -149,7 +135,7 @@ def read(mining: Mining, path: Path) -> Iterator[str]:
     yield f"written     {folder / PRECISION}"
 
 
-def precision(count: Mapping[str, int]) -> Row:
+def _precision(count: Mapping[str, int]) -> Row:
     """The share of yes among yes and no with its interval, 0 to 1, and how often each was said."""
     told = {answer: count.get(answer, 0) for answer in (*ANSWERS, "blank")}
     n = told["yes"] + told["no"]

@@ -21,24 +21,24 @@ from typing import Annotated
 
 import typer
 
+from data_builders.pairs import Mining, Wanted
 from esc import cli, files, judging, stats, step
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
 from esc.judging import SCORED, Asking, Judge, JudgeSending, Unscored, verdict
 from esc.llm import Asks
 from esc.records import SAMPLES, Candidate, Key, read_turns
-from esc.step import OPTIONS, RunFolder
+from esc.step import RunFolder
 from mining.routing import Judgement, to_judge
-from mining.sample import Mining, Wanted, finished_samples
+from mining.sample import finished, finished_samples
 from mining.verdicts import FILTER_MENU, TEMPLATES, BlindVerdict, FilterVerdict, question
 
-FORMAT = 1
 VERDICTS = "verdicts.jsonl"
-Sampled = tuple[GoldTurn, Candidate]
 Blind = Annotated[
     bool,
     typer.Option("--blind", envvar="BLIND", help="no word on which is gold; sides are shuffled"),
 ]
+_Sampled = tuple[GoldTurn, Candidate]
 
 
 def chosen_side(turn: str, sampled: str) -> str:
@@ -55,22 +55,21 @@ class Asked:
     blind: bool
 
     @property
-    def slug(self) -> str:
-        """The name of the folder of its verdicts."""
-        name = re.sub(r"[^A-Za-z0-9.-]+", "-", self.judge.name).strip(".-") or "judge"
-        return name + ("_blind" if self.blind else "")
-
-    @property
     def folder(self) -> Path:
         """Of its verdicts."""
-        return self.mining.judged(self.slug)
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", self.judge.name).strip(".-") or "judge"
+        return self.mining.folder / "judges" / (name + "_blind" * self.blind)
 
     def again(self, **variables: object) -> str:
         """The make command that goes on with this judging as it was begun."""
         blind = 1 if self.blind else None
         return self.mining.again(JUDGE=self.judge.name, BLIND=blind, **variables)
 
-    async def ask(self, asks: Asks, about: Sampled) -> FilterVerdict | Unscored:
+    def finished(self, samples: str) -> Row:
+        """The options of its verdicts on the samples of that SHA-256; EscError as `finished`."""
+        return finished(self.folder / VERDICTS, {"samples": samples}, self.again)[0]
+
+    async def ask(self, asks: Asks, about: _Sampled) -> FilterVerdict | Unscored:
         """One verdict, or why there is none; CallFailed where its request has no answer."""
         (turn, candidate), reply = about, str(about[1].response)
         if not self.blind or self.judge.is_random:
@@ -84,33 +83,22 @@ class Asked:
         said = await verdict(asks, self.judge, BlindVerdict, turn.id, chat)
         return said.unblinded(side) if isinstance(said, BlindVerdict) else said
 
-    def row(self, about: Sampled, said: FilterVerdict | Unscored) -> Row:
+    def row(self, about: _Sampled, said: FilterVerdict | Unscored) -> Row:
         """The row of one verdict."""
-        row = {"id": about[1].id, "sample": about[1].sample, "judge": self.slug}
+        row = {"id": about[1].id, "sample": about[1].sample, "judge": self.folder.name}
         row["status"] = said.status
         if isinstance(said, FilterVerdict):
             return row | said.model_dump(mode="json")
         return row | {"reason": said.reason, "detail": said.detail}
 
-    def report(self, told: Row) -> str:
-        """The counts one should see: every question once."""
-        lines = [
-            f"verdicts    {self.folder / VERDICTS}: {told['asked']:,} asked = "
-            + judging.every_row(told, told["scored"]),
-            f"            {told['kept']:,} retained by the judge",
-        ]
-        if told["cost"] is not None:
-            lines.append(f"cost        {told['cost']:,.4f} by this call")
-        return "\n".join([*lines, *judging.closing(told)])
-
-    def asking(self) -> Asking[Sampled]:
+    def asking(self) -> Asking[_Sampled]:
         """The judging of one mining; EscError where it is not sampled, or by other options."""
         mining, judge = self.mining, self.judge
         drawn_with, samples = finished_samples(mining)
         names = (BlindVerdict if self.blind else FilterVerdict).prompts
         # Everything that decides the verdicts, under the names a user knows.
         options = {
-            "format": FORMAT,
+            "format": 1,
             "MODEL": mining.model,
             "task": mining.task,
             "JUDGE": judge.name,
@@ -120,7 +108,7 @@ class Asked:
             "smoke": step.is_smoke(mining.model, mining.work) or judging.is_smoke(judge.name),
         }
 
-        def records() -> list[Sampled]:
+        def records() -> list[_Sampled]:
             train = gold_turns(mining.work, "train", drawn_with["LIMIT"])
             turns = {turn.id: turn for turn in train}
             sampled = read_turns(mining.folder / SAMPLES)
@@ -131,34 +119,27 @@ class Asked:
             counts = {"asked": len(rows), "scored": len(kept), "kept": sum(kept)}
             return counts | judging.without_score(rows) | {"smoke": options["smoke"]}
 
+        def report(told: Row) -> str:
+            cost = f", {told['cost']:,.4f} spent by this call" if told["cost"] is not None else ""
+            return "\n".join(
+                [
+                    f"verdicts    {self.folder / VERDICTS}: {told['asked']:,} asked = "
+                    + judging.every_row(told, told["scored"]),
+                    f"            {told['kept']:,} retained by the judge{cost}",
+                    *judging.closing(told),
+                ]
+            )
+
         return Asking(
             folder=RunFolder(self.folder, options, VERDICTS),
-            run={"judge": self.slug, "task": mining.task, "model": mining.model},
+            run={"judge": self.folder.name, "task": mining.task, "model": mining.model},
             who=judge,
             records=records,
             ask=self.ask,
             row=self.row,
             told=told,
-            report=self.report,
+            report=report,
         )
-
-
-def finished_verdicts(asked: Asked, samples: str) -> Row:
-    """The options of the judge's verdicts on the samples of that SHA-256.
-
-    Raises EscError where they are not there, not whole, or on other samples.
-    """
-    path, again = asked.folder / VERDICTS, asked.again()
-    if RunFolder(asked.folder, {}, VERDICTS).finished() is None:
-        others = sorted(one.parent.name for one in asked.folder.parent.glob(f"*/{VERDICTS}"))
-        raise EscError(
-            f"{path} is not there, not complete, or was changed since it was written (there are "
-            f"some by {', '.join(others) or 'nobody'}); {again} asks for what is missing"
-        )
-    options = files.read_json(asked.folder / OPTIONS)
-    if options.get("samples") != samples:
-        raise EscError(f"{path} are on other samples than are there now; {asked.again(FORCE=1)}")
-    return options
 
 
 Judged = tuple[list[Candidate], dict[Key, Judgement]]
@@ -185,13 +166,7 @@ def judged_turns(mining: Mining, asked: Asked | None) -> Iterator[Judged]:
 
 
 LABELS = {"retain": ["Yes", "No"], "rejected_error": [*map(str, FILTER_MENU)]}
-"""What is compared, to the labels that can be given."""
-
-
-def _labels(verdict: Judgement) -> list[str | None]:
-    if isinstance(verdict, FilterVerdict):
-        return ["Yes" if verdict.retain else "No", verdict.rejected_error.value]
-    return [None, None]
+"""What of two judges is compared, to the labels that can be given."""
 
 
 def agree(first: Asked, second: Asked) -> str:
@@ -199,54 +174,44 @@ def agree(first: Asked, second: Asked) -> str:
 
     Raises EscError where verdicts are not whole, or on other samples.
     """
-    from pandas import DataFrame, crosstab
+    import pandas as pd
 
-    mining, judges = first.mining, [first.slug, second.slug]
-    if first.slug == second.slug:
-        raise EscError(f"--judge and --judge2 are both {first.slug}; name two judges")
+    mining, judges = first.mining, [first.folder.name, second.folder.name]
+    if judges[0] == judges[1]:
+        raise EscError(f"--judge and --judge2 are both {judges[0]}; name two judges")
     options, samples = finished_samples(mining)
-    made_with = [options, *(finished_verdicts(one, samples) for one in (first, second))]
+    made_with = [options, *(one.finished(samples) for one in (first, second))]
+    smoke = any(one["smoke"] for one in made_with)
+    # Both are on the same samples, in one order.
     ones, others = (
-        DataFrame.from_dict(
-            {
-                key: _labels(one)
-                for _, said in judged_turns(mining, by)
-                for key, one in said.items()
-            },
-            orient="index",
-            columns=list(LABELS),
-        )
-        for by in (first, second)
+        pd.DataFrame(files.read_jsonl(one.folder / VERDICTS), columns=["id", "status", *LABELS])
+        for one in (first, second)
     )
-    one, other = ones["retain"].notna(), others["retain"].notna()
+    one, other = ones["status"] == SCORED, others["status"] == SCORED
     pairs = {"both": one & other, "first only": one & ~other, "second only": other & ~one}
-    done: Row = {"task": mining.task, "model": mining.model, "judges": judges}
-    done["pairs"] = {name: int(of.sum()) for name, of in (pairs | {"none": ~one & ~other}).items()}
-    path = mining.judged(f"agreement_{'_'.join(judges)}.json")
+    counts = {name: int(of.sum()) for name, of in (pairs | {"none": ~one & ~other}).items()}
+    path = first.folder.with_name(f"agreement_{'_'.join(judges)}.json")
     lines = [
-        f"agreement   {path}: {first.slug} (rows) and {second.slug} (columns)",
-        f"pairs       {', '.join(f'{n:,} scored by {who}' for who, n in done['pairs'].items())}",
+        f"agreement   {path}: {judges[0]} (rows) and {judges[1]} (columns)",
+        f"pairs       {', '.join(f'{n:,} scored by {who}' for who, n in counts.items())}",
     ]
+    done: Row = {"task": mining.task, "model": mining.model, "judges": judges, "pairs": counts}
+    dialogue = ones["id"][one & other].str.rpartition("-")[0]
     for what, labels in LABELS.items():
-        both = DataFrame({"one": ones[what], "other": others[what]}).dropna()
-        dialogues = [turn.rpartition("-")[0] for turn, _ in both.index]
-        said = [
-            Counter(zip(*of.to_dict("list").values(), strict=True))
-            for _, of in both.groupby(dialogues, sort=False)
-        ]
-        cells = crosstab(both["one"], both["other"]).reindex(labels, columns=labels, fill_value=0)
+        both = pd.DataFrame({"one": ones[what], "other": others[what]})[one & other]
+        both = both.replace({True: "Yes", False: "No"}).groupby(dialogue, sort=False)
+        said = [Counter(of.itertuples(index=False, name=None)) for _, of in both]
+        total = sum(said, Counter[tuple[str, str]]())
+        cells = [[total[row, column] for column in labels] for row in labels]
         found = stats.agreement(said) | {"interval": stats.said("dialogue"), "dialogues": len(said)}
-        done[what] = found | {"labels": labels, "confusion": cells.to_numpy().tolist()}
-        value = "none" if found["kappa"] is None else f"{found['kappa']:.3f}"
-        interval = "" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]"
-        why = f" ({found['note']})" if found["note"] else ""
-        agreed = f"agreed on {found['agreed']:,} of {found['n']:,}"
-        lines.append(f"kappa       {what.replace('_', ' ')}: {value}{interval}{why}; {agreed}")
-        lines.append(cells.rename_axis(index=None, columns=None).to_string())
-    done |= {"samples": samples, "smoke": any(one["smoke"] for one in made_with)}
+        done[what] = found | {"labels": labels, "confusion": cells}
+        value = ("kappa", "low", "high", "note")
+        told = " ".join(f"{found[name]:.3}" for name in value if found[name] is not None)
+        lines.append(f"kappa       {what}: {told}; {found['agreed']:,} of {found['n']:,} agreed")
+        lines.append(pd.DataFrame(cells, labels, labels).to_string())
     with files.exclusive(path.parent):
-        files.write_json(path, done)
-    return "\n".join(lines + [step.SMOKE] * done["smoke"])
+        files.write_json(path, done | {"samples": samples, "smoke": smoke})
+    return "\n".join(lines + [step.SMOKE] * smoke)
 
 
 @cli.command(
@@ -266,19 +231,21 @@ def main(
     """A judge's verdict on every sampled reply: is it, beside the gold one, a pair to train on?"""
     if "sp" in wanted.task:
         raise EscError("the planner's errors are found by comparing names: TASK=rg or vanilla")
-    minings, judges = wanted.minings(sending.model, sending.work), [sending.who()]
+    judges = [sending.who()]
     if judge2:
         where = judge2_base_url or sending.judge_base_url
         judges.append(replace(sending, judge=judge2, judge_base_url=where).who())
-    for mining in minings if sending.dry_run else ():
-        if not (mining.folder / SAMPLES).is_file():
+    minings = []
+    for mining in wanted.minings(sending.model, sending.work):
+        if sending.dry_run and not (mining.folder / SAMPLES).is_file():
             print(f"{mining.task}: not sampled yet; what is asked is known once it is")
-            minings = [one for one in minings if one is not mining]
+        else:
+            minings.append(mining)
     every = [[Asked(mining, judge, blind) for mining in minings] for judge in judges]
     code = max(
         judging.ask_all({f"judging {one.mining.task}": one.asking for one in asked}, sending)
         for asked in every
     )
-    for both in zip(*every, strict=True) if judge2 and not (code or sending.dry_run) else ():
-        print(agree(*both))
+    if judge2 and not (code or sending.dry_run):
+        print(*map(agree, *every), sep="\n")
     return code

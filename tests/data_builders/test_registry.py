@@ -81,7 +81,7 @@ def test_sets_of_later_rounds_go_into_another_registry_and_a_users_own_do_not(tm
     held, shown = into(theirs, work, capsys)
     assert held.keys() == registry.entries().keys() | {name}
     assert held[name] == entry | {"file_name": str((work / entry["file_name"]).resolve())}
-    assert "made        1: esc_rg_sft\n" in shown and f"not made    {len(held) - 1}," in shown
+    assert "made        1: esc_rg_sft;" in shown
 
 
 @pytest.mark.parametrize(

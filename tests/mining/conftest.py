@@ -21,13 +21,13 @@ from predicted import error, quoted
 
 from data_builders import build, preference
 from data_builders.build import BuildOptions
+from data_builders.pairs import Mining
 from esc import cli, files, paths
 from esc.dialogue import GoldTurn, gold_turns
 from esc.llm import Reply
 from esc.paths import EMBEDDED, Lineage
 from esc.psych_errors import PsychError
 from mining import judge, route, sample
-from mining.sample import Mining
 from mining.verdicts import BlindVerdict, FilterVerdict
 
 Say = Callable[[GoldTurn, int], str]
@@ -112,7 +112,7 @@ class Bench:
         return code, shown.out, shown.err
 
     def judged(self, task: str, slug: str = "m") -> Path:
-        return self.mining(task).judged(slug)
+        return self.mining(task).folder / "judges" / slug
 
     def verdicts(self, task: str, slug: str = "m") -> list[files.Row]:
         return list(files.read_jsonl(self.judged(task, slug) / "verdicts.jsonl"))

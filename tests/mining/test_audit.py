@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from data_builders.pairs import Mining
 from esc import cli, files, sheets
 from esc.paths import Lineage
 from esc.prompts import Message
 from esc.psych_errors import PsychError
-from mining import audit
-from mining.sample import Mining
+from mining import audit, stats
 
 EMPATHY, SHIFT = PsychError.LACK_OF_EMPATHY, PsychError.EARLY_EMOTION_SHIFT
 
@@ -62,11 +62,11 @@ def save(path, rows):
 def test_the_draw_takes_n_of_every_error_by_id_and_a_larger_one_holds_a_smaller_one():
     pairs = [pair(k) for k in range(50)] + [pair(k, SHIFT, 1) for k in range(3)]
     pairs.append(pair(1, PsychError.NONE, 2))
-    few = audit.draw(pairs, 5)
+    few = stats.draw(pairs, 5)
     errors = [one["error"] for one in few]
     assert (errors.count(EMPATHY), errors.count(SHIFT), len(errors)) == (5, 3, 8)
-    assert audit.draw(pairs[::-1], 5) == few != pairs[:5]
-    assert all(one in audit.draw(pairs, 20) for one in few)
+    assert stats.draw(pairs[::-1], 5) == few != pairs[:5]
+    assert all(one in stats.draw(pairs, 20) for one in few)
 
 
 def test_the_sheet_has_its_pairs_and_blank_answers_and_is_marked(routed, run, bench):
@@ -81,7 +81,7 @@ def test_the_sheet_has_its_pairs_and_blank_answers_and_is_marked(routed, run, be
     assert all(re.fullmatch(r"\d+-\d+ sample 0 \([0-9a-f]{6}\)", row["record"]) for row in rows)
     assert f"python -m mining audit --task rg --work {bench.work} --read sheet.csv" in page
     later = Mining(Path("w"), "qwen2.5-7b", "rg", Lineage("ipo", 2))
-    assert later.step("audit") == (
+    assert audit._command(later) == (
         "python -m mining audit --task rg --variant ipo --round 2 --model qwen2.5-7b --work w"
     )
 

@@ -1,24 +1,21 @@
 """Pair files of others: their rows find their train turns, and become a registered set."""
 
 import json
-import subprocess
-from types import SimpleNamespace
 
 import pytest
 from corpora import wrong
 
-from data_builders import preference
 from esc import files, paths
 from esc.adapters import ELSEWHERE
 from esc.dialogue import gold_turns
 from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.strategies import tag
+from mining import stats
 from training.train import provenance
 
 SETS = {task: f"esc_{task}_dpo_{EMBEDDED}" for task in ("sp", "rg", "vanilla")}
 BAD = "cheer up, it is nothing"
-DONE = SimpleNamespace(returncode=0)
 
 
 def messages(task, turn):
@@ -47,12 +44,10 @@ def given(task, turn, rejected=BAD, **more):
 
 
 @pytest.fixture
-def take(bench, tmp_path, monkeypatch):
-    """Exit code, stdout and stderr of reading a file of these rows; statistics are slow to draw."""
+def take(bench, tmp_path):
+    """Exit code, stdout and stderr of reading a file of these rows."""
 
-    def call(task, rows, *options, lines=True, statistics=False):
-        own = subprocess if statistics else SimpleNamespace(run=lambda *_, **__: DONE)
-        monkeypatch.setattr(preference, "subprocess", own)
+    def call(task, rows, *options, lines=True):
         path = tmp_path / "theirs.json"
         text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1)
         path.write_text(text)
@@ -96,7 +91,7 @@ def test_rows_that_fit_no_train_turn_are_counted_and_said(bench, take):
     same = given("rg", third, rejected=f" {third.response.upper()}")
     twice = [given("rg", fourth), given("rg", fourth, rejected="another")]
     code, out, _ = take("rg", [stranger, rewritten, same, *twice])
-    assert code == 0 and "theirs.json: 5 rows" in out
+    assert code == 0 and "5 samples = 1 pairs + 4 dropped" in out
     for told in (
         "fits no train turn",
         "its chosen answer is not the gold one of its train turn",
@@ -128,7 +123,7 @@ def test_other_pairs_are_replaced_by_force_alone(bench, take):
     take("rg", [given("rg", turns[0])])
     assert take("rg", [given("rg", turns[0])])[0] == 0
     code, _, err = take("rg", [given("rg", turns[1])])
-    assert code == 2 and "another file gave (file " in err
+    assert code == 2 and "another file (file " in err
     assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [turns[0].id]
     assert take("rg", [given("rg", turns[1])], "--force")[0] == 0
     assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [turns[1].id]
@@ -156,7 +151,8 @@ def test_statistics_are_made_with_the_errors_that_the_file_names(bench, take):
         given("rg", second, error_type="Template Response"),
         *(given("rg", turn) for turn in rest),
     ]
-    assert take("rg", rows, statistics=True)[0] == 0
+    assert take("rg", rows)[0] == 0
+    stats.main(["--work", str(bench.work)])
     folder = bench.work / paths.mining(EMBEDDED) / "stats"
     told = files.read_json(folder / "stats.json")
     here = told["table_1"]["here"]

@@ -11,7 +11,6 @@ from esc import files
 from esc.files import EscError
 from esc.psych_errors import PsychError
 from esc.strategies import Strategy, tag
-from mining.stats import finished_route
 
 NONE, EMPATHY = PsychError.NONE, PsychError.LACK_OF_EMPATHY
 LIMIT = 4
@@ -87,7 +86,7 @@ def test_samples_that_are_not_there_or_not_whole_are_named_with_their_command(be
     assert f"make mine-rg WORK={bench.work} makes it" in line
     bench.sample("rg", reply, 2, limit=LIMIT, complete=False)
     line = error_line(bench.route("rg")[2])
-    assert f"LIMIT={LIMIT} SAMPLES=2 asks for what is missing" in line
+    assert f"LIMIT={LIMIT} SAMPLES=2 DECODE=choice asks for what is missing" in line
 
 
 def test_samples_and_verdicts_that_are_not_as_they_were_written_are_refused(
@@ -115,7 +114,7 @@ def test_verdicts_on_other_samples_are_refused_and_one_that_is_missing_named(rou
     files.write_json(path.parent / "run.json", done | {path.name: {"sha256": files.sha256(path)}})
     assert f"lacks a verdict on sample 0 of turn {routed.turns(LIMIT)[1].id}" in refused()
     routed.sample("rg", reply, 2, limit=LIMIT)
-    assert "are on other samples" in refused()
+    assert "or samples than there are now" in refused()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +171,7 @@ def test_a_mining_without_pairs_leaves_those_of_before_and_none_to_take(
     told = f"0 pairs of {6 * LIMIT} samples for rg"
     assert told in refused_sets()
     with pytest.raises(EscError, match=told):
-        finished_route(routed.mining("rg"))
+        routed.mining("rg").pairs()
     judged_anew(routed, server, planted, {reply(t, 0): EMPATHY for t in routed.turns(LIMIT)})
     assert routed.route("rg")[0] == 0
     assert routed.preference("rg")[0] == 0
@@ -198,7 +197,7 @@ def test_a_kill_before_new_pairs_are_there_leaves_none_to_take(
 def test_another_judges_pairs_are_replaced_with_force_alone(routed, refused):
     routed.judge("rg", judge_name="random")
     told = refused(judge_name="random")
-    assert "gave (judge m -> random)" in told
+    assert "another file (judge m -> random)" in told
     assert routed.route("rg", "--force", judge_name="random")[0] == 0
 
 

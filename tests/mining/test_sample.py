@@ -81,7 +81,7 @@ def test_what_failed_is_counted_and_alone_asked_again(draw, bench, server):
     code, out, _ = draw("rg", "--limit", "2")
     failed = [row for row in samples(bench) if row["status"] == "failed"]
     assert code == 1 and turn.id in {row["id"] for row in failed}
-    assert f"{len(failed)} server error; the same command asks again" in out
+    assert "the same command asks again" in out
     assert not (bench.mining("rg").folder / "run.json").exists()
     server.always, before = {}, len(server.chats())
     assert draw("rg", "--limit", "2")[0] == 0
