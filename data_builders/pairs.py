@@ -1,10 +1,9 @@
 """The pairs of a mining: where they lie, how they are written, and pair files of others.
 
-A file of others, such as the authors' released ones, is JSONL or a JSON array of ranking rows. A
-row is of the train turn with the same conversation and the same gold answer, whatever their case,
-blanks and punctuation; of turns that are alike in all of it the one that its id names, else the
-first that has no such pair. A row of no train turn is left out: its prompt may be one that a system
-is tested on.
+A file of others, such as the authors', is JSONL or a JSON array of ranking rows. A row is of the
+train turn with the same conversation and gold answer, whatever their case, blanks and punctuation;
+of turns that are alike the one that its id names, else the first without such a pair. A row of no
+train turn is left out: its prompt may be one that a system is tested on.
 """
 
 import re
@@ -60,8 +59,8 @@ class Mining:
     @property
     def named(self) -> Row:
         """The options that tell it from others, as ``options.json`` has them."""
-        lineage = {"VARIANT": self.lineage.variant, "ROUND": self.lineage.round}
-        return {"MODEL": self.model, "task": self.task, **lineage}
+        named = {"MODEL": self.model, "task": self.task}
+        return named | {"VARIANT": self.lineage.variant, "ROUND": self.lineage.round}
 
     def again(self, **variables: object) -> str:
         """The make command that goes on with this mining as it was begun."""
@@ -104,18 +103,18 @@ def write(
     ``ways`` count every sample in ``fates``; where they raise, nothing is written. Raises
     OptionsDiffer, without ``force``, where pairs of another judge or file are there.
     """
-    folder, names, errors, truncated = mining.routed, (ROUTES, PAIRS, SINGLES), Counter[str](), 0
-    done = folder / DONE
-    with files.exclusive(folder):
+    done, names = mining.routed / DONE, (ROUTES, PAIRS, SINGLES)
+    errors, truncated = Counter[str](), 0
+    with files.exclusive(mining.routed):
         there = files.read_json(done, default={"provenance": made_by})["provenance"]
         source = ("judge", "blind", "file")
         before, now = ({name: of.get(name) for name in source} for of in (there, made_by))
         if not force and (changed := files.differences(before, now)):
             raise OptionsDiffer(
-                f"{folder} is of another judge's verdicts or another file ({'; '.join(changed)}); "
-                "use another WORK=folder, or FORCE=1 (--force) to replace it (verdicts are kept)"
+                f"{mining.routed} is of another judge or file ({'; '.join(changed)}); use another "
+                "WORK=folder, or FORCE=1 (--force) to replace it (verdicts are kept)"
             )
-        with files.jsonl_together(folder, *names, described_in=done) as writers:
+        with files.jsonl_together(mining.routed, *names, described_in=done) as writers:
             for of_turn in ways:
                 for writer, rows in zip(writers, of_turn, strict=True):
                     for row in rows:
@@ -124,17 +123,10 @@ def write(
                 truncated += sum(pair["truncated"] for pair in of_turn[1])
         # Not before: it keeps the pairs of an earlier routing from being taken.
         mining.no_pairs.unlink(missing_ok=True)
-        told = {
-            "task": mining.task,
-            "model": mining.model,
-            "samples": fates.total(),
-            "fates": dict(fates.most_common()),
-            "truncated": truncated,
-            "errors": dict(errors.most_common()),
-            "provenance": made_by,
-            "smoke": made_by["smoke"],
-            **{name: one.facts() for name, one in zip(names, writers, strict=True)},
-        }
+        told = {name: made_by[name] for name in ("task", "model", "smoke")}
+        told |= {"samples": fates.total(), "truncated": truncated, "provenance": made_by}
+        told |= {"fates": dict(fates.most_common()), "errors": dict(errors.most_common())}
+        told |= {name: one.facts() for name, one in zip(names, writers, strict=True)}
         files.write_json(done, told)
     return told
 
@@ -161,16 +153,15 @@ def listed(counts: dict[str, int]) -> str:
 
 def singles(unwanted: Sequence[Row], made_by: Row, *, with_gold: bool = True) -> list[Row]:
     """The single replies of a turn: its rejected answers, after the chosen one, of pairs."""
+    names = ("id", "sample", "strategy", "error")
     rows = [
-        {"sample": pair["sample"], "strategy": pair["strategy"], "text": pair["rejected"]}
-        | {"error": pair["error"], "wanted": False}
+        {name: pair[name] for name in names} | {"text": pair["rejected"], "wanted": False}
         for pair in unwanted
     ]
     if unwanted and with_gold:
-        first = unwanted[0]
-        gold = {"sample": None, "strategy": first["gold_strategy"], "text": first["chosen"]}
-        rows.insert(0, gold | {"error": None, "wanted": True})
-    return [{"id": unwanted[0]["id"], "provenance": made_by} | row for row in rows]
+        gold = {"strategy": unwanted[0]["gold_strategy"], "text": unwanted[0]["chosen"]}
+        rows.insert(0, rows[0] | gold | {"sample": None, "error": None, "wanted": True})
+    return [row | {"provenance": made_by} for row in rows]
 
 
 class _Message(BaseModel):
@@ -193,17 +184,12 @@ class _Given(BaseModel):
 
 
 def take(path: Path, mining: Mining, *, force: bool) -> Row:
-    """Write ``routed/`` of a mining from the pairs of others in ``path``; as `write`.
+    """`write`, of the pairs of others in ``path``; ``fates`` count every row.
 
-    ``fates`` count every row of the file. Raises EscError, naming the row, where one is no pair,
-    and where none is a pair of a train turn.
+    Raises EscError, naming the row, where one is no pair, and where none is of a train turn.
     """
     manifest = step.manifest(mining.work)
-    made_by: Row = {
-        "model": mining.model,
-        "task": mining.task,
-        "variant": mining.lineage.variant,
-        "round": mining.lineage.round,
+    made_by: Row = {name.lower(): value for name, value in mining.named.items()} | {
         "sampler": path.name,
         "weights": ELSEWHERE,
         "prompts": manifest["options"]["prompts"],
@@ -220,15 +206,16 @@ def take(path: Path, mining: Mining, *, force: bool) -> Row:
         raise EscError(
             f"{path}: no pair of a train turn in {mining.work / paths.DATA} ({listed(fates)})"
         )
-    ways = (_way(mining.task, turns[place], found[place], made_by) for place in sorted(found))
+
+    def way(turn: GoldTurn, said: Sequence[Row]) -> Ways:
+        gold = turn.strategy if mining.task == "sp" else turn.response
+        common = {"id": turn.id, "seed": None, "gold_strategy": turn.strategy, "chosen": gold}
+        common |= {"truncated": False, "provenance": made_by}
+        pairs = [common | one | {"sample": sample} for sample, one in enumerate(said)]
+        return [], pairs, singles(pairs, made_by)
+
+    ways = (way(turns[place], found[place]) for place in sorted(found))
     return write(mining, made_by, ways, fates, force=force)
-
-
-def _way(task: str, turn: GoldTurn, said: Sequence[Row], made_by: Row) -> Ways:
-    common = {"id": turn.id, "seed": None, "gold_strategy": turn.strategy, "truncated": False}
-    common |= {"chosen": turn.strategy if task == "sp" else turn.response, "provenance": made_by}
-    pairs = [common | one | {"sample": sample} for sample, one in enumerate(said)]
-    return [], pairs, singles(pairs, made_by)
 
 
 _LABEL = re.compile(
@@ -270,7 +257,8 @@ def _matched(
         kind = strategy if task == "sp" else quadrant
         named = [place for place in found if turns[place].id == row.id] or found
         free = [place for place in named if (place, kind) not in taken]
-        same = strategy == chosen if task == "sp" else _blanks(chosen) == _blanks(rejected)
+        sides = (chosen.casefold().split(), rejected.casefold().split())
+        same = strategy == chosen if task == "sp" else sides[0] == sides[1]
         reasons = {
             "fits no train turn": not answers,
             "its chosen answer is not the gold one of its train turn": not found,
@@ -292,7 +280,3 @@ def _matched(
             }
             pairs[free[0]].append(own)
     return pairs
-
-
-def _blanks(text: str) -> list[str]:
-    return text.casefold().split()

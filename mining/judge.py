@@ -5,17 +5,15 @@
 
 Reads ``samples.jsonl``, writes ``judges/<judge>/`` beside it: ``calls.jsonl``, every answer as it
 comes, ``verdicts.jsonl`` and ``run.json``. What is dropped without a verdict (equal to gold, seen
-before, unparsable) is not asked about. Any OpenAI-compatible endpoint judges: the hosted one of the
-paper with OPENAI_API_KEY, or JUDGE_BASE_URL. An answer that is no verdict is *unscored*, kept with
-its reason. The planner's samples need no judge. With a second one, JUDGE2, ``judges/`` also holds
-how far both agree: Cohen's kappa with its interval, and the confusions.
+before, unparsable) is not asked about. An answer that is no verdict is *unscored*, kept with its
+reason. With JUDGE2 ``judges/`` also holds how far two judges agree: Cohen's kappa, the confusions.
 """
 
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -85,17 +83,14 @@ class Asked:
 
     def row(self, about: _Sampled, said: FilterVerdict | Unscored) -> Row:
         """The row of one verdict."""
-        row = {"id": about[1].id, "sample": about[1].sample, "judge": self.folder.name}
-        row["status"] = said.status
-        if isinstance(said, FilterVerdict):
-            return row | said.model_dump(mode="json")
-        return row | {"reason": said.reason, "detail": said.detail}
+        own = {"id": about[1].id, "sample": about[1].sample, "status": said.status}
+        return own | (asdict(said) if isinstance(said, Unscored) else said.model_dump())
 
     def asking(self) -> Asking[_Sampled]:
         """The judging of one mining; EscError where it is not sampled, or by other options."""
-        mining, judge = self.mining, self.judge
+        mining, judge, path = self.mining, self.judge, self.folder / VERDICTS
         drawn_with, samples = finished_samples(mining)
-        names = (BlindVerdict if self.blind else FilterVerdict).prompts
+        kind = BlindVerdict if self.blind else FilterVerdict
         # Everything that decides the verdicts, under the names a user knows.
         options = {
             "format": 1,
@@ -104,13 +99,12 @@ class Asked:
             "JUDGE": judge.name,
             "BLIND": self.blind,
             "samples": samples,
-            "prompts": judge.prompts(TEMPLATES, names),
+            "prompts": judge.prompts(TEMPLATES, kind.prompts),
             "smoke": step.is_smoke(mining.model, mining.work) or judging.is_smoke(judge.name),
         }
 
         def records() -> list[_Sampled]:
-            train = gold_turns(mining.work, "train", drawn_with["LIMIT"])
-            turns = {turn.id: turn for turn in train}
+            turns = {one.id: one for one in gold_turns(mining.work, "train", drawn_with["LIMIT"])}
             sampled = read_turns(mining.folder / SAMPLES)
             return [(turns[one.id], one) for turn in sampled for one in to_judge(mining.task, turn)]
 
@@ -120,19 +114,17 @@ class Asked:
             return counts | judging.without_score(rows) | {"smoke": options["smoke"]}
 
         def report(told: Row) -> str:
-            cost = f", {told['cost']:,.4f} spent by this call" if told["cost"] is not None else ""
-            return "\n".join(
-                [
-                    f"verdicts    {self.folder / VERDICTS}: {told['asked']:,} asked = "
-                    + judging.every_row(told, told["scored"]),
-                    f"            {told['kept']:,} retained by the judge{cost}",
-                    *judging.closing(told),
-                ]
-            )
+            cost = "" if told["cost"] is None else f", {told['cost']:,.4f} spent by this call"
+            every = judging.every_row(told, told["scored"])
+            lines = [
+                f"verdicts    {path}: {told['asked']:,} asked = {every}",
+                f"            {told['kept']:,} retained by the judge{cost}",
+            ]
+            return "\n".join([*lines, *judging.closing(told)])
 
         return Asking(
-            folder=RunFolder(self.folder, options, VERDICTS),
-            run={"judge": self.folder.name, "task": mining.task, "model": mining.model},
+            folder=RunFolder(path.parent, options, path.name),
+            run={"judge": path.parent.name, "task": mining.task, "model": mining.model},
             who=judge,
             records=records,
             ask=self.ask,
@@ -150,22 +142,25 @@ def judged_turns(mining: Mining, asked: Asked | None) -> Iterator[Judged]:
 
     Verdicts are in the order of the samples: EscError where they are on others.
     """
-    rows = files.read_jsonl(asked.folder / VERDICTS) if asked else iter(())
-    for turn in read_turns(mining.folder / SAMPLES):
+    turns = read_turns(mining.folder / SAMPLES)
+    if not asked:
+        yield from ((turn, {}) for turn in turns)
+        return
+    rows = files.read_jsonl(asked.folder / VERDICTS)
+    for turn in turns:
         verdicts: dict[Key, Judgement] = {}
-        for candidate in to_judge(mining.task, turn) if asked else ():
+        for one in to_judge(mining.task, turn):
             row = next(rows, {})
-            if asked and (row.get("id"), row.get("sample")) != candidate.key:
-                raise EscError(
-                    f"{asked.folder / VERDICTS} lacks a verdict on sample {candidate.sample} of "
-                    f"turn {candidate.id}; {asked.again(FORCE=1)}"
-                )
-            found = row["status"] == SCORED and FilterVerdict.model_validate(row)
-            verdicts[candidate.key] = found or Unscored(row["reason"], row["detail"])
+            if (row.get("id"), row.get("sample")) != one.key:
+                lacking = f"lacks a verdict on sample {one.sample} of turn {one.id}"
+                raise EscError(f"{asked.folder / VERDICTS} {lacking}; {asked.again(FORCE=1)}")
+            scored = row["status"] == SCORED
+            reason = None if scored else Unscored(row["reason"], row["detail"])
+            verdicts[one.key] = reason or FilterVerdict.model_validate(row)
         yield turn, verdicts
 
 
-LABELS = {"retain": ["Yes", "No"], "rejected_error": [*map(str, FILTER_MENU)]}
+_LABELS = {"retain": ["Yes", "No"], "rejected_error": [*map(str, FILTER_MENU)]}
 """What of two judges is compared, to the labels that can be given."""
 
 
@@ -182,23 +177,24 @@ def agree(first: Asked, second: Asked) -> str:
     options, samples = finished_samples(mining)
     made_with = [options, *(one.finished(samples) for one in (first, second))]
     smoke = any(one["smoke"] for one in made_with)
-    # Both are on the same samples, in one order.
+    columns = ["id", "status", *_LABELS]
     ones, others = (
-        pd.DataFrame(files.read_jsonl(one.folder / VERDICTS), columns=["id", "status", *LABELS])
+        pd.DataFrame(files.read_jsonl(one.folder / VERDICTS), columns=columns)
         for one in (first, second)
     )
+    # Both are on the same samples, in one order.
     one, other = ones["status"] == SCORED, others["status"] == SCORED
     pairs = {"both": one & other, "first only": one & ~other, "second only": other & ~one}
-    counts = {name: int(of.sum()) for name, of in (pairs | {"none": ~one & ~other}).items()}
+    counts = {name: int(of.sum()) for name, of in (pairs | {"none": ~(one | other)}).items()}
     path = first.folder.with_name(f"agreement_{'_'.join(judges)}.json")
     lines = [
         f"agreement   {path}: {judges[0]} (rows) and {judges[1]} (columns)",
         f"pairs       {', '.join(f'{n:,} scored by {who}' for who, n in counts.items())}",
     ]
     done: Row = {"task": mining.task, "model": mining.model, "judges": judges, "pairs": counts}
-    dialogue = ones["id"][one & other].str.rpartition("-")[0]
-    for what, labels in LABELS.items():
-        both = pd.DataFrame({"one": ones[what], "other": others[what]})[one & other]
+    dialogue = ones["id"].str.rpartition("-")[0]
+    for what, labels in _LABELS.items():
+        both = pd.DataFrame({"one": ones[what], "other": others[what]})[pairs["both"]]
         both = both.replace({True: "Yes", False: "No"}).groupby(dialogue, sort=False)
         said = [Counter(of.itertuples(index=False, name=None)) for _, of in both]
         total = sum(said, Counter[tuple[str, str]]())
@@ -242,10 +238,8 @@ def main(
         else:
             minings.append(mining)
     every = [[Asked(mining, judge, blind) for mining in minings] for judge in judges]
-    code = max(
-        judging.ask_all({f"judging {one.mining.task}": one.asking for one in asked}, sending)
-        for asked in every
-    )
+    askings = [{f"judging {one.mining.task}": one.asking for one in asked} for asked in every]
+    code = max(judging.ask_all(one, sending) for one in askings)
     if judge2 and not (code or sending.dry_run):
         print(*map(agree, *every), sep="\n")
     return code

@@ -4,20 +4,19 @@
     python -m mining route --task rg --explain 231-7
 
 Reads ``samples.jsonl`` and a judge's ``verdicts.jsonl`` (the planner needs none) row by row, writes
-``routed/`` beside them: ``routes.jsonl`` (the way of every sample), ``pairs.jsonl`` with full
-provenance, ``singles.jsonl`` (single replies, wanted or not, for KTO), and ``route.json`` with the
-counts of every reason. Where no pair is left it writes ``no_pairs.json`` alone: what an earlier
-routing left stays, and no later step takes it. ``--explain ID`` shows one turn's whole way and
-writes nothing.
+``routed/`` beside them: ``routes.jsonl`` (the way of every sample), ``pairs.jsonl``,
+``singles.jsonl`` (single replies, wanted or not, for KTO), and ``route.json`` with the counts of
+every reason. Where no pair is left it writes ``no_pairs.json`` alone: what an earlier routing left
+stays, and no later step takes it. ``--explain ID`` shows one turn's whole way and writes nothing.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 import yaml
 
@@ -44,26 +43,21 @@ SAMPLED = (
 
 
 def provenance_of(mining: Mining, asked: Asked | None) -> Row:
-    """What all pairs of a mining have in common; EscError where samples or verdicts are not whole.
-
-    Told are the sampler with everything that decided its answers, and the judge's.
-    """
+    """What decided all pairs of a mining; EscError where samples or verdicts are not whole."""
     options, samples = finished_samples(mining)
     made_by = {name.lower(): options[name] for name in SAMPLED} | {"split": "train", "judge": None}
     if asked:
-        judged = asked.finished(samples)
-        made_by |= {"judge": judged["JUDGE"], "blind": judged["BLIND"]}
-        made_by |= {"judge_prompts": judged["prompts"]}
-        made_by["smoke"] |= judged["smoke"]
+        by = asked.finished(samples)
+        made_by |= {"judge": by["JUDGE"], "blind": by["BLIND"], "judge_prompts": by["prompts"]}
+        made_by["smoke"] |= by["smoke"]
     return made_by
 
 
 def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
-    """What ``route.json`` says: counts of every fate and error, and of what was written.
+    """What ``route.json`` says of a mining; ``asked`` names the judge, None for the planner.
 
-    ``asked`` names the judge, None for the planner. Raises, with nothing overwritten, EscError
-    where samples or verdicts are not whole or do not belong together, or no pair is left, and
-    without ``force`` OptionsDiffer where another judge's routing is there.
+    Raises, with nothing overwritten, EscError where samples or verdicts are not whole or do not
+    belong together, or no pair is left; and as `pairs.write`.
     """
     made_by, fates = provenance_of(mining, asked), Counter[str]()
 
@@ -85,31 +79,26 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
 def _way(task: str, judged: Judged, made_by: Row, fates: Counter[str]) -> Ways:
     """The routes, pairs and single replies of one turn.
 
-    Single are its unwanted answers, pair or not, and its gold one where it has any of them; the
-    gold one is left out where a verdict finds an error in it.
+    Single are its unwanted answers, pair or not, and, where no verdict finds an error in it, gold.
     """
     turn, verdicts = judged
     ways = route_turn(task, turn, verdicts)
     found = {key: one for key, one in verdicts.items() if isinstance(one, FilterVerdict)}
-    routes: list[Row] = []
-    paired: list[Row] = []
-    unwanted: list[Row] = []
+    sides = ("gold_strategy", "strategy") if task == "sp" else ("gold_response", "response")
+    routes, paired, unwanted = [], [], []
     for one in turn:
         way, verdict = ways[one.key], found.get(one.key)
         fates[way.fate.value] += 1
-        known = one.model_dump(include={"id", "sample", "strategy", "gold_strategy"})
-        routes.append(known | asdict(way) | {"retain": verdict.retain if verdict else None})
-        told = {"verdict": verdict.model_dump(mode="json") if verdict else None}
-        of_strategy = task == "sp"
+        known = one.model_dump(include={"id", "sample", "strategy", "gold_strategy"}) | asdict(way)
+        routes.append(known | {"retain": verdict.retain if verdict else None})
+        del known["fate"]
         pair = known | {
             "seed": one.seed,
             "truncated": one.truncated,
-            "chosen": one.gold_strategy if of_strategy else one.gold_response,
-            "rejected": one.strategy if of_strategy else one.response,
-            "error": way.error,
+            "chosen": getattr(one, sides[0]),
+            "rejected": getattr(one, sides[1]),
             "explanation": verdict.rejected_explanation if verdict else None,
-            "quadrant": way.quadrant,
-            "provenance": made_by | told,
+            "provenance": made_by | {"verdict": verdict.model_dump() if verdict else None},
         }
         if way.fate is Fate.PAIR:
             paired.append(pair)
@@ -124,33 +113,25 @@ def explain(mining: Mining, asked: Asked | None, turn_id: str) -> str:
 
     Raises EscError where the turn was not sampled.
     """
-    made_by = provenance_of(mining, asked)
-    found = [judged for judged in judged_turns(mining, asked) if judged[0][0].id == turn_id]
-    if not found:
+    made_by, judged = provenance_of(mining, asked), judged_turns(mining, asked)
+    turn, verdicts = next((one for one in judged if one[0][0].id == turn_id), ([], {}))
+    if not turn:
         raise EscError(
             f"turn {turn_id} was not sampled in {mining.folder}; ids are those of its {SAMPLES}"
         )
-    (turn, verdicts), *_ = found
-    ways = route_turn(mining.task, turn, verdicts)
-    samples = []
+    ways, samples = route_turn(mining.task, turn, verdicts), []
     for one in seeded(turn):
         told: Row = {"sample": one.sample, "seed": one.seed, "answer": one.text}
-        told["strategy"] = one.strategy
         if isinstance(verdict := verdicts.get(one.key), Unscored):
             told["unscored"] = f"{verdict.reason}: {verdict.detail}"
         elif verdict:
-            told["verdict"] = verdict.model_dump(mode="json")
-        samples.append(told | asdict(ways[one.key]))
+            told["verdict"] = verdict.model_dump()
+        samples.append(told | {"strategy": one.strategy} | asdict(ways[one.key]))
     gold = next(one for one in gold_turns(mining.work, "train", None) if one.id == turn_id)
-    about = {
-        "turn": turn_id,
-        "exchanges before": len(gold.history),
-        "seeker": gold.seeker,
-        "gold": tag(gold.strategy, gold.response),
-        **{name: made_by[name] for name in ("sampler", "weights", "judge")},
-        "samples": samples,
-    }
-    plain = json.loads(json.dumps(about))
+    about: Row = {"turn": turn_id, "exchanges before": len(gold.history), "seeker": gold.seeker}
+    about |= {"gold": tag(gold.strategy, gold.response), "samples": samples}
+    about |= {name: made_by[name] for name in ("sampler", "weights", "judge")}
+    plain = orjson.loads(orjson.dumps(about))
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 

@@ -3,10 +3,9 @@
     python -m mining sample --task sp --limit 2
 
 ``sp`` samples strategies, ``rg`` several replies under the gold strategy, ``vanilla`` entangled
-answers, at temperature 0.7 and top-p 0.95. Reads the built train set, asks the running server (or
-one started for this run, or BASE_URL), writes ``runs/<model>/mining/<task>/``: ``calls.jsonl``,
-every answer as it comes, ``samples.jsonl`` and ``run.json``. From round 2 on it samples the models
-that the round before trained. The same command goes on after an interruption, asking nothing twice.
+answers, at temperature 0.7 and top-p 0.95. Asks the running server (or one started for this run, or
+BASE_URL), writes ``runs/<model>/mining/<task>/``: ``calls.jsonl``, every answer as it comes,
+``samples.jsonl`` and ``run.json``. From round 2 on it samples what the round before trained.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,16 +34,12 @@ _Draw = tuple[GoldTurn, int]
 
 
 async def _sampled(asks: Asks, draw: _Draw, *, mining: Mining, model: str, decode: str) -> Row:
-    """What is sampled once; CallFailed where its request has no answer."""
     (turn, index), task = draw, mining.task
     chat, gold = plan_and_speak.chat_and_gold(task, turn)
     reply_tokens = backbones.get(mining.model).reply_tokens
-    constraint = plan_and_speak.constraint_of(task, decode)
     tokens = (task != "rg") * PLAN_TOKENS + (task != "sp") * reply_tokens
-    sampling = Sampling(tokens, TEMPERATURE, TOP_P)
-    answer = await asks.ask(
-        Generation(turn.id, "sample", model, chat, sampling, constraint, index, expected=gold)
-    )
+    held = Sampling(tokens, TEMPERATURE, TOP_P), plan_and_speak.constraint_of(task, decode)
+    answer = await asks.ask(Generation(turn.id, "sample", model, chat, *held, index, expected=gold))
     strategy, said = strip_tag(answer.text) if task == "vanilla" else (turn.strategy, answer.text)
     return {
         "strategy": parse(answer.text) if task == "sp" else strategy,
@@ -72,10 +67,7 @@ def _row(draw: _Draw, said: Row | Failure) -> Row:
 def asking(
     mining: Mining, limit: int | None, samples: int, decode: str, base_url: str | None
 ) -> Asking[_Draw]:
-    """The sampling of one task, with ``samples`` of each turn of ``limit`` dialogues.
-
-    Raises EscError for whatever a user can mend.
-    """
+    """The sampling of one task: ``samples`` of each turn of ``limit`` dialogues."""
     model = adapters.start(mining.task, mining.lineage)
     weights = adapters.weights_of(mining.work, mining.model, [model], elsewhere=bool(base_url))
     turns = gold_turns(mining.work, "train", limit)
@@ -97,7 +89,6 @@ def asking(
         "data": step.train_set(manifest),
         "smoke": step.is_smoke(mining.model, mining.work),
     }
-    path = mining.folder / SAMPLES
 
     def told(rows: Sequence[Row]) -> Row:
         return {
@@ -109,19 +100,22 @@ def asking(
         }
 
     def report(facts: Row) -> str:
-        asked = "requests    {answered:,} answered, {cached:,} from the cache, {failed:,} failed"
-        lines = [
-            f"samples     {path}: {facts['samples']:,} of {len(turns):,} train turns, by {model}",
-            f"            {facts['unparsable']:,} without a strategy that parses, "
-            f"{facts['truncated']:,} cut at the length limit, {facts['failed']:,} failed",
-            asked.format(**facts["requests"]),
-        ]
-        if facts["missing"]:
-            lines.append("incomplete  the same command asks again for what is missing")
-        return "\n".join(lines)
+        again = "incomplete  the same command asks again for what is missing"
+        return "\n".join(
+            [
+                f"samples     {mining.folder / SAMPLES}: {facts['samples']:,} of {len(turns):,} "
+                f"train turns, by {model}",
+                f"            {facts['unparsable']:,} without a strategy that parses, "
+                f"{facts['truncated']:,} cut at the length limit, {facts['failed']:,} failed",
+                "requests    {answered:,} answered, {cached:,} from the cache".format(
+                    **facts["requests"]
+                ),
+                *[again] * bool(facts["missing"]),
+            ]
+        )
 
     return Asking(
-        folder=RunFolder(path.parent, options, SAMPLES),
+        folder=RunFolder(mining.folder, options, SAMPLES),
         run={"model": mining.model, "sampler": model, "task": mining.task},
         who=Policies(weights, base_url),
         records=lambda: [(turn, index) for turn in turns for index in range(samples)],
@@ -144,8 +138,8 @@ def _missing(rows: Sequence[Row]) -> int:
 def finished(path: Path, now: Row, again: Callable[..., str]) -> tuple[Row, str]:
     """(options that the records in ``path`` were made with, SHA-256 of the file).
 
-    ``again`` gives the command that makes them. EscError where they are not there, not whole, or
-    ``now`` differs from their options: what they are of is another one now.
+    EscError, with the command ``again``, where they are not whole, or of something else than
+    ``now``, some of their options.
     """
     facts = RunFolder(path.parent, {}, path.name).finished()
     if facts is None:
@@ -163,7 +157,7 @@ def finished(path: Path, now: Row, again: Callable[..., str]) -> tuple[Row, str]
 
 
 def finished_samples(mining: Mining) -> tuple[Row, str]:
-    """As `finished`, of the samples of a mining."""
+    """As `finished`, of a mining's samples."""
     now = mining.named | {"data": step.train_set(step.manifest(mining.work))}
     return finished(mining.folder / SAMPLES, now, mining.again)
 

@@ -93,16 +93,14 @@ class BlindVerdict(Verdict):
 
     def unblinded(self, chosen: str) -> FilterVerdict:
         """The verdict on the pair, once it is known which side, A or B, is the gold reply."""
-        gold, sampled = (self.error_a, self.explanation_a), (self.error_b, self.explanation_b)
-        if chosen == "B":
-            gold, sampled = sampled, gold
-        return FilterVerdict(
-            retain=self.better == chosen,
-            chosen_error=gold[0],
-            chosen_explanation=gold[1],
-            rejected_error=sampled[0],
-            rejected_explanation=sampled[1],
-        )
+        said = self.model_dump()
+        sides = {"chosen": chosen.lower(), "rejected": "b" if chosen == "A" else "a"}
+        told = {
+            f"{side}_{what}": said[f"{what}_{letter}"]
+            for side, letter in sides.items()
+            for what in ("error", "explanation")
+        }
+        return FilterVerdict(retain=self.better == chosen, **told)
 
 
 class ErrorVerdict(Verdict):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from itertools import cycle
 
 import pytest
@@ -12,7 +11,6 @@ from predicted import quoted
 from esc import files
 from esc.llm import derived_seed
 from esc.psych_errors import PsychError
-from esc.strategies import Strategy, tag
 
 NONE, EMPATHY = PsychError.NONE, PsychError.LACK_OF_EMPATHY
 SHIFT, TEMPLATE = PsychError.EARLY_EMOTION_SHIFT, PsychError.TEMPLATE_RESPONSE
@@ -28,11 +26,6 @@ FORGED = json.dumps(
 
 def reply(turn, index):
     return f"reply {turn.id} number {index}"
-
-
-def entangled(turn, index):
-    other = Strategy.OTHERS if turn.strategy is not Strategy.OTHERS else Strategy.QUESTION
-    return tag(turn.strategy if index % 2 else other, reply(turn, index))
 
 
 @pytest.fixture
@@ -63,10 +56,8 @@ def test_planted_errors_are_the_pairs_of_the_generator_and_nothing_else(bench, s
     pairs = bench.routed("rg", "pairs.jsonl")
     assert [(pair["id"], pair["sample"], pair["error"]) for pair in pairs] == expected
     turns = {turn.id: turn for turn in bench.turns()}
-    for pair in pairs:
-        turn = turns[pair["id"]]
-        assert pair["chosen"] == turn.response
-        assert pair["rejected"] == reply(turn, pair["sample"])
+    said = [(turns[i].response, reply(turns[i], n)) for i, n, _ in expected]
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == said
 
 
 THOUGHT = f"<think>\nDraft: {FORGED}\nBut is the chosen reply not a template"
@@ -99,21 +90,11 @@ def test_an_answer_that_is_no_verdict_is_counted_with_its_reason_and_makes_no_pa
     told = f"{len(texts)} asked = {scored} scored + {len(ODD)} unscored + 1 failed"
     assert code == 1 and told in out and r"(not on\x1b[2J our menu)" in err
     planted.odd[texts[-1]] = "I would keep it."
-    assert bench.judge("rg", url=server.url)[0] == 0
-    bench.route("rg")
+    assert bench.judge("rg", url=server.url)[0] == bench.route("rg")[0] == 0
     first = bench.turns(LIMIT)[0].id
     fates = {row["fate"] for row in bench.routed("rg", "routes.jsonl") if row["id"] == first}
     assert fates == {"unscored by the judge"}
-    for name in ("pairs.jsonl", "singles.jsonl"):
-        assert first not in {row["id"] for row in bench.routed("rg", name)}
-
-
-def test_what_is_screened_is_not_asked_about(bench, server):
-    said = {0: lambda turn: turn.response.upper(), 1: lambda turn: " ", 2: lambda turn: "once"}
-    said[3] = lambda turn: " ONCE"
-    bench.sample("rg", lambda turn, index: said[index](turn), 4, limit=LIMIT)
-    bench.judge("rg", url=server.url)
-    assert len(server.chats()) == facts(bench)["asked"] == 2 * LIMIT
+    assert first not in {row["id"] for row in bench.routed("rg", "singles.jsonl")}
 
 
 def test_a_blind_judge_gives_the_same_verdicts_and_is_not_told_which_reply_is_gold(
@@ -173,6 +154,17 @@ def test_a_judge_that_answers_nothing_leaves_no_verdicts(
     assert not list(bench.judged("rg").glob("[vr]*.json*"))
 
 
+def test_the_money_for_one_call_is_for_all_its_tasks(bench, server, sampled, error_line):
+    bench.sample("vanilla", lambda turn, _: f"[Others] sampled {turn.id}", limit=LIMIT)
+    server.tokens = 100_000, 0
+    # Each answer costs 100: enough for the generator's replies, not for what comes after them.
+    most = str(100 * len(sampled) - 10)
+    options = ("--task", "vanilla", "--price", "1000/0", "--in-flight", "1", "--max-cost", most)
+    code, _, err = bench.judge("rg", *options, url=server.url)
+    assert code == 2 and f"MAX_COST={most}" in error_line(err)
+    assert facts(bench)["cost"] == 100 * len(sampled)
+
+
 def test_force_asks_again_for_what_was_refused_and_for_nothing_else(
     bench, server, planted, sampled, hashes
 ):
@@ -211,17 +203,6 @@ def test_new_samples_and_other_prompts_take_force_and_only_what_is_new_is_asked(
     assert "prompts " in error_line(bench.judge("rg", url=server.url)[2])
 
 
-def test_the_money_for_one_call_is_for_all_its_tasks(bench, server, sampled, error_line):
-    bench.sample("vanilla", entangled, limit=LIMIT)
-    server.tokens = 100_000, 0
-    # Each answer costs 100: enough for the generator's replies, not for what comes after them.
-    options = ("--task", "vanilla", "--price", "1000/0", "--in-flight", "1")
-    most = str(100 * len(sampled) - 10)
-    code, _, err = bench.judge("rg", *options, "--max-cost", most, url=server.url)
-    assert code == 2 and f"MAX_COST={most}" in error_line(err)
-    assert facts(bench)["cost"] == 100 * len(sampled)
-
-
 def test_killed_while_judging_it_goes_on_to_the_same_bytes(bench, server, planted, killed):
     bench.sample("rg", reply, 2)
     texts = [reply(turn, index) for turn in bench.turns() for index in range(2)]
@@ -241,9 +222,6 @@ def test_killed_while_judging_it_goes_on_to_the_same_bytes(bench, server, plante
     before = len(server.chats())
     code, _, err = bench.judge("rg", url=server.url)
     assert code == 0 and "torn" in err and len(server.chats()) == before + 1
-    assert (folder / "verdicts.jsonl").read_bytes() == whole
-    shutil.rmtree(folder)
-    assert bench.judge("rg", url=server.url)[0] == 0
     assert (folder / "verdicts.jsonl").read_bytes() == whole
 
 

@@ -46,8 +46,7 @@ def mined(kept, bench, server, planted):
     # Only reply 0 is clean. Entangled, 0 and 2 are under a wrong strategy: NsPr, PsNr, NsNr, PsNr.
     planted.plan = {reply(turn, index): EMPATHY for turn in turns for index in (1, 2, 3)}
     assert bench.judge("rg", "--task", "rg", "vanilla", url=server.url)[0] == 0
-    assert bench.route("sp", "--task", *TASKS)[0] == 0
-    assert bench.preference(*TASKS)[0] == 0
+    assert bench.route("sp", "--task", *TASKS)[0] == bench.preference(*TASKS)[0] == 0
     shutil.copytree(bench.work, kept)
     return bench
 
@@ -60,17 +59,16 @@ def prompts_of_train(work, task):
     """From the id of a train turn to (system, messages before the answer, answer)."""
     found = {}
     for row in files.read_jsonl(work / paths.sft_file(task, "train")):
-        if task == "vanilla":
-            said = row["conversations"]
-            for turn in range(len(said) // 2):
-                before, answer = said[: 2 * turn + 1], said[2 * turn + 1]["value"]
-                found[f"{row['id']}-{turn}"] = row["system"], before, answer
-            continue
-        before = []
-        for seeker, supporter in row.get("history", ()):
-            before += [{"from": "human", "value": seeker}, {"from": "gpt", "value": supporter}]
-        before.append({"from": "human", "value": row["instruction"]})
-        found[row["id"]] = row["system"], before, row["output"]
+        said = row.get("conversations", ())
+        for turn in range(len(said) // 2):
+            before, answer = said[: 2 * turn + 1], said[2 * turn + 1]["value"]
+            found[f"{row['id']}-{turn}"] = row["system"], before, answer
+        if not said:
+            texts = [text for pair in row.get("history", ()) for text in pair]
+            who = ("human", "gpt") * (len(texts) // 2) + ("human",)
+            every = zip(who, [*texts, row["instruction"]], strict=True)
+            before = [{"from": one, "value": text} for one, text in every]
+            found[row["id"]] = row["system"], before, row["output"]
     return found
 
 
@@ -161,8 +159,7 @@ def mined_rg(bench, server, planted, errors):
     """One generator's reply to every turn, with the errors found in these texts."""
     bench.sample("rg", reply)
     planted.plan = errors
-    assert bench.judge("rg", url=server.url)[0] == 0
-    assert bench.route("rg")[0] == 0
+    assert bench.judge("rg", url=server.url)[0] == bench.route("rg")[0] == 0
     return bench.preference("rg")
 
 
@@ -205,22 +202,8 @@ def test_the_manifest_describes_every_set_and_the_same_bytes_come_again(mined, h
         assert len(manifest["sets"]) == count
         assert manifest["smoke"] is True and manifest["licence"]
         for name, facts in manifest["sets"].items():
-            written = mined.work / registry[name]["file_name"]
-            assert facts["sha256"] == files.sha256(written)
-            assert facts["rows"] == written.read_bytes().count(b"\n")
+            assert facts["sha256"] == files.sha256(mined.work / registry[name]["file_name"])
     assert mined.preference(*TASKS)[0] == 0 and hashes(mined.work) == before
-
-
-def test_the_manifest_is_written_last(mined, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("data_builders.preference.files.write_json", killed)
-        assert mined.preference("rg")[0] == 130
-    path = mined.work / paths.preference_manifest("rg", EMBEDDED, Lineage())
-    assert not path.exists()
-    assert mined.preference("rg")[0] == 0 and path.is_file()
 
 
 def test_a_later_round_makes_and_registers_its_own_set_alone(bench, server, planted):
@@ -229,8 +212,7 @@ def test_a_later_round_makes_and_registers_its_own_set_alone(bench, server, plan
     planted.plan = {reply(turn, index): EMPATHY for turn in bench.turns() for index in (2, 3)}
     later = ("--variant", "nsnr", "--round", "2")
     assert bench.judge("vanilla", *later, url=server.url)[0] == 0
-    assert bench.route("vanilla", *later)[0] == 0
-    assert bench.preference("vanilla", options=later)[0] == 0
+    assert bench.route("vanilla", *later)[0] == bench.preference("vanilla", *later)[0] == 0
     name = f"esc_vanilla_dpo_{EMBEDDED}_nsnr_r2"
     assert [path.stem for path in sets(bench.work)] == [name]
     assert {row["quadrant"] for row in bench.set_rows(name)} == {"NsNr"}

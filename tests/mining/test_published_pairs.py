@@ -1,6 +1,7 @@
 """Pair files of others: their rows find their train turns, and become a registered set."""
 
 import json
+import re
 
 import pytest
 from corpora import wrong
@@ -11,7 +12,6 @@ from esc.dialogue import gold_turns
 from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.strategies import tag
-from mining import stats
 from training.train import provenance
 
 SETS = {task: f"esc_{task}_dpo_{EMBEDDED}" for task in ("sp", "rg", "vanilla")}
@@ -51,7 +51,7 @@ def take(bench, tmp_path):
         path = tmp_path / "theirs.json"
         text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1)
         path.write_text(text)
-        return bench.preference(task, options=("--from", str(path), *options))
+        return bench.preference(task, "--from", path, *options)
 
     return call
 
@@ -76,11 +76,8 @@ def test_the_set_is_registered_has_the_train_rows_prompts_and_is_trained_on(benc
         assert row["system"] == own["system"]
         assert row["conversations"][-1] == {"from": "human", "value": own["instruction"]}
     entry = files.read_json(bench.work / paths.REGISTRY)[SETS["rg"]]
-    manifest = files.read_json(bench.work / paths.preference_manifest("rg", EMBEDDED, paths.PAPER))
-    assert entry["ranking"] is True
-    assert manifest["sets"][SETS["rg"]]["rows"] == len(bench.turns())
-    assert manifest["smoke"] is True and manifest["provenance"]["sampler"] == "theirs.json"
     mined = provenance(None, bench.work / entry["file_name"])
+    assert entry["ranking"] is True and mined["smoke"] is True
     assert (mined["model"], mined["weights"]) == (EMBEDDED, ELSEWHERE)
 
 
@@ -92,21 +89,15 @@ def test_rows_that_fit_no_train_turn_are_counted_and_said(bench, take):
     twice = [given("rg", fourth), given("rg", fourth, rejected="another")]
     code, out, _ = take("rg", [stranger, rewritten, same, *twice])
     assert code == 0 and "5 samples = 1 pairs + 4 dropped" in out
-    for told in (
-        "fits no train turn",
-        "its chosen answer is not the gold one of its train turn",
-        "chosen equals rejected",
-        "its turn has a pair already",
-    ):
-        assert f"1  {told}\n" in out
+    for told in ("fits no train turn", "is not the gold one", "equals rejected", "has a pair"):
+        assert re.search(rf" 1  .*{told}", out)
     assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [fourth.id]
 
 
 def test_a_row_of_a_validation_turn_makes_no_pair(bench, take):
     held_out = gold_turns(bench.work, "validation", None)
     code, _, err = take("rg", [given("rg", turn) for turn in held_out])
-    assert code == 2 and err.count("\n") == 1
-    assert f"no pair of a train turn in {bench.work / paths.DATA}" in err
+    assert code == 2 and "no pair of a train turn" in err
     assert not (bench.work / "data" / f"{SETS['rg']}.jsonl").exists()
 
 
@@ -119,14 +110,14 @@ def test_an_entangled_pair_without_a_quadrant_is_in_no_mix(bench, take):
 
 
 def test_other_pairs_are_replaced_by_force_alone(bench, take):
-    turns = bench.turns()
-    take("rg", [given("rg", turns[0])])
-    assert take("rg", [given("rg", turns[0])])[0] == 0
-    code, _, err = take("rg", [given("rg", turns[1])])
-    assert code == 2 and "another file (file " in err
-    assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [turns[0].id]
-    assert take("rg", [given("rg", turns[1])], "--force")[0] == 0
-    assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [turns[1].id]
+    first, second, *_ = bench.turns()
+    for turn, options, code, now in (
+        *[(first, (), 0, first)] * 2,
+        (second, (), 2, first),
+        (second, ("--force",), 0, second),
+    ):
+        assert take("rg", [given("rg", turn)], *options)[0] == code
+        assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [now.id]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +143,7 @@ def test_statistics_are_made_with_the_errors_that_the_file_names(bench, take):
         *(given("rg", turn) for turn in rest),
     ]
     assert take("rg", rows)[0] == 0
-    stats.main(["--work", str(bench.work)])
+    bench.stats()
     folder = bench.work / paths.mining(EMBEDDED) / "stats"
     told = files.read_json(folder / "stats.json")
     here = told["table_1"]["here"]
