@@ -39,13 +39,9 @@ def verdict(rejected, *, chosen=PsychError.NONE, retain=True):
     )
 
 
-VERDICTS = [
-    None,
-    Unscored(Reason.PROSE),
-    *(
-        verdict(rejected, chosen=chosen, retain=retain)
-        for retain, chosen, rejected in itertools.product((True, False), PsychError, PsychError)
-    ),
+VERDICTS = [None, Unscored(Reason.PROSE)] + [
+    verdict(rejected, chosen=chosen, retain=retain)
+    for retain, chosen, rejected in itertools.product((True, False), PsychError, PsychError)
 ]
 
 
@@ -64,11 +60,8 @@ def fates(task, turn, verdicts=None):
 
 def test_the_planner_has_a_pair_exactly_where_the_strategy_is_wrong():
     found = {fit: {routed("sp", fit, said).fate for said in VERDICTS} for fit in FITS}
-    assert found == {
-        "right": {"same strategy as gold"},
-        "wrong": {"pair"},
-        "unparsable": {"unparsable strategy"},
-    }
+    fates = ("same strategy as gold", "pair", "unparsable strategy")
+    assert found == {fit: {fate} for fit, fate in zip(FITS, fates, strict=True)}
     assert routed("sp", "wrong", None).error == "Strategy Mismatch"
 
 

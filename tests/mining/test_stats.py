@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from corpora import wrong
 
-from esc import cli, files
+from esc import files
 from esc.prompts import Message
 from esc.psych_errors import PsychError
 from esc.stats import wilson
@@ -32,25 +32,12 @@ def mined(bench, server, planted):
 
 
 @pytest.fixture
-def run(bench, capsys):
-    """Exit code, stdout and stderr of the step."""
-
-    def call(*options):
-        capsys.readouterr()
-        code = cli.run(stats.main, ["--work", str(bench.work), *options])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return call
-
-
-@pytest.fixture
 def folder(bench):
     return bench.mining("sp").folder.parent / "stats"
 
 
-def test_table_1_and_strategies_count_the_pairs_and_rates_all_samples(mined, run, folder):
-    assert run()[0] == 0
+def test_table_1_and_strategies_count_the_pairs_and_rates_all_samples(mined, bench, folder):
+    assert bench.stats()[0] == 0
     found = files.read_json(folder / "stats.json")
     here, tasks, pairs = found["table_1"]["here"], found["tasks"], mined[::2]
     assert here["strategy pairs"] == len(mined) and here["response pairs"] == len(pairs)
@@ -80,86 +67,67 @@ def test_the_papers_two_backbones_add_up_to_its_totals():
     assert sums == stats.PAPER_TABLE_1["response pairs"]
 
 
-def test_what_a_smoke_run_leaves_carries_the_mark_and_comes_out_again_alike(
-    mined, run, folder, hashes
+def test_what_a_smoke_run_leaves_carries_the_mark_and_every_error_has_an_example(
+    mined, bench, folder, hashes
 ):
-    _, out, _ = run()
-    assert "SMOKE" in out and files.read_json(folder / "stats.json")["smoke"] is True
+    assert "SMOKE" in bench.stats()[1] and files.read_json(folder / "stats.json")["smoke"] is True
     assert all("SMOKE" in (folder / name).read_text() for name in ("stats.md", "examples.md"))
-    first = hashes(folder)
-    run()
-    assert hashes(folder) == first
-
-
-def test_a_task_that_is_not_mined_is_named(bench, run, folder):
-    assert "make mine-sp" in run()[2]
-    bench.sample("sp", lambda turn, _: wrong(turn.strategy).value)
-    bench.route("sp")
-    code, out, _ = run()
-    assert code == 0 and "rg: not mined" in out
-    assert re.search(r"response pairs +\| +— \| +11,887", (folder / "stats.md").read_text())
-    assert "No pair of it was mined." in (folder / "examples.md").read_text()
-
-
-def test_the_entangled_model_alone_has_nothing_in_table_1(bench, run, folder):
-    bench.sample("vanilla", lambda turn, _: tag(wrong(turn.strategy), "sampled"))
-    bench.judge("vanilla", judge_name="random")
-    bench.route("vanilla", judge_name="random")
-    assert run()[0] == 0
-    assert set(files.read_json(folder / "stats.json")["table_1"]["here"].values()) == {None}
-
-
-def test_every_error_has_an_example_with_its_conversation(mined, run, folder):
-    run()
-    text = (folder / "examples.md").read_text()
+    first, text = hashes(folder), (folder / "examples.md").read_text()
     for number, error in enumerate((PsychError.STRATEGY_MISMATCH, *ERRORS), start=11):
         section = text.partition(f"## {error} (as in Figure {number})\n")[2].partition("\n## ")[0]
         turn = section.partition("Turn ")[2].partition(",")[0]
-        dialogue = turn.partition("-")[0]
-        assert f"hello from {dialogue}" in section
+        assert f"hello from {turn.partition('-')[0]}" in section
     assert "**Gold strategy**" in text and "**Rejected reply**" in text
+    bench.stats()
+    assert hashes(folder) == first
 
 
-def test_text_of_a_model_is_no_markdown(bench, server, planted, run, folder):
+def test_a_task_that_is_not_mined_is_named_and_has_nothing_in_table_1(bench, folder):
+    assert "make mine-sp" in bench.stats()[2]
+    bench.sample("vanilla", lambda turn, _: tag(wrong(turn.strategy), "sampled"))
+    bench.judge("vanilla", judge_name="random")
+    bench.route("vanilla", judge_name="random")
+    code, out, _ = bench.stats()
+    assert code == 0 and "rg: not mined" in out
+    assert set(files.read_json(folder / "stats.json")["table_1"]["here"].values()) == {None}
+    assert re.search(r"response pairs +\| +— \| +11,887", (folder / "stats.md").read_text())
+
+
+def test_text_of_a_model_is_no_markdown(bench, server, planted, folder):
     evil = "# Heading\n<script>alert(1)</script> [x](http://x) | `a` **b** {{ 7*7 }}"
     bench.sample("rg", lambda turn, _: f"{evil} {turn.id}")
     heard = Message("user", evil).wire()["content"]
     planted.plan = {f"{heard} {turn.id}": ERRORS[0] for turn in bench.turns()}
     bench.judge("rg", url=server.url)
     bench.route("rg")
-    assert run()[0] == 0
+    assert bench.stats()[0] == 0
     text = (folder / "examples.md").read_text()
     assert not re.search(r"(?<!\\)<|\n# Heading", text)
     shown = r"\# Heading \<script\>alert(1)\</script\> \[x\](http:&#8203;//x) \| \`a\` \*\*b\*\*"
     assert f"{shown} {{{{ 7\\*7 }}}}" in text
 
 
-def test_pairs_that_were_changed_or_are_of_other_turns_are_left_out(mined, bench, run, folder):
+def test_pairs_that_were_changed_or_are_of_other_turns_are_left_out(mined, bench, folder):
     with (bench.mining("rg").routed / "pairs.jsonl").open("a") as stream:
         stream.write("{}\n")
-    code, out, _ = run()
+    code, out, _ = bench.stats()
     assert code == 0 and "rg: left out" in out and "was changed since it was written" in out
     assert "rg" not in files.read_json(folder / "stats.json")["tasks"]
     bench.build(limit=2)
-    code, _, err = run()
+    code, _, err = bench.stats()
     assert code == 2 and "other train turns" in err
 
 
-def test_pairs_and_numbers_of_before_a_mining_without_pairs_do_not_stand(mined, bench, run, folder):
-    run()
-    say = {
-        "rg": lambda turn, _: turn.response,
-        "sp": lambda turn, _: turn.strategy.value,
-        "vanilla": lambda turn, _: tag(turn.strategy, turn.response),
-    }
-    for task in say:
-        bench.sample(task, say[task])
+def test_pairs_and_numbers_of_before_a_mining_without_pairs_do_not_stand(mined, bench, folder):
+    bench.stats()
+    for task in ("rg", "sp", "vanilla"):
+        own = {"rg": lambda turn: turn.response, "sp": lambda turn: turn.strategy.value}
+        say = own.get(task, lambda turn: tag(turn.strategy, turn.response))
+        bench.sample(task, lambda turn, _, say=say: say(turn))
         bench.judge(task, "--force", judge_name="random")
         assert bench.route(task, "--force", judge_name="random")[0] == 2
-        if task == "rg":
-            code, out, _ = run()
-            assert code == 0 and f"0 pairs of {len(mined)} samples for rg" in out
-            told = files.read_json(folder / "stats.json")
-            assert told["table_1"]["here"]["response pairs"] is None and "rg" not in told["tasks"]
-    code, _, err = run()
-    assert code == 2 and "0 pairs" in err and not (folder / "stats.json").exists()
+        code, out, err = bench.stats()
+        assert f"0 pairs of {len(mined)} samples for {task}" in out + err
+        if code == 0:
+            assert task not in files.read_json(folder / "stats.json")["tasks"]
+    assert code == 2 and not (folder / "stats.json").exists()
