@@ -2,15 +2,14 @@
 
 Prints rows kept, dropped and cut, and quantiles of the length in tokens, and writes them to
 ``data/check_<model>.json``. Mislabelled is a row with another number of spans that carry the loss
-than of replies to learn, counted in what a trainer loads, its mends included. LLaMA-Factory itself
-drops a malformed row with a warning, and cuts a long one in silence.
+than of replies to learn, counted in what a trainer loads, its mends included.
 """
 
 import os
+import runpy
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,14 +33,12 @@ FATES = {
 
 
 _loaded = cache(adapters.load)
-"""Of all sets of a model the same tokenizer and template, which take a second."""
 
 
 def check(model: str, work: Path) -> list[Row]:
     """One summary per registered set of ``model``: counts, quantiles, ids of what was lost.
 
-    Sets that are not there yet (the mined ones) are ``absent``. Raises EscError where the registry
-    lacks a set or a column of one, or a set is there and empty.
+    Mined sets may be ``absent``; EscError where the registry lacks a set or column, or it is empty.
     """
     from datasets import Dataset
 
@@ -82,8 +79,7 @@ def check(model: str, work: Path) -> list[Row]:
 def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
     """A function from a row of the registered set ``name`` to its verdict under ``recipe``.
 
-    ``fate`` is ``kept`` or one of `FATES`, ``tokens`` the full length of the longest side, 0 for a
-    dropped row. It judges by the LLaMA-Factory of this process, mended or not.
+    ``fate`` is ``kept`` or one of `FATES`, ``tokens`` the length of the longest side, 0 if dropped.
     """
     # LLaMA-Factory takes seconds to import, and only this step of the package needs it.
     from llamafactory.data import processor as processors
@@ -116,10 +112,10 @@ def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
             for key, (labels,) in encoded.items()
             if key.endswith("labels")
         }
-        said = row.get("conversations") if kind == "Supervised" else None
-        replies = sum(message["from"] == "gpt" for message in said) if said else 1
-        texts = [one["content"] for one in aligned["_prompt"] + aligned["_response"]]
-        text = "\n".join([*texts, aligned["_system"] or ""])
+        said = row.get("conversations", ()) if kind == "Supervised" else ()
+        replies = sum(message["from"] == "gpt" for message in said) or 1
+        text = "\n".join(one["content"] for one in aligned["_prompt"] + aligned["_response"])
+        text += aligned["_system"] or ""
         fates = {
             "forged": any(token in text for token in special),
             "dropped": not longest,
@@ -177,17 +173,12 @@ def main(model: cli.Model = paths.EMBEDDED, work: cli.Work = Path()) -> int:
     # The report says what is lost; LLaMA-Factory would print the whole text of each lost row.
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "LLAMAFACTORY_VERBOSITY": "ERROR"}
     # Mend LLaMA-Factory as a training's process does when it starts; before it is imported.
-    spec = spec_from_file_location("in_llamafactory", paths.IN_LLAMAFACTORY / "sitecustomize.py")
-    assert spec is not None and spec.loader is not None
-    spec.loader.exec_module(module_from_spec(spec))
-    summaries = check(model, work)
+    runpy.run_path(str(paths.IN_LLAMAFACTORY / "sitecustomize.py"))
+    summaries, smoke = check(model, work), is_smoke(model, work)
     print("\n".join(report(summaries, model)))
     lossless = all(s["kept"] == s["rows"] for s in summaries if "absent" not in s)
-    smoke = is_smoke(model, work)
     told = {"lossless": lossless, "smoke": smoke, "sets": summaries}
     files.write_json(work / f"data/check_{model}.json", told)
-    if smoke:
-        print(SMOKE)
     failed = "FAILED: rows are lost or mislabelled (see above)"
-    print("ok: nothing dropped, nothing cut" if lossless else failed)
+    print(*[SMOKE] * smoke, "ok: nothing dropped, nothing cut" if lossless else failed, sep="\n")
     return 0 if lossless else 1

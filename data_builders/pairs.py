@@ -184,10 +184,7 @@ class _Given(BaseModel):
 
 
 def take(path: Path, mining: Mining, *, force: bool) -> Row:
-    """`write`, of the pairs of others in ``path``; ``fates`` count every row.
-
-    Raises EscError, naming the row, where one is no pair, and where none is of a train turn.
-    """
+    """`write`, of the pairs of others in ``path``; EscError, naming the row, where one is none."""
     manifest = step.manifest(mining.work)
     made_by: Row = {name.lower(): value for name, value in mining.named.items()} | {
         "sampler": path.name,

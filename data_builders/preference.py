@@ -1,13 +1,10 @@
 """Mined pairs to preference sets: DPO in sharegpt form, the mixes of Table 5, and KTO's singles.
 
-Reads what ``mining route`` left (``pairs.jsonl``, ``singles.jsonl``) beside the train set, turn by
-turn; writes ``data/esc_<task>_{dpo,kto}_<model>[_variant][_rN].jsonl`` and, last, a manifest. The
-prompt of a pair is the train row's own, so that preference training sees what SFT saw. A mix that
-no pair is of has no file. KTO's singles are in an order in which no reply stands next to one of its
-own turn: LLaMA-Factory takes the reply of the row before as the mismatched one, and the last row's
-for the first.
-
-With ``--from`` the pairs are those of a file of others (`pairs`), without sampling or a judge.
+Reads what ``mining route`` left, or with ``--from`` the pairs of others; writes
+``data/esc_<task>_{dpo,kto}_<model>[_variant][_rN].jsonl`` and, last, a manifest. The prompt of a
+pair is the train row's own, so that preference training sees what SFT saw. A mix that no pair is of
+has no file. KTO's singles are in an order in which no reply stands next to one of its own turn:
+LLaMA-Factory takes the reply of the row before as the mismatched one, the last row's for the first.
 """
 
 import random
@@ -29,11 +26,7 @@ from esc.strategies import Strategy, tag
 
 
 def build(mining: Mining) -> Row:
-    """The manifest of the preference sets of one mining.
-
-    Raises EscError, with the old sets left whole, where the last routing left no pairs, or they are
-    of other turns than the train set's.
-    """
+    """The manifest of the sets of a mining; EscError, with the old sets left, as `Mining.pairs`."""
     work, task, lineage = mining.work, mining.task, mining.lineage
     routed, built = mining.pairs(), step.manifest(work)
     # In round 1 the shared sets and the mixes; a later round has its own alone.
@@ -106,8 +99,7 @@ def _singles(mining: Mining, turns: Mapping[str, GoldTurn], routed: Row) -> Iter
 def apart(turns: list[str]) -> list[int]:
     """A seeded order of rows in which neighbours, and the first and the last, are of other turns.
 
-    ``turns`` holds each row's turn. The rows of a turn are about as far from one another as they
-    can be. Empty where one turn has more than half of the rows, so that there is no such order.
+    ``turns`` holds each row's turn. Empty where one turn has more than half of the rows.
     """
     of_turn: dict[str, list[int]] = {}
     for place, turn in enumerate(turns):
@@ -129,18 +121,15 @@ def apart(turns: list[str]) -> list[int]:
 def report(manifest: Row, work: Path) -> Iterator[str]:
     """Rows of every set, and the notice they carry."""
     for name, facts in manifest["sets"].items():
-        if facts["rows"]:
-            yield f"set         {work / paths.preference_file(name)}: {facts['rows']:,} rows"
-        else:
-            yield f"set         {name}: 0 rows, so no file (KTO takes at most half of one turn)"
+        rows = f"{facts['rows']:,} rows" if facts["rows"] else "0 rows, so no file"
+        yield f"set         {work / paths.preference_file(name)}: {rows}"
     yield f"licence     {manifest['licence']}"
     if manifest["smoke"]:
         yield step.SMOKE
 
 
 @cli.command(
-    examples="  python -m data_builders preference --task sp\n"
-    "  python -m data_builders preference --model qwen2.5-7b --task rg --round 2\n"
+    examples="  python -m data_builders preference --model qwen2.5-7b --task rg --round 2\n"
     "  python -m data_builders preference --model qwen2.5-7b --task rg --from pairs.json"
 )
 def main(

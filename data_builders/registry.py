@@ -24,8 +24,7 @@ _FORMS: dict[str, Row] = yaml.safe_load(Path(__file__).with_name("forms.yaml").r
 def entries(registered: Iterable[str] = ()) -> dict[str, Row]:
     """Registered name to entry for every set of the kit; file names relative to the registry.
 
-    Of the mined sets those of round 1, for every backbone, and those of later rounds that are among
-    the names ``registered``.
+    Of the mined sets those of round 1, and those of later rounds among the names ``registered``.
     """
     models = backbones.table()
     mined = [
@@ -49,10 +48,7 @@ def preference_entry(task: str, model: str, lineage: Lineage) -> tuple[str, Row]
 
 
 def write_for(work: Path, later: dict[str, Row] | None = None) -> None:
-    """Write the registry of ``work``, with entries of ``later`` rounds.
-
-    Raises EscError where it has one of our names for another file.
-    """
+    """Write the registry of ``work``; EscError where it has one of our names for another file."""
     path = work / paths.REGISTRY
     _merge(path, files.read_json(path, default={}), entries() | (later or {}))
 

@@ -1,7 +1,6 @@
 """What the training set holds, beside the paper: Table 1 (upper half), Table 6 and Figure 8.
 
-Reads ``data/rg_sft_train.jsonl``; writes ``data/stats/stats.json`` and ``stats.md``. The lower half
-of Table 1 belongs to ``mining``; Figure 8 is drawn by the report.
+Reads ``data/rg_sft_train.jsonl``; writes ``data/stats/stats.json`` and ``stats.md``.
 """
 
 from collections.abc import Iterable
@@ -23,8 +22,8 @@ PAPER_TABLE_1, PAPER_TABLE_6 = PAPER["TABLE_1_ESCONV"], PAPER["TABLE_6"]
 def statistics(rows: Iterable[Row]) -> Row:
     """``table_1``, ``table_6`` and ``figure_8`` of RG rows of one split; EscError without any.
 
-    A supporter's characters count the strategy's tag. The figure holds, for each interval of
-    progress, the share of each strategy (0 to 1); those of an empty interval are 0.
+    A supporter's characters count the strategy's tag. Figure 8 is by interval of progress, then
+    strategy: shares, 0 to 1.
     """
     import pandas as pd
 

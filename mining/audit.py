@@ -1,10 +1,9 @@
 """A sheet on which people say whether the errors the judge named are really there, and its result.
 
-Draws N pairs per error type by their ids, writes ``runs/<model>/mining…/audit/<task>/``:
-``sheet.csv`` for a spreadsheet, ``sheet.html`` for a browser, a phone or paper (its ticks are saved
-as a CSV file that is read in the same way), and last ``audit.json``. A sheet with ticks in it is
-never overwritten. ``--read`` writes ``precision.json`` beside them: of the answers yes and no, the
-share of yes, per error type and over all.
+Draws N pairs per error type, writes ``runs/<model>/mining…/audit/<task>/``: ``sheet.csv``,
+``sheet.html`` (whose ticks are saved as a CSV file that is read in the same way), and last
+``audit.json``. A sheet with ticks in it is never overwritten. ``--read`` writes ``precision.json``
+beside them: of the answers yes and no, the share of yes, per error type and over all.
 """
 
 from collections import Counter, defaultdict
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from data_builders.pairs import PAIRS, Mining, Wanted
@@ -44,10 +44,7 @@ def _command(mining: Mining) -> str:
 
 
 def make(mining: Mining, n: int) -> Iterator[str]:
-    """Write the sheet; the lines one should see.
-
-    Raises EscError where there is one with ticks in it, or no pair to audit.
-    """
+    """Write the sheet; lines one should see. EscError where one with ticks is there, or no pair."""
     routed, folder = mining.pairs(), _folder(mining)
     with files.exclusive(folder):
         if (folder / CSV).is_file():
@@ -71,21 +68,12 @@ def make(mining: Mining, n: int) -> Iterator[str]:
                 "conversation": sheets.conversation(turn.history),
                 "seeker": turn.seeker,
                 "strategy": pair["gold_strategy"],
-                "gold": gold,
-                "rejected": rejected,
                 "explanation": pair["explanation"] or "",
             }
-            rows.append(row)
-        done: Row = {
-            "task": mining.task,
-            "model": mining.model,
-            "n": n,
-            "sampler": routed["provenance"]["sampler"],
-            "judge": routed["provenance"]["judge"],
-            "pairs": of,
-            "smoke": routed["smoke"],
-            "records": {row["record"]: row["error"] for row in rows},
-        }
+            rows.append(row | {"gold": gold, "rejected": rejected})
+        done: Row = {name: routed[name] for name in ("task", "model", "smoke")}
+        done |= {name: routed["provenance"][name] for name in ("sampler", "judge")}
+        done |= {"n": n, "pairs": of, "records": {row["record"]: row["error"] for row in rows}}
         page = sheets.page(
             TEMPLATE,
             sheet=[of, *done["records"]],
@@ -105,10 +93,9 @@ def make(mining: Mining, n: int) -> Iterator[str]:
 
 
 def read(mining: Mining, path: Path) -> Iterator[str]:
-    """Write ``precision.json`` from a ticked sheet; the lines one should see.
+    """Write ``precision.json`` from a ticked sheet, where a record without a row counts as blank.
 
-    A record without a row counts as blank. Raises EscError where no sheet was made, or, naming file
-    and row, where one cannot be read.
+    Yields the lines one should see; EscError, naming file and row, where it cannot be read.
     """
     folder = _folder(mining)
     made: Row = files.read_json(folder / DONE, made_by=_command(mining))
@@ -124,12 +111,11 @@ def read(mining: Mining, path: Path) -> Iterator[str]:
     with files.exclusive(folder):
         files.write_json(folder / PRECISION, done)
     yield f"precision   {made['task']} pairs of {made['model']}, judge {made['judge']}"
-    for name, one in (errors | {"all": done["all"]}).items():
-        share = "—" if one["precision"] is None else f"{one['precision']:.1%}"
-        interval = "" if one["low"] is None else f"[{one['low']:.1%}, {one['high']:.1%}]"
-        told = ", ".join(f"{one[answer]} {answer}" for answer in (*ANSWERS, "blank"))
-        yield f"            {name:<20}{share:>7} {interval:<16} {told}"
-    yield "            'all' is of the sheet, where error types are equally frequent"
+    table = pd.DataFrame.from_dict(errors | {"all": done["all"]}, orient="index")
+    shares = ["precision", "low", "high"]
+    table[shares] = table[shares].astype(float)
+    yield table.to_string(float_format="{:.1%}".format, na_rep="—")
+    yield "'all' is of the sheet, where error types are equally frequent"
     if done["smoke"]:
         yield step.SMOKE
     yield f"written     {folder / PRECISION}"

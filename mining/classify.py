@@ -2,10 +2,9 @@
 
 FILE is JSONL, JSON or CSV: predictions of this kit, foreign ones (``GT_strategy``,
 ``predict_strategy``, ``GT_content``, ``predict_content``), or verdicts that are already there, and
-then nobody is asked. Writes to FOLDER ``calls.jsonl``, every answer as it comes, ``errors.jsonl``,
-the error of every record, ``proportions.json``, and last ``run.json``. An answer that is no verdict
-is *unscored*, kept with its reason; a record without a reply is *not judged*. FAILED_ESCONV names
-the corpus whose replies Figure 2 shows beside the systems'; they go to ``runs/failed_esconv``.
+then nobody is asked. Writes to FOLDER ``calls.jsonl``, ``errors.jsonl``, the error of every record,
+``proportions.json``, and last ``run.json``. An answer that is no verdict is *unscored*, kept with
+its reason; a record without a reply is *not judged*.
 """
 
 from collections.abc import Sequence
@@ -48,11 +47,7 @@ _Record = Prediction | _Stored
 
 
 def _read(path: Path) -> tuple[list[_Record], Row]:
-    """The records of a file, all predictions or all stored verdicts; how many of them have no id,
-    and whether a row, or what lies beside the file, says that it is of a smoke run.
-
-    Raises EscError, naming the row, for whatever is not as it should be.
-    """
+    """The records, all predictions or all stored verdicts, and what marks them; EscError by row."""
     records: list[_Record] = []
     numbered, smoke = 0, step.made_beside(path)
     for named in predictions.named_rows(path):
@@ -69,10 +64,7 @@ def _read(path: Path) -> tuple[list[_Record], Row]:
 
 
 def _stored(named: Named) -> _Stored:
-    """A verdict that was there already, read as strictly as a judge's answer.
-
-    Where it does not say whether there is an error, its label does.
-    """
+    """Read as strictly as a judge's answer; a label alone says whether there is an error."""
     row, judge = named.row, str(named.row.get("judge") or STORED)
     if (status := row.get("status")) in judging.LEFT_OPEN:
         why, detail = (str(row.get(key) or "") for key in ("reason", "detail"))
@@ -134,10 +126,7 @@ def _report(out: Path, found: Row) -> str:
 
 
 def asking(path: Path, out: Path, how: JudgeSending) -> Asking[_Record]:
-    """The classification of one file, by nobody where its verdicts are there already.
-
-    Raises EscError where ``out`` is the file's own folder.
-    """
+    """The classification of one file, by nobody where its verdicts are there already."""
     step.check_apart(out, path)
     records, about = _read(path)
     stored = list(dict.fromkeys(one.judge for one in records if isinstance(one, _Stored)))
@@ -165,9 +154,7 @@ def asking(path: Path, out: Path, how: JudgeSending) -> Asking[_Record]:
 
 
 @cli.command(
-    examples="  python -m mining classify --predictions predictions.jsonl --out errors "
-    "--judge random\n"
-    "  python -m mining classify --predictions verdicts.jsonl --out errors\n"
+    examples="  python -m mining classify --predictions FILE --out errors --judge random\n"
     "  python -m mining classify --model qwen2.5-7b --price 0.40/1.60 --dry-run"
 )
 def main(

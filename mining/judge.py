@@ -1,7 +1,6 @@
 """A judge's verdict on every sampled reply: is it, beside the gold one, a pair to train on?
 
-    python -m mining judge --task rg --limit 2 --judge random
-    python -m mining judge --model qwen2.5-7b --task rg --price 0.40/1.60 --dry-run
+    python -m mining judge --task rg --judge random
 
 Reads ``samples.jsonl``, writes ``judges/<judge>/`` beside it: ``calls.jsonl``, every answer as it
 comes, ``verdicts.jsonl`` and ``run.json``. What is dropped without a verdict (equal to gold, seen
@@ -138,10 +137,7 @@ Judged = tuple[list[Candidate], dict[Key, Judgement]]
 
 
 def judged_turns(mining: Mining, asked: Asked | None) -> Iterator[Judged]:
-    """Every turn's candidates with the verdicts on them, turn by turn; none where nobody judged.
-
-    Verdicts are in the order of the samples: EscError where they are on others.
-    """
+    """Turn by turn its candidates and the verdicts on them; EscError where they are on others."""
     turns = read_turns(mining.folder / SAMPLES)
     if not asked:
         yield from ((turn, {}) for turn in turns)
@@ -165,10 +161,7 @@ _LABELS = {"retain": ["Yes", "No"], "rejected_error": [*map(str, FILTER_MENU)]}
 
 
 def agree(first: Asked, second: Asked) -> str:
-    """Write how far two judges' finished verdicts on one mining agree; the numbers one should see.
-
-    Raises EscError where verdicts are not whole, or on other samples.
-    """
+    """Write how far two judges' finished verdicts on a mining agree; the numbers one should see."""
     import pandas as pd
 
     mining, judges = first.mining, [first.folder.name, second.folder.name]
@@ -183,18 +176,17 @@ def agree(first: Asked, second: Asked) -> str:
         for one in (first, second)
     )
     # Both are on the same samples, in one order.
-    one, other = ones["status"] == SCORED, others["status"] == SCORED
-    pairs = {"both": one & other, "first only": one & ~other, "second only": other & ~one}
-    counts = {name: int(of.sum()) for name, of in (pairs | {"none": ~(one | other)}).items()}
+    scored = (ones["status"] == SCORED) & (others["status"] == SCORED)
     path = first.folder.with_name(f"agreement_{'_'.join(judges)}.json")
+    done: Row = {"task": mining.task, "model": mining.model, "judges": judges}
+    done |= {"pairs": len(scored), "scored by both": int(scored.sum())}
     lines = [
-        f"agreement   {path}: {judges[0]} (rows) and {judges[1]} (columns)",
-        f"pairs       {', '.join(f'{n:,} scored by {who}' for who, n in counts.items())}",
+        f"agreement   {path}: {judges[0]} (rows) and {judges[1]} (columns), both scored "
+        f"{done['scored by both']:,} of {len(scored):,} pairs"
     ]
-    done: Row = {"task": mining.task, "model": mining.model, "judges": judges, "pairs": counts}
     dialogue = ones["id"].str.rpartition("-")[0]
     for what, labels in _LABELS.items():
-        both = pd.DataFrame({"one": ones[what], "other": others[what]})[pairs["both"]]
+        both = pd.DataFrame({"one": ones[what], "other": others[what]})[scored]
         both = both.replace({True: "Yes", False: "No"}).groupby(dialogue, sort=False)
         said = [Counter(of.itertuples(index=False, name=None)) for _, of in both]
         total = sum(said, Counter[tuple[str, str]]())
@@ -211,8 +203,7 @@ def agree(first: Asked, second: Asked) -> str:
 
 
 @cli.command(
-    examples="  python -m mining judge --task rg --judge random\n"
-    "  python -m mining judge --task rg vanilla --model qwen2.5-7b --price 0.40/1.60\n"
+    examples="  python -m mining judge --task rg vanilla --model qwen2.5-7b --price 0.40/1.60\n"
     "  python -m mining judge --task rg --judge my-model --judge-base-url http://127.0.0.1:8000/v1"
 )
 def main(

@@ -1,7 +1,6 @@
 """What becomes of every sample: the pairs each training phase learns from, and why the rest is out.
 
     python -m mining route --task rg
-    python -m mining route --task rg --explain 231-7
 
 Reads ``samples.jsonl`` and a judge's ``verdicts.jsonl`` (the planner needs none) row by row, writes
 ``routed/`` beside them: ``routes.jsonl`` (the way of every sample), ``pairs.jsonl``,
@@ -56,8 +55,7 @@ def provenance_of(mining: Mining, asked: Asked | None) -> Row:
 def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
     """What ``route.json`` says of a mining; ``asked`` names the judge, None for the planner.
 
-    Raises, with nothing overwritten, EscError where samples or verdicts are not whole or do not
-    belong together, or no pair is left; and as `pairs.write`.
+    As `pairs.write`; EscError too where samples or verdicts are not whole, NoPairs for no pair.
     """
     made_by, fates = provenance_of(mining, asked), Counter[str]()
 
@@ -77,10 +75,7 @@ def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
 
 
 def _way(task: str, judged: Judged, made_by: Row, fates: Counter[str]) -> Ways:
-    """The routes, pairs and single replies of one turn.
-
-    Single are its unwanted answers, pair or not, and, where no verdict finds an error in it, gold.
-    """
+    """Of one turn; single are its unwanted answers and, where no verdict finds an error, gold."""
     turn, verdicts = judged
     ways = route_turn(task, turn, verdicts)
     found = {key: one for key, one in verdicts.items() if isinstance(one, FilterVerdict)}
@@ -109,10 +104,7 @@ def _way(task: str, judged: Judged, made_by: Row, fates: Counter[str]) -> Ways:
 
 
 def explain(mining: Mining, asked: Asked | None, turn_id: str) -> str:
-    """The turn, its samples, what the judge said of each, and what became of them, as YAML.
-
-    Raises EscError where the turn was not sampled.
-    """
+    """As YAML the turn, its samples, what the judge said of each, and what became of them."""
     made_by, judged = provenance_of(mining, asked), judged_turns(mining, asked)
     turn, verdicts = next((one for one in judged if one[0][0].id == turn_id), ([], {}))
     if not turn:
@@ -136,8 +128,7 @@ def explain(mining: Mining, asked: Asked | None, turn_id: str) -> str:
 
 
 @cli.command(
-    examples="  python -m mining route --task sp\n"
-    "  python -m mining route --task rg vanilla --judge random\n"
+    examples="  python -m mining route --task rg vanilla --judge random\n"
     "  python -m mining route --task rg --explain 231-7"
 )
 def main(

@@ -136,11 +136,7 @@ def _missing(rows: Sequence[Row]) -> int:
 
 
 def finished(path: Path, now: Row, again: Callable[..., str]) -> tuple[Row, str]:
-    """(options that the records in ``path`` were made with, SHA-256 of the file).
-
-    EscError, with the command ``again``, where they are not whole, or of something else than
-    ``now``, some of their options.
-    """
+    """(options of records, their SHA-256); EscError where they are not whole, or not of ``now``."""
     facts = RunFolder(path.parent, {}, path.name).finished()
     if facts is None:
         raise EscError(
@@ -163,8 +159,7 @@ def finished_samples(mining: Mining) -> tuple[Row, str]:
 
 
 @cli.command(
-    examples="  python -m mining sample --task sp --limit 2\n"
-    "  python -m mining sample --task sp rg vanilla --model qwen2.5-7b\n"
+    examples="  python -m mining sample --task sp rg vanilla --model qwen2.5-7b\n"
     "  python -m mining sample --task rg --samples 5 --dry-run"
 )
 def main(

@@ -1,9 +1,8 @@
 """What a mining has brought, beside the paper: Table 1 (lower half), Figures 9 to 14, rates kept.
 
-Reads ``routed/`` of every task that is mined, and the train set; writes
-``runs/<model>/mining…/stats/``: ``stats.md``, ``examples.md`` (one pair per error type, drawn by
-its id), and last ``stats.json``. The paper prints no numbers for its Figure 9; those of Figure 10
-are Table 1's. Both are drawn on the report's page.
+Reads ``routed/`` of every task that is mined, writes ``runs/<model>/mining…/stats/``: ``stats.md``,
+``examples.md`` (a pair per error type, drawn by its id), ``stats.json``. The report draws Figures 9
+and 10.
 """
 
 import hashlib
@@ -40,10 +39,7 @@ _BY = {"error": PsychError, "gold strategy": Strategy}
 
 
 def _told(mining: Mining, routed: Row, pairs: Any) -> Row:
-    """What ``stats.json`` says of a task, of its frame of pairs and the ways of all samples.
-
-    There are no ways of a file of others, whose pairs have no samples that were dropped.
-    """
+    """What ``stats.json`` says of a task; of a file of others there are no dropped samples."""
     quadrants = pairs["quadrant"].value_counts()
     sides = {"chosen": "gold_strategy", "rejected": "strategy"}
     counts = {side: pairs[column].value_counts() for side, column in sides.items()}
@@ -102,10 +98,7 @@ def _source(routed: Row) -> str:
 
 
 def draw(pairs: Iterable[Row], n: int) -> list[Row]:
-    """``n`` pairs per error type, or all where there are fewer, in an order that mixes the types.
-
-    By a hash of turn and sample: a larger ``n`` adds to what a smaller one draws.
-    """
+    """``n`` pairs per error type, by a hash of their ids: a larger ``n`` adds to a smaller one."""
     of_type: dict[str, list[Row]] = defaultdict(list)
     for pair in sorted(pairs, key=_place):
         if pair["error"] not in (None, PsychError.NONE):
@@ -118,10 +111,7 @@ def _place(pair: Row) -> str:
 
 
 def examples(work: Path, drawn: Mapping[str, tuple[str, Row]], notes: Sequence[str]) -> str:
-    """One pair per error type with its whole conversation, as in Figures 11 to 14.
-
-    ``drawn`` holds the task and the pair of an error.
-    """
+    """A page of (task, pair) by error, each with its conversation, as in Figures 11 to 14."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages"),
         undefined=jinja2.StrictUndefined,

@@ -166,7 +166,7 @@ def mined_rg(bench, server, planted, errors):
 def test_single_replies_of_one_turn_alone_leave_no_file_and_say_so(bench, server, planted):
     code, out, _ = mined_rg(bench, server, planted, {reply(bench.turns()[0], 0): EMPATHY})
     name = f"esc_rg_kto_{EMBEDDED}"
-    assert code == 0 and f"{name}: 0 rows, so no file" in out
+    assert code == 0 and f"{name}.jsonl: 0 rows, so no file" in out
     assert [path.stem for path in sets(bench.work)] == [f"esc_rg_dpo_{EMBEDDED}"]
 
 
@@ -190,7 +190,7 @@ def test_a_mix_without_a_pair_has_no_file_any_more_and_that_is_said(bench, serve
         names = {path.stem.removeprefix(f"esc_vanilla_dpo_{EMBEDDED}") for path in sets(bench.work)}
         mix = {3: {"_psnr", "_nsnr_psnr"}, 0: {"_nsnr_nspr"}}[index]
         assert code == 0 and names == {"", f"esc_vanilla_kto_{EMBEDDED}"} | mix
-    assert f"esc_vanilla_dpo_{EMBEDDED}_psnr: 0 rows, so no file" in out
+    assert f"esc_vanilla_dpo_{EMBEDDED}_psnr.jsonl: 0 rows, so no file" in out
 
 
 def test_the_manifest_describes_every_set_and_the_same_bytes_come_again(mined, hashes):
