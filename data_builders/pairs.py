@@ -206,8 +206,8 @@ def take(path: Path, mining: Mining, *, force: bool) -> Row:
 
     def way(turn: GoldTurn, said: Sequence[Row]) -> Ways:
         gold = turn.strategy if mining.task == "sp" else turn.response
-        common = {"id": turn.id, "seed": None, "gold_strategy": turn.strategy, "chosen": gold}
-        common |= {"truncated": False, "provenance": made_by}
+        common: Row = {"id": turn.id, "gold_strategy": turn.strategy, "chosen": gold}
+        common |= {"seed": None, "truncated": False, "provenance": made_by}
         pairs = [common | one | {"sample": sample} for sample, one in enumerate(said)]
         return [], pairs, singles(pairs, made_by)
 

@@ -49,7 +49,7 @@ def make(mining: Mining, n: int) -> Iterator[str]:
     with files.exclusive(folder):
         if (folder / CSV).is_file():
             sheets.check_blank(folder / CSV, ["answer"])
-        drawn = draw(files.read_jsonl(mining.routed / PAIRS), n)
+        drawn = list(draw(files.read_jsonl(mining.routed / PAIRS), n))
         if not drawn:
             raise EscError(f"{mining.routed / PAIRS} holds no pair with an error to audit")
         (folder / DONE).unlink(missing_ok=True)

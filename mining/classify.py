@@ -8,7 +8,6 @@ its reason; a record without a reply is *not judged*.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +20,7 @@ from esc import cli, files, judging, predictions, step
 from esc.files import EscError, Row
 from esc.judging import SCORED, Asking, Judge, JudgeSending, Reason, Unscored
 from esc.llm import Asks
-from esc.predictions import PREDICTIONS, Named, Prediction
+from esc.predictions import PREDICTIONS, Prediction
 from esc.psych_errors import PsychError, parse
 from esc.stats import shares
 from esc.step import RunFolder
@@ -34,16 +33,8 @@ _PAPERS = {"Error Type", "Contains Empathy Error"}
 _OWN = {"status", "judge", "error"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """A verdict that is there already."""
-
-    id: str
-    judge: str
-    said: ErrorVerdict | Unscored
-
-
-_Record = Prediction | _Stored
+_Record = tuple[str, Row, Prediction | ErrorVerdict | Unscored]
+"""Its id; the ``judge`` of a stored verdict, else nothing; what is judged, or the verdict."""
 
 
 def _read(path: Path) -> tuple[list[_Record], Row]:
@@ -56,24 +47,24 @@ def _read(path: Path) -> tuple[list[_Record], Row]:
         smoke |= bool(row.get("smoke") or (isinstance(made_with, dict) and made_with.get("smoke")))
         # Pairs, routes and preference sets name errors too, and are no verdicts on predictions.
         is_verdict = bool(_PAPERS & row.keys()) or row.keys() >= _OWN
-        stored = isinstance(records[0], _Stored) if records else is_verdict
+        stored = bool(records[0][1]) if records else is_verdict
         if stored and not is_verdict:
             raise EscError(f"{named.where}: no verdict, though the first row is one")
-        records.append(_stored(named) if stored else predictions.prediction_of(named))
+        said = _stored(row) if stored else predictions.prediction_of(named)
+        by = {"judge": str(row.get("judge") or STORED)} if stored else {}
+        records.append((named.id, by, said))
     return records, {"numbered": numbered, "smoke": smoke}
 
 
-def _stored(named: Named) -> _Stored:
+def _stored(row: Row) -> ErrorVerdict | Unscored:
     """Read as strictly as a judge's answer; a label alone says whether there is an error."""
-    row, judge = named.row, str(named.row.get("judge") or STORED)
     if (status := row.get("status")) in judging.LEFT_OPEN:
-        why, detail = (str(row.get(key) or "") for key in ("reason", "detail"))
-        return _Stored(named.id, judge, Unscored(why or status, detail, status))
+        return Unscored(str(row.get("reason") or status), str(row.get("detail") or ""), status)
     label = row.get("Error Type", row.get("error"))
     says = row.get("Contains Empathy Error", row.get("contains_error"))
     if says is None:
         if not isinstance(label, str) or not label.strip():
-            return _Stored(named.id, judge, Unscored(Reason.INCOMPLETE, "no label"))
+            return Unscored(Reason.INCOMPLETE, "no label")
         says = "No" if parse(label) is PsychError.NONE else "Yes"
     fields = {
         "contains_error": says,
@@ -81,23 +72,23 @@ def _stored(named: Named) -> _Stored:
         "explanation": row.get("Brief Explanation", row.get("explanation")),
         "suggestion": row.get("Improvement Suggestion", row.get("suggestion")),
     }
-    return _Stored(named.id, judge, ErrorVerdict.read(orjson.dumps(fields).decode()))
+    return ErrorVerdict.read(orjson.dumps(fields).decode())
 
 
 async def _ask(asks: Asks, record: _Record, *, judge: Judge) -> ErrorVerdict | Unscored:
-    if isinstance(record, _Stored):
-        return record.said
-    if record.reply is None:
-        return Unscored(record.lacking, status=judging.NOT_JUDGED)
-    said = {"seeker": record.seeker, "strategy": record.strategy, "reply": record.reply}
-    chat, drawn_by = question(ErrorVerdict, record.history, **said), f"error\n{record.id}"
-    return await judging.verdict(asks, judge, ErrorVerdict, record.id, chat, drawn_by)
+    name, _, said = record
+    if not isinstance(said, Prediction):
+        return said
+    if said.reply is None:
+        return Unscored(said.lacking, status=judging.NOT_JUDGED)
+    quoted = {"seeker": said.seeker, "strategy": said.strategy, "reply": said.reply}
+    chat = question(ErrorVerdict, said.history, **quoted)
+    return await judging.verdict(asks, judge, ErrorVerdict, name, chat, f"error\n{name}")
 
 
 def _row(record: _Record, said: ErrorVerdict | Unscored) -> Row:
     fields = ("error", "status", "reason", "detail", "explanation", "suggestion")
-    row: Row = {"id": record.id} | {name: getattr(said, name, None) or None for name in fields}
-    return row | ({"judge": record.judge} if isinstance(record, _Stored) else {})
+    return {"id": record[0]} | {n: getattr(said, n, None) or None for n in fields} | record[1]
 
 
 def _proportions(rows: Sequence[Row]) -> Row:
@@ -115,13 +106,12 @@ def _report(out: Path, found: Row) -> str:
     table = pd.DataFrame.from_dict(found["errors"], orient="index")
     percent = table[["share", "low", "high"]].astype(float) * 100
     shown = table[["count"]].join(percent.add_suffix(", %"))
+    every = judging.every_row(found, found["n"])
+    head = (
+        f"errors      {out / ERRORS}: {found['records']:,} records = {every}; by {found['judge']}"
+    )
     return "\n".join(
-        [
-            f"errors      {out / ERRORS}: {found['records']:,} records = "
-            f"{judging.every_row(found, found['n'])}; judge {found['judge']}",
-            shown.to_string(float_format="%.1f", na_rep="—"),
-            *judging.closing(found),
-        ]
+        [head, shown.to_string(float_format="%.1f", na_rep="—"), *judging.closing(found)]
     )
 
 
@@ -129,7 +119,7 @@ def asking(path: Path, out: Path, how: JudgeSending) -> Asking[_Record]:
     """The classification of one file, by nobody where its verdicts are there already."""
     step.check_apart(out, path)
     records, about = _read(path)
-    stored = list(dict.fromkeys(one.judge for one in records if isinstance(one, _Stored)))
+    stored = list(dict.fromkeys(by["judge"] for _, by, _ in records if by))
     judge = Judge(", ".join(stored)) if stored else how.who()
     about["smoke"] |= any(map(judging.is_smoke, stored or [judge.name]))
     options = {

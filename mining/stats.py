@@ -7,7 +7,7 @@ and 10.
 
 import hashlib
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,17 +97,17 @@ def _source(routed: Row) -> str:
     return f"sampled from {model} {of['sampler']}{by}"
 
 
-def draw(pairs: Iterable[Row], n: int) -> list[Row]:
+def draw(pairs: Iterable[Row], n: int) -> Iterator[Row]:
     """``n`` pairs per error type, by a hash of their ids: a larger ``n`` adds to a smaller one."""
-    of_type: dict[str, list[Row]] = defaultdict(list)
-    for pair in sorted(pairs, key=_place):
-        if pair["error"] not in (None, PsychError.NONE):
-            of_type[pair["error"]].append(pair)
-    return sorted((pair for found in of_type.values() for pair in found[:n]), key=_place)
 
+    def place(pair: Row) -> str:
+        return hashlib.sha256(f"audit\n{pair['id']}/{pair['sample']}".encode()).hexdigest()
 
-def _place(pair: Row) -> str:
-    return hashlib.sha256(f"audit\n{pair['id']}/{pair['sample']}".encode()).hexdigest()
+    taken: Counter[str] = Counter()
+    for pair in sorted(pairs, key=place):
+        taken[pair["error"]] += 1
+        if pair["error"] not in (None, PsychError.NONE) and taken[pair["error"]] <= n:
+            yield pair
 
 
 def examples(work: Path, drawn: Mapping[str, tuple[str, Row]], notes: Sequence[str]) -> str:

@@ -46,11 +46,11 @@ def test_the_draw_takes_n_of_every_error_by_id_and_a_larger_one_holds_a_smaller_
 
     pairs = [pair(k) for k in range(50)] + [pair(k, SHIFT, 1) for k in range(3)]
     pairs.append(pair(1, PsychError.NONE, 2))
-    few = stats.draw(pairs, 5)
+    few = list(stats.draw(pairs, 5))
     errors = [one["error"] for one in few]
     assert (errors.count(EMPATHY), errors.count(SHIFT), len(errors)) == (5, 3, 8)
-    assert stats.draw(pairs[::-1], 5) == few != pairs[:5]
-    assert all(one in stats.draw(pairs, 20) for one in few)
+    assert [*stats.draw(pairs[::-1], 5)] == few != pairs[:5]
+    assert all(one in [*stats.draw(pairs, 20)] for one in few)
 
 
 def test_the_sheet_has_its_pairs_and_blank_answers_and_is_marked(routed, bench):

@@ -91,19 +91,6 @@ def test_every_record_has_a_row_and_what_is_no_verdict_is_outside_the_shares(run
     assert len(server.chats()) == 5
 
 
-@pytest.mark.parametrize("name", ["{}", "{}-0"], ids=["turns alone", "turns of dialogues"])
-def test_proportions_have_intervals_by_dialogue_or_by_wilson(run, server, name):
-    server.says = {f"reply {k}": said("Lack of Empathy") for k in range(15)}
-    _, shown, _, out = run([prediction(name.format(k), f"reply {k}") for k in range(148)])
-    found = shares(out)["errors"]["Lack of Empathy"]
-    assert found["count"] == 15 and found["share"] == pytest.approx(15 / 148)
-    if name == "{}":
-        # Newcombe (1998), Table I, method 3.
-        assert (found["low"], found["high"]) == pytest.approx((0.0624, 0.1605), abs=5e-5)
-    told = "over turns, since the ids name no dialogues" if name == "{}" else "of dialogues"
-    assert told in shares(out)["interval"] and shares(out)["interval"] in shown
-
-
 def test_foreign_field_names_are_read_and_rows_without_id_are_numbered(run, server):
     row = {"GT_strategy": "Question", "predict_strategy": "Questions", "GT_content": "why?"}
     said = {"predict_content": "oh well", "conversation": ["hello", "hi", "I am sad"]}

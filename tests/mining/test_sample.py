@@ -113,12 +113,6 @@ def test_killed_while_sampling_it_goes_on_to_the_same_bytes(draw, bench, server,
     assert (folder / "samples.jsonl").read_bytes() == whole
 
 
-def test_a_dry_run_says_how_many_requests_and_sends_none(draw, bench, server):
-    code, out, _ = draw("rg", "--limit", "1", "--dry-run")
-    assert code == 0 and f"{3 * len(bench.turns(1))} requests" in out
-    assert server.log == [] and not (bench.mining("rg").folder / "samples.jsonl").exists()
-
-
 def test_a_second_round_samples_the_models_of_the_first_into_a_folder_of_its_own(
     draw, bench, server, hashes
 ):
