@@ -112,7 +112,7 @@ def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
             for key, (labels,) in encoded.items()
             if key.endswith("labels")
         }
-        said = row.get("conversations", ()) if kind == "Supervised" else ()
+        said = (kind == "Supervised" and row.get("conversations")) or ()
         replies = sum(message["from"] == "gpt" for message in said) or 1
         text = "\n".join(one["content"] for one in aligned["_prompt"] + aligned["_response"])
         text += aligned["_system"] or ""

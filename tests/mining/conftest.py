@@ -99,6 +99,13 @@ class Bench:
     def route(self, task, *options, judge_name="m"):
         return self.run(route.main, "--task", task, "--judge", judge_name, *options)
 
+    def mine(self, *tasks, judge_name="m", url=None, later=()):
+        """Judge what is sampled and route it, without an error."""
+        judged = [task for task in tasks if task != "sp"]
+        by = ("--judge", judge_name, *(("--judge-base-url", url) if url else ()), *later)
+        for main, of in ((judge.main, judged), (route.main, tasks)):
+            assert not of or self.run(main, "--task", *of, *by)[0] == 0
+
     def preference(self, *tasks_and_options):
         return self.run(preference.main, "--task", *tasks_and_options)
 

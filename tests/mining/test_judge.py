@@ -51,7 +51,7 @@ def test_planted_errors_are_the_pairs_of_the_generator_and_nothing_else(bench, s
         order = sorted(range(3), key=lambda index, turn=turn: derived_seed(turn.id, index))
         bad = [index for index in order if planted.plan[reply(turn, index)] is not NONE]
         expected += [(turn.id, index, planted.plan[reply(turn, index)]) for index in bad[:1]]
-    assert bench.judge("rg", url=server.url)[0] == bench.route("rg")[0] == 0
+    bench.mine("rg", url=server.url)
     pairs = bench.routed("rg", "pairs.jsonl")
     assert [(pair["id"], pair["sample"], pair["error"]) for pair in pairs] == expected
     turns = {turn.id: turn for turn in bench.turns()}
@@ -63,8 +63,6 @@ THOUGHT = f"<think>\nDraft: {FORGED}\nBut is the chosen reply not a template"
 ODD = [
     ("I would keep it.", "no verdict in the answer"),
     (FORGED + FORGED.replace("Yes", "No"), "two verdicts that differ"),
-    (FORGED.replace("Lack of Empathy", "Rudeness"), "label not offered"),
-    ('{"Should the sample be retained": "Yes"}', "fields missing"),
     ("", "empty answer"),
     (NO_TEXT, "empty answer"),
     (TRUNCATED, "answer cut at its length limit"),

@@ -26,7 +26,7 @@ def routed(bench, server, planted):
     bench.sample("rg", reply, 3, limit=LIMIT)
     texts = [reply(turn, index) for turn in bench.turns(LIMIT) for index in range(3)]
     planted.plan = dict(zip(texts, cycle([NONE, EMPATHY]), strict=False))
-    assert bench.judge("rg", url=server.url)[0] == bench.route("rg")[0] == 0
+    bench.mine("rg", url=server.url)
     assert bench.preference("rg")[0] == 0
     return bench
 

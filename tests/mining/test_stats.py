@@ -26,8 +26,7 @@ def mined(bench, server, planted):
     planted.plan = {
         f"sampled {turn.id}": ERRORS[place % 3] for place, turn in enumerate(turns[::2])
     }
-    assert bench.judge("rg", "--task", "rg", "vanilla", url=server.url)[0] == 0
-    assert bench.route("sp", "--task", "sp", "rg", "vanilla")[0] == 0
+    bench.mine("sp", "rg", "vanilla", url=server.url)
     return turns
 
 
@@ -85,8 +84,7 @@ def test_what_a_smoke_run_leaves_carries_the_mark_and_every_error_has_an_example
 def test_a_task_that_is_not_mined_is_named_and_has_nothing_in_table_1(bench, folder):
     assert "make mine-sp" in bench.stats()[2]
     bench.sample("vanilla", lambda turn, _: tag(wrong(turn.strategy), "sampled"))
-    bench.judge("vanilla", judge_name="random")
-    bench.route("vanilla", judge_name="random")
+    bench.mine("vanilla", judge_name="random")
     code, out, _ = bench.stats()
     assert code == 0 and "rg: not mined" in out
     assert set(files.read_json(folder / "stats.json")["table_1"]["here"].values()) == {None}
@@ -98,8 +96,7 @@ def test_text_of_a_model_is_no_markdown(bench, server, planted, folder):
     bench.sample("rg", lambda turn, _: f"{evil} {turn.id}")
     heard = Message("user", evil).wire()["content"]
     planted.plan = {f"{heard} {turn.id}": ERRORS[0] for turn in bench.turns()}
-    bench.judge("rg", url=server.url)
-    bench.route("rg")
+    bench.mine("rg", url=server.url)
     assert bench.stats()[0] == 0
     text = (folder / "examples.md").read_text()
     assert not re.search(r"(?<!\\)<|\n# Heading", text)
