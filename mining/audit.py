@@ -39,8 +39,8 @@ def _folder(mining: Mining) -> Path:
 
 def _command(mining: Mining) -> str:
     lineage = {name.lower(): value for name, value in mining.lineage.variables.items()}
-    of = {"work": mining.work, "model": mining.model, "task": mining.task}
-    return paths.step("mining", "audit", **of, **lineage)
+    of = mining.work, mining.model, mining.task
+    return paths.step("mining", "audit", work=of[0], model=of[1], task=of[2], **lineage)
 
 
 def make(mining: Mining, n: int) -> Iterator[str]:

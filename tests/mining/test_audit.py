@@ -53,25 +53,18 @@ def test_the_draw_takes_n_of_every_error_by_id_and_a_larger_one_holds_a_smaller_
     assert all(one in [*stats.draw(pairs, 20)] for one in few)
 
 
-def test_the_sheet_has_its_pairs_and_blank_answers_and_is_marked(routed, bench):
-    folder = routed()
+def test_the_sheet_has_its_pairs_as_plain_text_and_blank_answers_and_is_marked(routed, bench):
+    folder = routed('=1+1 </article><script>alert(1)</script><img src=x onerror="a()"> {{ 7*7 }}')
     code, out, _ = bench.audit("--n", 3)
     rows, page = rows_of(folder), (folder / "sheet.html").read_text()
     assert code == 0 and "SMOKE" in out and "<strong>SMOKE</strong>" in page and len(rows) == 6
     assert {row["error"] for row in rows} == {EMPATHY.value, SHIFT.value}
-    assert all(row["rejected"].startswith("sampled") and row["seeker"] for row in rows)
+    assert all(row["rejected"].startswith("'=1+1") and row["seeker"] for row in rows)
+    assert page.count("<script>") == 1 and "<img" not in page and "{{ 7*7 }}" in page
     assert {row["answer"] + row["comment"] for row in rows} == {""}
     assert all(f'data-record="{row["record"]}"' in page for row in rows)
     assert all(re.fullmatch(r"\d+-\d+ sample 0 \([0-9a-f]{6}\)", row["record"]) for row in rows)
     assert f"python -m mining audit --task rg --work {bench.work} --read sheet.csv" in page
-
-
-def test_text_of_a_model_is_no_formula_and_no_markup(routed, bench):
-    folder = routed('=1+1 </article><script>alert(1)</script><img src=x onerror="a()"> {{ 7*7 }}')
-    bench.audit("--n", 2)
-    rows, page = rows_of(folder), (folder / "sheet.html").read_text()
-    assert all(row["rejected"].startswith("'=1+1") for row in rows)
-    assert page.count("<script>") == 1 and "<img" not in page and "{{ 7*7 }}" in page
 
 
 def test_a_sheet_without_answers_is_made_anew_and_no_other_is(routed, bench):

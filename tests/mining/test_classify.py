@@ -91,17 +91,6 @@ def test_every_record_has_a_row_and_what_is_no_verdict_is_outside_the_shares(run
     assert len(server.chats()) == 5
 
 
-def test_foreign_field_names_are_read_and_rows_without_id_are_numbered(run, server):
-    row = {"GT_strategy": "Question", "predict_strategy": "Questions", "GT_content": "why?"}
-    said = {"predict_content": "oh well", "conversation": ["hello", "hi", "I am sad"]}
-    code, shown, _, out = run(json.dumps([row | said, row | said]))
-    assert code == 0 and "2 records have none" in shown
-    assert [one["id"] for one in errors(out)] == ["0", "1"]
-    asked = {"conversation": "seeker: hello\nsupporter: hi", "message": "I am sad"}
-    asked |= {"strategy": "Question", "reply": "oh well"}
-    assert all(quoted(request) == asked for request in server.chats())
-
-
 def test_stored_verdicts_in_the_papers_form_ask_nobody(run, server):
     rows = [
         {"id": 1, **json.loads(said("Strategy Mismatch"))},

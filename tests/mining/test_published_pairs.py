@@ -60,10 +60,14 @@ def take(bench, tmp_path):
 @pytest.mark.parametrize("task", SETS)
 def test_every_train_turn_is_found_again(bench, take, task, with_ids, lines):
     turns = bench.turns()
-    rows = [given(task, turn, **({"id": turn.id} if with_ids else {})) for turn in turns[::-1]]
+    own = {"error_type": "lacks empathy", "explanation": "cold"}
+    named = [own | ({"id": turn.id} if with_ids else {}) for turn in turns[::-1]]
+    rows = [given(task, turn, **one) for turn, one in zip(turns[::-1], named, strict=True)]
     assert take(task, rows, lines=lines)[0] == 0
     built = bench.set_rows(SETS[task])
     assert [row["id"] for row in built] == [turn.id for turn in turns]
+    error = PsychError.STRATEGY_MISMATCH if task == "sp" else PsychError.LACK_OF_EMPATHY
+    assert {(row["error"], row["explanation"]) for row in built} == {(error, "cold")}
     for row, own in zip(built, rows[::-1], strict=True):
         for side in ("chosen", "rejected"):
             assert row[side]["value"] == own[side]["content"]
@@ -75,6 +79,7 @@ def test_the_set_is_registered_has_the_train_rows_prompts_and_is_trained_on(benc
     for row, own in zip(bench.set_rows(SETS["rg"]), train, strict=True):
         assert row["system"] == own["system"]
         assert row["conversations"][-1] == {"from": "human", "value": own["instruction"]}
+    assert "pairs of the file theirs.json" in bench.stats()[1]
     entry = files.read_json(bench.work / paths.REGISTRY)[SETS["rg"]]
     mined = provenance(None, bench.work / entry["file_name"])
     assert entry["ranking"] is True and mined["smoke"] is True
@@ -132,22 +137,3 @@ def test_a_row_that_is_no_pair_is_one_line_that_names_it(bench, take, change, to
     code, _, err = take("rg", [given("rg", turns[0]), given("rg", turns[1]) | change])
     assert code == 2 and err.count("\n") == 1
     assert "row 1 (from 0)" in err and told in err
-
-
-def test_statistics_are_made_with_the_errors_that_the_file_names(bench, take):
-    assert take("sp", [given("sp", turn) for turn in bench.turns()])[0] == 0
-    first, second, *rest = bench.turns()
-    rows = [
-        given("rg", first, error="Lack of Empathy"),
-        given("rg", second, error_type="Template Response"),
-        *(given("rg", turn) for turn in rest),
-    ]
-    assert take("rg", rows)[0] == 0
-    bench.stats()
-    folder = bench.work / paths.mining(EMBEDDED) / "stats"
-    told = files.read_json(folder / "stats.json")
-    here = told["table_1"]["here"]
-    assert here["strategy pairs"] == here["response pairs"] == len(rows)
-    assert here["mean characters of rejected"] == len(BAD)
-    assert here[PsychError.LACK_OF_EMPATHY] == here[PsychError.TEMPLATE_RESPONSE] == 1
-    assert any("pairs of the file theirs.json" in note for note in told["notes"])

@@ -10,7 +10,7 @@ import yaml
 from esc import files
 from esc.files import EscError
 from esc.psych_errors import PsychError
-from esc.strategies import Strategy, tag
+from esc.strategies import tag
 
 NONE, EMPATHY = PsychError.NONE, PsychError.LACK_OF_EMPATHY
 LIMIT = 4
@@ -211,12 +211,5 @@ def test_explain_tells_the_whole_way_of_a_turn_and_writes_nothing(
     assert samples[1]["fate"] == "pair" and samples[1]["error"] == EMPATHY
     assert samples[1]["verdict"]["rejected_explanation"] == "so"
     assert samples[2]["unscored"] == "no verdict in the answer: I would \x1b[2J keep it."
+    assert samples[2]["strategy"] == first.strategy and samples[2]["quadrant"] is None
     assert "turn 999-9 was not sampled" in refused("--explain", "999-9")
-
-
-def test_explain_of_an_entangled_answer_names_strategy_and_quadrant(bench):
-    bench.sample("vanilla", lambda turn, _: tag(Strategy.OTHERS, reply(turn, 0)), limit=LIMIT)
-    bench.judge("vanilla", judge_name="random")
-    out = bench.route("vanilla", "--explain", bench.turns(LIMIT)[0].id, judge_name="random")[1]
-    (one,) = yaml.safe_load(out)["samples"]
-    assert one["strategy"] == "Others" and one["quadrant"].startswith("Ns")
