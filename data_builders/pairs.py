@@ -243,10 +243,9 @@ def _matched(
             side if isinstance(side, str) else side.text for side in (row.chosen, row.rejected)
         )
         strategy, text = strip_tag(rejected) if task == "vanilla" else (None, rejected)
-        error = psych_errors.parse(str(row.error or ""))
         if task == "sp":
             strategy, chosen = parse(rejected), parse(chosen) or chosen
-            error = PsychError.STRATEGY_MISMATCH
+        named_error = psych_errors.parse(str(row.error or ""))
         quadrant = Quadrant(row.quadrant) if row.quadrant in list(Quadrant) else None
         answers = alike.get(_words(*(one.text for one in row.messages if one.role != "system")), {})
         found = answers.get(_words(chosen), [])
@@ -254,8 +253,9 @@ def _matched(
         kind = strategy if task == "sp" else quadrant
         named = [place for place in found if turns[place].id == row.id] or found
         free = [place for place in named if (place, kind) not in taken]
-        sides = (chosen.casefold().split(), rejected.casefold().split())
-        same = strategy == chosen if task == "sp" else sides[0] == sides[1]
+        same = chosen.casefold().split() == rejected.casefold().split()
+        if task == "sp":
+            same = any(strategy is turns[place].strategy for place in found)
         reasons = {
             "fits no train turn": not answers,
             "its chosen answer is not the gold one of its train turn": not found,
@@ -271,7 +271,7 @@ def _matched(
             own = {
                 "strategy": strategy or turns[free[0]].strategy,
                 "rejected": strategy if task == "sp" else text.strip(),
-                "error": error,
+                "error": PsychError.STRATEGY_MISMATCH if task == "sp" else named_error,
                 "explanation": row.explanation if isinstance(row.explanation, str) else None,
                 "quadrant": quadrant if task == "vanilla" else None,
             }

@@ -26,10 +26,6 @@ from mining.stats import draw
 
 TEMPLATE = Path(__file__).parent / "pages" / "audit.html.j2"
 ANSWERS = ("yes", "no", "unsure")
-COLUMNS = (
-    *("record", "error", "conversation", "seeker", "strategy", "gold", "rejected", "explanation"),
-    *("answer", "comment"),
-)
 CSV, HTML, DONE, PRECISION = "sheet.csv", "sheet.html", "audit.json", "precision.json"
 
 
@@ -68,9 +64,11 @@ def make(mining: Mining, n: int) -> Iterator[str]:
                 "conversation": sheets.conversation(turn.history),
                 "seeker": turn.seeker,
                 "strategy": pair["gold_strategy"],
+                "gold": gold,
+                "rejected": rejected,
                 "explanation": pair["explanation"] or "",
             }
-            rows.append(row | {"gold": gold, "rejected": rejected})
+            rows.append(row)
         done: Row = {name: routed[name] for name in ("task", "model", "smoke")}
         done |= {name: routed["provenance"][name] for name in ("sampler", "judge")}
         done |= {"n": n, "pairs": of, "records": {row["record"]: row["error"] for row in rows}}
@@ -83,7 +81,7 @@ def make(mining: Mining, n: int) -> Iterator[str]:
             errors={error.value: error.definition for error in PsychError},
             answers=ANSWERS,
         )
-        files.write_text(folder / CSV, sheets.csv_text(COLUMNS, rows))
+        files.write_text(folder / CSV, sheets.csv_text([*rows[0], "answer", "comment"], rows))
         files.write_text(folder / HTML, page)
         files.write_json(folder / DONE, done)
     told = ", ".join(f"{k} {error}" for error, k in Counter(done["records"].values()).items())

@@ -34,17 +34,15 @@ from mining.routing import Fate, route_turn, seeded
 from mining.sample import finished_samples
 from mining.verdicts import FilterVerdict
 
-SAMPLED = (
-    *("MODEL", "task", "VARIANT", "ROUND", "sampler", "weights", "prompts", "temperature", "top_p"),
-    *("DECODE", "data", "smoke"),
-)
-"""Options of the sampling that a pair's provenance tells."""
+_UNTOLD = {"format", "LIMIT", "SAMPLES", "reply_tokens", "turns"}
+"""Options of the sampling that a pair's provenance does not tell."""
 
 
 def provenance_of(mining: Mining, asked: Asked | None) -> Row:
     """What decided all pairs of a mining; EscError where samples or verdicts are not whole."""
     options, samples = finished_samples(mining)
-    made_by = {name.lower(): options[name] for name in SAMPLED} | {"split": "train", "judge": None}
+    made_by = {name.lower(): one for name, one in options.items() if name not in _UNTOLD}
+    made_by |= {"split": "train", "judge": None}
     if asked:
         by = asked.finished(samples)
         made_by |= {"judge": by["JUDGE"], "blind": by["BLIND"], "judge_prompts": by["prompts"]}

@@ -51,17 +51,17 @@ async def _sampled(asks: Asks, draw: _Draw, *, mining: Mining, model: str, decod
 
 def _row(draw: _Draw, said: Row | Failure) -> Row:
     turn, index = draw
-    lost = isinstance(said, Failure)
+    own = {"failure": asdict(said)} if isinstance(said, Failure) else said
     row = Candidate(
         id=turn.id,
         sample=index,
         seed=derived_seed(turn.id, index),
         gold_strategy=turn.strategy,
         gold_response=turn.response,
-        status="failed" if lost else "ok",
-        **({"failure": asdict(said)} if isinstance(said, Failure) else said),
+        status="failed" if isinstance(said, Failure) else "ok",
+        **own,
     )
-    return row.model_dump(mode="json", exclude=None if lost else {"failure"})
+    return row.model_dump(mode="json", exclude=None if row.failure else {"failure"})
 
 
 def asking(
@@ -100,19 +100,15 @@ def asking(
         }
 
     def report(facts: Row) -> str:
+        path, asked = mining.folder / SAMPLES, facts["requests"]
+        lines = [
+            f"samples     {path}: {facts['samples']:,} of {len(turns):,} train turns, by {model}",
+            f"            {facts['unparsable']:,} without a strategy that parses, "
+            f"{facts['truncated']:,} cut at the length limit, {facts['failed']:,} failed",
+            f"requests    {asked['answered']:,} answered, {asked['cached']:,} from the cache",
+        ]
         again = "incomplete  the same command asks again for what is missing"
-        return "\n".join(
-            [
-                f"samples     {mining.folder / SAMPLES}: {facts['samples']:,} of {len(turns):,} "
-                f"train turns, by {model}",
-                f"            {facts['unparsable']:,} without a strategy that parses, "
-                f"{facts['truncated']:,} cut at the length limit, {facts['failed']:,} failed",
-                "requests    {answered:,} answered, {cached:,} from the cache".format(
-                    **facts["requests"]
-                ),
-                *[again] * bool(facts["missing"]),
-            ]
-        )
+        return "\n".join(lines + [again] * bool(facts["missing"]))
 
     return Asking(
         folder=RunFolder(mining.folder, options, SAMPLES),

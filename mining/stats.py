@@ -46,11 +46,9 @@ def _told(mining: Mining, routed: Row, pairs: Any) -> Row:
     columns = ["id", "error", "gold_strategy", "fate"]
     ways = pd.DataFrame(files.read_jsonl(mining.routed / ROUTES), columns=columns, dtype=str)
     return {
-        "samples": routed["samples"],
+        **{name: routed[name] for name in ("samples", "fates")},
+        **{name: routed["provenance"][name] for name in ("sampler", "judge")},
         "pairs": len(pairs),
-        "fates": routed["fates"],
-        "sampler": routed["provenance"]["sampler"],
-        "judge": routed["provenance"]["judge"],
         "strategies": {
             one.value: {side: int(count.get(one, 0)) for side, count in counts.items()}
             for one in Strategy
@@ -217,12 +215,8 @@ def main(
     shown = {heading: one.astype(object).map(_cell) for heading, one in _tables(tasks)}
     intervals = f"Intervals of samples that became pairs: {_KEPT}."
     text = page("The mined pairs beside the paper", [*map(plain, notes), intervals], shown)
-    told = {
-        "notes": notes,
-        "smoke": smoke,
-        "table_1": {"here": table_1(tasks), "paper": PAPER_TABLE_1, "columns": PAPER_COLUMNS},
-        "tasks": tasks,
-    }
+    lower = {"here": table_1(tasks), "paper": PAPER_TABLE_1, "columns": PAPER_COLUMNS}
+    told = {"notes": notes, "smoke": smoke, "table_1": lower, "tasks": tasks}
     with files.exclusive(folder):
         files.write_text(folder / "stats.md", text)
         files.write_text(folder / "examples.md", examples(work, drawn, notes))
