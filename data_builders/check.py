@@ -2,30 +2,28 @@
 
 Prints rows kept, dropped and cut, and quantiles of the length in tokens, and writes them to
 ``data/check_<model>.json``. Mislabelled is a row with another number of spans that carry the loss
-than of replies to learn, counted in what a trainer loads, its mends included. LLaMA-Factory itself
-drops a malformed row with a warning, and cuts a long one in silence.
+than of replies to learn, counted in what a trainer loads, its mends included.
 """
 
 import os
+import runpy
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 import yaml
 
 from data_builders.registry import entries
 from esc import adapters, backbones, cli, files, paths
 from esc.files import EscError, Row
-from esc.step import is_smoke
+from esc.step import SMOKE, is_smoke
 
 # Long enough for any row, so that LLaMA-Factory itself shows a row's full length.
 UNCUT = 10**7
-QUANTILES = (0.5, 0.9, 0.99, 1.0)
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 FATES = {
     "dropped": "dropped by LLaMA-Factory as malformed",
     "cut": "longer than the recipe's cutoff_len and cut",
@@ -35,44 +33,41 @@ FATES = {
 
 
 _loaded = cache(adapters.load)
-"""Of all sets of a model the same tokenizer and template, which take a second."""
 
 
-def check(model: str, work: Path, processes: int) -> list[Row]:
+def check(model: str, work: Path) -> list[Row]:
     """One summary per registered set of ``model``: counts, quantiles, ids of what was lost.
 
-    Sets that are not there yet (the mined ones) are ``absent``. Raises EscError where the registry
-    lacks a set or a column of one, or a set is there and empty.
+    Mined sets may be ``absent``; EscError where the registry lacks a set or column, or it is empty.
     """
     from datasets import Dataset
 
     backbones.get(model)
     registered = files.read_json(work / paths.REGISTRY, made_by="make data")
-    mined = {name: paths.preference_of(name) for name in entries(registered)}
-    of_model = {name for name, one in mined.items() if not one or one[1] == model}
-    wanted = {name: one for name, one in entries(registered).items() if name in of_model}
-    elsewhere = {"file_name": None}
-    changed = [n for n, e in wanted.items() if registered.get(n, {}) | elsewhere != e | elsewhere]
-    if changed:
-        raise EscError(
-            f"{work / paths.REGISTRY} lacks this kit's entry of {', '.join(changed)}, or a column "
-            "of it, which LLaMA-Factory would leave out; "
-            f"'python -m data_builders registry --work {work}' writes it anew"
-        )
     summaries: list[Row] = []
-    for name, entry in wanted.items():
-        path = work / registered[name]["file_name"]
-        if mined[name] and not path.is_file():
+    for name, entry in entries(registered).items():
+        mined = paths.preference_of(name)
+        if mined and mined[1] != model:
+            continue
+        there = registered.get(name, {})
+        if there | {"file_name": None} != entry | {"file_name": None}:
+            raise EscError(
+                f"{work / paths.REGISTRY} lacks this kit's entry of {name}, or a column of it, "
+                "which LLaMA-Factory would leave out; "
+                f"'python -m data_builders registry --work {work}' writes it anew"
+            )
+        path = work / there["file_name"]
+        if mined and not path.is_file():
             summaries.append({"set": name, "absent": True})
             continue
         columns = ["id", *entry["columns"].values()]
         rows = [{column: row.get(column) for column in columns} for row in files.read_jsonl(path)]
         if not rows:
             raise EscError(f"set {name} is there but has no rows; build it again")
-        recipe = paths.recipe(model, name.split("_")[1], "dpo" if mined[name] else "sft")
+        recipe = paths.recipe(model, name.split("_")[1], "dpo" if mined else "sft")
         verdicts = Dataset.from_list(rows).map(
             judge_for(recipe, name, work),
-            num_proc=min(processes, len(rows) // 200) or None,
+            num_proc=min(os.cpu_count() or 1, len(rows) // 200) or None,
             remove_columns=columns,
             new_fingerprint=name,
             desc=name,
@@ -84,17 +79,12 @@ def check(model: str, work: Path, processes: int) -> list[Row]:
 def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
     """A function from a row of the registered set ``name`` to its verdict under ``recipe``.
 
-    ``fate`` is ``kept`` or one of `FATES`, ``tokens`` the full length of the longest side, 0 for a
-    dropped row. It judges by the LLaMA-Factory of this process, mended or not.
+    ``fate`` is ``kept`` or one of `FATES`, ``tokens`` the length of the longest side, 0 if dropped.
     """
     # LLaMA-Factory takes seconds to import, and only this step of the package needs it.
+    from llamafactory.data import processor as processors
     from llamafactory.data.converter import get_dataset_converter
     from llamafactory.data.parser import get_dataset_list
-    from llamafactory.data.processor import (
-        FeedbackDatasetProcessor,
-        PairwiseDatasetProcessor,
-        SupervisedDatasetProcessor,
-    )
     from llamafactory.extras.constants import IGNORE_INDEX
     from llamafactory.hparams import DataArguments
 
@@ -105,55 +95,51 @@ def judge_for(recipe: Path, name: str, work: Path) -> Callable[[Row], Row]:
     tokenizer, template = _loaded(settings["model_name_or_path"], settings["template"])
     (attributes,) = get_dataset_list([name], str(work))
     converter = get_dataset_converter(attributes.formatting, attributes, arguments)
-    kind = (
-        FeedbackDatasetProcessor
-        if attributes.kto_tag
-        else PairwiseDatasetProcessor
-        if attributes.ranking
-        else SupervisedDatasetProcessor
+    kind = "Pairwise" if attributes.ranking else "Feedback" if attributes.kto_tag else "Supervised"
+    processor = getattr(processors, f"{kind}DatasetProcessor")(
+        template=template, tokenizer=tokenizer, processor=None, data_args=arguments
     )
-    processor = kind(template=template, tokenizer=tokenizer, processor=None, data_args=arguments)
     special = [token for token in tokenizer.all_special_tokens if token]
-    teaches_all = not paths.preference_of(name)
 
     def judge(row: Row) -> Row:
         aligned = converter(row)
         encoded = processor.preprocess_dataset({key: [value] for key, value in aligned.items()})
         lengths = [len(ids) for key, (ids,) in encoded.items() if key.endswith("input_ids")]
+        longest = max(lengths, default=0)
         # Runs of tokens that carry the loss; the entangled model's SFT teaches all its replies.
         learned = {
             sum(b == IGNORE_INDEX != label for b, label in pairwise([IGNORE_INDEX, *labels]))
             for key, (labels,) in encoded.items()
             if key.endswith("labels")
         }
-        said = row.get("conversations") if teaches_all else None
-        replies = sum(message["from"] == "gpt" for message in said) if said else 1
-        texts = [m["content"] for m in aligned["_prompt"] + aligned["_response"]]
+        said = (kind == "Supervised" and row.get("conversations")) or ()
+        replies = sum(message["from"] == "gpt" for message in said) or 1
+        text = "\n".join(one["content"] for one in aligned["_prompt"] + aligned["_response"])
+        text += aligned["_system"] or ""
         fates = {
-            "forged": any(
-                t in text for text in (*texts, aligned["_system"] or "") for t in special
-            ),
-            "dropped": not lengths,
-            "cut": max(lengths, default=0) > cutoff,
+            "forged": any(token in text for token in special),
+            "dropped": not longest,
+            "cut": longest > cutoff,
             "mislabelled": learned != {replies},
             "kept": True,
         }
         fate = next(name for name, holds in fates.items() if holds)
-        return {"id": row["id"], "tokens": max(lengths, default=0), "fate": fate}
+        return {"id": row["id"], "tokens": longest, "fate": fate}
 
     return judge
 
 
 def _summary(verdicts: Any) -> Row:
     """Of a frame with a row's id, tokens and fate."""
-    lengths = verdicts["tokens"].where(verdicts["tokens"] > 0).dropna()
-    quantiles = lengths.quantile(QUANTILES, interpolation="higher").fillna(0)
+    lengths = verdicts["tokens"][verdicts["tokens"] > 0]
+    quantiles = lengths.quantile(list(QUANTILES.values()), interpolation="higher").fillna(0)
+    ids = verdicts.groupby("fate")["id"].agg(list)
     return {
         "rows": len(verdicts),
-        "kept": int((verdicts["fate"] == "kept").sum()),
-        **{fate: verdicts.loc[verdicts["fate"] == fate, "id"].tolist() for fate in FATES},
+        "kept": len(ids.get("kept", [])),
+        **{fate: ids.get(fate, []) for fate in FATES},
         "total_tokens": int(lengths.sum()),
-        "tokens": {q: int(tokens) for q, tokens in quantiles.items()},
+        "tokens": dict(zip(QUANTILES, map(int, quantiles), strict=True)),
     }
 
 
@@ -162,15 +148,10 @@ def report(summaries: list[Row], model: str) -> Iterator[str]:
     import pandas as pd
 
     yield f"{model}: rows kept / dropped / cut, and length in tokens"
-    table = [
-        {"set": one["set"], "rows": one["rows"], "kept": one["kept"]}
-        | {fate: len(one[fate]) for fate in FATES}
-        | {"max" if q == 1 else f"p{q * 100:.0f}": one["tokens"][q] for q in QUANTILES}
-        for one in summaries
-        if "absent" not in one
-    ]
-    numbers = dict.fromkeys([*table[0]][1:], "{:,}".format)
-    yield pd.DataFrame(table).to_string(index=False, formatters=numbers)
+    there = pd.DataFrame([one for one in summaries if "absent" not in one])
+    there[list(FATES)] = there[list(FATES)].map(len)
+    table = there.drop(columns=["total_tokens", "tokens"]).join(pd.json_normalize(there["tokens"]))
+    yield table.to_string(index=False, formatters=dict.fromkeys(table.columns[1:], "{:,}".format))
     for one in summaries:
         if "absent" in one:
             yield f"{one['set']} absent (not mined yet)"
@@ -184,11 +165,7 @@ def report(summaries: list[Row], model: str) -> Iterator[str]:
     examples="  python -m data_builders check\n"
     "  python -m data_builders check --model qwen2.5-7b --work demo"
 )
-def main(
-    model: cli.Model = paths.EMBEDDED,
-    work: cli.Work = Path(),
-    processes: Annotated[int, typer.Option(min=1, help="for the rows")] = os.cpu_count() or 1,
-) -> int:
+def main(model: cli.Model = paths.EMBEDDED, work: cli.Work = Path()) -> int:
     """Every row of every set through LLaMA-Factory's converter, template and tokenizer.
 
     Fails (exit code 1) where a row is lost.
@@ -196,17 +173,12 @@ def main(
     # The report says what is lost; LLaMA-Factory would print the whole text of each lost row.
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "LLAMAFACTORY_VERBOSITY": "ERROR"}
     # Mend LLaMA-Factory as a training's process does when it starts; before it is imported.
-    spec = spec_from_file_location("in_llamafactory", paths.IN_LLAMAFACTORY / "sitecustomize.py")
-    assert spec is not None and spec.loader is not None
-    spec.loader.exec_module(module_from_spec(spec))
-    summaries = check(model, work, processes)
+    runpy.run_path(str(paths.IN_LLAMAFACTORY / "sitecustomize.py"))
+    summaries, smoke = check(model, work), is_smoke(model, work)
     print("\n".join(report(summaries, model)))
     lossless = all(s["kept"] == s["rows"] for s in summaries if "absent" not in s)
-    smoke = is_smoke(model, work)
     told = {"lossless": lossless, "smoke": smoke, "sets": summaries}
     files.write_json(work / f"data/check_{model}.json", told)
-    if smoke:
-        print("SMOKE: embedded model or sample corpus; the lengths are of no real training")
     failed = "FAILED: rows are lost or mislabelled (see above)"
-    print("ok: nothing dropped, nothing cut" if lossless else failed)
+    print(*[SMOKE] * smoke, "ok: nothing dropped, nothing cut" if lossless else failed, sep="\n")
     return 0 if lossless else 1

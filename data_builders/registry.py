@@ -11,74 +11,44 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from esc import backbones, cli, files, paths
 from esc.files import EscError, Row
 from esc.paths import MIXES, Lineage
 from esc.prompts import TASKS
 
-# Once "columns" or "tags" is given, LLaMA-Factory takes every column or tag not listed for absent.
-_ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
-_SHAREGPT = {"messages": "conversations", "system": "system"}
-_TAGS = {
-    "role_tag": "from",
-    "content_tag": "value",
-    "user_tag": "human",
-    "assistant_tag": "gpt",
-    "observation_tag": "observation",
-    "function_tag": "function_call",
-    "system_tag": "system",
-}
-_SFT: dict[str, Row] = {
-    "sp": {"formatting": "alpaca", "columns": _ALPACA},
-    "rg": {"formatting": "alpaca", "columns": _ALPACA | {"history": "history"}},
-    "vanilla": {"formatting": "sharegpt", "columns": _SHAREGPT, "tags": _TAGS},
-}
-_MINED: dict[str, Row] = {
-    "dpo": {
-        "formatting": "sharegpt",
-        "ranking": True,
-        "columns": _SHAREGPT | {"chosen": "chosen", "rejected": "rejected"},
-        "tags": _TAGS,
-    },
-    "kto": {"formatting": "sharegpt", "columns": _SHAREGPT | {"kto_tag": "label"}, "tags": _TAGS},
-}
+_FORMS: dict[str, Row] = yaml.safe_load(Path(__file__).with_name("forms.yaml").read_text())
 
 
 def entries(registered: Iterable[str] = ()) -> dict[str, Row]:
     """Registered name to entry for every set of the kit; file names relative to the registry.
 
-    Of the mined sets those of round 1, for every backbone, and those of later rounds that are among
-    the names ``registered``.
+    Of the mined sets those of round 1, and those of later rounds among the names ``registered``.
     """
-    sft = {
-        paths.sft_dataset(task, split): {"file_name": paths.sft_file(task, split)} | _SFT[task]
-        for task in TASKS
-        for split in paths.SPLITS
-    }
-    first = [
+    models = backbones.table()
+    mined = [
         (task, model, Lineage(variant))
-        for model in backbones.table()
+        for model in models
         for task in TASKS
         for variant in (None, "kto", *(MIXES if task == "vanilla" else ()))
     ]
-    later = [one for one in map(paths.preference_of, registered) if one]
-    known = (one for one in first + later if one[1] in backbones.table())
-    return sft | dict(preference_entry(*one) for one in known)
+    mined += [one for name in registered if (one := paths.preference_of(name)) and one[1] in models]
+    return {
+        paths.sft_dataset(task, split): {"file_name": paths.sft_file(task, split)} | _FORMS[task]
+        for task in TASKS
+        for split in paths.SPLITS
+    } | dict(preference_entry(*one) for one in mined)
 
 
 def preference_entry(task: str, model: str, lineage: Lineage) -> tuple[str, Row]:
     """(registered name, entry) of a mined set."""
     name = paths.preference_dataset(task, model, lineage)
-    return name, {"file_name": paths.preference_file(name)} | _MINED[lineage.kind]
+    return name, {"file_name": paths.preference_file(name)} | _FORMS[lineage.kind]
 
 
 def write_for(work: Path, later: dict[str, Row] | None = None) -> None:
-    """Write the registry of ``work``, with entries of ``later`` rounds.
-
-    One that is there keeps what else it holds. Raises EscError where it has one of our names for
-    another file.
-    """
+    """Write the registry of ``work``; EscError where it has one of our names for another file."""
     path = work / paths.REGISTRY
     _merge(path, files.read_json(path, default={}), entries() | (later or {}))
 
@@ -123,5 +93,4 @@ def main(
     _merge(into, files.read_json(into), ours)
     made = [name for name, entry in ours.items() if Path(entry["file_name"]).is_file()]
     print(f"{into}: {len(ours)} entries of this kit, for the sets under {work / paths.DATA}")
-    print(f"made        {len(made)}: {', '.join(made) or 'none'}")
-    print(f"not made    {len(ours) - len(made)}, registered for when they are")
+    print(f"made        {len(made)}: {', '.join(made) or 'none'}; the others once they are")

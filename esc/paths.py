@@ -12,25 +12,23 @@ EMBEDDED = "smollm2-135m"
 """The default model: small, openly licensed, and runnable without a GPU or a model hub."""
 
 
+_DEFAULTS: dict[str, object] = {"model": EMBEDDED, "work": Path()}
+
+
 def make(*targets: str, work: Path, model: str = EMBEDDED, **variables: object) -> str:
     """``make TARGETS MODEL=… WORK=… …``, without what is the default."""
-    given = {"MODEL": model, "WORK": work} | variables
-    told = [
-        shlex.quote(f"{name}={value}") for name, value in given.items() if _is_said(name, value)
-    ]
-    return " ".join(["make", *targets, *told])
+    given = _said({"MODEL": model, "WORK": work} | variables)
+    return " ".join(["make", *targets, *(shlex.quote(f"{name}={one}") for name, one in given)])
 
 
 def step(*words: str, work: Path, model: str = EMBEDDED, **options: object) -> str:
     """``python -m WORDS --model … --work … …``, without what is the default."""
-    given = (options | {"model": model, "work": work}).items()
-    told = [f"--{name} {shlex.quote(str(one))}" for name, one in given if _is_said(name, one)]
-    return " ".join(["python -m", *words, *told])
+    given = _said(options | {"model": model, "work": work})
+    return " ".join(["python -m", *words, *(f"--{k} {shlex.quote(str(one))}" for k, one in given)])
 
 
-def _is_said(name: str, value: object) -> bool:
-    default = {"model": EMBEDDED, "work": Path()}.get(name.lower())
-    return value not in (None, default)
+def _said(given: dict[str, object]) -> list[tuple[str, object]]:
+    return [one for one in given.items() if one[1] not in (None, _DEFAULTS.get(one[0].lower()))]
 
 
 class Quadrant(StrEnum):
@@ -89,10 +87,8 @@ class Lineage:
     @property
     def mixes(self) -> dict[str | None, frozenset[Quadrant]]:
         """Of a mining: variant to the mix of pairs that makes an entangled set of its own."""
-        if self.round > 1:
-            return {self.variant: MIXES.get(self.variant or "", ALL)}
-        every: list[tuple[str | None, frozenset[Quadrant]]] = [(None, ALL), *MIXES.items()]
-        return dict(every)
+        every = dict[str | None, frozenset[Quadrant]]([(None, ALL), *MIXES.items()])
+        return every if self.round == 1 else {self.variant: every.get(self.variant, ALL)}
 
     @property
     def before(self) -> list["Lineage"]:
@@ -106,9 +102,8 @@ class Lineage:
 
     def checked(self, task: str) -> "Lineage":
         """Itself; EscError where the task has no such variant."""
-        if self.variant not in (None, *variants(task)):
-            known = ", ".join(variants(task))
-            raise EscError(f"VARIANT={self.variant} is none of {task}'s: {known}")
+        if (known := variants(task)) and self.variant not in (None, *known):
+            raise EscError(f"VARIANT={self.variant} is none of {task}'s: {', '.join(known)}")
         return self
 
 
@@ -147,9 +142,7 @@ SPLITS = ("train", "validation", "test")
 PAPER = Lineage()
 """The paper's own preference training."""
 # No backbone's name holds an underscore.
-_PREFERENCE = re.compile(
-    r"esc_(?P<task>[a-z]+)_(?P<kind>dpo|kto)_(?P<model>[^_]+)(?P<suffix>(?:_.+)?)"
-)
+_PREFERENCE = re.compile(r"esc_([a-z]+)_(dpo|kto)_([^_]+)((?:_.+)?)")
 
 
 def sft_file(task: str, split: str) -> str:
@@ -175,12 +168,9 @@ def preference_file(dataset: str) -> str:
 
 def preference_of(dataset: str) -> tuple[str, str, Lineage] | None:
     """(task, model, lineage) of a mined set's registered name, or None for another name."""
-    match = _PREFERENCE.fullmatch(dataset)
-    lineage = of_suffix(match["suffix"]) if match else None
-    if match is None or lineage is None:
+    if not (match := _PREFERENCE.fullmatch(dataset)) or not (lineage := of_suffix(match[4])):
         return None
-    of_kind = Lineage("kto", lineage.round) if match["kind"] == "kto" else lineage
-    return match["task"], match["model"], of_kind
+    return match[1], match[3], Lineage("kto", lineage.round) if match[2] == "kto" else lineage
 
 
 def preference_manifest(task: str, model: str, mining: Lineage) -> str:
@@ -263,20 +253,20 @@ SYSTEMS_OF_TABLE_3 = (
     Kind("decoupled", "sft", "Decoupled SFT"),
     Kind("decoupled", "dpo", "Decoupled DPO"),
 )
-SYSTEMS_OF_TABLE_4 = (
-    Kind("decoupled-gold", "sft", "SFT, gold strategy"),
-    Kind("decoupled-gold", "dpo", "DPO, gold strategy"),
+SYSTEMS_OF_TABLE_4 = tuple(
+    Kind("decoupled-gold", stage, f"{stage.upper()}, gold strategy") for stage in ("sft", "dpo")
 )
-SYSTEMS_OF_TABLE_5 = (
-    Kind("vanilla", "dpo", "PsPr > NsNr", Lineage("nsnr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr", Lineage("nsnr_psnr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr, NsPr", Lineage("nsnr_nspr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr, PsNr, NsPr"),
+_PSNR, *SYSTEMS_OF_TABLE_5 = (
+    Kind("vanilla", "dpo", f"PsPr > {negative}", Lineage(mix))
+    for mix, negative in (
+        ("psnr", "PsNr"),
+        ("nsnr", "NsNr"),
+        ("nsnr_psnr", "NsNr, PsNr"),
+        ("nsnr_nspr", "NsNr, NsPr"),
+        (None, "NsNr, PsNr, NsPr"),
+    )
 )
-SYSTEMS_OF_FIGURE_4 = (
-    Kind("vanilla", "dpo", "PsPr > PsNr", Lineage("psnr")),
-    Kind("vanilla", "dpo", "PsPr > NsNr", Lineage("nsnr")),
-)
+SYSTEMS_OF_FIGURE_4 = _PSNR, SYSTEMS_OF_TABLE_5[0]
 KINDS = {
     kind.name: kind
     for table in (SYSTEMS_OF_TABLE_5, SYSTEMS_OF_FIGURE_4, SYSTEMS_OF_TABLE_4, SYSTEMS_OF_TABLE_3)

@@ -1,17 +1,24 @@
-"""What crosses from one step to another: reports that the report reads, records, sampled answers.
+"""What crosses from one step to another: a model for each file, of the fields that are read.
 
-A model has the fields that a reader needs; what else a file holds is passed over.
+What else a file holds is passed over.
 """
 
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+)
 
 from esc import files
-from esc.psych_errors import PsychError
 from esc.strategies import Strategy
 
 
@@ -37,108 +44,66 @@ class Number(Shape):
     unscored: dict[str, Any] = {}
     """Of a judge's scores, 0 to 5."""
     percent: float | None = None
-    """Of a difference in what it is less of, as the next."""
-    inside_the_noise: bool | None = None
+    """Of a difference in what it is less of."""
 
 
-class Headline(Shape):
-    """Strategy metrics; fractions ×100, bias as in the paper."""
-
-    bias: Number
-    bias_converged: Number
-    weighted_f1: Number
-    macro_f1: Number
-    js_distance: Number
+def _numbers(found: Any) -> Any:
+    if not isinstance(found, dict):
+        return found
+    if found.keys() >= {"low", "high"}:
+        return Number.model_validate(found)
+    return {name: _numbers(one) for name, one in found.items()}
 
 
-class StrategyNumbers(Headline):
-    """``strategy`` of ``metrics.json``, without answers that cannot be read."""
-
-    invalid: int
-    invalid_rate: Number
-    preference: dict[Strategy, Number]
-    distribution: dict[str, dict[Strategy, Number]]
-    """``predicted`` and ``gold``: shares ×100 of the turns."""
-    all_turns: Headline
-    ece: Number = Field(validation_alias=AliasPath("calibration", "ece"))
+Numbers = Annotated[dict[str, Any], AfterValidator(_numbers)]
+"""By name a `Number`, a plain value, or more of them."""
 
 
-class Baseline(Shape):
-    """What a trivial system gives on the same turns; without a reply it has no text metrics."""
+class Metrics(Shape):
+    """``metrics.json``; fractions ×100, bias as in the paper; ``text`` by family and metric.
 
-    strategy: StrategyNumbers
-    text: dict[str, dict[str, Number]] | None = None
+    ``baselines``: ``strategy`` and ``text`` of what a trivial system gives on the same turns;
+    ``turns``: a hash of the turns with their gold; ``dialogues``: None where the ids name none;
+    ``made_with``: ``predictions``, the SHA-256 of every file.
+    """
 
-
-class Metrics(Baseline):
-    """``metrics.json``."""
-
-    text: dict[str, dict[str, Number]]
-    """Family (``paper``, ``corpus``) to metric."""
-    baselines: dict[str, Baseline]
+    strategy: Numbers
+    text: Numbers
+    baselines: Numbers
     n: int
     dialogues: int | None
-    """None where the ids name none."""
     turns: str
-    """A hash of the turns with their gold."""
     empty: int
     failed: int
     resampled_by: str
     made_with: dict[str, Any]
-    """``predictions``: the SHA-256 of every file."""
     smoke: bool
 
 
 class Judged(Shape):
-    """``judge.json`` of predictions."""
+    """``judge.json`` of predictions, or of pairs (chosen, rejected, difference; Table 2)."""
 
     judge: str
-    signature: str
+    signature: str = ""
     source: dict[str, Any]
-    dimensions: dict[str, Number]
+    dimensions: Numbers
     smoke: bool
 
     @property
     def unscored(self) -> int:
-        """How many scores are missing, over all dimensions."""
+        """How many scores of predictions are missing, over all dimensions."""
         return sum(one.unscored.get("total", 0) for one in self.dimensions.values())
-
-
-class PairScore(Shape):
-    """One dimension of both sides."""
-
-    chosen: Number
-    rejected: Number
-    difference: Number
-
-
-class PairsJudged(Shape):
-    """``judge.json`` of pairs (Table 2)."""
-
-    judge: str
-    dimensions: dict[str, PairScore]
-    smoke: bool
 
 
 class Proportions(Shape):
     """``proportions.json``."""
 
     n: int
-    errors: dict[PsychError, Number]
+    errors: Numbers
     interval: str
     unscored: dict[str, Any]
     judge: str
     smoke: bool
-
-
-class Votes(Shape):
-    """One dimension of ``human.json``."""
-
-    win: Number
-    tie: Number
-    lose: Number
-    n: int
-    sign_test: dict[str, Any]
 
 
 class Voted(Shape):
@@ -147,53 +112,37 @@ class Voted(Shape):
     a: dict[str, Any]
     b: dict[str, Any]
     annotators: dict[str, Any]
-    dimensions: dict[str, Votes]
+    dimensions: Numbers
     smoke: bool
 
 
 class CorpusStats(Shape):
-    """``data/stats/stats.json``."""
+    """``data/stats/stats.json``; ``here``: Table 1, Table 6 and Figure 8."""
 
     notes: list[str]
-    table_1: dict[str, float] = Field(validation_alias=AliasPath("here", "table_1"))
-    table_6: dict[Strategy, int] = Field(validation_alias=AliasPath("here", "table_6"))
-    figure_8: list[dict[Strategy, float]] = Field(validation_alias=AliasPath("here", "figure_8"))
-
-
-class MinedTask(Shape):
-    """One task of a mining."""
-
-    strategies: dict[Strategy, dict[Literal["chosen", "rejected"], int]]
-    """Pairs with a strategy on either side."""
-    errors: dict[PsychError, int]
+    here: dict[str, Any]
 
 
 class MiningStats(Shape):
-    """``stats.json`` of a mining."""
+    """``stats.json`` of a mining; ``tasks``: the pairs with a strategy on a side, and by error."""
 
     notes: list[str]
     smoke: bool
     table_1: dict[str, float | None] = Field(validation_alias=AliasPath("table_1", "here"))
-    tasks: dict[str, MinedTask]
-
-
-class ErrorDifferences(Shape):
-    """What b has more than a of each error, in points of 100; ``reason`` says why nothing is."""
-
-    n: int
-    shares: dict[PsychError, Number]
-    interval: str
-    reason: str | None
+    tasks: dict[str, Any]
 
 
 class Comparison(Shape):
-    """Two runs on the same turns; ``numbers`` by the dotted names of ``metrics.json``."""
+    """Two runs on the same turns; ``numbers`` by the dotted names of ``metrics.json``.
+
+    ``errors``: what b has more than a of each, in points of 100, or the ``reason`` why nothing is.
+    """
 
     a: str
     b: str
     n: int
-    numbers: dict[str, Number]
-    errors: ErrorDifferences
+    numbers: Numbers
+    errors: Numbers
 
 
 class Comparisons(Shape):
@@ -215,23 +164,7 @@ class Drift(Shape):
     smoke: bool
 
 
-class Record(Shape):
-    """A record of ``predictions.jsonl``."""
-
-    id: str
-    history: list[tuple[str, str]] = Field(validation_alias=AliasPath("context", "history"))
-    seeker: str = Field(validation_alias=AliasPath("context", "seeker"))
-    gold_strategy: str
-    gold_response: str
-    status: str
-    predicted_strategy: str | None = None
-    raw_strategy: str | None = None
-    predicted_response: str | None = None
-
-
-class Said(Shape):
-    """An utterance in sharegpt's form."""
-
+class _Said(Shape):
     speaker: Literal["human", "gpt"] = Field(alias="from")
     value: str
 
@@ -242,14 +175,14 @@ class PreferenceRow(Shape):
     id: str
     quadrant: str | None = None
     """Of an entangled pair: a turn has one of each at most."""
-    conversations: list[Said]
-    chosen: Said
-    rejected: Said
+    conversations: list[_Said]
+    chosen: _Said
+    rejected: _Said
     provenance: dict[str, Any] = {}
 
     @field_validator("conversations")
     @classmethod
-    def _by_turns(cls, said: list[Said]) -> list[Said]:
+    def _by_turns(cls, said: list[_Said]) -> list[_Said]:
         if [one.speaker for one in said] != ["human", "gpt"] * (len(said) // 2) + ["human"]:
             raise ValueError("not human and gpt by turns up to a human's words")
         return said
@@ -261,22 +194,22 @@ Key = tuple[str, int]
 
 
 class Candidate(Shape):
-    """A row of ``samples.jsonl``: one sampled answer to one train turn."""
+    """A row of ``samples.jsonl``: one sampled answer to one train turn.
+
+    ``seed`` is its place in its turn's order too. ``strategy`` is None where it does not parse, for
+    the generator the gold one it was given; ``response`` is None for the planner.
+    """
 
     id: str
     sample: int
-    """0-based, of those of its turn."""
     seed: int
-    """It was sampled with; also its place in its turn's order."""
     gold_strategy: Strategy
     gold_response: str
     status: Literal["ok", "failed"]
     strategy: Strategy | None = None
-    """Sampled, or for the generator the gold one it was given; None where it does not parse."""
     response: str | None = None
-    """None for the planner, and where sampling failed."""
     text: str = ""
-    """The answer as it came; empty where the request has none."""
+    """The answer as it came."""
     truncated: bool = False
     failure: dict[str, Any] | None = None
     """Written where it failed: kind, message, attempts."""

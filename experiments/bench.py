@@ -21,16 +21,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import cycle, product
 from pathlib import Path
 
 import httpx2
 
-from esc import cli, files, paths
-from esc import step as built
+from esc import cli, files, paths, step
 from esc.files import EscError, Row
 from esc.judging import RANDOM
-from esc.llm import Asks, Cache, Chat, Generation, Pool, Sampling, derived_seed
+from esc.llm import Cache, Chat, Generation, Pool, Sampling, derived_seed
 from esc.paths import EMBEDDED
 from esc.prompts import TASKS, Message
 from esc.psych_errors import PsychError
@@ -41,8 +41,6 @@ from serving import server
 REPEATS, PROMPTS, QUESTIONS = 3, 96, 500
 DIALOGUES, TURNS, SAMPLES, VOCABULARY = 1300, 14, 3, 40_000
 """Of the made-up corpus: ESConv's size, the generator's samples, and different words there are."""
-TOLD = ("", "retry-after=1", "retry-after-ms=700")
-"""How a judge says when to ask again."""
 BARE_COST = """
 import json, pathlib, sys, time
 corpus, *sets = sys.argv[1:]
@@ -82,7 +80,7 @@ def seconds(work: Callable[..., object], *given: object) -> float:
 
 def build(corpus: str, work: Path) -> Row:
     """Median seconds of a full build and of the bare cost, and their ratio."""
-    sets = [str(work / paths.sft_file(t, s)) for t, s in product(TASKS, paths.SPLITS)]
+    sets = [str(work / paths.sft_file(*one)) for one in product(TASKS, paths.SPLITS)]
     command = ["-m", "data_builders", "build", "--esconv", corpus, "--work", str(work)]
     took, bare = [], []
     for _ in range(REPEATS):
@@ -115,8 +113,10 @@ def layer(work: Path) -> Row:
         url = server.start(EMBEDDED, work, port=0).url
         for number in range(REPEATS + 1):
             # Not the system prompt first: no run profits from another's prefix cache.
-            calls = [_call(row["id"], f"{number}\n{row['instruction']}") for row in rows]
-            again = [_call(row["id"], f"{number}.\n{row['instruction']}") for row in rows]
+            calls, again = (
+                [_call(row["id"], f"{number}{end}\n{row['instruction']}") for row in rows]
+                for end in ("", ".")
+            )
             layered.append(len(rows) / seconds(ask, [url], calls, 32))
             bare.append(len(rows) / seconds(at_once, url, again))
     # The first of all compiles.
@@ -124,15 +124,15 @@ def layer(work: Path) -> Row:
     return {"per_second": mine, "at_once_per_second": most, "ratio": mine / most}
 
 
-def asked(in_flight: int, *servers: list[str]) -> Row:
+def asked(in_flight: int, *servers: str) -> Row:
     """What becomes of questions to stub servers with these options."""
     calls = [_call(str(number), "A question.") for number in range(QUESTIONS)]
     with ExitStack() as stack:
-        urls = [stack.enter_context(stub(*options)) for options in servers]
+        urls = [stack.enter_context(stub(*options.split())) for options in servers]
         begin = time.perf_counter()
         lost = ask(urls, calls, in_flight)
         took = time.perf_counter() - begin
-    return {"servers": [" ".join(one) for one in servers], "lost": lost, "seconds": took}
+    return {"servers": servers, "lost": lost, "seconds": took}
 
 
 def _call(record: str, text: str) -> Generation:
@@ -142,14 +142,11 @@ def _call(record: str, text: str) -> Generation:
 def ask(urls: Sequence[str], calls: Sequence[Generation], in_flight: int) -> int:
     """How many questions found no answer."""
 
-    async def work(asks: Asks, call: Generation) -> None:
-        await asks.ask(call)
-
     async def go() -> int:
         pool = Pool(urls, timeout=600, connections=in_flight)
         chat = Chat(pool, Cache(None, {}), {})
         try:
-            await chat.run(calls, work, "bench")
+            await chat.run(calls, lambda asks, call: asks.ask(call), "bench")
         finally:
             await pool.close()
         return chat.meter.failed
@@ -161,8 +158,8 @@ def at_once(url: str, calls: Sequence[Generation]) -> None:
     """The server's own limit: everything sent at once, by a bare HTTP client."""
 
     async def go() -> list[httpx2.Response]:
-        limits = httpx2.Limits()
-        async with httpx2.AsyncClient(timeout=600, limits=limits, trust_env=False) as client:
+        everything: Row = {"timeout": 600, "limits": httpx2.Limits(), "trust_env": False}
+        async with httpx2.AsyncClient(**everything) as client:
             posts = [client.post(f"{url}/chat/completions", json=call.body()) for call in calls]
             return await asyncio.gather(*posts)
 
@@ -191,15 +188,11 @@ def memory(work: Path, dialogues: int) -> Row:
     corpus, chooser = work / "made_up.json", random.Random(dialogues)
     work.mkdir()
     corpus.write_text(json.dumps([_dialogue(number, chooser) for number in range(dialogues)]))
-
-    def peak(*step: str) -> float:
-        command = [sys.executable, "-m", *step, "--work", str(work)]
-        return float(python("-c", MEASURED, *command))
-
-    found: Row = {"dialogues": dialogues}
-    found["build"] = peak("data_builders", "build", "--esconv", str(corpus))
+    run = partial(python, "-c", MEASURED, sys.executable, "-m")
+    built = run("data_builders", "build", "--esconv", str(corpus), "--work", str(work))
     _mine(work)
-    return found | {"route": peak("mining", "route", "--task", "rg", "--judge", RANDOM)}
+    routed = run("mining", "route", "--task", "rg", "--judge", RANDOM, "--work", str(work))
+    return {"dialogues": dialogues, "build": float(built), "route": float(routed)}
 
 
 def _dialogue(number: int, chooser: random.Random) -> Row:
@@ -217,51 +210,51 @@ def _dialogue(number: int, chooser: random.Random) -> Row:
 
 def _mine(work: Path) -> None:
     """Samples of every train turn and a verdict on each, as the steps of mining leave them."""
-    manifest = built.manifest(work)
-    named = {"MODEL": EMBEDDED, "task": "rg", "VARIANT": None, "ROUND": 1, "LIMIT": None}
-    drawn = {"SAMPLES": SAMPLES, "DECODE": "choice", "temperature": 0.7, "top_p": 0.95}
-    drawn |= {"sampler": "rg-sft", "weights": "made up", "data": built.train_set(manifest)}
+    manifest = step.manifest(work)
+    asked: Row = {"MODEL": EMBEDDED, "task": "rg", "VARIANT": None, "ROUND": 1, "LIMIT": None}
+    asked |= {"SAMPLES": SAMPLES, "DECODE": "choice", "temperature": 0.7, "top_p": 0.95}
+    asked |= {"sampler": "rg-sft", "weights": "made up", "data": step.train_set(manifest)}
+    judged: Row = {"JUDGE": RANDOM, "BLIND": False}
     common = {"prompts": manifest["options"]["prompts"], "smoke": True}
     folder = work / paths.mining(EMBEDDED) / "rg"
-    draws = list(product(files.read_jsonl(work / paths.sft_file("rg", "train")), range(SAMPLES)))
-    judged = {"JUDGE": RANDOM, "BLIND": False}
-    for place, name, options, row in (
-        (folder, "samples.jsonl", named | drawn, _sample),
+    for place, name, options, made in (
+        (folder, "samples.jsonl", asked, _sample),
         (folder / "judges" / RANDOM, "verdicts.jsonl", judged, _verdict),
     ):
         run = RunFolder(place, common | options, name)
         run.claim(force=False)
-        run.write((row(*draw) for draw in draws), {}, complete=True)
+        turns = files.read_jsonl(work / paths.sft_file("rg", "train"))
+        run.write((made(row, k) for row in turns for k in range(SAMPLES)), {}, complete=True)
         judged["samples"] = files.read_json(place / DONE)[name]["sha256"]
 
 
 def _sample(row: Row, index: int) -> Row:
+    told = {"id": row["id"], "sample": index, "seed": derived_seed(row["id"], index)}
+    told |= {"gold_strategy": row["strategy"], "gold_response": row["output"], "status": "ok"}
     said = f"sample {index} of {row['id']}"
-    gold = {"gold_strategy": row["strategy"], "gold_response": row["output"], "status": "ok"}
-    place = {"id": row["id"], "sample": index, "seed": derived_seed(row["id"], index)}
-    return place | gold | {"strategy": row["strategy"], "response": said, "text": said}
+    return told | {"strategy": row["strategy"], "response": said, "text": said}
 
 
 def _verdict(row: Row, index: int) -> Row:
     # Two of three hold an error: a turn has a pair, a reply too many and one without.
     error = PsychError.TEMPLATE_RESPONSE if index else PsychError.NONE
-    found: Row = {"retain": index > 0, "chosen_error": PsychError.NONE, "rejected_error": error}
-    told = dict.fromkeys(("chosen_explanation", "rejected_explanation"), "made up")
-    return {"id": row["id"], "sample": index, "judge": RANDOM, "status": "scored"} | found | told
+    told = {"id": row["id"], "sample": index, "judge": RANDOM, "status": "scored"}
+    told |= {"retain": index > 0, "chosen_error": PsychError.NONE, "rejected_error": error}
+    return told | dict.fromkeys(("chosen_explanation", "rejected_explanation"), "made up")
 
 
 @cli.command(examples="  make bench ESCONV=path/to/ESConv.json")
 def main(esconv: cli.Esconv = "sample") -> None:
     """Speed figures as JSON: build, layer, cached rerun, limited and failing judges, memory."""
-    limit = ["--latency", "0.7", "--rate", "20", "--told"]
+    limited, told = "--latency 0.7 --rate 20", ("", "retry-after=1", "retry-after-ms=700")
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         found = {
             "build": build(str(paths.SAMPLE) if esconv == "sample" else esconv, work / "built"),
             "cached": cached(work / "built"),
             "layer": layer(work / "built"),
-            "limits": [asked(256, [*limit, how]) for how in TOLD],
-            "failing": [asked(64, ["--status", s], ["--latency", "1"]) for s in ("500", "502")],
+            "limits": [asked(256, f"{limited} --told={how}") for how in told],
+            "failing": [asked(64, f"--status {s}", "--latency 1") for s in (500, 502)],
             "memory": [memory(work / f"{n}", n) for n in (DIALOGUES, 10 * DIALOGUES)],
         }
     print(json.dumps(found, indent=1, default=float))

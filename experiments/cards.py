@@ -52,18 +52,18 @@ NAMES = {
 PLACES = ("dataset_dir", "output_dir", "adapter_name_or_path", "model_name_or_path")
 """Settings of where files lie on the machine that trained."""
 SCORES = {
-    "bias": ("strategy", "bias"),
-    "weighted F1": ("strategy", "weighted_f1"),
-    "macro F1": ("strategy", "macro_f1"),
-    "BLEU-1": ("text", "paper", "bleu1"),
-    "Distinct-1": ("text", "paper", "distinct1"),
-    "F1": ("text", "paper", "f1"),
-    "ROUGE-L": ("text", "paper", "rouge_l"),
+    "bias": "strategy.bias",
+    "weighted F1": "strategy.weighted_f1",
+    "macro F1": "strategy.macro_f1",
+    "BLEU-1": "text.paper.bleu1",
+    "Distinct-1": "text.paper.distinct1",
+    "F1": "text.paper.f1",
+    "ROUGE-L": "text.paper.rouge_l",
 }
 """A number's name on a card to where it stands in ``metrics.json``."""
 
 
-def sets_of(work: Path) -> tuple[Row, list[Row], list[str]]:
+def _sets_of(work: Path) -> tuple[Row, list[Row], list[str]]:
     """(the manifest of the built sets, all sets, which mined sets do not belong to the built ones).
 
     A set has its registered ``name``, ``task``, ``kind`` (sft, dpo or kto), ``splits`` (each with
@@ -83,15 +83,20 @@ def sets_of(work: Path) -> tuple[Row, list[Row], list[str]]:
             told = f"mined from other train turns than are built now ({'; '.join(changed)})"
             left_out.append(f"the sets of {path.name}: {told}")
             continue
-        smoke = manifest["smoke"] or mining["smoke"]
         for name, facts in mining["sets"].items():
             named = paths.preference_of(name)
             if named and facts["rows"]:
                 file = paths.preference_file(name)
                 splits = {"train": _file(work, file, {file: facts})}
+                rows = files.read_jsonl(work / file)
+                # Single wanted replies have no error, others say none.
+                wrong = (
+                    of["error"] or ("wanted" if of.get("label") else "not said") for of in rows
+                )
+                errors = dict(Counter(map(str, wrong)).most_common())
                 one = {"name": name, "task": named[0], "kind": named[2].kind, "splits": splits}
-                mined = mining["provenance"] | {"errors": _errors(work / file)}
-                built.append(one | {"smoke": smoke, "mined": mined})
+                one["smoke"] = manifest["smoke"] or mining["smoke"]
+                built.append(one | {"mined": mining["provenance"] | {"errors": errors}})
     return manifest, built, left_out
 
 
@@ -106,14 +111,7 @@ def _file(work: Path, name: str, sets: Row) -> Row:
     return {"file": path.name, "rows": facts["rows"], "sha256": facts["sha256"]}
 
 
-def _errors(path: Path) -> dict[str, int]:
-    """What is wrong with the unwanted replies; single wanted ones have nothing, others say none."""
-    rows = files.read_jsonl(path)
-    named = (row["error"] or ("wanted" if row.get("label") else "not said") for row in rows)
-    return dict(Counter(map(str, named)).most_common())
-
-
-def dataset_card(work: Path, manifest: Row, built: list[Row]) -> str:
+def _dataset_card(work: Path, manifest: Row, built: list[Row]) -> str:
     """The whole card; ``configs`` lets ``datasets.load_dataset`` read the folder itself."""
     kind, smoke = manifest["corpus"]["kind"], any(one["smoke"] for one in built)
     tags = ["dialogue", *["preference-optimization"] * any(one["mined"] for one in built)]
@@ -160,7 +158,7 @@ def licence_of(kind: str, backbone: Backbone | None = None) -> str:
     return licences.get(kind, "other")
 
 
-def model_cards(
+def _model_cards(
     folder: Path, work: Path, backbone: Backbone, manifest: Row, built: list[Row]
 ) -> Iterator[tuple[Path, str]]:
     """(folder, card) of one finished training: its own, and of a composed adapter.
@@ -179,8 +177,7 @@ def model_cards(
             f"{folder} was trained on other sets than are in {work / paths.DATA} now; build those "
             f"again (its options.json names them), or {again} FORCE=1"
         )
-    kind, drift = manifest["corpus"]["kind"], folder / "drift.json"
-    scores = list(scores_of(work, backbone.name, adapters.fingerprint(served)))
+    kind = manifest["corpus"]["kind"]
     smoke = backbone.name == EMBEDDED or bool(facts["smoke"]) or trained_on["smoke"]
     tags = ["lora", "sft" if stage == "sft" else lineage.kind]
     data = ModelCardData(
@@ -192,8 +189,9 @@ def model_cards(
     )
     about = {"name": folder.name, "task": task, "stage": stage, "lineage": lineage, "smoke": smoke}
     about |= {"backbone": backbone, "manifest": manifest, "trained_on": trained_on}
-    about |= {"options": options, "recipe": _recipe(folder), "facts": facts, "scores": scores}
-    about["drift"] = files.read_json(drift) if drift.is_file() else None
+    about |= {"options": options, "recipe": _recipe(folder), "facts": facts}
+    about["scores"] = list(_scores(work, backbone.name, adapters.fingerprint(served)))
+    about["drift"] = files.read_json(folder / "drift.json", default={})
     for place in dict.fromkeys((folder, served)):
         composed = place.name == adapters.SERVED
         # An adapter composed before it was written there has it where the training left it.
@@ -212,20 +210,18 @@ def _recipe(folder: Path) -> Row:
     return {name: one for name, one in found.items() if name not in PLACES and not is_secret(name)}
 
 
-def scores_of(work: Path, model: str, fingerprint: str) -> Iterator[Row]:
+def _scores(work: Path, model: str, fingerprint: str) -> Iterator[Row]:
     """The measured systems that ask the adapter with this fingerprint, in the order of their names.
 
     Raises EscError where a file of metrics has another form than ``make eval`` gives it.
     """
     sources = Sources(work)
     for path in sorted((work / "runs" / model).glob("*/metrics.json")):
-        folder = path.parent.relative_to(work)
+        folder, predictions = path.parent.relative_to(work), path.with_name(PREDICTIONS)
         options = sources.options_of(folder)
         if fingerprint not in (options.get("weights") or {}).values():
             continue
-        again = sources.make("eval", model, FORCE=1)
-        found = sources.known(folder / path.name, Metrics, again)
-        predictions = path.with_name(PREDICTIONS)
+        found = sources.known(folder / path.name, Metrics, sources.make("eval", model, FORCE=1))
         digest = files.sha256(predictions) if predictions.is_file() else None
         # Measured of predictions that are there no more, it is no number of this adapter.
         if found and digest in found.made_with["predictions"]:
@@ -234,7 +230,7 @@ def scores_of(work: Path, model: str, fingerprint: str) -> Iterator[Row]:
                 "split": str(options.get("SET")),
                 "n": found.n,
                 "smoke": found.smoke or bool(options.get("smoke")),
-                "numbers": {name: reach(found, place) for name, place in SCORES.items()},
+                "numbers": {name: reach(found, place.split(".")) for name, place in SCORES.items()},
             }
 
 
@@ -244,35 +240,31 @@ def card(work: Path, model: str, *, force: bool) -> Iterator[str]:
     Raises EscError where nothing is built, and at the end with one line where an adapter does not
     belong to the sets that are built, or a README.md is somebody's own.
     """
-    backbone, (manifest, built, left_out) = backbones.get(model), sets_of(work)
-    refused = []
-    texts = {work / paths.DATA: dataset_card(work, manifest, built)}
-    trained = sorted(path.parent for path in (work / paths.adapters(model)).glob(f"*/{DONE}"))
+    backbone, (manifest, built, left_out) = backbones.get(model), _sets_of(work)
+    refused, where = [], work / paths.adapters(model)
+    texts = {work / paths.DATA: _dataset_card(work, manifest, built)}
+    trained = sorted(path.parent for path in where.glob(f"*/{DONE}"))
     for folder in trained:
         if adapters.parts(folder.name) is None:
             left_out.append(f"{folder}: no name of a training of this kit")
             continue
         try:
-            texts |= model_cards(folder, work, backbone, manifest, built)
+            texts |= _model_cards(folder, work, backbone, manifest, built)
         except EscError as error:
             refused.append(str(error))
     yield from (f"left out    {note}" for note in left_out)
     if not trained:
         train = paths.make("sft-sp", work=work, model=model)
-        where = work / paths.adapters(model)
         yield f"no models   no finished adapter in {where}; {train} trains one"
     with files.exclusive(work / paths.DATA):
         for path, text in ((place / README, text) for place, text in texts.items()):
             there = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-            if there == text:
-                yield f"card        {path} is up to date"
-            elif there and not force and not any(words in there for words in OURS):
-                refused.append(
-                    f"{path} was written by hand; FORCE=1 replaces it, another name keeps it"
-                )
-            else:
-                files.write_text(path, text)
-                yield f"card        {path}"
+            if there and there != text and not force and not any(w in there for w in OURS):
+                told = "was written by hand; FORCE=1 replaces it, another name keeps it"
+                refused.append(f"{path} {told}")
+                continue
+            files.write_text(path, text)
+            yield f"card        {path}{' is up to date' if there == text else ''}"
     if refused:
         raise EscError("; ".join(refused))
 

@@ -7,104 +7,48 @@ model; the assumptions stand beneath the table. Nothing is loaded and nobody ask
 without GPU, network, tokenizer or corpus.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any
 
 import pandas
 import typer
+import yaml
 
 from esc import backbones, cli, dialogue, files, paths
 from esc.backbones import CUTOFF, Backbone
 from esc.files import EscError
-from esc.judging import NUMBER, RANDOM, REASON
+from esc.judging import NUMBER, RANDOM
 from esc.llm import CHARACTERS_PER_TOKEN, Price
 from esc.paths import ALL, EMBEDDED, KINDS, MIXES, Lineage, Quadrant
 from esc.prompts import TASKS
 from training import memory
 
-# An A100 with 80 GB in bfloat16, dense, by its data sheet; the shares of it that training and the
-# reading of prompts reach; FLOPs for a parameter and token (in training with a LoRA: forward 2,
-# again for gradient checkpointing 2, backward through the frozen weights 2).
-PEAK_FLOPS, TRAINING_SHARE, READING_SHARE, TRAINING_FLOPS, READING_FLOPS = 312e12, 0.35, 0.5, 6, 2
-WRITING = 23e12
-"""Parameters times answer tokens a second, with 256 requests in flight: 3,000 tokens of a 7.6B."""
-SCALING = 0.9
-"""Of a further training process, or GPU of a server."""
-START_GPU, START_CPU = 180.0, 30.0
-"""Seconds of a step before its first token: loading weights, starting a server."""
-# Two cores without bfloat16 of their own (AVX2), the embedded model, in float32; most of what is
-# read has been read before, by the same adapter.
-CPU_TRAINING, CPU_READING, CPU_WRITING = 100.0, 900.0, 55.0
-EPOCHS = {"sft": "3", "dpo": "1"}  # section 6.1
-SAMPLES = {"sp": 1, "rg": 3, "vanilla": 1}
-"""Of a turn, as mining's own default."""
-YIELD = {"sp": 10651 / 14763, "rg": 6041 / 14763}
-"""Pairs of a train turn, Qwen's in Table 1; the entangled model's as if they were independent."""
-QUADRANTS = {
-    Quadrant.NSNR: YIELD["sp"] * YIELD["rg"],
-    Quadrant.NSPR: YIELD["sp"] * (1 - YIELD["rg"]),
-    Quadrant.PSNR: (1 - YIELD["sp"]) * YIELD["rg"],
-}
-REFERENCE = 4 / 3
-"""A preference training reads each side once more for its reference: 2 of 6 FLOPs more."""
-VERDICT, CLASS = (2150, 130), (2050, 90)
-SCORE = {NUMBER: (1600, 2), REASON: (1650, 90)}
-"""(characters of the prompt besides what the generator is told, tokens of the answer) of a judge's
-question: is it a pair; which error has a reply; and, by JUDGE_FORM, how good is it."""
-ANSWERS = {
-    "vanilla": ("vanilla",),
-    "direct-refine": ("vanilla", "vanilla"),
-    "self-refine": ("vanilla", "rg", "vanilla"),
-    "emotional-cot": ("rg", "vanilla"),
-    "decoupled": ("sp", "rg"),
-    "decoupled-gold": ("rg",),
-}
-"""System to the kinds of answer it asks for, one after the other."""
-PRICES = {"gpt-4.1-mini-2025-04-14": Price(0.40, 1.60)}
-"""Dollars a million tokens, the list price in November 2025; PRICE overrides it."""
+ASSUMED = yaml.safe_load(Path(__file__).with_name("assumptions.yaml").read_text(encoding="utf-8"))
 COMMITTED = Path(__file__).parent / "esconv_volumes.json"
-
-Volume = dict[str, float]
-"""Of one split: ``dialogues``, ``turns``, characters of all prompts (one a turn, system prompts
-included) and gold answers of a task (``sp_prompts``, ``sp_answers`` …), and ``conversations``,
-those of all entangled conversations, which the prompts hold many times over."""
-
-
-class Load(NamedTuple):
-    """What a step takes."""
-
-    trained: float = 0.0
-    """Tokens, over all epochs, in units of a supervised one."""
-    requests: float = 0.0
-    """To this kit's own server, as the next two."""
-    read: float = 0.0
-    written: float = 0.0
-    judged: float = 0.0
-    """Requests to a judge elsewhere, whose time is not counted, as the next two."""
-    judge_read: float = 0.0
-    judge_written: float = 0.0
-
-    def cost(self, price: Price) -> float:
-        """What the judge takes for it."""
-        return price.of(self.judge_read, self.judge_written)
+"""Of each split of the release: dialogues, turns, characters of all prompts (one a turn, system
+prompts included) and gold answers of a task, and of all entangled ``conversations``, which the
+prompts hold many times over."""
+OURS, JUDGES = ("requests", "read", "written"), ("judged", "judge_read", "judge_written")
+Load = Any
+"""pandas' Series of what a step takes: tokens ``trained`` over all epochs, in units of a supervised
+one; requests and tokens of this kit's server (`OURS`), and of a judge elsewhere, whose time is not
+counted (`JUDGES`)."""
 
 
-def asked(requests: float, characters: float, written: float) -> Load:
-    """Requests to this kit's own server, by the characters of their prompts and answer tokens."""
-    return Load(requests=requests, read=characters / CHARACTERS_PER_TOKEN, written=written)
+def asked(who: tuple[str, ...], requests: float, characters: float, written: float) -> Load:
+    """Requests by the characters of their prompts and the tokens of their answers."""
+    return pandas.Series((requests, characters / CHARACTERS_PER_TOKEN, written), who)
 
 
-def judged(requests: float, characters: float, written: float) -> Load:
-    """The same, to a judge elsewhere."""
-    return Load(0, 0, 0, 0, requests, characters / CHARACTERS_PER_TOKEN, written)
-
-
-def together(*loads: Load) -> Load:
-    """What several steps take."""
-    return Load(*map(sum, zip(*loads, strict=True)))
+def parted(step: str) -> tuple[str, str, str]:
+    """(kind, task, variant) of a step of plans.mk."""
+    target, _, variant = step.partition("@")
+    kind, _, task = target.partition("-")
+    return kind, task, variant
 
 
 @dataclass(frozen=True)
@@ -131,11 +75,10 @@ class Forecast:
         return backbones.get(self.model)
 
     @cached_property
-    def volumes(self) -> dict[str, Volume]:
+    def volumes(self) -> dict[str, dict[str, float]]:
         """Every split, as much as is asked for: the release's, scaled to what is built here."""
-        found: dict[str, Volume] = files.read_json(COMMITTED)
-        manifest = self.work / paths.MANIFEST
-        sets = files.read_json(manifest)["sets"] if manifest.is_file() else {}
+        found = files.read_json(COMMITTED)
+        sets = files.read_json(self.work / paths.MANIFEST, default={"sets": {}})["sets"]
         for name, one in found.items():
             rows = sets.get(paths.sft_file("vanilla", name), {"rows": one["dialogues"]})["rows"]
             share = min(self.limit or rows, rows) / one["dialogues"]
@@ -143,190 +86,186 @@ class Forecast:
         return found
 
     @property
-    def own_judge(self) -> bool:
+    def _hardware(self) -> str:
+        return "gpu" if self.backbone.settings["gpus"] else "cpu"
+
+    @property
+    def _own_judge(self) -> bool:
         """Whether evaluation's judge is the base model of this kit's server."""
         return self.model == EMBEDDED and not self.judge
 
     @property
-    def asks(self) -> str:
-        """The judge's name."""
+    def _asks(self) -> str:
         return self.judge or self.backbone.judge
 
     @property
-    def money(self) -> Price | None:
-        """What the judge takes a million tokens, where that is known."""
-        return Price.parse(self.price) if self.price else PRICES.get(self.asks)
-
-    @property
-    def processes(self) -> int:
-        """Of a training."""
+    def _processes(self) -> int:
         return self.nproc or max(self.backbone.settings["gpus"], 1)
 
-    def training(self, name: str, default: str) -> float:
-        """A number of TRAIN_ARGS; EscError where it is none."""
-        text = dict(w.partition("=")[::2] for w in self.train_args.split()).get(name, default)
+    def _training(self, name: str, default: float) -> float:
+        given = dict(word.partition("=")[::2] for word in self.train_args.split())
         try:
-            return float(text)
+            return float(given.get(name, default))
         except ValueError:
-            raise EscError(f"TRAIN_ARGS: {name}={text} is no number") from None
+            raise EscError(f"TRAIN_ARGS: {name}={given[name]} is no number") from None
 
     def load(self, step: str) -> Load:
         """The estimate of one step; nothing for those that only read and write files."""
-        target, _, variant = step.partition("@")
-        kind, _, task = target.partition("-")
-        if kind == "sft":
-            return self._sft(task)
-        if kind == "mine":
-            return together(*map(self._mine, [task] if task else TASKS))
-        if kind == "dpo":
-            return self._dpo(task, variant)
-        if kind == "predict":
-            return together(*(self._predict(KINDS[name].system) for name in self.system))
-        return self._evaluate() if kind == "eval" else Load()
+        kind, task, variant = parted(step)
+        parts: list[Load] = []
+        if kind in ("sft", "dpo"):
+            parts = [pandas.Series({"trained": self._trained(kind, task, variant)})]
+        elif kind == "mine":
+            parts = [one for name in ([task] if task else TASKS) for one in self._mine(name)]
+        elif kind == "predict":
+            parts = [self._predict(KINDS[name].system) for name in self.system]
+        elif kind == "eval":
+            parts = list(self._evaluate())
+        return pandas.DataFrame(parts, columns=["trained", *OURS, *JUDGES], dtype=float).sum()
 
     def seconds(self, load: Load) -> float:
         """On the backbone's own hardware: A100s, or two CPU cores."""
-        if not self.backbone.settings["gpus"]:
-            start, training, reading, writing = START_CPU, CPU_TRAINING, CPU_READING, CPU_WRITING
-        else:
-            start, size = START_GPU, self.backbone.parameters * 1e9
-            served = 1 + SCALING * (self.backbone.serving_gpus - 1)
-            training = PEAK_FLOPS * TRAINING_SHARE / (TRAINING_FLOPS * size)
-            training *= 1 + SCALING * (self.processes - 1)
-            reading = PEAK_FLOPS * READING_SHARE * served / (READING_FLOPS * size)
-            writing = WRITING * served / size
-        begins = bool(load.trained or load.requests)
-        served_in = load.read / reading + load.written / writing
-        return start * begins + load.trained / training + served_in
+        has = ASSUMED["hardware"][self._hardware]
+        size = self.backbone.parameters if self._hardware == "gpu" else 1
+        training, serving = (
+            1 + has["scaling"] * (several - 1)
+            for several in (self._processes, self.backbone.serving_gpus)
+        )
+        took = (load.read / has["reading"] + load.written / has["writing"]) / serving
+        took += load.trained / has["training"] / training
+        return float(took * size + has["start"] * bool(load.trained or load.requests))
 
-    def pairs(self, task: str, variant: str) -> float:
+    def memory(self, step: str, load: Load) -> str:
+        """Of each training process, or of each GPU of the server."""
+        backbone = self.backbone
+        if self._hardware == "cpu" or not (load.trained or load.requests):
+            return "-"
+        size = 2 * backbone.parameters * 1.25 / backbone.serving_gpus
+        if load.trained:
+            engine = self.engine or backbone.engine
+            size = memory.gigabytes(backbone, engine, self._processes, CUTOFF, step[:3])
+        return f"{size:,.0f} GB"
+
+    def _pairs(self, task: str, variant: str = "") -> float:
         """The pairs there are, else those of the paper's yield."""
-        turns = self.volumes["train"]["turns"]
         mined = self.work / paths.preference_file(paths.preference_dataset(task, self.model))
         if mined.is_file() and variant not in MIXES:
             return float(sum(1 for _ in files.read_jsonl(mined)))
-        if task == "vanilla":
-            return turns * sum(QUADRANTS[one] for one in MIXES.get(variant, ALL))
-        return turns * YIELD[task]
+        sp, rg = (float(ASSUMED["mined"][one] / ASSUMED["mined"]["of"]) for one in ("sp", "rg"))
+        # The entangled model's errors, as if they were independent.
+        of = {Quadrant.NSNR: sp * rg, Quadrant.NSPR: sp * (1 - rg), Quadrant.PSNR: (1 - sp) * rg}
+        mixed = sum(of[one] for one in MIXES.get(variant, ALL))
+        return self.volumes["train"]["turns"] * {"sp": sp, "rg": rg, "vanilla": mixed}[task]
 
-    def _sft(self, task: str) -> Load:
+    def _trained(self, stage: str, task: str, variant: str) -> float:
         one = self.volumes["train"]
-        read, rows = one["conversations"], one["dialogues"]
-        if task != "vanilla":
-            read, rows = one[f"{task}_prompts"] + one[f"{task}_answers"], one["turns"]
-        taken = min(rows, self.training("max_samples", "inf")) / max(rows, 1)
-        epochs = self.training("num_train_epochs", EPOCHS["sft"])
-        return Load(trained=epochs * taken * read / CHARACTERS_PER_TOKEN)
+        rows, side = one["turns"], one[f"{task}_prompts"] + one[f"{task}_answers"]
+        if stage == "sft" and task == "vanilla":
+            rows, side = one["dialogues"], one["conversations"]
+        side /= CHARACTERS_PER_TOKEN * max(rows, 1)
+        rows = self._pairs(task, variant) if stage == "dpo" else rows
+        taken = min(rows, self._training("max_samples", math.inf))
+        taken *= self._training("num_train_epochs", ASSUMED["epochs"][stage])
+        if stage == "sft":
+            return taken * side
+        # How far it moved: three passes without a backward one, on some validation turns.
+        drift = min(dialogue.DRIFT[self._hardware], self.volumes["validation"]["turns"])
+        return float(2 * taken * ASSUMED["reference"] + drift) * side
 
-    def _mine(self, task: str) -> Load:
-        one, samples = self.volumes["train"], self.samples or SAMPLES[task]
+    def _mine(self, task: str) -> Iterator[Load]:
+        one, samples = self.volumes["train"], self.samples or ASSUMED["samples"][task]
         requests = samples * one["turns"]
         written = samples * one[f"{task}_answers"] / CHARACTERS_PER_TOKEN
-        sent = asked(requests, samples * one[f"{task}_prompts"], written)
-        if task == "sp" or self.asks == RANDOM:
-            return sent
-        # The conversation with both replies, for every sample: at most, since equal ones drop out.
-        seen = one["rg_prompts"] + one["rg_answers"] + one["turns"] * VERDICT[0]
-        return together(sent, judged(requests, samples * seen, requests * VERDICT[1]))
-
-    def _dpo(self, task: str, variant: str) -> Load:
-        train, on = self.volumes["train"], "gpu" if self.backbone.settings["gpus"] else "cpu"
-        side = (train[f"{task}_prompts"] + train[f"{task}_answers"]) / CHARACTERS_PER_TOKEN
-        side /= max(train["turns"], 1)
-        sides = 2 * min(self.pairs(task, variant), self.training("max_samples", "inf"))
-        # How far it moved: three passes without a backward one, on some validation turns.
-        drift = min(dialogue.DRIFT[on], self.volumes["validation"]["turns"]) * side
-        epochs = self.training("num_train_epochs", EPOCHS["dpo"])
-        return Load(trained=epochs * sides * side * REFERENCE + drift)
+        yield asked(OURS, requests, samples * one[f"{task}_prompts"], written)
+        if task != "sp" and self._asks != RANDOM:
+            # The conversation with both replies of every sample: at most, equal ones drop out.
+            more, answer = ASSUMED["verdict"]
+            seen = one["rg_prompts"] + one["rg_answers"] + one["turns"] * more
+            yield asked(JUDGES, requests, samples * seen, requests * answer)
 
     def _predict(self, system: str) -> Load:
-        one, kinds = self.volumes["test"], ANSWERS[system]
+        one, kinds = self.volumes["test"], ASSUMED["answers"][system]
         read = sum(one[f"{kind}_prompts"] for kind in kinds)
         said = sum(one[f"{kind}_answers"] for kind in kinds) / CHARACTERS_PER_TOKEN
         # A later answer's prompt holds the earlier ones, but for the planner's.
         for place, kind in enumerate(kinds, start=1):
             read += one[f"{kind}_answers"] * (len(kinds) - place) * (kind != "sp")
         # The strategies' probabilities are one request more, over a prompt just read.
-        return asked(one["turns"] * (len(kinds) + ("sp" in kinds)), read, said)
+        return asked(OURS, one["turns"] * (len(kinds) + ("sp" in kinds)), read, said)
 
-    def _evaluate(self) -> Load:
-        if self.asks == RANDOM and not self.own_judge:
-            return Load()
+    def _evaluate(self) -> Iterator[Load]:
+        if self._asks == RANDOM and not self._own_judge:
+            return
         one, systems = self.volumes["test"], len(self.system)
-        again = 0 if self.own_judge else dialogue.REPEATED
-        usual = dialogue.JUDGED_BY_EMBEDDED if self.own_judge else dialogue.JUDGED
+        usual, again = dialogue.JUDGED, dialogue.REPEATED
+        if self._own_judge:
+            usual, again = dialogue.JUDGED_BY_EMBEDDED, 0
         turns, pairs = (
-            min(self.judge_n or usual, most) for most in (one["turns"], self.pairs("rg", ""))
+            min(self.judge_n or usual, most) for most in (one["turns"], self._pairs("rg"))
         )
         scores = 4 * (systems * (turns + min(again, turns)) + 2 * pairs + min(again, pairs))
-        classes = systems * one["turns"] * (self.asks != RANDOM)
+        classes = systems * one["turns"] * (self._asks != RANDOM)
         said = (one["rg_prompts"] + 2 * one["rg_answers"]) / max(one["turns"], 1)
-        ask = asked if self.own_judge else judged
-        counted = ((scores, *SCORE[self.judge_form]), (classes, *CLASS))
-        return together(*(ask(n, n * (said + more), n * answer) for n, more, answer in counted))
+        forms = ASSUMED["score"][self.judge_form], ASSUMED["class"]
+        for n, (more, answer) in zip((scores, classes), forms, strict=True):
+            yield asked(OURS if self._own_judge else JUDGES, n, n * (said + more), n * answer)
 
+    def is_done(self, step: str) -> bool:
+        """Whether the files are there that the step writes last."""
+        kind, task, variant = parted(step)
+        model, runs, lineage = self.model, Path("runs") / self.model, Lineage(variant or None)
+        tasks = [task] if task else TASKS
+        known: dict[str, list[Path | str]] = {
+            "model": [Path(backbones.get(EMBEDDED).location) / "manifest.json"],
+            "data": [paths.MANIFEST],
+            "check": [f"data/check_{model}.json"],
+            "stats": [paths.STATS],
+            "sft": [paths.adapter(model, task, "sft") / "run.json"],
+            "mine": [paths.preference_manifest(one, model, paths.PAPER) for one in tasks],
+            "dpo": [paths.adapter(model, task, "dpo", lineage) / "drift.json"],
+            "predict": [runs / name / "run.json" for name in self.system],
+            "eval": [runs / "comparisons.json"],
+            "report": [runs / "report.html"],
+        }
+        return all((self.work / path).is_file() for path in known[kind])
 
-def products(step: str, about: Forecast) -> list[Path]:
-    """The files that are written last; a step is done where all are there."""
-    target, _, variant = step.partition("@")
-    kind, _, task = target.partition("-")
-    model, lineage, runs = about.model, Lineage(variant or None), Path("runs") / about.model
-    known: dict[str, list[Path | str]] = {
-        "model": [Path(backbones.get(EMBEDDED).location) / "manifest.json"],
-        "data": [paths.MANIFEST],
-        "check-data": [f"data/check_{model}.json"],
-        "stats": [paths.STATS],
-        "sft": [paths.adapter(model, task, "sft") / "run.json"],
-        "mine": [
-            paths.preference_manifest(one, model, paths.PAPER)
-            for one in [task] * bool(task) or TASKS
-        ],
-        "dpo": [paths.adapter(model, task, "dpo", lineage) / "drift.json"],
-        "predict": [runs / name / "run.json" for name in about.system],
-        "eval": [runs / "comparisons.json"],
-        "report": [runs / "report.html"],
-    }
-    return [about.work / path for path in known[target if target in known else kind]]
+    def assumptions(self, price: Price | None) -> Iterator[str]:
+        """What the estimates stand on, in words."""
+        train, test = (self.volumes[split]["turns"] for split in ("train", "test"))
+        told: files.Row = {"train": train, "test": test, "characters": CHARACTERS_PER_TOKEN}
+        told |= {"processes": self._processes, "servers": self.backbone.serving_gpus}
+        told |= {"cutoff": CUTOFF, "name": self._asks, "cost": "set PRICE"}
+        if price:
+            told["cost"] = f"${price.prompt:g} and ${price.completion:g} a million"
+        judge = "other" if self._asks != RANDOM else "own" if self._own_judge else "random"
+        hardware = ASSUMED["hardware"][self._hardware]["told"]
+        said = (ASSUMED["corpus"], ASSUMED["pairs"], hardware, ASSUMED["judge"][judge])
+        yield from (one.format(**told) for one in said)
+        yield ASSUMED["end"]
 
 
 @cli.command(examples="  make reproduce MODEL=qwen2.5-7b DRY_RUN=1", name="estimate")
 def main(about: Forecast) -> None:
     """Tell what a plan's steps would send, train and cost, before anything runs."""
-    rows, left, seconds, price = [], Load(), 0.0, about.money
+    rows, total, spent = [], 0.0, 0.0
+    text = about.price or ASSUMED["prices"].get(about.judge or about.backbone.judge)
+    price = Price.parse(text) if text else None
     for step in about.step:
-        done = all(path.is_file() for path in products(step, about))
-        load = about.load(step)
-        if not done:
-            left, seconds = together(left, load), seconds + about.seconds(load)
-        cost = f", ${load.cost(price):,.2f}" if load.judged and price else ""
-        rows.append(
-            {
-                "step": step,
-                "state": "done" if done else "to run",
-                "requests": _short(load.requests),
-                "tokens": _short(load.trained + load.read + load.written),
-                "GPU memory": _memory(step, load, about),
-                "time": _clock(about.seconds(load)),
-                "judge": f"{_short(load.judged)} asked{cost}" if load.judged else "-",
-            }
-        )
+        load, done = about.load(step), about.is_done(step)
+        seconds = about.seconds(load)
+        cost = price.of(load.judge_read, load.judge_written) if price else 0.0
+        total, spent = total + seconds * (not done), spent + cost * (not done)
+        row = [step, "done" if done else "to run", _short(load.requests)]
+        row += [_short(load.trained + load.read + load.written), about.memory(step, load)]
+        told = f", ${cost:,.2f}" if price else ""
+        judge = f"{_short(load.judged)} asked{told}" if load.judged else "-"
+        rows.append([*row, _clock(seconds), judge])
+    heads = ["step", "state", "requests", "tokens", "GPU memory", "time", "judge"]
     sides = ("left", "left", *["right"] * 5)
-    print(pandas.DataFrame(rows).to_markdown(index=False, tablefmt="plain", colalign=sides))
-    money = f", and ${left.cost(price):,.2f} for the judge" if price else ""
-    print(f"\nto run: {_clock(seconds)}{money}")
-    print("\n".join(_assumptions(about)))
-
-
-def _memory(step: str, load: Load, about: Forecast) -> str:
-    """Of each training process, or of each GPU of the server."""
-    backbone = about.backbone
-    if not backbone.settings["gpus"] or not (load.trained or load.requests):
-        return "-"
-    size = 2 * backbone.parameters * 1.25 / backbone.serving_gpus
-    if load.trained:
-        engine = about.engine or backbone.engine
-        size = memory.gigabytes(backbone, engine, about.processes, CUTOFF, step[:3])
-    return f"{size:,.0f} GB"
+    table = pandas.DataFrame(rows, columns=heads)
+    print(table.to_markdown(index=False, tablefmt="plain", colalign=sides))
+    money = f", and ${spent:,.2f} for the judge" if price else ""
+    print(f"\nto run: {_clock(total)}{money}", *about.assumptions(price), sep="\n")
 
 
 def _short(number: float) -> str:
@@ -337,29 +276,3 @@ def _short(number: float) -> str:
 def _clock(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02} min" if seconds else "-"
-
-
-def _assumptions(about: Forecast) -> Iterator[str]:
-    train, test = (about.volumes[split]["turns"] for split in ("train", "test"))
-    yield (
-        f"corpus     statistics of ESConv, scaled to what is built here: {train:,.0f} train and "
-        f"{test:,.0f} test turns; {CHARACTERS_PER_TOKEN} characters a token"
-    )
-    yield "pairs      those mined here, else as many a turn as the paper has of Qwen (Table 1)"
-    if about.backbone.settings["gpus"]:
-        yield (
-            f"hardware   A100 80 GB: training at {TRAINING_SHARE:.0%} of the peak on "
-            f"{about.processes} processes, one server of {about.backbone.serving_gpus}; each step "
-            f"{START_GPU:.0f} s besides"
-        )
-        yield f"memory     training at {CUTOFF:,} tokens; a server's weights and a quarter more"
-    else:
-        yield f"hardware   two CPU cores, the embedded model; each step {START_CPU:.0f} s besides"
-    if about.asks == RANDOM:
-        scored = "in mining, the base model in evaluation" if about.own_judge else "throughout"
-        yield f"judge      random draws {scored}: SMOKE, no result"
-    else:
-        price = about.money
-        cost = f"${price.prompt:g} and ${price.completion:g} a million" if price else "set PRICE"
-        yield f"judge      {about.asks}, {cost} tokens; its time is not in the sum"
-    yield "An estimate; DRY_RUN=1 of one step counts what is really left of it."

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import socket
 import time
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -30,32 +29,29 @@ def application(latency: float, rate: float | None, told: str, status: int) -> S
 
     async def complete(request: Request) -> Response:
         nonlocal count, tokens, filled
-        count, asked = count + 1, await request.body()
+        count, asked, now = count + 1, await request.body(), time.monotonic()
         if rate is not None:
-            now = time.monotonic()
-            tokens, filled = min(tokens + (now - filled) * rate, rate), now
-            if tokens < 1:
-                header = dict([told.split("=")]) if told else None
-                return Response(status_code=429, headers=header)
-            tokens -= 1
-        reply: Any = f"This is reply {count}." if b'"seed"' in asked else "Question"
-        reply = {"message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
+            tokens, filled = min(tokens + (now - filled) * rate, rate) - 1, now
+            if tokens < 0:
+                tokens += 1
+                return Response(status_code=429, headers=dict([told.split("=")] if told else []))
+        said = f"This is reply {count}." if b'"seed"' in asked else "Question"
+        message = {"role": "assistant", "content": said}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 500, "completion_tokens": 2}
         await asyncio.sleep(latency)
-        return JSONResponse({"choices": [reply | {"index": 0}], "usage": usage}, status)
+        return JSONResponse({"choices": [choice], "usage": usage}, status)
 
-    async def models(_: Request) -> Response:
-        return JSONResponse(MODELS)
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", complete, methods=["POST"]),
+            Route("/v1/models", lambda _: JSONResponse(MODELS)),
+            Route("/count", lambda _: JSONResponse(count)),
+        ]
+    )
 
-    async def counted(_: Request) -> Response:
-        return JSONResponse(count)
 
-    routes = [Route("/v1/chat/completions", complete, methods=["POST"])]
-    return Starlette(routes=[*routes, Route("/v1/models", models), Route("/count", counted)])
-
-
-def main() -> None:
-    """Serve until killed."""
+def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds")
     parser.add_argument("--rate", type=float, help="completions a second; more is refused")
@@ -69,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _main()

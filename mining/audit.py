@@ -1,84 +1,62 @@
 """A sheet on which people say whether the errors the judge named are really there, and its result.
 
-Draws N pairs per error type by their ids, writes ``runs/<model>/mining…/audit/<task>/``:
-``sheet.csv`` for a spreadsheet, ``sheet.html`` for a browser, a phone or paper (its ticks are saved
-as a CSV file that is read in the same way), and last ``audit.json``. A sheet with ticks in it is
-never overwritten. ``--read`` writes ``precision.json`` beside them: of the answers yes and no, the
-share of yes, per error type and over all.
+Draws N pairs per error type, writes ``runs/<model>/mining…/audit/<task>/``: ``sheet.csv``,
+``sheet.html`` (whose ticks are saved as a CSV file that is read in the same way), and last
+``audit.json``. A sheet with ticks in it is never overwritten. ``--read`` writes ``precision.json``
+beside them: of the answers yes and no, the share of yes, per error type and over all.
 """
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
-from data_builders.published import PAIRS
-from esc import cli, files, sheets, step
+from data_builders.pairs import PAIRS, Mining, Wanted
+from esc import cli, files, paths, sheets, step
 from esc.dialogue import gold_turns
 from esc.files import EscError, Row
 from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
 from esc.stats import share_of_turns
 from esc.strategies import Strategy, tag
-from mining.sample import Mining, Wanted
-from mining.stats import finished_route
+from mining.stats import draw
 
 TEMPLATE = Path(__file__).parent / "pages" / "audit.html.j2"
 ANSWERS = ("yes", "no", "unsure")
-COLUMNS = (
-    *("record", "error", "conversation", "seeker", "strategy", "gold", "rejected", "explanation"),
-    *("answer", "comment"),
-)
 CSV, HTML, DONE, PRECISION = "sheet.csv", "sheet.html", "audit.json", "precision.json"
 
 
-def draw(pairs: Iterable[Row], n: int) -> list[Row]:
-    """``n`` pairs per error type, or all where there are fewer, in an order that mixes the types.
-
-    By a hash of turn and sample: a larger ``n`` adds to what a smaller one draws.
-    """
-    of_type: dict[str, list[Row]] = defaultdict(list)
-    for pair in sorted(pairs, key=_place):
-        if pair["error"] not in (None, PsychError.NONE):
-            of_type[pair["error"]].append(pair)
-    return sorted((pair for found in of_type.values() for pair in found[:n]), key=_place)
-
-
-def _place(pair: Row) -> str:
-    return hashlib.sha256(f"audit\n{pair['id']}/{pair['sample']}".encode()).hexdigest()
-
-
-def folder_of(mining: Mining) -> Path:
-    """Where the sheet of a mining is."""
+def _folder(mining: Mining) -> Path:
     return mining.folder.parent / "audit" / mining.task
 
 
-def make(mining: Mining, n: int) -> Iterator[str]:
-    """Write the sheet; the lines one should see.
+def _command(mining: Mining) -> str:
+    lineage = {name.lower(): value for name, value in mining.lineage.variables.items()}
+    of = mining.work, mining.model, mining.task
+    return paths.step("mining", "audit", work=of[0], model=of[1], task=of[2], **lineage)
 
-    Raises EscError where there is one with ticks in it, or no pair to audit.
-    """
-    routed = finished_route(mining)
-    folder = folder_of(mining)
+
+def make(mining: Mining, n: int) -> Iterator[str]:
+    """Write the sheet; lines one should see. EscError where one with ticks is there, or no pair."""
+    routed, folder = mining.pairs(), _folder(mining)
     with files.exclusive(folder):
         if (folder / CSV).is_file():
             sheets.check_blank(folder / CSV, ["answer"])
-        drawn = draw(files.read_jsonl(mining.routed / PAIRS), n)
+        drawn = list(draw(files.read_jsonl(mining.routed / PAIRS), n))
         if not drawn:
             raise EscError(f"{mining.routed / PAIRS} holds no pair with an error to audit")
         (folder / DONE).unlink(missing_ok=True)
         turns = {turn.id: turn for turn in gold_turns(mining.work, "train", None)}
-        of = routed[PAIRS]["sha256"]
-        rows = []
+        of, rows = routed[PAIRS]["sha256"], []
         for pair in drawn:
-            turn, sides = turns[pair["id"]], {"gold": pair["chosen"], "rejected": pair["rejected"]}
+            turn, gold, rejected = turns[pair["id"]], pair["chosen"], pair["rejected"]
             if mining.task == "vanilla":
                 # The strategy is part of an entangled answer; its two sides need not share it.
-                named = {"gold": pair["gold_strategy"], "rejected": pair["strategy"]}
-                sides = {side: tag(Strategy(named[side]), text) for side, text in sides.items()}
+                gold = tag(Strategy(pair["gold_strategy"]), gold)
+                rejected = tag(Strategy(pair["strategy"]), rejected)
             row = {
                 # It names the pairs it is of, and no spreadsheet takes it for a date.
                 "record": f"{pair['id']} sample {pair['sample']} ({of[:6]})",
@@ -86,29 +64,24 @@ def make(mining: Mining, n: int) -> Iterator[str]:
                 "conversation": sheets.conversation(turn.history),
                 "seeker": turn.seeker,
                 "strategy": pair["gold_strategy"],
+                "gold": gold,
+                "rejected": rejected,
                 "explanation": pair["explanation"] or "",
             }
-            rows.append(row | sides)
-        done: Row = {
-            "task": mining.task,
-            "model": mining.model,
-            "n": n,
-            "sampler": routed["provenance"]["sampler"],
-            "judge": routed["provenance"]["judge"],
-            "pairs": of,
-            "smoke": routed["smoke"],
-            "records": {row["record"]: row["error"] for row in rows},
-        }
+            rows.append(row)
+        done: Row = {name: routed[name] for name in ("task", "model", "smoke")}
+        done |= {name: routed["provenance"][name] for name in ("sampler", "judge")}
+        done |= {"n": n, "pairs": of, "records": {row["record"]: row["error"] for row in rows}}
         page = sheets.page(
             TEMPLATE,
             sheet=[of, *done["records"]],
-            command=mining.step("audit"),
+            command=_command(mining),
             cards=[(row, turns[pair["id"]]) for row, pair in zip(rows, drawn, strict=True)],
             made=done,
             errors={error.value: error.definition for error in PsychError},
             answers=ANSWERS,
         )
-        files.write_text(folder / CSV, sheets.csv_text(COLUMNS, rows))
+        files.write_text(folder / CSV, sheets.csv_text([*rows[0], "answer", "comment"], rows))
         files.write_text(folder / HTML, page)
         files.write_json(folder / DONE, done)
     told = ", ".join(f"{k} {error}" for error, k in Counter(done["records"].values()).items())
@@ -118,38 +91,35 @@ def make(mining: Mining, n: int) -> Iterator[str]:
 
 
 def read(mining: Mining, path: Path) -> Iterator[str]:
-    """Write ``precision.json`` from a ticked sheet; the lines one should see.
+    """Write ``precision.json`` from a ticked sheet, where a record without a row counts as blank.
 
-    A record without a row counts as blank. Raises EscError where no sheet was made, or, naming file
-    and row, where one cannot be read.
+    Yields the lines one should see; EscError, naming file and row, where it cannot be read.
     """
-    folder = folder_of(mining)
-    made: Row = files.read_json(folder / DONE, made_by=mining.step("audit"))
+    folder = _folder(mining)
+    made: Row = files.read_json(folder / DONE, made_by=_command(mining))
     said = sheets.answers(path, ["answer"], ANSWERS, made["records"])
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for record, error in made["records"].items():
-        counts[error][said.get(record, {}).get("answer") or "blank"] += 1
-    kept = {name: made[name] for name in ("task", "model", "sampler", "judge", "pairs", "smoke")}
-    done: Row = kept | {
-        "sheet": files.sha256(path),
-        "all": precision(sum(counts.values(), Counter())),
-        "errors": {one.value: precision(counts[one]) for one in PsychError if one in counts},
-    }
+        answer = said.get(record, {}).get("answer") or "blank"
+        counts[error][answer] += 1
+        counts["all"][answer] += 1
+    errors = {name: _precision(counts[name]) for name in (*PsychError, "all") if name in counts}
+    done = {name: made[name] for name in ("task", "model", "sampler", "judge", "pairs", "smoke")}
+    done |= {"sheet": files.sha256(path), "all": errors.pop("all"), "errors": errors}
     with files.exclusive(folder):
         files.write_json(folder / PRECISION, done)
     yield f"precision   {made['task']} pairs of {made['model']}, judge {made['judge']}"
-    for name, one in [*done["errors"].items(), ("all", done["all"])]:
-        share = "—" if one["precision"] is None else f"{one['precision']:.1%}"
-        interval = "" if one["low"] is None else f"[{one['low']:.1%}, {one['high']:.1%}]"
-        told = ", ".join(f"{one[answer]} {answer}" for answer in (*ANSWERS, "blank"))
-        yield f"            {name:<20}{share:>7} {interval:<16} {told}"
-    yield "            'all' is of the sheet, where error types are equally frequent"
+    table = pd.DataFrame.from_dict(errors | {"all": done["all"]}, orient="index")
+    shares = ["precision", "low", "high"]
+    table[shares] = table[shares].astype(float)
+    yield table.to_string(float_format="{:.1%}".format, na_rep="—")
+    yield "'all' is of the sheet, where error types are equally frequent"
     if done["smoke"]:
         yield step.SMOKE
     yield f"written     {folder / PRECISION}"
 
 
-def precision(count: Mapping[str, int]) -> Row:
+def _precision(count: Mapping[str, int]) -> Row:
     """The share of yes among yes and no with its interval, 0 to 1, and how often each was said."""
     told = {answer: count.get(answer, 0) for answer in (*ANSWERS, "blank")}
     n = told["yes"] + told["no"]

@@ -4,9 +4,10 @@ All of it is pure: from candidates and verdicts to fates.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from data_builders import pairs
 from esc.judging import Unscored
 from esc.paths import Quadrant
 from esc.psych_errors import PsychError
@@ -28,7 +29,7 @@ STAGE_OF: dict[PsychError, str | None] = {
 class Fate(StrEnum):
     """What becomes of a sampled answer; all but the first are reasons for dropping it."""
 
-    PAIR = "pair"
+    PAIR = pairs.PAIR
     SAMPLING_FAILED = "sampling failed"
     UNPARSABLE = "unparsable strategy"
     SAME_STRATEGY = "same strategy as gold"
@@ -49,13 +50,11 @@ Judgement = FilterVerdict | Unscored | None
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The way of one candidate."""
+    """The way of one candidate; error and quadrant (of an entangled one) where they are known."""
 
     fate: Fate
     error: PsychError | None = None
-    """Of the sampled answer, where it is known."""
     quadrant: Quadrant | None = None
-    """Of an entangled answer, where it is known."""
 
     def is_unwanted(self, task: str) -> bool:
         """Whether the sampled answer has an error that its phase can mend, paired or not."""
@@ -80,24 +79,16 @@ def route_turn(
     routes: dict[Key, Route] = {}
     seen: set[tuple[object, str]] = set()
     taken: set[Quadrant | None] = set()
-    for candidate in seeded(turn):
+    for one in seeded(turn):
         # Two answers that differ in blanks or case alone would teach a model nothing else.
-        twin = (candidate.strategy, _normal(candidate.response or ""))
-        dropped = _dropped(task, candidate, twin[1]) or (twin in seen and Fate.DUPLICATE)
+        twin = one.strategy, _normal(one.response or "")
+        route = _route(task, one, verdicts.get(one.key), is_twin=twin in seen)
+        if route.fate is Fate.PAIR and task != "sp":
+            if route.quadrant in taken:
+                route = replace(route, fate=Fate.TURN_HAS_PAIR)
+            taken.add(route.quadrant)
         seen.add(twin)
-        if dropped:
-            route = Route(dropped)
-        elif task == "sp":
-            route = Route(Fate.PAIR, PsychError.STRATEGY_MISMATCH)
-            if candidate.strategy is candidate.gold_strategy:
-                route = Route(Fate.SAME_STRATEGY, PsychError.NONE)
-        else:
-            route = _judged(task, candidate, verdicts.get(candidate.key))
-            if route.fate is Fate.PAIR:
-                if route.quadrant in taken:
-                    route = Route(Fate.TURN_HAS_PAIR, route.error, route.quadrant)
-                taken.add(route.quadrant)
-        routes[candidate.key] = route
+        routes[one.key] = route
     return routes
 
 
@@ -107,42 +98,45 @@ def to_judge(task: str, turn: Sequence[Candidate]) -> list[Candidate]:
     return [candidate for candidate in turn if routes[candidate.key].fate is Fate.UNSCORED]
 
 
-def _dropped(task: str, candidate: Candidate, said: str) -> Fate | None:
-    """Why a candidate by itself needs no verdict."""
-    if candidate.status == "failed":
-        return Fate.SAMPLING_FAILED
-    if candidate.strategy is None:
-        return Fate.UNPARSABLE
-    if task == "sp":
-        return None
-    if not said:
-        return Fate.EMPTY
-    same = said == _normal(candidate.gold_response)
-    return Fate.SAME_REPLY if same and candidate.strategy is candidate.gold_strategy else None
+def _route(task: str, one: Candidate, verdict: Judgement, *, is_twin: bool) -> Route:
+    """The way of a candidate by itself.
 
-
-def _judged(task: str, candidate: Candidate, verdict: Judgement) -> Route:
-    """A generator's reply takes an error of its phase, and the judge's word that it is retained.
-
-    The quadrant of an entangled answer decides which sets of Table 5 it is in: the judge's word on
+    A generator's reply takes an error of its phase, and the judge's word that it is retained. The
+    quadrant of an entangled answer decides which sets of Table 5 it is in: the judge's word on
     retaining is of the response alone, and does not count. Either takes a clean gold reply.
     """
+    right, said = one.strategy is one.gold_strategy, _normal(one.response or "")
+    screened = {
+        Fate.SAMPLING_FAILED: one.status == "failed",
+        Fate.UNPARSABLE: one.strategy is None,
+        Fate.EMPTY: task != "sp" and not said,
+        Fate.SAME_REPLY: task != "sp" and right and said == _normal(one.gold_response),
+        Fate.DUPLICATE: is_twin,
+    }
+    if dropped := next((fate for fate, holds in screened.items() if holds), None):
+        return Route(dropped)
+    if task == "sp":
+        same = Route(Fate.SAME_STRATEGY, PsychError.NONE)
+        return same if right else Route(Fate.PAIR, PsychError.STRATEGY_MISMATCH)
     if not isinstance(verdict, FilterVerdict):
         return Route(Fate.UNSCORED)
-    error, quadrant = verdict.rejected_error, None
-    fate = Fate.PAIR if verdict.retain else Fate.NOT_RETAINED
-    if STAGE_OF[error] != "rg":
-        fate = Fate.NO_ERROR if error is PsychError.NONE else Fate.NO_STAGE
+    error, quadrant, fate = verdict.rejected_error, None, Fate.PAIR
     if task == "vanilla":
-        strategy = "Ps" if candidate.strategy is candidate.gold_strategy else "Ns"
-        quadrant = Quadrant(strategy + ("Pr" if error is PsychError.NONE else "Nr"))
-        fate = Fate.NO_ERROR if quadrant is Quadrant.PSPR else Fate.PAIR
-        if quadrant is Quadrant.NSPR:
+        reply = "Pr" if error is PsychError.NONE else "Nr"
+        quadrant = Quadrant(("Ps" if right else "Ns") + reply)
+        if quadrant is Quadrant.PSPR:
+            fate = Fate.NO_ERROR
+        elif quadrant is Quadrant.NSPR:
             # The response is sound: what is wrong with the answer is its strategy.
             error = PsychError.STRATEGY_MISMATCH
-    return Route(
-        fate if verdict.chosen_error is PsychError.NONE else Fate.GOLD_ERROR, error, quadrant
-    )
+    elif error is PsychError.NONE:
+        fate = Fate.NO_ERROR
+    elif STAGE_OF[error] != "rg":
+        fate = Fate.NO_STAGE
+    elif not verdict.retain:
+        fate = Fate.NOT_RETAINED
+    clean_gold = verdict.chosen_error is PsychError.NONE
+    return Route(fate if clean_gold else Fate.GOLD_ERROR, error, quadrant)
 
 
 def _normal(text: str) -> str:

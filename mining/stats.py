@@ -1,25 +1,22 @@
 """What a mining has brought, beside the paper: Table 1 (lower half), Figures 9 to 14, rates kept.
 
-Reads ``routed/`` of every task that is mined, and for the examples the train set and the kept
-corpus; writes ``runs/<model>/mining…/stats/``: ``stats.md``, ``examples.md`` (one pair per error
-type, drawn by its id), and last ``stats.json``. The paper prints no numbers for its Figure 9; those
-of Figure 10 are Table 1's. Both are drawn on the report's page.
+Reads ``routed/`` of every task that is mined, writes ``runs/<model>/mining…/stats/``: ``stats.md``,
+``examples.md`` (a pair per error type, drawn by its id), ``stats.json``. The report draws Figures 9
+and 10.
 """
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
-from data_builders import corpus, split
-from data_builders.published import DONE, PAIRS, ROUTES
-from data_builders.stats import page
+from data_builders.pairs import DONE, PAIRS, ROUTES, Mining
+from data_builders.stats import PAPER, page
 from esc import cli, files, paths, step
 from esc.dialogue import gold_turns
 from esc.files import EscError, Row
@@ -30,124 +27,62 @@ from esc.stats import BY_DIALOGUE, FEWEST, share
 from esc.strategies import Strategy
 from esc.visible import plain
 from mining.routing import Fate
-from mining.sample import Mining
 
-PAPER_COLUMNS = ("total", "Qwen", "Llama")
-# Table 1 of the paper, lower half; its columns are PAPER_COLUMNS.
-PAPER_TABLE_1: dict[str, tuple[float, float, float]] = {
-    "strategy pairs": (21370, 10651, 10719),
-    "response pairs": (11887, 6041, 5846),
-    "mean characters of chosen": (124.89, 124.72, 125.06),
-    "mean characters of rejected": (83.82, 81.04, 86.59),
-    PsychError.LACK_OF_EMPATHY.value: (4371, 2288, 2083),
-    PsychError.EARLY_EMOTION_SHIFT.value: (3600, 1814, 1786),
-    PsychError.TEMPLATE_RESPONSE.value: (3916, 1939, 1977),
-}
+PAPER_COLUMNS, PAPER_TABLE_1 = PAPER["TABLE_1_COLUMNS"], PAPER["TABLE_1_PAIRS"]
 RG_ERRORS = tuple(name for name in PAPER_TABLE_1 if name in set(PsychError))
-BIN, LONGEST = 20, 400
+_BIN, _LONGEST = 20, 400
 """Characters of a bin of lengths, and those beyond which all are in the last one."""
-KEPT = f"{BY_DIALOGUE}; none below {FEWEST} dialogues"
+_KEPT = f"{BY_DIALOGUE}; none below {FEWEST} dialogues"
 """The interval of a share of samples that became pairs."""
-BY = {"error": PsychError, "gold strategy": Strategy}
+_BY = {"error": PsychError, "gold strategy": Strategy}
 """What shares of kept samples are told by."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What is mined of one task."""
-
-    smoke: bool
-    pairs: Any
-    """A frame of pandas."""
-    told: Row
-    """Its part of ``stats.json``."""
-
-
-def told_of(task: str, routed: Row, pairs: Any, ways: Any) -> Row:
-    """What ``stats.json`` says of a task, from frames of its pairs and of the ways of all samples.
-
-    There are no ways of a file of others, whose pairs have no samples that were dropped.
-    """
-    of, quadrants = routed["provenance"], pairs["quadrant"].value_counts()
+def _told(mining: Mining, routed: Row, pairs: Any) -> Row:
+    """What ``stats.json`` says of a task; of a file of others there are no dropped samples."""
+    quadrants = pairs["quadrant"].value_counts()
     sides = {"chosen": "gold_strategy", "rejected": "strategy"}
     counts = {side: pairs[column].value_counts() for side, column in sides.items()}
+    columns = ["id", "error", "gold_strategy", "fate"]
+    ways = pd.DataFrame(files.read_jsonl(mining.routed / ROUTES), columns=columns, dtype=str)
     return {
-        "samples": routed["samples"],
+        **{name: routed[name] for name in ("samples", "fates")},
+        **{name: routed["provenance"][name] for name in ("sampler", "judge")},
         "pairs": len(pairs),
-        "fates": routed["fates"],
-        "sampler": of["sampler"],
-        "judge": of["judge"],
         "strategies": {
             one.value: {side: int(count.get(one, 0)) for side, count in counts.items()}
             for one in Strategy
         },
         "errors": pairs["error"].value_counts(sort=False).to_dict(),
         "quadrants": {q.value: int(quadrants.get(q, 0)) for q in Quadrant if len(quadrants)},
-        "characters": {side: spread(pairs[side].str.len()) for side in sides}
-        if task != "sp"
-        else None,
-        "interval": KEPT,
-        **{f"kept by {what}": kept(ways, what) for what in BY},
+        "characters": {
+            side: _spread(pairs[side].str.len()) for side in sides if mining.task != "sp"
+        },
+        "interval": _KEPT,
+        **{f"kept by {what}": _kept(ways, what) for what in _BY},
     }
 
 
-def kept(ways: Any, what: str) -> Row:
-    """Value to samples, pairs, the share kept (0 to 1) and its 95 % interval (`KEPT`)."""
+def _kept(ways: Any, what: str) -> Row:
+    """Value to samples, pairs, the share kept (0 to 1) and its 95 % interval (`_KEPT`)."""
     rates: Row = {}
+    dialogue = ways["id"].astype(str).str.rpartition("-")[0] if len(ways) else None
     for value, of_value in ways.groupby(what.replace(" ", "_")):
-        both = of_value.groupby("dialogue")["pair"].agg(["sum", "size"])
+        both = (of_value["fate"] == Fate.PAIR).groupby(dialogue).agg(["sum", "size"])
         rate = share(Counter(both.itertuples(index=False, name=None)))
         rates[value] = {"samples": len(of_value), "pairs": rate.pop("count")} | rate
-    return {one.value: rates[one.value] for one in BY[what] if one.value in rates}
+    return {one.value: rates[one.value] for one in _BY[what] if one.value in rates}
 
 
-def spread(lengths: Any) -> Row:
-    """Mean, median and counts per bin of `BIN` characters."""
-    bins = (lengths.clip(upper=LONGEST) // BIN).value_counts()
+def _spread(lengths: Any) -> Row:
+    """Mean, median and counts per bin of `_BIN` characters."""
+    bins = (lengths.clip(upper=_LONGEST) // _BIN).value_counts()
     return {
         "n": len(lengths),
         "mean": float(lengths.mean()),
         "median": float(lengths.median()),
-        "bins": [int(bins.get(place, 0)) for place in range(LONGEST // BIN + 1)],
+        "bins": [int(bins.get(place, 0)) for place in range(_LONGEST // _BIN + 1)],
     }
-
-
-def finished_route(mining: Mining) -> Row:
-    """What ``route.json`` says of a mining, as `step.routed_pairs`."""
-    return step.routed_pairs(mining.work, mining.model, mining.task, mining.lineage, mining.again())
-
-
-def collect(minings: Sequence[Mining]) -> tuple[dict[str, Found], list[str]]:
-    """(what every task that is mined holds, by task; what a reader must know of the numbers).
-
-    Raises EscError where none is left.
-    """
-    found: dict[str, Found] = {}
-    notes, left_out = [], []
-    for mining in minings:
-        if not any(path.is_file() for path in (mining.routed / DONE, mining.no_pairs)):
-            notes.append(f"{mining.task}: not mined")
-            continue
-        try:
-            routed = finished_route(mining)
-        except EscError as error:
-            left_out.append(f"{mining.task}: left out, {error}")
-            continue
-        pairs = pd.DataFrame(files.read_jsonl(mining.routed / PAIRS))
-        rows = files.read_jsonl(mining.routed / ROUTES)
-        ways = pd.DataFrame(rows, columns=["id", "error", "gold_strategy", "fate"], dtype=str)
-        ways["dialogue"] = ways["id"].str.rpartition("-")[0] if len(ways) else ""
-        ways["pair"] = ways["fate"] == Fate.PAIR
-        told = told_of(mining.task, routed, pairs, ways)
-        found[mining.task] = Found(routed["smoke"], pairs, told)
-        notes.append(f"{mining.task}: {_source(routed)}")
-    if not found:
-        first = minings[0]
-        why = "; ".join(left_out) or f"{first.again()} begins"
-        raise EscError(f"nothing is mined in {first.folder.parent}; {why}")
-    if any(one.smoke for one in found.values()):
-        notes.insert(0, "SMOKE: embedded model, sample corpus or random judge; no result")
-    return found, notes + left_out
 
 
 def _source(routed: Row) -> str:
@@ -160,16 +95,21 @@ def _source(routed: Row) -> str:
     return f"sampled from {model} {of['sampler']}{by}"
 
 
-def examples(work: Path, found: dict[str, Found], notes: Sequence[str]) -> str:
-    """One pair per error type with its whole conversation, as in Figures 11 to 14.
+def draw(pairs: Iterable[Row], n: int) -> Iterator[Row]:
+    """``n`` pairs per error type, by a hash of their ids: a larger ``n`` adds to a smaller one."""
 
-    Which pair is drawn by its id, not by what it says.
-    """
-    drawn: dict[str, tuple[str, Row]] = {}
-    for task, one in found.items():
-        for error, pairs in one.pairs.groupby("error"):
-            drawn.setdefault(error, (task, min(pairs.to_dict("records"), key=_place)))
-    wanted = {pair["id"] for _, pair in drawn.values()}
+    def place(pair: Row) -> str:
+        return hashlib.sha256(f"audit\n{pair['id']}/{pair['sample']}".encode()).hexdigest()
+
+    taken: Counter[str] = Counter()
+    for pair in sorted(pairs, key=place):
+        taken[pair["error"]] += 1
+        if pair["error"] not in (None, PsychError.NONE) and taken[pair["error"]] <= n:
+            yield pair
+
+
+def examples(work: Path, drawn: Mapping[str, tuple[str, Row]], notes: Sequence[str]) -> str:
+    """A page of (task, pair) by error, each with its conversation, as in Figures 11 to 14."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages"),
         undefined=jinja2.StrictUndefined,
@@ -181,33 +121,16 @@ def examples(work: Path, found: dict[str, Found], notes: Sequence[str]) -> str:
         # An entangled pair without an error in its reply is one of a wrong strategy.
         errors=[one.value for one in PsychError if one is not PsychError.NONE],
         drawn=drawn,
-        turns={turn.id: turn for turn in gold_turns(work, "train", None) if turn.id in wanted},
-        seekers=seekers(work),
+        turns={turn.id: turn for turn in gold_turns(work, "train", None)},
     )
 
 
-def _place(pair: Row) -> str:
-    return hashlib.sha256(f"example\n{pair['id']}/{pair['sample']}".encode()).hexdigest()
-
-
-def seekers(work: Path) -> dict[str, dict[str, str]]:
-    """Dialogue to what the kept corpus says of its seeker, by name; empty where none is kept."""
-    there = [work / paths.CORPUS / name for name in step.manifest(work)["corpus"]["files"]]
-    if not all(path.is_file() for path in there):
-        return {}
-    names = ("situation", "experience_type", "emotion_type", "problem_type")
-    return {
-        one.id: {n.removesuffix("_type").title(): getattr(one, n) for n in names if getattr(one, n)}
-        for one in split.Survey(list(corpus.read(there)[1])).dialogues
-    }
-
-
 def table_1(tasks: Mapping[str, Row]) -> dict[str, float | None]:
-    """The lower half of Table 1; None where the task is not mined. ``tasks`` are `told_of`'s."""
-    sp, rg = tasks.get("sp"), tasks.get("rg")
+    """The lower half of Table 1; None where the task is not mined. ``tasks`` are `_told`'s."""
     here: dict[str, float | None] = dict.fromkeys(PAPER_TABLE_1)
-    here["strategy pairs"] = sp["pairs"] if sp else None
-    if rg:
+    if sp := tasks.get("sp"):
+        here["strategy pairs"] = sp["pairs"]
+    if rg := tasks.get("rg"):
         here["response pairs"] = rg["pairs"]
         here |= {f"mean characters of {k}": one["mean"] for k, one in rg["characters"].items()}
         # A file of others may name none.
@@ -215,7 +138,7 @@ def table_1(tasks: Mapping[str, Row]) -> dict[str, float | None]:
     return here
 
 
-def tables(tasks: Mapping[str, Row]) -> Iterator[tuple[str, Any]]:
+def _tables(tasks: Mapping[str, Row]) -> Iterator[tuple[str, Any]]:
     """Heading and frame of what ``stats.md`` shows, Table 1 first, with the paper's values."""
     table = _frame(PAPER_TABLE_1)
     table.columns = [f"paper, {column}" for column in PAPER_COLUMNS]
@@ -231,12 +154,12 @@ def tables(tasks: Mapping[str, Row]) -> Iterator[tuple[str, Any]]:
             yield f"{of}: their strategies (Figure 9)", counts.join(shares, rsuffix=", %")
         if one["characters"]:
             yield f"{of}: characters of the replies", _frame(one["characters"])[["mean", "median"]]
-        for what in BY:
+        for what in _BY:
             if one[f"kept by {what}"]:
-                rates = _frame(one[f"kept by {what}"])[["samples", "pairs", "share", "low", "high"]]
-                rates = rates.astype(dict.fromkeys(("share", "low", "high"), float))
-                rates[["share", "low", "high"]] *= 100
-                yield f"{of}: samples that became pairs, by {what} (%)", rates
+                rates = _frame(one[f"kept by {what}"])
+                shares = rates[["share", "low", "high"]].astype(float) * 100
+                kept = rates[["samples", "pairs"]].join(shares)
+                yield f"{of}: samples that became pairs, by {what} (%)", kept
         if one["quadrants"]:
             yield f"{of}: their quadrants", _frame({"pairs": one["quadrants"]})
 
@@ -267,21 +190,36 @@ def main(
     folder = work / paths.mining(model, lineage) / "stats"
     # Also where nothing is left to count: the report takes what stands there for this mining's.
     (folder / "stats.json").unlink(missing_ok=True)
-    found, notes = collect([Mining(work, model, task, lineage) for task in TASKS])
-    tasks = {task: one.told for task, one in found.items()}
+    tasks: dict[str, Row] = {}
+    drawn: dict[str, tuple[str, Row]] = {}
+    notes, smoke = [], False
+    for mining in (Mining(work, model, task, lineage) for task in TASKS):
+        if not any(path.is_file() for path in (mining.routed / DONE, mining.no_pairs)):
+            notes.append(f"{mining.task}: not mined; {mining.again()} begins")
+            continue
+        try:
+            routed = mining.pairs()
+        except EscError as error:
+            notes.append(f"{mining.task}: left out, {error}")
+            continue
+        pairs = pd.DataFrame(files.read_jsonl(mining.routed / PAIRS))
+        tasks[mining.task] = _told(mining, routed, pairs)
+        for pair in draw(pairs.to_dict("records"), 1):
+            drawn.setdefault(pair["error"], (mining.task, pair))
+        notes.append(f"{mining.task}: {_source(routed)}")
+        smoke |= routed["smoke"]
+    if not tasks:
+        raise EscError(f"nothing is mined in {folder.parent}; {'; '.join(notes)}")
+    notes = [step.SMOKE] * smoke + notes
     # As objects, whole numbers of a row stay whole beside shares.
-    shown = {heading: one.astype(object).map(_cell) for heading, one in tables(tasks)}
-    intervals = f"Intervals of samples that became pairs: {KEPT}."
+    shown = {heading: one.astype(object).map(_cell) for heading, one in _tables(tasks)}
+    intervals = f"Intervals of samples that became pairs: {_KEPT}."
     text = page("The mined pairs beside the paper", [*map(plain, notes), intervals], shown)
-    told = {
-        "notes": notes,
-        "smoke": any(one.smoke for one in found.values()),
-        "table_1": {"here": table_1(tasks), "paper": PAPER_TABLE_1, "columns": PAPER_COLUMNS},
-        "tasks": tasks,
-    }
+    lower = {"here": table_1(tasks), "paper": PAPER_TABLE_1, "columns": PAPER_COLUMNS}
+    told = {"notes": notes, "smoke": smoke, "table_1": lower, "tasks": tasks}
     with files.exclusive(folder):
         files.write_text(folder / "stats.md", text)
-        files.write_text(folder / "examples.md", examples(work, found, notes))
+        files.write_text(folder / "examples.md", examples(work, drawn, notes))
         files.write_json(folder / "stats.json", told)
     print(shown["Table 1, lower half"].to_string(), *notes, sep="\n")
     print(f"written     {folder}/stats.json, stats.md, examples.md")

@@ -6,7 +6,7 @@ Names of errors are read tolerantly, since judges paraphrase them; `esc.judging`
 import random
 import re
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -39,13 +39,9 @@ def _yes(value: object) -> bool:
     raise ValueError(f"{str(value)[:60]!r} is neither Yes nor No")
 
 
-# Stored verdicts hold the same few names over and over.
-_parsed = lru_cache(maxsize=64)(parse)
-
-
 def _label(value: object, menu: Sequence[PsychError]) -> PsychError:
     """The error a judge names; ValueError where it names none of the menu."""
-    found = _parsed(str(value)) if value is not None else PsychError.NONE
+    found = parse(str(value)) if value is not None else PsychError.NONE
     if found is None or found not in menu:
         raise ValueError(f"{str(value)[:60]!r} is none of those offered")
     return found
@@ -77,21 +73,11 @@ class FilterVerdict(Verdict):
     def drawn(cls, chance: random.Random) -> Self:
         """About one in two keeps the pair."""
         none, *errors = FILTER_MENU
-        keep, chosen, rejected = chance.choice(
-            [
-                (True, none, chance.choice(errors)),
-                (True, none, chance.choice(errors)),
-                (False, chance.choice(errors), none),
-                (False, none, none),
-            ]
-        )
-        return cls(
-            retain=keep,
-            chosen_error=chosen,
-            chosen_explanation=DRAWN,
-            rejected_error=rejected,
-            rejected_explanation=DRAWN,
-        )
+        one, another, in_gold = (chance.choice(errors) for _ in range(3))
+        kept = [(True, none, one), (True, none, another)]
+        keep, gold, sampled = chance.choice([*kept, (False, in_gold, none), (False, none, none)])
+        why = {"chosen_explanation": DRAWN, "rejected_explanation": DRAWN}
+        return cls(retain=keep, chosen_error=gold, rejected_error=sampled, **why)
 
 
 class BlindVerdict(Verdict):
@@ -107,16 +93,14 @@ class BlindVerdict(Verdict):
 
     def unblinded(self, chosen: str) -> FilterVerdict:
         """The verdict on the pair, once it is known which side, A or B, is the gold reply."""
-        gold, sampled = (self.error_a, self.explanation_a), (self.error_b, self.explanation_b)
-        if chosen == "B":
-            gold, sampled = sampled, gold
-        return FilterVerdict(
-            retain=self.better == chosen,
-            chosen_error=gold[0],
-            chosen_explanation=gold[1],
-            rejected_error=sampled[0],
-            rejected_explanation=sampled[1],
-        )
+        said = self.model_dump()
+        sides = {"chosen": chosen.lower(), "rejected": "b" if chosen == "A" else "a"}
+        told = {
+            f"{side}_{what}": said[f"{what}_{letter}"]
+            for side, letter in sides.items()
+            for what in ("error", "explanation")
+        }
+        return FilterVerdict(retain=self.better == chosen, **told)
 
 
 class ErrorVerdict(Verdict):
@@ -140,7 +124,7 @@ class ErrorVerdict(Verdict):
     def _as_meant(cls, said: dict[str, Any]) -> dict[str, Any]:
         """A label in the yes/no field says yes to that label; "No" beside "Others" means None."""
         contains, error = said.get("contains_error"), said.get("error") or PsychError.NONE
-        label, named = _parsed(str(contains)), _parsed(str(error))
+        label, named = parse(str(contains)), parse(str(error))
         if label is not None and named is label:
             contains = label is not PsychError.NONE
         elif named is PsychError.OTHER and re.match(r"\W*(?:no|false)\b", str(contains), re.I):
@@ -154,10 +138,11 @@ class ErrorVerdict(Verdict):
         return self
 
 
-Kind = type[FilterVerdict | BlindVerdict | ErrorVerdict]
-
-
-def question(kind: Kind, history: Sequence[Exchange], **said: str) -> tuple[Message, ...]:
+def question(
+    kind: type[FilterVerdict | BlindVerdict | ErrorVerdict],
+    history: Sequence[Exchange],
+    **said: str,
+) -> tuple[Message, ...]:
     """The chat that asks for a verdict on what is ``said`` after a conversation."""
     menu = tuple(PsychError) if kind is ErrorVerdict else FILTER_MENU
     errors = [error for error in menu if error is not PsychError.NONE]

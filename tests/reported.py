@@ -48,25 +48,21 @@ def share(count: int, n: int) -> dict[str, Any]:
     return {"count": count, "share": middle, "low": middle / 2, "high": (1 + middle) / 2}
 
 
+def each(value: Any) -> dict[str, Any]:
+    """The same of every strategy."""
+    return {one.value: value for one in Strategy}
+
+
 def metrics(base: float, digest: str, *, smoke: bool) -> dict[str, Any]:
     """A whole ``metrics.json`` around one number."""
-    head = {
-        "bias": number(base / 100),
-        "bias_converged": number(None),
-        "weighted_f1": number(base + 1),
-        "macro_f1": number(base + 2),
-        "js_distance": number(0.25),
-    }
-    shares = {one.value: number(12.5) for one in Strategy}
-    strategy = head | {
-        "n": 37,
-        "invalid": 3,
-        "invalid_rate": number(7.5),
-        "preference": {one.value: number(1.0) for one in Strategy},
-        "distribution": {"predicted": shares, "gold": shares},
-        "all_turns": head | {"n": 40},
-        "calibration": {"ece": number(0.11)},
-    }
+    head = {"bias": number(base / 100), "bias_converged": number(None)}
+    head |= {"weighted_f1": number(base + 1), "macro_f1": number(base + 2)}
+    head |= {"js_distance": number(0.25)}
+    shares = each(number(12.5))
+    strategy = head | {"n": 37, "invalid": 3, "invalid_rate": number(7.5)}
+    strategy |= {"preference": each(number(1.0)), "all_turns": head | {"n": 40}}
+    strategy |= {"distribution": {"predicted": shares, "gold": shares}}
+    strategy |= {"calibration": {"ece": number(0.11)}}
     names = (("distinct1", "bleu1", "f1", "rouge_l"), ("bleu", "distinct1", "distinct2", "ead"))
     paper, corpus = (
         {name: number(base + place) for place, name in enumerate(family, 3)} for family in names
@@ -112,22 +108,16 @@ def compared(work: Path, model: str) -> None:
     shares = {one.value: points for one in PsychError}
     errors = {"n": 38, "shares": shares, "interval": "95 %", "reason": None}
     pair = {"a": "decoupled_sft", "b": "decoupled_dpo", "n": 40, "errors": errors}
-    found = {
-        "left_out": [],
-        "smoke": False,
-        "comparisons": [pair | {"numbers": {"text.paper.f1": f1}}],
-    }
+    pair["numbers"] = {"text.paper.f1": f1}
+    found = {"left_out": [], "smoke": False, "comparisons": [pair]}
     write(work / "runs" / model / "comparisons.json", found)
 
 
 def data(work: Path, *, smoke: bool = False) -> None:
     """The train set's statistics."""
-    spread = {one.value: 0.125 for one in Strategy}
-    here = {
-        "table_1": dict.fromkeys(TABLE_1_ESCONV, 7.25),
-        "table_6": {one.value: place for place, one in enumerate(Strategy, 11)},
-        "figure_8": [spread for _ in INTERVALS],
-    }
+    counts = {one.value: place for place, one in enumerate(Strategy, 11)}
+    here = {"table_1": dict.fromkeys(TABLE_1_ESCONV, 7.25), "table_6": counts}
+    here["figure_8"] = [each(0.125) for _ in INTERVALS]
     notes = ["SMOKE: the numbers here are of the sample corpus"] if smoke else []
     options = {"SPLIT": "paper", "LIMIT": None, "CONSECUTIVE": "separate"}
     write(work / "data" / "manifest.json", {"smoke": smoke, "options": options})
@@ -135,19 +125,19 @@ def data(work: Path, *, smoke: bool = False) -> None:
     write(work / "data" / "stats" / "stats.json", found)
 
 
-def whole(work: Path, model: str, base: float = 20.0) -> Path:
+def whole(work: Path, model: str) -> Path:
     """Everything that a backbone can have, but for what is left to be not run."""
     runs = work / "runs" / model
     data(work)
-    sides = {one.value: {"chosen": 3, "rejected": place} for place, one in enumerate(Strategy)}
-    task = {"pairs": 24, "judge": None, "strategies": sides}
     errors = {"Lack of Empathy": 5, "Early Emotion Shift": 6, "Template Response": 8}
-    tasks = {"sp": task | {"errors": {"Strategy Mismatch": 24}}, "rg": task | {"errors": errors}}
+    sides = {one.value: {"chosen": 3, "rejected": place} for place, one in enumerate(Strategy)}
+    of = {"sp": {"Strategy Mismatch": 24}, "rg": errors}
+    tasks = {task: {"strategies": sides, "errors": wrong} for task, wrong in of.items()}
     mined = {"notes": ["rg: judged by some-judge"], "tasks": tasks, "smoke": False}
-    table_1 = {"here": dict.fromkeys(TABLE_1_PAIRS, 123.5)}
-    write(runs / "mining" / "stats" / "stats.json", mined | {"table_1": table_1})
-    apart = number(0.75) | {"percent": 31.25, "inside_the_noise": False}
-    one = {"chosen": number(3.25), "rejected": number(2.5), "difference": apart}
+    mined["table_1"] = {"here": dict.fromkeys(TABLE_1_PAIRS, 123.5)}
+    write(runs / "mining" / "stats" / "stats.json", mined)
+    one = {"chosen": number(3.25), "rejected": number(2.4)}
+    one["difference"] = number(0.75) | {"percent": 31.25}
     scores = {"source": {}, "judge": "some-judge", "dimensions": dict.fromkeys(DIMENSIONS, one)}
     write(runs / "pairs_judge" / "judge.json", scores | {"smoke": False})
     votes = {"win": share(10, 20), "tie": share(4, 20), "lose": share(6, 20), "n": 20}
@@ -160,6 +150,6 @@ def whole(work: Path, model: str, base: float = 20.0) -> Path:
     write(work / "saves" / model / "sp_dpo" / "drift.json", drift)
     write(work / "runs/failed_esconv/errors/proportions.json", proportions())
     for place, name in enumerate(SYSTEMS):
-        system(work, model, name, base + 1.37 * place)
+        system(work, model, name, 20.0 + 1.37 * place)
     compared(work, model)
     return work

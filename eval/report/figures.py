@@ -5,8 +5,10 @@ import io
 from itertools import cycle
 from typing import Any
 
+import numpy as np
+
+from esc.files import Row
 from esc.visible import visible
-from eval.report.parts import Table, TableRow
 
 INKS = {"light": "#1d2433", "dark": "#e7eaf1"}
 """Colour of the words, on a light and on a dark page."""
@@ -15,21 +17,15 @@ COLOURS = (
     *("#7a5fb5", "#85644f", "#a94e86", "#667080"),
 )
 """Readable on white and on black, with white words on them."""
-WIDTH, NARROW, ROW, LINE, BOTTOM = 5.0, 3.7, 0.34, 0.21, 0.55
-"""Inches: of a figure and a narrow one, of each row, of a line of the legend, of the axis."""
-LETTER, LETTER_HEIGHT = 0.08, 0.17
-"""Inches: of a label's letter."""
-LEAST_NAMED = 8.5
-"""Per cent of the axis: a smaller part has no room for its number."""
 
 
-def pictures(table: Table) -> dict[str, str]:
+def pictures(table: Row) -> dict[str, str]:
     """The drawing for a light and a dark page, each the address of an SVG image that it holds.
 
     Empty where it holds no number of ours. As an image a drawing runs and loads nothing.
     """
-    rows = [row for row in table.rows if any(one.value is not None for one in row.cells)]
-    if all(row.of_paper for row in rows):
+    rows = [row for row in table["rows"] if any(one["value"] is not None for one in row["cells"])]
+    if all(row["of_paper"] for row in rows):
         return {}
     drawn = _drawn(table, rows)
     inked = {name: drawn.replace(INKS["light"], ink).encode() for name, ink in INKS.items()}
@@ -37,46 +33,40 @@ def pictures(table: Table) -> dict[str, str]:
     return {name: head + base64.b64encode(one).decode() for name, one in inked.items()}
 
 
-def _drawn(table: Table, rows: list[TableRow]) -> str:
-    """The SVG, for a light page."""
+def _drawn(table: Row, rows: list[Row]) -> str:
     # Slow to import, and drawn by this step alone.
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     # Beside a question's picture stand others, so it is narrow, and its labels have several lines.
-    asked = table.drawing == "differences"
-    width, between = (NARROW, "\n") if asked else (WIDTH, ": ")
-    several = len({row.group for row in rows}) > 1
-    labels = [
-        visible(row.group + between if several and row.group else "") + visible(row.label)
-        for row in rows
-    ]
+    asked, stacked = (table["drawing"] == kind for kind in ("differences", "stacked"))
+    several = len({row["group"] for row in rows}) > 1
+    groups = [f"{row['group']}{chr(10) if asked else ': '}" * several for row in rows]
+    labels = [visible(of + row["label"]) for of, row in zip(groups, rows, strict=True)]
     labels = [label.replace(" − ", "\n− ") for label in labels] if asked else labels
-    lines = [label.splitlines() for label in labels]
-    row_height = max(ROW, 0.1 + LETTER_HEIGHT * max(map(len, lines)))
-    in_a_line = 4 if max(map(len, table.columns)) < 7 else 2
-    legend = -(-len(table.columns) // in_a_line) if table.drawing == "stacked" else 1
-    high = 0.2 + LINE * legend + row_height * len(rows) + BOTTOM
+    lines = max(label.count("\n") for label in labels) + 1
+    in_a_line = 4 if max(map(len, table["columns"])) < 7 else 2
+    legend = -(-len(table["columns"]) // in_a_line) if stacked else 1
+    high = 0.75 + 0.21 * legend + max(0.34, 0.1 + 0.17 * lines) * len(rows)
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     settings: dict[str, Any] = dict.fromkeys(inked, INKS["light"]) | {
         "svg.fonttype": "none",
-        "svg.hashsalt": table.name,
+        "svg.hashsalt": table["name"],
         "text.parse_math": False,
         "font.family": "sans-serif",
-        "font.size": 10,
+        "axes.axisbelow": True,
     }
     with mpl.rc_context(settings):
-        drawn = Figure(figsize=(width, high))
-        # Laid out by hand: measuring text takes most of the time, and the browser has other fonts.
-        left = 0.15 + LETTER * max(len(line) for label in lines for line in label)
-        size = (width - left - 0.2) / width, row_height * len(rows) / high
-        axes = drawn.add_axes((left / width, BOTTOM / high, *size))
-        (_stacked if table.drawing == "stacked" else _points)(axes, table, rows)
+        drawn = Figure(figsize=(3.7 if asked else 5.0, high), layout="constrained")
+        axes = drawn.add_subplot()
+        places = -np.arange(len(rows))
+        (_stacked if stacked else _points)(axes, table, rows, places)
         if axes.get_legend_handles_labels()[0]:
-            drawn.legend(loc="upper center", ncols=in_a_line, frameon=False, handlelength=1)
-        axes.set_yticks([-place for place in range(len(rows))], labels)
+            look: Row = {"frameon": False, "handlelength": 1, "ncols": in_a_line}
+            drawn.legend(loc="outside upper center", **look)
+        axes.set_yticks(places, labels)
         axes.set_ylim(0.5 - len(rows), 0.5)
-        axes.set_xlabel(table.axis)
+        axes.set_xlabel(table["axis"])
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         stream = io.StringIO()
@@ -84,40 +74,35 @@ def _drawn(table: Table, rows: list[TableRow]) -> str:
     return stream.getvalue()
 
 
-def _stacked(axes: Any, table: Table, rows: list[TableRow]) -> None:
+def _stacked(axes: Any, table: Row, rows: list[Row], places: Any) -> None:
     """A bar for each row, whose parts are its cells."""
-    numbers = [[one.value or 0.0 for one in row.cells] for row in rows]
-    whole = max(map(sum, numbers)) or 1.0
-    left = [0.0] * len(rows)
-    for name, colour, values in zip(
-        table.columns, cycle(COLOURS), zip(*numbers, strict=True), strict=False
-    ):
-        bars = axes.barh(
-            [-place for place in range(len(rows))], values, 0.72, left, label=name, color=colour
-        )
+    parts = np.array([[one["value"] or 0.0 for one in row["cells"]] for row in rows]).T
+    whole, left = parts.sum(axis=0).max() or 1.0, np.zeros(len(rows))
+    for name, colour, values in zip(table["columns"], cycle(COLOURS), parts, strict=False):
+        bars = axes.barh(places, values, 0.72, left, label=name, color=colour)
+        # A smaller part has no room for its number.
         form = ".0f" if whole > 50 else ".1f"
-        told = [f"{one:{form}}" if 100 * one >= LEAST_NAMED * whole else "" for one in values]
+        told = [f"{one:{form}}" if one >= 0.085 * whole else "" for one in values]
         axes.bar_label(bars, told, label_type="center", color="#fff")
-        left = [sum(both) for both in zip(left, values, strict=True)]
+        left += values
     axes.set_xlim(0, whole)
 
 
-def _points(axes: Any, table: Table, rows: list[TableRow]) -> None:
+def _points(axes: Any, table: Row, rows: list[Row], places: Any) -> None:
     """A mark with its interval for each row; hollow ones are the paper's."""
-    for place, row in enumerate(rows):
-        one = row.cells[0]
-        if one.interval:
-            axes.plot([one.low, one.high], [-place] * 2, color=COLOURS[0], linewidth=2)
-        axes.plot(one.value, -place, "o", color=COLOURS[0], markersize=6, clip_on=False)
-        for name, value in one.paper:
+    for place, row in zip(places, rows, strict=True):
+        one = row["cells"][0]
+        if one["interval"]:
+            axes.plot([one["low"], one["high"]], [place] * 2, color=COLOURS[0], linewidth=2)
+        axes.plot(one["value"], place, "o", color=COLOURS[0], markersize=6, clip_on=False)
+        for name, value in one["paper"]:
             colour, mark = (COLOURS[4], "D") if name == "Llama" else (COLOURS[1], "s")
             label = name if name == "paper" else f"paper, {name}"
             shown = label in axes.get_legend_handles_labels()[1]
-            look = {"markerfacecolor": "none", "markersize": 6, "label": None if shown else label}
-            axes.plot(value, -place, mark, color=colour, **look)
-    if table.drawing == "differences":
+            look = {"markerfacecolor": "none", "label": None if shown else label}
+            axes.plot(value, place, mark, color=colour, markersize=6, **look)
+    if table["drawing"] == "differences":
         axes.axvline(0, color="#888888", linewidth=1.2)
     else:
         axes.set_xlim(left=0)
     axes.grid(axis="x", color="#888888", alpha=0.35, linewidth=0.6)
-    axes.set_axisbelow(True)

@@ -7,7 +7,8 @@ import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from esc.records import Comparison, Comparisons, Judged, Metrics, Proportions, S
 from esc.stats import RESAMPLES, SEED
 from esc.step import DONE, OPTIONS
 from eval.metrics import COMPARISONS
-from eval.report.parts import NOT_RUN, Table
+from eval.report.parts import NOT_RUN
 
 Known = TypeVar("Known", bound=Shape)
 ALL = (
@@ -44,13 +45,14 @@ _PREDICTED = ("SYSTEM", "STAGE", "VARIANT", "ROUND", "SET", "LIMIT", "DECODE", "
 
 @dataclass
 class Sources:
-    """What is read under one ``work``; paths are relative to it."""
+    """What is read under one ``work``; paths are relative to it.
+
+    ``hashes``: every file that was read to its SHA-256; ``options``: folder to what made it.
+    """
 
     work: Path
     hashes: dict[str, str] = field(default_factory=dict)
-    """Every file that was read to its SHA-256."""
     options: dict[str, Row] = field(default_factory=dict)
-    """Folder to what it was made with."""
 
     def make(self, target: str, model: str = EMBEDDED, **variables: object) -> str:
         """The make command of a step here."""
@@ -72,7 +74,14 @@ class Sources:
         """
         if not (self.work / path).is_file():
             return None
-        return shaped(shape, files.read_json(self.whole(path)), f"{self.work / path}", renew)
+        try:
+            return shape.model_validate(self.read(path))
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            place = ".".join(map(str, fault["loc"]))
+            wrong = f"{place} is {json.dumps(fault['input'], default=str)[:60]} ({fault['msg']})"
+            told = f"no {place!r} in it" if fault["type"] == "missing" else wrong
+            raise EscError(f"{self.work / path}: {told}; {renew} renews it") from error
 
     def options_of(self, folder: Path) -> Row:
         """What ``options.json`` of a folder says; empty where there is none."""
@@ -80,35 +89,18 @@ class Sources:
             self.options[folder.as_posix()] = found
         return found
 
-    def built(self) -> Row:
-        """The manifest of the built sets; empty where there is none."""
-        return self.read(paths.MANIFEST)
 
-
-def shaped(shape: type[Known], found: Row, where: str, renew: str) -> Known:
-    """A value as a record; EscError with its first fault and the command that renews it."""
-    try:
-        return shape.model_validate(found)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(map(str, fault["loc"]))
-        wrong = f"{place} is {json.dumps(fault['input'], default=str)[:60]} ({fault['msg']})"
-        told = f"no {place!r} in it" if fault["type"] == "missing" else wrong
-        raise EscError(f"{where}: {told}; {renew} renews it") from error
-
-
-def marked(model: str, *sources: Shape | None) -> bool:
-    """Whether numbers of these files are marked: of the embedded model, or they say so."""
-    return model == EMBEDDED or any(getattr(one, "smoke", False) for one in sources)
+def marked(model: str, source: Shape | None = None) -> bool:
+    """Whether numbers of this file are no result: of the embedded model, or it says so."""
+    return model == EMBEDDED or bool(getattr(source, "smoke", False))
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What there is of one system of one backbone."""
+    """What there is of one system of one backbone; a baseline has no ``name``."""
 
     model: str
     name: str
-    """Of its folder; empty for a baseline."""
     label: str
     metrics: Metrics | None = None
     judged: Judged | None = None
@@ -118,7 +110,6 @@ class Run:
     split: str = ""
     """What was predicted, such as ``test of ESConv.json, SPLIT=paper``; empty where unknown."""
     sampling: str = ""
-    """How its answers were drawn; empty where unknown."""
     missing: str = NOT_RUN
     """What stands where a measurement is not there."""
 
@@ -135,17 +126,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A backbone with all its runs."""
+    """A backbone with all its runs by the name of the folder, the paper's run or not."""
 
     model: str
     runs: dict[str, Run]
-    """By the name of the folder; every row of the paper is there, run or not."""
     comparisons: Comparisons | None
-
-    @property
-    def others(self) -> list[Run]:
-        """Measured runs that are no row of the paper: other losses, rounds, other systems."""
-        return [run for name, run in self.runs.items() if name not in KINDS and run.metrics]
 
     @property
     def measured(self) -> list[tuple[Run, Metrics]]:
@@ -206,9 +191,8 @@ def _todo(sources: Sources, model: str, folder: Path) -> str:
     """The trainings, predictions and measurements that a run of the paper still needs."""
     steps, kind = [], KINDS[folder.name]
     if not (sources.work / folder / PREDICTIONS).is_file():
-        for task in tasks_of(kind.system):
-            adapter = paths.adapter(model, task, kind.stage, kind.lineage)
-            if kind.stage != "base" and not (sources.work / adapter).is_dir():
+        for task in tasks_of(kind.system) if kind.stage != "base" else ():
+            if not (sources.work / paths.adapter(model, task, kind.stage, kind.lineage)).is_dir():
                 training = f"{kind.stage}-{task}"
                 steps.append(sources.make(training, model, **kind.lineage.variables))
         named = {"SYSTEM": kind.system, "STAGE": kind.stage} | kind.lineage.variables
@@ -216,35 +200,28 @@ def _todo(sources: Sources, model: str, folder: Path) -> str:
     return " && ".join([*steps, sources.make("eval", model)])
 
 
-def manifest(sources: Sources, models: Sequence[str], tables: Sequence[Table]) -> Row:
-    """Everything behind the numbers that were read so far, as ``json`` writes it."""
-    split = sources.built().get("options", {}).get("SPLIT", "unknown: no sets are built")
+def manifest(sources: Sources, models: Sequence[str]) -> Row:
+    """Everything behind the numbers that were read so far."""
+    built = sources.read(paths.MANIFEST)
+    installed = {one.name: one.version for one in distributions()}
     return {
         "commit": _commit(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed.get(name, "not installed") for name in PACKAGES},
         "seeds": {
             "requests": "each from its record's id",
             "draws of turns and examples": "by a hash of the id",
             "intervals": f"{SEED}, {RESAMPLES:,} resamples",
             "trainings": "as their options say; 42, LLaMA-Factory's default, where they do not",
-            "split": split,
+            "split": built.get("options", {}).get("SPLIT", "unknown: no sets are built"),
         },
         "options": sources.options,
         "files": dict(sorted(sources.hashes.items())),
-        "commands": _commands(sources, models),
-        "signatures": {
-            f"{table.name} {column}": cell.signature
-            for table in tables
-            for row in reversed(table.rows)
-            for column, cell in zip(table.columns, row.cells, strict=True)
-            if cell.signature and not row.label.startswith("baseline")
-        },
+        "commands": _commands(sources, models, built),
     }
 
 
 def _commit() -> str:
-    """The commit of the code that writes the report, or that it is unknown."""
     git = shutil.which("git")
     if git is None or not (paths.ROOT / ".git").exists():
         return "unknown: no git"
@@ -254,24 +231,17 @@ def _commit() -> str:
     return told.strip() or "unknown: no git"
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _commands(sources: Sources, models: Sequence[str]) -> list[str]:
+def _commands(sources: Sources, models: Sequence[str], built: Row) -> list[str]:
     """The commands that make the sets and the runs that were read, in their order.
 
     Where a judge is and what it costs is known to the user alone.
     """
-    work, built = sources.work, sources.built()
     origin, given = built.get("corpus", {}).get("origin", "://"), built.get("options", {})
     of_sets = {name: given.get(name) for name in ("SPLIT", "LIMIT", "CONSECUTIVE")}
+    step = partial(paths.step, work=sources.work)
     # What was downloaded needs no name.
     told = [sources.make("data", ESCONV=None if "://" in origin else origin, **of_sets)]
-    told.append(paths.step("data_builders", "stats", work=work))
+    told.append(step("data_builders", "stats"))
     for folder, options in sources.options.items():
         model = folder.split("/")[1]
         if "SYSTEM" in options:
@@ -279,11 +249,9 @@ def _commands(sources: Sources, models: Sequence[str]) -> list[str]:
             told.append(sources.make("predict", model, **of_run))
         if "JUDGE" in options:
             own = options["JUDGE"] == f"{model} (base)"
-            how = {"judge": BASE if own else options["JUDGE"], "n": options.get("JUDGE_N")}
-            step = ("eval", "judge") if "JUDGE_N" in options else ("mining", "classify")
+            how: Row = {"judge": BASE if own else options["JUDGE"], "n": options.get("JUDGE_N")}
             how["form"] = options.get("JUDGE_FORM")
-            told.append(paths.step(*step, work=work, model=model, **how))
-    for model in models:
-        told.append(paths.step("eval", "metrics", work=work, model=model))
-        told.append(paths.step("eval", "compare", work=work, model=model))
+            asks = ("eval", "judge") if "JUDGE_N" in options else ("mining", "classify")
+            told.append(step(*asks, model=model, **how))
+    told += [step("eval", name, model=one) for one in models for name in ("metrics", "compare")]
     return [*dict.fromkeys(told), sources.make("report", MODELS=" ".join(models))]

@@ -12,29 +12,27 @@ marked SMOKE, once for a table, figure or example.
 
 import base64
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic_core import to_jsonable_python
 
 from esc import backbones, cli, dialogue, files, sheets
 from esc.files import Row
 from esc.paths import EMBEDDED, SYSTEMS_OF_TABLE_3, SYSTEMS_OF_TABLE_4
-from esc.predictions import PREDICTIONS
-from esc.records import Record
+from esc.predictions import PREDICTIONS, named_rows, prediction_of
 from esc.visible import markdown
 from eval.paper import BIBTEX
 from eval.report import tables
 from eval.report.figures import pictures
-from eval.report.manifest import Sources, manifest, marked, read_backbones, shaped
-from eval.report.parts import LAYOUT, Table, Todo
+from eval.report.manifest import Sources, manifest, marked, read_backbones
+from eval.report.parts import LAYOUT, todo
 
-HERE = Path(__file__).parent
-SHOWN = 3
+_HERE = Path(__file__).parent
+_SHOWN = 3
 """Turns that are shown with what every system says to them."""
+_SPEAKERS = "seeker", "supporter"
 
 
 def report(work: Path, models: Sequence[str]) -> Row:
@@ -44,121 +42,97 @@ def report(work: Path, models: Sequence[str]) -> Row:
     """
     sources = Sources(work)
     runs = read_backbones(sources, models)
-    found = [
-        *tables.systems(sources, runs),
-        *tables.questions(sources, runs),
-        *tables.corpus(sources),
-        *tables.mining(sources, models),
-        tables.pairs(sources, models),
-        tables.human(sources, models),
-        tables.movement(sources, models),
-    ]
-    by_name = {one.name: one for one in found if one.rows}
-    shown = {model: examples(sources, model) for model in models}
+    found = {
+        one["name"]: one
+        for one in (
+            *tables.systems(sources, runs),
+            *tables.questions(sources, runs),
+            *tables.corpus(sources),
+            *tables.mining(sources, models),
+            tables.pairs(sources, models),
+            tables.human(sources, models),
+            tables.movement(sources, models),
+        )
+        if one["rows"]
+    }
+    shown = {model: _examples(sources, model) for model in models}
     turns = [one for of_model in shown.values() for one in of_model]
-    smoke = any(one.smoke for one in found) or any(one["smoke"] for one in turns)
+    smoke = any(one["mark"] for one in found.values()) or any(one["smoke"] for one in turns)
     return {
         "title": f"Emotional support, evaluated beside the paper: {', '.join(models)}",
-        "lead": LAYOUT["lead"],
-        "notice": LAYOUT["notice"],
+        **{name: LAYOUT[name] for name in ("lead", "notice", "words")},
         "smoke": smoke,
         "banner": LAYOUT["banner"] if smoke else "",
         "models": list(models),
-        "ran": _ran(list(by_name.values())),
-        "answers": tables.answers(by_name["table-differences"], by_name["table-rq4"]),
+        "ran": _ran(found),
+        "answers": list(tables.answers(found)),
         "sections": [
             {"title": part["title"], "lead": part["lead"], "items": items}
             for part in LAYOUT["sections"]
-            if (items := [by_name[name] for name in part["tables"] if name in by_name])
+            if (items := [found[name] for name in part["tables"] if name in found])
         ],
         "examples": turns,
         "examples_todo": [
-            Todo(f"{model} examples", sources.make("predict", model, STAGE="sft"))
+            todo(f"{model} examples", sources.make("predict", model, STAGE="sft"))
             for model, of_model in shown.items()
             if not of_model
         ],
-        "manifest": manifest(sources, models, found),
-        "words": LAYOUT["words"],
+        "manifest": manifest(sources, models),
         "citation": BIBTEX,
     }
 
 
-def _ran(found: Sequence[Table]) -> dict[str, str]:
+def _ran(found: dict[str, Row]) -> dict[str, str]:
     """What was run, in a few words."""
-    filled = sum(bool(one.filled) for one in found)
+    filled = sum(bool(one["filled"]) for one in found.values())
     said = {"tables and figures": f"{filled} of {len(found)} have a number"}
-    rows = next(one for one in found if one.name == "table-3").rows
-    if measured := [row for row in rows if row.measured_on]:
-        said["systems of Table 3"] = ", ".join(dict.fromkeys(row.label for row in measured))
-        said["measured on"] = "; ".join(dict.fromkeys(row.measured_on for row in measured))
+    if measured := [row for row in found["table-3"]["rows"] if row["measured_on"]]:
+        said["systems of Table 3"] = ", ".join(dict.fromkeys(row["label"] for row in measured))
+        said["measured on"] = "; ".join(dict.fromkeys(row["measured_on"] for row in measured))
     return said
 
 
-def examples(sources: Sources, model: str) -> list[Row]:
+def _examples(sources: Sources, model: str) -> list[Row]:
     """Three turns of those that most systems answered, with what each says to them.
 
-    None where nothing is predicted. Raises EscError, naming the record, where a file of predictions
-    has another shape.
+    None where nothing is predicted. Raises EscError, naming the record, where one is none.
     """
-    answered: dict[str, list[tuple[str, bool, Record]]] = defaultdict(list)
+    turns: dict[str, Row] = {}
     for kind in (*SYSTEMS_OF_TABLE_3, *SYSTEMS_OF_TABLE_4):
         path = Path("runs") / model / kind.name / PREDICTIONS
-        if (sources.work / path).is_file():
-            smoke = marked(model) or bool(sources.options_of(path.parent).get("smoke"))
-            for row in files.read_jsonl(sources.whole(path)):
-                where = f"{sources.work / path}, record {row.get('id')!r}"
-                record = shaped(Record, row, where, "make predict FORCE=1")
-                answered[record.id].append((kind.label, smoke, record))
+        if not (sources.work / path).is_file():
+            continue
+        smoke = marked(model) or bool(sources.options_of(path.parent).get("smoke"))
+        for named in named_rows(sources.whole(path)):
+            one, row = prediction_of(named), named.row
+            before = [said for pair in one.history for said in zip(_SPEAKERS, pair, strict=True)]
+            turn: Row = {"id": one.id, "model": model, "said": [], "smoke": False}
+            turn["context"] = [*before, ("seeker", one.seeker)]
+            turn |= {"gold_strategy": row.get("gold_strategy"), "gold_reply": one.gold}
+            turn = turns.setdefault(one.id, turn)
+            raw = f"unreadable: {row['raw_strategy']}" if row.get("raw_strategy") else "none"
+            reply = one.reply or f"(no reply: {one.lacking})"
+            strategy = row.get("predicted_strategy") or raw
+            turn["said"].append({"system": kind.label, "strategy": strategy, "reply": reply})
+            turn["smoke"] |= smoke
     # Of those that equally many systems answered, in the order in which they are drawn.
-    drawn = sorted(dialogue.order(answered), key=lambda name: -len(answered[name]))[:SHOWN]
-    return [_example(model, answered[name]) for name in drawn]
+    drawn = sorted(dialogue.order(turns), key=lambda name: -len(turns[name]["said"]))[:_SHOWN]
+    return [turns[name] for name in drawn]
 
 
-def _example(model: str, answers: Sequence[tuple[str, bool, Record]]) -> Row:
-    turn, said = answers[0][-1], []
-    for system, _, one in answers:
-        raw = f"unreadable: {one.raw_strategy}" if one.raw_strategy else "none"
-        reply = one.predicted_response or f"(no reply: {one.status})"
-        said.append({"system": system, "strategy": one.predicted_strategy or raw, "reply": reply})
-    context = [("seeker", turn.seeker)]
-    for seeker, supporter in reversed(turn.history):
-        context = [("seeker", seeker), ("supporter", supporter), *context]
-    return {
-        "id": turn.id,
-        "model": model,
-        "context": context,
-        "said": said,
-        "smoke": any(smoke for _, smoke, _ in answers),
-        "gold_strategy": turn.gold_strategy,
-        "gold_reply": turn.gold_response,
-    }
-
-
-def html(found: Row) -> str:
+def _html(found: Row) -> str:
     """The page: it needs nothing else, and runs and loads nothing."""
-    style = (HERE / "page.css").read_text(encoding="utf-8")
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     drawn = [*found["answers"], *(one for part in found["sections"] for one in part["items"])]
     return sheets.rendered(
-        HERE / "page.html.j2",
+        _HERE / "page.html.j2",
         **found,
         style=style,
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
         "base-uri 'none'; form-action 'none'",
-        drawn={one.name: pictures(one) for one in drawn if one.drawing},
+        drawn={one["name"]: pictures(one) for one in drawn if one["drawing"]},
     )
-
-
-def summary(found: Row, folder: Path) -> str:
-    """The numbers one should see: how much of each table is there."""
-    lines = [f"report      {folder / 'report.html'} (and report.md, report.json)"]
-    for one in (table for part in found["sections"] for table in part["items"]):
-        told = f", {one.filled} of {len(one.ours)} rows" if one.filled else ""
-        lines.append(f"            {one.title}: {one.status}{told}")
-    lines.append(f"examples    {len(found['examples'])} turns")
-    if found["banner"]:
-        lines.append(f"SMOKE       {found['banner'].partition(': ')[2]}")
-    return "\n".join(lines)
 
 
 @cli.command(
@@ -185,7 +159,13 @@ def main(
     folder = work / "runs" / (named[0] if len(named) == 1 else "")
     found = report(work, named)
     with files.exclusive(folder):
-        files.write_json(folder / "report.json", to_jsonable_python(found))
-        files.write_text(folder / "report.md", markdown(HERE / "page.md.j2", **found))
-        files.write_text(folder / "report.html", html(found))
-    print(summary(found, folder))
+        files.write_json(folder / "report.json", found)
+        files.write_text(folder / "report.md", markdown(_HERE / "page.md.j2", **found))
+        files.write_text(folder / "report.html", _html(found))
+    print(f"report      {folder / 'report.html'} (and report.md, report.json)")
+    for table in (table for part in found["sections"] for table in part["items"]):
+        told = f", {table['filled']} of {table['ours']} rows" if table["filled"] else ""
+        print(f"            {table['title']}: {table['status']}{told}")
+    print(f"examples    {len(found['examples'])} turns")
+    if found["banner"]:
+        print(f"SMOKE       {found['banner'].partition(': ')[2]}")

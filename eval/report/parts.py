@@ -1,12 +1,15 @@
-"""The tables of a report. All three of its forms are written from them and from nothing else."""
+"""Cells, rows and tables as in ``report.json``; the other forms are written from them alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
+import pandas
 import yaml
-from pydantic import Field, computed_field
-from pydantic.dataclasses import dataclass
 
+from esc.files import Row
+from esc.records import Number
 from esc.strategies import Strategy
 
 NOT_RUN, UNDEFINED, SMOKE = "not run", "undefined", "SMOKE"
@@ -16,173 +19,121 @@ LAYOUT = yaml.safe_load(Path(__file__).with_name("layout.yaml").read_text(encodi
 OF_TABLES = {name: one for part in LAYOUT["sections"] for name, one in part["tables"].items()}
 CODES = [one.code for one in Strategy]
 STRATEGIES = "; ".join(f"{one.code} {one.value}" for one in Strategy) + "."
-Paper = tuple[tuple[str, int | float], ...]
-"""``paper``, or the paper's column where several stand here, and its value."""
+Paper = float | Iterable[tuple[str, float | None]] | None
+"""The paper's value, or where several stand here, the name and value of each of its columns."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One number as a reader meets it."""
+def cell(
+    found: Any,
+    missing: str = NOT_RUN,
+    *,
+    paper: Paper = None,
+    form: str = ".2f",
+    unit: str = "",
+    smoke: bool = False,
+    **told: Any,
+) -> Row:
+    """A number as a reader meets it, or UNDEFINED, or what is ``missing`` where nothing was found.
 
-    value: int | float | None = None
-    low: float | None = None
-    """Of the 95 % interval; None where there is none."""
-    high: float | None = None
-    n: int | None = None
-    """How many turns, pairs or votes it is of."""
-    paper: Paper = ()
-    form: str = ".2f"
-    unit: str = ""
-    # The mark stands once, with the table or figure.
-    smoke: bool = Field(default=False, exclude=True)
-    """Whether the embedded model, a random judge or the sample corpus is in it."""
-    missing: str = ""
-    """Why there is no value; empty where the cell is the paper's alone."""
-    note: str = ""
-    signature: str = ""
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def shown(self) -> str:
-        """The value as text, or why there is none."""
-        return self.missing if self.value is None else self._text(self.value) + self.unit
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def interval(self) -> str:
-        """``[low, high]``, or nothing."""
-        if self.low is None or self.high is None:
-            return ""
-        return f"[{self._text(self.low)}, {self._text(self.high)}]"
-
-    @property
-    def beside(self) -> list[str]:
-        """The paper's values as text, each after its name."""
-        return [f"{name} {self._text(value)}{self.unit}" for name, value in self.paper]
-
-    @property
-    def details(self) -> str:
-        """What is told of it on demand."""
-        counted = "" if self.n is None or self.value is None else f"n {self.n:,}"
-        return "; ".join(filter(None, (counted, self.note, self.signature)))
-
-    def _text(self, value: float) -> str:
-        # What rounds to nothing has no sign.
-        text = format(value, self.form)
-        return text.removeprefix("-") if not text.strip("-0.,") else text
+    ``found``: a record's number, whose shares become per cent, or a plain value. ``told``: its n,
+    note and signature where they are not the record's.
+    """
+    own: Row = {"n": None, "note": "", "signature": ""}
+    value, low, high = found, None, None
+    if isinstance(found, Number):
+        value, low, high = ends = found.value, found.low, found.high
+        # All of a judge's answers may be unscored.
+        note = found.reason or ("none scored" if found.n == 0 else "")
+        if found.count is not None:
+            value, low, high = (None if one is None else 100 * one for one in ends)
+            note = f"{found.count:,} counted"
+        own = {"n": found.n, "note": note, "signature": found.signature}
+    absent = missing if found is None else UNDEFINED
+    has_interval = low is not None and high is not None
+    named = [("paper", paper)] if isinstance(paper, int | float) else paper or []
+    beside = [(name, one) for name, one in named if one is not None]
+    return {
+        "value": value,
+        "low": low,
+        "high": high,
+        "missing": absent if value is None else "",
+        "shown": absent if value is None else _text(value, form) + unit,
+        "interval": f"[{_text(low, form)}, {_text(high, form)}]" if has_interval else "",
+        "paper": beside,
+        "beside": [f"{name} {_text(one, form)}{unit}" for name, one in beside],
+        "smoke": smoke,
+        **(own | told),
+    }
 
 
-@dataclass(frozen=True)
-class TableRow:
-    """A row: what it is of, and a cell for every column."""
-
-    label: str
-    cells: tuple[Cell, ...]
-    group: str = ""
-    """The heading it stands under, where a table has several blocks."""
-    of_paper: bool = False
-    """Whether its values are the paper's."""
-    measured_on: str = ""
-    """The split and how many dialogues of it."""
+def _text(value: Any, form: str) -> str:
+    # What rounds to nothing has no sign.
+    text = format(value, form)
+    return text.removeprefix("-") if not text.strip("-0.,") else text
 
 
-@dataclass(frozen=True)
-class Todo:
+def row(
+    label: str, found: Iterable[Any], group: str = "", papers: Iterable[Paper] = (), **look: Any
+) -> Row:
+    """A `cell` for each column, of what was found, under ``group`` where there are several blocks.
+
+    ``look``: more of all cells.
+    """
+    cells = [
+        one if isinstance(one, dict) else cell(one, paper=of, **look)
+        for one, of in zip_longest(found, papers)
+    ]
+    return {"label": label, "group": group, "of_paper": False, "measured_on": "", "cells": cells}
+
+
+def todo(what: str, command: str) -> Row:
     """What was not run, and the commands that would fill it."""
-
-    what: str
-    command: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table, and how it is drawn where it is a figure."""
-
-    name: str
-    """Such as ``table-3``: an anchor in the page."""
-    columns: tuple[str, ...]
-    rows: tuple[TableRow, ...]
-    title: str
-    head: str
-    """The heading over the row labels."""
-    notes: tuple[str, ...] = ()
-    todo: tuple[Todo, ...] = ()
-    drawing: str = ""
-    """``stacked``: the cells of a row are parts of a whole; ``points``: values with intervals;
-    ``differences``: the same about 0; empty where only the numbers are shown."""
-    axis: str = ""
-
-    @property
-    def ours(self) -> list[TableRow]:
-        """The rows that are not the paper's alone."""
-        return [row for row in self.rows if not row.of_paper]
-
-    @property
-    def filled(self) -> int:
-        """How many rows hold a measurement of ours, with a number or without."""
-        there = [
-            [c.value is not None or c.missing == UNDEFINED for c in r.cells] for r in self.ours
-        ]
-        return sum(map(any, there))
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def smoke(self) -> bool:
-        """Whether a number in it is marked."""
-        return any(one.smoke and one.value is not None for row in self.ours for one in row.cells)
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def mark(self) -> str:
-        """``SMOKE`` where a number of ours is one, and of which columns or rows where not all."""
-        marked, real = (
-            [
-                (column, f"{row.group} {row.label}".strip())
-                for row in self.ours
-                for column, cell in zip(self.columns, row.cells, strict=True)
-                if cell.value is not None and cell.smoke is smoke
-            ]
-            for smoke in (True, False)
-        )
-        if not marked or not real:
-            return SMOKE if marked else ""
-        of_columns = {column for column, _ in marked}.isdisjoint(column for column, _ in real)
-        apart = dict.fromkeys(column if of_columns else row for column, row in marked)
-        return f"{SMOKE}: {', '.join(apart)}"
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def status(self) -> str:
-        """How much of it was run, in words."""
-        if not self.filled:
-            return NOT_RUN
-        gaps = any(cell.missing == NOT_RUN for row in self.rows for cell in row.cells)
-        return "partly run" if gaps or self.todo else "run"
-
-    @property
-    def details(self) -> list[tuple[str, str]]:
-        """What is told on demand: a cell's place and its n, note and signature."""
-        return [
-            (", ".join(filter(None, (row.group, row.label, column))), cell.details)
-            for row in self.rows
-            for column, cell in zip(self.columns, row.cells, strict=True)
-            if cell.details
-        ]
+    return {"what": what, "command": command}
 
 
 def table(
     name: str,
-    rows: Sequence[TableRow],
-    notes: Sequence[str] = (),
-    todo: Sequence[Todo] = (),
+    rows: Sequence[Row],
+    notes: Iterable[str] = (),
+    missing: Sequence[Row] = (),
     columns: Sequence[str] = (),
-) -> Table:
-    """A table under the words and, without ``columns``, the columns that it has on the page.
+    **words: str,
+) -> Row:
+    """A table under its words and, without ``columns``, its columns on the page.
 
-    ``notes`` follow the notes that it has.
+    ``notes`` follow those it has; ``missing`` are its `todo`. ``status`` says how much was run,
+    ``filled`` in how many of ``ours`` rows; ``mark`` is SMOKE where a number of ours is, with the
+    columns, backbones or rows that are so where not all are.
     """
-    said, columns = OF_TABLES[name], columns or OF_TABLES[name]["columns"]
-    legend = [STRATEGIES] if list(columns) == CODES else []
-    words = {word: said[word] for word in ("title", "head", "drawing", "axis") if word in said}
-    told = (*said.get("notes", ()), *notes, *legend)
-    return Table(name, tuple(columns), tuple(rows), **words, notes=told, todo=tuple(todo))
+    said = OF_TABLES.get(name, {})
+    columns = list(columns or said["columns"])
+    cells = pandas.DataFrame(
+        [
+            one | {"row": f"{of['group']} {of['label']}".strip(), "column": column, **of}
+            for of in rows
+            for column, one in zip(columns, of["cells"], strict=True)
+            if not of["of_paper"]
+        ],
+        columns=["group", "column", "row", "value", "missing", "smoke"],
+    )
+    there = cells["value"].notna()
+    smoke, real = cells[there & cells["smoke"].eq(True)], cells[there & cells["smoke"].eq(False)]
+    mark = "" if smoke.empty else SMOKE
+    if mark and not real.empty:
+        apart = [of for of in ("column", "group") if not smoke[of].isin(real[of]).any()]
+        mark = f"{SMOKE}: {', '.join(smoke[(*apart, 'row')[0]].unique())}"
+    filled = cells[there | cells["missing"].eq(UNDEFINED)]["row"].nunique()
+    whole = not missing and not cells["missing"].eq(NOT_RUN).any()
+    keys = ("title", "head", "drawing", "axis")
+    return {
+        "name": name,
+        **{key: words.get(key, said.get(key, "")) for key in keys},
+        "columns": columns,
+        "rows": list(rows),
+        "notes": [*said.get("notes", ()), *notes, *[STRATEGIES] * (columns == CODES)],
+        "todo": list(missing),
+        "mark": mark,
+        "status": NOT_RUN if not filled else "run" if whole else "partly run",
+        "filled": filled,
+        "ours": cells["row"].nunique(),
+    }

@@ -15,7 +15,7 @@ from esc.dialogue import order
 from esc.visible import plain
 from eval import paper
 from eval.report.page import main
-from eval.report.parts import Cell
+from eval.report.parts import cell
 
 EMBEDDED, QWEN, LLAMA = "smollm2-135m", "qwen2.5-7b", "llama3.1-8b"
 RQ3 = "RQ3: Decoupled DPO less Decoupled SFT"
@@ -66,25 +66,17 @@ def made(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def vanilla(tmp_path):
-    """The folder of one measured system."""
-    return reported.system(tmp_path, QWEN, "vanilla_sft", 20)
+def runs(tmp_path):
+    """The folder of two systems on the same turns."""
+    for name, base in (("decoupled_sft", 20.0), ("decoupled_dpo", 20.15)):
+        reported.system(tmp_path, QWEN, name, base)
+    return tmp_path / "runs" / QWEN
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The three forms of a backbone with everything run."""
     return written(reported.whole(tmp_path_factory.mktemp("whole"), QWEN), QWEN)
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """The three forms of the embedded model."""
-    # The model alone makes it so: its own files do not say it.
-    work = reported.whole(tmp_path_factory.mktemp("smoke"), EMBEDDED)
-    reported.data(work, smoke=True)
-    change(work / "runs/failed_esconv/errors/proportions.json", smoke=True)
-    return written(work, EMBEDDED)
 
 
 def test_without_any_run_every_table_is_there_and_says_what_fills_it(made):
@@ -101,15 +93,13 @@ def test_without_any_run_every_table_is_there_and_says_what_fills_it(made):
 
 def test_a_whole_run_fills_every_table_draws_every_figure_and_is_not_marked(whole):
     value, markdown, page = whole
-    found = tables(value)
+    found, told = tables(value), html.unescape(page)
     assert not value["smoke"] and "SMOKE" not in markdown and ">SMOKE" not in page
     for name in OF_THE_PAPER:
         assert found[name]["status"] in ("run", "partly run"), name
         assert not name.startswith("figure") or "<picture>" in article(page, name), name
-    assert (
-        f"{QWEN}: classified by some-judge; intervals: 95 %, by dialogue."
-        in (found["figure-7"]["notes"])
-    )
+    judged = f"{QWEN}: classified by some-judge; intervals: 95 %, by dialogue."
+    assert judged in found["figure-7"]["notes"]
     improved = row(found["table-2"], "improvement")[0]
     assert (improved["shown"], improved["note"]) == ("31.25 %", "+0.75 points [+0.65, +0.85]")
     counted = [cell["value"] for cell in row(found["table-counts"], "Vanilla SFT")]
@@ -117,12 +107,15 @@ def test_a_whole_run_fills_every_table_draws_every_figure_and_is_not_marked(whol
     baselines = [one["label"] for one in found["table-3"]["rows"]][-4:]
     assert baselines == [f"baseline: {name}" for name in reported.BASELINES]
     assert "Bias alone shows no skill" in found["table-3"]["notes"][0]
+    # Every number is the same in all three forms.
+    for shown in {one[name] for one in cells(value) for name in ("shown", "interval")}:
+        assert shown in told and plain(shown) in markdown
+    assert sum(one["value"] is not None for one in cells(value)) > 300
 
 
 def test_what_was_run_without_a_number_is_undefined_says_why_and_is_not_drawn(tmp_path, made):
     nobody = {"value": None, "low": None, "high": None, "n": 0}
-    apart = nobody | {"percent": None, "inside_the_noise": None}
-    one = {"chosen": nobody, "rejected": nobody, "difference": apart}
+    one = {"chosen": nobody, "rejected": nobody, "difference": nobody | {"percent": None}}
     reported.whole(tmp_path, QWEN)
     runs = tmp_path / "runs" / QWEN
     change(runs / "pairs_judge/judge.json", dimensions=dict.fromkeys(paper.DIMENSIONS, one))
@@ -130,13 +123,13 @@ def test_what_was_run_without_a_number_is_undefined_says_why_and_is_not_drawn(tm
     for path in runs.glob("decoupled_*/errors/proportions.json"):
         change(path, n=0, errors=dict.fromkeys(json.loads(path.read_text())["errors"], none))
     value, _, page = made(QWEN)
-    found = tables(value)
-    chosen = row(found["table-2"], "chosen")[0]
-    converged = row(found["table-strategies"], "Vanilla SFT")[1]
-    assert (chosen["shown"], chosen["note"]) == ("undefined", "none scored")
-    assert (converged["shown"], converged["note"]) == ("undefined", "no record has a distribution")
+    found, drawn = tables(value), article(page, "figure-7")
+    shown = row(found["table-2"], "chosen")[0], row(found["table-strategies"], "Vanilla SFT")[1]
+    assert [(one["shown"], one["note"]) for one in shown] == [
+        ("undefined", "none scored"),
+        ("undefined", "no record has a distribution"),
+    ]
     assert found["table-2"]["status"] == "run"
-    drawn = article(page, "figure-7")
     assert '<p class="gap">undefined</p>' in drawn and "<picture" not in drawn
 
 
@@ -153,14 +146,8 @@ def test_the_paper_stands_beside_its_own_backbones_and_both_beside_any_other(tmp
     base = row(found["table-3"], "Vanilla Base", QWEN)[8]
     assert (base["shown"], base["paper"]) == ("not run", [["paper", 2.17]])
     assert {one["model"] for one in value["examples"]} == {QWEN, LLAMA, EMBEDDED}
-
-
-def test_every_number_is_the_same_in_all_three_forms(whole):
-    value, markdown, page = whole
-    told = html.unescape(page)
-    for shown in {cell[name] for cell in cells(value) for name in ("shown", "interval")}:
-        assert shown in told and plain(shown) in markdown
-    assert sum(cell["value"] is not None for cell in cells(value)) > 300
+    # The embedded model is no result, and the mark names it alone.
+    assert found["table-3"]["mark"] == f"SMOKE: {EMBEDDED}"
 
 
 def test_every_printed_value_of_the_paper_stands_there_and_its_tables_add_up(made):
@@ -178,28 +165,30 @@ def test_every_printed_value_of_the_paper_stands_there_and_its_tables_add_up(mad
         assert paper.TABLE_5[column]["vanilla_dpo"] == paper.TABLE_3[column]["vanilla_dpo"]
 
 
-class TestSmoke:
-    """Whatever the embedded model, a random judge or the sample corpus made is marked, once."""
+def test_no_result_is_marked_once_for_each_table_figure_and_example(tmp_path, made):
+    # The model alone makes it so: its own files do not say it.
+    reported.whole(tmp_path, EMBEDDED)
+    reported.data(tmp_path, smoke=True)
+    change(tmp_path / "runs/failed_esconv/errors/proportions.json", smoke=True)
+    value, markdown, page = made(EMBEDDED)
+    assert value["banner"].startswith("SMOKE") and "> **SMOKE**" in markdown
+    assert '<p class="banner"' in page and "<title>SMOKE" in page
+    for table in tables(value).values():
+        filled = any(one["value"] is not None for of in table["rows"] for one in of["cells"])
+        assert table["mark"] == ("SMOKE" if filled else "")
+    assert all(example["smoke"] for example in value["examples"])
+    headings = re.findall(r"^### (?:Table|Figure|Turn) .*", markdown, re.M)
+    for heading in [*headings, *re.findall(r"<h3>(.*?)</h3>", page, re.S)]:
+        assert "SMOKE" in heading
+    assert not [one for one in re.findall(r"<td.*?</td>", page, re.S) if "SMOKE" in one]
 
-    def test_for_each_table_figure_and_example_and_in_no_cell(self, smoke):
-        value, markdown, page = smoke
-        assert value["banner"].startswith("SMOKE") and "> **SMOKE**" in markdown
-        assert '<p class="banner"' in page and "<title>SMOKE" in page
-        for table in tables(value).values():
-            filled = any(one["value"] is not None for of in table["rows"] for one in of["cells"])
-            assert table["mark"] == ("SMOKE" if filled else "")
-        assert all(example["smoke"] for example in value["examples"])
-        assert not any({"mark", "smoke"} & {*cell} for cell in cells(value))
-        headings = re.findall(r"^### (?:Table|Figure|Turn) .*", markdown, re.M)
-        for heading in [*headings, *re.findall(r"<h3>(.*?)</h3>", page, re.S)]:
-            assert "SMOKE" in heading
-        assert not [one for one in re.findall(r"<td.*?</td>", page, re.S) if "SMOKE" in one]
 
-    def test_a_random_judge_marks_its_own_columns_and_no_others(self, vanilla, made):
-        change(vanilla / "judge" / "judge.json", smoke=True)
-        value, _, _ = made(QWEN)
-        assert tables(value)["table-3"]["mark"] == "SMOKE: Flu. ↑, Pro. ↑, Emp. ↑, Hel. ↑"
-        assert value["smoke"]
+def test_a_random_judge_marks_its_own_columns_and_no_others(runs, made):
+    for path in runs.glob("*/judge/judge.json"):
+        change(path, smoke=True)
+    value, _, _ = made(QWEN)
+    assert tables(value)["table-3"]["mark"] == "SMOKE: Flu. ↑, Pro. ↑, Emp. ↑, Hel. ↑"
+    assert value["smoke"]
 
 
 def test_the_page_needs_nothing_and_runs_nothing(whole):
@@ -232,38 +221,27 @@ def test_hostile_text_is_only_text(tmp_path, made):
     assert lines and all(len(re.findall(r"(?<!\\)\|", line)) == 4 for line in lines)
 
 
-class TestQuestions:
-    """What the second system has more than the first, beside the paper's own difference."""
+def test_without_a_comparison_overlapping_intervals_are_noise_and_said_to_be(runs, made):
+    cell = row(tables(made(QWEN)[0])["table-differences"], RQ3)[0]
+    assert (cell["shown"], cell["note"]) == ("+0.15", "inside the noise (overlap)")
+    assert cell["paper"][0][1] == pytest.approx(89.84 - 91.37)
+    change(runs / "decoupled_dpo" / "metrics.json", turns="others")
+    found = row(tables(made(QWEN)[0])["table-differences"], RQ3)
+    assert {one["shown"] for one in found} == {"of other turns"}
 
-    @pytest.fixture
-    def runs(self, tmp_path):
-        """Two systems on the same turns."""
-        for name, base in (("decoupled_sft", 20.0), ("decoupled_dpo", 20.15)):
-            reported.system(tmp_path, QWEN, name, base)
-        return tmp_path / "runs" / QWEN
 
-    def test_without_a_comparison_overlapping_intervals_are_noise_and_said_to_be(self, runs, made):
-        cell = row(tables(made(QWEN)[0])["table-differences"], RQ3)[0]
-        assert (cell["shown"], cell["note"]) == ("+0.15", "inside the noise (overlap)")
-        assert cell["paper"][0][1] == pytest.approx(89.84 - 91.37)
-
-    def test_a_paired_comparison_decides_where_there_is_one(self, tmp_path, runs, made):
-        reported.compared(tmp_path, QWEN)
-        value, _, page = made(QWEN)
-        f1 = row(tables(value)["table-differences"], RQ3)[2]
-        assert (f1["interval"], f1["note"]) == ("[+0.05, +0.25]", "higher, outside the noise")
-        rq4 = row(tables(value)["table-rq4"], "Decoupled DPO less SFT")[-1]
-        assert (rq4["shown"], rq4["interval"], rq4["n"]) == ("+7.5 %", "[+2.0, +13.0]", 38)
-        assert rq4["paper"] == [["paper", 7.0]]
-        drawn = {one["title"]: one for one in value["answers"]}
-        shown = row(drawn["How near to the gold reply: F1"], RQ3.replace(" less ", " − "))[0]
-        assert (shown["shown"], shown["interval"]) == ("+0.15", "[+0.05, +0.25]")
-        assert len(drawn) == 5 and page.index("answer-rq4") < page.index('<article id="table-3"')
-
-    def test_numbers_of_other_turns_are_not_subtracted(self, runs, made):
-        change(runs / "decoupled_dpo" / "metrics.json", turns="others")
-        found = row(tables(made(QWEN)[0])["table-differences"], RQ3)
-        assert {one["shown"] for one in found} == {"of other turns"}
+def test_a_paired_comparison_decides_and_the_page_begins_with_its_picture(tmp_path, runs, made):
+    reported.compared(tmp_path, QWEN)
+    value, _, page = made(QWEN)
+    f1 = row(tables(value)["table-differences"], RQ3)[2]
+    assert (f1["interval"], f1["note"]) == ("[+0.05, +0.25]", "higher, outside the noise")
+    rq4 = row(tables(value)["table-rq4"], "Decoupled DPO less SFT")[-1]
+    assert (rq4["shown"], rq4["interval"], rq4["n"]) == ("+7.5 %", "[+2.0, +13.0]", 38)
+    assert rq4["paper"] == [["paper", 7.0]]
+    drawn = {one["title"]: one for one in value["answers"]}
+    shown = row(drawn["How near to the gold reply: F1"], RQ3.replace(" less ", " − "))[0]
+    assert (shown["shown"], shown["interval"]) == ("+0.15", "[+0.05, +0.25]")
+    assert len(drawn) == 5 and page.index("answer-rq4") < page.index('<article id="table-3"')
 
 
 def test_a_system_of_another_split_is_not_shown_beside_the_others(tmp_path, made):
@@ -277,22 +255,22 @@ def test_a_system_of_another_split_is_not_shown_beside_the_others(tmp_path, made
     assert shown == {"of another split (validation, 10 dialogues)"}
 
 
-def test_what_was_predicted_but_not_measured_names_eval_alone(tmp_path, vanilla, made):
-    (vanilla / "judge" / "judge.json").unlink()
+def test_what_was_predicted_but_not_measured_names_eval_alone(tmp_path, runs, made):
+    (runs / "decoupled_sft" / "judge" / "judge.json").unlink()
     todo = tables(made(QWEN)[0])["table-3"]["todo"]
     commands = {one["what"]: one["command"] for one in todo}
-    assert commands[f"{QWEN} Vanilla SFT"] == f"make eval MODEL={QWEN} WORK={tmp_path}"
-    assert commands[f"{QWEN} Decoupled SFT"].startswith(f"make sft-sp MODEL={QWEN} WORK=")
+    assert commands[f"{QWEN} Decoupled SFT"] == f"make eval MODEL={QWEN} WORK={tmp_path}"
+    assert commands[f"{QWEN} Vanilla SFT"].startswith(f"make sft-vanilla MODEL={QWEN} WORK=")
 
 
-def test_examples_are_drawn_by_a_hash_and_hold_everybodys_words(tmp_path, vanilla, made):
-    reported.system(tmp_path, QWEN, "decoupled_sft", 20)
+def test_examples_are_drawn_by_a_hash_and_hold_everybodys_words(runs, made):
     value, _, page = made(QWEN)
-    (first, *others) = value["examples"]
-    drawn = order(one["id"] for one in reported.rows())
-    assert [first["id"], *(one["id"] for one in others)] == drawn[:3]
-    assert [one["system"] for one in first["said"]] == ["Vanilla SFT", "Decoupled SFT"]
-    assert first["said"][1]["reply"] == f"reply decoupled_sft {first['id']}"
+    assert [one["id"] for one in value["examples"]] == order(one["id"] for one in reported.rows())[
+        :3
+    ]
+    first = value["examples"][0]
+    assert [one["system"] for one in first["said"]] == ["Decoupled SFT", "Decoupled DPO"]
+    assert first["said"][0]["reply"] == f"reply decoupled_sft {first['id']}"
     assert first["gold_reply"] in page
 
 
@@ -310,7 +288,6 @@ def test_the_manifest_names_files_options_and_the_commands_that_make_the_numbers
     assert f"{at}/predictions.jsonl" in manifest["files"] and manifest["commit"]
     assert manifest["options"][at]["SYSTEM"] == "decoupled"
     assert manifest["packages"]["nltk"] != "not installed"
-    assert manifest["signatures"]["table-3 B-1 ↑"].startswith("signature|")
     assert [re.sub(rf" (WORK=|--work ){tmp_path}", "", one) for one in manifest["commands"]] == [
         "make data 'ESCONV=my corpus.json' SPLIT=seed:7 LIMIT=20 CONSECUTIVE=merge",
         "python -m data_builders stats",
@@ -343,4 +320,4 @@ def test_a_file_of_another_shape_is_one_line_with_the_step_that_renews_it(
 
 
 def test_what_rounds_to_nothing_has_no_sign():
-    assert [Cell(-0.001).shown, Cell(-0.5).shown] == ["0.00", "-0.50"]
+    assert [cell(-0.001)["shown"], cell(-0.5)["shown"]] == ["0.00", "-0.50"]

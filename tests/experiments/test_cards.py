@@ -41,45 +41,45 @@ def adapter(folder, weight=1):
     return adapters.fingerprint(folder)
 
 
-def trained(work, task="sp", stage="sft", model=EMBEDDED, *, data=None, **settings):
-    """A finished training, as the training step leaves it; the hash of what is served."""
-    folder = work / paths.adapter(model, task, stage)
-    digest = adapter(folder)
-    data = data or work / paths.sft_file(task, "train")
-    options = {"training set": files.sha256(data), "batch": 32, "recipe": {}}
+def trained(work, name="sp_sft", model=EMBEDDED, *, data=None, **settings):
+    """The folder of a finished training, as the training step leaves it."""
+    folder = work / paths.adapters(model) / name
+    task, stage = name.split("_")[:2]
+    adapter(folder)
+    digest = files.sha256(data or work / paths.sft_file(task, "train"))
+    options = {"training set": digest, "batch": 32, "recipe": {}}
     if stage == "dpo":
         options[f"adapter {task}_sft"] = "c" * 64
-        digest = adapter(folder / adapters.SERVED, weight=2)
+        adapter(folder / adapters.SERVED, weight=2)
     write(folder / "options.json", options)
     facts = {"seconds": 61.5, "smoke": model == EMBEDDED, "steps": 24}
     write(folder / "run.json", facts | {"first_loss": 3.75, "last_loss": 2.0})
     recipe = {"model_name_or_path": "/home/me/m", "stage": stage, "learning_rate": 1e-5}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | settings))
-    return digest
+    return folder
 
 
-def mined(work, task="sp", model=EMBEDDED, *, judge=None, smoke=True, **said):
+def mined(work, task="sp", *, judge=None, **said):
     """A mined set and its manifest, as the preference step leaves them."""
-    name, answer = paths.preference_dataset(task, model), {"from": "gpt", "value": "Question"}
+    name, answer = paths.preference_dataset(task, EMBEDDED), {"from": "gpt", "value": "Question"}
     row = {"id": "0-0", "system": "s", "conversations": [{"from": "human", "value": "hi"}]}
     row |= {"chosen": answer, "rejected": answer | {"value": "Others"}, "explanation": None}
-    row |= {"error": "Strategy Mismatch", "provenance": {"model": model}} | said
+    row |= {"error": "Strategy Mismatch", "provenance": {"model": EMBEDDED}} | said
     path = work / paths.preference_file(name)
     path.write_text(json.dumps(row) + "\n")
-    provenance = {"model": model, "sampler": f"{task}-sft", "weights": "d" * 64, "judge": judge}
+    provenance = {"model": EMBEDDED, "sampler": f"{task}-sft", "weights": "d" * 64, "judge": judge}
     provenance["data"] = step.train_set(step.manifest(work))
-    manifest = {"provenance": provenance, "smoke": smoke}
-    manifest["sets"] = {name: {"rows": 1, "bytes": 1, "sha256": files.sha256(path)}}
-    write(work / paths.preference_manifest(task, model, Lineage()), manifest)
-    return path
+    sets = {name: {"rows": 1, "bytes": 1, "sha256": files.sha256(path)}}
+    manifest = {"provenance": provenance, "smoke": True, "sets": sets}
+    return write(work / paths.preference_manifest(task, EMBEDDED, Lineage()), manifest)
 
 
-def system(work, name, weights, model=EMBEDDED, *, smoke=True):
+def system(work, name, weights):
     """The metrics of one system that asked ``weights``."""
-    folder = work / "runs" / model / name
+    folder = work / "runs" / EMBEDDED / name
     write(folder / "predictions.jsonl", {})
-    write(folder / "options.json", {"SET": "test", "weights": {"sp-sft": weights}, "smoke": smoke})
-    found = metrics(20.0, sha(folder / "predictions.jsonl"), smoke=smoke)
+    write(folder / "options.json", {"SET": "test", "weights": {"sp-sft": weights}, "smoke": True})
+    found = metrics(20.0, sha(folder / "predictions.jsonl"), smoke=True)
     return write(folder / "metrics.json", found)
 
 
@@ -111,11 +111,13 @@ def test_datasets_loads_every_set_and_the_card_counts_it_and_names_its_files(wor
         counts.append({split: rows.num_rows for split, rows in loaded.items()})
     sizes = {"train": 253, "validation": 30, "test": 31}
     assert counts == [sizes, {"train": 42, "validation": 5, "test": 5}, {"train": 1}]
-    assert "| `esc_rg_sft` | response generator, SFT SMOKE | 253 | 30 | 31 |" in card.text
-    assert "| Question | 51 (20.2%) | 5 (16.7%) | 6 (19.4%) |" in card.text
-    assert all(files.sha256(path) in card.text for path in folder.glob("*.jsonl"))
-    assert "1 Strategy Mismatch" in card.text and "`sp-sft of smollm2-135m`" in card.text
-    assert paper.BIBTEX in card.text
+    for told in (
+        "| `esc_rg_sft` | response generator, SFT SMOKE | 253 | 30 | 31 |",
+        "| Question | 51 (20.2%) | 5 (16.7%) | 6 (19.4%) |",
+        *("1 Strategy Mismatch", "`sp-sft of smollm2-135m`", paper.BIBTEX),
+        *map(files.sha256, folder.glob("*.jsonl")),
+    ):
+        assert told in card.text
 
 
 def test_the_licence_is_the_corpus_own_unless_the_bases_binds_too(work):
@@ -129,30 +131,24 @@ def test_the_licence_is_the_corpus_own_unless_the_bases_binds_too(work):
         assert "read it before you publish" not in model_card(work, model=model).text
     card = dataset_card(work)
     assert (card.data.license, card.data.language) == ("cc-by-nc-4.0", ["en"])
-    assert "CC BY-NC 4.0, academic use" in card.text and "SMOKE" not in card.content
-    assert "crowd workers" in card.text
+    assert "CC BY-NC 4.0, academic use" in card.text and "crowd workers" in card.text
     card = model_card(work, model=LLAMA)
     assert card.data.license == "other" and "Built with Llama" in card.text
     assert "CC BY-NC 4.0" in card.text and paper.BIBTEX in card.text
 
 
-def test_a_random_judge_marks_the_card_of_real_sets(work):
+def test_a_random_judge_marks_the_card_of_real_sets_and_sets_of_other_turns_are_left_out(work):
     of_esconv(work)
-    mined(work, "rg", judge="random")
+    path = mined(work, "rg", judge="random")
     written(work)
     text = dataset_card(work).content
     assert "> **SMOKE**" in text and "smoke-test" in text
     assert "pairs (DPO) SMOKE" in text and "SFT SMOKE" not in text
-
-
-def test_sets_mined_from_other_train_turns_are_left_out_and_named(work):
-    mined(work)
-    path = work / paths.preference_manifest("sp", EMBEDDED, Lineage())
-    manifest = files.read_json(path)
-    manifest["provenance"]["data"]["SPLIT"] = "seed:1"
-    write(path, manifest)
+    provenance = files.read_json(path)["provenance"]
+    provenance["data"]["SPLIT"] = "seed:1"
+    change(path, provenance=provenance)
     assert f"left out    the sets of {path.name}" in written(work)
-    assert "esc_sp_dpo" not in dataset_card(work).content
+    assert not any(told in dataset_card(work).content for told in ("esc_rg_dpo", "SMOKE"))
 
 
 def test_a_card_tells_no_secret_and_no_folder_of_the_base(work, monkeypatch):
@@ -180,27 +176,19 @@ def test_text_of_a_corpus_forges_neither_metadata_nor_markdown(work):
             assert "<script>" not in outside_code.replace("\\<script\\>", "")
 
 
-def test_twice_gives_the_same_bytes_and_other_sets_give_others(work):
+def test_twice_gives_the_same_bytes_and_what_a_person_wrote_is_kept_without_force(work):
     trained(work)
     written(work)
-    before = dataset_card(work).content
-    assert written(work).count("is up to date") == 2
-    assert dataset_card(work).content == before
-    of_esconv(work)
-    written(work)
-    assert dataset_card(work).data.license == "cc-by-nc-4.0"
-
-
-def test_what_a_person_wrote_is_kept_without_force_and_the_rest_is_written(work):
-    trained(work)
-    path = work / "data" / README
+    path, before = work / "data" / README, dataset_card(work).content
+    assert written(work).count("is up to date") == 2 and path.read_text() == before
     path.write_text("my own words\n")
+    of_esconv(work)
     with pytest.raises(EscError, match=r"README.md was written by hand; FORCE=1"):
         written(work)
     assert path.read_text() == "my own words\n"
-    assert model_card(work).data.library_name == "peft"
+    assert model_card(work).data.datasets == ["thu-coai/esconv"]
     written(work, force=True)
-    assert cards.MARK in path.read_text()
+    assert dataset_card(work).data.license == "cc-by-nc-4.0"
 
 
 @pytest.mark.slow
@@ -208,32 +196,37 @@ def test_the_card_that_peft_leaves_is_replaced(work):
     from peft import LoraConfig, PeftModel
     from torch import nn
 
-    trained(work)
-    folder = work / paths.adapter(EMBEDDED, "sp", "sft")
     model = PeftModel(nn.Sequential(nn.Linear(2, 2)), LoraConfig(target_modules=["0"]))
-    model.create_or_update_model_card(str(folder))
+    model.create_or_update_model_card(str(trained(work)))
     written(work)
     assert model_card(work).data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def test_the_model_card_has_the_runs_own_recipe_facts_and_drift(work):
-    trained(work, learning_rate=3e-4)
+def test_the_model_card_has_the_runs_own_recipe_facts_drift_and_metrics(work):
+    folder = trained(work, learning_rate=3e-4)
     moved = {"kl": 0.00184, "changed": 0.0146, "tokens": 687}
-    folder = work / paths.adapter(EMBEDDED, "sp", "sft")
     write(folder / "drift.json", moved | {"rounding": moved, "moved": False, "precision": "bf16"})
+    digest = adapters.fingerprint(folder)
+    system(work, "decoupled_sft", digest)
+    system(work, "vanilla_sft", "f" * 64)
+    stale = system(work, "decoupled-gold_sft", digest)
+    (stale.parent / "predictions.jsonl").write_text("newer")
     written(work)
     text = model_card(work).text
-    assert "| `learning_rate` | `0.0003` |" in text
-    assert "24 steps of 32 rows in 62 s; loss 3.7500 at first, 2.0000 at last" in text
-    assert "KL 1.84e-03" in text and "no further than rounding does" in text
-    assert "> **SMOKE**" in text and "counsel" in text
+    for told in (
+        "| `learning_rate` | `0.0003` |",
+        "24 steps of 32 rows in 62 s; loss 3.7500 at first, 2.0000 at last",
+        *("KL 1.84e-03", "no further than rounding does", "> **SMOKE**", "counsel"),
+        r"| `decoupled_sft` SMOKE | test | 40 | 0.20 \[0.10, 0.30\] | 21.00 \[20.90, 21.10\] |",
+    ):
+        assert told in text
+    assert "vanilla_sft" not in text and "decoupled-gold" not in text
 
 
 def test_a_preference_training_is_published_composed_and_says_so_in_both_places(work):
-    data = mined(work)
-    trained(work, stage="dpo", data=data)
-    folder = work / paths.adapter(EMBEDDED, "sp", "dpo")
-    folder.rename(folder.with_name("sp_dpo_practical_r2"))
+    mined(work)
+    data = work / paths.preference_file(paths.preference_dataset("sp", EMBEDDED))
+    trained(work, "sp_dpo_practical_r2", data=data)
     written(work)
     delta = model_card(work, "sp_dpo_practical_r2").text
     assert "Not to be loaded alone" in delta and "its configuration may name the base" in delta
@@ -243,51 +236,35 @@ def test_a_preference_training_is_published_composed_and_says_so_in_both_places(
     assert files.sha256(data) in served and "in the folder above this one" in served
 
 
-def test_metrics_of_this_very_adapter_are_shown_and_of_another_are_not(work):
-    digest = trained(work)
-    system(work, "decoupled_sft", digest)
-    system(work, "vanilla_sft", "f" * 64)
-    stale = system(work, "decoupled-gold_sft", digest)
-    (stale.parent / "predictions.jsonl").write_text("newer")
-    written(work)
-    card = model_card(work)
-    shown = r"| `decoupled_sft` SMOKE | test | 40 | 0.20 \[0.10, 0.30\] | 21.00 \[20.90, 21.10\] |"
-    assert shown in card.text
-    assert "vanilla_sft" not in card.text and "decoupled-gold" not in card.text
-
-
 def test_what_is_no_training_of_these_sets_has_no_card_and_the_others_are_written(work):
-    trained(work)
-    own = work / paths.adapter(EMBEDDED, "sp", "sft")
+    own = trained(work)
     shutil.copytree(own, own.with_name("sp_sft_backup"))
     assert "sp_sft_backup: no name of a training of this kit" in written(work)
     assert not (own.with_name("sp_sft_backup") / README).exists()
     other = work / "other.jsonl"
     other.write_text("{}")
-    trained(work, "rg", data=other)
+    trained(work, "rg_sft", data=other)
     with pytest.raises(EscError, match="rg_sft was trained on other sets than are in"):
         written(work)
     assert model_card(work).text
 
 
-def broken_recipe(work):
-    trained(work)
-    (work / paths.adapter(EMBEDDED, "sp", "sft") / "recipe.yaml").write_text("stage: [")
-
-
-def changed_set(work):
-    with (work / "data/sp_sft_test.jsonl").open("a") as stream:
-        stream.write("{}\n")
-
-
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (broken_recipe, "recipe.yaml is no YAML"),
-        (changed_set, "sp_sft_test.jsonl is not the file that its manifest describes"),
+        (
+            lambda work: (trained(work) / "recipe.yaml").write_text("stage: ["),
+            "recipe.yaml is no YAML",
+        ),
+        (
+            lambda work: (work / "data/sp_sft_test.jsonl").write_text("{}\n"),
+            "sp_sft_test.jsonl is not the file that its manifest describes",
+        ),
         (lambda work: shutil.rmtree(work / "data"), "manifest.json does not exist; make data"),
         (
-            lambda work: write(system(work, "decoupled_sft", trained(work)), {"n": 3}),
+            lambda work: write(
+                system(work, "decoupled_sft", adapters.fingerprint(trained(work))), {"n": 3}
+            ),
             "metrics.json: no 'strategy' in it; make eval",
         ),
     ],

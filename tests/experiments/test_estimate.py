@@ -41,55 +41,59 @@ def loads(monkeypatch, tmp_path):
     return load
 
 
-def test_sft_reads_prompts_and_answers_three_times_and_a_conversation_once_an_epoch(loads):
-    assert loads("sft-sp").trained == 3 * (40_000 + 1_600) / 4
-    assert loads("sft-vanilla").trained == 3 * 16_000 / 4
-    assert loads("sft-rg", train_args="max_samples=5").trained == pytest.approx(3 * 5 * 280 / 4)
-    assert loads("sft-rg", limit=5).trained == 3 * (10_000 + 4_000) / 4
+DRIFT = 100 * (20_000 + 8_000) / 100 / 4
 
 
-def test_mining_samples_every_turn_and_judges_every_reply(loads):
-    assert (loads("mine-sp").requests, loads("mine-sp").judged) == (100, 0)
-    found = loads("mine-rg")
-    assert (found.requests, found.judged) == (300, 300)
-    assert (found.read, found.written) == (3 * 20_000 / 4, 3 * 8_000 / 4)
-    assert loads("mine").requests == 100 + 300 + 100
-    drawn = loads("mine-rg", judge="random", samples=2)
-    assert (drawn.requests, drawn.judged) == (200, 0)
-
-
-def test_preference_training_reads_both_sides_and_its_reference(loads, tmp_path):
-    # 40 pairs of (30,000 + 9,600) / 100 characters, two sides, a third more for the reference, and
-    # the drift of 100 validation turns.
-    mined = tmp_path / paths.preference_file(paths.preference_dataset("vanilla", "qwen2.5-7b"))
-    mined.parent.mkdir()
-    mined.write_text("{}\n" * 40)
-    side = 396 / 4
-    expected = 40 * 2 * side * 4 / 3 + 100 * side
-    assert loads("dpo-vanilla").trained == pytest.approx(expected)
-
-
-def test_without_pairs_the_papers_yield_counts(loads):
-    drift = 100 * (20_000 + 8_000) / 100 / 4
-    pairs = (loads("dpo-rg").trained - drift) / (2 * 280 / 4 * 4 / 3)
-    assert pairs == pytest.approx(100 * 6041 / 14763)
-
-
+# A pair has two sides, and a third more for the reference; then the drift of 100 validation turns.
 @pytest.mark.parametrize(
-    ("system", "requests"),
-    [("vanilla_base", 100), ("self-refine_base", 300), ("decoupled_dpo", 300),
-     ("decoupled-gold_sft", 100)],
-)  # fmt: skip
-def test_a_system_asks_for_each_of_its_answers_and_the_planner_for_its_probabilities(
-    loads, system, requests
+    ("step", "more", "expected"),
+    [
+        ("sft-sp", {}, 3 * (40_000 + 1_600) / 4),
+        ("sft-vanilla", {}, 3 * 16_000 / 4),
+        ("sft-rg", {"train_args": "max_samples=5"}, 3 * 5 * 280 / 4),
+        ("sft-rg", {"limit": 5}, 3 * (10_000 + 4_000) / 4),
+        ("dpo-vanilla", {"pairs": 40}, 40 * 2 * 396 / 4 * 4 / 3 + 100 * 396 / 4),
+        ("dpo-rg", {}, 100 * 6041 / 14763 * 2 * 280 / 4 * 4 / 3 + DRIFT),
+    ],
+)
+def test_a_training_reads_prompts_and_answers_or_both_sides_of_pairs(
+    loads, tmp_path, step, more, expected
 ):
-    assert loads("predict", system).requests == requests
+    if pairs := more.pop("pairs", 0):
+        mined = tmp_path / paths.preference_file(paths.preference_dataset("vanilla", "qwen2.5-7b"))
+        mined.parent.mkdir()
+        mined.write_text("{}\n" * pairs)
+    assert loads(step, **more).trained == pytest.approx(expected)
 
 
-def test_evaluation_scores_four_dimensions_and_classifies_every_reply(loads):
-    found = loads("eval", "vanilla_base", "decoupled_dpo", judge_n=20)
-    # Two systems of 20 turns and 10 again; 20 pairs of two replies and 10 again; 200 errors.
-    assert found.judged == 4 * (2 * (20 + 10)) + 4 * (2 * 20 + 10) + 2 * 100
+# Scores of two systems: 20 turns and 10 again, 20 pairs and 10 again; then 200 errors are named.
+@pytest.mark.parametrize(
+    ("step", "systems", "more", "requests", "judged"),
+    [
+        ("mine-sp", (), {}, 100, 0),
+        ("mine-rg", (), {}, 300, 300),
+        ("mine", (), {}, 100 + 300 + 100, 300 + 100),
+        ("mine-rg", (), {"judge": "random", "samples": 2}, 200, 0),
+        ("predict", ("vanilla_base",), {}, 100, 0),
+        ("predict", ("self-refine_base",), {}, 300, 0),
+        ("predict", ("decoupled_dpo",), {}, 300, 0),
+        ("predict", ("decoupled-gold_sft",), {}, 100, 0),
+        (
+            *("eval", ("vanilla_base", "decoupled_dpo"), {"judge_n": 20}, 0),
+            4 * (2 * (20 + 10)) + 4 * (2 * 20 + 10) + 2 * 100,
+        ),
+    ],
+)
+def test_every_turn_is_asked_for_each_answer_and_each_judgement(
+    loads, step, systems, more, requests, judged
+):
+    found = loads(step, *systems, **more)
+    assert (found.requests, found.judged) == (requests, judged)
+
+
+def test_the_tokens_are_those_of_the_prompts_and_answers_and_the_base_judges_the_embedded(loads):
+    found = loads("mine-rg")
+    assert (found.read, found.written) == (3 * 20_000 / 4, 3 * 8_000 / 4)
     served = loads("eval", "vanilla_base", model="smollm2-135m", judge=None, judge_n=1)
     assert served.judged == 0 and served.requests > 0
 

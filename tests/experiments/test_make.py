@@ -6,7 +6,6 @@ import pytest
 
 from esc import paths
 
-QUICK = "TRAIN_ARGS=max_steps=1 gradient_accumulation_steps=1"
 MAKEFILE = (paths.ROOT / "Makefile").read_text()
 PLANS = (paths.ROOT / "plans.mk").read_text()
 
@@ -122,22 +121,3 @@ def test_data_without_network_or_path_names_both_ways_out(run, tmp_path):
     assert shown.returncode != 0
     assert "ESCONV=path" in shown.stderr and "network" in shown.stderr
     assert "Traceback" not in shown.stderr
-
-
-@pytest.mark.slow
-def test_training_again_does_nothing_and_with_other_options_says_what_to_do(
-    run, model, tmp_path, small_corpus
-):
-    common = (f"ESCONV={small_corpus}", f"WORK={tmp_path}", QUICK)
-    first = run("make", "sft-sp", "LIMIT=2", *common)
-    assert first.returncode == 0, first.stderr[-2000:]
-    assert "make sft-rg" in first.stdout
-    adapter = tmp_path / "saves" / "smollm2-135m" / "sp_sft" / "adapter_model.safetensors"
-    trained = adapter.stat().st_mtime_ns
-    second = run("make", "sft-sp", "LIMIT=2", *common)
-    assert second.returncode == 0 and "nothing to do" in second.stdout
-    other = run("make", "sft-sp", *common)
-    assert other.returncode != 0
-    (line,) = [text for text in other.stderr.splitlines() if text.startswith("error: ")]
-    assert "LIMIT 2 -> unset" in line and "WORK=" in line and "FORCE=1" in line
-    assert adapter.stat().st_mtime_ns == trained

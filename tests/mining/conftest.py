@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,14 @@ from predicted import error, quoted
 
 from data_builders import build, preference
 from data_builders.build import BuildOptions
+from data_builders.pairs import Mining
 from esc import cli, files, paths
-from esc.dialogue import GoldTurn, gold_turns
+from esc.dialogue import gold_turns
 from esc.llm import Reply
 from esc.paths import EMBEDDED, Lineage
 from esc.psych_errors import PsychError
-from mining import judge, route, sample
-from mining.sample import Mining
+from mining import audit, judge, route, sample, stats
 from mining.verdicts import BlindVerdict, FilterVerdict
-
-Say = Callable[[GoldTurn, int], str]
 
 
 @pytest.fixture(autouse=True)
@@ -61,73 +58,80 @@ class Says:
 
 @dataclass
 class Bench:
-    """A WORK folder and the steps of the kit on it."""
+    """A WORK folder and the steps of the kit on it: each gives exit code, stdout and stderr."""
 
     work: Path
     corpus: Path
+    capsys: Any
     model: str = EMBEDDED
     lineage: Lineage = field(default_factory=Lineage)
-    capsys: Any = None
 
-    def mining(self, task: str) -> Mining:
+    def mining(self, task):
         return Mining(self.work, self.model, task, self.lineage)
 
-    def turns(self, limit: int | None = None) -> list[GoldTurn]:
+    def turns(self, limit=None):
         return gold_turns(self.work, "train", limit)
 
-    def build(self, **options: Any) -> None:
+    def build(self, **options):
         build.build(str(self.corpus), self.work, BuildOptions(**options))
 
-    def sample(
-        self, task: str, say: Say, count: int = 1, *, limit: Any = None, complete: bool = True
-    ) -> Mining:
+    def sample(self, task, say, count=1, *, limit=None, complete=True):
         """Leave what ``mining sample`` leaves, with ``say`` in the model's place."""
-        mining = self.mining(task)
-        asking = sample.asking(mining, limit, count, "choice", "http://elsewhere/v1")
+        asking = sample.asking(self.mining(task), limit, count, "choice", "http://elsewhere/v1")
         asking.folder.claim(force=True)
         draws = asking.records()
         said = [asyncio.run(asking.ask(Says(say(*draw)), draw)) for draw in draws]
         rows = [asking.row(*one) for one in zip(draws, said, strict=True)]
         asking.folder.write(rows, asking.told(rows), complete=complete)
-        return mining
+        return self.mining(task)
 
-    def judge(self, task: str, *options: str, judge_name: str = "m", url: str | None = None):
-        """Exit code, stdout and stderr of the step."""
-        where = ("--judge-base-url", url) if url else ()
-        return self._shown(judge.main, task, "--judge", judge_name, *where, *options)
-
-    def route(self, task: str, *options: str, judge_name: str = "m"):
-        """The same of the next step."""
-        return self._shown(route.main, task, "--judge", judge_name, *options)
-
-    def preference(self, *tasks: str, options: tuple[str, ...] = ()):
-        """And of the one after it."""
-        return self._shown(preference.main, *tasks, *options)
-
-    def _shown(self, main: Callable[[list[str]], int | None], *tasks_and_options: str):
+    def run(self, main, *options):
         self.capsys.readouterr()
-        where = ("--work", str(self.work), "--model", self.model)
-        code = cli.run(main, [*where, "--task", *tasks_and_options])
+        argv = ["--work", str(self.work), "--model", self.model, *map(str, options)]
+        code = cli.run(main, argv)
         shown = self.capsys.readouterr()
         return code, shown.out, shown.err
 
-    def judged(self, task: str, slug: str = "m") -> Path:
-        return self.mining(task).judged(slug)
+    def judge(self, task, *options, judge_name="m", url=None):
+        where = ("--judge-base-url", url) if url else ()
+        return self.run(judge.main, "--task", task, "--judge", judge_name, *where, *options)
 
-    def verdicts(self, task: str, slug: str = "m") -> list[files.Row]:
+    def route(self, task, *options, judge_name="m"):
+        return self.run(route.main, "--task", task, "--judge", judge_name, *options)
+
+    def mine(self, *tasks, judge_name="m", url=None, later=()):
+        """Judge what is sampled and route it, without an error."""
+        judged = [task for task in tasks if task != "sp"]
+        by = ("--judge", judge_name, *(("--judge-base-url", url) if url else ()), *later)
+        for main, of in ((judge.main, judged), (route.main, tasks)):
+            assert not of or self.run(main, "--task", *of, *by)[0] == 0
+
+    def preference(self, *tasks_and_options):
+        return self.run(preference.main, "--task", *tasks_and_options)
+
+    def stats(self, *options):
+        return self.run(stats.main, *options)
+
+    def audit(self, *options):
+        return self.run(audit.main, "--task", "rg", *options)
+
+    def judged(self, task, slug="m"):
+        return self.mining(task).folder / "judges" / slug
+
+    def verdicts(self, task, slug="m"):
         return list(files.read_jsonl(self.judged(task, slug) / "verdicts.jsonl"))
 
-    def routed(self, task: str, name: str) -> list[files.Row]:
+    def routed(self, task, name):
         return list(files.read_jsonl(self.mining(task).routed / name))
 
-    def set_rows(self, name: str) -> list[files.Row]:
+    def set_rows(self, name):
         return list(files.read_jsonl(self.work / "data" / f"{name}.jsonl"))
 
 
 @pytest.fixture
 def bench(built_once, tmp_path, capsys):
     shutil.copytree(built_once / "work", tmp_path / "work")
-    return Bench(tmp_path / "work", built_once / "small.json", capsys=capsys)
+    return Bench(tmp_path / "work", built_once / "small.json", capsys)
 
 
 @dataclass
@@ -170,15 +174,11 @@ def server(planted):
 @pytest.fixture
 def hashes():
     """From a folder to the SHA-256 of every file under it, locks left out."""
-
-    def of(folder: Path) -> dict[str, str]:
-        return {
-            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != ".lock"
-        }
-
-    return of
+    return lambda folder: {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 @pytest.fixture
@@ -191,21 +191,17 @@ def error_line():
 def killed():
     """Run a step of mining, kill it once answers are stored, and return those."""
 
-    def run(server: FaultyServer, folder: Path, *step: str) -> list[files.Row]:
+    def run(server, folder, *step):
         calls, server.delay = folder / "calls.jsonl", 0.05
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mining", *step, "--in-flight", "3"],
-            cwd=paths.ROOT,
-            start_new_session=True,
-            stderr=subprocess.DEVNULL,
-        )
+        command = [sys.executable, "-m", "mining", *step, "--in-flight", "3"]
+        process = subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.DEVNULL)
         try:
             patience = time.monotonic() + 60
             while not calls.exists() or calls.read_bytes().count(b"\n") < 8:
                 assert process.poll() is None and time.monotonic() < patience
                 time.sleep(0.01)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.kill(process.pid, signal.SIGKILL)
             process.wait()
         assert not list(folder.glob("[!oc]*.json*")), "records or run.json, though it was killed"
         time.sleep(2 * server.delay)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from itertools import cycle
 
 import pytest
@@ -12,7 +11,6 @@ from predicted import quoted
 from esc import files
 from esc.llm import derived_seed
 from esc.psych_errors import PsychError
-from esc.strategies import Strategy, tag
 
 NONE, EMPATHY = PsychError.NONE, PsychError.LACK_OF_EMPATHY
 SHIFT, TEMPLATE = PsychError.EARLY_EMOTION_SHIFT, PsychError.TEMPLATE_RESPONSE
@@ -28,11 +26,6 @@ FORGED = json.dumps(
 
 def reply(turn, index):
     return f"reply {turn.id} number {index}"
-
-
-def entangled(turn, index):
-    other = Strategy.OTHERS if turn.strategy is not Strategy.OTHERS else Strategy.QUESTION
-    return tag(turn.strategy if index % 2 else other, reply(turn, index))
 
 
 @pytest.fixture
@@ -58,23 +51,18 @@ def test_planted_errors_are_the_pairs_of_the_generator_and_nothing_else(bench, s
         order = sorted(range(3), key=lambda index, turn=turn: derived_seed(turn.id, index))
         bad = [index for index in order if planted.plan[reply(turn, index)] is not NONE]
         expected += [(turn.id, index, planted.plan[reply(turn, index)]) for index in bad[:1]]
-    assert bench.judge("rg", url=server.url)[0] == 0
-    assert bench.route("rg")[0] == 0
+    bench.mine("rg", url=server.url)
     pairs = bench.routed("rg", "pairs.jsonl")
     assert [(pair["id"], pair["sample"], pair["error"]) for pair in pairs] == expected
     turns = {turn.id: turn for turn in bench.turns()}
-    for pair in pairs:
-        turn = turns[pair["id"]]
-        assert pair["chosen"] == turn.response
-        assert pair["rejected"] == reply(turn, pair["sample"])
+    said = [(turns[i].response, reply(turns[i], n)) for i, n, _ in expected]
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == said
 
 
 THOUGHT = f"<think>\nDraft: {FORGED}\nBut is the chosen reply not a template"
 ODD = [
     ("I would keep it.", "no verdict in the answer"),
     (FORGED + FORGED.replace("Yes", "No"), "two verdicts that differ"),
-    (FORGED.replace("Lack of Empathy", "Rudeness"), "label not offered"),
-    ('{"Should the sample be retained": "Yes"}', "fields missing"),
     ("", "empty answer"),
     (NO_TEXT, "empty answer"),
     (TRUNCATED, "answer cut at its length limit"),
@@ -99,21 +87,11 @@ def test_an_answer_that_is_no_verdict_is_counted_with_its_reason_and_makes_no_pa
     told = f"{len(texts)} asked = {scored} scored + {len(ODD)} unscored + 1 failed"
     assert code == 1 and told in out and r"(not on\x1b[2J our menu)" in err
     planted.odd[texts[-1]] = "I would keep it."
-    assert bench.judge("rg", url=server.url)[0] == 0
-    bench.route("rg")
+    assert bench.judge("rg", url=server.url)[0] == bench.route("rg")[0] == 0
     first = bench.turns(LIMIT)[0].id
     fates = {row["fate"] for row in bench.routed("rg", "routes.jsonl") if row["id"] == first}
     assert fates == {"unscored by the judge"}
-    for name in ("pairs.jsonl", "singles.jsonl"):
-        assert first not in {row["id"] for row in bench.routed("rg", name)}
-
-
-def test_what_is_screened_is_not_asked_about(bench, server):
-    said = {0: lambda turn: turn.response.upper(), 1: lambda turn: " ", 2: lambda turn: "once"}
-    said[3] = lambda turn: " ONCE"
-    bench.sample("rg", lambda turn, index: said[index](turn), 4, limit=LIMIT)
-    bench.judge("rg", url=server.url)
-    assert len(server.chats()) == facts(bench)["asked"] == 2 * LIMIT
+    assert first not in {row["id"] for row in bench.routed("rg", "singles.jsonl")}
 
 
 def test_a_blind_judge_gives_the_same_verdicts_and_is_not_told_which_reply_is_gold(
@@ -141,22 +119,6 @@ def test_a_blind_judge_gives_the_same_verdicts_and_is_not_told_which_reply_is_go
     assert sides == {True, False}
 
 
-def test_failed_requests_are_counted_and_only_they_are_asked_again(
-    bench, server, planted, sampled, error_line
-):
-    server.script = [UNAVAILABLE] * 5  # a short outage
-    planted.odd = dict.fromkeys(sampled[:4], UNAVAILABLE)
-    code, out, _ = bench.judge("rg", url=server.url)
-    failed = [row["reason"] for row in bench.verdicts("rg") if row["status"] == "failed"]
-    assert code == 1 and "failed      4 server error" in out
-    assert failed == ["server error"] * 4 and not (bench.judged("rg") / "run.json").exists()
-    line = error_line(bench.route("rg")[2])
-    assert "not complete" in line and "make mine-rg" in line
-    planted.odd, before = {}, len(server.chats())
-    assert bench.judge("rg", url=server.url)[0] == 0
-    assert len(server.chats()) == before + 4 and facts(bench)["scored"] == len(sampled)
-
-
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
@@ -171,6 +133,17 @@ def test_a_judge_that_answers_nothing_leaves_no_verdicts(
     code, _, err = bench.judge("rg", "--price", "0/1000000", url=server.url)
     assert code == 2 and told in error_line(err)
     assert not list(bench.judged("rg").glob("[vr]*.json*"))
+
+
+def test_the_money_for_one_call_is_for_all_its_tasks(bench, server, sampled, error_line):
+    bench.sample("vanilla", lambda turn, _: f"[Others] sampled {turn.id}", limit=LIMIT)
+    server.tokens = 100_000, 0
+    # Each answer costs 100: enough for the generator's replies, not for what comes after them.
+    most = str(100 * len(sampled) - 10)
+    options = ("--task", "vanilla", "--price", "1000/0", "--in-flight", "1", "--max-cost", most)
+    code, _, err = bench.judge("rg", *options, url=server.url)
+    assert code == 2 and f"MAX_COST={most}" in error_line(err)
+    assert facts(bench)["cost"] == 100 * len(sampled)
 
 
 def test_force_asks_again_for_what_was_refused_and_for_nothing_else(
@@ -211,17 +184,6 @@ def test_new_samples_and_other_prompts_take_force_and_only_what_is_new_is_asked(
     assert "prompts " in error_line(bench.judge("rg", url=server.url)[2])
 
 
-def test_the_money_for_one_call_is_for_all_its_tasks(bench, server, sampled, error_line):
-    bench.sample("vanilla", entangled, limit=LIMIT)
-    server.tokens = 100_000, 0
-    # Each answer costs 100: enough for the generator's replies, not for what comes after them.
-    options = ("--task", "vanilla", "--price", "1000/0", "--in-flight", "1")
-    most = str(100 * len(sampled) - 10)
-    code, _, err = bench.judge("rg", *options, "--max-cost", most, url=server.url)
-    assert code == 2 and f"MAX_COST={most}" in error_line(err)
-    assert facts(bench)["cost"] == 100 * len(sampled)
-
-
 def test_killed_while_judging_it_goes_on_to_the_same_bytes(bench, server, planted, killed):
     bench.sample("rg", reply, 2)
     texts = [reply(turn, index) for turn in bench.turns() for index in range(2)]
@@ -235,15 +197,12 @@ def test_killed_while_judging_it_goes_on_to_the_same_bytes(bench, server, plante
     asked = [request.asked for request in server.chats()[before:]]
     assert stored and len(asked) == len(texts) - len(stored)
     assert not {row["messages"][-1]["content"] for row in stored} & set(asked)
-    whole = (folder / "verdicts.jsonl").read_bytes()
+    whole, calls = (folder / "verdicts.jsonl").read_bytes(), folder / "calls.jsonl"
     (folder / "run.json").unlink()
-    (folder / "calls.jsonl").write_bytes((folder / "calls.jsonl").read_bytes()[:-20])
+    calls.write_bytes(calls.read_bytes()[:-20])
     before = len(server.chats())
     code, _, err = bench.judge("rg", url=server.url)
     assert code == 0 and "torn" in err and len(server.chats()) == before + 1
-    assert (folder / "verdicts.jsonl").read_bytes() == whole
-    shutil.rmtree(folder)
-    assert bench.judge("rg", url=server.url)[0] == 0
     assert (folder / "verdicts.jsonl").read_bytes() == whole
 
 
@@ -274,7 +233,7 @@ def test_two_judges_agree_as_far_as_both_have_scored(bench, server, planted, err
     code, out, _ = bench.judge("rg", "--judge2", "second", judge_name="first", url=server.url)
     done = files.read_json(mining.folder / "judges" / "agreement_first_second.json")
     assert code == 0 and "SMOKE" in out and done["judges"] == ["first", "second"]
-    assert done["pairs"] == {"both": n - 1, "first only": 1, "second only": 0, "none": 0}
+    assert (done["pairs"], done["scored by both"]) == (n, n - 1)
     found = done["rejected_error"]
     at = {label: place for place, label in enumerate(found["labels"])}
     template, empathy, none = at["Template Response"], at["Lack of Empathy"], at["None"]

@@ -11,7 +11,7 @@ from data_builders.preference import apart
 from esc import files, paths
 from esc.paths import EMBEDDED, Lineage
 from esc.psych_errors import PsychError
-from esc.strategies import Strategy, tag
+from esc.strategies import tag
 from training.recipes import Training, recipe_for
 
 TASKS = ("sp", "rg", "vanilla")
@@ -45,8 +45,7 @@ def mined(kept, bench, server, planted):
     bench.sample("vanilla", entangled, 4)
     # Only reply 0 is clean. Entangled, 0 and 2 are under a wrong strategy: NsPr, PsNr, NsNr, PsNr.
     planted.plan = {reply(turn, index): EMPATHY for turn in turns for index in (1, 2, 3)}
-    assert bench.judge("rg", "--task", "rg", "vanilla", url=server.url)[0] == 0
-    assert bench.route("sp", "--task", *TASKS)[0] == 0
+    bench.mine(*TASKS, url=server.url)
     assert bench.preference(*TASKS)[0] == 0
     shutil.copytree(bench.work, kept)
     return bench
@@ -60,17 +59,16 @@ def prompts_of_train(work, task):
     """From the id of a train turn to (system, messages before the answer, answer)."""
     found = {}
     for row in files.read_jsonl(work / paths.sft_file(task, "train")):
-        if task == "vanilla":
-            said = row["conversations"]
-            for turn in range(len(said) // 2):
-                before, answer = said[: 2 * turn + 1], said[2 * turn + 1]["value"]
-                found[f"{row['id']}-{turn}"] = row["system"], before, answer
-            continue
-        before = []
-        for seeker, supporter in row.get("history", ()):
-            before += [{"from": "human", "value": seeker}, {"from": "gpt", "value": supporter}]
-        before.append({"from": "human", "value": row["instruction"]})
-        found[row["id"]] = row["system"], before, row["output"]
+        said = row.get("conversations", ())
+        for turn in range(len(said) // 2):
+            before, answer = said[: 2 * turn + 1], said[2 * turn + 1]["value"]
+            found[f"{row['id']}-{turn}"] = row["system"], before, answer
+        if not said:
+            texts = [text for pair in row.get("history", ()) for text in pair]
+            who = ("human", "gpt") * (len(texts) // 2) + ("human",)
+            every = zip(who, [*texts, row["instruction"]], strict=True)
+            before = [{"from": one, "value": text} for one, text in every]
+            found[row["id"]] = row["system"], before, row["output"]
     return found
 
 
@@ -161,15 +159,14 @@ def mined_rg(bench, server, planted, errors):
     """One generator's reply to every turn, with the errors found in these texts."""
     bench.sample("rg", reply)
     planted.plan = errors
-    assert bench.judge("rg", url=server.url)[0] == 0
-    assert bench.route("rg")[0] == 0
+    bench.mine("rg", url=server.url)
     return bench.preference("rg")
 
 
 def test_single_replies_of_one_turn_alone_leave_no_file_and_say_so(bench, server, planted):
     code, out, _ = mined_rg(bench, server, planted, {reply(bench.turns()[0], 0): EMPATHY})
     name = f"esc_rg_kto_{EMBEDDED}"
-    assert code == 0 and f"{name}: 0 rows, so no file (KTO takes replies of several turns" in out
+    assert code == 0 and f"{name}.jsonl: 0 rows, so no file" in out
     assert [path.stem for path in sets(bench.work)] == [f"esc_rg_dpo_{EMBEDDED}"]
 
 
@@ -193,34 +190,20 @@ def test_a_mix_without_a_pair_has_no_file_any_more_and_that_is_said(bench, serve
         names = {path.stem.removeprefix(f"esc_vanilla_dpo_{EMBEDDED}") for path in sets(bench.work)}
         mix = {3: {"_psnr", "_nsnr_psnr"}, 0: {"_nsnr_nspr"}}[index]
         assert code == 0 and names == {"", f"esc_vanilla_kto_{EMBEDDED}"} | mix
-    assert f"esc_vanilla_dpo_{EMBEDDED}_psnr: 0 rows, so no file" in out
+    assert f"esc_vanilla_dpo_{EMBEDDED}_psnr.jsonl: 0 rows, so no file" in out
 
 
 def test_the_manifest_describes_every_set_and_the_same_bytes_come_again(mined, hashes):
     before = hashes(mined.work)
     registry = files.read_json(mined.work / "dataset_info.json")
-    for task, count in {"sp": 2, "rg": 2, "vanilla": 6}.items():
+    for task in TASKS:
         path = mined.work / paths.preference_manifest(task, EMBEDDED, Lineage())
         manifest = files.read_json(path)
-        assert len(manifest["sets"]) == count
+        assert len(manifest["sets"]) == (6 if task == "vanilla" else 2)
         assert manifest["smoke"] is True and manifest["licence"]
         for name, facts in manifest["sets"].items():
-            written = mined.work / registry[name]["file_name"]
-            assert facts["sha256"] == files.sha256(written)
-            assert facts["rows"] == written.read_bytes().count(b"\n")
+            assert facts["sha256"] == files.sha256(mined.work / registry[name]["file_name"])
     assert mined.preference(*TASKS)[0] == 0 and hashes(mined.work) == before
-
-
-def test_the_manifest_is_written_last(mined, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("data_builders.preference.files.write_json", killed)
-        assert mined.preference("rg")[0] == 130
-    path = mined.work / paths.preference_manifest("rg", EMBEDDED, Lineage())
-    assert not path.exists()
-    assert mined.preference("rg")[0] == 0 and path.is_file()
 
 
 def test_a_later_round_makes_and_registers_its_own_set_alone(bench, server, planted):
@@ -228,9 +211,8 @@ def test_a_later_round_makes_and_registers_its_own_set_alone(bench, server, plan
     bench.sample("vanilla", entangled, 4)
     planted.plan = {reply(turn, index): EMPATHY for turn in bench.turns() for index in (2, 3)}
     later = ("--variant", "nsnr", "--round", "2")
-    assert bench.judge("vanilla", *later, url=server.url)[0] == 0
-    assert bench.route("vanilla", *later)[0] == 0
-    assert bench.preference("vanilla", options=later)[0] == 0
+    bench.mine("vanilla", url=server.url, later=later)
+    assert bench.preference("vanilla", *later)[0] == 0
     name = f"esc_vanilla_dpo_{EMBEDDED}_nsnr_r2"
     assert [path.stem for path in sets(bench.work)] == [name]
     assert {row["quadrant"] for row in bench.set_rows(name)} == {"NsNr"}
@@ -238,7 +220,7 @@ def test_a_later_round_makes_and_registers_its_own_set_alone(bench, server, plan
 
 
 def test_llamafactory_keeps_every_row_of_every_set(mined, model):
-    summaries = {one["set"]: one for one in check.check(EMBEDDED, mined.work, 1)}
+    summaries = {one["set"]: one for one in check.check(EMBEDDED, mined.work)}
     for path in sets(mined.work):
         summary = summaries[path.stem]
         assert summary["kept"] == summary["rows"] == path.read_bytes().count(b"\n") > 0
@@ -247,25 +229,19 @@ def test_llamafactory_keeps_every_row_of_every_set(mined, model):
 def test_no_turn_outside_the_train_split_is_learned_from(bench, esconv):
     bench.corpus = esconv
     bench.build(limit=20)
-    rng = random.Random(11)
-    replies = ["fine", "oh no", "I see", "that is hard", "do this", "cheer up"]
-    say = {
-        "sp": lambda *_: rng.choice(list(Strategy)).value,
-        "rg": lambda *_: rng.choice(replies),
-        "vanilla": lambda *_: tag(rng.choice(list(Strategy)), rng.choice(replies)),
-    }
-    for task in TASKS:
-        bench.sample(task, say[task])
-    assert bench.judge("rg", "--task", "rg", "vanilla", judge_name="random")[0] == 0
-    assert bench.route("sp", "--task", *TASKS, judge_name="random")[0] == 0
+    bench.sample("sp", lambda turn, _: wrong(turn.strategy).value)
+    bench.sample("rg", reply)
+    bench.sample("vanilla", entangled)
+    bench.mine(*TASKS, judge_name="random")
     assert bench.preference(*TASKS)[0] == 0
     sides = list(corpus.release().values())
-    for task in TASKS:
-        train = prompts_of_train(bench.work, task)
-        for path in (p for p in sets(bench.work) if p.name.startswith(f"esc_{task}_")):
-            rows = list(files.read_jsonl(path))
-            assert len(rows) > 10
-            for row in rows:
-                said = row["conversations"][:-1] if "label" in row else row["conversations"]
-                assert (row["system"], said) == train[row["id"]][:2], (path.name, row["id"])
-                assert sides[int(row["id"].partition("-")[0])] == "train"
+    for path in sets(bench.work):
+        train, rows = (
+            prompts_of_train(bench.work, path.name.split("_")[1]),
+            bench.set_rows(path.stem),
+        )
+        for row in rows:
+            said = row["conversations"][:-1] if "label" in row else row["conversations"]
+            assert (row["system"], said) == train[row["id"]][:2], (path.name, row["id"])
+            assert sides[int(row["id"].partition("-")[0])] == "train"
+        assert len(rows) > 10

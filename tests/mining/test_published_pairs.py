@@ -1,13 +1,11 @@
 """Pair files of others: their rows find their train turns, and become a registered set."""
 
 import json
-import subprocess
-from types import SimpleNamespace
+import re
 
 import pytest
 from corpora import wrong
 
-from data_builders import preference
 from esc import files, paths
 from esc.adapters import ELSEWHERE
 from esc.dialogue import gold_turns
@@ -18,7 +16,6 @@ from training.train import provenance
 
 SETS = {task: f"esc_{task}_dpo_{EMBEDDED}" for task in ("sp", "rg", "vanilla")}
 BAD = "cheer up, it is nothing"
-DONE = SimpleNamespace(returncode=0)
 
 
 def messages(task, turn):
@@ -47,16 +44,14 @@ def given(task, turn, rejected=BAD, **more):
 
 
 @pytest.fixture
-def take(bench, tmp_path, monkeypatch):
-    """Exit code, stdout and stderr of reading a file of these rows; statistics are slow to draw."""
+def take(bench, tmp_path):
+    """Exit code, stdout and stderr of reading a file of these rows."""
 
-    def call(task, rows, *options, lines=True, statistics=False):
-        own = subprocess if statistics else SimpleNamespace(run=lambda *_, **__: DONE)
-        monkeypatch.setattr(preference, "subprocess", own)
+    def call(task, rows, *options, lines=True):
         path = tmp_path / "theirs.json"
         text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows, indent=1)
         path.write_text(text)
-        return bench.preference(task, options=("--from", str(path), *options))
+        return bench.preference(task, "--from", path, *options)
 
     return call
 
@@ -65,10 +60,14 @@ def take(bench, tmp_path, monkeypatch):
 @pytest.mark.parametrize("task", SETS)
 def test_every_train_turn_is_found_again(bench, take, task, with_ids, lines):
     turns = bench.turns()
-    rows = [given(task, turn, **({"id": turn.id} if with_ids else {})) for turn in turns[::-1]]
+    own = {"error_type": "lacks empathy", "explanation": "cold"}
+    named = [own | ({"id": turn.id} if with_ids else {}) for turn in turns[::-1]]
+    rows = [given(task, turn, **one) for turn, one in zip(turns[::-1], named, strict=True)]
     assert take(task, rows, lines=lines)[0] == 0
     built = bench.set_rows(SETS[task])
     assert [row["id"] for row in built] == [turn.id for turn in turns]
+    error = PsychError.STRATEGY_MISMATCH if task == "sp" else PsychError.LACK_OF_EMPATHY
+    assert {(row["error"], row["explanation"]) for row in built} == {(error, "cold")}
     for row, own in zip(built, rows[::-1], strict=True):
         for side in ("chosen", "rejected"):
             assert row[side]["value"] == own[side]["content"]
@@ -80,12 +79,10 @@ def test_the_set_is_registered_has_the_train_rows_prompts_and_is_trained_on(benc
     for row, own in zip(bench.set_rows(SETS["rg"]), train, strict=True):
         assert row["system"] == own["system"]
         assert row["conversations"][-1] == {"from": "human", "value": own["instruction"]}
+    assert "pairs of the file theirs.json" in bench.stats()[1]
     entry = files.read_json(bench.work / paths.REGISTRY)[SETS["rg"]]
-    manifest = files.read_json(bench.work / paths.preference_manifest("rg", EMBEDDED, paths.PAPER))
-    assert entry["ranking"] is True
-    assert manifest["sets"][SETS["rg"]]["rows"] == len(bench.turns())
-    assert manifest["smoke"] is True and manifest["provenance"]["sampler"] == "theirs.json"
     mined = provenance(None, bench.work / entry["file_name"])
+    assert entry["ranking"] is True and mined["smoke"] is True
     assert (mined["model"], mined["weights"]) == (EMBEDDED, ELSEWHERE)
 
 
@@ -96,22 +93,16 @@ def test_rows_that_fit_no_train_turn_are_counted_and_said(bench, take):
     same = given("rg", third, rejected=f" {third.response.upper()}")
     twice = [given("rg", fourth), given("rg", fourth, rejected="another")]
     code, out, _ = take("rg", [stranger, rewritten, same, *twice])
-    assert code == 0 and "theirs.json: 5 rows" in out
-    for told in (
-        "fits no train turn",
-        "its chosen answer is not the gold one of its train turn",
-        "chosen equals rejected",
-        "its turn has a pair already",
-    ):
-        assert f"1  {told}\n" in out
+    assert code == 0 and "5 samples = 1 pairs + 4 dropped" in out
+    for told in ("fits no train turn", "is not the gold one", "equals rejected", "has a pair"):
+        assert re.search(rf" 1  .*{told}", out)
     assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [fourth.id]
 
 
 def test_a_row_of_a_validation_turn_makes_no_pair(bench, take):
     held_out = gold_turns(bench.work, "validation", None)
     code, _, err = take("rg", [given("rg", turn) for turn in held_out])
-    assert code == 2 and err.count("\n") == 1
-    assert f"no pair of a train turn in {bench.work / paths.DATA}" in err
+    assert code == 2 and "no pair of a train turn" in err
     assert not (bench.work / "data" / f"{SETS['rg']}.jsonl").exists()
 
 
@@ -124,14 +115,14 @@ def test_an_entangled_pair_without_a_quadrant_is_in_no_mix(bench, take):
 
 
 def test_other_pairs_are_replaced_by_force_alone(bench, take):
-    turns = bench.turns()
-    take("rg", [given("rg", turns[0])])
-    assert take("rg", [given("rg", turns[0])])[0] == 0
-    code, _, err = take("rg", [given("rg", turns[1])])
-    assert code == 2 and "another file gave (file " in err
-    assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [turns[0].id]
-    assert take("rg", [given("rg", turns[1])], "--force")[0] == 0
-    assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [turns[1].id]
+    first, second, *_ = bench.turns()
+    for turn, options, code, now in (
+        *[(first, (), 0, first)] * 2,
+        (second, (), 2, first),
+        (second, ("--force",), 0, second),
+    ):
+        assert take("rg", [given("rg", turn)], *options)[0] == code
+        assert [row["id"] for row in bench.set_rows(SETS["rg"])] == [now.id]
 
 
 @pytest.mark.parametrize(
@@ -146,21 +137,3 @@ def test_a_row_that_is_no_pair_is_one_line_that_names_it(bench, take, change, to
     code, _, err = take("rg", [given("rg", turns[0]), given("rg", turns[1]) | change])
     assert code == 2 and err.count("\n") == 1
     assert "row 1 (from 0)" in err and told in err
-
-
-def test_statistics_are_made_with_the_errors_that_the_file_names(bench, take):
-    assert take("sp", [given("sp", turn) for turn in bench.turns()])[0] == 0
-    first, second, *rest = bench.turns()
-    rows = [
-        given("rg", first, error="Lack of Empathy"),
-        given("rg", second, error_type="Template Response"),
-        *(given("rg", turn) for turn in rest),
-    ]
-    assert take("rg", rows, statistics=True)[0] == 0
-    folder = bench.work / paths.mining(EMBEDDED) / "stats"
-    told = files.read_json(folder / "stats.json")
-    here = told["table_1"]["here"]
-    assert here["strategy pairs"] == here["response pairs"] == len(rows)
-    assert here["mean characters of rejected"] == len(BAD)
-    assert here[PsychError.LACK_OF_EMPATHY] == here[PsychError.TEMPLATE_RESPONSE] == 1
-    assert any("pairs of the file theirs.json" in note for note in told["notes"])

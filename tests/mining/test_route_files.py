@@ -10,8 +10,7 @@ import yaml
 from esc import files
 from esc.files import EscError
 from esc.psych_errors import PsychError
-from esc.strategies import Strategy, tag
-from mining.stats import finished_route
+from esc.strategies import tag
 
 NONE, EMPATHY = PsychError.NONE, PsychError.LACK_OF_EMPATHY
 LIMIT = 4
@@ -27,36 +26,20 @@ def routed(bench, server, planted):
     bench.sample("rg", reply, 3, limit=LIMIT)
     texts = [reply(turn, index) for turn in bench.turns(LIMIT) for index in range(3)]
     planted.plan = dict(zip(texts, cycle([NONE, EMPATHY]), strict=False))
-    assert bench.judge("rg", url=server.url)[0] == 0
-    assert bench.route("rg")[0] == 0
+    bench.mine("rg", url=server.url)
     assert bench.preference("rg")[0] == 0
     return bench
 
 
 @pytest.fixture
 def refused(routed, hashes, error_line):
-    """The error of routing what a test has spoilt, and a look that nothing was overwritten."""
+    """The error of routing what a test has spoilt, or of ``step``; nothing is overwritten."""
 
-    def call(*options, **named):
-        folder = routed.mining("rg").routed
-        before = hashes(folder)
-        code, out, err = routed.route("rg", *options, **named)
+    def call(*options, step=routed.route, **named):
+        before = hashes(routed.mining("rg").routed), hashes(routed.work / "data")
+        code, out, err = step("rg", *options, **named)
         assert code == 2 and out == "" and len(err.splitlines()) == 1
-        assert before and hashes(folder) == before
-        return error_line(err)
-
-    return call
-
-
-@pytest.fixture
-def refused_sets(routed, hashes, error_line):
-    """The same of building sets."""
-
-    def call():
-        before = hashes(routed.work / "data")
-        code, out, err = routed.preference("rg")
-        assert code == 2 and out == ""
-        assert hashes(routed.work / "data") == before
+        assert before == (hashes(routed.mining("rg").routed), hashes(routed.work / "data"))
         return error_line(err)
 
     return call
@@ -73,21 +56,17 @@ def edit(path, change):
     [({"split": "seed:7"}, "SPLIT seed:42 -> seed:7"), ({"limit": 12}, "train set ")],
 )
 def test_samples_and_pairs_of_other_turns_than_are_built_are_refused(
-    routed, refused, refused_sets, options, told
+    routed, refused, options, told
 ):
     routed.build(**options)
-    line = refused()
-    assert told in line and "FORCE=1" in line and told in refused_sets()
+    assert told in refused() and told in refused(step=routed.preference)
 
 
 def test_samples_that_are_not_there_or_not_whole_are_named_with_their_command(bench, error_line):
-    line = error_line(bench.route("rg")[2])
-    assert "samples.jsonl is not there" in line and f"make mine-rg WORK={bench.work}" in line
-    line = error_line(bench.preference("rg")[2])
-    assert f"make mine-rg WORK={bench.work} makes it" in line
+    for step in (bench.route, bench.preference):
+        assert f"make mine-rg WORK={bench.work}" in error_line(step("rg")[2])
     bench.sample("rg", reply, 2, limit=LIMIT, complete=False)
-    line = error_line(bench.route("rg")[2])
-    assert f"LIMIT={LIMIT} SAMPLES=2 asks for what is missing" in line
+    assert f"LIMIT={LIMIT} SAMPLES=2" in error_line(bench.route("rg")[2])
 
 
 def test_samples_and_verdicts_that_are_not_as_they_were_written_are_refused(
@@ -115,7 +94,7 @@ def test_verdicts_on_other_samples_are_refused_and_one_that_is_missing_named(rou
     files.write_json(path.parent / "run.json", done | {path.name: {"sha256": files.sha256(path)}})
     assert f"lacks a verdict on sample 0 of turn {routed.turns(LIMIT)[1].id}" in refused()
     routed.sample("rg", reply, 2, limit=LIMIT)
-    assert "are on other samples" in refused()
+    assert "samples " in refused()
 
 
 @pytest.mark.parametrize(
@@ -126,23 +105,15 @@ def test_verdicts_on_other_samples_are_refused_and_one_that_is_missing_named(rou
         ("smollm2-135m/mining_r2", "rg", ("--round", "2"), "ROUND 1 -> 2"),
     ],
 )
-def test_another_minings_samples_are_refused(
-    routed, server, hashes, error_line, at, task, options, told
-):
+def test_another_minings_samples_are_refused(routed, server, error_line, at, task, options, told):
     shutil.copytree(routed.mining("rg").folder, routed.work / "runs" / at / task)
-    before = hashes(routed.work)
-    for code, _, err in (
-        routed.judge(task, *options, url=server.url),
-        routed.route(task, *options),
-    ):
-        assert code == 2 and told in error_line(err)
-    assert hashes(routed.work) == before
+    assert told in error_line(routed.judge(task, *options, url=server.url)[2])
+    assert told in error_line(routed.route(task, *options)[2])
 
 
 def test_zero_pairs_name_what_took_them_and_do_not_keep_another_task_from_its_pairs(
-    bench, server, planted, error_line
+    bench, server, error_line
 ):
-    bench.sample("vanilla", lambda turn, _: tag(turn.strategy, turn.response), limit=LIMIT)
     bench.sample("rg", lambda turn, index: [turn.response, "", "fine"][index], 3, limit=LIMIT)
     bench.sample("sp", lambda turn, _: "Others", limit=LIMIT)
     assert bench.judge("rg", url=server.url)[0] == 0
@@ -162,7 +133,7 @@ def judged_anew(bench, server, planted, plan):
 
 
 def test_a_mining_without_pairs_leaves_those_of_before_and_none_to_take(
-    routed, server, planted, hashes, refused_sets
+    routed, server, planted, hashes, refused
 ):
     before = hashes(routed.mining("rg").routed)
     judged_anew(routed, server, planted, {})
@@ -170,15 +141,14 @@ def test_a_mining_without_pairs_leaves_those_of_before_and_none_to_take(
     after = hashes(routed.mining("rg").routed)
     assert after.pop("no_pairs.json") and before and after == before
     told = f"0 pairs of {6 * LIMIT} samples for rg"
-    assert told in refused_sets()
+    assert told in refused(step=routed.preference)
     with pytest.raises(EscError, match=told):
-        finished_route(routed.mining("rg"))
+        routed.mining("rg").pairs()
     judged_anew(routed, server, planted, {reply(t, 0): EMPATHY for t in routed.turns(LIMIT)})
-    assert routed.route("rg")[0] == 0
-    assert routed.preference("rg")[0] == 0
+    assert routed.route("rg")[0] == routed.preference("rg")[0] == 0
 
 
-@pytest.mark.parametrize("where", ["files.JsonlWriter.facts", "files.write_json"])
+@pytest.mark.parametrize("where", ["JsonlWriter.facts", "write_json"])
 def test_a_kill_before_new_pairs_are_there_leaves_none_to_take(
     routed, server, planted, monkeypatch, where
 ):
@@ -190,15 +160,14 @@ def test_a_kill_before_new_pairs_are_there_leaves_none_to_take(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"mining.route.{where}", killed)
+        patched.setattr(f"esc.files.{where}", killed)
         assert routed.route("rg")[0] == 130
     assert routed.preference("rg")[0] == 2
 
 
 def test_another_judges_pairs_are_replaced_with_force_alone(routed, refused):
     routed.judge("rg", judge_name="random")
-    told = refused(judge_name="random")
-    assert "gave (judge m -> random)" in told
+    assert "judge m -> random" in refused(judge_name="random")
     assert routed.route("rg", "--force", judge_name="random")[0] == 0
 
 
@@ -214,12 +183,11 @@ def test_every_sample_is_routed_once_counts_add_up_and_the_same_bytes_come_again
 
 
 def test_a_pair_carries_its_provenance(routed):
+    expected = {"judge": "m", "blind": False, "task": "rg", "sampler": "rg-sft", "round": 1}
+    expected |= {"split": "train", "smoke": True}
     for pair in routed.routed("rg", "pairs.jsonl"):
         provenance = pair["provenance"]
-        assert provenance["judge"] == "m" and provenance["blind"] is False
-        assert (provenance["task"], provenance["sampler"]) == ("rg", "rg-sft")
-        assert provenance["weights"] and provenance["round"] == 1
-        assert provenance["split"] == "train" and provenance["smoke"] is True
+        assert provenance.items() >= expected.items() and provenance["weights"]
         assert provenance["verdict"]["rejected_error"] == pair["error"] == EMPATHY
         assert pair["explanation"] == "so" and isinstance(pair["seed"], int)
         assert len(provenance["prompts"]) == len(provenance["judge_prompts"]) == 64
@@ -243,13 +211,5 @@ def test_explain_tells_the_whole_way_of_a_turn_and_writes_nothing(
     assert samples[1]["fate"] == "pair" and samples[1]["error"] == EMPATHY
     assert samples[1]["verdict"]["rejected_explanation"] == "so"
     assert samples[2]["unscored"] == "no verdict in the answer: I would \x1b[2J keep it."
-    assert samples[2]["fate"] == "unscored by the judge"
+    assert samples[2]["strategy"] == first.strategy and samples[2]["quadrant"] is None
     assert "turn 999-9 was not sampled" in refused("--explain", "999-9")
-
-
-def test_explain_of_an_entangled_answer_names_strategy_and_quadrant(bench):
-    bench.sample("vanilla", lambda turn, _: tag(Strategy.OTHERS, reply(turn, 0)), limit=LIMIT)
-    bench.judge("vanilla", judge_name="random")
-    out = bench.route("vanilla", "--explain", bench.turns(LIMIT)[0].id, judge_name="random")[1]
-    (one,) = yaml.safe_load(out)["samples"]
-    assert one["strategy"] == "Others" and one["quadrant"].startswith("Ns")

@@ -16,6 +16,7 @@ from mining.verdicts import FilterVerdict
 RIGHT, WRONG = Strategy.QUESTION, Strategy.INFORMATION
 FITS = {"right": RIGHT, "wrong": WRONG, "unparsable": None}
 MENDED_BY_RG = {"Lack of Empathy", "Early Emotion Shift", "Template Response"}
+MISMATCH = "Strategy Mismatch"
 UNSCORED, DUPLICATE = "unscored by the judge", "duplicate of an earlier sample"
 
 
@@ -39,21 +40,10 @@ def verdict(rejected, *, chosen=PsychError.NONE, retain=True):
     )
 
 
-VERDICTS = [
-    None,
-    Unscored(Reason.PROSE),
-    *(
-        verdict(rejected, chosen=chosen, retain=retain)
-        for retain, chosen, rejected in itertools.product((True, False), PsychError, PsychError)
-    ),
+VERDICTS = [None, Unscored(Reason.PROSE)] + [
+    verdict(rejected, chosen=chosen, retain=retain)
+    for retain, chosen, rejected in itertools.product((True, False), PsychError, PsychError)
 ]
-
-
-def routed(task, fit, said):
-    # The generator is given its strategy, so what it samples is under the gold one.
-    strategy = RIGHT if task == "rg" and fit != "unparsable" else FITS[fit]
-    one = candidate(strategy=strategy, response=None if task == "sp" else "a reply")
-    return route_turn(task, [one], {one.key: said})[one.key]
 
 
 def fates(task, turn, verdicts=None):
@@ -62,47 +52,36 @@ def fates(task, turn, verdicts=None):
     return [ways[one.key].fate for one in seeded(turn)]
 
 
-def test_the_planner_has_a_pair_exactly_where_the_strategy_is_wrong():
-    found = {fit: {routed("sp", fit, said).fate for said in VERDICTS} for fit in FITS}
-    assert found == {
-        "right": {"same strategy as gold"},
-        "wrong": {"pair"},
-        "unparsable": {"unparsable strategy"},
-    }
-    assert routed("sp", "wrong", None).error == "Strategy Mismatch"
+def rule(task, fit, said):
+    """Fate, error and quadrant by the paper, spelt out."""
+    right, judged = fit == "right", isinstance(said, FilterVerdict)
+    error = said.rejected_error if judged else None
+    quadrant = ("Ps" if right else "Ns") + ("Pr" if error == "None" else "Nr")
+    if fit == "unparsable":
+        return "unparsable strategy", None, None
+    if task == "sp":
+        return ("same strategy as gold", "None", None) if right else ("pair", MISMATCH, None)
+    if not judged:
+        return UNSCORED, None, None
+    if task == "vanilla":
+        fate = "no error in the sampled reply" if quadrant == "PsPr" else "pair"
+        error = MISMATCH if quadrant == "NsPr" else error
+    elif error in MENDED_BY_RG:
+        fate = "pair" if said.retain else "not retained by the judge"
+    else:
+        fate = "no error in the sampled reply" if error == "None" else "error that feeds no pair"
+    fate = fate if said.chosen_error == "None" else "error in the gold reply"
+    return fate, error, quadrant if task == "vanilla" else None
 
 
-@pytest.mark.parametrize("task", ["rg", "vanilla"])
-def test_a_reply_is_a_pair_by_the_papers_rule_and_a_drop_names_its_reason(task):
+@pytest.mark.parametrize("task", ["sp", "rg", "vanilla"])
+def test_a_sample_is_a_pair_by_the_papers_rule_and_a_drop_names_its_reason(task):
     for fit, said in itertools.product(FITS, VERDICTS):
-        if fit == "unparsable":
-            expected = "unparsable strategy"
-        elif not isinstance(said, FilterVerdict):
-            expected = UNSCORED
-        elif said.chosen_error != "None":
-            expected = "error in the gold reply"
-        elif said.rejected_error == "None" and (task == "rg" or fit == "right"):
-            expected = "no error in the sampled reply"
-        elif task == "vanilla":
-            expected = "pair"
-        elif said.rejected_error not in MENDED_BY_RG:
-            expected = "error that feeds no pair"
-        else:
-            expected = "pair" if said.retain else "not retained by the judge"
-        assert routed(task, fit, said).fate == expected, (fit, said)
-
-
-@pytest.mark.parametrize("fit", FITS)
-def test_an_entangled_answer_is_in_the_quadrant_of_its_strategy_and_error(fit):
-    for said in VERDICTS:
-        way = routed("vanilla", fit, said)
-        if fit == "unparsable" or not isinstance(said, FilterVerdict):
-            assert way.quadrant is None
-            continue
-        response = "Pr" if said.rejected_error == "None" else "Nr"
-        assert way.quadrant == ("Ps" if fit == "right" else "Ns") + response
-        sound = said.rejected_error == "None" and fit == "wrong"
-        assert way.error == ("Strategy Mismatch" if sound else said.rejected_error)
+        # The generator is given its strategy, so what it samples is under the gold one.
+        fit = "right" if (task, fit) == ("rg", "wrong") else fit
+        one = candidate(strategy=FITS[fit], response=None if task == "sp" else "a reply")
+        way = route_turn(task, [one], {one.key: said})[one.key]
+        assert (way.fate, way.error, way.quadrant) == rule(task, fit, said), (fit, said)
 
 
 IMPOSSIBLE = {

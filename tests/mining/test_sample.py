@@ -5,7 +5,7 @@ import shutil
 import pytest
 from faulty_server import SERVER_ERROR, TOO_LONG, TRUNCATED, FaultyServer
 
-from esc import adapters, cli, files, paths
+from esc import adapters, files, paths
 from esc.llm import derived_seed
 from esc.paths import EMBEDDED, Lineage
 from mining import sample
@@ -21,14 +21,8 @@ def server():
 @pytest.fixture
 def draw(bench, server, model):
     """Exit code, stdout and stderr of sampling a task from the server."""
-
-    def call(task, *options):
-        argv = ["--work", str(bench.work), "--task", task, "--base-url", server.url, *options]
-        code = cli.run(sample.main, argv)
-        shown = bench.capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return call
+    url = ("--base-url", server.url)
+    return lambda task, *options: bench.run(sample.main, "--task", task, *url, *options)
 
 
 def samples(bench, task="rg"):
@@ -53,16 +47,17 @@ def test_the_generator_gives_three_replies_to_each_turn_each_of_a_seed_of_its_ow
     assert all(any(turn.strategy.value in text for text in told) for turn in turns)
 
 
-AFTER_THINKING = {
-    "sp": ("Question", "Question", None),
-    "rg": ("And you?", None, "And you?"),
-    "vanilla": ("[Question] And you?", "Question", "And you?"),
-}
-
-
-@pytest.mark.parametrize("task", AFTER_THINKING)
-def test_an_answer_is_taken_apart_without_what_was_thought(draw, bench, server, task):
-    said, strategy, response = AFTER_THINKING[task]
+@pytest.mark.parametrize(
+    ("task", "said", "strategy", "response"),
+    [
+        ("sp", "Question", "Question", None),
+        ("rg", "And you?", None, "And you?"),
+        ("vanilla", "[Question] And you?", "Question", "And you?"),
+    ],
+)
+def test_an_answer_is_taken_apart_without_what_was_thought(
+    draw, bench, server, task, said, strategy, response
+):
     server.answer = lambda request: f"<think>\n[Others]?\n</think>\n\n{said}"
     server.script = [TRUNCATED]
     out = draw(task, "--limit", "1", "--decode", "free")[1]
@@ -80,8 +75,7 @@ def test_what_failed_is_counted_and_alone_asked_again(draw, bench, server):
     server.always = {turn.seeker: SERVER_ERROR}
     code, out, _ = draw("rg", "--limit", "2")
     failed = [row for row in samples(bench) if row["status"] == "failed"]
-    assert code == 1 and turn.id in {row["id"] for row in failed}
-    assert f"{len(failed)} server error; the same command asks again" in out
+    assert code == 1 and turn.id in {row["id"] for row in failed} and "asks again" in out
     assert not (bench.mining("rg").folder / "run.json").exists()
     server.always, before = {}, len(server.chats())
     assert draw("rg", "--limit", "2")[0] == 0
@@ -93,17 +87,14 @@ def test_a_turn_that_is_too_long_for_good_does_not_block_the_others(draw, bench,
     done = bench.mining("rg").folder / "run.json"
     assert draw("rg", "--limit", "2")[0] == 1 and not done.exists()
     server.answer, server.always = lambda request: "And you?", {bench.turns(2)[0].seeker: TOO_LONG}
-    assert draw("rg", "--limit", "2")[0] == 0 and done.is_file()
-    assert files.read_json(done)["failed"]
+    assert draw("rg", "--limit", "2")[0] == 0 and files.read_json(done)["failed"]
 
 
 def test_the_same_command_does_nothing_and_other_options_take_force(draw, server, error_line):
     draw("rg", "--limit", "1")
     before = len(server.log)
-    code, out, _ = draw("rg", "--limit", "1")
-    assert code == 0 and "nothing to do" in out and len(server.log) == before
-    code, _, err = draw("rg", "--limit", "2")
-    assert code == 2 and "LIMIT 1 -> 2" in error_line(err)
+    assert "nothing to do" in draw("rg", "--limit", "1")[1] and len(server.log) == before
+    assert "LIMIT 1 -> 2" in error_line(draw("rg", "--limit", "2")[2])
     seeds, asked = {r.body["seed"] for r in server.chats()}, len(server.chats())
     assert draw("rg", "--limit", "2", "--force")[0] == 0
     assert not seeds & {request.body["seed"] for request in server.chats()[asked:]}
@@ -122,12 +113,6 @@ def test_killed_while_sampling_it_goes_on_to_the_same_bytes(draw, bench, server,
     assert (folder / "samples.jsonl").read_bytes() == whole
 
 
-def test_a_dry_run_says_how_many_requests_and_sends_none(draw, bench, server):
-    code, out, _ = draw("rg", "--limit", "1", "--dry-run")
-    assert code == 0 and f"{3 * len(bench.turns(1))} requests" in out
-    assert server.log == [] and not (bench.mining("rg").folder / "samples.jsonl").exists()
-
-
 def test_a_second_round_samples_the_models_of_the_first_into_a_folder_of_its_own(
     draw, bench, server, hashes
 ):
@@ -140,20 +125,17 @@ def test_a_second_round_samples_the_models_of_the_first_into_a_folder_of_its_own
     assert hashes(bench.mining("rg").folder) == before
 
 
-def test_an_adapter_that_is_none_is_one_line(bench, model, error_line):
-    def refused():
-        code = cli.run(sample.main, ["--work", str(bench.work), "--task", "sp", "--limit", "1"])
-        return code == 2 and error_line(bench.capsys.readouterr().err)
+def test_an_adapter_a_task_or_a_server_that_is_none_is_one_line(
+    bench, draw, server, model, error_line
+):
+    def refused(*options):
+        return error_line(bench.run(sample.main, "--limit", "1", "--task", *options)[2])
 
-    assert "sp_sft holds no adapter; make sft-sp" in refused()
+    assert "sp_sft holds no adapter; make sft-sp" in refused("sp")
     folder = bench.work / paths.adapter(EMBEDDED, "sp", "sft")
     folder.mkdir(parents=True)
     (folder / adapters.WEIGHTS).write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    assert "holds no weights (empty, or cut off)" in refused()
-
-
-def test_a_server_or_a_task_that_is_not_there_is_one_line(draw, server, error_line):
-    assert "TASK=sd is none of sp, rg, vanilla" in error_line(draw("sd")[2])
+    assert "holds no weights (empty, or cut off)" in refused("sp")
+    assert "TASK=sd is none of sp, rg, vanilla" in refused("sd")
     server.models = ("base",)
-    code, _, err = draw("rg", "--limit", "1")
-    assert code == 2 and "rg-sft" in error_line(err)
+    assert "rg-sft" in refused("rg", "--base-url", server.url)

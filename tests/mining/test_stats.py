@@ -1,13 +1,12 @@
 """Statistics of a mining: counts by hand, the paper's beside them, the mark of a smoke run."""
 
 import re
-import shutil
 from collections import Counter
 
 import pytest
 from corpora import wrong
 
-from esc import cli, files, paths
+from esc import files
 from esc.prompts import Message
 from esc.psych_errors import PsychError
 from esc.stats import wilson
@@ -27,22 +26,8 @@ def mined(bench, server, planted):
     planted.plan = {
         f"sampled {turn.id}": ERRORS[place % 3] for place, turn in enumerate(turns[::2])
     }
-    assert bench.judge("rg", "--task", "rg", "vanilla", url=server.url)[0] == 0
-    assert bench.route("sp", "--task", "sp", "rg", "vanilla")[0] == 0
+    bench.mine("sp", "rg", "vanilla", url=server.url)
     return turns
-
-
-@pytest.fixture
-def run(bench, capsys):
-    """Exit code, stdout and stderr of the step."""
-
-    def call(*options):
-        capsys.readouterr()
-        code = cli.run(stats.main, ["--work", str(bench.work), *options])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture
@@ -50,8 +35,8 @@ def folder(bench):
     return bench.mining("sp").folder.parent / "stats"
 
 
-def test_table_1_and_strategies_count_the_pairs_and_rates_all_samples(mined, run, folder):
-    assert run()[0] == 0
+def test_table_1_and_strategies_count_the_pairs_and_rates_all_samples(mined, bench, folder):
+    assert bench.stats()[0] == 0
     found = files.read_json(folder / "stats.json")
     here, tasks, pairs = found["table_1"]["here"], found["tasks"], mined[::2]
     assert here["strategy pairs"] == len(mined) and here["response pairs"] == len(pairs)
@@ -78,102 +63,62 @@ def test_the_papers_two_backbones_add_up_to_its_totals():
     for name, (total, qwen, llama) in stats.PAPER_TABLE_1.items():
         assert "mean" in name or total == qwen + llama
     sums = [sum(stats.PAPER_TABLE_1[error][k] for error in stats.RG_ERRORS) for k in range(3)]
-    assert tuple(sums) == stats.PAPER_TABLE_1["response pairs"]
+    assert sums == stats.PAPER_TABLE_1["response pairs"]
 
 
-def test_what_a_smoke_run_leaves_carries_the_mark_and_comes_out_again_alike(
-    mined, run, folder, hashes
+def test_what_a_smoke_run_leaves_carries_the_mark_and_every_error_has_an_example(
+    mined, bench, folder, hashes
 ):
-    _, out, _ = run()
-    assert "SMOKE" in out and files.read_json(folder / "stats.json")["smoke"] is True
+    assert "SMOKE" in bench.stats()[1] and files.read_json(folder / "stats.json")["smoke"] is True
     assert all("SMOKE" in (folder / name).read_text() for name in ("stats.md", "examples.md"))
-    first = hashes(folder)
-    run()
-    assert hashes(folder) == first
-
-
-def test_a_task_that_is_not_mined_is_named(bench, run, folder):
-    assert "make mine-sp" in run()[2]
-    bench.sample("sp", lambda turn, _: wrong(turn.strategy).value)
-    bench.route("sp")
-    code, out, _ = run()
-    assert code == 0 and "rg: not mined" in out
-    assert re.search(r"response pairs +\| +— \| +11,887", (folder / "stats.md").read_text())
-    assert "No pair of it was mined." in (folder / "examples.md").read_text()
-
-
-def test_the_entangled_model_alone_has_nothing_in_table_1(bench, run, folder):
-    bench.sample("vanilla", lambda turn, _: tag(wrong(turn.strategy), "sampled"))
-    bench.judge("vanilla", judge_name="random")
-    bench.route("vanilla", judge_name="random")
-    assert run()[0] == 0
-    assert set(files.read_json(folder / "stats.json")["table_1"]["here"].values()) == {None}
-
-
-def test_every_error_has_an_example_with_its_situation(mined, run, folder):
-    run()
-    text = (folder / "examples.md").read_text()
+    first, text = hashes(folder), (folder / "examples.md").read_text()
     for number, error in enumerate((PsychError.STRATEGY_MISMATCH, *ERRORS), start=11):
         section = text.partition(f"## {error} (as in Figure {number})\n")[2].partition("\n## ")[0]
         turn = section.partition("Turn ")[2].partition(",")[0]
-        dialogue = turn.partition("-")[0]
-        assert f"**Situation** case {dialogue} with matter" in section
-        assert "**Emotion** anxiety\n" in section and "**Problem** job crisis\n" in section
-        assert f"hello from {dialogue}" in section
+        assert f"hello from {turn.partition('-')[0]}" in section
     assert "**Gold strategy**" in text and "**Rejected reply**" in text
+    bench.stats()
+    assert hashes(folder) == first
 
 
-def test_the_seeker_is_told_of_by_the_ids_of_the_sets_where_the_corpus_is_kept(bench):
-    assert stats.seekers(bench.work)["1"] == {
-        "Situation": "case 1 with matter 7 and worry 13",
-        "Experience": "Current Experience",
-        "Emotion": "anxiety",
-        "Problem": "job crisis",
-    }
-    shutil.rmtree(bench.work / paths.CORPUS)
-    assert stats.seekers(bench.work) == {}
+def test_a_task_that_is_not_mined_is_named_and_has_nothing_in_table_1(bench, folder):
+    assert "make mine-sp" in bench.stats()[2]
+    bench.sample("vanilla", lambda turn, _: tag(wrong(turn.strategy), "sampled"))
+    bench.mine("vanilla", judge_name="random")
+    code, out, _ = bench.stats()
+    assert code == 0 and "rg: not mined" in out
+    assert set(files.read_json(folder / "stats.json")["table_1"]["here"].values()) == {None}
+    assert re.search(r"response pairs +\| +— \| +11,887", (folder / "stats.md").read_text())
 
 
-def test_text_of_a_model_is_no_markdown(bench, server, planted, run, folder):
+def test_text_of_a_model_is_no_markdown(bench, server, planted, folder):
     evil = "# Heading\n<script>alert(1)</script> [x](http://x) | `a` **b** {{ 7*7 }}"
     bench.sample("rg", lambda turn, _: f"{evil} {turn.id}")
     heard = Message("user", evil).wire()["content"]
     planted.plan = {f"{heard} {turn.id}": ERRORS[0] for turn in bench.turns()}
-    bench.judge("rg", url=server.url)
-    bench.route("rg")
-    assert run()[0] == 0
+    bench.mine("rg", url=server.url)
+    assert bench.stats()[0] == 0
     text = (folder / "examples.md").read_text()
     assert not re.search(r"(?<!\\)<|\n# Heading", text)
     shown = r"\# Heading \<script\>alert(1)\</script\> \[x\](http:&#8203;//x) \| \`a\` \*\*b\*\*"
     assert f"{shown} {{{{ 7\\*7 }}}}" in text
 
 
-def test_pairs_that_were_changed_or_are_of_other_turns_are_left_out(mined, bench, run, folder):
+def test_pairs_that_were_changed_or_are_of_other_turns_are_left_out(mined, bench, folder):
     with (bench.mining("rg").routed / "pairs.jsonl").open("a") as stream:
         stream.write("{}\n")
-    code, out, _ = run()
+    code, out, _ = bench.stats()
     assert code == 0 and "rg: left out" in out and "was changed since it was written" in out
     assert "rg" not in files.read_json(folder / "stats.json")["tasks"]
     bench.build(limit=2)
-    code, _, err = run()
+    code, _, err = bench.stats()
     assert code == 2 and "other train turns" in err
 
 
-def test_pairs_and_numbers_of_before_a_mining_without_pairs_do_not_stand(mined, bench, run, folder):
-    run()
-    say = {
-        "rg": lambda turn, _: turn.response,
-        "sp": lambda turn, _: turn.strategy.value,
-        "vanilla": lambda turn, _: tag(turn.strategy, turn.response),
-    }
-    for task in say:
-        bench.sample(task, say[task])
-        bench.judge(task, "--force", judge_name="random")
-        assert bench.route(task, "--force", judge_name="random")[0] == 2
-        if task == "rg":
-            code, out, _ = run()
-            assert code == 0 and f"0 pairs of {len(mined)} samples for rg" in out
-            told = files.read_json(folder / "stats.json")
-            assert told["table_1"]["here"]["response pairs"] is None and "rg" not in told["tasks"]
-    code, _, err = run()
-    assert code == 2 and "0 pairs" in err and not (folder / "stats.json").exists()
+def test_pairs_and_numbers_of_before_a_mining_without_pairs_do_not_stand(bench, folder):
+    for say in (lambda turn, _: wrong(turn.strategy).value, lambda turn, _: turn.strategy.value):
+        bench.sample("sp", say)
+        bench.route("sp")
+        code, _, err = bench.stats()
+        assert (folder / "stats.json").exists() is (code == 0)
+    assert code == 2 and f"0 pairs of {len(bench.turns())} samples for sp" in err
