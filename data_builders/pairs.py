@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, Field
 
-from data_builders.corpus import checked, values
+from data_builders.corpus import values
 from esc import backbones, cli, files, paths, psych_errors, step
 from esc.adapters import ELSEWHERE
 from esc.dialogue import GoldTurn, gold_turns
-from esc.files import EscError, OptionsDiffer, Row
+from esc.files import EscError, OptionsDiffer, Row, checked
 from esc.paths import Lineage, Quadrant
 from esc.plan_and_speak import chat_and_gold
 from esc.prompts import TASKS

@@ -61,7 +61,8 @@ def _asking(
         "smoke": step.is_smoke(model, work),
     }
     folder = work / paths.run(model, system, setting.stage, setting.lineage)
-    trained = [adapters.folder(work, model, name) for name in models if name != adapters.BASE]
+    of = setting.stage, setting.lineage
+    trained = [work / paths.adapter(model, task, *of) for task in tasks_of(system)]
     seen = leaks.overlap(leaks.of_ids(work, (turn.id for turn in turns)), trained)
 
     async def ask(asks: Asks, turn: GoldTurn) -> Row:

@@ -1,4 +1,4 @@
-"""What becomes of every sampled answer, and which training phase an error is for (`STAGE_OF`).
+"""What becomes of every sampled answer.
 
 All of it is pure: from candidates and verdicts to fates.
 """
@@ -13,17 +13,6 @@ from esc.paths import Quadrant
 from esc.psych_errors import PsychError
 from esc.records import Candidate, Key
 from mining.verdicts import FilterVerdict
-
-STAGE_OF: dict[PsychError, str | None] = {
-    PsychError.STRATEGY_MISMATCH: "sp",
-    PsychError.LACK_OF_EMPATHY: "rg",
-    PsychError.EARLY_EMOTION_SHIFT: "rg",
-    PsychError.TEMPLATE_RESPONSE: "rg",
-    PsychError.EMOTION_MISREAD: None,
-    PsychError.OTHER: None,
-    PsychError.NONE: None,
-}
-"""Error of the rejected side to the phase that can mend it (paper, section 4.1)."""
 
 
 class Fate(StrEnum):
@@ -60,7 +49,7 @@ class Route:
         """Whether the sampled answer has an error that its phase can mend, paired or not."""
         if task == "vanilla":
             return self.quadrant not in (None, Quadrant.PSPR)
-        return self.error is not None and STAGE_OF[self.error] == task
+        return self.error is not None and self.error.feeds == task
 
 
 def seeded(turn: Sequence[Candidate]) -> list[Candidate]:
@@ -131,7 +120,7 @@ def _route(task: str, one: Candidate, verdict: Judgement, *, is_twin: bool) -> R
             error = PsychError.STRATEGY_MISMATCH
     elif error is PsychError.NONE:
         fate = Fate.NO_ERROR
-    elif STAGE_OF[error] != "rg":
+    elif error.feeds != "rg":
         fate = Fate.NO_STAGE
     elif not verdict.retain:
         fate = Fate.NOT_RETAINED

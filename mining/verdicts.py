@@ -20,12 +20,7 @@ from esc.prompts import Message
 from esc.psych_errors import PsychError, parse
 
 TEMPLATES = Path(__file__).parent / "prompts"
-FILTER_MENU = (
-    PsychError.NONE,
-    PsychError.LACK_OF_EMPATHY,
-    PsychError.EARLY_EMOTION_SHIFT,
-    PsychError.TEMPLATE_RESPONSE,
-)
+FILTER_MENU = (PsychError.NONE, *(error for error in PsychError if error.feeds == "rg"))
 """The labels the filter offers for either side (Figure 15)."""
 
 _YES, _NO = {"yes", "true"}, {"no", "false"}

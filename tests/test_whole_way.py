@@ -162,7 +162,7 @@ class Way:
         self.step("data_builders", "preference", *tasks)
         self.step("mining", "stats")
         systems = ("vanilla_sft", "decoupled_sft", "decoupled_dpo")
-        self.step("eval", "predict", "--set", "train", "--systems", *systems)
+        self.step("eval", "predict", "--set", "train", "--system", *systems)
         for command in (("eval", "metrics"), ("eval", "judge"), ("mining", "classify")):
             self.step(*command)
         self.step("eval", "compare")
