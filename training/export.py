@@ -4,9 +4,9 @@
     python -m training export --model qwen2.5-7b --task rg --stage dpo --dtype bfloat16
 
 Writes ``saves/<model>/<task>_<stage>[…]/merged/`` in float32, or where asked ``merged_bfloat16/``:
-weights, configuration, tokenizer, the chat template of the training, and ``merged.json`` last. A
-DPO adapter is merged after the SFT adapter it was trained on. PEFT merges, in float32, and takes
-the memory of the whole model in it. A rerun does it again only where an adapter has changed.
+weights, configuration, tokenizer, the chat template of the training, and ``merged.json`` last. PEFT
+merges, in float32, and takes the memory of the whole model in it. A rerun does it again only where
+an adapter has changed.
 
 In bfloat16 a weight moves in steps of 0.4 to 0.8 % of itself, and most of what DPO at Table 7's
 rates adds is smaller. How much is left is counted and told.
@@ -37,27 +37,23 @@ def export(work: Path, backbone: Backbone, parts: Sequence[Path], dtype: str) ->
     """
     for part in parts:
         adapters.check(part, work, backbone.name)
-    folder = paths.merged(parts[-1], dtype)
-    asked = {
-        "base": backbone.path,
-        "dtype": dtype,
-        "made_from": {part.name: adapters.fingerprint(part) for part in parts},
-    }
-    with files.exclusive(parts[-1]):
+    last, folder = parts[-1], paths.merged(parts[-1], dtype)
+    made_from = {part.name: adapters.fingerprint(part) for part in parts}
+    asked: Row = {"base": backbone.path, "dtype": dtype, "made_from": made_from}
+    with files.exclusive(last):
         facts: Row = files.read_json(folder / MANIFEST, default={})
         if asked.items() <= facts.items():
             print(f"{folder} is up to date")
             return folder, facts
-        fresh = parts[-1] / f".{folder.name}{files.TEMPORARY}"
+        fresh = last / f".{folder.name}{files.TEMPORARY}"
         changed = merge(backbone, parts, fresh, dtype)
         tokenizer, template = adapters.load(backbone.location, backbone.template)
         tokenizer.chat_template = template._get_jinja_template(tokenizer)
         tokenizer.save_pretrained(fresh)
-        trained = parts[-1] / "run.json"
+        trained = files.read_json(last / "run.json", default={"smoke": False})
         facts = asked | {
             "changed": changed,
-            "smoke": backbone.name == EMBEDDED
-            or (trained.is_file() and files.read_json(trained)["smoke"]),
+            "smoke": backbone.name == EMBEDDED or trained["smoke"],
             "files": {
                 path.name: {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
                 for path in sorted(fresh.iterdir())
@@ -98,7 +94,9 @@ def merge(backbone: Backbone, parts: Sequence[Path], fresh: Path, dtype: str) ->
             f"{base} cannot be had ({reason}); check the network, and that its licence is accepted"
         ) from error
     for part in parts:
-        if lost := adapters.changed_weights(part) - model.state_dict().keys():
+        names = (name.rpartition(".lora_")[0] for name in adapters.tensors(part))
+        changed_here = {f"{name.removeprefix('base_model.model.')}.weight" for name in names}
+        if lost := changed_here - model.state_dict().keys():
             raise EscError(
                 f"{base} has no {min(lost)}, which {part.name} changes: it is another base"
             )

@@ -149,7 +149,7 @@ def test_an_adapter_that_is_none_is_one_line(bench, model, error_line):
     folder = bench.work / paths.adapter(EMBEDDED, "sp", "sft")
     folder.mkdir(parents=True)
     (folder / adapters.WEIGHTS).write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    assert "holds no weights (empty, or cut off)" in refused()
+    assert "sp_sft holds no adapter; make sft-sp" in refused()
 
 
 def test_a_server_or_a_task_that_is_not_there_is_one_line(draw, server, error_line):
