@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from trained import MODEL
 from esc import adapters, backbones, files, paths, policy_server
 from esc.files import EscError
 from esc.policy_server import State
+from esc.serving_environment import PYTHON
 from serving import batch, server
 
 
@@ -77,24 +79,21 @@ def test_what_the_user_set_for_vllm_stays(monkeypatch):
     assert given["VLLM_CPU_KVCACHE_SPACE"] == "40" and given["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
 
 
+PARSED = """
+import sys
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+given = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:])
+print(given.tensor_parallel_size, given.data_parallel_size, given.max_lora_rank,
+      [(one.name, one.path) for one in given.lora_modules])
+"""
+
+
 @pytest.mark.slow
-def test_vllm_itself_parses_the_gpu_command(flags, tmp_path):
-    words = flags(
-        {"sp-sft": adapter(tmp_path / "a", 16)},
-        extra="--tensor-parallel-size 2 --data-parallel-size 2 --gpu-memory-utilization 0.8",
-    )
-    program = (
-        "import sys\n"
-        "from vllm.entrypoints.launchers.cli_args import make_arg_parser\n"
-        "from vllm.utils.argparse_utils import FlexibleArgumentParser\n"
-        "given = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:])\n"
-        "print(given.tensor_parallel_size, given.data_parallel_size, given.max_lora_rank,\n"
-        "      [(one.name, one.path) for one in given.lora_modules])\n"
-    )
-    python = paths.ROOT / ".venv-serve" / "bin" / "python"
-    shown = subprocess.run(
-        [python, "-c", program, *words], capture_output=True, text=True, check=False
-    )
+def test_vllm_itself_parses_the_gpu_command(flags, run, tmp_path):
+    spread = "--tensor-parallel-size 2 --data-parallel-size 2 --gpu-memory-utilization 0.8"
+    words = flags({"sp-sft": adapter(tmp_path / "a", 16)}, extra=spread)
+    shown = run(str(paths.ROOT / PYTHON), "-c", PARSED, *words)
     assert shown.returncode == 0, shown.stderr[-2000:]
     assert shown.stdout.splitlines()[-1] == f"2 2 16 [('sp-sft', '{tmp_path / 'a'}')]"
 
@@ -138,27 +137,28 @@ def test_a_server_that_dies_says_why_and_leaves_no_state(start, tmp_path):
 ENGINE = "(EngineCore pid=7) ERROR 01-02 03:04:05 [core.py:9] "
 WORKER = "(VllmWorker-0 pid=8) ERROR 01-02 03:04:05 [multiproc_executor.py:9] "
 LOGS = {
-    "the engine itself": [
+    "ValueError: No room for the cache": [
         "(APIServer pid=6) WARNING 01-02 03:04:05 [utils.py:1] errors like `OSError: [Errno 24]`",
         f"{ENGINE}    raise ValueError(",
-        f"{ENGINE}ValueError: No room for the cache: 8.1 GiB are asked for",
+        f"{ENGINE}ValueError: No room for the cache",
         "Process EngineCore:",
     ],
-    "a GPU's worker": [
-        f"{WORKER}torch.OutOfMemoryError: No room for the cache: 8.1 GiB are asked for",
-        f"{ENGINE}Exception: WorkerProc initialization failed due to an exception in a "
-        "background process. See stack trace for root cause.",
+    "torch.OutOfMemoryError: No room": [
+        f"{WORKER}torch.OutOfMemoryError: No room",
+        f"{ENGINE}Exception: WorkerProc initialization failed; see stack trace for root cause.",
     ],
 }
 
 
-@pytest.mark.parametrize("lines", LOGS.values(), ids=LOGS)
-def test_an_engine_that_dies_at_start_is_told_with_its_own_reason(tmp_path, lines):
+@pytest.mark.parametrize(("told", "lines"), LOGS.items())
+def test_an_engine_or_its_worker_that_dies_at_start_is_told_with_its_own_reason(
+    tmp_path, told, lines
+):
     log = tmp_path / "server.log"
     died = "RuntimeError: Engine core initialization failed. See root cause above."
     # However long what follows the reason is.
     log.write_text("\n".join([*lines, *["  File x, line 1"] * 500, died]) + "\n")
-    assert server.reason(log).endswith("Error: No room for the cache: 8.1 GiB are asked for")
+    assert server.reason(log) == told
     log.write_text("one\nKilled\n\n")
     assert server.reason(log) == "Killed"
 
@@ -179,19 +179,12 @@ def sleeper(*words):
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", *words])
 
 
-class Healthy(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        """Nothing on stderr."""
-
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-
-
 def test_a_server_is_seen_to_be_healthy_past_a_proxy(monkeypatch, tmp_path):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    with HTTPServer(("127.0.0.1", 0), Healthy) as healthy, sleeper() as process:
+    (tmp_path / "health").touch()
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with HTTPServer(("127.0.0.1", 0), handler) as healthy, sleeper() as process:
         threading.Thread(target=healthy.handle_request, daemon=True).start()
         server._wait_healthy(process, f"http://127.0.0.1:{healthy.server_port}", tmp_path)
         process.kill()
