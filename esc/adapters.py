@@ -118,19 +118,19 @@ def folder(work: Path, model: str, name: str) -> Path:
     """The folder to serve under ``name``; EscError where it is not trained, or a bare delta."""
     trained = work / paths.adapters(model) / name.replace("-", "_")
     check(trained, work, model)
-    return _to_serve(trained, work, model)
+    return _served(trained, work, model)
 
 
 def found(work: Path, model: str) -> dict[str, Path]:
     """Served name to folder of every adapter; EscError where one of DPO is not composed."""
     return {
-        trained.name.replace("_", "-"): _to_serve(trained, work, model)
+        trained.name.replace("_", "-"): _served(trained, work, model)
         for trained in sorted((work / paths.adapters(model)).glob("*"))
         if parts(trained.name) and (trained / WEIGHTS).is_file()
     }
 
 
-def _to_serve(trained: Path, work: Path, model: str) -> Path:
+def _served(trained: Path, work: Path, model: str) -> Path:
     task, stage, lineage = parts(trained.name) or ("", "", PAPER)
     if stage != "dpo":
         return trained
@@ -176,20 +176,16 @@ def weights_of(
 
     With ``elsewhere`` another machine's server may have it, and it is known by its name alone.
     """
-
-    def weights(name: str) -> str:
-        if name != BASE:
-            return fingerprint(folder(work, model, name))
-        backbone = backbones.get(model)
-        if model != EMBEDDED:
-            return backbone.path
-        manifest = Path(backbone.location) / "manifest.json"
-        return str(files.read_json(manifest, made_by="make model")["gguf_sha256"])
-
-    hashes = {}
+    hashes, backbone = {}, backbones.get(model)
     for name in names:
         try:
-            hashes[name] = weights(name)
+            if name != BASE:
+                hashes[name] = fingerprint(folder(work, model, name))
+            elif model == EMBEDDED:
+                manifest = Path(backbone.location) / "manifest.json"
+                hashes[name] = files.read_json(manifest, made_by="make model")["gguf_sha256"]
+            else:
+                hashes[name] = backbone.path
         except EscError:
             if name == BASE or not elsewhere:
                 raise

@@ -26,11 +26,7 @@ MANIFEST = "composed.json"
 
 
 def compose(work: Path, model: str, task: str, lineage: Lineage = paths.PAPER) -> tuple[Path, bool]:
-    """(folder of the composed adapter, whether it was made now).
-
-    Raises EscError where a part is not trained or no plain LoRA, the last one not on the others as
-    they are, or the sum of their ranks more than a server takes.
-    """
+    """(folder of the composed adapter, whether it was made now); EscError where it cannot be."""
     backbone, parts = backbones.get(model), adapters.chain(work, model, task, "dpo", lineage)
     output = parts[-1] / adapters.SERVED
     rank = sum(int(files.read_json(part / adapters.CONFIG)["r"]) for part in parts)

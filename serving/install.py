@@ -31,8 +31,8 @@ from esc.serving_environment import (
 
 TORCH = "torch==2.13.0+cpu"
 _PIP = ("-m", "pip", "install", "--quiet", "--no-deps")
-# PyTorch's own index; the CPU build is not on the Python package index.
-_OF_PYTORCH = ("--index-url", "https://download.pytorch.org/whl/cpu")
+# Where pip does not know of the CPU build: PyTorch's own index.
+_OF_PYTORCH = ("--extra-index-url", "https://download.pytorch.org/whl/cpu")
 _LOCKS = paths.ROOT / "requirements"
 
 
@@ -40,12 +40,7 @@ def install(kind: str) -> None:
     """Make ``.venv-serve``; EscError says which command failed."""
     _make(FOLDER, f"vLLM ({kind})")
     if kind == "cpu":
-        # Ask pip first: an index that cannot be reached must not stop an install without need.
-        try:
-            _said(PYTHON, *_PIP, TORCH)
-        except EscError:
-            print(f"{TORCH} is not on the usual index; trying PyTorch's", flush=True)
-            _said(PYTHON, *_PIP, *_OF_PYTORCH, TORCH)
+        _said(PYTHON, *_PIP, *_OF_PYTORCH, TORCH)
     _said(PYTHON, *_PIP, "-r", str(_LOCKS / f"serve-{kind}.txt"))
     _said(PYTHON, "-c", "import vllm.entrypoints.openai.api_server")
     files.write_text(READY, kind + "\n")

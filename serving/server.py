@@ -63,11 +63,10 @@ _GRACE = 30.0
 def flags(
     backbone: Backbone, found: Mapping[str, Path], folder: Path, kind: str, extra: str
 ) -> list[str]:
-    """What vLLM is told of a base model and its adapters, by a server and by a batch alike.
+    """What vLLM is told of a base and its adapters, by served name, with the user's own flags.
 
-    ``found`` maps served names to adapters; the chat template is written to ``folder``; ``extra``
-    is the user's own flags for vLLM. Raises EscError where one of those is this kit's to set, or
-    holds a key, or an adapter was trained with another chat template.
+    The chat template is written to ``folder``. EscError for a flag that is this kit's to set, or an
+    adapter of another template.
     """
     try:
         more = shlex.split(extra)
@@ -148,10 +147,10 @@ def start(
     private: str = "",
     root: Path = Path(),
 ) -> State:
-    """The state of the server, healthy now; with port 0 it listens at any free one.
+    """The state of the server, healthy now; port 0 is any free one.
 
-    ``extra`` is the user's own flags for vLLM; ``private`` names a folder for a server that others
-    are not to find. Raises EscError where it cannot start; the log is then in its folder.
+    ``extra`` is the user's own flags for vLLM, ``private`` the folder of a server that others are
+    not to find. EscError where it cannot start; the log is then in its folder.
     """
     backbone, kind = backbones.get(model), kind_of(root)
     folder, asked = work / paths.server(model) / private, f"{host}:{port} {extra}".strip()
@@ -201,7 +200,6 @@ def start(
 
 
 def _wait_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Return when the server at ``url`` is healthy; EscError, from its log, where it stops."""
     begin = time.monotonic()
     print(f"starting vLLM (log: {log})", file=sys.stderr, flush=True)
     while time.monotonic() - begin < _PATIENCE:

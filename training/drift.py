@@ -27,10 +27,7 @@ BEYOND = 2.0
 
 
 def drift(work: Path, model: str, task: str, lineage: Lineage) -> Row:
-    """What ``drift.json`` says; computed where it does not say it of these adapters yet.
-
-    Raises EscError where an adapter is missing or not composed.
-    """
+    """What ``drift.json`` says; computed where it does not say it of these adapters yet."""
     backbone = backbones.get(model)
     start = adapters.folder(work, model, adapters.start(task, lineage))
     moved = adapters.folder(work, model, adapters.served_name(task, "dpo", lineage))
@@ -83,12 +80,9 @@ def measure(
     policy.eval()
 
     def logits(name: str, prompt: list[int], answer: list[int]) -> Any:
-        """Before each answer token, ``len(answer)`` x vocabulary.
-
-        As doubles: in float32 the divergence of equal policies comes out a little below 0.
-        """
         policy.set_adapter(name)
         ids = torch.tensor([[*prompt, *answer]], device=policy.device)
+        # Before each answer token. In float32 equal policies diverge by a little less than 0.
         kept = len(answer) + 1
         return policy(input_ids=ids, logits_to_keep=kept).logits[0, -kept:-1].double()
 
@@ -109,10 +103,7 @@ def measure(
 
 
 def divergence(start: Any, moved: Any) -> tuple[int, float, int]:
-    """(tokens, summed KL(moved || start) in nats, tokens whose most probable one is another).
-
-    Of two answers' logits, tokens x vocabulary each.
-    """
+    """(tokens, summed KL(moved || start) in nats, tokens with another most probable one)."""
     after, before = moved.log_softmax(-1), start.log_softmax(-1)
     kl = float((after.exp() * (after - before)).sum())
     return len(after), kl, int((after.argmax(-1) != before.argmax(-1)).sum())

