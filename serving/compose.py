@@ -3,10 +3,9 @@
     python -m serving compose --model smollm2-135m --task sp --drift
 
 A DPO adapter is a difference to base + SFT (+ the rounds before it), and a request takes one
-adapter. Concatenated, they are one adapter of the summed rank, equal to merging them one after the
-other. Writes ``saves/<model>/<task>_dpo[_variant][_rN]/served/``, with the chat template of the
-training: the folder to serve and to publish. A rerun renews it where a part has changed. With
-``--drift`` it then measures how far that policy is from its start (`training.drift`).
+adapter. Concatenated, they are one of the summed rank, equal to merging them one after the other.
+Writes ``saves/<model>/<task>_dpo[_variant][_rN]/served/``, the folder to serve and to publish.
+With ``--drift`` it measures how far that policy is from its start (`training.drift`).
 """
 
 import shutil

@@ -3,10 +3,9 @@
     python -m serving install --kind gpu
     python -m serving install --ray
 
-It is made for what this machine has, unless ``--kind`` says otherwise, as on a login node without
-the GPUs of the others. It holds vLLM and nothing of this kit, whose LLaMA-Factory needs
-another version of transformers. ``.venv-serve/.ready`` names the kind and exists when all imports.
-``--ray`` makes the optional ``.venv-ray``, which adds Ray to it: BATCH=ray needs both.
+It holds vLLM and nothing of this kit, whose LLaMA-Factory needs another version of transformers.
+``.venv-serve/.ready`` names the kind and exists when all imports. ``--ray`` makes the optional
+``.venv-ray``, which adds Ray to it: BATCH=ray needs both.
 """
 
 import shutil

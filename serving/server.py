@@ -3,10 +3,9 @@
     python -m serving start --model smollm2-135m
     python -m serving stop --model smollm2-135m
 
-Writes ``runs/<model>/server/``: the log, the chat template, and while it runs ``server.json``. The
-served names are ``base`` and ``<task>-<stage>``, such as ``sp-sft``. A key for the server comes
-from VLLM_API_KEY in the environment. ``hold`` is ``start`` for as long as its input stays open, on
-any free port and in a folder of its own.
+Writes ``runs/<model>/server/``: the log, the chat template, and while it runs ``server.json``.
+``hold`` is ``start`` for as long as its input stays open, on any free port and in a folder of its
+own.
 """
 
 import json

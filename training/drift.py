@@ -2,9 +2,8 @@
 
 `serving compose --drift` goes through the gold answers of up to 200 validation turns (2 on a CPU)
 and has ``drift.json`` written beside the adapter: KL divergence per token, and at how many tokens
-another one is now the most probable. A rate as small as those of Table 7 can leave a bfloat16 model
-as it was; then it says so. Any change at all, however small, turns some roundings over, and that
-adds up: the start with its LoRA off by one unit in the last place shows how far that alone goes.
+another one is now the most probable. Any change at all, however small, turns some roundings over,
+and that adds up: the start with its LoRA off by one unit in the last place shows how far that goes.
 """
 
 from collections.abc import Iterator, Sequence

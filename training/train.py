@@ -5,11 +5,9 @@
 Writes ``saves/<model>/<task>_<stage>/``: ``recipe.yaml`` (as it ran), the adapter, the loss curve,
 and ``run.json`` last. Goes on from the newest checkpoint, does nothing when done, and stops where
 the folder is of other options. What LLaMA-Factory says is in a log beside the folder; V=1 shows it.
-On several machines (NNODES, NODE_RANK, MASTER_ADDR) node 0 writes the folder.
 
 A preference training starts as its own reference, since a fresh LoRA changes nothing: the first
-loss is a constant of the loss, and all rewards are 0. Where they are not, the reference is another
-model, and the training is stopped at that step.
+loss is a constant of the loss, and all rewards are 0. Where they are not, it is stopped there.
 """
 
 import json
@@ -325,6 +323,7 @@ def _end(training: subprocess.Popen[bytes]) -> None:
             process.kill()
 
 
+# What stands in the log, and what helps; the first that is found counts.
 _REASONS = {
     r"No space left on device|Disk quota exceeded|os error 28|PytorchStreamWriter failed writing": (
         "the disk is full; free some space"
@@ -341,7 +340,6 @@ _REASONS = {
         "and a MASTER_PORT that is free on node 0 and let through"
     ),
 }
-"""What stands in the log, and what helps; the first that is found counts."""
 
 
 def reason(code: int, log: Path) -> str:

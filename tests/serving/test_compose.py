@@ -96,7 +96,6 @@ def test_it_is_renewed_exactly_when_a_part_is_another_or_its_template_is_missing
     ("name", "left", "reason"),
     [
         (f"sp_sft/{adapters.WEIGHTS}", None, r"make sft-sp WORK=.* trains it"),
-        (f"sp_dpo/{adapters.CONFIG}", {"use_rslora": True}, r"sp_dpo is no plain LoRA \(use_rs"),
         (f"sp_sft/{adapters.CONFIG}", {"r": 500}, r"sp_sft \+ sp_dpo has rank 516, .* up to 512"),
         ("sp_dpo/options.json", {"adapter sp_sft": "of before"}, r"sp_dpo was trained on another"),
     ],

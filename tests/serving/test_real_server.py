@@ -5,7 +5,6 @@ The adapters are random: what a training leaves is the subject of its own tests.
 
 import asyncio
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -296,38 +295,6 @@ def test_a_free_plan_that_names_no_strategy_is_invalid_and_spoken_under_as_it_is
         assert record["predicted_response"]
         assert [step["step"] for step in record["steps"]] == ["plan", "speak"]
     assert f"{len(invalid)} invalid" in shown.stdout
-
-
-def test_killed_in_the_middle_it_ends_like_one_that_was_not_and_then_asks_nothing(url, work, run):
-    command = ("-m", "eval", "predict", "--work", str(work), "--limit", "2", "--in-flight", "2")
-    command += ("--system", "decoupled-gold", "--stage", "base")
-    folder = work / paths.run(MODEL, "decoupled-gold", "base")
-    calls = folder / "calls.jsonl"
-    with subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL) as killed:
-        wait_until(lambda: calls.is_file() and calls.read_bytes().count(b"\n") >= 5, 120)
-        killed.send_signal(signal.SIGKILL)
-    stored = keys(calls)
-    again = run(*command)
-    assert again.returncode == 0, again.stderr[-2000:]
-    assert f"{len(stored)} from the cache" in again.stdout
-    turns = [turn.id for turn in gold_turns(work, "test", 2)]
-    assert keys(calls)[: len(stored)] == stored
-    assert len(keys(calls)) == len(set(keys(calls))) == len(turns)
-    assert [record["id"] for record in records(work, "decoupled-gold", "base")] == turns
-    before = (folder / "predictions.jsonl").read_bytes()
-    (folder / "run.json").unlink()
-    finished = run(*command, "--base-url", "http://127.0.0.1:9/v1")
-    assert finished.returncode == 0 and "0 answered" in finished.stdout, finished.stderr
-    assert (folder / "predictions.jsonl").read_bytes() == before
-
-
-def test_an_adapter_the_server_lacks_is_one_line_that_lists_what_it_has(url, apart, run):
-    saves = apart / paths.adapters(MODEL)
-    shutil.copytree(saves / "rg_dpo", saves / "vanilla_dpo")
-    shown = predict(run, apart, "--system", "vanilla", "--stage", "dpo", "--base-url", url)
-    assert shown.returncode == 2
-    (line,) = [text for text in shown.stderr.splitlines() if text.startswith("error: ")]
-    assert "does not serve vanilla-dpo" in line and "sp-sft" in line and "make stop serve" in line
 
 
 def test_a_chat_longer_than_the_model_fails_alone(url):

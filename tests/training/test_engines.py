@@ -9,10 +9,7 @@ from trained import training as embedded
 
 from esc import backbones, paths
 from esc.files import EscError
-from esc.prompts import TASKS
 from training import memory, recipes, train
-
-GPU = [name for name, backbone in backbones.table().items() if backbone.settings["gpus"]]
 
 
 def recipe(work, *overrides, **of):
@@ -22,34 +19,6 @@ def recipe(work, *overrides, **of):
 def environment(work, **of):
     asked = embedded(work, **{"model": "qwen2.5-7b"} | of)
     return train.environment(asked, recipes.recipe_for(asked))
-
-
-@pytest.mark.parametrize("model", GPU)
-@pytest.mark.parametrize("engine", backbones.ENGINES)
-def test_llamafactory_parses_every_engine_on_every_recipe_of_the_paper_and_the_batch_is_32(
-    engine, model, tmp_path, monkeypatch, one_process
-):
-    from llamafactory.hparams import get_ray_args, get_train_args
-
-    for name, value in backbones.engine(engine).environment.items():
-        monkeypatch.setenv(name, value)
-    for task, stage in [(task, stage) for task in TASKS for stage in ("sft", "dpo")]:
-        of = {"task": task, "stage": stage, "model": model, "engine": engine, "processes": 8}
-        made = recipe(tmp_path, **of)
-        model_args, _, arguments, finetuning, _ = get_train_args(
-            made | {"use_cpu": True, "ddp_backend": "gloo"}
-        )
-        assert get_ray_args(made).use_ray == (engine == "ray")
-        # What LLaMA-Factory would not merge is merged before.
-        merged = stage == "dpo" and engine in ("zero3", "fsdp", "qlora")
-        assert (model_args.model_name_or_path != backbones.get(model).path) == merged
-        assert finetuning.create_new_adapter == (stage == "dpo" and not merged)
-        assert bool(arguments.deepspeed) == (engine in ("zero2", "zero3"))
-        assert bool(arguments.fsdp) == (engine == "fsdp")
-        # Its own engine gives way.
-        assert (model_args.quantization_bit == 4) == (engine == "qlora")
-        per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-        assert per_step * 8 == 32
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3"])

@@ -43,23 +43,47 @@ def test_the_125_committed_recipes_are_what_the_table_renders_and_there_is_no_ot
     assert set(paths.RECIPES.rglob("*.yaml")) == {*RECIPES, *others}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_llamafactory_parses_it(path, tmp_path, one_process):
-    from llamafactory.hparams import get_train_args
+SPREAD = [
+    (paths.recipe(model, task, stage), engine)
+    for model, backbone in backbones.table().items()
+    for task in TASKS
+    for stage in backbones.STAGES
+    for engine in backbones.ENGINES
+    if backbone.settings["gpus"]
+]
 
+
+@pytest.mark.parametrize(("path", "engine"), [*((path, None) for path in RECIPES), *SPREAD])
+def test_llamafactory_parses_every_recipe_and_every_engine_on_the_papers_and_the_batch_is_32(
+    path, engine, tmp_path, monkeypatch, one_process
+):
+    from llamafactory.hparams import get_ray_args, get_train_args
+
+    model, processes = path.parent.name, max(backbones.get(path.parent.name).settings["gpus"], 1)
     recipe = yaml.safe_load(path.read_text())
+    if engine:
+        for name, value in backbones.engine(engine).environment.items():
+            monkeypatch.setenv(name, value)
+        task, stage = path.stem.split("_")
+        of = {"task": task, "stage": stage, "model": model, "processes": processes}
+        recipe = recipe_for(tmp_path, engine=engine, **of)
+        assert get_ray_args(recipe).use_ray == (engine == "ray")
     changed = {"use_cpu": True, "ddp_backend": "gloo", "output_dir": str(tmp_path / "out")}
-    model_args, data_args, training_args, finetuning, _ = get_train_args(recipe | changed)
+    model_args, data_args, arguments, finetuning, _ = get_train_args(recipe | changed)
     assert (finetuning.lora_rank, finetuning.lora_alpha, finetuning.lora_dropout) == (16, 16, 0.05)
-    assert data_args.cutoff_len == 4096
-    merged = path.parent.name == MERGED
-    upon_adapter = finetuning.stage != "sft" and not merged
-    assert finetuning.create_new_adapter == upon_adapter
-    assert (model_args.adapter_name_or_path is not None) == upon_adapter
-    assert (training_args.deepspeed is not None) == merged
-    assert isinstance(training_args.learning_rate, float)
-    processes = max(backbones.get(path.parent.name).settings["gpus"], 1)
-    per_step = recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"]
+    assert data_args.cutoff_len == 4096 and isinstance(arguments.learning_rate, float)
+    # Its own engine gives way.
+    engine = engine or backbones.get(model).engine
+    assert bool(arguments.deepspeed) == (engine in ("zero2", "zero3"))
+    assert bool(arguments.fsdp) == (engine == "fsdp")
+    assert (model_args.quantization_bit == 4) == (engine == "qlora")
+    # What LLaMA-Factory would not merge is merged before.
+    starts, merged = finetuning.stage != "sft", engine in ("zero3", "fsdp", "qlora")
+    own = backbones.get(model).path
+    assert (model_args.model_name_or_path != own) == (starts and merged)
+    assert finetuning.create_new_adapter == (starts and not merged)
+    assert (model_args.adapter_name_or_path is not None) == (starts and not merged)
+    per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     assert per_step * processes == 32
 
 
