@@ -262,10 +262,13 @@ def environment(training: Training, settings: Row) -> dict[str, str]:
 
 def run(training: Training, settings: Row, recipe: Path, *, lock: int | None) -> float:
     """Seconds that LLaMA-Factory took; EscError where it failed, or its first step is wrong."""
-    files.write_text(recipe, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     output = training.output
     log = output.with_name(f".{output.name}") / f"node{place()[1]}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    for path in (recipe, log):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    # Not by way of a temporary file: node 0 deletes those of others, as left by a kill.
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    recipe.write_text(text, encoding="utf-8")
     program = Path(sys.executable).with_name("llamafactory-cli")
     print(f"running: {program.name} train {recipe} (its output: {log})", flush=True)
     begin, begun_here = time.monotonic(), not list(output.glob("checkpoint-*"))

@@ -52,11 +52,22 @@ def give_adapter(folder, model, scale):
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory, run, model):
+def done(run):
+    """Run a step in a WORK folder to its end."""
+
+    def call(package, step, work, *options):
+        shown = run("-m", package, step, "--work", str(work), *options)
+        assert shown.returncode == 0, shown.stdout + shown.stderr[-3000:]
+        return shown
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, done, model):
     """A WORK folder with sets and adapters: a strong planner, and a composed generator."""
     work = tmp_path_factory.mktemp("served")
-    built = run("-m", "data_builders", "build", "--esconv", "sample", "--work", str(work))
-    assert built.returncode == 0, built.stderr
+    done("data_builders", "build", work, "--esconv", "sample")
     torch.manual_seed(7)
     for task, stage in (("sp", "sft"), ("rg", "sft"), ("rg", "dpo"), ("vanilla", "sft")):
         scale = STRONG if task == "sp" else WEAK
@@ -66,14 +77,12 @@ def work(tmp_path_factory, run, model):
 
 
 @pytest.fixture(scope="module")
-def url(work, run):
+def url(work, done):
     """The base URL of the running server."""
-    started = run("-m", "serving", "start", "--work", str(work), "--port", "0")
-    assert started.returncode == 0, started.stderr[-2000:]
+    done("serving", "start", work, "--port", "0")
     state = policy_server.running(MODEL, work)
     yield state.url
-    stopped = run("-m", "serving", "stop", "--work", str(work))
-    assert f"stopped process {state.pid}" in stopped.stdout
+    assert f"stopped process {state.pid}" in done("serving", "stop", work).stdout
     assert policy_server.on_this_machine() == []
 
 
@@ -83,10 +92,6 @@ def apart(work, tmp_path):
     for what in ("data", "saves"):
         shutil.copytree(work / what, tmp_path / what)
     return tmp_path
-
-
-def predict(run, work, *options):
-    return run("-m", "eval", "predict", "--work", str(work), "--limit", "1", *options)
 
 
 def records(work, system, stage):
@@ -137,28 +142,24 @@ def test_a_server_started_for_a_run_ends_when_that_run_is_killed_while_it_loads(
 
 
 @pytest.mark.parametrize("sets", ["work", "esconv_work"])
-def test_server_and_training_have_the_same_ids(url, sets, run, request):
+def test_server_and_training_have_the_same_ids(url, sets, done, request):
     # Of its own WORK the running server is found.
     given = ("--base-url", url) if sets == "esconv_work" else ()
-    of = ("--work", str(request.getfixturevalue(sets)))
-    shown = run("-m", "serving", "check-template", *of, *given)
-    assert shown.returncode == 0, shown.stderr
+    shown = done("serving", "check-template", request.getfixturevalue(sets), *given)
     assert shown.stdout.count("all equal") == 3
     assert sets == "work" or shown.stdout.count("40 chats") == 3
 
 
-def mined(run, work, *options):
+def mined(done, work, *options):
     """The planner's samples of a dialogue's turns."""
-    of = ("--work", str(work), "--task", "sp", "--limit", "1")
-    sampled = run("-m", "mining", "sample", *of, *options)
-    assert sampled.returncode == 0, sampled.stderr[-3000:]
+    done("mining", "sample", work, "--task", "sp", "--limit", "1", *options)
     return list(files.read_jsonl(work / paths.mining(MODEL) / "sp" / "samples.jsonl"))
 
 
 @pytest.fixture(scope="module")
-def live(url, work, run):
+def live(url, work, done):
     """The live server's samples, what its base says to the same requests, a choice's tokens."""
-    rows = mined(run, work)
+    rows = mined(done, work)
     calls = files.read_jsonl(work / paths.mining(MODEL) / "sp" / "calls.jsonl")
 
     async def asked_bare(pool):
@@ -183,24 +184,23 @@ def ray_environment(run):
         assert made.returncode == 0, made.stderr[-2000:]
 
 
-def test_ray_gets_no_key(ray_environment):
+def test_ray_gets_no_key(ray_environment, run):
     code = (
         "import sys; sys.path.insert(0, 'serving/in_ray'); import run_batch\n"
         "given = {'VLLM_X': '1', 'VLLM_API_KEY': 'k', 'HF_TOKEN': 't', 'HOME': 'h'}\n"
         "print(run_batch.handed_on(given))"
     )
-    command = [str(paths.ROOT / RAY_PYTHON), "-c", code]
-    shown = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    shown = run(str(paths.ROOT / RAY_PYTHON), "-c", code)
     assert shown.stdout.strip().splitlines()[-1:] == ["{'VLLM_X': '1'}"], shown.stderr[-2000:]
 
 
 @pytest.mark.parametrize("engine", ["vllm", "ray"])
 def test_a_batch_asks_and_answers_as_the_live_server(
-    engine, live, url, work, apart, run, ray_environment
+    engine, live, url, work, apart, done, ray_environment
 ):
     samples, bare, tokens = live
     others = policy_server.on_this_machine()
-    rows = mined(run, apart, "--batch", engine)
+    rows = mined(done, apart, "--batch", engine)
     assert policy_server.on_this_machine() == others
     here, there = (one / paths.mining(MODEL) / "sp" for one in (apart, work))
     assert sorted(keys(here / "calls.jsonl")) == sorted(keys(there / "calls.jsonl"))
@@ -285,9 +285,9 @@ def test_a_choice_is_made_among_the_usual_spellings(url, work):
     assert dict(zip(NAMES, normalised(scores), strict=True))[chosen.text] > 0.05
 
 
-def test_a_free_plan_that_names_no_strategy_is_invalid_and_spoken_under_as_it_is(work, run, url):
-    shown = predict(run, work, "--system", "decoupled", "--stage", "base", "--decode", "free")
-    assert shown.returncode == 0, shown.stderr[-2000:]
+def test_a_free_plan_that_names_no_strategy_is_invalid_and_spoken_under_as_it_is(work, done, url):
+    of = ("--system", "decoupled", "--stage", "base", "--decode", "free", "--limit", "1")
+    shown = done("eval", "predict", work, *of)
     invalid = [r for r in records(work, "decoupled", "base") if r["status"] == "invalid"]
     assert invalid, "the embedded base model does not keep to the names by itself"
     for record in invalid:
@@ -356,14 +356,13 @@ def test_the_terminal_chat_shows_strategy_and_probability_before_the_reply(url, 
     assert not list((work / "runs").rglob("*chat*.jsonl"))
 
 
-def test_samples_of_train_turns_are_judged_by_a_model_under_the_verdicts_schema(url, work, run):
+def test_samples_of_train_turns_are_judged_by_a_model_under_the_verdicts_schema(
+    url, work, done, run
+):
     mining = work / paths.mining(MODEL) / "rg"
-    of = ("--work", str(work), "--task", "rg")
-    sampled = run("-m", "mining", "sample", *of, "--limit", "1", "--samples", "1")
-    assert sampled.returncode == 0, sampled.stderr[-2000:]
+    done("mining", "sample", work, "--task", "rg", "--limit", "1", "--samples", "1")
     count = len(list(files.read_jsonl(mining / "samples.jsonl")))
-    judged = run("-m", "mining", "judge", *of, "--judge", "base", "--judge-base-url", url)
-    assert judged.returncode == 0, judged.stdout + judged.stderr[-2000:]
+    done("mining", "judge", work, "--task", "rg", "--judge", "base", "--judge-base-url", url)
     facts = files.read_json(mining / "judges" / "base" / "run.json")
     assert facts["asked"] == facts["scored"] + facts["unscored"]["total"]
     assert facts["failed"]["total"] == 0
@@ -371,7 +370,8 @@ def test_samples_of_train_turns_are_judged_by_a_model_under_the_verdicts_schema(
     # Under its schema even this model says nothing but whole verdicts, cut ones apart.
     assert facts["unscored"].keys() <= {"total", "answer cut at its length limit"}
     assert facts["scored"] > 0
-    routed = run("-m", "mining", "route", *of, "--judge", "base")
+    of = ("--work", str(work), "--task", "rg", "--judge", "base")
+    routed = run("-m", "mining", "route", *of)
     # What such a judge finds is chance; where it leaves no pair, nothing is written.
     assert routed.returncode == 0 or f"0 pairs of {count} samples" in routed.stderr
 
@@ -386,10 +386,9 @@ SYSTEMS = {
 }
 
 
-def test_every_system_predicts_every_turn_by_one_server_that_starts_and_ends_with_them(apart, run):
+def test_every_system_predicts_every_turn_by_one_server_that_starts_and_ends_with_them(apart, done):
     others = policy_server.on_this_machine()
-    shown = predict(run, apart, "--system", *SYSTEMS)
-    assert shown.returncode == 0, shown.stderr[-2000:]
+    shown = done("eval", "predict", apart, "--limit", "1", "--system", *SYSTEMS)
     assert shown.stderr.count("starting vLLM") == 1 and "SMOKE" in shown.stdout
     wait_until(lambda: policy_server.on_this_machine() == others)
     assert not list((apart / paths.server(MODEL)).glob("of-*"))
