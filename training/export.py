@@ -9,7 +9,7 @@ rates adds is smaller: how much is left is counted and told.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -107,22 +107,6 @@ def merge(backbone: Backbone, parts: Sequence[Path], fresh: Path, dtype: str) ->
     return changed
 
 
-def report(folder: Path, facts: Row) -> Iterator[str]:
-    """Where it is, how large, and in bfloat16 what is left of the last adapter."""
-    size = sum(one["bytes"] for one in facts["files"].values()) / 1e9
-    yield f"merged      {folder} ({facts['dtype']}, {size:,.1f} GB)"
-    yield f"from        {facts['base']} + {' + '.join(facts['made_from'])}"
-    if facts["dtype"] != backbones.FP32:
-        weights, rounded = facts["changed"]["weights"], facts["changed"]["rounded"]
-        yield (
-            f"WARNING     of {weights:,} weights that the last adapter changes, "
-            f"{rounded / max(weights, 1):.1%} keep a change in {facts['dtype']}; DTYPE=float32, or "
-            "the adapter, keeps all"
-        )
-    if facts["smoke"]:
-        yield step.SMOKE
-
-
 @cli.command(
     examples="  python -m training export --task sp --stage dpo\n"
     "  python -m training export --model qwen2.5-7b --task rg --stage dpo --variant practical"
@@ -136,4 +120,16 @@ def main(
 ) -> None:
     """The merged model: a base and its adapters as one ordinary checkpoint."""
     parts = adapters.chain(policy.work, policy.model, policy.task, stage, policy.at(stage))
-    print("\n".join(report(*export(policy.work, policy.backbone, parts, dtype))))
+    folder, facts = export(policy.work, policy.backbone, parts, dtype)
+    size = sum(one["bytes"] for one in facts["files"].values()) / 1e9
+    print(f"merged      {folder} ({dtype}, {size:,.1f} GB)")
+    print(f"from        {facts['base']} + {' + '.join(facts['made_from'])}")
+    if dtype != backbones.FP32:
+        weights, rounded = facts["changed"]["weights"], facts["changed"]["rounded"]
+        print(
+            f"WARNING     of {weights:,} weights that the last adapter changes, "
+            f"{rounded / max(weights, 1):.1%} keep a change in {dtype}; DTYPE=float32, or the "
+            "adapter, keeps all"
+        )
+    if facts["smoke"]:
+        print(step.SMOKE)

@@ -60,7 +60,12 @@ def train(training: Training, *, force: bool) -> Row | None:
         if is_done:
             print(f"{output} is trained already with these options; nothing to do")
             return files.read_json(output / DONE)
-        _drop_torn(output)
+        for checkpoint in output.glob("checkpoint-*"):
+            # The state is written last: without it a kill left one that LLaMA-Factory would take.
+            try:
+                files.read_json(checkpoint / STATE)
+            except EscError:
+                shutil.rmtree(checkpoint)
         if training.start_dtype:
             of = training.work, training.backbone, training.starts_from, training.start_dtype
             print(f"start       {export.export(*of)[0]}", flush=True)
@@ -220,16 +225,6 @@ def claim(output: Path, options: Row) -> None:
         raise OptionsDiffer(f"{output} was made with other options ({told}); {ways_out}")
 
 
-def _drop_torn(output: Path) -> None:
-    """Delete checkpoints that a kill left half-written: LLaMA-Factory would choose the newest."""
-    for checkpoint in output.glob("checkpoint-*"):
-        # The trainer writes its state last.
-        try:
-            files.read_json(checkpoint / STATE)
-        except EscError:
-            shutil.rmtree(checkpoint)
-
-
 def environment(training: Training, settings: Row) -> dict[str, str]:
     """The variables LLaMA-Factory is started with."""
     # LLaMA-Factory looks torchrun up on the PATH, which an environment not activated is not on.
@@ -292,14 +287,23 @@ def run(training: Training, settings: Row, recipe: Path, *, lock: int | None) ->
                     code = process.wait(_EVERY)
                 if os.environ.get("V") == "1":
                     print(said.read(), end="", file=sys.stderr, flush=True)
-                rows = _logged(output)
+                # The trainer writes on, so half a line is none.
+                logged = output / LOG
+                text = logged.read_text(encoding="utf-8") if logged.is_file() else ""
+                rows = [json.loads(one) for one in text.splitlines(True) if one.endswith("\n")]
                 if first := [row for row in rows if "loss" in row]:
                     check_first(first[0], training.loss, settings, output)
                 if rows:
                     bar.total = rows[-1]["total_steps"]
                     bar.update(rows[-1]["current_steps"] - bar.n)
         except BaseException as error:
-            _end(process)
+            if process.poll() is None:
+                leader = psutil.Process(process.pid)
+                processes = [leader, *leader.children(recursive=True)]
+                for one in processes:
+                    one.terminate()
+                for one in psutil.wait_procs(processes, timeout=_GRACE)[1]:
+                    one.kill()
             # Steps against a wrong reference are worth nothing: the corrected command begins anew.
             if isinstance(error, EscError) and begun_here:
                 shutil.rmtree(output, ignore_errors=True)
@@ -307,23 +311,6 @@ def run(training: Training, settings: Row, recipe: Path, *, lock: int | None) ->
     if code:
         raise EscError(reason(code, log))
     return time.monotonic() - begin
-
-
-def _logged(output: Path) -> list[Row]:
-    """The steps that a trainer has logged so far; it writes on, so half a line is none."""
-    log = output / LOG
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def _end(training: subprocess.Popen[bytes]) -> None:
-    if training.poll() is None:
-        first = psutil.Process(training.pid)
-        processes = [first, *first.children(recursive=True)]
-        for process in processes:
-            process.terminate()
-        for process in psutil.wait_procs(processes, timeout=_GRACE)[1]:
-            process.kill()
 
 
 # What stands in the log, and what helps; the first that is found counts.
