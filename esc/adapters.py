@@ -10,115 +10,38 @@ from safetensors import SafetensorError, safe_open
 
 from esc import backbones, files, paths
 from esc.files import EscError
-from esc.paths import EMBEDDED, Lineage, of_suffix
+from esc.paths import EMBEDDED, PAPER, Lineage, of_suffix
 
 BASE = "base"
 """The served name of the backbone itself."""
 STAGES = (BASE, "sft", "dpo")
 """What a system can be tested at, in the order of training."""
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, CONFIG, FILE = "adapter_model.safetensors", "adapter_config.json", "chat_template.jinja"
+"""Of an adapter's folder, where PEFT and Hugging Face's tokenizers look for them."""
 SERVED = "served"
 """Folder inside a DPO adapter that holds SFT and DPO in one adapter."""
-FILE = "chat_template.jinja"
-"""Its name beside an adapter, where Hugging Face's tokenizers look for it."""
 LARGEST_RANK = 512
 """That vLLM serves."""
 ELSEWHERE = "unknown: served elsewhere"
 
-_PEFT = "base_model.model."
-"""How PEFT begins the name of every tensor of an adapter."""
-_OTHERS = (
+_NOT_PLAIN = (
     "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "fan_in_fan_out",
     "layer_replication", "alora_invocation_tokens",
 )  # fmt: skip
-"""What an adapter that is no plain LoRA has in PEFT's configuration, where no tensor shows it."""
+"""In PEFT's configuration of what is no plain LoRA, where no tensor shows it."""
 _FOLDER = re.compile(r"(sp|rg|vanilla)_(sft|dpo)((?:_.+)?)")
 
 
-def served_name(task: str, stage: str, lineage: Lineage = paths.PAPER) -> str:
+def served_name(task: str, stage: str, lineage: Lineage = PAPER) -> str:
     """The served name of the policy of a task: ``base``, ``sp-sft``, ``rg-dpo-ipo-r2`` …"""
-    if stage == BASE:
-        return BASE
     suffix = lineage.suffix if stage == "dpo" else ""
-    return f"{task}-{stage}{suffix}".replace("_", "-")
+    return BASE if stage == BASE else f"{task}-{stage}{suffix}".replace("_", "-")
 
 
 def start(task: str, lineage: Lineage) -> str:
     """The served name of the policy that a preference training starts from, and is mined from."""
     before = lineage.before
     return served_name(task, "dpo", before[-1]) if before else served_name(task, "sft")
-
-
-def folder(work: Path, model: str, name: str) -> Path:
-    """The folder to serve under ``name``; EscError where it is not trained, or a bare delta."""
-    trained = work / paths.adapters(model) / name.replace("-", "_")
-    check(trained, work, model)
-    return _to_serve(trained, work, model)
-
-
-def folders_of(
-    work: Path, model: str, task: str, stage: str, lineage: Lineage = paths.PAPER
-) -> list[Path]:
-    """The folders of a policy's adapters, SFT's first: each is trained on those before it."""
-    rounds = (*lineage.before, lineage) if stage == "dpo" else ()
-    parts = [paths.adapter(model, task, "dpo", one) for one in rounds]
-    return [work / part for part in (paths.adapter(model, task, "sft"), *parts)]
-
-
-def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> list[Path]:
-    """The same folders; EscError where one is no plain LoRA, or the last not on the others."""
-    parts = folders_of(work, model, task, stage, lineage)
-    for part in parts:
-        check(part, work, model)
-    *before, last = parts
-    # Trained by llamafactory-cli itself, it has no options to hold against.
-    trained_on = files.read_json(last / "options.json", default={})
-    for part in before if trained_on else ():
-        if trained_on.get(f"adapter {part.name}") != fingerprint(part):
-            raise EscError(
-                f"{last} was trained on another adapter than {part} holds now; train it again, "
-                "with FORCE=1"
-            )
-    return parts
-
-
-def check(trained: Path, work: Path, model: str) -> None:
-    """Raise EscError where a training's folder holds no adapter, a torn one, or no plain LoRA."""
-    task, stage, lineage = parts(trained.name) or ("sp", "sft", Lineage())
-    train = paths.make(f"{stage}-{task}", work=work, model=model, **lineage.variables)
-    if not (trained / WEIGHTS).is_file():
-        raise EscError(f"{trained} holds no adapter; {train} trains it")
-    names = tensors(trained)
-    if not names:
-        what = f"{trained / WEIGHTS} holds no weights (empty, or cut off)"
-        raise EscError(f"{what}; delete {trained}, {train} trains it")
-    config = files.read_json(trained / CONFIG)
-    odd = [key for key in _OTHERS if config.get(key)]
-    if config.get("init_lora_weights") not in (True, False, "gaussian", None):
-        # It changes the base itself, and the adapter is a difference to that.
-        odd.append("init_lora_weights")
-    plain = (".lora_A.weight", ".lora_B.weight")
-    odd += [name for name in names if name.startswith(_PEFT) and not name.endswith(plain)]
-    if odd:
-        raise EscError(
-            f"{trained} is no plain LoRA ({min(odd)}): composed, merged or served it would be "
-            f"another model than was trained; {train} FORCE=1, without it in TRAIN_ARGS, trains one"
-        )
-
-
-def tensors(adapter: Path) -> set[str]:
-    """The names of an adapter's tensors; none where its file is empty, or cut off."""
-    try:
-        with safe_open(adapter / WEIGHTS, "np") as stream:
-            return set(stream.keys())
-    except SafetensorError:
-        return set()
-
-
-def changed_weights(adapter: Path) -> set[str]:
-    """The names of the base's weights that a plain LoRA changes."""
-    names = (name.removeprefix(_PEFT).rpartition(".lora_")[0] for name in tensors(adapter))
-    return {f"{name}.weight" for name in names}
 
 
 def parts(folder_name: str) -> tuple[str, str, Lineage] | None:
@@ -128,13 +51,62 @@ def parts(folder_name: str) -> tuple[str, str, Lineage] | None:
     return (match[1], match[2], lineage) if match and lineage else None
 
 
-def found(work: Path, model: str) -> dict[str, Path]:
-    """Served name to folder of every adapter; EscError where one of DPO is not composed."""
-    return {
-        trained.name.replace("_", "-"): _to_serve(trained, work, model)
-        for trained in sorted((work / paths.adapters(model)).glob("*"))
-        if parts(trained.name) and (trained / WEIGHTS).is_file()
-    }
+def folders_of(
+    work: Path, model: str, task: str, stage: str, lineage: Lineage = PAPER
+) -> list[Path]:
+    """The folders of a policy's adapters, SFT's first: each is trained on those before it."""
+    rounds = (*lineage.before, lineage) if stage == "dpo" else ()
+    named = [paths.adapter(model, task, "dpo", one) for one in rounds]
+    return [work / one for one in (paths.adapter(model, task, "sft"), *named)]
+
+
+def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> list[Path]:
+    """The same folders; EscError where one is no plain LoRA, or the last not on the others."""
+    folders = folders_of(work, model, task, stage, lineage)
+    for one in folders:
+        check(one, work, model)
+    *before, last = folders
+    # Trained by llamafactory-cli itself, it has no options to hold against.
+    options = files.read_json(last / "options.json", default={})
+    for one in before if options else ():
+        if options.get(f"adapter {one.name}") != fingerprint(one):
+            raise EscError(
+                f"{last} was trained on another adapter than {one} holds now; train it again, "
+                "with FORCE=1"
+            )
+    return folders
+
+
+def check(trained: Path, work: Path, model: str) -> None:
+    """Raise EscError where a training's folder holds no adapter, a torn one, or no plain LoRA."""
+    task, stage, lineage = parts(trained.name) or ("sp", "sft", PAPER)
+    train = paths.make(f"{stage}-{task}", work=work, model=model, **lineage.variables)
+    names = tensors(trained)
+    if not names:
+        raise EscError(
+            f"{trained} holds no adapter; {train} trains it, with FORCE=1 where its file is torn"
+        )
+    config = files.read_json(trained / CONFIG)
+    odd = [key for key in _NOT_PLAIN if config.get(key)]
+    if config.get("init_lora_weights") not in (True, False, "gaussian", None):
+        # It changes the base itself, and the adapter is a difference to that.
+        odd.append("init_lora_weights")
+    plain = (".lora_A.weight", ".lora_B.weight")
+    odd += [name for name in names if name.startswith("base_model") and not name.endswith(plain)]
+    if odd:
+        raise EscError(
+            f"{trained} is no plain LoRA ({min(odd)}): composed, merged or served it would be "
+            f"another model than was trained; {train} FORCE=1, without it in TRAIN_ARGS, trains one"
+        )
+
+
+def tensors(adapter: Path) -> set[str]:
+    """The names of an adapter's tensors; none where its file is missing, empty, or cut off."""
+    try:
+        with safe_open(adapter / WEIGHTS, "np") as stream:
+            return set(stream.keys())
+    except (FileNotFoundError, SafetensorError):
+        return set()
 
 
 def fingerprint(path: Path) -> str:
@@ -142,21 +114,38 @@ def fingerprint(path: Path) -> str:
     return files.sha256(path / WEIGHTS)
 
 
-def _to_serve(trained: Path, work: Path, model: str) -> Path:
-    task, stage, lineage = parts(trained.name) or ("", "", Lineage())
-    composed = trained / SERVED
-    if stage != "dpo" or (composed / WEIGHTS).is_file():
-        return composed if stage == "dpo" else trained
-    of = {name.lower(): value for name, value in lineage.variables.items()}
-    compose = paths.step("serving", "compose", work=work, model=model, task=task, **of)
-    raise EscError(
-        f"{trained} is a difference to base + SFT, though its configuration may name the base: "
-        f"served alone it would silently be wrong; {compose} makes what can be served"
-    )
+def folder(work: Path, model: str, name: str) -> Path:
+    """The folder to serve under ``name``; EscError where it is not trained, or a bare delta."""
+    trained = work / paths.adapters(model) / name.replace("-", "_")
+    check(trained, work, model)
+    return _served(trained, work, model)
+
+
+def found(work: Path, model: str) -> dict[str, Path]:
+    """Served name to folder of every adapter; EscError where one of DPO is not composed."""
+    return {
+        trained.name.replace("_", "-"): _served(trained, work, model)
+        for trained in sorted((work / paths.adapters(model)).glob("*"))
+        if parts(trained.name) and (trained / WEIGHTS).is_file()
+    }
+
+
+def _served(trained: Path, work: Path, model: str) -> Path:
+    task, stage, lineage = parts(trained.name) or ("", "", PAPER)
+    if stage != "dpo":
+        return trained
+    if not (trained / SERVED / WEIGHTS).is_file():
+        of = {name.lower(): value for name, value in lineage.variables.items()}
+        compose = paths.step("serving", "compose", work=work, model=model, task=task, **of)
+        raise EscError(
+            f"{trained} is a difference to base + SFT, though its configuration may name the base: "
+            f"served alone it would silently be wrong; {compose} makes what can be served"
+        )
+    return trained / SERVED
 
 
 def load(model: str, template: str) -> tuple[Any, Any]:
-    """(tokenizer, LLaMA-Factory's template) of a model, as its training prepares them."""
+    """(tokenizer, LLaMA-Factory's template) of a hub id or folder, as its training has them."""
     # Its log tells of tokens it adds, at a level it reads when it is imported.
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     # Heavy, and needed by few steps.
@@ -187,21 +176,18 @@ def weights_of(
 
     With ``elsewhere`` another machine's server may have it, and it is known by its name alone.
     """
-    found = {}
+    hashes, backbone = {}, backbones.get(model)
     for name in names:
         try:
-            is_base = name == BASE
-            found[name] = _base(model) if is_base else fingerprint(folder(work, model, name))
+            if name != BASE:
+                hashes[name] = fingerprint(folder(work, model, name))
+            elif model == EMBEDDED:
+                manifest = Path(backbone.location) / "manifest.json"
+                hashes[name] = files.read_json(manifest, made_by="make model")["gguf_sha256"]
+            else:
+                hashes[name] = backbone.path
         except EscError:
-            if is_base or not elsewhere:
+            if name == BASE or not elsewhere:
                 raise
-            found[name] = ELSEWHERE
-    return found
-
-
-def _base(model: str) -> str:
-    backbone = backbones.get(model)
-    if model != EMBEDDED:
-        return backbone.path
-    manifest = files.read_json(Path(backbone.location) / "manifest.json", made_by="make model")
-    return str(manifest["gguf_sha256"])
+            hashes[name] = ELSEWHERE
+    return hashes

@@ -5,14 +5,11 @@ import subprocess
 from pathlib import Path
 
 FOLDER = Path(".venv-serve")
-PYTHON = FOLDER / "bin" / "python"
-READY = FOLDER / ".ready"
-"""Holds the kind, and exists when vLLM imports."""
+PYTHON, READY = FOLDER / "bin" / "python", FOLDER / ".ready"
+"""The second holds the kind, and exists when vLLM imports."""
 RAY_FOLDER = Path(".venv-ray")
-"""The optional environment that adds Ray to vLLM's."""
-RAY_PYTHON = RAY_FOLDER / "bin" / "python"
-RAY_READY = RAY_FOLDER / ".ready"
-"""Exists when Ray's part for language models imports."""
+RAY_PYTHON, RAY_READY = RAY_FOLDER / "bin" / "python", RAY_FOLDER / ".ready"
+"""Of the optional environment that adds Ray to vLLM's."""
 
 
 def gpus() -> list[str]:

@@ -3,10 +3,9 @@
     python -m serving compose --model smollm2-135m --task sp --drift
 
 A DPO adapter is a difference to base + SFT (+ the rounds before it), and a request takes one
-adapter. Concatenated, they are one adapter of the summed rank, equal to merging them one after the
-other. Writes ``saves/<model>/<task>_dpo[_variant][_rN]/served/``, with the chat template of the
-training: the folder to serve and to publish. A rerun renews it where a part has changed. With
-``--drift`` it then measures how far that policy is from its start (`training.drift`).
+adapter. Concatenated, they are one of the summed rank, equal to merging them one after the other.
+Writes ``saves/<model>/<task>_dpo[_variant][_rN]/served/``, the folder to serve and to publish.
+With ``--drift`` it measures how far that policy is from its start (`training.drift`).
 """
 
 import shutil
@@ -26,12 +25,8 @@ MANIFEST = "composed.json"
 
 
 def compose(work: Path, model: str, task: str, lineage: Lineage = paths.PAPER) -> tuple[Path, bool]:
-    """(folder of the composed adapter, whether it was made now).
-
-    Raises EscError where a part is not trained or no plain LoRA, the last one not on the others as
-    they are, or the sum of their ranks more than a server takes.
-    """
-    parts = adapters.chain(work, model, task, "dpo", lineage)
+    """(folder of the composed adapter, whether it was made now); EscError where it cannot be."""
+    backbone, parts = backbones.get(model), adapters.chain(work, model, task, "dpo", lineage)
     output = parts[-1] / adapters.SERVED
     rank = sum(int(files.read_json(part / adapters.CONFIG)["r"]) for part in parts)
     if rank > adapters.LARGEST_RANK:
@@ -39,31 +34,26 @@ def compose(work: Path, model: str, task: str, lineage: Lineage = paths.PAPER) -
             f"{' + '.join(part.name for part in parts)} has rank {rank}, and vLLM serves up to "
             f"{adapters.LARGEST_RANK}; train with a smaller lora_rank"
         )
-    made_from = {folder.name: adapters.fingerprint(folder) for folder in parts}
+    facts = {"made_from": {one.name: adapters.fingerprint(one) for one in parts}, "rank": rank}
     with files.exclusive(output.parent):
-        manifest = output / MANIFEST
-        whole = manifest.is_file() and (output / adapters.FILE).is_file()
-        if whole and files.read_json(manifest)["made_from"] == made_from:
+        whole = (output / adapters.FILE).is_file()
+        if whole and files.read_json(output / MANIFEST, default={}) == facts:
             return output, False
         fresh = output.with_name(f".{adapters.SERVED}{files.TEMPORARY}")
-        backbone = backbones.get(model)
-        concatenate(backbone.location, parts, fresh)
+        _concatenate(backbone.location, parts, fresh)
         if (parts[-1] / "run.json").is_file():
             shutil.copy(parts[-1] / adapters.FILE, fresh)
         else:
-            text = adapters.of(backbone.location, backbone.template)
-            files.write_text(fresh / adapters.FILE, text)
-        files.write_json(fresh / MANIFEST, {"made_from": made_from, "rank": rank})
+            template = adapters.of(backbone.location, backbone.template)
+            files.write_text(fresh / adapters.FILE, template)
+        files.write_json(fresh / MANIFEST, facts)
         shutil.rmtree(output, ignore_errors=True)
         fresh.rename(output)
     return output, True
 
 
-def concatenate(base: str, parts: Sequence[Path], output: Path) -> None:
-    """Write the one adapter equal to all ``parts`` one after the other.
-
-    A stacked over A, each scaled as it was, and B beside B, so that the product is the sum of all.
-    """
+def _concatenate(base: str, parts: Sequence[Path], output: Path) -> None:
+    """A stacked over A, each scaled as it was, and B beside B: the product is the sum of all."""
     # Heavy, and needed for this one step only.
     import torch
     from safetensors.torch import load_file, save_file
@@ -72,27 +62,22 @@ def concatenate(base: str, parts: Sequence[Path], output: Path) -> None:
     weights = [load_file(part / adapters.WEIGHTS) for part in parts]
     whole = {}
     for name in sorted(set().union(*weights)):
-        dimension = 0 if name.endswith(".lora_A.weight") else 1
+        is_a = name.endswith(".lora_A.weight")
+        (*_, like) = (one[name] for one in weights if name in one)
+        width = like.shape[1] if is_a else like.shape[0]
         blocks = []
         for config, of_part in zip(configs, weights, strict=True):
+            rank, scale = config["r"], config["lora_alpha"] / config["r"]
+            # A part may leave a layer as it is.
+            nothing = torch.zeros((rank, width) if is_a else (width, rank))
             # In the base's own bfloat16 the sum would lose the smaller part, which is DPO's.
-            block = of_part.get(name)
-            if block is None:
-                # This part leaves the layer as it is.
-                shape = list(next(one[name] for one in weights if name in one).shape)
-                shape[dimension] = config["r"]
-                block = torch.zeros(shape)
-            scale = config["lora_alpha"] / config["r"] if dimension == 0 else 1.0
-            blocks.append(block.float() * scale)
-        whole[name] = torch.cat(blocks, dimension).contiguous()
+            blocks.append(of_part.get(name, nothing).float() * (scale if is_a else 1.0))
+        whole[name] = torch.cat(blocks, 0 if is_a else 1).contiguous()
     rank = sum(config["r"] for config in configs)
     layers = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in whole}
-    files.write_json(
-        output / adapters.CONFIG,
-        configs[0]
-        | {"base_model_name_or_path": base, "r": rank, "lora_alpha": rank}
-        | {"target_modules": sorted(layers)},
-    )
+    config = {"base_model_name_or_path": base, "r": rank, "lora_alpha": rank}
+    config["target_modules"] = sorted(layers)
+    files.write_json(output / adapters.CONFIG, configs[0] | config)
     save_file(whole, output / adapters.WEIGHTS, metadata={"format": "pt"})
 
 
@@ -103,11 +88,10 @@ def concatenate(base: str, parts: Sequence[Path], output: Path) -> None:
 def main(
     policy: Policy,
     measure: Annotated[bool, typer.Option("--drift", help="say how far training moved it")] = False,
-    limit: cli.Limit = None,
 ) -> None:
     """Make one adapter of SFT's and the preference training's, for a server."""
     of = policy.work, policy.model, policy.task, policy.at("dpo")
     output, made = compose(*of)
     print(f"{output} is {'composed' if made else 'up to date'}")
     if measure:
-        print("\n".join(drift.report(drift.drift(*of, limit), *of)))
+        print("\n".join(drift.report(drift.drift(*of), *of)))

@@ -3,10 +3,9 @@
     python -m serving install --kind gpu
     python -m serving install --ray
 
-It is made for what this machine has, unless ``--kind`` says otherwise, as on a login node without
-the GPUs of the others. It holds vLLM and nothing of this kit, whose LLaMA-Factory needs
-another version of transformers. ``.venv-serve/.ready`` names the kind and exists when all imports.
-``--ray`` makes the optional ``.venv-ray``, which adds Ray to it: BATCH=ray needs both.
+It holds vLLM and nothing of this kit, whose LLaMA-Factory needs another version of transformers.
+``.venv-serve/.ready`` names the kind and exists when all imports. ``--ray`` makes the optional
+``.venv-ray``, which adds Ray to it: BATCH=ray needs both.
 """
 
 import shutil
@@ -30,22 +29,19 @@ from esc.serving_environment import (
 )
 
 TORCH = "torch==2.13.0+cpu"
-# PyTorch's own index; the CPU build is not on the Python package index.
-TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+_PIP = ("-m", "pip", "install", "--quiet", "--no-deps")
+# Where pip does not know of the CPU build: PyTorch's own index.
+_OF_PYTORCH = ("--extra-index-url", "https://download.pytorch.org/whl/cpu")
+_LOCKS = paths.ROOT / "requirements"
 
 
 def install(kind: str) -> None:
     """Make ``.venv-serve``; EscError says which command failed."""
-    _made(FOLDER, f"vLLM ({kind})")
+    _make(FOLDER, f"vLLM ({kind})")
     if kind == "cpu":
-        # Ask pip first: an index that cannot be reached must not stop an install without need.
-        try:
-            _pip(PYTHON, TORCH)
-        except EscError:
-            print(f"{TORCH} is not on the usual index; trying PyTorch's", flush=True)
-            _pip(PYTHON, "--index-url", TORCH_INDEX, TORCH)
-    _pip(PYTHON, "-r", str(paths.ROOT / "requirements" / f"serve-{kind}.txt"))
-    _said(PYTHON, "import vllm.entrypoints.openai.api_server")
+        _said(PYTHON, *_PIP, *_OF_PYTORCH, TORCH)
+    _said(PYTHON, *_PIP, "-r", str(_LOCKS / f"serve-{kind}.txt"))
+    _said(PYTHON, "-c", "import vllm.entrypoints.openai.api_server")
     files.write_text(READY, kind + "\n")
 
 
@@ -53,36 +49,31 @@ def install_ray() -> None:
     """Make ``.venv-ray``; EscError says what is missing or failed."""
     if not READY.is_file():
         raise EscError("the serving environment is missing; make setup-serve installs it")
-    _made(RAY_FOLDER, "Ray")
+    _make(RAY_FOLDER, "Ray")
     # One vLLM, not two: where the serving environment has its packages, Ray's looks too.
     places = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    of_serving, of_ray = (_said(python, places) for python in (PYTHON, RAY_PYTHON))
+    of_serving, of_ray = (_said(python, "-c", places) for python in (PYTHON, RAY_PYTHON))
     files.write_text(Path(of_ray) / "serving.pth", f"{of_serving}\n")
-    _pip(RAY_PYTHON, "-r", str(paths.ROOT / "requirements" / "ray.txt"))
-    _said(RAY_PYTHON, "import ray.data, vllm")
+    _said(RAY_PYTHON, *_PIP, "-r", str(_LOCKS / "ray.txt"))
+    _said(RAY_PYTHON, "-c", "import ray.data, vllm")
     files.write_text(RAY_READY, "")
 
 
-def _made(folder: Path, what: str) -> None:
+def _make(folder: Path, what: str) -> None:
     print(f"installing {what} into {folder} …", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
 
 
-def _said(python: Path, statement: str) -> str:
-    """What a statement prints in an environment; EscError where it fails there."""
-    command = [str(python.absolute()), "-c", statement]
+def _said(python: Path, *words: str) -> str:
+    """What the Python of an environment says; EscError with the reason where it fails."""
+    command = [str(python.absolute()), *words]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     if said.returncode:
         reason = (said.stderr.strip().splitlines() or ["no output"])[-1]
-        raise EscError(f"{python.parts[0]} is installed, but '{statement}' fails: {reason}")
+        told = f"{python.parts[0]}: '{words[-1]}' failed: {reason}"
+        raise EscError(f"{told}; check the network, then run it again")
     return said.stdout.strip()
-
-
-def _pip(python: Path, *arguments: str) -> None:
-    words = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", *arguments]
-    if subprocess.run(words, check=False).returncode:
-        raise EscError("pip failed (its output is above); check the network, then run it again")
 
 
 @cli.command(examples="  python -m serving install --kind cpu\n  python -m serving install --ray")

@@ -3,10 +3,9 @@
     python -m serving start --model smollm2-135m
     python -m serving stop --model smollm2-135m
 
-Writes ``runs/<model>/server/``: the log, the chat template, and while it runs ``server.json``. The
-served names are ``base`` and ``<task>-<stage>``, such as ``sp-sft``. A key for the server comes
-from VLLM_API_KEY in the environment. ``hold`` is ``start`` for as long as its input stays open, on
-any free port and in a folder of its own.
+Writes ``runs/<model>/server/``: the log, the chat template, and while it runs ``server.json``.
+``hold`` is ``start`` for as long as its input stays open, on any free port and in a folder of its
+own.
 """
 
 import json
@@ -37,12 +36,12 @@ from esc.paths import EMBEDDED
 from esc.policy_server import LOG, PROGRAM, State
 from esc.serving_environment import PYTHON, READY, gpus
 
-MAX_MODEL_LEN = 8192
-"""Tokens: the longest dialogue of ESConv, a draft and its critique, and the reply fit."""
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 IN_VLLM = Path(__file__).parent / "in_vllm"
-"""Folder of the modules that run inside vLLM on a CPU."""
+"""Folder of the module that runs inside vLLM on a CPU."""
 Flags = Annotated[str, typer.Option(envvar="SERVE_ARGS", help="flags for vLLM, in one text")]
+# Tokens: the longest dialogue of ESConv, a draft and its critique, and the reply fit.
+_MAX_MODEL_LEN = "8192"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _SET_BY_MAKE = {
     "--model", "--served-model-name", "--host", "--port", "--chat-template", "--enable-lora",
@@ -63,11 +62,10 @@ _GRACE = 30.0
 def flags(
     backbone: Backbone, found: Mapping[str, Path], folder: Path, kind: str, extra: str
 ) -> list[str]:
-    """What vLLM is told of a base model and its adapters, by a server and by a batch alike.
+    """What vLLM is told of a base and its adapters, by served name, with the user's own flags.
 
-    ``found`` maps served names to adapters; the chat template is written to ``folder``; ``extra``
-    is the user's own flags for vLLM. Raises EscError where one of those is this kit's to set, or
-    holds a key, or an adapter was trained with another chat template.
+    The chat template is written to ``folder``. EscError for a flag that is this kit's to set, or an
+    adapter of another template.
     """
     try:
         more = shlex.split(extra)
@@ -75,12 +73,10 @@ def flags(
         raise EscError(f"SERVE_ARGS: {str(error).lower()}") from error
     # vLLM takes either spelling.
     named = {flag.partition("=")[0].replace("_", "-") for flag in more if flag.startswith("--")}
-    if "--api-key" in named:
-        raise EscError("SERVE_ARGS cannot hold --api-key, which every user here could read; set "
-                       "VLLM_API_KEY in the environment")  # fmt: skip
-    if fixed := named & _SET_BY_MAKE:
+    if refused := sorted(named & {*_SET_BY_MAKE, "--api-key"}):
         raise EscError(
-            f"SERVE_ARGS cannot set {', '.join(sorted(fixed))}: MODEL, HOST, PORT and WORK do"
+            f"SERVE_ARGS cannot set {refused[0]}: MODEL, HOST, PORT and WORK do, and VLLM_API_KEY "
+            "in the environment, which not every user here can read"
         )
     text = adapters.of(backbone.location, backbone.template)
     for trained in found.values():
@@ -95,7 +91,7 @@ def flags(
     command = [
         "--model", backbone.location, "--served-model-name", adapters.BASE,
         "--chat-template", str((folder / adapters.FILE).resolve()),
-        "--max-model-len", str(MAX_MODEL_LEN),
+        "--max-model-len", _MAX_MODEL_LEN,
         # Sampling is what a request says: no defaults of the model's authors, who differ.
         "--generation-config", "vllm",
     ]  # fmt: skip
@@ -140,39 +136,86 @@ def kind_of(root: Path) -> str:
     return kind
 
 
-def _free_port(host: str, port: int) -> int:
-    """The port to listen at, chosen where ``port`` is 0; EscError where the address is no use."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.create_server(address[:2], family=family) as probe:
-            return int(probe.getsockname()[1])
-    except OSError as error:
-        reason = (error.strerror or "cannot be used").lower()
-        raise EscError(f"{host}:{port}: {reason}; choose another HOST or PORT=N") from error
+def start(
+    model: str,
+    work: Path,
+    *,
+    host: str = _LOOPBACK[0],
+    port: int = 8000,
+    extra: str = "",
+    private: str = "",
+    root: Path = Path(),
+) -> State:
+    """The state of the server, healthy now; port 0 is any free one.
+
+    ``extra`` is the user's own flags for vLLM, ``private`` the folder of a server that others are
+    not to find. EscError where it cannot start; the log is then in its folder.
+    """
+    backbone, kind = backbones.get(model), kind_of(root)
+    folder, asked = work / paths.server(model) / private, f"{host}:{port} {extra}".strip()
+    with files.exclusive(folder):
+        found = adapters.found(work, model)
+        weights = {name: adapters.fingerprint(one) for name, one in found.items()}
+        state = policy_server.running(model, work)
+        if state and not private:
+            if (state.adapters, state.asked) != (weights, asked):
+                other = f"for {state.asked}" if state.asked != asked else "with other adapters"
+                anew = paths.make("stop", "serve", work=work, model=model)
+                raise EscError(f"a server {other} runs already at {state.url}; {anew}")
+            return state
+        given = flags(backbone, found, folder, kind, extra)
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.create_server((host, port), family=family) as probe:
+                port = probe.getsockname()[1]
+        except OSError as error:
+            reason = (error.strerror or "cannot be used").lower()
+            raise EscError(f"{host}:{port}: {reason}; choose another HOST or PORT=N") from error
+        program = [str(root.absolute() / PYTHON), "-m", PROGRAM, "--host", host]
+        with (folder / LOG).open("wb") as log:
+            started = subprocess.Popen(
+                [*program, "--port", str(port), *given],
+                env=environment(kind),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        # How this machine itself reaches a server that listens at any address.
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        url = f"http://{f'[{here}]' if ':' in here else here}:{port}"
+        begun = psutil.Process(started.pid).create_time()
+        state = State(started.pid, begun, f"{url}/v1", weights, asked, ready=False)
+        policy_server.write_state(folder, state)
+        try:
+            _wait_healthy(started, url, folder / LOG)
+        except BaseException:
+            end(started.pid)
+            (folder / policy_server.STATE).unlink()
+            raise
+        state = replace(state, ready=True)
+        policy_server.write_state(folder, state)
+    return state
 
 
 def _wait_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Return when the server at ``url`` is healthy; EscError, from its log, where it stops."""
     begin = time.monotonic()
-    print(f"starting vLLM (log: {log}) ", end="", file=sys.stderr, flush=True)
+    print(f"starting vLLM (log: {log})", file=sys.stderr, flush=True)
     while time.monotonic() - begin < _PATIENCE:
         if process.poll() is not None:
-            print(file=sys.stderr)
             raise EscError(f"vLLM stopped: {reason(log)} (log: {log})")
         # To this machine itself, whatever proxy the environment names.
         with suppress(httpx2.HTTPError):
             if httpx2.get(f"{url}/health", trust_env=False).status_code == 200:
-                print(f" {time.monotonic() - begin:.0f} s", file=sys.stderr)
                 return
-        print(".", end="", file=sys.stderr, flush=True)
         time.sleep(1)
     raise EscError(f"vLLM was not healthy after {_PATIENCE:.0f} s (log: {log})")
 
 
+# Which of vLLM's processes says a line, and where.
 _FROM = re.compile(r"^\([^)]*pid=\d+\) (ERROR [\d-]+ [\d:]+ \[[^\]]*\] )?")
-"""Which of vLLM's processes says a line, and where."""
+# What was raised, but for the processes that only say that another one has died.
 _RAISED = re.compile(r"^[\w.]*(Error|Exception)\b(?!.*root cause)")
-"""What was raised, but for the processes that only say that another one has died."""
 
 
 def reason(log: Path) -> str:
@@ -207,62 +250,6 @@ def end_with_input() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def start(
-    model: str,
-    work: Path,
-    *,
-    host: str = DEFAULT_HOST,
-    port: int = DEFAULT_PORT,
-    extra: str = "",
-    private: str = "",
-    root: Path = Path(),
-) -> State:
-    """The state of the server, healthy now; with port 0 it listens at any free one.
-
-    ``extra`` is the user's own flags for vLLM; ``private`` names a folder for a server that others
-    are not to find. Raises EscError where it cannot start; the log is then in its folder.
-    """
-    backbone, kind = backbones.get(model), kind_of(root)
-    folder, asked = work / paths.server(model) / private, f"{host}:{port} {extra}".strip()
-    with files.exclusive(folder):
-        found = adapters.found(work, model)
-        weights = {name: adapters.fingerprint(one) for name, one in found.items()}
-        state = policy_server.running(model, work)
-        if state and not private:
-            if (state.adapters, state.asked) != (weights, asked):
-                other = f"for {state.asked}" if state.asked != asked else "with other adapters"
-                anew = paths.make("stop", "serve", work=work, model=model)
-                raise EscError(f"a server {other} runs already at {state.url}; {anew}")
-            return state
-        given = flags(backbone, found, folder, kind, extra)
-        port = _free_port(host, port)
-        program = [str(root.absolute() / PYTHON), "-m", PROGRAM, "--host", host]
-        with (folder / LOG).open("wb") as log:
-            started = subprocess.Popen(
-                [*program, "--port", str(port), *given],
-                env=environment(kind),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        # How this machine itself reaches a server that listens at any address.
-        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-        url = f"http://{f'[{here}]' if ':' in here else here}:{port}"
-        begun = psutil.Process(started.pid).create_time()
-        state = State(started.pid, begun, f"{url}/v1", weights, asked, ready=False)
-        policy_server.write_state(folder, state)
-        try:
-            _wait_healthy(started, url, folder / LOG)
-        except BaseException:
-            end(started.pid)
-            (folder / policy_server.STATE).unlink()
-            raise
-        state = replace(state, ready=True)
-        policy_server.write_state(folder, state)
-    return state
-
-
 def stop(model: str, work: Path) -> State | None:
     """The state of the server that was ended, or None where none ran."""
     state = policy_server.running(model, work)
@@ -280,14 +267,14 @@ def stop(model: str, work: Path) -> State | None:
 def main(
     model: cli.Model = EMBEDDED,
     work: cli.Work = Path(),
-    host: Annotated[str, typer.Option(envvar="HOST", help="where it listens")] = DEFAULT_HOST,
+    host: Annotated[str, typer.Option(envvar="HOST", help="where it listens")] = _LOOPBACK[0],
     port: Annotated[
         int, typer.Option(envvar="PORT", min=0, max=65535, help="0: any free one")
-    ] = DEFAULT_PORT,
+    ] = 8000,
     args: Flags = "",
 ) -> None:
     """Start one server with the base and every adapter, in the background."""
-    if host not in (DEFAULT_HOST, "localhost", "::1"):
+    if host not in _LOOPBACK:
         print(f"note: {host} lets other machines in; set VLLM_API_KEY", file=sys.stderr)
     state = start(model, work, host=host, port=port, extra=args)
     print(

@@ -20,24 +20,21 @@ from esc.prompts import TASKS, Message
 
 ROWS = 40
 """Of each task; the longest one, and others drawn by their id."""
-
 Chat = list[Message]
 
 
 def chats(work: Path, task: str, count: int = ROWS) -> dict[str, Chat]:
     """Id to chat of a task's test set: the longest, and ``count - 1`` others drawn by id."""
-    found = {row["id"]: _chat(row) for row in files.read_jsonl(work / paths.sft_file(task, "test"))}
+    found = {}
+    for row in files.read_jsonl(work / paths.sft_file(task, "test")):
+        # What leads to a row's last answer.
+        said = [turn["value"] for turn in row.get("conversations", [])[:-1]]
+        said = said or [*chain.from_iterable(row.get("history", [])), row["instruction"]]
+        turns = map(Message, ("user", "assistant") * len(said), said)
+        found[row["id"]] = [Message("system", row["system"]), *turns]
     longest = max(found, key=lambda one: sum(len(message.content) for message in found[one]))
     drawn = [one for one in dialogue.order(found) if one != longest]
     return {one: found[one] for one in [longest, *drawn[: count - 1]]}
-
-
-def _chat(row: files.Row) -> Chat:
-    """The chat that leads to a row's last answer."""
-    said = [turn["value"] for turn in row.get("conversations", [])[:-1]]
-    said = said or [*chain.from_iterable(row.get("history", [])), row["instruction"]]
-    roles = ("user", "assistant") * len(said)
-    return [Message("system", row["system"]), *map(Message, roles, said)]
 
 
 async def compare(
@@ -46,27 +43,23 @@ async def compare(
     """The number of ids compared; EscError shows the first difference."""
     compared = 0
     for one, chat in asked.items():
-        turns = [message.wire() for message in chat[1:]]
+        messages = [message.wire() for message in chat]
         # The answer is encoded apart: the prompt must not depend on it.
-        turns.append({"role": "assistant", "content": ""})
+        turns = [*messages[1:], {"role": "assistant", "content": ""}]
         trained, _ = template.encode_oneturn(tokenizer, turns, system=chat[0].content)
-        served, _ = await pool.tokens_of(name, messages=[message.wire() for message in chat])
+        served, _ = await pool.tokens_of(name, messages=messages)
         if not served:
             raise EscError("the server gives no token ids; 'make serve' starts one that does")
         if list(trained) != list(served):
-            pairs = enumerate(zip(trained, served, strict=False))
-            lengths = min(len(trained), len(served))
-            place = next((at for at, (its, other) in pairs if its != other), lengths)
-            after, here, there = (
-                tokenizer.decode(ids)
-                for ids in (
-                    trained[max(place - 5, 0) : place],
-                    trained[place : place + 12],
-                    served[place : place + 12],
-                )
+            both = zip(trained, served, strict=False)
+            at = next(
+                (at for at, (its, other) in enumerate(both) if its != other),
+                min(len(trained), len(served)),
             )
+            parts = trained[max(at - 5, 0) : at], trained[at : at + 12], served[at : at + 12]
+            after, here, there = map(tokenizer.decode, parts)
             raise EscError(
-                f"row {one}: the server's chat template is not the training's: token {place}: "
+                f"row {one}: the server's chat template is not the training's: token {at}: "
                 f"after {after!r} training has {here!r}, the server {there!r}. Start it with "
                 "'make serve', or give it the chat_template.jinja that lies beside each adapter"
             )

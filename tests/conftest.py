@@ -107,8 +107,8 @@ def esconv_work(tmp_path_factory: pytest.TempPathFactory, run: Command, esconv: 
 def chain(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     """A WORK folder of a small corpus with what trainings of two steps leave.
 
-    SFT of the three tasks, fast enough to tell each from the base, pairs and DPO of the planner,
-    composed. Tests read it; one that changes something copies what it needs.
+    SFT of planner and generator, fast enough to tell each from the base, pairs and DPO of the
+    planner, composed. Tests read it; one that changes something copies what it needs.
     """
     # Here, for what it imports reads the environment that is set above.
     from trained import train_chain

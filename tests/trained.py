@@ -16,7 +16,6 @@ from data_builders import build
 from esc import adapters, files, paths
 from esc.paths import EMBEDDED as MODEL
 from esc.paths import Lineage
-from esc.prompts import TASKS
 from esc.step import manifest, train_set
 from training import recipes, train
 
@@ -32,28 +31,23 @@ def training(work: Path, *overrides: str, **of: Any) -> recipes.Training:
     return recipes.Training(work=work, overrides=list(overrides), **of)
 
 
-def pairs(work: Path, task: str = "sp", lineage: Lineage = paths.PAPER, **changed: Any) -> Path:
-    """A mined set of two pairs, or of their four replies for KTO, made from the adapter there."""
-    start = adapters.folder(work, MODEL, adapters.start(task, lineage))
-    provenance = {
-        "model": MODEL,
-        "weights": adapters.fingerprint(start),
-        "data": train_set(manifest(work)),
-        "smoke": True,
-    } | changed
+def pairs(work: Path, lineage: Lineage = paths.PAPER, **changed: Any) -> Path:
+    """A planner's mined set of two pairs, or their four replies for KTO, from the adapter there."""
+    start = adapters.folder(work, MODEL, adapters.start("sp", lineage))
+    data = train_set(manifest(work))
+    weights = adapters.fingerprint(start)
+    provenance = {"model": MODEL, "weights": weights, "data": data, "smoke": True} | changed
     rows = []
     for row in list(files.read_jsonl(work / paths.sft_file("sp", "train")))[:2]:
         same = {"id": row["id"], "system": row["system"], "provenance": provenance}
         said = [{"from": "human", "value": row["instruction"]}]
-        sides = [{"from": "gpt", "value": one} for one in (row["output"], "Information")]
+        chosen, rejected = ({"from": "gpt", "value": one} for one in (row["output"], "Information"))
         if lineage.kind == "kto":
-            rows += [
-                same | {"conversations": [*said, side], "label": side is sides[0]} for side in sides
-            ]
+            sides = ((chosen, True), (rejected, False))
+            rows += [same | {"conversations": [*said, one], "label": good} for one, good in sides]
         else:
-            pair = {"chosen": sides[0], "rejected": sides[1]}
-            rows.append(same | {"conversations": said} | pair)
-    path = work / paths.preference_file(paths.preference_dataset(task, MODEL, lineage))
+            rows.append(same | {"conversations": said, "chosen": chosen, "rejected": rejected})
+    path = work / paths.preference_file(paths.preference_dataset("sp", MODEL, lineage))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -80,14 +74,14 @@ def train_together(*asked: recipes.Training) -> list[files.Row | None]:
 
 
 def train_chain(work: Path) -> Path:
-    """SFT of every task, pairs and DPO of the planner upon it, composed, in ``work``."""
+    """SFT of planner and generator, pairs and DPO of the planner upon it, composed, in ``work``."""
     from serving.compose import compose
 
     corpus = work / "small.json"
     corpus.write_text(json.dumps([release_row(number) for number in range(20)]))
     build.build(str(corpus), work, build.BuildOptions())
     of = (*TWO_ROWS, *MOVED)
-    train_together(*(training(work, *of, task=task, stage="sft") for task in TASKS))
+    train_together(*(training(work, *of, task=task, stage="sft") for task in ("sp", "rg")))
     pairs(work)
     train.train(training(work, *of), force=False)
     compose(work, MODEL, "sp")

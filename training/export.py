@@ -1,19 +1,15 @@
 """The merged model: a base and its adapters as one ordinary checkpoint, with its chat template.
 
-    python -m training export --model smollm2-135m --task sp --stage dpo
     python -m training export --model qwen2.5-7b --task rg --stage dpo --dtype bfloat16
 
-Writes ``saves/<model>/<task>_<stage>[…]/merged/`` in float32, or where asked ``merged_bfloat16/``:
-weights, configuration, tokenizer, the chat template of the training, and ``merged.json`` last. A
-DPO adapter is merged after the SFT adapter it was trained on. PEFT merges, in float32, and takes
-the memory of the whole model in it. A rerun does it again only where an adapter has changed.
-
+Writes ``saves/<model>/<task>_<stage>[…]/merged/`` in float32, or where asked ``merged_bfloat16/``,
+``merged.json`` last. PEFT merges, in float32, and takes the memory of the whole model in it.
 In bfloat16 a weight moves in steps of 0.4 to 0.8 % of itself, and most of what DPO at Table 7's
-rates adds is smaller. How much is left is counted and told.
+rates adds is smaller: how much is left is counted and told.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,34 +26,26 @@ MANIFEST = "merged.json"
 
 
 def export(work: Path, backbone: Backbone, parts: Sequence[Path], dtype: str) -> tuple[Path, Row]:
-    """(folder, manifest) of the base with all adapters merged, oldest first, in the last's folder.
-
-    Raises EscError where an adapter is missing, torn or of another kind or base, the base cannot be
-    had, or the memory is too small.
-    """
+    """(folder, manifest) of the base with all adapters merged, in the folder of the last one."""
     for part in parts:
         adapters.check(part, work, backbone.name)
-    folder = paths.merged(parts[-1], dtype)
-    asked = {
-        "base": backbone.path,
-        "dtype": dtype,
-        "made_from": {part.name: adapters.fingerprint(part) for part in parts},
-    }
-    with files.exclusive(parts[-1]):
+    last, folder = parts[-1], paths.merged(parts[-1], dtype)
+    made_from = {part.name: adapters.fingerprint(part) for part in parts}
+    asked: Row = {"base": backbone.path, "dtype": dtype, "made_from": made_from}
+    with files.exclusive(last):
         facts: Row = files.read_json(folder / MANIFEST, default={})
         if asked.items() <= facts.items():
             print(f"{folder} is up to date")
             return folder, facts
-        fresh = parts[-1] / f".{folder.name}{files.TEMPORARY}"
+        fresh = last / f".{folder.name}{files.TEMPORARY}"
         changed = merge(backbone, parts, fresh, dtype)
         tokenizer, template = adapters.load(backbone.location, backbone.template)
         tokenizer.chat_template = template._get_jinja_template(tokenizer)
         tokenizer.save_pretrained(fresh)
-        trained = parts[-1] / "run.json"
+        trained = files.read_json(last / "run.json", default={"smoke": False})
         facts = asked | {
             "changed": changed,
-            "smoke": backbone.name == EMBEDDED
-            or (trained.is_file() and files.read_json(trained)["smoke"]),
+            "smoke": backbone.name == EMBEDDED or trained["smoke"],
             "files": {
                 path.name: {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
                 for path in sorted(fresh.iterdir())
@@ -70,11 +58,7 @@ def export(work: Path, backbone: Backbone, parts: Sequence[Path], dtype: str) ->
 
 
 def merge(backbone: Backbone, parts: Sequence[Path], fresh: Path, dtype: str) -> dict[str, int]:
-    """Write the base's weights with the adapters added, and its configuration, to ``fresh``.
-
-    Returns how many ``weights`` the last adapter changes, and how many of these differ once
-    ``rounded`` to the precision. Raises EscError as `export` does.
-    """
+    """Write base + adapters; how many ``weights`` the last changes, and does once ``rounded``."""
     # Heavy, and needed for this one step only.
     import torch
     from peft import PeftModel
@@ -98,7 +82,9 @@ def merge(backbone: Backbone, parts: Sequence[Path], fresh: Path, dtype: str) ->
             f"{base} cannot be had ({reason}); check the network, and that its licence is accepted"
         ) from error
     for part in parts:
-        if lost := adapters.changed_weights(part) - model.state_dict().keys():
+        names = (name.rpartition(".lora_")[0] for name in adapters.tensors(part))
+        changed_here = {f"{name.removeprefix('base_model.model.')}.weight" for name in names}
+        if lost := changed_here - model.state_dict().keys():
             raise EscError(
                 f"{base} has no {min(lost)}, which {part.name} changes: it is another base"
             )
@@ -121,22 +107,6 @@ def merge(backbone: Backbone, parts: Sequence[Path], fresh: Path, dtype: str) ->
     return changed
 
 
-def report(folder: Path, facts: Row) -> Iterator[str]:
-    """Where it is, how large, and in bfloat16 what is left of the last adapter."""
-    size = sum(one["bytes"] for one in facts["files"].values()) / 1e9
-    yield f"merged      {folder} ({facts['dtype']}, {size:,.1f} GB)"
-    yield f"from        {facts['base']} + {' + '.join(facts['made_from'])}"
-    if facts["dtype"] != backbones.FP32:
-        weights, rounded = facts["changed"]["weights"], facts["changed"]["rounded"]
-        yield (
-            f"WARNING     of {weights:,} weights that the last adapter changes, "
-            f"{rounded / max(weights, 1):.1%} keep a change in {facts['dtype']}; DTYPE=float32, or "
-            "the adapter, keeps all"
-        )
-    if facts["smoke"]:
-        yield step.SMOKE
-
-
 @cli.command(
     examples="  python -m training export --task sp --stage dpo\n"
     "  python -m training export --model qwen2.5-7b --task rg --stage dpo --variant practical"
@@ -150,4 +120,16 @@ def main(
 ) -> None:
     """The merged model: a base and its adapters as one ordinary checkpoint."""
     parts = adapters.chain(policy.work, policy.model, policy.task, stage, policy.at(stage))
-    print("\n".join(report(*export(policy.work, policy.backbone, parts, dtype))))
+    folder, facts = export(policy.work, policy.backbone, parts, dtype)
+    size = sum(one["bytes"] for one in facts["files"].values()) / 1e9
+    print(f"merged      {folder} ({dtype}, {size:,.1f} GB)")
+    print(f"from        {facts['base']} + {' + '.join(facts['made_from'])}")
+    if dtype != backbones.FP32:
+        weights, rounded = facts["changed"]["weights"], facts["changed"]["rounded"]
+        print(
+            f"WARNING     of {weights:,} weights that the last adapter changes, "
+            f"{rounded / max(weights, 1):.1%} keep a change in {dtype}; DTYPE=float32, or the "
+            "adapter, keeps all"
+        )
+    if facts["smoke"]:
+        print(step.SMOKE)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 import yaml
@@ -21,31 +21,31 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from esc import adapters, backbones, cli, files, paths, prompts
-from esc.backbones import CUTOFF, STAGES, Backbone, Engine
+from esc.backbones import CUTOFF, STAGES
 from esc.files import EscError, Row
 from esc.paths import EMBEDDED, Lineage, at_stage, variants
 from esc.prompts import TASKS
 from training import memory
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """One preference loss, as a recipe has it: LLaMA-Factory's stage and ``pref_loss``."""
+class Loss(NamedTuple):
+    """One preference loss: LLaMA-Factory's stage and ``pref_loss``.
+
+    ``start`` is its first value, from beta, where there is a reference; ``beta`` and, where
+    ``papers_rate``, the learning rate are those of Table 7, or one that moves a LoRA.
+    """
 
     stage: str
     name: str
     start: Callable[[float], float] | None
-    """First loss, from beta; None where there is no reference."""
     beta: float | None = None
-    """None for the one of Table 7."""
     papers_rate: bool = False
-    """Whether the learning rate is that of Table 7, or one that moves a LoRA."""
 
 
-SIGMOID = Loss("dpo", "sigmoid", lambda beta: math.log(2), papers_rate=True)
-"""The paper's own (equations 1 and 2)."""
-VARIANTS = {
-    "practical": replace(SIGMOID, papers_rate=False),
+# The paper's own (equations 1 and 2).
+_SIGMOID = Loss("dpo", "sigmoid", lambda beta: math.log(2), papers_rate=True)
+_VARIANTS = {
+    "practical": _SIGMOID._replace(papers_rate=False),
     # LLaMA-Factory averages log-probabilities over tokens for the next three: beta 0.5 asks IPO
     # for a gap of one nat a token.
     "ipo": Loss("dpo", "ipo", lambda beta: 1 / (4 * beta**2), beta=0.5),
@@ -53,20 +53,16 @@ VARIANTS = {
     "orpo": Loss("dpo", "orpo", None, beta=0.1),
     "kto": Loss("kto", "kto", lambda beta: 0.5, beta=0.1),
 }
-"""Variant to loss; mixes of pairs have the paper's."""
 BATCH = 32  # section 6.1, for SFT and DPO
 
 
 def of(lineage: Lineage) -> Loss:
-    """The loss of a preference training."""
-    return VARIANTS.get(lineage.variant or "", SIGMOID)
+    """The loss of a preference training; mixes of pairs have the paper's."""
+    return _VARIANTS.get(lineage.variant or "", _SIGMOID)
 
 
 def place() -> tuple[int, int]:
-    """(machines of one training, which of them this is), as torchrun's own variables name them.
-
-    Raises EscError where they name no place, or this machine lacks what several need.
-    """
+    """(machines of one training, which of them this is), as torchrun's own variables name them."""
     machines, rank = (os.environ.get(name) or "" for name in ("NNODES", "NODE_RANK"))
     if not rank.strip("0") and machines in ("", "1"):
         return 1, 0
@@ -79,9 +75,9 @@ def place() -> tuple[int, int]:
     return int(machines), int(rank)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Policy:
-    """A policy of a task, as options name it."""
+    """A policy of a task, as options name it; EscError for what there is not."""
 
     task: cli.Task
     model: cli.Model = EMBEDDED
@@ -89,20 +85,18 @@ class Policy:
     round: cli.Round = 1
     work: cli.Work = Path()
 
-    @property
-    def backbone(self) -> Backbone:
-        """EscError for an unknown one."""
-        return backbones.get(self.model)
+    def __post_init__(self) -> None:
+        self.backbone = backbones.get(self.model)
 
     def at(self, stage: str) -> Lineage:
-        """Its lineage; EscError where its task or the stage has no such variant or round."""
+        """Its lineage at a stage of training; EscError as above."""
         number = self.round if self.round > 1 else None
         return at_stage(stage, self.variant, number).checked(self.task)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Training(Policy):
-    """One training that a user asks for."""
+    """One training that a user asks for, and what follows from that."""
 
     stage: Annotated[
         Literal["sft", "dpo"], typer.Option(envvar="STAGE", help="what is trained")
@@ -117,76 +111,39 @@ class Training(Policy):
         str | None, typer.Option(envvar="ENGINE", help=f"one of {', '.join(backbones.ENGINES)}")
     ] = None
 
-    @property
-    def lineage(self) -> Lineage:
-        """Of a preference training; EscError as `at`."""
-        return self.at(self.stage)
-
-    @property
-    def loss(self) -> Loss | None:
-        """Of a preference training."""
-        return of(self.lineage) if self.stage == "dpo" else None
-
-    @property
-    def spread(self) -> Engine | None:
-        """The engine it runs on; None for plain torchrun. EscError for an unknown one."""
-        name = self.engine or self.backbone.engine
-        return backbones.engine(name) if name else None
-
-    @property
-    def here(self) -> int:
-        """Training processes of this machine: by default one for each GPU that may be used."""
-        if self.processes or not self.backbone.settings["gpus"]:
-            return self.processes or 1
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = Path("/proc/driver/nvidia/gpus").glob("*") if visible is None else visible.split(",")
-        return len([gpu for gpu in gpus if str(gpu).strip()]) or 1
-
-    @property
-    def world(self) -> int:
-        """Training processes on all machines."""
-        return self.here * place()[0]
-
-    @property
-    def by_torchrun(self) -> bool:
-        """Whether torchrun is asked to start the processes; for one LLaMA-Factory may do it too."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.lineage = self.at(self.stage)
+        self.loss = of(self.lineage) if self.stage == "dpo" else None
+        named = paths.preference_dataset(self.task, self.model, self.lineage)
+        self.dataset = named if self.loss else paths.sft_dataset(self.task)
+        # The adapters that are merged before it, oldest first.
+        at = self.work, self.model, self.task, self.stage, self.lineage
+        *self.starts_from, self.output = adapters.folders_of(*at)
+        # None for plain torchrun.
+        engine = self.engine or self.backbone.engine
+        self.spread = backbones.engine(engine) if engine else None
+        # The merged model it starts from, and its precision; None where LLaMA-Factory merges.
+        self.start_dtype = self.spread.merged_start if self.spread and self.starts_from else None
+        self.merged_start = (
+            paths.merged(self.starts_from[-1], self.start_dtype) if self.start_dtype else None
+        )
+        # Processes of this machine, and of all.
+        self.here = self.processes or (_gpus() if self.backbone.settings["gpus"] else 1)
+        self.world = self.here * place()[0]
+        # For one process LLaMA-Factory may ask torchrun by itself.
         asked = self.spread.by_torchrun if self.spread else None
-        return self.world > 1 if asked is None else asked
+        self.by_torchrun = self.world > 1 if asked is None else asked
 
-    @property
-    def dataset(self) -> str:
-        """The registered name of what it is trained on."""
-        if self.stage == "sft":
-            return paths.sft_dataset(self.task)
-        return paths.preference_dataset(self.task, self.model, self.lineage)
 
-    @property
-    def output(self) -> Path:
-        """The folder of the adapter."""
-        return self.work / paths.adapter(self.model, self.task, self.stage, self.lineage)
-
-    @property
-    def starts_from(self) -> list[Path]:
-        """The folders of the adapters that are merged before it, oldest first; none for SFT."""
-        of = self.work, self.model, self.task, self.stage, self.lineage
-        return adapters.folders_of(*of)[:-1]
-
-    @property
-    def start_dtype(self) -> str | None:
-        """The precision of the merged model it starts from; None where LLaMA-Factory merges."""
-        return self.spread.merged_start if self.spread and self.starts_from else None
-
-    @property
-    def merged_start(self) -> Path | None:
-        """The folder of that merged model, or None."""
-        return paths.merged(self.starts_from[-1], self.start_dtype) if self.start_dtype else None
+def _gpus() -> int:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = Path("/proc/driver/nvidia/gpus").glob("*") if visible is None else visible.split(",")
+    return len([gpu for gpu in gpus if str(gpu).strip()]) or 1
 
 
 def accumulation(per_device: int, processes: int) -> int:
-    """Gradient accumulation steps that make the effective batch 32; ``processes`` on all machines.
-
-    Raises EscError where ``per_device`` times all processes does not divide it.
-    """
+    """Gradient accumulation steps that make the batch 32 on all processes; EscError where none."""
     steps, rest = divmod(BATCH, per_device * processes)
     if rest or not steps:
         raise EscError(
@@ -226,18 +183,21 @@ def render(training: Training) -> str:
 
 def recipes() -> dict[Path, str]:
     """Path to text of every recipe the table gives."""
-    asked: list[dict[str, Any]] = [
-        {"model": model, "task": task, "stage": stage, "variant": variant}
-        for model in backbones.table()
+    made: Any = Training
+    return {
+        paths.recipe(model, task, stage, variant): render(
+            made(
+                model=model,
+                task=task,
+                stage=stage,
+                variant=variant,
+                processes=max(backbone.settings["gpus"], 1),
+            )
+        )
+        for model, backbone in backbones.table().items()
         for task in TASKS
         for stage in STAGES
         for variant in (None, *(variants(task) if stage == "dpo" else ()))
-    ]
-    gpus = {model: one.settings["gpus"] for model, one in backbones.table().items()}
-    made: Any = Training
-    return {
-        paths.recipe(**one): render(made(**one, processes=max(gpus[one["model"]], 1)))
-        for one in asked
     }
 
 
@@ -251,16 +211,14 @@ def main() -> None:
 
 
 def recipe_for(training: Training) -> Row:
-    """The recipe as it will run: WORK's paths, the batch for the processes, the overrides.
-
-    Raises EscError for an unknown model, variant or engine, an override of another form or with a
-    secret, an adapter that could not be composed, merged or served, or a batch that does not fit.
-    """
+    """The recipe as it will run: WORK's paths, the batch for the processes, the overrides."""
     if training.engine == "ray":
         # Its processes begin in folders of their own.
         training = replace(training, work=training.work.resolve())
-    given, variant = training.overrides or (), training.lineage.variant
-    path = paths.recipe(training.backbone.name, training.task, training.stage, variant)
+    given = training.overrides or []
+    path = paths.recipe(
+        training.backbone.name, training.task, training.stage, training.lineage.variant
+    )
     settings: Row = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings |= {
         "dataset": training.dataset,
@@ -268,13 +226,12 @@ def recipe_for(training: Training) -> Row:
         "output_dir": str(training.output),
         "model_name_or_path": str(training.merged_start or training.backbone.path),
     }
-    if training.merged_start:
-        for key in ("adapter_name_or_path", "create_new_adapter"):
-            settings.pop(key, None)
-    elif training.starts_from:
-        settings["create_new_adapter"] = True
+    for key in ("adapter_name_or_path", "create_new_adapter"):
+        settings.pop(key, None)
+    if training.starts_from and not training.merged_start:
         # LLaMA-Factory splits at commas, and merges one after the other.
         settings["adapter_name_or_path"] = ",".join(map(str, training.starts_from))
+        settings["create_new_adapter"] = True
     if settings.get("use_cpu") and backbones.precision() == backbones.BF16:
         settings["bf16"] = True
     _spread(settings, training)
@@ -285,9 +242,10 @@ def recipe_for(training: Training) -> Row:
     for key, value in extra.items():
         both = isinstance(value, dict) and isinstance(settings.get(key), dict)
         settings[key] = settings[key] | value if both else value
+    # Fewer mismatched replies are no estimate of KTO's divergence.
+    fewest = memory.KTO_ROWS if settings["stage"] == "kto" else 1
     for key, low, high in (
-        # Fewer mismatched replies are no estimate of KTO's divergence.
-        ("per_device_train_batch_size", 4 if settings["stage"] == "kto" else 1, BATCH),
+        ("per_device_train_batch_size", fewest, BATCH),
         ("gradient_accumulation_steps", 1, 10**6),
         ("lora_rank", 1, adapters.LARGEST_RANK),
     ):
@@ -299,33 +257,26 @@ def recipe_for(training: Training) -> Row:
     return settings
 
 
-_NOT_ON_A_CPU = {
-    "fsdp": "finds no device to shard over",
-    "zero3": "builds the model before DeepSpeed knows of its processes",
-    "ray": "waits for 10 CPU cores for each of the cluster's",
-}
-
-
 def _spread(settings: Row, training: Training) -> None:
-    """Set how the training is spread over processes: the engine asked for, not the recipe's own."""
     own, spread, on_cpu = training.backbone.engine, training.spread, settings.get("use_cpu")
     for key in backbones.engine(own).settings if own else ():
         settings.pop(key, None)
-    settings |= spread.settings if spread else {}
-    if spread and on_cpu and (why := _NOT_ON_A_CPU.get(spread.name)):
-        raise EscError(f"ENGINE={spread.name}: without GPUs LLaMA-Factory 0.9.5 {why}; take NPROC")
-    if spread and spread.name == "ray":
+    if spread:
+        if on_cpu and spread.name in ("fsdp", "zero3", "ray"):
+            raise EscError(f"ENGINE={spread.name}: LLaMA-Factory 0.9.5 needs GPUs for it")
+        settings |= spread.settings
+    by_ray = spread is not None and spread.name == "ray"
+    if by_ray:
         if place()[0] > 1:
             raise EscError("ENGINE=ray: Ray knows its machines itself; leave NNODES out")
-        settings["ray_num_workers"] = training.here
         # Its processes take no variable from ours.
         mended = {"PYTHONPATH": str(paths.IN_LLAMAFACTORY)}
         settings["ray_init_kwargs"] = {"runtime_env": {"env_vars": mended}}
+        settings["ray_num_workers"] = training.here
         settings["model_name_or_path"] = training.backbone.location
     # LLaMA-Factory splits torchrun's command at blanks, and the paths of adapters at commas. On a
     # machine with several GPUs it starts torchrun for one process too.
-    torchrun = training.by_torchrun or not (on_cpu or "ray_num_workers" in settings)
-    where = str(training.work)
+    torchrun, where = training.by_torchrun or not (on_cpu or by_ray), str(training.work)
     if (torchrun and re.search(r"\s", where)) or (training.starts_from and "," in where):
         why = "holds a blank or a comma, at which LLaMA-Factory splits it"
         raise EscError(f"WORK={where!r} {why}; choose another WORK")
@@ -334,11 +285,9 @@ def _spread(settings: Row, training: Training) -> None:
 
 
 def _fixed(training: Training) -> Iterator[tuple[str, str]]:
-    """Patterns of what is no TRAIN_ARGS of this training, with the reason."""
-    by_hand = "llamafactory-cli train takes any"
     yield (
         "adapter_name_or_path|dataset|dataset_dir|output_dir|ray_num_workers|stage",
-        f"the target, WORK and NPROC do; {by_hand}",
+        "the target, WORK and NPROC do; llamafactory-cli train takes any",
     )
     # LoRA+ is none of them: loraplus_lr_ratio is a learning rate, and the adapter a plain LoRA.
     yield (
@@ -346,7 +295,7 @@ def _fixed(training: Training) -> Iterator[tuple[str, str]]:
         "|add_(special_)?tokens|new_special_tokens_config|train_from_scratch|mixture_of_depths"
         "|lora_target=.*(embed_tokens|lm_head)",
         "what is trained would be no plain LoRA on the base's linear layers, and another model "
-        f"once it is composed, merged or served; {by_hand}",
+        "once it is composed, merged or served; llamafactory-cli train takes any",
     )
     if not (loss := training.loss):
         return
@@ -380,19 +329,13 @@ def is_secret(name: str) -> bool:
     return _SECRET.fullmatch(f"{name}=") is not None
 
 
-# YAML reads no, yes, on and off as truth values; of these LLaMA-Factory wants the word.
-_WORDS = re.compile(r"(_strategy|_name|project|report_to)$")
-
-
 def _parsed(overrides: Sequence[str]) -> Row:
-    """The overrides by name; EscError for one of another form, or with a secret."""
     for found in _SECRET.findall(" ".join(overrides)):
         raise EscError(
             f"TRAIN_ARGS cannot hold {found.rpartition('.')[2]}, which every user here could read, "
             "and files of the training would keep; the libraries read HF_TOKEN, WANDB_API_KEY, "
             "SWANLAB_API_KEY and MODELSCOPE_API_TOKEN from the environment"
         )
-    texts = dict(override.partition("=")[::2] for override in overrides)
     if wrong := [override for override in overrides if "=" not in override]:
         raise EscError(f"TRAIN_ARGS: {wrong[0]!r} is not key=value")
     try:
@@ -400,5 +343,8 @@ def _parsed(overrides: Sequence[str]) -> Row:
         named: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise EscError(f"TRAIN_ARGS: {str(error).splitlines()[0]}") from error
-    words = (key for key, value in named.items() if isinstance(value, bool) and _WORDS.search(key))
-    return dict(named) | {key: texts[key] for key in words}
+    # YAML reads no, yes, on and off as truth values; of these LLaMA-Factory wants the word.
+    words = re.compile(r"(_strategy|_name|project|report_to)$")
+    texts = dict(override.partition("=")[::2] for override in overrides)
+    is_word = {key for key, one in named.items() if isinstance(one, bool) and words.search(key)}
+    return dict(named) | {key: texts[key] for key in is_word}

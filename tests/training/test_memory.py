@@ -52,9 +52,8 @@ def test_by_hand_four_bits_of_the_linear_layers_alone_and_a_start_in_full(stage,
 
 
 def test_each_engine_shares_out_what_its_name_says():
-    plain, zero2, zero3, fsdp = (
-        parts("gemma2-9b", engine, 4) for engine in (None, "zero2", "zero3", "fsdp")
-    )
+    engines = (None, "zero2", "zero3", "fsdp")
+    plain, zero2, zero3, fsdp = (parts("gemma2-9b", engine, 4) for engine in engines)
     assert zero2["weights"] == plain["weights"] > zero3["weights"]
     assert plain["LoRA and Adam"] > zero2["LoRA and Adam"] > zero3["LoRA and Adam"]
     # FSDP keeps the embedding, which is the output too, whole.
@@ -63,8 +62,7 @@ def test_each_engine_shares_out_what_its_name_says():
 
 def test_the_one_measured_point_is_met_within_15_percent_and_told_as_hardware():
     # 10.7 GB for ESConv's longest dialogue, 3,348 tokens, without checkpointing on a CPU.
-    of = {"engine": None, "processes": 1, "length": 3348}
-    sft, dpo = (memory.gigabytes(EMBEDDED, stage=stage, **of) for stage in ("sft", "dpo"))
+    sft, dpo = (memory.gigabytes(EMBEDDED, None, 1, 3348, stage) for stage in ("sft", "dpo"))
     assert sft == pytest.approx(10.7, rel=0.15)
     (told,) = re.findall(r"(\d+) GB in SFT and (\d+) GB in DPO", EMBEDDED.settings["hardware"])
     for size, most in zip((sft, dpo), map(int, told), strict=True):

@@ -23,10 +23,8 @@ def site(tmp_path_factory, run):
     for name in PARTS:
         copy = shutil.copytree if (paths.ROOT / name).is_dir() else shutil.copy
         copy(paths.ROOT / name, source / name)
-    installed = run(
-        *("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"),
-        *("--target", str(target), str(source)),
-    )
+    install = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation")
+    installed = run(*install, "--target", str(target), str(source))
     assert installed.returncode == 0, installed.stderr
     return target
 
@@ -36,9 +34,11 @@ def elsewhere(site, run, tmp_path, small_corpus):
     """A function that runs a command with the installed kit, in a folder with built sets."""
 
     def call(*command):
-        return run(*command, cwd=tmp_path, PYTHONPATH=str(site))
+        shown = run(*command, cwd=tmp_path, PYTHONPATH=str(site))
+        assert shown.returncode == 0, shown.stderr[-2000:]
+        return shown.stdout
 
-    assert call("-m", "data_builders", "build", "--esconv", str(small_corpus)).returncode == 0
+    call("-m", "data_builders", "build", "--esconv", str(small_corpus))
     return call
 
 
@@ -50,17 +50,17 @@ def test_it_brings_its_files_and_registers_sets_in_another_checkout(elsewhere, s
         "esc/templates/rg_system.j2",
         "data_builders/esconv_release.json",
         "data_builders/sample/sample_corpus.json",
+        "serving/in_vllm/on_cpu.py",
+        "training/in_llamafactory/sitecustomize.py",
     ):
         assert (site / name).is_file(), name
-    checkout = tmp_path / "LLaMA-Factory" / "data"
-    checkout.mkdir(parents=True)
-    target = checkout / "dataset_info.json"
+    target = tmp_path / "LLaMA-Factory" / "data" / "dataset_info.json"
+    target.parent.mkdir(parents=True)
     target.write_text('{\n  "own": {"file_name": "own.json"}\n}\n')
-    shown = elsewhere("-m", "data_builders", "registry", "--into", str(target))
-    assert shown.returncode == 0, shown.stderr
+    elsewhere("-m", "data_builders", "registry", "--into", str(target))
     entries = json.loads(target.read_text())
     assert entries["own"] == {"file_name": "own.json"}
-    assert (checkout / entries["esc_sp_sft"]["file_name"]).is_file()
+    assert (target.parent / entries["esc_sp_sft"]["file_name"]).is_file()
 
 
 LIST_DATASETS = """
@@ -76,13 +76,9 @@ def test_llama_board_sees_the_sets_and_a_recipe_trains_from_another_folder(
     elsewhere, site, model, tmp_path
 ):
     shown = elsewhere(sys.executable, "-c", LIST_DATASETS, str(tmp_path))
-    assert shown.returncode == 0, shown.stderr
-    assert str(site) in shown.stdout and "esc_vanilla_sft_validation" in shown.stdout
+    assert str(site) in shown and "esc_vanilla_sft_validation" in shown
     cli = str(Path(sys.executable).with_name("llamafactory-cli"))
-    recipe = site / "llamafactory_configs" / "smollm2-135m" / "sp_sft.yaml"
-    shown = elsewhere(
-        *(cli, "train", str(recipe), "dataset_dir=.", f"model_name_or_path={model}"),
-        *("output_dir=out", "max_steps=1", "gradient_accumulation_steps=1"),
-    )
-    assert shown.returncode == 0, shown.stderr[-2000:]
+    recipe = site / "llamafactory_configs" / "smollm2-135m" / "vanilla_sft.yaml"
+    given = ("dataset_dir=.", f"model_name_or_path={model}", "output_dir=out")
+    elsewhere(cli, "train", str(recipe), *given, "max_steps=1", "gradient_accumulation_steps=1")
     assert read_json(tmp_path / "out" / "trainer_state.json")["global_step"] == 1

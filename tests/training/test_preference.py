@@ -44,13 +44,11 @@ def header(text):
 @pytest.mark.parametrize("left", [None, b"", b"torn", header(b"[]"), header(b'{"a": {"b": 1}}')])
 def test_a_missing_empty_or_torn_sft_adapter_is_one_line_with_the_target_that_trains_it(work, left):
     pairs(work)
-    sft = work / paths.adapter(MODEL, "sp", "sft")
-    if left is None:
-        shutil.rmtree(sft)
-    else:
-        (sft / adapters.WEIGHTS).write_bytes(left)
-    told = r"sp_sft holds no adapter; |holds no weights \(empty, or cut off\); delete .*, "
-    with pytest.raises(EscError, match=rf"({told})make sft-sp WORK=\S* trains it"):
+    weights = work / paths.adapter(MODEL, "sp", "sft") / adapters.WEIGHTS
+    weights.unlink()
+    if left is not None:
+        weights.write_bytes(left)
+    with pytest.raises(EscError, match=r"sp_sft holds no adapter; make sft-sp WORK=\S* "):
         stamped(training(work))
 
 
@@ -64,42 +62,46 @@ def test_a_set_from_before_a_mining_without_pairs_is_not_trained_on(work, varian
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    "change",
     [
-        ({"provenance": {"model": "m"}}, "line 2: does not say .*no provenance"),
-        ({"rejected": {"from": "gpt", "value": "a"}}, "line 2: chosen equals rejected"),
-        (
-            {"provenance": {"model": "m", "weights": "w", "data": {}, "smoke": True}},
-            "line 2: of another mining than the rows before",
-        ),
+        {"provenance": {"model": "m"}},
+        {"provenance": {"model": "m", "weights": "w", "data": {}, "smoke": True}},
+        {"chosen": "a", "rejected": "a"},
+        None,
     ],
 )
-def test_every_row_must_be_a_pair_of_the_same_mining(work, change, told):
+def test_every_row_must_be_a_pair_of_the_same_mining(work, change):
     path = pairs(work)
-    rows = list(files.read_jsonl(path))
-    rows[1] |= {"chosen": {"from": "gpt", "value": "a"}} | change
+    first, second = files.read_jsonl(path)
+    rows = [first, second | change] if change else []
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    with pytest.raises(EscError, match=told):
-        stamped(training(work))
-    path.write_text("")
-    with pytest.raises(EscError, match=r"is empty; make mine-sp"):
+    with pytest.raises(EscError, match=r"(, line 2: .*|is empty); make mine-sp WORK="):
         stamped(training(work))
 
 
-def test_a_set_of_another_model_adapter_or_train_turns_is_refused(work):
-    pairs(work, model="qwen2.5-7b")
-    with pytest.raises(EscError, match=r"mined from MODEL=qwen2\.5-7b, not smollm2-135m; make"):
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"model": "qwen2.5-7b"}, "MODEL qwen2.5-7b -> smollm2-135m"),
+        ({"weights": "0" * 64}, "sp-sft 0"),
+        ({"data": {}}, "train set unset"),
+    ],
+)
+def test_a_set_of_another_model_adapter_or_train_turns_is_refused(work, changed, told):
+    pairs(work, **changed)
+    with pytest.raises(EscError, match=rf"\(.*{told}.*; make mine-sp WORK=.* FORCE=1 mines this"):
         stamped(training(work))
-    pairs(work, weights="0" * 64)
-    with pytest.raises(EscError, match=r"mined from another sp-sft than now; .* FORCE=1"):
-        stamped(training(work))
-    pairs(work)
+
+
+def test_a_set_mined_by_an_adapter_on_another_machine_is_taken(work):
+    pairs(work, weights=adapters.ELSEWHERE)
+    assert stamped(training(work))
     build.build(None, work, build.BuildOptions(limit=2))
-    with pytest.raises(EscError, match=r"of other train turns than now \(.*\); make mine"):
+    with pytest.raises(EscError, match=r"\(train set .*\); make mine"):
         stamped(training(work))
 
 
-SETTINGS = {"pref_beta": 0.5, "adapter_name_or_path": "sft", "create_new_adapter": True}
+SETTINGS = {"pref_beta": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -107,16 +109,15 @@ SETTINGS = {"pref_beta": 0.5, "adapter_name_or_path": "sft", "create_new_adapter
     [(None, 0.6931), ("practical", 0.6931), ("ipo", 1.0), ("kto", 0.5), ("psnr", 0.6931)],
 )
 def test_a_first_loss_or_reward_of_another_reference_is_refused(tmp_path, variant, start):
-    loss = recipes.of(Lineage(variant))
-    train.check_first({"loss": start}, loss, SETTINGS, tmp_path)
-    train.check_first({"loss": start, "rewards/chosen": -0.0}, loss, SETTINGS, tmp_path)
+    def check(**first):
+        train.check_first(first, recipes.of(Lineage(variant)), SETTINGS, tmp_path)
+
     nan = float("nan")
-    for wrong in (start + 0.002, 0.0, nan):
+    check(loss=start)
+    check(**{"loss": start, "rewards/chosen": -0.0})
+    for loss, reward in ((start + 0.002, 0), (0.0, 0), (nan, 0), (start, 0.01), (start, nan)):
         with pytest.raises(EscError, match="the reference is not the model it starts from"):
-            train.check_first({"loss": wrong}, loss, SETTINGS, tmp_path)
-    for wrong in (0.01, nan):
-        with pytest.raises(EscError, match=r"rewards/rejected \S+, not 0: the reference"):
-            train.check_first({"loss": start, "rewards/rejected": wrong}, loss, SETTINGS, tmp_path)
+            check(**{"loss": loss, "rewards/rejected": reward})
 
 
 @pytest.mark.parametrize("variant", ["orpo", "simpo"])
@@ -143,8 +144,7 @@ def test_without_create_new_adapter_it_is_stopped_at_its_first_step(copied, capf
     given = ["--task", "sp", "--stage", "dpo", "--work", str(copied), "--processes", "1"]
     # Many more steps than the time of this test.
     endless = ("--set", "gradient_accumulation_steps=1", "num_train_epochs=1000")
-    wrong = [*given, *endless, "create_new_adapter=false"]
-    assert cli.run(train.main, wrong) == cli.USER_ERROR
+    assert cli.run(train.main, [*given, *endless, "create_new_adapter=false"]) == cli.USER_ERROR
     last = capfd.readouterr().err.strip().splitlines()[-1].partition("error: ")[2]
     assert last.startswith("the first sigmoid loss in ") and "not 0.6931" in last
     assert "create_new_adapter is not true" in last

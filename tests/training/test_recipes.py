@@ -1,7 +1,5 @@
 """The recipes as they are rendered, and as one training runs them."""
 
-from fractions import Fraction
-
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -17,12 +15,12 @@ ENGINES = sorted(backbones.FOLDER.glob("*.yaml"))
 RECIPES = sorted(set(paths.RECIPES.glob("*/*.yaml")) - set(ENGINES))
 # Table 7: learning rate and beta of DPO.
 TABLE_7 = {
-    ("qwen2.5-7b", "vanilla"): ("7e-7", "0.2"),
-    ("qwen2.5-7b", "sp"): ("5e-8", "0.5"),
-    ("qwen2.5-7b", "rg"): ("7e-7", "0.2"),
-    ("llama3.1-8b", "vanilla"): ("5e-7", "0.2"),
-    ("llama3.1-8b", "sp"): ("8e-8", "0.5"),
-    ("llama3.1-8b", "rg"): ("3e-7", "0.2"),
+    ("qwen2.5-7b", "vanilla"): (7e-7, 0.2),
+    ("qwen2.5-7b", "sp"): (5e-8, 0.5),
+    ("qwen2.5-7b", "rg"): (7e-7, 0.2),
+    ("llama3.1-8b", "vanilla"): (5e-7, 0.2),
+    ("llama3.1-8b", "sp"): (8e-8, 0.5),
+    ("llama3.1-8b", "rg"): (3e-7, 0.2),
 }
 MODELS = list(backbones.table())
 MERGED = "qwen2.5-72b"
@@ -45,23 +43,47 @@ def test_the_175_committed_recipes_are_what_the_table_renders_and_there_is_no_ot
     assert set(paths.RECIPES.rglob("*.yaml")) == {*RECIPES, *others}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_llamafactory_parses_it(path, tmp_path, one_process):
-    from llamafactory.hparams import get_train_args
+SPREAD = [
+    (paths.recipe(model, task, stage), engine)
+    for model, backbone in backbones.table().items()
+    for task in TASKS
+    for stage in backbones.STAGES
+    for engine in backbones.ENGINES
+    if backbone.settings["gpus"]
+]
 
+
+@pytest.mark.parametrize(("path", "engine"), [*((path, None) for path in RECIPES), *SPREAD])
+def test_llamafactory_parses_every_recipe_and_every_engine_on_the_papers_and_the_batch_is_32(
+    path, engine, tmp_path, monkeypatch, one_process
+):
+    from llamafactory.hparams import get_ray_args, get_train_args
+
+    model, processes = path.parent.name, max(backbones.get(path.parent.name).settings["gpus"], 1)
     recipe = yaml.safe_load(path.read_text())
+    if engine:
+        for name, value in backbones.engine(engine).environment.items():
+            monkeypatch.setenv(name, value)
+        task, stage = path.stem.split("_")
+        of = {"task": task, "stage": stage, "model": model, "processes": processes}
+        recipe = recipe_for(tmp_path, engine=engine, **of)
+        assert get_ray_args(recipe).use_ray == (engine == "ray")
     changed = {"use_cpu": True, "ddp_backend": "gloo", "output_dir": str(tmp_path / "out")}
-    model_args, data_args, training_args, finetuning, _ = get_train_args(recipe | changed)
+    model_args, data_args, arguments, finetuning, _ = get_train_args(recipe | changed)
     assert (finetuning.lora_rank, finetuning.lora_alpha, finetuning.lora_dropout) == (16, 16, 0.05)
-    assert data_args.cutoff_len == 4096
-    merged = path.parent.name == MERGED
-    upon_adapter = finetuning.stage != "sft" and not merged
-    assert finetuning.create_new_adapter == upon_adapter
-    assert (model_args.adapter_name_or_path is not None) == upon_adapter
-    assert (training_args.deepspeed is not None) == merged
-    assert isinstance(training_args.learning_rate, float)
-    processes = max(backbones.get(path.parent.name).settings["gpus"], 1)
-    per_step = recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"]
+    assert data_args.cutoff_len == 4096 and isinstance(arguments.learning_rate, float)
+    # Its own engine gives way.
+    engine = engine or backbones.get(model).engine
+    assert bool(arguments.deepspeed) == (engine in ("zero2", "zero3"))
+    assert bool(arguments.fsdp) == (engine == "fsdp")
+    assert (model_args.quantization_bit == 4) == (engine == "qlora")
+    # What LLaMA-Factory would not merge is merged before.
+    starts, merged = finetuning.stage != "sft", engine in ("zero3", "fsdp", "qlora")
+    own = backbones.get(model).path
+    assert (model_args.model_name_or_path != own) == (starts and merged)
+    assert finetuning.create_new_adapter == (starts and not merged)
+    assert (model_args.adapter_name_or_path is not None) == (starts and not merged)
+    per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     assert per_step * processes == 32
 
 
@@ -77,20 +99,10 @@ def test_llamafactory_trains_without_a_reference_exactly_where_the_table_expects
         assert referenced == (loss.start is not None)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_sft_has_the_papers_rate_and_epochs_and_masks_the_generators_history_alone(model):
-    for task in TASKS:
-        recipe = settings(model, task, "sft")
-        assert (recipe["learning_rate"], recipe["num_train_epochs"]) == (1e-5, 3)
-        assert recipe.get("mask_history", False) == (task == "rg")
-        assert not settings(model, task, "dpo").get("mask_history")
-
-
 @pytest.mark.parametrize(("row", "values"), TABLE_7.items())
 def test_dpo_has_the_values_of_table_7(row, values):
     recipe = settings(*row, "dpo")
-    expected = tuple(float(Fraction(value)) for value in values)
-    assert (recipe["learning_rate"], recipe["pref_beta"]) == expected
+    assert (recipe["learning_rate"], recipe["pref_beta"]) == values
     assert (recipe["num_train_epochs"], recipe["pref_loss"]) == (1, "sigmoid")
 
 
@@ -99,7 +111,21 @@ def changed(one, other):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_variant_differs_from_the_papers_training_in_what_its_name_says(model):
+def test_every_recipe_of_a_backbone_is_the_papers_but_for_what_its_name_says(model):
+    for task in TASKS:
+        sft = settings(model, task, "sft")
+        assert (sft["learning_rate"], sft["num_train_epochs"]) == (1e-5, 3)
+        # Every reply in the generator's history would be a label too.
+        assert sft.get("mask_history", False) == (task == "rg")
+        for variant in (None, *variants(task)):
+            dpo = settings(model, task, "dpo", variant)
+            assert dpo["logging_steps"] == 1 and not dpo.get("mask_history")
+            # It starts from the output of SFT.
+            if model == MERGED:
+                assert dpo["model_name_or_path"] == f"{sft['output_dir']}/merged_bfloat16"
+            else:
+                assert dpo["adapter_name_or_path"] == sft["output_dir"]
+                assert dpo["create_new_adapter"] is True
     papers = settings(model, "vanilla", "dpo")
     for mix in MIXES:
         assert changed(papers, settings(model, "vanilla", "dpo", mix)) == {"dataset", "output_dir"}
@@ -113,17 +139,6 @@ def test_a_variant_differs_from_the_papers_training_in_what_its_name_says(model)
     # One batch of preprocessing, and four mismatched replies a process.
     assert kto["per_device_train_batch_size"] == 4 and "preprocessing_num_workers" not in kto
     assert kto["preprocessing_batch_size"] == 10**6
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_dpo_starts_from_the_output_of_sft_and_logs_every_step(model):
-    for task, variant in [(t, one) for t in TASKS for one in (None, *variants(t))]:
-        dpo, sft = settings(model, task, "dpo", variant), settings(model, task, "sft")["output_dir"]
-        assert dpo["logging_steps"] == 1
-        if model == MERGED:
-            assert dpo["model_name_or_path"] == f"{sft}/merged_bfloat16"
-        else:
-            assert (dpo["adapter_name_or_path"], dpo["create_new_adapter"]) == (sft, True)
 
 
 def test_what_a_recipe_says_to_run_is_mended_where_it_has_to_be():
@@ -201,7 +216,7 @@ def test_what_cannot_be_or_be_served_or_would_hide_the_reference_is_refused_in_o
         ("", DPO | {"variant": "psnr"}, "VARIANT=psnr is none of sp's: practical, ipo"),
         ("", {"variant": "ipo"}, "VARIANT and ROUND name a DPO training"),
         ("", {"engine": "zero9"}, "unknown ENGINE 'zero9'; known: zero2, zero3, fsdp"),
-        ("", {"engine": "fsdp"}, "ENGINE=fsdp: without GPUs LLaMA-Factory 0.9.5 finds no device"),
+        ("", {"engine": "fsdp"}, "ENGINE=fsdp: LLaMA-Factory 0.9.5 needs GPUs"),
         ("my work", {"processes": 2}, "holds a blank or a comma"),
         # LLaMA-Factory starts torchrun by itself where it sees several GPUs.
         ("my work", QWEN, "holds a blank or a comma"),

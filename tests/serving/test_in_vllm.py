@@ -1,8 +1,6 @@
 """LoRA on vLLM's CPU worker: each token gets its own adapter, and one of the base gets none."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,8 @@ PROGRAM = Path(__file__).with_name("adapters_of_a_step.py")
 
 
 @pytest.mark.slow
-def test_every_token_gets_what_its_own_adapter_adds_and_one_of_the_base_is_left_as_it_was():
-    command = [str(paths.ROOT / PYTHON), str(PROGRAM)]
-    found_in = os.environ | {"PYTHONPATH": str(IN_VLLM)}
-    shown = subprocess.run(command, env=found_in, capture_output=True, text=True, check=False)
+def test_every_token_gets_what_its_own_adapter_adds_and_one_of_the_base_is_left_as_it_was(run):
+    shown = run(str(paths.ROOT / PYTHON), str(PROGRAM), PYTHONPATH=str(IN_VLLM))
     assert shown.returncode == 0, shown.stderr[-2000:]
     away = json.loads(shown.stdout.splitlines()[-1])
     assert max(max(step) for step in away["here"].values()) < 1e-5
