@@ -40,7 +40,7 @@ class Plan:
     strategy: Strategy | None
     """None where the raw answer names no strategy."""
     distribution: dict[Strategy, float] | None
-    """Probability of each strategy, over the eight; None where the server gives no such figures."""
+    """Probability of each strategy, of the list; None where the server gives no such figures."""
 
     @property
     def probability(self) -> float | None:

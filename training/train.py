@@ -25,6 +25,7 @@ import psutil
 import yaml
 from tqdm import tqdm
 
+from data_builders import leaks
 from esc import adapters, cli, files, paths, policy_server, step
 from esc.files import EscError, OptionsDiffer, Row
 from training import export
@@ -75,6 +76,7 @@ def train(training: Training, *, force: bool) -> Row | None:
         # Whatever LLaMA-Factory has been told, without a whole adapter nothing is done.
         adapters.check(output, training.work, training.model)
         facts = {"seconds": round(seconds, 1)} | learned(training, settings)
+        leaks.remember(training.work, output, training.starts_from)
         files.write_json(output / DONE, facts)
     return facts
 

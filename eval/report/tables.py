@@ -300,7 +300,7 @@ def _shares(counts: Sequence[Any]) -> list[records.Number | None]:
 
 def mining(sources: Sources, models: Sequence[str]) -> list[Row]:
     """The mined pairs of the first round: the lower half of Table 1, Figures 9 and 10."""
-    errors = [one for one in PsychError if one.value in printed.TABLE_1_PAIRS]
+    errors = [one for one in PsychError if one.feeds == "rg"]
     found, sides, rejected, notes, missing = {}, [], [], [], []
     for model in models:
         path, renew = paths.mining(model) / "stats" / "stats.json", sources.make("mine", model)
@@ -323,8 +323,9 @@ def mining(sources: Sources, models: Sequence[str]) -> list[Row]:
             cells.append(cell(reach(stats, ["table_1", name]), paper=paper, **look))
         both = cell(None, "", paper=[("total", known["total"])], **_form(name))
         pairs.append(row(name, [*cells, both]))
+    of_paper = [printed.TABLE_1_PAIRS.get(one.value) for one in errors]
     for place, column in enumerate(printed.TABLE_1_COLUMNS[1:], start=1):
-        count = [int(printed.TABLE_1_PAIRS[one.value][place]) for one in errors]
+        count = [one and int(one[place]) for one in of_paper]
         rejected.append(row(f"paper, {column}", _shares(count), **PER_CENT) | {"of_paper": True})
     return [
         table("table-1-pairs", pairs, notes, missing, [*models, "both of the paper's"]),
