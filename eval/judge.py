@@ -24,8 +24,8 @@ from pydantic import Field, ValidationError, field_validator
 from esc import adapters, cli, dialogue, files, judging, paths, prompts, step
 from esc.dialogue import JUDGED, JUDGED_BY_EMBEDDED, REPEATED
 from esc.files import EscError, Row
-from esc.judging import DRAWN, SCORED, Asking, Judge, JudgeSending, Reason, Unscored, Verdict
-from esc.llm import Asks, Constraint
+from esc.judging import DRAWN, SCORED, Asking, Judge, JudgeSending, Unscored, Verdict
+from esc.llm import Asks, Constraint, Reason
 from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, Prediction, complete_runs, read_predictions
 from esc.prompts import Message
@@ -218,7 +218,7 @@ def rating(one: Prediction, dimension: Dimension, kind: type[Score]) -> tuple[Me
 
 
 async def ask(asks: Asks, one: Rated, *, judge: Judge, kind: type[Score]) -> Score | Unscored:
-    """One score, or why there is none; CallFailed where its request has no answer."""
+    """One score, or why there is none; Failure where its request has no answer."""
     said = one.said
     if said.reply is None:
         return Unscored(said.lacking, status=judging.NOT_JUDGED)
@@ -268,7 +268,6 @@ def asking(source: Source, out: Path, how: Judging, form: str) -> Asking[Rated]:
 
     return Asking(
         folder=RunFolder(out, options, SCORES),
-        run={"judge": judge.name, "question": "scores"},
         who=judge,
         records=records,
         ask=partial(ask, judge=judge, kind=Score if form == judging.REASON else Number),

@@ -171,7 +171,6 @@ def asking(found: Matched, out: Path, how: Judging) -> Asking[Pair]:
 
     return Asking(
         folder=RunFolder(out, options, COMPARISONS),
-        run={"judge": judge.name, "question": "comparisons"},
         who=judge,
         records=lambda: found.pairs[:turns],
         ask=partial(ask, judge=judge),

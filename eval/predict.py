@@ -23,7 +23,7 @@ from esc.adapters import weights_of
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
 from esc.judging import Asking, Policies, Sending, ask_all
-from esc.llm import Asks, Failure, FailureKind, derived_seed
+from esc.llm import Asks, Failure, Reason, derived_seed
 from esc.paths import PROMPT_BASELINES, at_stage, of_suffix, tasks_of
 from esc.plan_and_speak import TEMPERATURE, TOP_P
 from esc.predictions import PREDICTIONS, gold_row
@@ -107,7 +107,6 @@ def asking(
     folder = work / paths.run(model, system, setting.stage, setting.lineage)
     return Asking(
         folder=RunFolder(folder, options, PREDICTIONS),
-        run={"model": model, "system": system, "stage": setting.trained},
         who=Policies(weights, at),
         records=lambda: turns,
         ask=ask,
@@ -134,7 +133,7 @@ def report(folder: Path, options: Row, facts: Row) -> str:
     if facts["failed"]:
         told = ", ".join(f"{count} {reason}" for reason, count in facts["reasons"].items())
         lines.append(f"incomplete  {told}; the same command asks again for what is missing")
-        if FailureKind.TOO_LONG.value in facts["reasons"]:
+        if Reason.TOO_LONG.value in facts["reasons"]:
             lines.append(
                 "too long    asking again does not help: it takes a server with a longer context "
                 "(SERVE_ARGS='--max-model-len N'), or a model that has one"

@@ -20,8 +20,8 @@ import typer
 from data_builders import build
 from esc import cli, files, judging, predictions, step
 from esc.files import EscError, Row
-from esc.judging import SCORED, Asking, Judge, JudgeSending, Reason, Unscored
-from esc.llm import Asks
+from esc.judging import SCORED, Asking, Judge, JudgeSending, Unscored
+from esc.llm import Asks, Reason
 from esc.predictions import PREDICTIONS, Named, Prediction
 from esc.psych_errors import PsychError, parse
 from esc.stats import shares
@@ -95,7 +95,7 @@ def _stored(named: Named) -> Stored:
 
 
 async def ask(asks: Asks, record: Record, *, judge: Judge) -> ErrorVerdict | Unscored:
-    """The error of one reply; CallFailed where its request has no answer."""
+    """The error of one reply; Failure where its request has no answer."""
     if isinstance(record, Stored):
         return record.said
     if record.reply is None:
@@ -135,7 +135,6 @@ def asking(path: Path, out: Path, how: JudgeSending) -> Asking[Record]:
     }
     return Asking(
         folder=RunFolder(out, options, ERRORS),
-        run={"judge": judge.name, "question": "error of a reply"},
         who=judge,
         records=lambda: records,
         ask=partial(ask, judge=judge),

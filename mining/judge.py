@@ -71,7 +71,7 @@ class Asked:
         return self.mining.again(JUDGE=self.judge.name, BLIND=blind, **variables)
 
     async def ask(self, asks: Asks, about: Sampled) -> FilterVerdict | Unscored:
-        """One verdict, or why there is none; CallFailed where its request has no answer."""
+        """One verdict, or why there is none; Failure where its request has no answer."""
         (turn, candidate), reply = about, str(about[1].response)
         if not self.blind or self.judge.is_random:
             replies = {"chosen": turn.response, "rejected": reply}
@@ -133,7 +133,6 @@ class Asked:
 
         return Asking(
             folder=RunFolder(self.folder, options, VERDICTS),
-            run={"judge": self.slug, "task": mining.task, "model": mining.model},
             who=judge,
             records=records,
             ask=self.ask,

@@ -110,7 +110,7 @@ Draw = tuple[GoldTurn, int]
 
 
 async def one_sample(asks: Asks, draw: Draw, *, mining: Mining, decode: str) -> Row:
-    """What is sampled once; CallFailed where its request has no answer."""
+    """What is sampled once; Failure where its request has no answer."""
     (turn, index), task = draw, mining.task
     chat, gold = plan_and_speak.chat_and_gold(task, turn)
     reply_tokens = backbones.get(mining.model).reply_tokens
@@ -175,7 +175,6 @@ def asking(
     }
     return Asking(
         folder=RunFolder(mining.folder, options, SAMPLES),
-        run={"model": mining.model, "sampler": model, "task": mining.task},
         who=Policies(weights, base_url),
         records=lambda: [(turn, index) for turn in turns for index in range(samples)],
         ask=partial(one_sample, mining=mining, decode=decode),

@@ -8,23 +8,24 @@ the first difference, which it shows.
 """
 
 import asyncio
+from contextlib import aclosing
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from esc import adapters, backbones, cli, dialogue, files, paths, policy_server
 from esc.files import EscError
-from esc.llm import CallFailed, Pool
+from esc.llm import Chat, Failure
 from esc.paths import EMBEDDED
 from esc.prompts import TASKS, Message
 
 ROWS = 40
 """Of each task; the longest one, and others drawn by their id."""
 
-Chat = list[Message]
+Messages = list[Message]
 
 
-def chats(work: Path, task: str, count: int = ROWS) -> dict[str, Chat]:
+def chats(work: Path, task: str, count: int = ROWS) -> dict[str, Messages]:
     """Id to chat of a task's test set: the longest, and ``count - 1`` others drawn by id."""
     found = {row["id"]: _chat(row) for row in files.read_jsonl(work / paths.sft_file(task, "test"))}
     longest = max(found, key=lambda one: sum(len(message.content) for message in found[one]))
@@ -32,7 +33,7 @@ def chats(work: Path, task: str, count: int = ROWS) -> dict[str, Chat]:
     return {one: found[one] for one in [longest, *drawn[: count - 1]]}
 
 
-def _chat(row: files.Row) -> Chat:
+def _chat(row: files.Row) -> Messages:
     """The chat that leads to a row's last answer."""
     said = [turn["value"] for turn in row.get("conversations", [])[:-1]]
     said = said or [*chain.from_iterable(row.get("history", [])), row["instruction"]]
@@ -41,7 +42,7 @@ def _chat(row: files.Row) -> Chat:
 
 
 async def compare(
-    pool: Pool, name: str, tokenizer: Any, template: Any, asked: dict[str, Chat]
+    server: Chat, name: str, tokenizer: Any, template: Any, asked: dict[str, Messages]
 ) -> int:
     """The number of ids compared; EscError shows the first difference."""
     compared = 0
@@ -50,7 +51,7 @@ async def compare(
         # The answer is encoded apart: the prompt must not depend on it.
         turns.append({"role": "assistant", "content": ""})
         trained, _ = template.encode_oneturn(tokenizer, turns, system=chat[0].content)
-        served, _ = await pool.tokens_of(name, messages=[message.wire() for message in chat])
+        served, _ = await server.tokens_of(name, messages=[message.wire() for message in chat])
         if not served:
             raise EscError("the server gives no token ids; 'make serve' starts one that does")
         if list(trained) != list(served):
@@ -77,20 +78,18 @@ async def compare(
 async def _check(url: str, model: str, work: Path) -> None:
     backbone = backbones.get(model)
     tokenizer, template = adapters.load(backbone.location, backbone.template)
-    pool = Pool([url], timeout=60, connections=1)
     print(url)
     try:
-        served = await pool.connect([])
-        for task in TASKS:
-            name = adapters.served_name(task, "sft")
-            name = name if name in served else adapters.BASE
-            asked = chats(work, task)
-            compared = await compare(pool, name, tokenizer, template, asked)
-            print(f"{task:<8} {name:<12} {len(asked)} chats, {compared:,} token ids, all equal")
-    except CallFailed as failed:
+        async with aclosing(Chat([url], timeout=60, connections=1)) as server:
+            served = await server.connect([])
+            for task in TASKS:
+                name = adapters.served_name(task, "sft")
+                name = name if name in served else adapters.BASE
+                asked = chats(work, task)
+                compared = await compare(server, name, tokenizer, template, asked)
+                print(f"{task:<8} {name:<12} {len(asked)} chats, {compared:,} token ids, all equal")
+    except Failure as failed:
         raise EscError(f"{url} gives no token ids ({failed})") from failed
-    finally:
-        await pool.close()
 
 
 @cli.command(examples="  python -m serving check-template", name="check-template")

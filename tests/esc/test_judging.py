@@ -50,18 +50,16 @@ def test_a_servers_number_in_flight_is_by_where_it_runs(model, where):
         ("vllm", "openai", "openai"),
         ("write", "", "write"),
         ("", "openai", "openai"),
-        ("read", "live", None),
-        ("", "", None),
+        ("read", "live", ""),
+        ("", "", ""),
     ],
 )
 def test_a_judges_batches_are_its_own_before_those_of_all(both, judges, engine, monkeypatch):
     monkeypatch.setenv("BATCH", both)
     monkeypatch.setenv("JUDGE_BATCH", judges)
     monkeypatch.setenv("SHARD", "7")
-    batches = given(JudgeSending).batches
-    assert (batches and (batches.engine, batches.shard)) == (engine and (engine, 7))
-    batches = given(Sending).batches
-    assert (batches.engine if batches else "") == both
+    judged = given(JudgeSending)
+    assert (judged.engine, judged.shard, given(Sending).engine) == (engine, 7, both)
 
 
 @pytest.mark.parametrize(

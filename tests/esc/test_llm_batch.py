@@ -7,8 +7,8 @@ from batches import answer_line, error_line, play, requests
 
 from esc import llm_batch
 from esc.files import EscError, Waiting
-from esc.llm import Cache, Constraint, FailureKind, Generation, Meter, Price, RunStopped, Sampling
-from esc.llm_batch import Batch, BatchChat
+from esc.llm import Cache, Constraint, Generation, Meter, Price, Reason, RunStopped, Sampling
+from esc.llm_batch import BatchChat
 from esc.prompts import Message
 
 MODEL = "smollm2-135m"
@@ -52,7 +52,7 @@ def ask(tmp_path, monkeypatch):
     def run(records, say=said, *, work=one_reply, engine="vllm", breaks=0, meter=None):
         ran = []
 
-        def played(batch, urls, shards):
+        def played(engine, model, work, urls, shards):
             for shard in shards:
                 if shard.number == breaks:
                     raise EscError("out of memory")
@@ -66,9 +66,10 @@ def ask(tmp_path, monkeypatch):
                 shard.path(llm_batch.ANSWERS).write_text("".join(filter(str.strip, lines)))
 
         monkeypatch.setattr(llm_batch, "run", played)
-        batch, counted = Batch(engine, 2, MODEL, tmp_path), meter or Meter()
-        cache = Cache(tmp_path / "calls.jsonl", {})
-        chat = BatchChat(batch, (), tmp_path / "batch", cache, {"base": "w1"}, counted)
+        counted = meter or Meter()
+        cache = Cache(tmp_path / "calls.jsonl")
+        of, shared = (engine, 2, MODEL, tmp_path), (cache, {"base": "w1"}, counted)
+        chat = BatchChat(tmp_path / "batch", (), *of, *shared)
         return chat.run(records, work), counted, ran
 
     return run
@@ -144,14 +145,14 @@ def test_an_answer_nobody_asked_for_and_a_damaged_line_are_named(ask, batch, lin
 
 
 KINDS = [
-    (error_line("k", 500, "EngineCore died"), FailureKind.SERVER_ERROR),
-    (error_line("k", 400, "maximum context length is 8192 tokens"), FailureKind.TOO_LONG),
-    (error_line("k", 400, "bad temperature"), FailureKind.REFUSED),
-    (answer_line("k", None, "length"), FailureKind.EMPTY),
+    (error_line("k", 500, "EngineCore died"), Reason.SERVER_ERROR),
+    (error_line("k", 400, "maximum context length is 8192 tokens"), Reason.TOO_LONG),
+    (error_line("k", 400, "bad temperature"), Reason.REFUSED),
+    (answer_line("k", None, "length"), Reason.EMPTY),
     ('{"custom_id": "k", "response": null, "error": {"code": "batch_expired", "message": "x"}}\n',
-     FailureKind.TIMEOUT),
-    ('{"custom_id": "k", "response": {"status_code": 200, "body": {}}}\n', FailureKind.BAD_ANSWER),
-    ('{"custom_id": "k", "error": "no such thing"}\n', FailureKind.BAD_ANSWER),
+     Reason.TIMEOUT),
+    ('{"custom_id": "k", "response": {"status_code": 200, "body": {}}}\n', Reason.BAD_ANSWER),
+    ('{"custom_id": "k", "error": "no such thing"}\n', Reason.BAD_ANSWER),
 ]  # fmt: skip
 
 
@@ -161,7 +162,7 @@ def test_a_line_without_an_answer_fails_its_record_alone_and_is_asked_again(ask,
     assert results[0] == "re: a" and results[1].kind is kind and results[1].message
     assert (meter.answered, meter.failed) == (1, 1)
     # An answer without text is paid for.
-    assert meter.spent == (10.0 if kind is FailureKind.EMPTY else 5.0)
+    assert meter.spent == (10.0 if kind is Reason.EMPTY else 5.0)
     assert ask(["a", "b"])[0] == ["re: a", "re: b"] and texts(batch)[2] == ["b"]
 
 
@@ -190,7 +191,7 @@ def test_a_failure_that_was_brought_waits_for_the_shard_that_asks_again(ask, bat
         ask(["a"], engine="write")
     (key,) = requests(batch / "0001.requests.jsonl")
     (batch / "0001.answers.jsonl").write_text(error_line(key, 500, "died"))
-    assert ask(["a"], engine="read")[0][0].kind is FailureKind.SERVER_ERROR
+    assert ask(["a"], engine="read")[0][0].kind is Reason.SERVER_ERROR
     for engine in ("write", "read"):
         with pytest.raises(Waiting):
             ask(["a"], engine=engine)

@@ -1,6 +1,5 @@
 """Predictions over HTTP, with what can go wrong: every mistake is one line, and nothing is lost."""
 
-import json
 import shutil
 
 import pytest
@@ -182,6 +181,3 @@ def test_a_dpo_training_has_its_own_folder_and_served_names(
     options = files.read_json(made / "options.json")
     found = options["STAGE"], options["VARIANT"], options["ROUND"]
     assert found == ("dpo", lineage.variant, lineage.round) and set(options["weights"]) == models
-    header, *_ = (made / "calls.jsonl").read_text().splitlines()
-    stored = {"model": MODEL, "system": system, "stage": f"dpo{lineage.suffix}"}
-    assert json.loads(header) == {"calls of": stored}

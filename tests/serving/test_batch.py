@@ -12,8 +12,8 @@ from batches import BatchService, answer_line
 
 from esc import llm_batch, paths
 from esc.files import EscError, Waiting
-from esc.llm import Cache, Constraint, FailureKind, Generation, Meter, Price, RunStopped, Sampling
-from esc.llm_batch import ANSWERS, REQUESTS, STATE, Batch, BatchChat, Shard
+from esc.llm import Cache, Constraint, Generation, Meter, Price, Reason, RunStopped, Sampling
+from esc.llm_batch import ANSWERS, REQUESTS, STATE, BatchChat, Shard
 from esc.prompts import Message
 from serving import batch
 
@@ -115,12 +115,13 @@ RECORDS = ["a", "b", "c"]
 @pytest.fixture
 def ask(service, tmp_path, monkeypatch):
     """The results of a new process's run at the service, in its own process."""
-    here = lambda _, urls, shards: batch.by_service(shards, urls[0])  # noqa: E731
+    here = lambda engine, model, work, urls, shards: batch.by_service(shards, urls[0])  # noqa: E731
     monkeypatch.setattr(llm_batch, "run", here)
 
     def run(records=RECORDS, meter=None, engine="openai", **more):
-        of, cache = Batch(engine, 2, MODEL, tmp_path), Cache(tmp_path / "calls.jsonl", {})
-        chat = BatchChat(of, [service.url], tmp_path / "batch", cache, {}, meter or Meter())
+        of = engine, 2, MODEL, tmp_path
+        shared = Cache(tmp_path / "calls.jsonl"), {}, meter or Meter()
+        chat = BatchChat(tmp_path / "batch", [service.url], *of, *shared)
 
         async def work(asks, record):
             chat = (Message("user", record),)
@@ -170,7 +171,7 @@ def test_a_failed_batch_says_why_when_the_others_have_ended_and_is_made_anew(
 def test_what_expired_fails_alone_and_only_it_is_asked_again(ask, service):
     service.ends = {"batch_0": "expired"}
     answered, late = ask(["a", "b"])
-    assert answered == "a" and late.kind is FailureKind.TIMEOUT
+    assert answered == "a" and late.kind is Reason.TIMEOUT
     assert ask(["a", "b"]) == ["a", "b"]
     again = service.files[service.batches["batch_1"]["input_file_id"]].splitlines()
     assert [json.loads(row)["body"]["messages"][-1]["content"] for row in again] == ["b"]
@@ -217,9 +218,9 @@ def test_killed_while_it_waits_the_next_run_pays_for_nothing_again(service, tmp_
     service.looks = 10**9
     code = (
         "import sys; from pathlib import Path\n"
-        "from esc.llm_batch import Batch, Shard, run\n"
-        f"batch = Batch('openai', 2, '{MODEL}', Path())\n"
-        f"run(batch, ['{service.url}'], [Shard(Path('{tmp_path}'), n) for n in (1, 2)])\n"
+        "from esc.llm_batch import Shard, run\n"
+        f"shards = [Shard(Path('{tmp_path}'), n) for n in (1, 2)]\n"
+        f"run('openai', '{MODEL}', Path(), ['{service.url}'], shards)\n"
     )
     for number in (1, 2):
         body = {"messages": [{"content": f"hello {number}"}]}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -170,7 +171,7 @@ def pretend(tmp_path):
     def leave(pid, held=(), *, ready=True, model=MODEL, later=0.0, work=tmp_path):
         begun = psutil.Process(pid).create_time() - later
         state = State(pid, begun, "http://127.0.0.1:1/v1", dict(held), "127.0.0.1:8000", ready)
-        policy_server.write_state(work / paths.server(model), state)
+        files.write_json(work / paths.server(model) / policy_server.STATE, asdict(state))
 
     return leave
 

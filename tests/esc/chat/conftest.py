@@ -1,13 +1,14 @@
 """A loopback server, and a client in a hurry."""
 
 import asyncio
+from contextlib import aclosing
 from types import SimpleNamespace
 
 import pytest
 from faulty_server import FaultyServer
 
 from esc import llm
-from esc.llm import Cache, Chat, Generation, Pool, Sampling
+from esc.llm import Cache, Chat, Generation, Meter, Sampling
 from esc.prompts import Message
 
 
@@ -56,14 +57,13 @@ def ask_all():
         urls = [urls] if isinstance(urls, str) else urls
 
         async def everything():
-            pool = Pool(urls, timeout=timeout, connections=in_flight, meter=meter)
-            chat = Chat(pool, Cache(cache, {"system": "test"}), {"m": "w1"})
-            try:
+            shared = Cache(cache), {"m": "w1"}, meter or Meter()
+            async with aclosing(
+                Chat(urls, *shared, timeout=timeout, connections=in_flight)
+            ) as chat:
                 if connect:
-                    await pool.connect(["m"])
+                    await chat.connect(["m"])
                 results = await chat.run(records, reply_to, "test")
-            finally:
-                await pool.close()
             texts = [getattr(result, "text", None) for result in results]
             return SimpleNamespace(results=results, texts=texts, meter=chat.meter)
 

@@ -6,7 +6,7 @@ import faulty_server as fs
 import pytest
 
 from esc.files import EscError
-from esc.llm import MUTE, Cache, FailureKind, Generation, Meter, Price, Rehearsal, RunStopped
+from esc.llm import MUTE, Cache, Generation, Meter, Price, Reason, Rehearsal, RunStopped
 
 PER_ANSWER_TOKEN = Price(0.0, 1e6)
 """One unit of money for each token of an answer; every call here asks for at most five."""
@@ -36,7 +36,7 @@ def test_an_answer_without_text_is_paid_for_and_asked_once(server, ask_all, faul
     meter = Meter(PER_ANSWER_TOKEN, 99.0)
     server.always = {"a": fault}
     failed, answered = ask_all(server.url, ["a", "b"], meter=meter).results
-    assert (failed.kind, failed.attempts) == (FailureKind.EMPTY, 1)
+    assert (failed.kind, failed.attempts) == (Reason.EMPTY, 1)
     assert ("its 5 tokens went into something else" in failed.message) == (fault is not fs.NO_TEXT)
     assert answered.text == "re: b" and len(server.chats()) == 2 and meter.spent == 10.0
 
@@ -80,7 +80,7 @@ def test_a_rehearsal_counts_and_sends_nothing(server, ask_all, tmp_path, make_ca
     path = tmp_path / "calls"
     ask_all(server.url, ["a" * 32], cache=path)
     sent, price = len(server.log), Price(1e4, 1e5)
-    rehearsal = Rehearsal(Cache(path, {"system": "test"}), {"m": "w1"}, Meter(price))
+    rehearsal = Rehearsal(Cache(path), {"m": "w1"}, Meter(price))
 
     async def rehearse():
         calls = [make_call(letter * 32, expected="usual") for letter in "abc"]

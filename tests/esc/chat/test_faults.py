@@ -9,7 +9,7 @@ import pytest
 
 from esc import llm
 from esc.files import EscError
-from esc.llm import Failure, FailureKind, RunStopped
+from esc.llm import Failure, Reason, RunStopped
 
 KEY = "sk-very-secret-0123456789"
 
@@ -19,12 +19,12 @@ def body(found):
 
 
 PASSING = {
-    "500": (fs.SERVER_ERROR, FailureKind.SERVER_ERROR),
-    "slow": (fs.SLOW, FailureKind.TIMEOUT),
-    "dropped": (fs.DROPPED, FailureKind.CONNECTION),
-    "no JSON": (fs.NO_JSON, FailureKind.BAD_ANSWER),
-    "another shape": (body({"choices": [{}]}), FailureKind.BAD_ANSWER),
-    "an error in a 200": (body({"error": {"message": "x", "code": 502}}), FailureKind.SERVER_ERROR),
+    "500": (fs.SERVER_ERROR, Reason.SERVER_ERROR),
+    "slow": (fs.SLOW, Reason.TIMEOUT),
+    "dropped": (fs.DROPPED, Reason.CONNECTION),
+    "no JSON": (fs.NO_JSON, Reason.BAD_ANSWER),
+    "another shape": (body({"choices": [{}]}), Reason.BAD_ANSWER),
+    "an error in a 200": (body({"error": {"message": "x", "code": 502}}), Reason.SERVER_ERROR),
 }
 
 
@@ -67,7 +67,6 @@ def test_a_server_is_asked_again_when_it_said_but_not_too_late(server, ask_all, 
 
 
 def test_a_rate_limit_uses_up_no_attempts_and_fails_by_time(server, ask_all, monkeypatch):
-    monkeypatch.setattr(llm, "SLOWEST", 100.0)
     server.script = [fs.RATE_LIMITED] * 6 + [fs.SERVER_ERROR]
     assert ask_all(server.url, ["a"]).texts == ["re: a"]
     assert len(server.chats()) == 8
@@ -75,7 +74,7 @@ def test_a_rate_limit_uses_up_no_attempts_and_fails_by_time(server, ask_all, mon
     monkeypatch.setattr(llm, "PATIENCE", 0.5)
     server.always = {"b": fs.RATE_LIMITED}
     answered, failed = ask_all(server.url, ["c", "b"]).results
-    assert answered.text == "re: c" and failed.kind is FailureKind.RATE_LIMITED
+    assert answered.text == "re: c" and failed.kind is Reason.RATE_LIMITED
     assert failed.attempts == [request.asked for request in server.chats()].count("b") > 1
 
 
@@ -84,8 +83,7 @@ def test_nothing_is_lost_to_a_limit_on_the_rate_and_the_number_in_flight_follows
     server, ask_all, monkeypatch, told
 ):
     # As many attempts as are usual would not do.
-    for name, value in {"WINDOW": 0.2, "SLOWEST": 20.0, "ATTEMPTS": 1}.items():
-        monkeypatch.setattr(llm, name, value)
+    monkeypatch.setattr(llm, "ATTEMPTS", 1)
     server.rate, server.delay = 50.0, 0.07
     server.limit = fs.refusal(429, "slow down", **told)
     records = [f"r{number}" for number in range(60)]
@@ -123,7 +121,7 @@ TOO_LONG = {
 def test_a_context_without_room_for_an_answer_is_not_asked_again(server, ask_all, context, words):
     server.context, server.always = context, {"a": fs.refusal(400, words)}
     failed, answered = ask_all(server.url, ["a", "b"]).results
-    assert failed == Failure(FailureKind.TOO_LONG, words, 1)
+    assert failed == Failure(Reason.TOO_LONG, words, 1)
     assert answered.text == "re: b" and len(server.chats()) == 2
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import socket
+from contextlib import aclosing
 
 import faulty_server as fs
 import pytest
 
 from esc import llm
 from esc.files import EscError
-from esc.llm import Generation, Pool
+from esc.llm import Chat, Generation
 from esc.prompts import Message
 
 
@@ -21,11 +22,8 @@ def dead_url():
 
 def connect(urls, models):
     async def call():
-        pool = Pool(urls, timeout=0.5, connections=4)
-        try:
-            return await pool.connect(models)
-        finally:
-            await pool.close()
+        async with aclosing(Chat(urls, timeout=0.5, connections=4)) as chat:
+            return await chat.connect(models)
 
     return asyncio.run(call())
 

@@ -6,7 +6,7 @@ import math
 import faulty_server as fs
 import pytest
 
-from esc.llm import Constraint, Failure, FailureKind, Generation, RunStopped, derived_seed
+from esc.llm import Constraint, Failure, Generation, Reason, RunStopped, derived_seed
 from esc.plan_and_speak import normalised
 from esc.prompts import Message, spoken
 
@@ -100,7 +100,7 @@ def test_a_refusal_is_final_and_told_in_the_server_s_words(server, ask_all, body
     server.script = [fs.Fault(200 if b"code" in body else 400, body)]
     (failed,) = ask_all(server.url, ["a"]).results
     message = "HTTP 400" if b"html" in body else "no more of it"
-    assert failed == Failure(FailureKind.REFUSED, message, 1)
+    assert failed == Failure(Reason.REFUSED, message, 1)
 
 
 REFUSED = {
