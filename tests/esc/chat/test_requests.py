@@ -6,18 +6,12 @@ import math
 import faulty_server as fs
 import pytest
 
-from esc.llm import Constraint, Failure, Generation, Reason, RunStopped, derived_seed
+from esc.llm import Constraint, Failure, Generation, Reason, RunStopped
 from esc.plan_and_speak import normalised
 from esc.prompts import Message, spoken
 
 CHOICE = Constraint(choice=("Question", "Others"))
 HINT = Constraint(schema='{"type": "object", "properties": {}}', hint=True)
-
-
-def test_a_seed_depends_on_record_and_sample_alone_and_is_sent(server, ask_all, make_call):
-    ask_all(server.url, [make_call("a"), make_call("a", sample=1), make_call("b")])
-    seeds = {request.body["seed"] for request in server.chats()}
-    assert seeds == {933147694, derived_seed("a", 1), derived_seed("b", 0)}
 
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<end_of_turn>", "</s>", "<EOS>"])
@@ -37,34 +31,36 @@ def said(text, **more):
     return fs.Fault(body=json.dumps(body).encode())
 
 
+THOUGHT = "<think>\nPerhaps b?\n</think>\n\nre: a"
 FORMS = {
-    "in parts": said([{"type": "thinking"}, {"type": "text", "text": "re"}, {"text": ": a"}]),
-    "without finish or usage": fs.Fault(body=b'{"choices": [{"message": {"content": "re: a"}}]}'),
-    "with usage of nothing": fs.Fault(body=fs.completion("re: a", tokens=(None, None))),
-    "with thinking beside it": said("re: a", reasoning_content="Or b?"),
-    "after a closed block": said("<think>\n\n</think>\n\nre: a"),
+    "in parts": (said([{"type": "thinking"}, {"type": "text", "text": "re"}, {"text": ": a"}]), 0),
+    "without finish or usage": (
+        fs.Fault(body=b'{"choices": [{"message": {"content": "re: a"}}]}'),
+        0,
+    ),
+    "with usage of nothing": (fs.Fault(body=fs.completion("re: a", tokens=(None, None))), 0),
+    "with thinking beside it": (said("re: a", reasoning_content="Or b?"), 0),
+    "after a closed block": (said(THOUGHT), 0),
+    "in cut thinking": (said("<think>\nOkay, b"), 1),
+    "cut": (fs.TRUNCATED, 1),
 }
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_an_answer_is_read_in_any_form(server, ask_all, form):
+@pytest.mark.parametrize(("form", "is_cut"), FORMS.values(), ids=FORMS)
+def test_an_answer_is_read_in_any_form_and_asked_once(server, ask_all, tmp_path, form, is_cut):
     server.script = [form]
-    (reply,) = ask_all(server.url, ["a"]).results
-    assert (reply.text, reply.truncated) == ("re: a", False)
-    assert len(server.chats()) == 1
-
-
-def test_what_was_thought_is_stored_and_no_answer(server, ask_all, tmp_path):
-    server.script = [said("<think>\nPerhaps b?\n</think>\n\nre: a"), said("<think>\nOkay, b")]
     for _ in range(2):
-        whole, cut = ask_all(server.url, ["a", "b"], cache=tmp_path / "calls", in_flight=1).results
-        assert (whole.text, whole.truncated) == ("re: a", False)
-        assert (cut.text, cut.truncated) == ("", True)
-    assert "Perhaps b?" in (tmp_path / "calls").read_text()
-    assert len(server.chats()) == 2
+        (reply,) = ask_all(server.url, ["a"], cache=tmp_path / "calls").results
+        assert reply.truncated == is_cut
+        assert reply.text == ("re: a" if not is_cut else "half an ans" * (form is fs.TRUNCATED))
+    assert len(server.chats()) == 1
+    # What was thought is stored, and no answer.
+    assert ("Perhaps b?" in (tmp_path / "calls").read_text()) == (
+        form is FORMS["after a closed block"][0]
+    )
 
 
-THOUGHT = {
+BLOCKS = {
     "one that the prompt opened": "They lost a job.\n</think>\n\n[Question] How long?",
     "two blocks": "<think>One.</think>\n<think>Two.</think>\n[Question] How long?",
     "a block in a block": "<think>One <think>two</think> three</think>[Question] How long?",
@@ -72,7 +68,7 @@ THOUGHT = {
 }
 
 
-@pytest.mark.parametrize("text", THOUGHT.values(), ids=THOUGHT)
+@pytest.mark.parametrize("text", BLOCKS.values(), ids=BLOCKS)
 def test_thinking_is_dropped(text):
     assert spoken(text) == ("[Question] How long?", False)
 
