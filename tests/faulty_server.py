@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 CHAT, COMPLETIONS, TOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize"
-END, USER, ASSISTANT, SYSTEM = 0, 1, 2, 3
+MARKS = END, ASSISTANT, USER, SYSTEM = "</end>", "<assistant>", "<user>", "<system>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,6 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
     cut: bool = False
-    dies: bool = False
 
 
 def refusal(status: int, message: str, **headers: str) -> Fault:
@@ -42,7 +41,6 @@ SERVER_ERROR = refusal(500, "internal")
 UNAVAILABLE = refusal(503, "overloaded")
 SLOW = Fault(delay=0.5)
 DROPPED = Fault(cut=True)
-DIES = Fault(dies=True)
 NO_JSON = Fault(body=b"<html>busy</html>")
 NO_TEXT = Fault(body=completion(None))
 TRUNCATED = Fault(body=completion("half an ans", "length"))
@@ -91,39 +89,21 @@ class FaultyServer(Loopback):
     def __init__(self, script: tuple[Fault, ...] = (), *, models: tuple[str, ...] = ("m",)) -> None:
         self.script, self.models = list(script), models
         self.always: dict[str, Fault] = {}
+        # What is said to a chat that neither the script nor ``always`` takes.
         self.answer: Callable[[Request], str | Fault] | None = None
-        """What is said to a chat that neither the script nor ``always`` takes."""
-        self.routes: dict[str, Fault] = {}
-        """Path to what is answered there instead."""
-        self.delay = 0.0
+        self.routes: dict[str, Fault] = {}  # path to what is answered there instead
+        # Chats a second, a tenth of a second's at once; more are answered with ``limit``.
         self.rate: float | None = None
-        """Chats a second, a tenth of a second's at once; more are answered with ``limit``."""
-        self.limit = RATE_LIMITED
-        self.refused = 0
+        self.limit, self.delay = RATE_LIMITED, 0.0
         self._left, self._filled = 0.0, 0.0
-        self.tokens = 10, 5
-        self.context = 4096
+        self.tokens, self.context = (10, 5), 4096
         self.log: list[Request] = []
-        self.running = self.most_running = 0
-        self.words = {"</end>": END, "<user>": USER, "<assistant>": ASSISTANT, "<system>": SYSTEM}
+        self.refused = self.running = self.most_running = 0
+        self.words = {word: n for n, word in enumerate(MARKS)}
+        # By (word before, word); the head of the answer is ``<assistant>``.
         self.logprobs: dict[tuple[str, str], float] = {}
-        """By (word before, word); the head of the answer is ``<assistant>``."""
         self.lock = threading.Lock()
-        self._open: set[Any] = set()
         super().__init__(Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def __exit__(self, *_: object) -> None:
-        """Stop listening, and break every open connection off."""
-        super().__exit__()
-        for connection in self._open:
-            try:
-                connection.shutdown(2)
-            except OSError:
-                continue
 
     def chats(self) -> list[Request]:
         """The chat completions asked for so far."""
@@ -156,7 +136,7 @@ class FaultyServer(Loopback):
                 self.refused += 1
                 return self.limit
             fault = self.always.get(request.asked) or (self.script.pop(0) if self.script else OK)
-        if fault.body is not None or fault.dies:
+        if fault.body is not None:
             return fault
         held = request.body.get("structured_outputs", {})
         choices = ["[Question] Why?"] if "regex" in held else held.get("choice")
@@ -185,10 +165,8 @@ class FaultyServer(Loopback):
     def tokenized(self, body: dict[str, Any]) -> list[int]:
         if "prompt" in body:
             return self.ids(body["prompt"])
-        tokens = []
-        for message in body["messages"]:
-            tokens += [*self.ids(f"<{message['role']}> {message['content']}"), END]
-        return [*tokens, ASSISTANT] if body.get("add_generation_prompt", True) else tokens
+        said = [f"<{one['role']}> {one['content']} {END}" for one in body["messages"]]
+        return self.ids(" ".join([*said, ASSISTANT * body.get("add_generation_prompt", True)]))
 
     def scored(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices of a completion, not in their order: of each prompt the wanted tokens."""
@@ -218,10 +196,6 @@ class Handler(BaseHTTPRequestHandler):
             server.running += 1
             server.most_running = max(server.most_running, server.running)
         fault = server.answered(self.path.partition("?")[0], request)
-        if fault.dies:
-            self.close_connection = True
-            server.__exit__()
-            return
         time.sleep(fault.delay or server.delay)
         with server.lock:
             server.running -= 1
