@@ -300,8 +300,8 @@ def _said(
     urls = policy_server.servers(sending.model, sending.work, who.urls, who.weights)
 
     async def live() -> list[Any]:
-        how = {"timeout": TIMEOUT, "connections": sending.connections}
-        async with aclosing(Chat(urls, *shared, **how)) as chat:
+        chat = Chat(urls, *shared, timeout=TIMEOUT, connections=sending.connections)
+        async with aclosing(chat):
             # A judge's endpoint need not list its models.
             await chat.connect([*who.weights] if isinstance(who, Policies) else [])
             return await chat.run(records, asking.ask, name)

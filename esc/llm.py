@@ -64,12 +64,15 @@ class Failure(Exception):
     kind: Reason
     message: str
     attempts: int = 1
-
-    used = 0, 0  # tokens of prompt and answer that are paid for all the same
-    wait = None  # seconds until it may be asked again, where a server says so
+    used: tuple[int, int] = (0, 0)  # tokens of prompt and answer that are paid for all the same
+    wait: float | None = None  # seconds until it may be asked again, where a server says so
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
+
+    def row(self) -> Payload:
+        """What stands in a record."""
+        return {"kind": self.kind, "message": self.message, "attempts": self.attempts}
 
 
 class RunStopped(EscError):
@@ -159,26 +162,22 @@ class Meter:
         return f" ({self.spent:.4f} spent by this call)" if self.price else ""
 
 
-class Cache:
+class Cache(dict[str, Payload]):
     """Stored answers by key, and the file new ones go to; without one, in memory alone."""
 
     def __init__(self, path: Path | None = None) -> None:
         """A last line that a killed writer has torn is cut off, and its answer asked for again."""
+        super().__init__()
         self._path = path
-        self._answers: dict[str, Payload] = {}
         if path is not None and path.exists():
             with path.open("rb") as stream:
                 os.truncate(path, sum(len(line) for line in stream if line.endswith(b"\n")))
             rows = (row for row in files.read_jsonl(path) if row.keys() >= {"key", "answer"})
-            self._answers.update((row["key"], row["answer"]) for row in rows)
-
-    def get(self, key: str) -> Payload | None:
-        """The stored answer, or None."""
-        return self._answers.get(key)
+            self.update((row["key"], row["answer"]) for row in rows)
 
     def put(self, key: str, audit: Payload, answer: Payload) -> None:
         """Store one answer, at once and for good."""
-        self._answers[key] = answer
+        self[key] = answer
         if self._path is not None:
             row = {"key": key} | audit | {"answer": answer}
             with self._path.open("ab") as stream:
@@ -328,9 +327,7 @@ def read_completion(answer: Any) -> Payload:
     if text is None or (not text and finish == "length"):
         thought = f", its {used[1]:,} tokens went into something else, such as thinking"
         reason = "the answer has no text" + (thought if finish == "length" else "")
-        failure = Failure(Reason.EMPTY, reason)
-        failure.used = used
-        raise failure
+        raise Failure(Reason.EMPTY, reason, used=used)
     return {"text": text, "finish": finish, "prompt_tokens": used[0], "completion_tokens": used[1]}
 
 
@@ -735,7 +732,10 @@ class Chat(Asks):
         return answer
 
     async def _post(self, path: str, body: Payload, read: Callable[[Any], Any]) -> Any:
-        """As `_Endpoint.send`, from an endpoint that works; what passes is asked again."""
+        """As `_Endpoint.send`, from an endpoint that works; what passes is asked again.
+
+        None where it has no such route.
+        """
         begin = time.monotonic()
         attempts = faults = 0
         while True:
@@ -747,6 +747,8 @@ class Chat(Asks):
                 return await endpoint.send(path, body, read)
             except Failure as failed:
                 kind, failed.attempts = failed.kind, attempts
+                if kind is Reason.NOT_OFFERED:
+                    return None
                 faults += kind is not Reason.RATE_LIMITED
                 usual = min(FIRST * 2 ** max(faults - 1, 0), USUAL)
                 wait = min(usual if failed.wait is None else failed.wait, LONGEST)
@@ -771,15 +773,6 @@ class Chat(Asks):
                 return min(free, key=lambda one: one.running)
             await self._pause(0.02)
 
-    async def _offered(self, path: str, body: Payload, read: Callable[[Any], Any]) -> Any:
-        """As `_post`; None where the server has no such route."""
-        try:
-            return await self._post(path, body, read)
-        except Failure as failed:
-            if failed.kind is Reason.NOT_OFFERED:
-                return None
-            raise
-
     async def tokens_of(self, model: str, **text: Any) -> tuple[Tokens, int]:
         """(the ids a server makes of ``messages`` or of a ``prompt``, the size of its context).
 
@@ -789,7 +782,7 @@ class Chat(Asks):
         def read(found: Any) -> tuple[Tokens, int]:
             return tuple(map(int, found["tokens"])), int(found.get("max_model_len") or 0)
 
-        return await self._offered(_TOKENIZE, {"model": model} | text, read) or ((), 0)
+        return await self._post(_TOKENIZE, {"model": model} | text, read) or ((), 0)
 
     async def paths_of(self, model: str, answers: tuple[str, ...]) -> list[Tokens]:
         """The tokens of every answer, each with the one that ends the turn; asked once.
@@ -848,7 +841,7 @@ class Chat(Asks):
                 for path in paths
             ]
 
-        scores = await self._offered(_COMPLETIONS, body, read)
+        scores = await self._post(_COMPLETIONS, body, read)
         used = {"prompt_tokens": len(prompt), "completion_tokens": 0}
         return {"logprobs": scores} | used if scores else None
 

@@ -21,10 +21,10 @@ from esc import adapters, backbones, files, llm
 from esc.files import EscError, Waiting
 from esc.llm import Asks, Failure, Generation, Payload, Reason, Record, Result, RunStopped
 
+# Requests of a shard: each costs a local engine its start, and a killed one at most one shard.
 SHARD = 5000
-"""Requests of a shard: each costs a local engine its start, and a killed one at most one shard."""
+# How a shard's files end; the last one is of a batch that a service was given.
 REQUESTS, ANSWERS, STATE = ".requests.jsonl", ".answers.jsonl", ".batch.json"
-"""How a shard's files end; the last one is of a batch that a service was given."""
 
 
 @dataclass(frozen=True, order=True)
@@ -65,8 +65,8 @@ class BatchChat(Asks):
         super().__init__(*shared)
         self._folder, self._urls, self._engine, self._size = folder, urls, engine, size
         self._model, self._work = model, work
+        # What this round has to ask, by cache key, in the records' order.
         self._pending: dict[str, Generation] = {}
-        """What this round has to ask, by cache key, in the records' order."""
         self._failures: dict[str, Failure] = {}
         self._ran: set[Shard] = set()
 
@@ -121,15 +121,17 @@ class BatchChat(Asks):
         for shard in self._shards():
             asked, answers = shard.ids & self._pending.keys(), shard.path(ANSWERS)
             failed = {key: error for key, error in failed.items() if key not in asked}
-            for row in files.read_jsonl(answers) if answers.is_file() else ():
-                if (key := row.get("custom_id")) in asked:
-                    asked -= {key}
-                    try:
-                        self._keep(key, self._pending[key], _answer_in(row))
-                        del self._pending[key]
-                    except (Failure, RunStopped) as error:
-                        if shard in self._ran or self._engine == "read":
-                            failed[key] = error
+            told = files.read_jsonl(answers) if asked and answers.is_file() else ()
+            for key, row in ((row.get("custom_id"), row) for row in told):
+                if key not in asked:
+                    continue
+                asked -= {key}
+                try:
+                    self._keep(key, self._pending[key], _answer_in(row))
+                    del self._pending[key]
+                except (Failure, RunStopped) as error:
+                    if shard in self._ran or self._engine == "read":
+                        failed[key] = error
             if asked and shard in self._ran:
                 raise EscError(
                     f"{answers} lacks {len(asked):,} of {len(shard.ids):,} answers; what is there "
@@ -195,8 +197,8 @@ class BatchChat(Asks):
             if others or urls:
                 raise EscError(
                     f"BATCH={engine} runs this WORK's own models here ({', '.join(sorted(served))})"
-                    f", not {', '.join([*others, *urls])}: without BATCH it is asked live, with "
-                    "BATCH=openai in batches at its service, and BATCH=write leaves files"
+                    f", not {', '.join([*others, *urls])}: ask live, without BATCH, with "
+                    "BATCH=openai at its service, or leave files with BATCH=write"
                 )
 
     def _write(self, keys: Sequence[str]) -> Iterable[Shard]:
@@ -234,34 +236,22 @@ def run(engine: str, model: str, work: Path, urls: Sequence[str], shards: Sequen
     command += ["--base-url", urls[0]] if engine == "openai" else []
     command += ["--requests", *(str(shard.path(REQUESTS)) for shard in shards)]
     # It ends its engine when its input ends: so also when this process is killed.
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=sys.__stderr__,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as runner:
-        assert runner.stdin is not None
+    pipe: Any = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipe, stdout=sys.__stderr__, start_new_session=True) as runner:
         assert runner.stderr is not None
-        try:
-            told = runner.stderr.read().strip().splitlines() or ["the batch was killed"]
-        finally:
-            runner.stdin.close()
+        told = runner.stderr.read().strip().splitlines() or ["the batch was killed"]
     if runner.returncode:
         raise EscError(told[-1].removeprefix("error: "))
 
 
 def _answer_in(row: files.Row) -> Payload:
     """The answer in a line, as a live request has it; raises as one that fails does."""
-    response, error = row.get("response"), row.get("error")
-    response = response if isinstance(response, dict) else {}
-    status, body = response.get("status_code"), response.get("body")
+    response, error = row.get("response") or {}, row.get("error")
+    status, body = int(response.get("status_code") or 0), response.get("body")
     if status == 200 and not error:
         return llm.read_completion(body)
-    is_refused = isinstance(status, int) and status >= 400
-    failed = llm.refused(status if is_refused else 0, error or body, "the engine")
-    if not is_refused:
+    failed = llm.refused(status, error or body, "the engine")
+    if status < 400:
         is_late = isinstance(error, dict) and error.get("code") == "batch_expired"
         failed.kind = Reason.TIMEOUT if is_late else Reason.BAD_ANSWER
     raise failed

@@ -23,13 +23,11 @@ from esc.prompts import Message
 from esc.strategies import Strategy, parse, tag
 
 NAMES = tuple(strategy.value for strategy in Strategy)
+# Room for the answer: the longest name has 8 tokens, and ESConv's longest reply is below 256; a
+# backbone's own is in the table of backbones.
 PLAN_TOKENS, REPLY_TOKENS = 24, 256
-"""Room for the answer: the longest name has 8 tokens, and ESConv's longest reply is below 256; a
-backbone's own is in the table of backbones."""
-TEMPERATURE, TOP_P = 0.7, 0.95
-"""With which the authors' code samples, in mining and for predictions."""
-TIMEOUT = 600.0
-"""Seconds for one answer, waiting behind other requests included."""
+TEMPERATURE, TOP_P = 0.7, 0.95  # with which the authors' code samples
+TIMEOUT = 600.0  # seconds for one answer, waiting behind other requests included
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +36,7 @@ class Plan:
 
     raw: str
     strategy: Strategy | None
-    distribution: dict[Strategy, float] | None
-    """Probability of each strategy, over the eight; None where the server gives no such figures."""
+    distribution: dict[Strategy, float] | None  # of the eight; None where a server gives no figures
 
     @property
     def probability(self) -> float | None:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -20,11 +21,10 @@ from esc.files import EscError
 
 PROGRAM = "vllm.entrypoints.openai.api_server"
 BATCH_PROGRAM = "vllm.entrypoints.launchers.run_batch"
+# How a word ends by which a process is known to be one of vLLM's.
 _ENGINES = (PROGRAM, BATCH_PROGRAM, "/in_ray/run_batch.py")
-"""How a word ends by which a process is known to be one of vLLM's."""
 STATE, LOG = "server.json", "server.log"
-_STEP = 5.0
-"""Seconds by which a clock that is set may move a process's start."""
+_STEP = 5.0  # seconds by which a clock that is set may move a process's start
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +32,11 @@ class State:
     """What is known of a server this kit started."""
 
     pid: int
-    begun: float
-    """The process's start in seconds since the epoch: tells it from a later one with its pid."""
-    url: str
-    """Base URL, with ``/v1``."""
-    adapters: dict[str, str]
-    """Served name to the SHA-256 of the weights it was started with."""
-    asked: str
-    """Host, port and flags it was asked for."""
-    ready: bool
-    """Whether it has been healthy; before, it loads."""
+    begun: float  # the process's start, in seconds since the epoch: a pid is used again
+    url: str  # with /v1
+    adapters: dict[str, str]  # served name to the SHA-256 of the weights it was started with
+    asked: str  # host, port and flags it was asked for
+    ready: bool  # whether it has been healthy; before, it loads
 
 
 def running(model: str, work: Path) -> State | None:
@@ -96,13 +91,9 @@ atexit.register(_own.close)
 def _own_server(model: str, work: Path) -> str:
     """One that ends with this process, however it dies: its holder stops it when its input ends."""
     command = [sys.executable, "-m", "serving", "hold", "--model", model, "--work", str(work)]
-    pipe = subprocess.PIPE
-    holder = _own.enter_context(
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
-    )
-    assert holder.stdin is not None
+    pipe: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    holder = _own.enter_context(subprocess.Popen(command, **pipe, start_new_session=True))
     assert holder.stdout is not None
-    _own.callback(holder.stdin.close)
     if not (line := holder.stdout.readline()):
         raise EscError("no server could be started (see above); 'make doctor' helps")
     return str(json.loads(line)["url"])

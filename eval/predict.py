@@ -10,7 +10,6 @@ interruption and asks nothing twice.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -85,7 +84,7 @@ def asking(
 
     def row(turn: GoldTurn, said: Row | Failure) -> Row:
         if isinstance(said, Failure):
-            said = {"status": "failed", "failure": asdict(said)}
+            said = {"status": "failed", "failure": said.row()}
         return gold_row(turn) | said
 
     def told(records: Sequence[Row]) -> Row:

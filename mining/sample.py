@@ -11,7 +11,7 @@ that the round before trained. The same command goes on after an interruption, a
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -132,7 +132,7 @@ async def one_sample(asks: Asks, draw: Draw, *, mining: Mining, decode: str) -> 
 def _row(draw: Draw, said: Row | Failure) -> Row:
     turn, index = draw
     if isinstance(said, Failure):
-        said = {"failure": asdict(said)}
+        said = {"failure": said.row()}
     row = Candidate(
         id=turn.id,
         sample=index,

@@ -28,11 +28,9 @@ from esc.policy_server import BATCH_PROGRAM
 from esc.serving_environment import PYTHON, RAY_PYTHON, RAY_READY
 from serving import server
 
-IN_RAY = Path(__file__).parent / "in_ray" / "run_batch.py"
-"""The one program that runs inside Ray's environment."""
+IN_RAY = Path(__file__).parent / "in_ray" / "run_batch.py"  # runs inside Ray's environment
 _MARK = "shard_sha256"
-POLL_SECONDS = 30.0
-"""Between two looks at the batches of a service."""
+POLL_SECONDS = 30.0  # between two looks at the batches of a service
 _ON_ITS_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 
 
@@ -78,8 +76,8 @@ def by_service(shards: Sequence[Shard], url: str) -> None:
     """
     at = Address(url)
     http = openai.DefaultHttpxClient(trust_env=not at.is_loopback)
-    asked = {"base_url": at.url, "default_query": at.query, "api_key": at.key, "max_retries": 5}
-    client = openai.OpenAI(**asked, http_client=http)
+    to: Any = {"base_url": at.url, "default_query": at.query, "api_key": at.key}
+    client = openai.OpenAI(**to, max_retries=5, http_client=http)
     try:
         # Not `batches.list`, which fails on the page of a server that is none.
         made: Any = client.get("/batches", cast_to=object, options={"params": {"limit": 100}})
