@@ -80,7 +80,7 @@ class RunStopped(EscError):
 
 
 _TOO_LONG = re.compile(
-    r"context (?:length|size|window)|maximum model length|prompt is too long", re.IGNORECASE
+    r"context (?:length|size|window)|maximum model length|prompt is too long", re.I
 )
 
 
@@ -491,7 +491,8 @@ class _Endpoint:
             with suppress(*_SHAPES):
                 return read(found)
         # The list, vLLM's own routes and the old completions are not what every server has.
-        if path != _CHAT and not (status in (408, 409, 429, 500) or status > 501):
+        is_passing = path == _MODELS or status in (408, 409, 429, 500) or status > 501
+        if path != _CHAT and (status in (200, 404) or not is_passing):
             reason = f"{url} has no {path}; a base URL usually ends in /v1"
             raise Failure(Reason.NOT_OFFERED, reason)
         failure = refused(status, found, f"{url} (its key: {self.address.key_name})")
@@ -535,13 +536,12 @@ def _seconds_told(headers: Mapping[str, str]) -> float | None:
     return None
 
 
+# What a model may refuse, to the name it knows instead; without one it is left out.
 _MAY_LACK = {"max_tokens": "max_completion_tokens", "temperature": "", "top_p": "", "seed": ""}
-"""What a model may refuse, to the name it knows instead; without one it is left out."""
+# Words of a refusal that is of a parameter, not of its value.
 _UNKNOWN = re.compile(
-    r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed",
-    re.IGNORECASE,
+    r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed", re.I
 )
-"""Words of a refusal that is of a parameter, not of its value."""
 
 
 class Chat(Asks):

@@ -1,13 +1,12 @@
-"""Prediction and comparison through batch files: the records are those of a live run."""
+"""Prediction through batch files: the records are those of a live run."""
 
 import shutil
 
-from batches import play, requests
+from batches import play
 from faulty_server import NO_ROUTE, TOKENIZE, FaultyServer
-from predicted import rows, save
 
-from esc import cli, files, paths
-from eval import pairwise, predict
+from esc import cli, paths
+from eval import predict
 
 
 def answer(body):
@@ -33,17 +32,3 @@ def test_a_system_of_several_steps_takes_as_many_rounds(sample_work, tmp_path, c
             assert play(folder / "batch", answer) == 1
             code = cli.run(predict.main, [*argv, "--batch", "read"])
     assert code == 0 and (folder / "predictions.jsonl").read_bytes() == live
-
-
-def test_both_orders_of_a_pair_are_asked(tmp_path):
-    a = save(tmp_path / "a" / "predictions.jsonl", rows()[:3])
-    b = save(tmp_path / "b" / "predictions.jsonl", rows(predicted_response="another")[:3])
-    out = tmp_path / "out"
-    argv = ["--a", str(a), "--b", str(b), "--out", str(out), "--judge", "m"]
-    for shards in (1, 2):
-        assert cli.run(pairwise.main, [*argv, "--batch", "write"]) == cli.WAITING
-        asked = [requests(path) for path in (out / "batch").glob("*.requests.jsonl")]
-        assert [len(one) for one in asked] == [3] * shards
-        play(out / "batch", lambda body: '{"Better reply": "tie", "Reason": "alike"}')
-    assert cli.run(pairwise.main, [*argv, "--batch", "read"]) == 0
-    assert len(list(files.read_jsonl(out / "comparisons.jsonl"))) == 3

@@ -55,25 +55,24 @@ def test_begun_live_or_not_it_writes_through_files_the_bytes_of_a_live_run(
     assert max(asked) == 5 and sum(asked) == len(stored) - kept
     play(folder / "batch", answer)
     code, out, _ = draw("--batch", "read")
-    assert code == 0 and f"{sum(asked)} answered, " in out
+    assert code == 0 and f"{sum(asked)} answered, {kept} from the cache" in out
     assert samples.read_bytes() == live and (folder / "run.json").is_file()
     assert len(models.chats()) == sent
 
 
-def test_every_task_leaves_its_shards_and_what_has_its_answers_is_finished(draw, bench):
-    both = {"task": ("rg", "vanilla")}
-    options = ("--decode", "free")
-    code, _, err = draw("--batch", "write", *options, **both)
-    folders = [bench.mining(task).folder for task in both["task"]]
+def test_every_task_leaves_its_shards_and_what_has_its_answers_is_finished(
+    draw, bench, models, error_line
+):
+    options, tasks = ("--decode", "free"), ("rg", "vanilla")
+    code, _, err = draw("--batch", "write", *options, task=tasks)
+    folders = [bench.mining(task).folder for task in tasks]
     assert code == cli.WAITING and all(f"wait in {one / 'batch'}" in err for one in folders)
     play(folders[1] / "batch", answer)
-    code, _, err = draw("--batch", "read", *options, **both)
+    code, _, err = draw("--batch", "read", *options, task=tasks)
     assert code == cli.WAITING and str(folders[0]) in err and str(folders[1]) not in err
     assert [(one / "run.json").is_file() for one in folders] == [False, True]
-
-
-def test_an_engine_of_this_work_runs_nothing_of_others(draw, models, error_line):
-    code, _, err = draw("--batch", "vllm")
+    # An engine of this work runs nothing of others.
+    code, _, err = draw("--batch", "vllm", *options)
     reason = f"BATCH=vllm runs this WORK's own models here (base), not rg-sft, {models.url}"
     assert code == 2 and reason in error_line(err)
 
