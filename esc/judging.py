@@ -313,19 +313,13 @@ def _tell_lost(
     lost: Sequence[Failure], who: Policies | Judge, asked: Mapping[str, int], sending: Sending
 ) -> None:
     """Tell why answers are missing; raise where all are, for what is no single record's fault."""
-    kinds, why = Counter(one.kind for one in lost), lost[0].message
-    first = {one.kind: one.message for one in reversed(lost)}
-    if not (asked["answered"] or asked["cached"]):
-        if kinds.keys() == {Reason.EMPTY}:
-            raise RunStopped(
-                f"every answer is empty{sending.meter.told()}: {why}; nothing is written: switch "
-                "the model's thinking off where it is served, or take another one"
-            )
-        if kinds.keys() == {Reason.REFUSED} and isinstance(who, Judge):
-            raise EscError(
-                f"{who.name} refuses every question ({why}); nothing is written: take another "
-                "judge (JUDGE, JUDGE_BASE_URL)"
-            )
+    kinds, first = Counter(one.kind for one in lost), {one.kind: one.message for one in lost[::-1]}
+    final = {Reason.EMPTY, Reason.REFUSED} if isinstance(who, Judge) else {Reason.EMPTY}
+    if not (asked["answered"] or asked["cached"]) and kinds.keys() <= final:
+        raise RunStopped(
+            f"no question was answered{sending.meter.told()}: {lost[0].message}; nothing is "
+            "written: take another model (JUDGE, JUDGE_BASE_URL), or switch its thinking off"
+        )
     told = ", ".join(f"{count} {kind} ({first[kind]})" for kind, count in kinds.most_common())
     print(f"no answer   {visible(told)}", file=sys.stderr)
     if sending.engine == "read":

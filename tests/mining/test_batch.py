@@ -4,10 +4,9 @@ import shutil
 
 import pytest
 from batches import play, requests
-from faulty_server import FaultyServer, Request
+from faulty_server import FaultyServer
 
 from esc import cli
-from esc.psych_errors import PsychError
 from mining import sample
 
 
@@ -75,19 +74,3 @@ def test_every_task_leaves_its_shards_and_what_has_its_answers_is_finished(
     code, _, err = draw("--batch", "vllm", *options)
     reason = f"BATCH=vllm runs this WORK's own models here (base), not rg-sft, {models.url}"
     assert code == 2 and reason in error_line(err)
-
-
-def test_judged_through_files_it_writes_the_bytes_of_a_live_run(bench, planted, server, error_line):
-    replies = [f"reply {number}" for number in range(3)]
-    bench.sample("rg", lambda turn, index: f"{replies[index]} {turn.id}", 3, limit=2)
-    planted.plan = {f"{replies[0]} {t.id}": PsychError.LACK_OF_EMPATHY for t in bench.turns(2)}
-    assert bench.judge("rg", url=server.url)[0] == 0
-    live = bench.judged("rg") / "verdicts.jsonl"
-    verdicts = live.read_bytes()
-    shutil.rmtree(bench.judged("rg"))
-    code, _, err = bench.judge("rg", "--batch", "openai")
-    assert code == 2 and "OPENAI_API_KEY is not set" in error_line(err)
-    # No key: nobody hosted is asked.
-    assert bench.judge("rg", "--batch", "write")[0] == cli.WAITING
-    play(bench.judged("rg") / "batch", lambda body: planted(Request("", body, {})))
-    assert bench.judge("rg", "--batch", "read")[0] == 0 and live.read_bytes() == verdicts

@@ -161,7 +161,7 @@ def test_failed_requests_are_counted_and_only_they_are_asked_again(
     ("answer", "told"),
     [
         (refusal(400, "response_format is not supported"), "response_format is not supported"),
-        (Fault(body=completion(None, "length")), "every answer is empty (90.0000 spent"),
+        (Fault(body=completion(None, "length")), "no question was answered (90.0000 spent"),
     ],
 )
 def test_a_judge_that_answers_nothing_leaves_no_verdicts(

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,6 @@ from dataclasses import replace
 import faulty_server as fs
 import pytest
 
-from esc.files import EscError
 from esc.llm import (
     MUTE,
     Cache,
@@ -30,18 +28,14 @@ from esc.prompts import Message
 
 COUNT, IN_FLIGHT = 40, 4
 FORTY = f"""
-import asyncio, signal, sys
+import asyncio, sys
 from pathlib import Path
 from esc.llm import Cache, Chat, Generation, Sampling
 from esc.prompts import Message
-# A shell's background job inherits that it ignores Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 async def work(asks, record):
     return await asks.ask(Generation(record, "reply", "m", (Message("user", record),), Sampling(5)))
-async def main(url, path):
-    chat = Chat([url], Cache(Path(path)), timeout=5.0, connections={IN_FLIGHT})
-    await chat.run([f"r{{n:02}}" for n in range({COUNT})], work, "forty")
-asyncio.run(main(*sys.argv[1:]))
+chat = Chat([sys.argv[1]], Cache(Path(sys.argv[2])), timeout=5.0, connections={IN_FLIGHT})
+asyncio.run(chat.run([f"r{{n:02}}" for n in range({COUNT})], work, "forty"))
 """
 PER_ANSWER_TOKEN = Price(0.0, 1e6)
 """One unit of money for each token of an answer; every call here asks for at most five."""
@@ -113,26 +107,22 @@ def test_each_thing_that_decides_an_answer_is_in_its_key(make_call):
     assert len({derived_seed("a", 0), derived_seed("a", 1), derived_seed("b", 0)}) == 3
 
 
-@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
-def test_a_stopped_run_goes_on_where_it_was(server, path, with_signal):
+def test_a_killed_run_goes_on_where_it_was(server, path):
     server.delay = 0.03
     command = [sys.executable, "-c", FORTY, server.url, str(path)]
     how = {"cwd": ROOT, "env": {"PYTHONPATH": str(ROOT)}}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, **how) as process:
-        until = time.monotonic() + 90
         while len(server.chats()) < COUNT // 2:
-            assert process.poll() is None and time.monotonic() < until
+            assert process.poll() is None
             time.sleep(0.002)
-        process.send_signal(with_signal)
+        process.kill()
     before = [row["record"] for row in rows(path)]
-    assert process.returncode and COUNT // 2 - IN_FLIGHT <= len(before) < COUNT
+    assert COUNT // 2 - IN_FLIGHT <= len(before) < COUNT
     sent = len(server.chats())
-
     subprocess.run(command, check=True, **how)
-    after = {row["record"]: row["answer"]["text"] for row in rows(path)}
-    assert after == {f"r{n:02}": f"re: r{n:02}" for n in range(COUNT)}
     assert [row["record"] for row in rows(path)][: len(before)] == before
-    assert len(rows(path)) == COUNT and len(server.chats()) <= COUNT + IN_FLIGHT
+    assert sorted(row["record"] for row in rows(path)) == [f"r{n:02}" for n in range(COUNT)]
+    assert len(server.chats()) <= COUNT + IN_FLIGHT
     assert not {request.asked for request in server.chats()[sent:]} & {*before}
 
 
@@ -182,13 +172,6 @@ def test_a_run_in_which_every_answer_ends_without_a_word_stops(server, ask_all, 
     # One that has said something may be silent often.
     server.script = [fs.OK] + [fault] * 39
     assert len(ask_all(server.url, many, in_flight=1).results) == 40
-
-
-def test_a_price_is_per_million_tokens():
-    assert Price.parse("0.40/1.60").of(1_000_000, 500_000) == pytest.approx(1.2)
-    for text in ("0.4", "0.4/1.6/2", "a/b"):
-        with pytest.raises(EscError, match="PROMPT/COMPLETION"):
-            Price.parse(text)
 
 
 def test_a_rehearsal_counts_and_sends_nothing(server, ask_all, path, make_call):
