@@ -255,7 +255,7 @@ def _ask(name: str, asking: Asking[Any], sending: Sending) -> int:
             summary.unlink(missing_ok=True)
         cache, records = Cache(folder.path / CALLS), asking.records()
         rehearsal = Rehearsal(cache, who.weights, Meter(sending.price))
-        said = asyncio.run(rehearsal.one_by_one(records, asking.ask))
+        said = asyncio.run(rehearsal.run(records, asking.ask))
         if sending.dry_run:
             print(f"{name}: {rehearsal}")
             return 0
@@ -296,7 +296,7 @@ def _said(
     if sending.engine:
         urls, folder = policy_server.split_urls(who.urls or ""), asking.folder.path / "batch"
         of = sending.engine, sending.shard, sending.model, sending.work
-        return BatchChat(folder, urls, *of, *shared).run(records, asking.ask)
+        return BatchChat(folder, urls, *of, *shared).rounds(records, asking.ask)
     urls = policy_server.servers(sending.model, sending.work, who.urls, who.weights)
 
     async def live() -> list[Any]:

@@ -12,7 +12,7 @@ import sys
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from email.utils import parsedate_to_datetime
@@ -344,6 +344,9 @@ class Asks:
     cache: Cache = field(default_factory=Cache)
     weights: Mapping[str, str] = field(default_factory=dict)
     meter: Meter = field(default_factory=Meter)
+    _connections = 1  # records at a time
+    # Why nothing more is sent; what is on its way is answered and kept.
+    _stopped: EscError | OSError | None = field(default=None, init=False)
     _asking: weakref.WeakValueDictionary[str, asyncio.Lock] = field(
         default_factory=weakref.WeakValueDictionary, init=False
     )
@@ -367,16 +370,42 @@ class Asks:
         """The answer to what is not stored; None where nobody can be asked that."""
         raise NotImplementedError
 
-    async def one_by_one(
-        self, records: Iterable[Record], work: Callable[["Asks", Record], Awaitable[Result]]
+    async def run(
+        self,
+        records: Sequence[Record],
+        work: Callable[["Asks", Record], Awaitable[Result]],
+        what: str = "",
     ) -> list[Result | Failure]:
-        """The result of ``work`` for every record, or its final failure."""
-        results: list[Result | Failure] = []
-        for record in records:
-            try:
-                results.append(await work(self, record))
-            except Failure as failed:
-                results.append(failed)
+        """The result of ``work`` for every record, in order, or its final failure.
+
+        Raises RunStopped, or another EscError of ``work``, after the requests already sent have
+        been answered and kept. ``what`` is the title of a bar on stderr.
+        """
+        results: list[Any] = [None] * len(records)
+        left, every = iter(enumerate(records)), 0.5 if sys.stderr.isatty() else 15.0
+        bar = tqdm(total=len(records), desc=what, unit="turn", mininterval=every, disable=not what)
+
+        async def one_by_one() -> None:
+            for place, record in left:
+                try:
+                    results[place] = await work(self, record)
+                except Failure as failed:
+                    results[place] = failed
+                except (EscError, OSError) as stopped:
+                    # RunStopped, or what every record meets, such as a full disk.
+                    self._stopped = self._stopped or stopped
+                if self._stopped:
+                    return
+                counts = f"{self.meter.failed} failed, {self.meter.retries} retries"
+                bar.set_postfix_str(counts + self.meter.told(), refresh=False)
+                bar.update()
+
+        with bar:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._connections):
+                    group.create_task(one_by_one())
+        if self._stopped:
+            raise self._stopped
         return results
 
     def _keep(self, key: str, call: Generation, answer: Payload) -> None:
@@ -557,8 +586,6 @@ class Chat(Asks):
         super().__init__(*shared)
         self._endpoints = [_Endpoint(url, timeout, connections) for url in dict.fromkeys(urls)]
         self._connections = connections
-        # Why nothing more is sent; what is on its way is answered and kept.
-        self._stopped: EscError | OSError | None = None
         # How often each model had nothing to say; minus infinity once it has said something.
         self._silent: defaultdict[str, float] = defaultdict(float)
         # By model, what it refuses to be sent, to the name it knows instead, or nothing.
@@ -601,45 +628,6 @@ class Chat(Asks):
             )
         return served
 
-    async def run(
-        self,
-        records: Sequence[Record],
-        work: Callable[[Asks, Record], Awaitable[Result]],
-        what: str,
-    ) -> list[Result | Failure]:
-        """The result of ``work`` for every record, in order, or its final failure.
-
-        Raises RunStopped, or another EscError of ``work``, after the requests already sent have
-        been answered and kept.
-        """
-        results: list[Any] = [None] * len(records)
-        left = iter(enumerate(records))
-        every = 0.5 if sys.stderr.isatty() else 15.0
-        bar = tqdm(total=len(records), desc=what, unit="turn", mininterval=every, smoothing=0.05)
-
-        async def one_by_one() -> None:
-            for place, record in left:
-                try:
-                    results[place] = await work(self, record)
-                except Failure as failed:
-                    results[place] = failed
-                except (EscError, OSError) as stopped:
-                    # RunStopped, or what every record meets, such as a full disk.
-                    self._stopped = self._stopped or stopped
-                if self._stopped:
-                    return
-                counts = f"{self.meter.failed} failed, {self.meter.retries} retries"
-                bar.set_postfix_str(counts + self.meter.told(), refresh=False)
-                bar.update()
-
-        with bar:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self._connections):
-                    group.create_task(one_by_one())
-        if self._stopped:
-            raise self._stopped
-        return results
-
     async def _pause(self, seconds: float) -> None:
         """Wait; raises what the run is stopped by, now or meanwhile."""
         until = time.monotonic() + seconds
@@ -672,15 +660,13 @@ class Chat(Asks):
         if answer:
             self._keep(key, call, answer)
             reply = call.read(answer)
-            if reply.text:
-                self._silent[call.model] = -math.inf
-            elif reply.truncated:
-                self._note_silence(call.model, "cut while the model thought")
+            is_cut = reply.truncated and not reply.text
+            self._note_silence(call.model, "cut while the model thought" if is_cut else "")
         return answer
 
     def _note_silence(self, model: str, why: str) -> None:
         """Raise RunStopped where all that a model was asked ended without a word of it."""
-        self._silent[model] += 1
+        self._silent[model] = self._silent[model] + 1 if why else -math.inf
         if self._silent[model] >= MUTE:
             raise RunStopped(
                 f"the first {MUTE} requests to {model} brought no answer ({why}), nor would the "

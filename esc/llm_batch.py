@@ -79,7 +79,7 @@ class BatchChat(Asks):
         self._pending.setdefault(key, call)
         raise _Pending
 
-    def run(
+    def rounds(
         self, records: Sequence[Record], work: Callable[[Asks, Record], Awaitable[Result]]
     ) -> list[Result | Failure]:
         """The result of ``work`` for every record, in order, or its final failure.
@@ -94,13 +94,13 @@ class BatchChat(Asks):
             except _Pending:
                 return None
 
-        results = asyncio.run(self.one_by_one(records, unless_pending))
+        results = asyncio.run(self.run(records, unless_pending))
         cached = self.meter.cached
         while self._pending:
             if not self._take():
                 self._have_run()
             self._pending.clear()
-            results = asyncio.run(self.one_by_one(records, unless_pending))
+            results = asyncio.run(self.run(records, unless_pending))
         # Later rounds meet their own answers.
         self.meter.cached = cached
         return results

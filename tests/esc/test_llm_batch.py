@@ -65,7 +65,7 @@ def ask(tmp_path, monkeypatch):
         monkeypatch.setattr(llm_batch, "run", played)
         shared = Cache(tmp_path / "calls.jsonl"), {"base": "w1"}, Meter(price)
         chat = BatchChat(tmp_path / "batch", (), engine, 2, MODEL, tmp_path, *shared)
-        return chat.run(records, work), chat.meter, ran
+        return chat.rounds(records, work), chat.meter, ran
 
     return run
 

@@ -124,7 +124,7 @@ def ask(service, tmp_path, monkeypatch):
 
         shared = Cache(tmp_path / "calls.jsonl"), {}, meter or Meter()
         of = tmp_path / "batch", [service.url], engine, 2, MODEL, tmp_path
-        return BatchChat(*of, *shared).run(records, work)
+        return BatchChat(*of, *shared).rounds(records, work)
 
     monkeypatch.setattr(llm_batch, "run", at_service)
     return run

@@ -179,7 +179,7 @@ def test_a_rehearsal_counts_and_sends_nothing(server, ask_all, path, make_call):
     rehearsal = Rehearsal(Cache(path), {"m": "w1"}, Meter(Price(1e4, 1e5)))
     calls = [make_call(letter * 32, expected="usual") for letter in "abc"]
     calls.append(Generation("a", "distribution", "m", (), answers=("x", "y")))
-    *said, scored = asyncio.run(rehearsal.one_by_one(calls, lambda asks, call: asks.ask(call)))
+    *said, scored = asyncio.run(rehearsal.run(calls, lambda asks, call: asks.ask(call)))
     assert [reply.text for reply in said] == ["re: " + "a" * 32, "usual", "usual"]
     assert scored.scores is None and len(server.log) == 1
     # "Be kind." and 32 characters make 10 tokens of four characters; five more at most come back.
