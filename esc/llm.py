@@ -700,9 +700,8 @@ class Chat(Asks):
                 if failed.kind is Reason.REFUSED and lacks:
                     other |= {name: _MAY_LACK.get(name, "") for name in lacks}
                 elif failed.kind is Reason.REFUSED and held and not held.hint:
-                    raise RunStopped(
-                        f"the server refuses the constraint ({why}); {_FREE}"
-                    ) from None
+                    told = f"the server refuses the constraint ({why}); {_FREE}"
+                    raise RunStopped(told) from None
                 elif failed.kind is Reason.TOO_LONG and is_whole:
                     tokens, context = await self.tokens_of(model, messages=call.wire)
                     body["max_tokens"], is_whole = context - len(tokens), False
@@ -722,8 +721,7 @@ class Chat(Asks):
 
         None where it has no such route.
         """
-        begin = time.monotonic()
-        attempts = faults = 0
+        begin, attempts, faults = time.monotonic(), 0, 0
         while True:
             endpoint = await self._next_endpoint()
             endpoint.running += 1
@@ -735,15 +733,16 @@ class Chat(Asks):
                 kind, failed.attempts = failed.kind, attempts
                 if kind is Reason.NOT_OFFERED:
                     return None
-                faults += kind is not Reason.RATE_LIMITED
-                usual = min(FIRST * 2 ** max(faults - 1, 0), USUAL)
-                wait = min(usual if failed.wait is None else failed.wait, LONGEST)
-                heard = max(begin, *(one.heard for one in self._endpoints))
-                is_passing = kind in _PASSING and faults < ATTEMPTS
                 if kind is Reason.RATE_LIMITED:
+                    heard = max(begin, *(one.heard for one in self._endpoints))
                     is_passing = time.monotonic() - heard < PATIENCE
+                else:
+                    faults += 1
+                    is_passing = kind in _PASSING and faults < ATTEMPTS
                 if self._stopped or not is_passing:
                     raise
+                usual = min(FIRST * 2 ** max(faults - 1, 0), USUAL)
+                wait = min(usual if failed.wait is None else failed.wait, LONGEST)
             finally:
                 endpoint.running -= 1
                 endpoint.note(kind, wait)
@@ -773,8 +772,7 @@ class Chat(Asks):
     async def paths_of(self, model: str, answers: tuple[str, ...]) -> list[Tokens]:
         """The tokens of every answer, each with the one that ends the turn; asked once.
 
-        None of them where the server tells no tokens, or its chat template does not continue a
-        prompt.
+        None where the server tells no tokens, or its chat template does not continue a prompt.
         """
         async with self._learning:
             if (model, answers) not in self._paths:
@@ -782,10 +780,8 @@ class Chat(Asks):
                 head, _ = await self.tokens_of(model, messages=[asked])
                 paths = []
                 for answer in answers if head else ():
-                    chat = [asked, Message("assistant", answer).wire()]
-                    whole, _ = await self.tokens_of(
-                        model, messages=chat, add_generation_prompt=False
-                    )
+                    chat = {"messages": [asked, Message("assistant", answer).wire()]}
+                    whole, _ = await self.tokens_of(model, **chat, add_generation_prompt=False)
                     alone, _ = await self.tokens_of(model, prompt=answer, add_special_tokens=False)
                     path = whole[len(head) : len(head) + len(alone) + 1]
                     if whole[: len(head)] == head and len(path) == len(alone) + 1:
@@ -797,12 +793,11 @@ class Chat(Asks):
         """The log-probability of each answer; None without ``/tokenize`` or ``logprob_token_ids``.
 
         The answers' tokens form a tree of prefixes. One request holds a prompt for every inner
-        node, with one token to generate, and asks for the log-probabilities of the tokens that go
-        on from there; a score is the sum along an answer's path, the end of the turn included. The
-        prompts share their beginning: with a prefix cache little more than the tree is computed.
+        node, and asks for the log-probabilities of the tokens that go on from there; a score is
+        the sum along an answer's path, the end of the turn included. With a prefix cache little
+        more than the tree is computed.
         """
-        paths = await self.paths_of(call.model, call.answers)
-        if not paths:
+        if not (paths := await self.paths_of(call.model, call.answers)):
             return None
         prompt, _ = await self.tokens_of(call.model, messages=call.wire)
         nodes = sorted({path[:depth] for path in paths for depth in range(len(path))})
@@ -817,11 +812,8 @@ class Chat(Asks):
         }
 
         def read(found: Any) -> list[float]:
-            choices = sorted(found["choices"], key=lambda choice: int(choice["index"]))
-            after = {
-                node: choice["logprobs"]["top_logprobs"][0]
-                for node, choice in zip(nodes, choices, strict=True)
-            }
+            told = {it["index"]: it["logprobs"]["top_logprobs"][0] for it in found["choices"]}
+            after = {node: told[index] for index, node in enumerate(nodes)}
             return [
                 sum(after[path[:depth]][f"token_id:{token}"] for depth, token in enumerate(path))
                 for path in paths
