@@ -3,11 +3,10 @@
 import json
 import re
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from faulty_server import Loopback, completion
+from faulty_server import Fault, Loopback, Request, completion, told
 
 Body = dict[str, Any]
 
@@ -49,24 +48,34 @@ class BatchService(Loopback):
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
-        self.headers: list[tuple[str, str]] = []  # authorization and query of every request
         self.ends: dict[str, str] = {}  # batch to how it ends, where it does not complete
         self.looks = 2
-        self.refuse: dict[str, tuple[int, str]] = {}  # begin of ``METHOD path`` to what is told
+        self.refuse: dict[str, Fault] = {}  # begin of ``METHOD path`` to what is told
         self.drop = ""  # begin of a request whose answer is lost, once
-        super().__init__(_Handler)
+        super().__init__()
 
-    def answer(self, asked: str, body: bytes) -> Any:
+    def answered(self, path: str, request: Request) -> Fault:
+        asked = f"{request.method} {path}"
+        for begin, fault in self.refuse.items():
+            if asked.startswith(begin):
+                return fault
+        found, is_lost = self.found(asked, request), bool(self.drop) and asked.startswith(self.drop)
+        self.drop = "" if is_lost else self.drop
+        return (
+            Fault(body=found, cut=is_lost) if isinstance(found, bytes) else told(found, cut=is_lost)
+        )
+
+    def found(self, asked: str, request: Request) -> Any:
         path = asked.partition(" /v1/")[2]
         name = path.partition("/")[2]
         if asked == "POST /v1/files":
             identity = f"file-{len(self.files)}"
             # The part of the form that holds lines.
-            self.files[identity] = b"\n".join(re.findall(rb"^\{.*\}$", body, re.M)) + b"\n"
+            self.files[identity] = b"\n".join(re.findall(rb"^\{.*\}$", request.raw, re.M)) + b"\n"
             return {"id": identity, "object": "file"}
         if asked == "POST /v1/batches":
             made = {"id": f"batch_{len(self.batches)}", "status": "validating", "looks": 0}
-            self.batches[str(made["id"])] = json.loads(body) | made
+            self.batches[str(made["id"])] = request.body | made
             return made
         if path == "batches":
             return {"object": "list", "data": list(self.batches.values()), "has_more": False}
@@ -83,10 +92,10 @@ class BatchService(Loopback):
             return batch | {"errors": {"data": [{"message": "token limit of the organisation"}]}}
         rows = list(map(json.loads, self.files[batch["input_file_id"]].splitlines()))
         late = [rows.pop()] if ends == "expired" else []
-        told = [answer_line(r["custom_id"], r["body"]["messages"][-1]["content"]) for r in rows]
+        said = [answer_line(r["custom_id"], r["body"]["messages"][-1]["content"]) for r in rows]
         lost = {"response": None, "error": {"code": "batch_expired", "message": "late"}}
         for kind, lines in (
-            ("output", told),
+            ("output", said),
             ("error", [json.dumps({"custom_id": row["custom_id"]} | lost) for row in late]),
         ):
             if lines:
@@ -95,32 +104,3 @@ class BatchService(Loopback):
                 batch[f"{kind}_file_id"] = identity
                 self.files[identity] = "".join(lines).rstrip().encode()
         return batch
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: BatchService
-
-    def log_message(self, *_: object) -> None:
-        """Nothing on stderr."""
-
-    def do_GET(self) -> None:
-        service, (path, _, query) = self.server, self.path.partition("?")
-        asked = f"{self.command} {path}"
-        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-        service.headers.append((self.headers.get("Authorization", ""), query))
-        refused = [told for begin, told in service.refuse.items() if asked.startswith(begin)]
-        status, told = refused[0] if refused else (200, service.answer(asked, body))
-        if service.drop and asked.startswith(service.drop):
-            service.drop = ""
-            self.connection.shutdown(2)
-            return
-        is_page = told == "<html>"
-        told = {"error": {"message": told}} if refused and not is_page else told
-        sent = told if isinstance(told, bytes) else json.dumps(told).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/html" if is_page else "application/json")
-        self.send_header("Content-Length", str(len(sent)))
-        self.end_headers()
-        self.wfile.write(sent)
-
-    do_POST = do_GET  # noqa: N815

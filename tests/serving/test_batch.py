@@ -9,6 +9,7 @@ import time
 
 import pytest
 from batches import BatchService, answer_line
+from faulty_server import Fault, refusal
 
 from esc import llm_batch, paths
 from esc.files import EscError, Waiting
@@ -140,7 +141,7 @@ def test_every_shard_becomes_a_batch_whose_answers_are_stored(ask, service, tmp_
     sent = service.files["file-0"]
     assert sent == Shard(tmp_path / "batch", 1).path(REQUESTS).read_bytes()
     assert json.loads(sent.splitlines()[0])["body"]["response_format"]["type"] == "json_schema"
-    assert all(query.startswith("api-version=2024-10-21") for _, query in service.headers)
+    assert all("?api-version=2024-10-21" in request.path for request in service.log)
     with pytest.raises(RunStopped, match=r"does not know the constraint"):
         ask(constraint=Constraint(choice=("yes", "no")))
 
@@ -178,15 +179,15 @@ def test_who_is_no_service_or_refuses_is_told_in_one_line_without_the_key(
 ):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("VLLM_API_KEY", "own-key")
-    service.refuse = {"GET": (200, "<html>")}
+    service.refuse = {"GET": Fault(body=b"<html>")}
     with pytest.raises(EscError, match="answers no JSON; a base URL mostly ends in /v1"):
         ask()
-    service.refuse = {"POST /v1/batches": (400, "billing limit of own-key")}
+    service.refuse = {"POST /v1/batches": refusal(400, "billing limit of own-key")}
     with pytest.raises(EscError, match=r"400 .*billing limit.*the same command goes on") as told:
         ask()
     assert "own-key" not in str(told.value)
     # A key for https does not go to plain http.
-    assert {key for key, _ in service.headers} == {"Bearer own-key"}
+    assert {request.headers["authorization"] for request in service.log} == {"Bearer own-key"}
     service.refuse = {}
     assert ask() == RECORDS and len(service.batches) == 2
 
@@ -201,7 +202,7 @@ def test_nothing_is_sent_that_could_pass_the_limit_and_what_was_sent_is_taken_in
     with pytest.raises(RunStopped, match=r"the 3 new requests could pass MAX_COST=0.001"):
         ask(meter=limited())
     assert not service.files and not service.batches
-    service.refuse = {"GET /v1/batches/": (400, "maintenance")}
+    service.refuse = {"GET /v1/batches/": refusal(400, "maintenance")}
     with pytest.raises(EscError):
         ask()
     service.refuse = {}

@@ -1,7 +1,6 @@
 """What goes wrong between a question and its answer: nothing is lost that could be had."""
 
 import asyncio
-import json
 import socket
 import time
 from contextlib import aclosing
@@ -18,17 +17,13 @@ from esc.prompts import Message
 KEY = "sk-very-secret-0123456789"
 
 
-def body(found):
-    return fs.Fault(body=json.dumps(found).encode())
-
-
 PASSING = {
     "500": (fs.SERVER_ERROR, Reason.SERVER_ERROR),
     "slow": (fs.SLOW, Reason.TIMEOUT),
     "dropped": (fs.DROPPED, Reason.CONNECTION),
     "no JSON": (fs.NO_JSON, Reason.BAD_ANSWER),
-    "another shape": (body({"choices": [{}]}), Reason.BAD_ANSWER),
-    "an error in a 200": (body({"error": {"message": "x", "code": 502}}), Reason.SERVER_ERROR),
+    "another shape": (fs.told({"choices": [{}]}), Reason.BAD_ANSWER),
+    "an error in a 200": (fs.told({"error": {"message": "x", "code": 502}}), Reason.SERVER_ERROR),
 }
 
 
