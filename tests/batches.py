@@ -59,11 +59,11 @@ class BatchService(Loopback):
         for begin, fault in self.refuse.items():
             if asked.startswith(begin):
                 return fault
-        found, is_lost = self.found(asked, request), bool(self.drop) and asked.startswith(self.drop)
-        self.drop = "" if is_lost else self.drop
-        return (
-            Fault(body=found, cut=is_lost) if isinstance(found, bytes) else told(found, cut=is_lost)
-        )
+        found = self.found(asked, request)
+        if self.drop and asked.startswith(self.drop):
+            self.drop = ""
+            return told(found, cut=True)
+        return Fault(body=found) if isinstance(found, bytes) else told(found)
 
     def found(self, asked: str, request: Request) -> Any:
         path = asked.partition(" /v1/")[2]

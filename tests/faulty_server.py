@@ -212,9 +212,10 @@ class FaultyServer(Loopback):
         """The choices of a completion, not in their order: of each prompt the wanted tokens."""
         choices = []
         for index, prompt in enumerate(body["prompt"]):
-            before, wanted = self.word(prompt[-1]), body["logprob_token_ids"]
+            before = self.word(prompt[-1])
             top = {
-                f"token_id:{n}": self.logprobs.get((before, self.word(n)), -30.0) for n in wanted
+                f"token_id:{token}": self.logprobs.get((before, self.word(token)), -30.0)
+                for token in body["logprob_token_ids"]
             }
             choices.append({"index": index, "logprobs": {"top_logprobs": [top]}})
         return choices[::-1]
