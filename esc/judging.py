@@ -28,23 +28,10 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, ca
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from esc import backbones, cli, files, policy_server, prompts
+from esc import backbones, cli, files, llm, policy_server, prompts
 from esc.dialogue import Exchange
 from esc.files import EscError, Row, Waiting
-from esc.llm import (
-    Asks,
-    Cache,
-    Chat,
-    Constraint,
-    Failure,
-    Generation,
-    Meter,
-    Price,
-    Reason,
-    Rehearsal,
-    RunStopped,
-    Sampling,
-)
+from esc.llm import Asks, Constraint, Failure, Generation, Price, Reason, RunStopped, Sampling
 from esc.llm_batch import SHARD, BatchChat
 from esc.paths import EMBEDDED
 from esc.plan_and_speak import TIMEOUT
@@ -76,7 +63,8 @@ class Sending:
     work: cli.Work = Path()
     in_flight: Annotated[int | None, _option("IN_FLIGHT", "requests at a time", min=1)] = None
     price: Annotated[
-        Price | None, _option("PRICE", "money per million tokens: IN/OUT", parser=Price.parse)
+        llm.Price | None,
+        _option("PRICE", "money per million tokens: IN/OUT", parser=Price.parse),
     ] = None
     max_cost: Annotated[
         float | None, _option("MAX_COST", "stop before this call costs more", parser=cli.amount)
@@ -91,9 +79,9 @@ class Sending:
             raise EscError("MAX_COST needs PRICE=PROMPT/COMPLETION, money per million tokens")
 
     @cached_property
-    def meter(self) -> Meter:
+    def meter(self) -> llm.Meter:
         """What this call of the program asks and spends."""
-        return Meter(self.price, self.max_cost or math.inf)
+        return llm.Meter(self.price, self.max_cost or math.inf)
 
     @property
     def connections(self) -> int:
@@ -253,8 +241,8 @@ def _ask(name: str, asking: Asking[Any], sending: Sending) -> int:
                 print(asking.report(files.read_json(summary)))
                 return 0
             summary.unlink(missing_ok=True)
-        cache, records = Cache(folder.path / CALLS), asking.records()
-        rehearsal = Rehearsal(cache, who.weights, Meter(sending.price))
+        cache, records = llm.Cache(folder.path / CALLS), asking.records()
+        rehearsal = llm.Rehearsal(cache, who.weights, llm.Meter(sending.price))
         said = asyncio.run(rehearsal.run(records, asking.ask))
         if sending.dry_run:
             print(f"{name}: {rehearsal}")
@@ -288,7 +276,7 @@ def _ask(name: str, asking: Asking[Any], sending: Sending) -> int:
 
 
 def _said(
-    name: str, asking: Asking[Any], records: Sequence[Any], cache: Cache, sending: Sending
+    name: str, asking: Asking[Any], records: Sequence[Any], cache: llm.Cache, sending: Sending
 ) -> list[Any]:
     """What is said of every record, or its final failure, in order."""
     who = asking.who
@@ -300,7 +288,7 @@ def _said(
     urls = policy_server.servers(sending.model, sending.work, who.urls, who.weights)
 
     async def live() -> list[Any]:
-        chat = Chat(urls, *shared, timeout=TIMEOUT, connections=sending.connections)
+        chat = llm.Chat(urls, *shared, timeout=TIMEOUT, connections=sending.connections)
         async with aclosing(chat):
             # A judge's endpoint need not list its models.
             await chat.connect([*who.weights] if isinstance(who, Policies) else [])
