@@ -282,9 +282,16 @@ def _said(
     who = asking.who
     shared = cache, who.weights, sending.meter
     if sending.engine:
-        urls, folder = policy_server.split_urls(who.urls or ""), asking.folder.path / "batch"
-        of = sending.engine, sending.shard, sending.model, sending.work
-        return BatchChat(folder, urls, *of, *shared).rounds(records, asking.ask)
+        chat = BatchChat(
+            *shared,
+            folder=asking.folder.path / "batch",
+            urls=policy_server.split_urls(who.urls or ""),
+            engine=sending.engine,
+            size=sending.shard,
+            model=sending.model,
+            work=sending.work,
+        )
+        return chat.rounds(records, asking.ask)
     urls = policy_server.servers(sending.model, sending.work, who.urls, who.weights)
 
     async def live() -> list[Any]:

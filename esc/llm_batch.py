@@ -10,7 +10,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -48,27 +48,20 @@ class _Pending(Exception):
     """Raised to a task whose answer is to come: its record goes on in a later round."""
 
 
+@dataclass(kw_only=True)
 class BatchChat(Asks):
     """Asks models through files: what `llm.Chat` is for live servers."""
 
-    def __init__(
-        self,
-        folder: Path,
-        urls: Sequence[str],
-        engine: str,
-        size: int,
-        model: str,
-        work: Path,
-        *shared: Any,
-    ) -> None:
-        """``engine`` is BATCH, ``size`` the requests of a shard; ``shared`` as of `Asks`."""
-        super().__init__(*shared)
-        self._folder, self._urls, self._engine, self._size = folder, urls, engine, size
-        self._model, self._work = model, work
-        # What this round has to ask, by cache key, in the records' order.
-        self._pending: dict[str, Generation] = {}
-        self._failures: dict[str, Failure] = {}
-        self._ran: set[Shard] = set()
+    folder: Path
+    urls: Sequence[str]
+    engine: str  # as in BATCH
+    size: int  # requests of a shard
+    model: str
+    work: Path
+    # What this round has to ask, by cache key, in the records' order.
+    _pending: dict[str, Generation] = field(default_factory=dict, init=False)
+    _failures: dict[str, Failure] = field(default_factory=dict, init=False)
+    _ran: set[Shard] = field(default_factory=set, init=False)
 
     async def _answer(self, key: str, call: Generation) -> None:
         # What no batch file can ask is answered as by a live server that does not offer it.
@@ -107,8 +100,8 @@ class BatchChat(Asks):
 
     def _shards(self) -> list[Shard]:
         """All of the run, oldest first."""
-        names = [path.name.removesuffix(REQUESTS) for path in self._folder.glob(f"*{REQUESTS}")]
-        return sorted(Shard(self._folder, int(name)) for name in names if name.isdecimal())
+        names = [path.name.removesuffix(REQUESTS) for path in self.folder.glob(f"*{REQUESTS}")]
+        return sorted(Shard(self.folder, int(name)) for name in names if name.isdecimal())
 
     def _take(self) -> bool:
         """Whether answers to what is pending, or final failures, lay beside the shards.
@@ -130,7 +123,7 @@ class BatchChat(Asks):
                     self._keep(key, self._pending[key], _answer_in(row))
                     del self._pending[key]
                 except (Failure, RunStopped) as error:
-                    if shard in self._ran or self._engine == "read":
+                    if shard in self._ran or self.engine == "read":
                         failed[key] = error
             if asked and shard in self._ran:
                 raise EscError(
@@ -156,23 +149,23 @@ class BatchChat(Asks):
             if shard.ids & rest if shard in paid else shard.ids <= rest:
                 todo.append(shard)
                 rest -= shard.ids
-        if self._engine == "read":
+        if self.engine == "read":
             names = ", ".join(shard.path(REQUESTS).name for shard in todo[:10])
             raise Waiting(
-                f"batch       {len(todo)} shards in {self._folder} have no answers yet ({names}): "
+                f"batch       {len(todo)} shards in {self.folder} have no answers yet ({names}): "
                 "bring their answers files there, or BATCH=openai fetches those of its service; "
                 f"{len(rest):,} requests are in no open shard: BATCH=write writes them"
             )
         self._check_engine(set(self._pending).difference(*(shard.ids for shard in paid)))
         todo += self._write([key for key in self._pending if key in rest])
-        if self._engine == "write":
+        if self.engine == "write":
             raise Waiting(
                 f"batch       {len(self._pending):,} requests in {len(todo)} shards wait in "
-                f"{self._folder}\nnext        any engine that reads OpenAI batch files makes "
+                f"{self.folder}\nnext        any engine that reads OpenAI batch files makes "
                 f"NNNN{ANSWERS} of NNNN{REQUESTS} (docs/scaling.md has the lines for vLLM); then "
                 "the same command with BATCH=read"
             )
-        run(self._engine, self._model, self._work, self._urls, todo)
+        run(self.engine, self.model, self.work, self.urls, todo)
         self._ran.update(todo)
 
     def _check_engine(self, new: set[str]) -> None:
@@ -180,7 +173,7 @@ class BatchChat(Asks):
 
         ``new`` are the requests that are not paid for yet.
         """
-        urls, engine = self._urls, self._engine
+        urls, engine = self.urls, self.engine
         if engine == "openai":
             if not urls:
                 raise EscError("BATCH=openai asks a hosted model: give BASE_URL, or use BATCH=vllm")
@@ -191,7 +184,7 @@ class BatchChat(Asks):
                     "nothing is sent: raise it, or LIMIT takes fewer"
                 )
         if engine in ("vllm", "ray"):
-            served = {adapters.BASE, *adapters.found(self._work, self._model)}
+            served = {adapters.BASE, *adapters.found(self.work, self.model)}
             # Under the same names another server may have other models.
             others = sorted({call.model for call in self._pending.values()} - served)
             if others or urls:
@@ -209,24 +202,24 @@ class BatchChat(Asks):
             for key in keys
         ]
         last = max((shard.number for shard in self._shards()), default=0)
-        for begin in range(0, len(rows), self._size):
+        for begin in range(0, len(rows), self.size):
             last += 1
-            shard = Shard(self._folder, last)
+            shard = Shard(self.folder, last)
             with files.atomic_writer(shard.path(REQUESTS)) as stream:
-                for row in rows[begin : begin + self._size]:
+                for row in rows[begin : begin + self.size]:
                     stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             yield shard
 
     def _body(self, call: Generation) -> Payload:
         """What a live server is sent; RunStopped where a service has no such constraint."""
         constraint = call.constraint
-        if self._engine == "openai" and constraint and not constraint.schema:
+        if self.engine == "openai" and constraint and not constraint.schema:
             raise RunStopped(
-                f"{self._urls[0]} does not know the constraint; use DECODE=free, or an engine with "
+                f"{self.urls[0]} does not know the constraint; use DECODE=free, or an engine with "
                 "structured outputs, such as BATCH=vllm"
             )
         choice = constraint.choice if constraint else ()
-        return call.body() | (choice_fields(self._model, choice) if choice else {})
+        return call.body() | (choice_fields(self.model, choice) if choice else {})
 
 
 def run(engine: str, model: str, work: Path, urls: Sequence[str], shards: Sequence[Shard]) -> None:

@@ -64,7 +64,8 @@ def ask(tmp_path, monkeypatch):
 
         monkeypatch.setattr(llm_batch, "run", played)
         shared = Cache(tmp_path / "calls.jsonl"), {"base": "w1"}, Meter(price)
-        chat = BatchChat(tmp_path / "batch", (), engine, 2, MODEL, tmp_path, *shared)
+        of = {"folder": tmp_path / "batch", "model": MODEL, "work": tmp_path}
+        chat = BatchChat(*shared, **of, urls=(), engine=engine, size=2)
         return chat.rounds(records, work), chat.meter, ran
 
     return run

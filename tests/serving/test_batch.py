@@ -124,8 +124,9 @@ def ask(service, tmp_path, monkeypatch):
             return (await asks.ask(call)).text
 
         shared = Cache(tmp_path / "calls.jsonl"), {}, meter or Meter()
-        of = tmp_path / "batch", [service.url], engine, 2, MODEL, tmp_path
-        return BatchChat(*of, *shared).rounds(records, work)
+        of = {"folder": tmp_path / "batch", "model": MODEL, "work": tmp_path}
+        chat = BatchChat(*shared, **of, urls=[service.url], engine=engine, size=2)
+        return chat.rounds(records, work)
 
     monkeypatch.setattr(llm_batch, "run", at_service)
     return run
