@@ -106,7 +106,10 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
     def do_POST(self) -> None:
-        server, raw = self.server, self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        server, length = self.server, int(self.headers.get("Content-Length", 0))
+        raw = self.rfile.read(length)
+        if len(raw) < length:
+            return  # whoever asked was killed
         headers = {name.lower(): text for name, text in self.headers.items()}
         body = json.loads(raw) if raw.startswith(b"{") else {}
         request = Request(self.path, body, headers, self.command, raw)
