@@ -11,6 +11,7 @@ paraphrase them; whatever stays unclear is unscored, with the reason.
 import asyncio
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -18,8 +19,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, cast
@@ -27,47 +28,31 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, ca
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from esc import backbones, cli, files, policy_server, prompts
+from esc import backbones, cli, files, llm, policy_server, prompts
 from esc.dialogue import Exchange
 from esc.files import EscError, Row, Waiting
-from esc.llm import (
-    Asks,
-    Cache,
-    Chat,
-    Constraint,
-    Failure,
-    FailureKind,
-    Generation,
-    Meter,
-    Pool,
-    Price,
-    Rehearsal,
-    RunStopped,
-    Sampling,
-    counted,
-)
-from esc.llm_batch import SHARD, Batch, BatchChat
+from esc.llm import Asks, Constraint, Failure, Generation, Price, Reason, RunStopped, Sampling
+from esc.llm_batch import SHARD, BatchChat
 from esc.paths import EMBEDDED
 from esc.plan_and_speak import TIMEOUT
 from esc.prompts import Message
 from esc.step import CALLS, DONE, SMOKE, RunFolder
 from esc.visible import visible
 
-IN_FLIGHT = {"gpu": 256, "cpu": 32}
-"""Requests at a time that keep an engine full, by where the backbone runs."""
-JUDGE_IN_FLIGHT = 64
-"""Questions at a time to a judge, whose limits have nothing to do with the backbone's server."""
-LIVE = "live"
-"""No batches for this step, where others of the same command use them."""
+IN_FLIGHT = {"gpu": 256, "cpu": 32}  # requests that keep an engine full, by where it runs
+JUDGE_IN_FLIGHT = 64  # a judge's limits have nothing to do with the backbone's server
 HOSTED = "https://api.openai.com/v1"
 RANDOM = "random"
 DRAWN = "JUDGE=random: drawn, not judged"
-"""The reason of a verdict that is drawn."""
-NUMBER, REASON = "number", "reason"
-"""What is asked for a score: the number alone (Figures 17 to 20), or a reason and the number."""
+NUMBER, REASON = "number", "reason"  # of a score: the number alone (Figures 17 to 20), or both
 
+# Live means no batches for a step, where others of the same command use them.
 Engine = Literal["vllm", "ray", "openai", "write", "read", "live"]
 _BY_FILES = "an engine that reads batch files, instead of a live server"
+
+
+def _option(variable: str | list[str], told: str, **more: Any) -> Any:
+    return typer.Option(envvar=variable, help=told, **more)
 
 
 @dataclass(frozen=True)
@@ -76,28 +61,27 @@ class Sending:
 
     model: cli.Model = EMBEDDED
     work: cli.Work = Path()
-    in_flight: Annotated[
-        int | None, typer.Option(envvar="IN_FLIGHT", min=1, help="requests at a time")
-    ] = None
+    in_flight: Annotated[int | None, _option("IN_FLIGHT", "requests at a time", min=1)] = None
     price: Annotated[
-        Price | None,
-        typer.Option(envvar="PRICE", parser=Price.parse, help="money per million tokens: IN/OUT"),
+        llm.Price | None,
+        _option("PRICE", "money per million tokens: IN/OUT", parser=Price.parse),
     ] = None
     max_cost: Annotated[
-        float | None,
-        typer.Option(envvar="MAX_COST", parser=cli.amount, help="stop before this call costs more"),
+        float | None, _option("MAX_COST", "stop before this call costs more", parser=cli.amount)
     ] = None
-    batch: Annotated[Engine | None, typer.Option(envvar="BATCH", help=_BY_FILES)] = None
-    shard: Annotated[
-        int, typer.Option(envvar="SHARD", min=1, help="requests of one batch file")
-    ] = SHARD
+    batch: Annotated[Engine | None, _option("BATCH", _BY_FILES)] = None
+    shard: Annotated[int, _option("SHARD", "requests of one batch file", min=1)] = SHARD
     dry_run: cli.DryRun = False
     force: cli.Force = False
 
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and self.price is None:
+            raise EscError("MAX_COST needs PRICE=PROMPT/COMPLETION, money per million tokens")
+
     @cached_property
-    def meter(self) -> Meter:
+    def meter(self) -> llm.Meter:
         """What this call of the program asks and spends."""
-        return Meter(self.price, self.max_cost)
+        return llm.Meter(self.price, self.max_cost or math.inf)
 
     @property
     def connections(self) -> int:
@@ -106,35 +90,27 @@ class Sending:
         return self.in_flight or IN_FLIGHT[where]
 
     @property
-    def batches(self) -> Batch | None:
-        """Through files and an engine that reads them, or None for a live endpoint."""
-        if self.batch in (None, LIVE):
-            return None
-        return Batch(str(self.batch), self.shard, self.model, self.work)
+    def engine(self) -> str:
+        """What reads batch files; empty for a live endpoint."""
+        return "" if self.batch in (None, "live") else str(self.batch)
 
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """Who answers: models of this kit."""
+    """Who answers: models of this kit, by name with a hash, at ``urls`` or their own server."""
 
     weights: Mapping[str, str]
-    """Served name to a hash of what answers under it."""
     urls: str | None = None
-    """By commas; else the running server of the model is asked, or one for this run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Who answers a judge's questions."""
+    """Who answers a judge's questions; ``random`` draws verdicts."""
 
-    name: str
-    """As a reader knows it; ``random`` draws verdicts."""
-    urls: str = ""
-    """By commas; empty for ``random``, and for this kit's own server."""
-    served: str = ""
-    """Its name at the endpoint, where that is another."""
-    weights: Mapping[str, str] = field(default_factory=dict)
-    """Served name to a hash of what answers, where it is this kit's own server."""
+    name: str  # as a reader knows it
+    urls: str = ""  # by commas; empty for this kit's own server, too
+    served: str = ""  # its name at the endpoint, where that is another
+    weights: Mapping[str, str] = field(default_factory=dict)  # as of `Policies`, for our own server
 
     @property
     def is_random(self) -> bool:
@@ -158,14 +134,10 @@ def is_smoke(judge: str) -> bool:
 
 
 JudgeName = Annotated[
-    str | None,
-    typer.Option(envvar="JUDGE", help="model at its endpoint, or random [default: the backbone's]"),
+    str | None, _option("JUDGE", "model at its endpoint, or random [default: the backbone's]")
 ]
 JudgeUrl = Annotated[
-    str | None,
-    typer.Option(
-        envvar="JUDGE_BASE_URL", help="one or several, by commas [default: the hosted one]"
-    ),
+    str | None, _option("JUDGE_BASE_URL", "one or several, by commas [default: the hosted one]")
 ]
 
 
@@ -173,18 +145,16 @@ JudgeUrl = Annotated[
 class JudgeSending(Sending):
     """How a judge is asked; it has a number in flight, and batches, of its own."""
 
-    in_flight: Annotated[
-        int, typer.Option(envvar="JUDGE_IN_FLIGHT", min=1, help="questions at a time")
-    ] = JUDGE_IN_FLIGHT
-    batch: Annotated[
-        Engine | None, typer.Option(envvar=["JUDGE_BATCH", "BATCH"], help=_BY_FILES)
-    ] = None
+    in_flight: Annotated[int, _option("JUDGE_IN_FLIGHT", "questions at a time", min=1)] = (
+        JUDGE_IN_FLIGHT
+    )
+    batch: Annotated[Engine | None, _option(["JUDGE_BATCH", "BATCH"], _BY_FILES)] = None
     judge: JudgeName = None
     judge_base_url: JudgeUrl = None
 
     def who(self) -> Judge:
         """As `judge_for` says."""
-        keyless = self.dry_run or self.batch not in (None, LIVE, "openai")
+        keyless = self.dry_run or self.engine not in ("", "openai")
         return judge_for(self.model, self.judge, self.judge_base_url, keyless=keyless)
 
 
@@ -220,25 +190,20 @@ class Asking(Generic[Record]):
     """One folder of answers: what is asked of which records, and what becomes of it."""
 
     folder: RunFolder
-    run: Row
-    """What the stored answers are of."""
     who: Policies | Judge
+    # Every record, in the order of the rows; called where there is something to do.
     records: Callable[[], Sequence[Record]]
-    """Every record, in the order of the rows; called where there is something to do."""
+    # From somebody to ask and a record to what is said of it; it need not ask.
     ask: Callable[[Asks, Record], Awaitable[Any]]
-    """From somebody to ask and a record to what is said of it; it need not ask."""
+    # Of a record and what was said, or the `Failure` of its request: of a judge's, `Unscored`.
     row: Callable[[Record, Any], Row]
-    """Of a record and what was said, or the `Failure` of its request: of a judge's, `Unscored`.
-    A judge's row says who it is, where this does not."""
+    # What the rows come to: for the report, and the summary file or ``run.json``.
     told: Callable[[Sequence[Row]], Row]
-    """What the rows come to: for the report, and the summary file or ``run.json``."""
+    # The numbers one should see, of what is told and, without a summary, what asking took:
+    # ``requests`` (answered, cached, failed), ``cost`` (None without a price), ``seconds``.
     report: Callable[[Row], str]
-    """The numbers one should see, of what is told and, without a summary, what asking took:
-    ``requests`` (answered, cached, failed), ``cost`` (None where no price is given), ``seconds``.
-    """
     missing: Callable[[Sequence[Row]], int] = failed
-    summary: str = ""
-    """The name of the file of what is told, where that is not ``run.json``."""
+    summary: str = ""  # the file of what is told, where that is not ``run.json``
 
 
 def ask_all(askings: Mapping[str, Callable[[], Asking[Any]]], sending: Sending) -> int:
@@ -247,29 +212,23 @@ def ask_all(askings: Mapping[str, Callable[[], Asking[Any]]], sending: Sending) 
     A folder, by name, that fails takes down no other: EscError for whatever a user can mend, or
     Waiting where BATCH leaves some of the asking to others, is raised once the others are done.
     """
-    _ = sending.meter  # what is wrong with it is told before a folder is claimed
-    errors: dict[str, EscError] = {}
-    missing = 0
+    wrong, waiting, missing = [], [], 0
     for name, asking in askings.items():
         try:
             missing += _ask(name, asking(), sending)
+        except Waiting as error:
+            waiting.append(str(error))
         except EscError as error:
-            errors[name] = error
-    if errors and len(askings) == 1:
-        raise next(iter(errors.values()))
-    if wrong := {name: one for name, one in errors.items() if not isinstance(one, Waiting)}:
-        raise EscError("; ".join(f"{name}: {error}" for name, error in wrong.items()))
-    if errors:
-        raise Waiting("\n".join(map(str, errors.values())))
+            wrong.append(f"{name}: {error}" if len(askings) > 1 else str(error))
+    if wrong:
+        raise EscError("; ".join(wrong))
+    if waiting:
+        raise Waiting("\n".join(waiting))
     return 1 if missing else 0
 
 
 def _ask(name: str, asking: Asking[Any], sending: Sending) -> int:
-    """The one loop that asks; the number of rows to ask for again.
-
-    Claims the folder, rehearses, asks what no stored answer tells, writes rows, summary and
-    ``run.json``, prints the report.
-    """
+    """The one loop that asks; the number of rows to ask for again."""
     folder, who, meter = asking.folder, asking.who, sending.meter
     summary = folder.path / (asking.summary or DONE)
     with files.exclusive(folder.path):
@@ -277,22 +236,14 @@ def _ask(name: str, asking: Asking[Any], sending: Sending) -> int:
         if not sending.dry_run:
             folder.claim(force=sending.force)
             if folder.finished() is not None and summary.is_file():
-                print(
-                    f"{folder.path / folder.records} is complete with these options; nothing to do"
-                )
+                at = folder.path / folder.records
+                print(f"{at} is complete with these options; nothing to do")
                 print(asking.report(files.read_json(summary)))
                 return 0
             summary.unlink(missing_ok=True)
-        cache = Cache(folder.path / CALLS, asking.run)
-        if cache.repaired:
-            print("the last stored answer was torn and is asked for again", file=sys.stderr)
-        records = asking.records()
-        rehearsal = Rehearsal(cache, who.weights, Meter(sending.price))
-
-        async def rehearsed() -> list[Any]:
-            return [await asking.ask(rehearsal, record) for record in records]
-
-        said = asyncio.run(rehearsed())
+        cache, records = llm.Cache(folder.path / CALLS), asking.records()
+        rehearsal = llm.Rehearsal(cache, who.weights, llm.Meter(sending.price))
+        said = asyncio.run(rehearsal.run(records, asking.ask))
         if sending.dry_run:
             print(f"{name}: {rehearsal}")
             return 0
@@ -309,9 +260,10 @@ def _ask(name: str, asking: Asking[Any], sending: Sending) -> int:
         }
         if lost := [found for found in said if isinstance(found, Failure)]:
             _tell_lost(lost, who, facts["requests"], sending)
+        by: Row = {}
         if isinstance(who, Judge):
+            by = {"judge": who.name}
             said = [Unscored.of(found) if isinstance(found, Failure) else found for found in said]
-        by: Row = {"judge": who.name} if isinstance(who, Judge) else {}
         rows = [by | asking.row(record, one) for record, one in zip(records, said, strict=True)]
         told, missing = asking.told(rows), asking.missing(rows)
         if asking.summary:
@@ -324,25 +276,30 @@ def _ask(name: str, asking: Asking[Any], sending: Sending) -> int:
 
 
 def _said(
-    name: str, asking: Asking[Any], records: Sequence[Any], cache: Cache, sending: Sending
+    name: str, asking: Asking[Any], records: Sequence[Any], cache: llm.Cache, sending: Sending
 ) -> list[Any]:
     """What is said of every record, or its final failure, in order."""
-    who, meter = asking.who, sending.meter
-    if sending.batches:
-        urls = policy_server.split_urls(who.urls or "")
-        folder = asking.folder.path / "batch"
-        batch = BatchChat(sending.batches, urls, folder, cache, who.weights, meter)
-        return batch.run(records, asking.ask)
+    who = asking.who
+    shared = cache, who.weights, sending.meter
+    if sending.engine:
+        chat = BatchChat(
+            *shared,
+            folder=asking.folder.path / "batch",
+            urls=policy_server.split_urls(who.urls or ""),
+            engine=sending.engine,
+            size=sending.shard,
+            model=sending.model,
+            work=sending.work,
+        )
+        return chat.rounds(records, asking.ask)
     urls = policy_server.servers(sending.model, sending.work, who.urls, who.weights)
 
     async def live() -> list[Any]:
-        pool = Pool(urls, timeout=TIMEOUT, connections=sending.connections, meter=meter)
-        try:
+        chat = llm.Chat(urls, *shared, timeout=TIMEOUT, connections=sending.connections)
+        async with aclosing(chat):
             # A judge's endpoint need not list its models.
-            await pool.connect([*who.weights], listed=isinstance(who, Policies))
-            return await Chat(pool, cache, who.weights).run(records, asking.ask, name)
-        finally:
-            await pool.close()
+            await chat.connect([*who.weights] if isinstance(who, Policies) else [])
+            return await chat.run(records, asking.ask, name)
 
     return asyncio.run(live())
 
@@ -351,67 +308,39 @@ def _tell_lost(
     lost: Sequence[Failure], who: Policies | Judge, asked: Mapping[str, int], sending: Sending
 ) -> None:
     """Tell why answers are missing; raise where all are, for what is no single record's fault."""
-    kinds, why = {one.kind for one in lost}, lost[0].message
-    none = not (asked["answered"] or asked["cached"])
-    if none and kinds == {FailureKind.EMPTY}:
+    kinds, first = Counter(one.kind for one in lost), {one.kind: one.message for one in lost[::-1]}
+    final = {Reason.EMPTY, Reason.REFUSED} if isinstance(who, Judge) else {Reason.EMPTY}
+    if not (asked["answered"] or asked["cached"]) and kinds.keys() <= final:
         raise RunStopped(
-            f"every answer is empty{sending.meter.told()}: {why}; nothing is written: switch the "
-            "model's thinking off where it is served, or take another one"
+            f"no question was answered{sending.meter.told()}: {lost[0].message}; nothing is "
+            "written: take another model (JUDGE, JUDGE_BASE_URL), or switch its thinking off"
         )
-    print(
-        f"no answer   {visible(counted((one.kind.value, one.message) for one in lost))}",
-        file=sys.stderr,
-    )
-    if none and isinstance(who, Judge) and kinds == {FailureKind.REFUSED}:
-        raise EscError(
-            f"{who.name} refuses every question ({why}); nothing is written: take another judge "
-            "(JUDGE, JUDGE_BASE_URL)"
-        )
-    if sending.batch == "read":
+    told = ", ".join(f"{count} {kind} ({first[kind]})" for kind, count in kinds.most_common())
+    print(f"no answer   {visible(told)}", file=sys.stderr)
+    if sending.engine == "read":
         print("batch       these failures were brought: BATCH=write asks again", file=sys.stderr)
 
 
+# Of a row; the last three have no verdict: for good, not yet, and for lack of a reply.
 STATUSES = SCORED, UNSCORED, FAILED, NOT_JUDGED = "scored", "unscored", "failed", "not judged"
-"""Of a row; the last three have no verdict: for good, not yet, and for lack of a reply."""
 LEFT_OPEN = STATUSES[1:]
-
-
-class Reason(StrEnum):
-    """Why an answer is no verdict."""
-
-    EMPTY = "empty answer"
-    PROSE = "no verdict in the answer"
-    CUT = "answer cut at its length limit"
-    INCOMPLETE = "fields missing"
-    OFF_MENU = "label not offered"
-    OFF_SCALE = "score not on the scale"
-    TWO = "two verdicts that differ"
-    CONTRADICTION = "verdict contradicts itself"
-    REFUSED = "request refused"
-
-
-FOR_GOOD = {
-    FailureKind.EMPTY: Reason.EMPTY,
-    FailureKind.TOO_LONG: Reason.REFUSED,
-    FailureKind.REFUSED: Reason.REFUSED,
-}
-"""Failures that another run would meet again: what was asked about stays without a verdict."""
+# Failures that another run would meet again: what was asked about stays without a verdict.
+FOR_GOOD = {Reason.EMPTY, Reason.TOO_LONG, Reason.REFUSED}
 
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """No verdict, and why."""
+    """No verdict, why, and what was said instead, shortened."""
 
     reason: str
     detail: str = ""
-    """What was said instead, shortened."""
     status: str = UNSCORED
 
     @classmethod
     def of(cls, failure: Failure) -> Self:
         """Of a request that failed for good, or is worth another one."""
-        kind, status = failure.kind, UNSCORED if failure.kind in FOR_GOOD else FAILED
-        return cls(FOR_GOOD.get(kind, kind).value, failure.message, status)
+        status = UNSCORED if failure.kind in FOR_GOOD else FAILED
+        return cls(failure.kind.value, failure.message, status)
 
 
 def without_score(rows: Iterable[Row]) -> Row:
@@ -449,18 +378,15 @@ def closing(told: Row) -> list[str]:
     return lines + [SMOKE] * told["smoke"]
 
 
-_OPENED = re.compile(r'\{\s*"([^"\n]{1,80})"\s*:')
-"""The beginning of an object, with its first key."""
-_BEGINS = re.compile(r"\s*(?:```\w*\s*)?\{")
-"""The head of an answer that is the verdict itself."""
+_OPENED = re.compile(r'\{\s*"([^"\n]{1,80})"\s*:')  # an object, with its first key
+_BEGINS = re.compile(r"\s*(?:```\w*\s*)?\{")  # the head of an answer that is the verdict itself
 
 
 class Verdict(BaseModel):
     """What every kind of verdict is."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-    not_offered: ClassVar[Reason] = Reason.OFF_MENU
-    """Why a value that its field does not allow is no verdict."""
+    not_offered: ClassVar[Reason] = Reason.OFF_MENU  # of a value that its field does not allow
     status: ClassVar[str] = SCORED
 
     @classmethod
@@ -470,21 +396,17 @@ class Verdict(BaseModel):
 
     @classmethod
     def constraint(cls, *, is_own: bool) -> Constraint | None:
-        """What the answer is held to, as a hint; ``is_own``: by this kit's own server."""
-        return Constraint(schema=cls.schema_text(), hint=True)
-
-    @classmethod
-    def schema_text(cls) -> str:
-        """The JSON schema that a judge's answer is asked under: texts, unless a field says other.
+        """What the answer is held to, as a hint: texts, unless a field says other.
 
         Every field is required and no other allowed, which is what strict endpoints ask for.
+        ``is_own``: by this kit's own server.
         """
         properties = {
             str(field.title): {"type": "string"} | cast(Row, field.json_schema_extra or {})
             for field in cls.model_fields.values()
         }
         form: Row = {"type": "object", "properties": properties, "required": list(properties)}
-        return json.dumps(form | {"additionalProperties": False})
+        return Constraint(schema=json.dumps(form | {"additionalProperties": False}), hint=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -506,11 +428,9 @@ class Verdict(BaseModel):
         # Whatever stands in a cut answer may be the draft of a verdict still thought about.
         if not shown or (truncated and not _BEGINS.match(text)):
             return Unscored(Reason.CUT if truncated else Reason.EMPTY, shown)
-        names = {
-            _letters(said): name
-            for name, field in cls.model_fields.items()
-            for said in (name, field.title or name)
-        }
+        fields = cls.model_fields
+        titles = {_letters(field.title or name): name for name, field in fields.items()}
+        names = {_letters(name): name for name in fields} | titles
         objects: list[dict[str, object]] = []
         broken = False
         for found in _objects(text):
@@ -520,10 +440,10 @@ class Verdict(BaseModel):
                 named = [(names.get(_letters(key), ""), value) for key, value in found]
                 # Where a field is named twice, either may be the quoted one.
                 objects += [dict(named[::-1]), dict(named)]
-        labels = {name for name, field in cls.model_fields.items() if field.is_required()}
-        whole = [cls._validated(fields) for fields in objects if labels <= fields.keys()]
+        labels = {name for name, field in fields.items() if field.is_required()}
+        whole = [cls._validated(one) for one in objects if labels <= one.keys()]
         if not whole:
-            begun = broken or any(labels & fields.keys() for fields in objects)
+            begun = broken or any(labels & one.keys() for one in objects)
             reason = Reason.INCOMPLETE if begun else Reason.PROSE
             return Unscored(Reason.CUT if truncated else reason, shown)
         # The labels make two the same, not the words around them.

@@ -9,7 +9,7 @@ runs the shards; write leaves them to others, and read takes in what those have 
 import asyncio
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,23 +19,12 @@ import orjson
 
 from esc import adapters, backbones, files, llm
 from esc.files import EscError, Waiting
-from esc.llm import CallFailed, Failure, FailureKind, Generation, Record, Reply, Result, RunStopped
+from esc.llm import Asks, Failure, Generation, Payload, Reason, Record, Result, RunStopped
 
+# Requests of a shard: each costs a local engine its start, and a killed one at most one shard.
 SHARD = 5000
-"""Requests of a shard: each costs a local engine its start, and a killed one at most one shard."""
+# How a shard's files end; the last one is of a batch that a service was given.
 REQUESTS, ANSWERS, STATE = ".requests.jsonl", ".answers.jsonl", ".batch.json"
-"""How a shard's files end; the last one is of a batch that a service was given."""
-_URL = "/v1/chat/completions"
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What a user asks of batches: BATCH itself, the requests of a shard, whose models."""
-
-    engine: str
-    shard: int
-    model: str
-    work: Path
 
 
 @dataclass(frozen=True, order=True)
@@ -52,60 +41,39 @@ class Shard:
     @cached_property
     def ids(self) -> frozenset[str]:
         """The cache keys it asks for."""
-        return frozenset(row["custom_id"] for row in _lines(self.path(REQUESTS)))
-
-
-def _lines(path: Path) -> Iterator[files.Row]:
-    """The rows of a file of a shard, but for a last line that a killed engine has torn."""
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                row = orjson.loads(line)
-                yield row | {"custom_id": str(row["custom_id"])}
-            except (ValueError, KeyError, TypeError) as error:
-                if line.endswith(b"\n"):
-                    raise EscError(
-                        f"{path}, line {number}: no request or answer; delete that line, it is "
-                        "asked for again"
-                    ) from error
+        return frozenset(row["custom_id"] for row in files.read_jsonl(self.path(REQUESTS)))
 
 
 class _Pending(Exception):
     """Raised to a task whose answer is to come: its record goes on in a later round."""
 
 
-@dataclass
-class BatchChat:
-    """Asks models through files, each thing once: what `llm.Chat` is for live servers."""
+@dataclass(kw_only=True)
+class BatchChat(Asks):
+    """Asks models through files: what `llm.Chat` is for live servers."""
 
-    batch: Batch
-    urls: Sequence[str]
     folder: Path
-    cache: llm.Cache
-    weights: Mapping[str, str]
-    """Served name to a hash of what answers under it."""
-    meter: llm.Meter
-    _pending: dict[str, Generation] = field(default_factory=dict)
-    """What this round has to ask, by cache key, in the records' order."""
-    _failures: dict[str, CallFailed] = field(default_factory=dict)
-    _ran: set[Shard] = field(default_factory=set)
+    urls: Sequence[str]
+    engine: str  # as in BATCH
+    size: int  # requests of a shard
+    model: str
+    work: Path
+    # What this round has to ask, by cache key, in the records' order.
+    _pending: dict[str, Generation] = field(default_factory=dict, init=False)
+    _failures: dict[str, Failure] = field(default_factory=dict, init=False)
+    _ran: set[Shard] = field(default_factory=set, init=False)
 
-    async def ask(self, call: Generation) -> Reply:
-        """The stored answer; CallFailed where it failed in this run.
-
-        What no batch file can ask is answered as by a live server that does not offer it.
-        """
-        key = call.key(self.weights)
-        stored = self.cache.get(key)
-        if stored is not None or call.answers:
-            return call.read(stored)
+    async def _answer(self, key: str, call: Generation) -> None:
+        # What no batch file can ask is answered as by a live server that does not offer it.
+        if call.answers:
+            return
         if key in self._failures:
             raise self._failures[key]
         self._pending.setdefault(key, call)
         raise _Pending
 
-    def run(
-        self, records: Sequence[Record], work: Callable[[llm.Asks, Record], Awaitable[Result]]
+    def rounds(
+        self, records: Sequence[Record], work: Callable[[Asks, Record], Awaitable[Result]]
     ) -> list[Result | Failure]:
         """The result of ``work`` for every record, in order, or its final failure.
 
@@ -113,24 +81,22 @@ class BatchChat:
         was answered until then is kept.
         """
 
-        async def one(record: Record) -> Any:
+        async def unless_pending(asks: Asks, record: Record) -> Any:
             try:
-                return await work(self, record)
-            except CallFailed as failed:
-                return Failure(failed.kind, failed.message, failed.attempts)
+                return await work(asks, record)
             except _Pending:
                 return None
 
-        async def all_records() -> list[Any]:
-            return [await one(record) for record in records]
-
-        while True:
-            self._pending.clear()
-            results = asyncio.run(all_records())
-            if not self._pending:
-                return results
+        results = asyncio.run(self.run(records, unless_pending))
+        cached = self.meter.cached
+        while self._pending:
             if not self._take():
                 self._have_run()
+            self._pending.clear()
+            results = asyncio.run(self.run(records, unless_pending))
+        # Later rounds meet their own answers.
+        self.meter.cached = cached
+        return results
 
     def _shards(self) -> list[Shard]:
         """All of the run, oldest first."""
@@ -141,28 +107,24 @@ class BatchChat:
         """Whether answers to what is pending, or final failures, lay beside the shards.
 
         A failure is final in the last shard that asks for it, where it is of this run or only
-        brought answers are read. Raises EscError for an answer that nobody asked for, and where an
-        engine that ran left answers out.
+        brought answers are read. Raises EscError where an engine that ran left answers out.
         """
-        failed: dict[str, CallFailed | RunStopped] = {}
+        failed: dict[str, Failure | RunStopped] = {}
         before = self.meter.answered
         for shard in self._shards():
             asked, answers = shard.ids & self._pending.keys(), shard.path(ANSWERS)
             failed = {key: error for key, error in failed.items() if key not in asked}
-            for row in _lines(answers) if answers.is_file() else ():
-                key = row["custom_id"]
-                if key not in shard.ids:
-                    raise EscError(
-                        f"{answers} has an answer to {key}, which its requests do not ask: it is "
-                        "of another run; move that file away"
-                    )
-                if key in asked:
-                    asked -= {key}
-                    try:
-                        self._store(key, _answer_in(row, self._pending[key]))
-                    except (CallFailed, RunStopped) as error:
-                        if shard in self._ran or self.batch.engine == "read":
-                            failed[key] = error
+            told = files.read_jsonl(answers) if asked and answers.is_file() else ()
+            for key, row in ((row.get("custom_id"), row) for row in told):
+                if key not in asked:
+                    continue
+                asked -= {key}
+                try:
+                    self._keep(key, self._pending[key], _answer_in(row))
+                    del self._pending[key]
+                except (Failure, RunStopped) as error:
+                    if shard in self._ran or self.engine == "read":
+                        failed[key] = error
             if asked and shard in self._ran:
                 raise EscError(
                     f"{answers} lacks {len(asked):,} of {len(shard.ids):,} answers; what is there "
@@ -176,14 +138,9 @@ class BatchChat:
             self.meter.pay(*why.used)
         return bool(failed) or self.meter.answered > before
 
-    def _store(self, key: str, answer: llm.Payload) -> None:
-        self.cache.put(key, self._pending.pop(key).audit(), answer)
-        self.meter.answered += 1
-        self.meter.pay(answer["prompt_tokens"], answer["completion_tokens"])
-
     def _have_run(self) -> None:
         """Have what is pending answered; EscError or Waiting where that is not done here."""
-        engine, rest, todo = self.batch.engine, set(self._pending), []
+        rest, todo = set(self._pending), []
         waiting = [shard for shard in self._shards() if not shard.path(ANSWERS).is_file()]
         # What a service was given is paid for, and waited for; of another shard that was answered
         # in part, as by a live server, the rest is asked in a new one.
@@ -192,7 +149,7 @@ class BatchChat:
             if shard.ids & rest if shard in paid else shard.ids <= rest:
                 todo.append(shard)
                 rest -= shard.ids
-        if engine == "read":
+        if self.engine == "read":
             names = ", ".join(shard.path(REQUESTS).name for shard in todo[:10])
             raise Waiting(
                 f"batch       {len(todo)} shards in {self.folder} have no answers yet ({names}): "
@@ -201,14 +158,14 @@ class BatchChat:
             )
         self._check_engine(set(self._pending).difference(*(shard.ids for shard in paid)))
         todo += self._write([key for key in self._pending if key in rest])
-        if engine == "write":
+        if self.engine == "write":
             raise Waiting(
                 f"batch       {len(self._pending):,} requests in {len(todo)} shards wait in "
                 f"{self.folder}\nnext        any engine that reads OpenAI batch files makes "
                 f"NNNN{ANSWERS} of NNNN{REQUESTS} (docs/scaling.md has the lines for vLLM); then "
                 "the same command with BATCH=read"
             )
-        run(self.batch, self.urls, todo)
+        run(self.engine, self.model, self.work, self.urls, todo)
         self._ran.update(todo)
 
     def _check_engine(self, new: set[str]) -> None:
@@ -216,102 +173,86 @@ class BatchChat:
 
         ``new`` are the requests that are not paid for yet.
         """
-        engine, urls = self.batch.engine, self.urls
+        urls, engine = self.urls, self.engine
         if engine == "openai":
             if not urls:
                 raise EscError("BATCH=openai asks a hosted model: give BASE_URL, or use BATCH=vllm")
-            if self.meter.is_over(sum(self.meter.most(self._pending[key]) for key in new)):
+            most = sum(self.meter.most(self._pending[key]) for key in new)
+            if self.meter.spent + most > self.meter.limit:
                 raise RunStopped(
                     f"the {len(new):,} new requests could pass MAX_COST={self.meter.limit:g}; "
                     "nothing is sent: raise it, or LIMIT takes fewer"
                 )
         if engine in ("vllm", "ray"):
-            served = {adapters.BASE, *adapters.found(self.batch.work, self.batch.model)}
-            others = {call.model for call in self._pending.values()} - served
+            served = {adapters.BASE, *adapters.found(self.work, self.model)}
             # Under the same names another server may have other models.
+            others = sorted({call.model for call in self._pending.values()} - served)
             if others or urls:
                 raise EscError(
                     f"BATCH={engine} runs this WORK's own models here ({', '.join(sorted(served))})"
-                    f", not {', '.join([*sorted(others), *urls])}: without BATCH it is asked live, "
-                    "with BATCH=openai in batches at its service, and BATCH=write leaves files"
+                    f", not {', '.join([*others, *urls])}: ask live, without BATCH, with "
+                    "BATCH=openai at its service, or leave files with BATCH=write"
                 )
 
-    def _write(self, keys: Sequence[str]) -> list[Shard]:
+    def _write(self, keys: Sequence[str]) -> Iterable[Shard]:
         """New shards that ask for ``keys``."""
         rows = [
-            {"custom_id": key, "method": "POST", "url": _URL, "body": self._body(key)}
+            {"custom_id": key, "method": "POST", "url": "/v1/chat/completions"}
+            | {"body": self._body(self._pending[key])}
             for key in keys
         ]
         last = max((shard.number for shard in self._shards()), default=0)
-        made: list[Shard] = []
-        for begin in range(0, len(rows), self.batch.shard):
-            made.append(Shard(self.folder, last + 1 + len(made)))
-            with files.atomic_writer(made[-1].path(REQUESTS)) as stream:
-                for row in rows[begin : begin + self.batch.shard]:
+        for begin in range(0, len(rows), self.size):
+            last += 1
+            shard = Shard(self.folder, last)
+            with files.atomic_writer(shard.path(REQUESTS)) as stream:
+                for row in rows[begin : begin + self.size]:
                     stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-        return made
+            yield shard
 
-    def _body(self, key: str) -> llm.Payload:
+    def _body(self, call: Generation) -> Payload:
         """What a live server is sent; RunStopped where a service has no such constraint."""
-        call = self._pending[key]
         constraint = call.constraint
-        if self.batch.engine == "openai" and constraint and not constraint.schema:
+        if self.engine == "openai" and constraint and not constraint.schema:
             raise RunStopped(
                 f"{self.urls[0]} does not know the constraint; use DECODE=free, or an engine with "
                 "structured outputs, such as BATCH=vllm"
             )
         choice = constraint.choice if constraint else ()
-        return call.body() | (choice_fields(self.batch.model, choice) if choice else {})
+        return call.body() | (choice_fields(self.model, choice) if choice else {})
 
 
-def run(batch: Batch, urls: Sequence[str], shards: Sequence[Shard]) -> None:
+def run(engine: str, model: str, work: Path, urls: Sequence[str], shards: Sequence[Shard]) -> None:
     """Leave answers beside the shards, by ``serving run-batch``; EscError says why it stopped."""
-    command = [sys.executable, "-m", "serving", "run-batch", "--engine", batch.engine]
-    command += ["--model", batch.model, "--work", str(batch.work)]
-    command += ["--base-url", urls[0]] if batch.engine == "openai" else []
+    command = [sys.executable, "-m", "serving", "run-batch", "--engine", engine]
+    command += ["--model", model, "--work", str(work)]
+    command += ["--base-url", urls[0]] if engine == "openai" else []
     command += ["--requests", *(str(shard.path(REQUESTS)) for shard in shards)]
     # It ends its engine when its input ends: so also when this process is killed.
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=sys.__stderr__,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as runner:
-        assert runner.stdin is not None
+    pipe: Any = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipe, stdout=sys.__stderr__, start_new_session=True) as runner:
         assert runner.stderr is not None
-        try:
-            told = runner.stderr.read().strip().splitlines() or ["the batch was killed"]
-        finally:
-            runner.stdin.close()
+        told = runner.stderr.read().strip().splitlines() or ["the batch was killed"]
     if runner.returncode:
         raise EscError(told[-1].removeprefix("error: "))
 
 
-def _answer_in(row: files.Row, call: Generation) -> llm.Payload:
-    """The answer in a line, as a live request has it.
-
-    Raises CallFailed of the kind that a live one fails with, and RunStopped where every other
-    request would fail alike: a key, a quota, an unknown model, a constraint that is ignored.
-    """
-    response, error = row.get("response"), row.get("error")
-    response = response if isinstance(response, dict) else {}
-    status, body = response.get("status_code"), response.get("body")
+def _answer_in(row: files.Row) -> Payload:
+    """The answer in a line, as a live request has it; raises as one that fails does."""
+    response, error = row.get("response") or {}, row.get("error")
+    status, body = int(response.get("status_code") or 0), response.get("body")
     if status == 200 and not error:
-        answer = llm.read_completion(body)
-        call.check(answer)
-        return answer
-    failed = llm.refused(status if isinstance(status, int) else 0, error or body, "the engine")
-    if not isinstance(status, int) or status < 400:
+        return llm.read_completion(body)
+    failed = llm.refused(status, error or body, "the engine")
+    if status < 400:
         is_late = isinstance(error, dict) and error.get("code") == "batch_expired"
-        failed.kind = FailureKind.TIMEOUT if is_late else FailureKind.BAD_ANSWER
+        failed.kind = Reason.TIMEOUT if is_late else Reason.BAD_ANSWER
     raise failed
 
 
 @cache
-def choice_fields(model: str, options: tuple[str, ...]) -> llm.Payload:
-    """What `llm.Pool.paths_of` learns of a server of this kit, of a backbone's tokenizer alone."""
+def choice_fields(model: str, options: tuple[str, ...]) -> Payload:
+    """What `llm.Chat.paths_of` learns of a server of this kit, of a backbone's tokenizer alone."""
     backbone = backbones.get(model)
     tokenizer, template = adapters.load(backbone.location, backbone.template)
     paths = []

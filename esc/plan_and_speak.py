@@ -17,46 +17,39 @@ from typing import Self
 
 from esc import adapters, prompts
 from esc.dialogue import Exchange, GoldTurn
-from esc.llm import Asks, Cache, Chat, Constraint, Generation, Pool, Reply, Sampling
+from esc.llm import Asks, Chat, Constraint, Generation, Reply, Sampling
 from esc.paths import PAPER, Lineage
 from esc.prompts import Message
 from esc.strategies import Strategy, parse, tag
 
 NAMES = tuple(strategy.value for strategy in Strategy)
+# Room for the answer: the longest name has 8 tokens, and ESConv's longest reply is below 256; a
+# backbone's own is in the table of backbones.
 PLAN_TOKENS, REPLY_TOKENS = 24, 256
-"""Room for the answer: the longest name has 8 tokens, and ESConv's longest reply is below 256; a
-backbone's own is in the table of backbones."""
-TEMPERATURE, TOP_P = 0.7, 0.95
-"""With which the authors' code samples, in mining and for predictions."""
-TIMEOUT = 600.0
-"""Seconds for one answer, waiting behind other requests included."""
+TEMPERATURE, TOP_P = 0.7, 0.95  # with which the authors' code samples
+TIMEOUT = 600.0  # seconds for one answer, waiting behind other requests included
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the planner says of one turn."""
+    """What the planner says of one turn; no strategy where its raw answer names none."""
 
     raw: str
     strategy: Strategy | None
-    """None where the raw answer names no strategy."""
-    distribution: dict[Strategy, float] | None
-    """Probability of each strategy, of the list; None where the server gives no such figures."""
+    distribution: dict[Strategy, float] | None  # None where a server gives no figures
 
     @property
     def probability(self) -> float | None:
         """Of the chosen strategy."""
-        if self.strategy is None or self.distribution is None:
-            return None
-        return self.distribution[self.strategy]
+        return self.distribution[self.strategy] if self.strategy and self.distribution else None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A plan, and the reply that follows it."""
+    """A plan, and the reply under it: under the planner's words where they name no strategy."""
 
     plan: Plan
     response: str
-    """Under the strategy, or, where the plan names none, under whatever the planner said."""
 
 
 def sp_chat(history: Sequence[Exchange], seeker: str) -> tuple[Message, ...]:
@@ -115,7 +108,10 @@ async def plan(asks: Asks, call: Generation) -> tuple[Plan, Reply]:
 
 
 class PlanAndSpeak:
-    """Plans and speaks through the policies that a server has; a context manager."""
+    """Plans and speaks through the policies that a server has; a context manager.
+
+    Nothing that is said is kept. Whatever is asked raises Failure where the server gives no answer.
+    """
 
     def __init__(
         self,
@@ -128,34 +124,30 @@ class PlanAndSpeak:
         reply_tokens: int = REPLY_TOKENS,
     ) -> None:
         """``stage`` is ``base``, ``sft`` or ``dpo``; ``decode`` as in the table of backbones."""
-        self._planner, self._generator = (
-            adapters.served_name(task, stage, lineage) for task in ("sp", "rg")
-        )
+        self._models = [adapters.served_name(task, stage, lineage) for task in ("sp", "rg")]
         self._decode, self._sampling = decode, Sampling(reply_tokens, temperature)
         self._runner = asyncio.Runner()
-        self._pool = Pool(base_urls, timeout=TIMEOUT, connections=4)
-        # What a person says here is not kept.
-        self._chat = Chat(self._pool, Cache(None, {}), {})
+        self._chat = Chat(base_urls, timeout=TIMEOUT, connections=4)
 
     def __enter__(self) -> Self:
-        self._runner.run(self._pool.connect(sorted({self._planner, self._generator})))
+        self._runner.run(self._chat.connect(sorted({*self._models})))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._runner.run(self._pool.close())
+        self._runner.run(self._chat.aclose())
         self._runner.close()
 
     def plan(self, history: Sequence[Exchange], seeker: str) -> Plan:
-        """The strategy for the next reply; CallFailed where the server gives no answer."""
+        """The strategy for the next reply."""
         record, sampling = str(len(history)), Sampling(PLAN_TOKENS, self._sampling.temperature)
         chat, held = sp_chat(history, seeker), constraint_of("sp", self._decode)
-        call = Generation(record, "plan", self._planner, chat, sampling, held)
+        call = Generation(record, "plan", self._models[0], chat, sampling, held)
         return self._runner.run(plan(self._chat, call))[0]
 
     def speak(self, history: Sequence[Exchange], seeker: str, strategy: Strategy | str) -> str:
-        """The reply under a strategy, or under a planner's words that name none; as `plan`."""
+        """The reply under a strategy, or under a planner's words that name none."""
         chat = rg_chat(history, seeker, strategy)
-        call = Generation(str(len(history)), "speak", self._generator, chat, self._sampling)
+        call = Generation(str(len(history)), "speak", self._models[1], chat, self._sampling)
         return self._runner.run(self._chat.ask(call)).text.strip()
 
     def reply(self, history: Sequence[Exchange], seeker: str) -> Answer:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -20,11 +21,10 @@ from esc.files import EscError
 
 PROGRAM = "vllm.entrypoints.openai.api_server"
 BATCH_PROGRAM = "vllm.entrypoints.launchers.run_batch"
+# How a word ends by which a process is known to be one of vLLM's.
 _ENGINES = (PROGRAM, BATCH_PROGRAM, "/in_ray/run_batch.py")
-"""How a word ends by which a process is known to be one of vLLM's."""
 STATE, LOG = "server.json", "server.log"
-_STEP = 5.0
-"""Seconds by which a clock that is set may move a process's start."""
+_STEP = 5.0  # seconds by which a clock that is set may move a process's start
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +32,23 @@ class State:
     """What is known of a server this kit started."""
 
     pid: int
-    begun: float
-    """The process's start in seconds since the epoch: tells it from a later one with its pid."""
-    url: str
-    """Base URL, with ``/v1``."""
-    adapters: dict[str, str]
-    """Served name to the SHA-256 of the weights it was started with."""
-    asked: str
-    """Host, port and flags it was asked for."""
-    ready: bool
-    """Whether it has been healthy; before, it loads."""
-
-
-def write_state(folder: Path, state: State) -> None:
-    """Leave the state of a server in its folder."""
-    files.write_json(folder / STATE, asdict(state))
+    begun: float  # the process's start, in seconds since the epoch: a pid is used again
+    url: str  # with /v1
+    adapters: dict[str, str]  # served name to the SHA-256 of the weights it was started with
+    asked: str  # host, port and flags it was asked for
+    ready: bool  # whether it has been healthy; before, it loads
 
 
 def running(model: str, work: Path) -> State | None:
     """The server of a model that ``make serve`` started, or None where it does not run."""
-    path = work / paths.server(model) / STATE
-    if not path.is_file():
-        return None
-    state = State(**files.read_json(path))
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(state.pid)
-        is_same = abs(process.create_time() - state.begun) < _STEP
-        if is_same and process.status() != psutil.STATUS_ZOMBIE:
-            return state
+    left = files.read_json(work / paths.server(model) / STATE, default={})
+    if left:
+        state = State(**left)
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(state.pid)
+            is_same = abs(process.create_time() - state.begun) < _STEP
+            if is_same and process.status() != psutil.STATUS_ZOMBIE:
+                return state
     return None
 
 
@@ -75,20 +64,17 @@ def on_this_machine() -> list[int]:
 def servers(model: str, work: Path, given: str | None, weights: Mapping[str, str]) -> list[str]:
     """Where to send requests: the URLs given, else the running server, else one of our own.
 
-    ``given`` holds URLs separated by commas or blanks; ``weights`` maps the served names that will
-    be asked to the SHA-256 of their weights. A server started here ends with this process, however
-    it dies: none may be trained meanwhile, it would go on with the adapters it was started with.
-    Raises EscError where the running server still loads, or holds other weights.
+    ``weights`` maps the served names that will be asked to the SHA-256 of their weights. Raises
+    EscError where the running server still loads, or holds other weights.
     """
     if given:
         return split_urls(given)
     state = running(model, work)
     if not state:
         return [_own_server(model, work)]
-    stale = [name for name, sha in weights.items() if state.adapters.get(name, sha) != sha]
     if not state.ready:
         raise EscError(f"the server at {state.url} is still loading; try again when it is up")
-    if stale:
+    if stale := [name for name, sha in weights.items() if state.adapters.get(name, sha) != sha]:
         anew = paths.make("stop", "serve", work=work, model=model)
         raise EscError(
             f"the server at {state.url} was started with older weights of {', '.join(stale)}; "
@@ -103,20 +89,11 @@ atexit.register(_own.close)
 
 @cache
 def _own_server(model: str, work: Path) -> str:
+    """One that ends with this process, however it dies: its holder stops it when its input ends."""
     command = [sys.executable, "-m", "serving", "hold", "--model", model, "--work", str(work)]
-    # It stops the server when its input ends: so also when this process is killed.
-    holder = _own.enter_context(
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-    )
-    assert holder.stdin is not None
+    pipe: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    holder = _own.enter_context(subprocess.Popen(command, **pipe, start_new_session=True))
     assert holder.stdout is not None
-    _own.callback(holder.stdin.close)
     if not (line := holder.stdout.readline()):
         raise EscError("no server could be started (see above); 'make doctor' helps")
     return str(json.loads(line)["url"])
@@ -132,14 +109,17 @@ def beside_training(work: Path) -> str | None:
 
     A server of ``work`` is named with its own command, another one by its process.
     """
-    takes = "and vLLM takes most of the memory"
     for model in backbones.table():
         if state := running(model, work):
             stop = paths.make("stop", work=work, model=model)
-            return f"a server of {model} runs at {state.url}, {takes}; {stop} frees it"
+            return (
+                f"a server of {model} runs at {state.url}, and vLLM takes most of the memory; "
+                f"{stop} frees it"
+            )
     if pids := on_this_machine():
         return (
-            f"a vLLM server or batch runs on this machine (process {pids[0]}), {takes}; 'make "
-            "stop', with the MODEL and WORK it was started with, ends a server, Ctrl-C a batch"
+            f"a vLLM server or batch runs on this machine (process {pids[0]}), and takes most of "
+            "the memory; 'make stop', with the MODEL and WORK it was started with, ends a server, "
+            "Ctrl-C a batch"
         )
     return None

@@ -7,7 +7,7 @@ import typer
 
 from esc import backbones, cli, policy_server
 from esc.dialogue import Exchange
-from esc.llm import CallFailed
+from esc.llm import Failure
 from esc.paths import EMBEDDED, at_stage
 from esc.plan_and_speak import PlanAndSpeak
 from esc.visible import visible
@@ -37,7 +37,7 @@ def talk(pipeline: PlanAndSpeak) -> None:
             sure = "" if plan.probability is None else f" {plan.probability:.0%}"
             print(f"[{plan.strategy}{sure}]", flush=True)
             reply = pipeline.speak(history, said, plan.strategy)
-        except CallFailed as failed:
+        except Failure as failed:
             print(f"(no answer: {visible(str(failed))})")
             continue
         print(f"bot> {visible(reply)}")

@@ -23,8 +23,8 @@ from pydantic import Field, ValidationError, field_validator
 from esc import adapters, cli, dialogue, files, judging, paths, prompts, stats, step
 from esc.dialogue import JUDGED, JUDGED_BY_EMBEDDED, REPEATED
 from esc.files import EscError, Row
-from esc.judging import DRAWN, Asking, Judge, JudgeSending, Reason, Unscored, Verdict
-from esc.llm import Asks, Constraint
+from esc.judging import DRAWN, Asking, Judge, JudgeSending, Unscored, Verdict
+from esc.llm import Asks, Constraint, Reason
 from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, Prediction, complete_runs, read_predictions
 from esc.prompts import Message
@@ -239,7 +239,6 @@ def _asking(source: Source, out: Path, how: Judging, form: str) -> Asking[_Asked
 
     return Asking(
         folder=RunFolder(out, options, _SCORES),
-        run={"judge": judge.name, "question": "scores"},
         who=judge,
         records=records,
         ask=ask,

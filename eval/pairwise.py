@@ -145,7 +145,6 @@ def _asking(a: Path, b: Path, out: Path, how: Judging) -> Asking[Pair]:
 
     return Asking(
         folder=RunFolder(out, options, _COMPARISONS),
-        run={"judge": judge.name, "question": "comparisons"},
         who=judge,
         records=lambda: pairs[: how.turns(judge)],
         ask=partial(_ask, judge=judge),

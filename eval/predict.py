@@ -7,7 +7,6 @@ and ``run.json`` where no record failed. The same command goes on and asks nothi
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Literal
 
@@ -19,7 +18,7 @@ from esc.adapters import weights_of
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
 from esc.judging import Asking, Policies, Sending, ask_all
-from esc.llm import Asks, Failure, FailureKind, derived_seed
+from esc.llm import Asks, Failure, Reason, derived_seed
 from esc.paths import PROMPT_BASELINES, at_stage, of_suffix, tasks_of
 from esc.plan_and_speak import TEMPERATURE, TOP_P
 from esc.predictions import PREDICTIONS, gold_row
@@ -83,7 +82,7 @@ def _asking(
 
     def row(turn: GoldTurn, said: Row | Failure) -> Row:
         if isinstance(said, Failure):
-            said = {"status": "failed", "failure": asdict(said)}
+            said = {"status": "failed", "failure": said.row()}
         return gold_row(turn) | said
 
     def told(records: Sequence[Row]) -> Row:
@@ -119,13 +118,12 @@ def _asking(
         if facts["failed"]:
             why = ", ".join(f"{count} {reason}" for reason, count in facts["reasons"].items())
             lines.append(f"incomplete  {why}; the same command asks again for what is missing")
-        if FailureKind.TOO_LONG in facts["reasons"]:
+        if Reason.TOO_LONG in facts["reasons"]:
             lines.append("too long    it takes a longer context: SERVE_ARGS='--max-model-len N'")
         return "\n".join([*lines, *[step.SMOKE] * options["smoke"]])
 
     return Asking(
         folder=RunFolder(folder, options, PREDICTIONS),
-        run={"model": model, "system": system, "stage": setting.trained},
         who=Policies(weights, at),
         records=lambda: turns,
         ask=ask,

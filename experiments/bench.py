@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager
 from functools import partial
 from itertools import cycle, product
 from pathlib import Path
@@ -30,7 +30,7 @@ import httpx2
 from esc import cli, files, paths, step
 from esc.files import EscError, Row
 from esc.judging import RANDOM
-from esc.llm import Cache, Chat, Generation, Pool, Sampling, derived_seed
+from esc.llm import Chat, Generation, Sampling, derived_seed
 from esc.paths import EMBEDDED
 from esc.prompts import TASKS, Message
 from esc.psych_errors import PsychError
@@ -143,12 +143,8 @@ def ask(urls: Sequence[str], calls: Sequence[Generation], in_flight: int) -> int
     """How many questions found no answer."""
 
     async def go() -> int:
-        pool = Pool(urls, timeout=600, connections=in_flight)
-        chat = Chat(pool, Cache(None, {}), {})
-        try:
+        async with aclosing(Chat(urls, timeout=600, connections=in_flight)) as chat:
             await chat.run(calls, lambda asks, call: asks.ask(call), "bench")
-        finally:
-            await pool.close()
         return chat.meter.failed
 
     return asyncio.run(go())

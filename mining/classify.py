@@ -18,8 +18,8 @@ import typer
 from data_builders import build
 from esc import cli, files, judging, predictions, step
 from esc.files import EscError, Row
-from esc.judging import SCORED, Asking, Judge, JudgeSending, Reason, Unscored
-from esc.llm import Asks
+from esc.judging import SCORED, Asking, Judge, JudgeSending, Unscored
+from esc.llm import Asks, Reason
 from esc.predictions import PREDICTIONS, Prediction
 from esc.psych_errors import PsychError, parse
 from esc.stats import shares
@@ -132,7 +132,6 @@ def asking(path: Path, out: Path, how: JudgeSending) -> Asking[_Record]:
     }
     return Asking(
         folder=RunFolder(out, options, ERRORS),
-        run={"judge": judge.name, "question": "error of a reply"},
         who=judge,
         records=lambda: records,
         ask=partial(_ask, judge=judge),

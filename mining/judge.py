@@ -67,7 +67,7 @@ class Asked:
         return finished(self.folder / VERDICTS, {"samples": samples}, self.again)[0]
 
     async def ask(self, asks: Asks, about: _Sampled) -> FilterVerdict | Unscored:
-        """One verdict, or why there is none; CallFailed where its request has no answer."""
+        """One verdict, or why there is none; Failure where its request has no answer."""
         (turn, candidate), reply = about, str(about[1].response)
         if not self.blind or self.judge.is_random:
             replies = {"chosen": turn.response, "rejected": reply}
@@ -123,7 +123,6 @@ class Asked:
 
         return Asking(
             folder=RunFolder(path.parent, options, path.name),
-            run={"judge": path.parent.name, "task": mining.task, "model": mining.model},
             who=judge,
             records=records,
             ask=self.ask,

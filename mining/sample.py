@@ -9,7 +9,6 @@ BASE_URL), writes ``runs/<model>/mining/<task>/``: ``calls.jsonl``, every answer
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -51,7 +50,7 @@ async def _sampled(asks: Asks, draw: _Draw, *, mining: Mining, model: str, decod
 
 def _row(draw: _Draw, said: Row | Failure) -> Row:
     turn, index = draw
-    own = {"failure": asdict(said)} if isinstance(said, Failure) else said
+    own = {"failure": said.row()} if isinstance(said, Failure) else said
     row = Candidate(
         id=turn.id,
         sample=index,
@@ -112,7 +111,6 @@ def asking(
 
     return Asking(
         folder=RunFolder(mining.folder, options, SAMPLES),
-        run={"model": mining.model, "sampler": model, "task": mining.task},
         who=Policies(weights, base_url),
         records=lambda: [(turn, index) for turn in turns for index in range(samples)],
         ask=partial(_sampled, mining=mining, model=model, decode=decode),

@@ -15,7 +15,8 @@ from pydantic_core import PydanticCustomError
 
 from esc import judging, prompts
 from esc.dialogue import Exchange
-from esc.judging import DRAWN, Reason, Verdict
+from esc.judging import DRAWN, Verdict
+from esc.llm import Reason
 from esc.prompts import Message
 from esc.psych_errors import PsychError, parse
 

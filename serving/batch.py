@@ -28,11 +28,9 @@ from esc.policy_server import BATCH_PROGRAM
 from esc.serving_environment import PYTHON, RAY_PYTHON, RAY_READY
 from serving import server
 
-IN_RAY = Path(__file__).parent / "in_ray" / "run_batch.py"
-"""The one program that runs inside Ray's environment."""
+IN_RAY = Path(__file__).parent / "in_ray" / "run_batch.py"  # runs inside Ray's environment
 _MARK = "shard_sha256"
-POLL_SECONDS = 30.0
-"""Between two looks at the batches of a service."""
+POLL_SECONDS = 30.0  # between two looks at the batches of a service
 _ON_ITS_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 
 
@@ -43,14 +41,14 @@ def by_vllm(shard: Shard, flags: Sequence[str], *, ray: bool, root: Path = Path(
     """
     if ray and not (root / RAY_READY).is_file():
         raise EscError("the Ray environment is missing; make setup-ray installs it")
-    python = root / (RAY_PYTHON if ray else PYTHON)
+    python = (root / (RAY_PYTHON if ray else PYTHON)).absolute()
     program = [str(IN_RAY)] if ray else ["-m", BATCH_PROGRAM]
     requests, log = shard.path(REQUESTS), shard.path(".log")
     part = shard.folder / f".{shard.number:04}{files.TEMPORARY}"
     print(f"batch       {requests} (log: {log})", flush=True)
     with log.open("wb") as stream:
         engine = subprocess.Popen(
-            [str(python.absolute()), *program, *flags, "-i", str(requests), "-o", str(part)],
+            [str(python), *program, *flags, "-i", str(requests), "-o", str(part)],
             env=server.environment(server.kind_of(root)),
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -59,15 +57,11 @@ def by_vllm(shard: Shard, flags: Sequence[str], *, ray: bool, root: Path = Path(
         )
     try:
         if code := engine.wait():
-            why = server.reason(log)
-            if code < 0:
-                why = (
-                    "it was killed, as a system does that runs out of memory; "
-                    "SERVE_ARGS='--max-num-seqs 8' makes do with less"
-                )
+            why = "it was killed, as a system does that runs out of memory; "
+            why += "SERVE_ARGS='--max-num-seqs 8' makes do with less"
             raise EscError(
-                f"{requests} was not run: {why} (log: {log}); the answers of others are kept: the "
-                "same command goes on"
+                f"{requests} was not run: {why if code < 0 else server.reason(log)} (log: {log}); "
+                "the answers of others are kept: the same command goes on"
             )
         part.replace(shard.path(ANSWERS))
     finally:
@@ -80,14 +74,10 @@ def by_service(shards: Sequence[Shard], url: str) -> None:
 
     Raises EscError where the service refuses one, when the others have ended.
     """
-    at = Address.of(url)
-    client = openai.OpenAI(
-        base_url=at.url,
-        default_query=at.query,
-        api_key=at.key,
-        max_retries=5,
-        http_client=openai.DefaultHttpxClient(trust_env=not at.is_loopback),
-    )
+    at = Address(url)
+    http = openai.DefaultHttpxClient(trust_env=not at.is_loopback)
+    to: Any = {"base_url": at.url, "default_query": at.query, "api_key": at.key}
+    client = openai.OpenAI(**to, max_retries=5, http_client=http)
     try:
         # Not `batches.list`, which fails on the page of a server that is none.
         made: Any = client.get("/batches", cast_to=object, options={"params": {"limit": 100}})
@@ -109,10 +99,10 @@ def _made(client: openai.OpenAI, url: str, shard: Shard, marked: dict[str | None
     """The id of the shard's batch, made now where neither its note nor its mark has one."""
     state, requests = shard.path(STATE), shard.path(REQUESTS)
     digest = files.sha256(requests)
-    known = files.read_json(state) if state.is_file() else {"url": url, "batch": None}
-    if known["url"] != url:
+    known = files.read_json(state, default={})
+    if known and known["url"] != url:
         raise EscError(f"{state} is of {known['url']}; ask there, or move that file away")
-    identity = known["batch"] or (marked.get(digest) if state.is_file() else None)
+    identity = known and (known["batch"] or marked.get(digest))
     if not identity:
         files.write_json(state, {"url": url, _MARK: digest, "batch": None})
         uploaded = client.files.create(file=requests, purpose="batch")

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -186,7 +186,7 @@ def start(
         url = f"http://{f'[{here}]' if ':' in here else here}:{port}"
         begun = psutil.Process(started.pid).create_time()
         state = State(started.pid, begun, f"{url}/v1", weights, asked, ready=False)
-        policy_server.write_state(folder, state)
+        files.write_json(folder / policy_server.STATE, asdict(state))
         try:
             _wait_healthy(started, url, folder / LOG)
         except BaseException:
@@ -194,7 +194,7 @@ def start(
             (folder / policy_server.STATE).unlink()
             raise
         state = replace(state, ready=True)
-        policy_server.write_state(folder, state)
+        files.write_json(folder / policy_server.STATE, asdict(state))
     return state
 
 

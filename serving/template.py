@@ -8,22 +8,23 @@ the first difference, which it shows.
 """
 
 import asyncio
+from contextlib import aclosing
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from esc import adapters, backbones, cli, dialogue, files, paths, policy_server
 from esc.files import EscError
-from esc.llm import CallFailed, Pool
+from esc.llm import Chat, Failure
 from esc.paths import EMBEDDED
 from esc.prompts import TASKS, Message
 
 ROWS = 40
 """Of each task; the longest one, and others drawn by their id."""
-Chat = list[Message]
+Messages = list[Message]
 
 
-def chats(work: Path, task: str, count: int = ROWS) -> dict[str, Chat]:
+def chats(work: Path, task: str, count: int = ROWS) -> dict[str, Messages]:
     """Id to chat of a task's test set: the longest, and ``count - 1`` others drawn by id."""
     found = {}
     for row in files.read_jsonl(work / paths.sft_file(task, "test")):
@@ -38,7 +39,7 @@ def chats(work: Path, task: str, count: int = ROWS) -> dict[str, Chat]:
 
 
 async def compare(
-    pool: Pool, name: str, tokenizer: Any, template: Any, asked: dict[str, Chat]
+    server: Chat, name: str, tokenizer: Any, template: Any, asked: dict[str, Messages]
 ) -> int:
     """The number of ids compared; EscError shows the first difference."""
     compared = 0
@@ -47,7 +48,7 @@ async def compare(
         # The answer is encoded apart: the prompt must not depend on it.
         turns = [*messages[1:], {"role": "assistant", "content": ""}]
         trained, _ = template.encode_oneturn(tokenizer, turns, system=chat[0].content)
-        served, _ = await pool.tokens_of(name, messages=messages)
+        served, _ = await server.tokens_of(name, messages=messages)
         if not served:
             raise EscError("the server gives no token ids; 'make serve' starts one that does")
         if list(trained) != list(served):
@@ -70,20 +71,18 @@ async def compare(
 async def _check(url: str, model: str, work: Path) -> None:
     backbone = backbones.get(model)
     tokenizer, template = adapters.load(backbone.location, backbone.template)
-    pool = Pool([url], timeout=60, connections=1)
     print(url)
     try:
-        served = await pool.connect([])
-        for task in TASKS:
-            name = adapters.served_name(task, "sft")
-            name = name if name in served else adapters.BASE
-            asked = chats(work, task)
-            compared = await compare(pool, name, tokenizer, template, asked)
-            print(f"{task:<8} {name:<12} {len(asked)} chats, {compared:,} token ids, all equal")
-    except CallFailed as failed:
+        async with aclosing(Chat([url], timeout=60, connections=1)) as server:
+            served = await server.connect([])
+            for task in TASKS:
+                name = adapters.served_name(task, "sft")
+                name = name if name in served else adapters.BASE
+                asked = chats(work, task)
+                compared = await compare(server, name, tokenizer, template, asked)
+                print(f"{task:<8} {name:<12} {len(asked)} chats, {compared:,} token ids, all equal")
+    except Failure as failed:
         raise EscError(f"{url} gives no token ids ({failed})") from failed
-    finally:
-        await pool.close()
 
 
 @cli.command(examples="  python -m serving check-template", name="check-template")

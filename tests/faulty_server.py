@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 CHAT, COMPLETIONS, TOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize"
-END, USER, ASSISTANT, SYSTEM = 0, 1, 2, 3
+MARKS = END, ASSISTANT, USER, SYSTEM = "</end>", "<assistant>", "<user>", "<system>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,15 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
     cut: bool = False
-    dies: bool = False
+
+
+def told(found: Any, status: int = 200, **more: Any) -> Fault:
+    return Fault(status, json.dumps(found).encode(), **more)
 
 
 def refusal(status: int, message: str, **headers: str) -> Fault:
-    body = json.dumps({"error": {"message": message, "code": status}}).encode()
-    return Fault(status, body, {name.replace("_", "-"): text for name, text in headers.items()})
+    names = {name.replace("_", "-"): text for name, text in headers.items()}
+    return told({"error": {"message": message, "code": status}}, status, headers=names)
 
 
 def completion(text: Any, finish: str = "stop", tokens: tuple[int, int] = (10, 5)) -> bytes:
@@ -42,7 +45,6 @@ SERVER_ERROR = refusal(500, "internal")
 UNAVAILABLE = refusal(503, "overloaded")
 SLOW = Fault(delay=0.5)
 DROPPED = Fault(cut=True)
-DIES = Fault(dies=True)
 NO_JSON = Fault(body=b"<html>busy</html>")
 NO_TEXT = Fault(body=completion(None))
 TRUNCATED = Fault(body=completion("half an ans", "length"))
@@ -56,6 +58,8 @@ class Request:
     path: str
     body: dict[str, Any]
     headers: dict[str, str]
+    method: str = "POST"
+    raw: bytes = b""
 
     @property
     def asked(self) -> str:
@@ -69,8 +73,12 @@ class Loopback(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+    def __init__(self) -> None:
+        self.log: list[Request] = []
+        self.running = self.most_running = 0
+        self.delay = 0.0
+        self.lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
     def __enter__(self) -> Self:
@@ -84,6 +92,47 @@ class Loopback(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone away is no news."""
 
+    def answered(self, path: str, request: Request) -> Fault:
+        """What is answered to a request; the path has no query."""
+        raise NotImplementedError
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Loopback
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+    def do_POST(self) -> None:
+        server, length = self.server, int(self.headers.get("Content-Length", 0))
+        raw = self.rfile.read(length)
+        if len(raw) < length:
+            return  # whoever asked was killed
+        headers = {name.lower(): text for name, text in self.headers.items()}
+        body = json.loads(raw) if raw.startswith(b"{") else {}
+        request = Request(self.path, body, headers, self.command, raw)
+        with server.lock:
+            server.log.append(request)
+            server.running += 1
+            server.most_running = max(server.most_running, server.running)
+        fault = server.answered(self.path.partition("?")[0], request)
+        time.sleep(fault.delay or server.delay)
+        with server.lock:
+            server.running -= 1
+        sent = fault.body or b"{}"
+        kind = "text/html" if sent.startswith(b"<") else "application/json"
+        self.send_response(fault.status)
+        about = {"Content-Type": kind, "Content-Length": str(len(sent))}
+        for name, text in (fault.headers | about).items():
+            self.send_header(name, text)
+        self.end_headers()
+        self.wfile.write(sent[: len(sent) // 2] if fault.cut else sent)
+        self.close_connection = self.close_connection or fault.cut
+
+    do_GET = do_POST  # noqa: N815
+
 
 class FaultyServer(Loopback):
     """Consumes ``script`` chat by chat, then answers; ``always`` fails chats of a given text."""
@@ -91,39 +140,18 @@ class FaultyServer(Loopback):
     def __init__(self, script: tuple[Fault, ...] = (), *, models: tuple[str, ...] = ("m",)) -> None:
         self.script, self.models = list(script), models
         self.always: dict[str, Fault] = {}
+        # What is said to a chat that neither the script nor ``always`` takes.
         self.answer: Callable[[Request], str | Fault] | None = None
-        """What is said to a chat that neither the script nor ``always`` takes."""
-        self.routes: dict[str, Fault] = {}
-        """Path to what is answered there instead."""
-        self.delay = 0.0
+        self.routes: dict[str, Fault] = {}  # path to what is answered there instead
+        # Chats a second, a tenth of a second's at once; more are answered with ``limit``.
         self.rate: float | None = None
-        """Chats a second, a tenth of a second's at once; more are answered with ``limit``."""
-        self.limit = RATE_LIMITED
-        self.refused = 0
+        self.limit, self.refused = RATE_LIMITED, 0
         self._left, self._filled = 0.0, 0.0
-        self.tokens = 10, 5
-        self.context = 4096
-        self.log: list[Request] = []
-        self.running = self.most_running = 0
-        self.words = {"</end>": END, "<user>": USER, "<assistant>": ASSISTANT, "<system>": SYSTEM}
+        self.tokens, self.context = (10, 5), 4096
+        self.words = {word: n for n, word in enumerate(MARKS)}
+        # By (word before, word); the head of the answer is ``<assistant>``.
         self.logprobs: dict[tuple[str, str], float] = {}
-        """By (word before, word); the head of the answer is ``<assistant>``."""
-        self.lock = threading.Lock()
-        self._open: set[Any] = set()
-        super().__init__(Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def __exit__(self, *_: object) -> None:
-        """Stop listening, and break every open connection off."""
-        super().__exit__()
-        for connection in self._open:
-            try:
-                connection.shutdown(2)
-            except OSError:
-                continue
+        super().__init__()
 
     def chats(self) -> list[Request]:
         """The chat completions asked for so far."""
@@ -134,21 +162,16 @@ class FaultyServer(Loopback):
             return [request for request in self.log if request.path.partition("?")[0] == path]
 
     def answered(self, path: str, request: Request) -> Fault:
-        """What is answered to a request."""
         if path in self.routes:
             return self.routes[path]
         if path == CHAT:
             return self.chatted(request)
         if path == "/v1/models":
-            found: Any = {"object": "list", "data": [{"id": name} for name in self.models]}
-        elif path == TOKENIZE:
+            return told({"object": "list", "data": [{"id": name} for name in self.models]})
+        if path == TOKENIZE:
             ids = self.tokenized(request.body)
-            found = {"tokens": ids, "count": len(ids), "max_model_len": self.context}
-        elif path == COMPLETIONS:
-            found = {"choices": self.scored(request.body)}
-        else:
-            return NO_ROUTE
-        return Fault(body=json.dumps(found).encode())
+            return told({"tokens": ids, "count": len(ids), "max_model_len": self.context})
+        return told({"choices": self.scored(request.body)}) if path == COMPLETIONS else NO_ROUTE
 
     def chatted(self, request: Request) -> Fault:
         with self.lock:
@@ -156,7 +179,7 @@ class FaultyServer(Loopback):
                 self.refused += 1
                 return self.limit
             fault = self.always.get(request.asked) or (self.script.pop(0) if self.script else OK)
-        if fault.body is not None or fault.dies:
+        if fault.body is not None:
             return fault
         held = request.body.get("structured_outputs", {})
         choices = ["[Question] Why?"] if "regex" in held else held.get("choice")
@@ -185,52 +208,17 @@ class FaultyServer(Loopback):
     def tokenized(self, body: dict[str, Any]) -> list[int]:
         if "prompt" in body:
             return self.ids(body["prompt"])
-        tokens = []
-        for message in body["messages"]:
-            tokens += [*self.ids(f"<{message['role']}> {message['content']}"), END]
-        return [*tokens, ASSISTANT] if body.get("add_generation_prompt", True) else tokens
+        said = [f"<{one['role']}> {one['content']} {END}" for one in body["messages"]]
+        return self.ids(" ".join([*said, ASSISTANT * body.get("add_generation_prompt", True)]))
 
     def scored(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices of a completion, not in their order: of each prompt the wanted tokens."""
         choices = []
         for index, prompt in enumerate(body["prompt"]):
-            before, wanted = self.word(prompt[-1]), body["logprob_token_ids"]
-            told = [self.logprobs.get((before, self.word(token)), -30.0) for token in wanted]
-            top = {f"token_id:{token}": one for token, one in zip(wanted, told, strict=True)}
+            before = self.word(prompt[-1])
+            top = {
+                f"token_id:{token}": self.logprobs.get((before, self.word(token)), -30.0)
+                for token in body["logprob_token_ids"]
+            }
             choices.append({"index": index, "logprobs": {"top_logprobs": [top]}})
         return choices[::-1]
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: FaultyServer
-
-    def log_message(self, *_: object) -> None:
-        """Nothing on stderr."""
-
-    def do_POST(self) -> None:
-        server, length = self.server, int(self.headers.get("Content-Length", 0))
-        headers = {name.lower(): text for name, text in self.headers.items()}
-        request = Request(self.path, json.loads(self.rfile.read(length) or b"{}"), headers)
-        with server.lock:
-            server.log.append(request)
-            server.running += 1
-            server.most_running = max(server.most_running, server.running)
-        fault = server.answered(self.path.partition("?")[0], request)
-        if fault.dies:
-            self.close_connection = True
-            server.__exit__()
-            return
-        time.sleep(fault.delay or server.delay)
-        with server.lock:
-            server.running -= 1
-        body = fault.body or b"{}"
-        self.send_response(fault.status)
-        for name, text in (fault.headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(name, text)
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if fault.cut else body)
-        self.close_connection = self.close_connection or fault.cut
-
-    do_GET = do_POST  # noqa: N815

@@ -19,16 +19,14 @@ import ray
 from vllm.entrypoints.launchers import run_batch
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-_OURS = ("VLLM_", "HF_", "PYTHONPATH")
-"""How the variables begin that an engine on another machine needs too."""
-_SECRET = ("_KEY", "_TOKEN")
-"""How those end that Ray must not have: it logs what it hands on."""
-
 
 def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that an engine on another machine gets."""
-    ours = {name: text for name, text in environment.items() if name.startswith(_OURS)}
-    return {name: text for name, text in ours.items() if not name.endswith(_SECRET)}
+    """The variables that an engine on another machine gets; no key, since Ray logs them."""
+    return {
+        name: text
+        for name, text in environment.items()
+        if name.startswith(("VLLM_", "HF_", "PYTHONPATH")) and not name.endswith(("_KEY", "_TOKEN"))
+    }
 
 
 def _parsed(words: Sequence[str]) -> Namespace:
@@ -60,8 +58,7 @@ def main() -> None:
     blocks = ray.data.from_items(requests, override_num_blocks=engines)
     answers = blocks.map_batches(answered, fn_kwargs={"words": words}, batch_size=None, **takes)
     with Path(given.output_file).open("w", encoding="utf-8") as stream:
-        for row in answers.iter_rows():
-            stream.write(row["item"] + "\n")
+        stream.writelines(row["item"] + "\n" for row in answers.iter_rows())
 
 
 if __name__ == "__main__":

@@ -7,15 +7,13 @@ from esc.files import EscError
 from esc.judging import JudgeSending, Sending
 from esc.llm import Price
 
-VARIABLES = (
-    *("BATCH", "IN_FLIGHT", "JUDGE", "JUDGE_BASE_URL", "JUDGE_BATCH", "JUDGE_IN_FLIGHT"),
-    *("MODEL", "SHARD"),
-)
-
 
 @pytest.fixture(autouse=True)
 def _unset(monkeypatch):
-    for name in VARIABLES:
+    for name in ("BATCH", "IN_FLIGHT", "MODEL", "SHARD", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(f"JUDGE_{name}", raising=False)
+    for name in ("JUDGE", "JUDGE_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -30,18 +28,15 @@ def given(kind, *words):
     return taken[0]
 
 
-def test_a_judge_has_a_number_in_flight_of_its_own(monkeypatch):
+def test_a_number_in_flight_is_the_judges_own_or_by_where_the_model_runs(monkeypatch):
+    for model, where in (("qwen2.5-7b", "gpu"), ("smollm2-135m", "cpu")):
+        assert given(Sending, "--model", model).connections == judging.IN_FLIGHT[where]
     monkeypatch.setenv("IN_FLIGHT", "5")
-    assert given(JudgeSending).connections == judging.JUDGE_IN_FLIGHT
     assert given(Sending).connections == 5
+    assert given(JudgeSending).connections == judging.JUDGE_IN_FLIGHT
     monkeypatch.setenv("JUDGE_IN_FLIGHT", "7")
     assert given(JudgeSending).connections == 7
     assert given(JudgeSending, "--in-flight", "9").connections == 9
-
-
-@pytest.mark.parametrize(("model", "where"), [("qwen2.5-7b", "gpu"), ("smollm2-135m", "cpu")])
-def test_a_servers_number_in_flight_is_by_where_it_runs(model, where):
-    assert given(Sending, "--model", model).connections == judging.IN_FLIGHT[where]
 
 
 @pytest.mark.parametrize(
@@ -50,36 +45,29 @@ def test_a_servers_number_in_flight_is_by_where_it_runs(model, where):
         ("vllm", "openai", "openai"),
         ("write", "", "write"),
         ("", "openai", "openai"),
-        ("read", "live", None),
-        ("", "", None),
+        ("read", "live", ""),
+        ("", "", ""),
     ],
 )
 def test_a_judges_batches_are_its_own_before_those_of_all(both, judges, engine, monkeypatch):
-    monkeypatch.setenv("BATCH", both)
-    monkeypatch.setenv("JUDGE_BATCH", judges)
-    monkeypatch.setenv("SHARD", "7")
-    batches = given(JudgeSending).batches
-    assert (batches and (batches.engine, batches.shard)) == (engine and (engine, 7))
-    batches = given(Sending).batches
-    assert (batches.engine if batches else "") == both
+    for name, value in {"BATCH": both, "JUDGE_BATCH": judges, "SHARD": "7"}.items():
+        monkeypatch.setenv(name, value)
+    judged = given(JudgeSending)
+    assert (judged.engine, judged.shard, given(Sending).engine) == (engine, 7, both)
 
 
-@pytest.mark.parametrize(
-    ("option", "text"),
-    [("--max-cost", "0"), ("--price", "1"), ("--batch", "x")],
-)
-def test_what_is_no_option_is_one_line(option, text):
-    with pytest.raises(EscError, match=text):
-        given(Sending, option, text)
+def test_money_is_limited_where_its_price_is_known():
+    meter = given(Sending, "--price", "0.40/1.60", "--max-cost", "2").meter
+    assert (meter.price, meter.limit) == (Price(0.4, 1.6), 2)
+    assert meter.price.of(1_000_000, 500_000) == pytest.approx(1.2)
+    with pytest.raises(EscError, match="MAX_COST needs PRICE"):
+        given(Sending, "--max-cost", "2")
+    for text in ("0.4", "0.4/1.6/2", "a/b"):
+        with pytest.raises(EscError, match="PROMPT/COMPLETION"):
+            given(Sending, "--price", text)
 
 
-def test_a_price_is_of_both_directions():
-    sending = given(Sending, "--price", "0.40/1.60", "--max-cost", "2")
-    assert (sending.meter.price, sending.meter.limit) == (Price(0.4, 1.6), 2)
-
-
-def test_the_hosted_judge_takes_a_key_where_it_is_asked(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+def test_the_hosted_judge_takes_a_key_where_it_is_asked():
     named = ("--judge", "gpt-x")
     with pytest.raises(EscError, match=r"OPENAI_API_KEY is not set.*JUDGE=random"):
         given(JudgeSending, *named).who()

@@ -1,5 +1,6 @@
 """Scores over HTTP by a judge that knows the plan: found again exactly, or never a number."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from jinja2 import Environment, meta
 from predicted import error, quoted, row, rows, save
 
 from esc import dialogue, files, paths, policy_server, prompts
-from esc.judging import Reason
+from esc.llm import Reason
 from esc.predictions import Prediction
 from eval import cases, judge, pairwise
 from eval.judge import Dimension, Number, Score
@@ -181,7 +182,8 @@ def test_a_prompt_uses_exactly_the_variables_it_is_given(monkeypatch):
 @pytest.mark.parametrize("dimension", Dimension)
 def test_a_prompt_asks_for_what_the_schema_asks_for_and_anchors_every_score(dimension):
     system = judge.rating(ITEM, dimension, Score)[0].content
-    assert all(f'"{name}"' in system for name in json.loads(Score.schema_text())["properties"])
+    form = json.loads(Score.constraint(is_own=False).schema)
+    assert all(f'"{name}"' in system for name in form["properties"])
     alone = judge.rating(ITEM, dimension, Number)[0].content
     assert "score alone" in alone and "JSON" not in alone
     for text in (system, alone):
@@ -290,7 +292,8 @@ def test_the_embedded_model_judges_its_own_runs_at_the_running_server_of_this_wo
 ):
     begun = psutil.Process().create_time()
     state = policy_server.State(os.getpid(), begun, server.url, {}, "", ready=True)
-    policy_server.write_state(tmp_path / paths.server("smollm2-135m"), state)
+    left = tmp_path / paths.server("smollm2-135m") / policy_server.STATE
+    files.write_json(left, dataclasses.asdict(state))
     server.answer = Planted()
     argv = ["--predictions", predictions, "--out", out, "--work", tmp_path]
     code, printed, _ = step(judge.main, *argv)

@@ -1,6 +1,5 @@
 """Predictions over HTTP, with what can go wrong: every mistake is one line, and nothing is lost."""
 
-import json
 import shutil
 
 import pytest
@@ -153,6 +152,3 @@ def test_a_dpo_training_has_its_own_folder_and_served_names(predicted, work, ser
     options = files.read_json(made / "options.json")
     assert asked == set(options["weights"]) == set(server.models)
     assert [options[name] for name in ("STAGE", "VARIANT", "ROUND")] == ["dpo", "ipo", 2]
-    header, *_ = (made / "calls.jsonl").read_text().splitlines()
-    stored = {"model": MODEL, "system": "decoupled", "stage": "dpo_ipo_r2"}
-    assert json.loads(header) == {"calls of": stored}

@@ -4,10 +4,9 @@ import shutil
 
 import pytest
 from batches import play, requests
-from faulty_server import FaultyServer, Request
+from faulty_server import FaultyServer
 
 from esc import cli
-from esc.psych_errors import PsychError
 from mining import sample
 
 
@@ -47,48 +46,31 @@ def test_begun_live_or_not_it_writes_through_files_the_bytes_of_a_live_run(
     shutil.rmtree(folder)
     if kept:
         folder.mkdir()
-        calls.write_bytes(b"".join(stored[: 1 + kept]))
+        calls.write_bytes(b"".join(stored[:kept]))
     sent = len(models.chats())
     code, out, err = draw("--batch", "write", "--shard", "5")
     assert code == cli.WAITING and "BATCH=read" in err and out == "" and not samples.exists()
     asked = [len(requests(shard)) for shard in folder.glob("batch/*.requests.jsonl")]
-    assert max(asked) == 5 and sum(asked) == len(stored) - 1 - kept
+    assert max(asked) == 5 and sum(asked) == len(stored) - kept
     play(folder / "batch", answer)
     code, out, _ = draw("--batch", "read")
-    assert code == 0 and f"{sum(asked)} answered, " in out
+    assert code == 0 and f"{sum(asked)} answered, {kept} from the cache" in out
     assert samples.read_bytes() == live and (folder / "run.json").is_file()
     assert len(models.chats()) == sent
 
 
-def test_every_task_leaves_its_shards_and_what_has_its_answers_is_finished(draw, bench):
-    both = {"task": ("rg", "vanilla")}
-    options = ("--decode", "free")
-    code, _, err = draw("--batch", "write", *options, **both)
-    folders = [bench.mining(task).folder for task in both["task"]]
+def test_every_task_leaves_its_shards_and_what_has_its_answers_is_finished(
+    draw, bench, models, error_line
+):
+    options, tasks = ("--decode", "free"), ("rg", "vanilla")
+    code, _, err = draw("--batch", "write", *options, task=tasks)
+    folders = [bench.mining(task).folder for task in tasks]
     assert code == cli.WAITING and all(f"wait in {one / 'batch'}" in err for one in folders)
     play(folders[1] / "batch", answer)
-    code, _, err = draw("--batch", "read", *options, **both)
+    code, _, err = draw("--batch", "read", *options, task=tasks)
     assert code == cli.WAITING and str(folders[0]) in err and str(folders[1]) not in err
     assert [(one / "run.json").is_file() for one in folders] == [False, True]
-
-
-def test_an_engine_of_this_work_runs_nothing_of_others(draw, models, error_line):
-    code, _, err = draw("--batch", "vllm")
+    # An engine of this work runs nothing of others.
+    code, _, err = draw("--batch", "vllm", *options)
     reason = f"BATCH=vllm runs this WORK's own models here (base), not rg-sft, {models.url}"
     assert code == 2 and reason in error_line(err)
-
-
-def test_judged_through_files_it_writes_the_bytes_of_a_live_run(bench, planted, server, error_line):
-    replies = [f"reply {number}" for number in range(3)]
-    bench.sample("rg", lambda turn, index: f"{replies[index]} {turn.id}", 3, limit=2)
-    planted.plan = {f"{replies[0]} {t.id}": PsychError.LACK_OF_EMPATHY for t in bench.turns(2)}
-    assert bench.judge("rg", url=server.url)[0] == 0
-    live = bench.judged("rg") / "verdicts.jsonl"
-    verdicts = live.read_bytes()
-    shutil.rmtree(bench.judged("rg"))
-    code, _, err = bench.judge("rg", "--batch", "openai")
-    assert code == 2 and "OPENAI_API_KEY is not set" in error_line(err)
-    # No key: nobody hosted is asked.
-    assert bench.judge("rg", "--batch", "write")[0] == cli.WAITING
-    play(bench.judged("rg") / "batch", lambda body: planted(Request("", body, {})))
-    assert bench.judge("rg", "--batch", "read")[0] == 0 and live.read_bytes() == verdicts

@@ -67,7 +67,7 @@ ODD = [
     (NO_TEXT, "empty answer"),
     (TRUNCATED, "answer cut at its length limit"),
     (Fault(body=completion(THOUGHT, "length")), "answer cut at its length limit"),
-    (TOO_LONG, "request refused"),
+    (TOO_LONG, "context too long"),
     (refusal(400, "not on\x1b[2J our menu"), "request refused"),
 ]
 
@@ -123,7 +123,7 @@ def test_a_blind_judge_gives_the_same_verdicts_and_is_not_told_which_reply_is_go
     ("answer", "told"),
     [
         (refusal(400, "response_format is not supported"), "response_format is not supported"),
-        (Fault(body=completion(None, "length")), "every answer is empty (90.0000 spent"),
+        (Fault(body=completion(None, "length")), "no question was answered (90.0000 spent"),
     ],
 )
 def test_a_judge_that_answers_nothing_leaves_no_verdicts(
@@ -201,8 +201,8 @@ def test_killed_while_judging_it_goes_on_to_the_same_bytes(bench, server, plante
     (folder / "run.json").unlink()
     calls.write_bytes(calls.read_bytes()[:-20])
     before = len(server.chats())
-    code, _, err = bench.judge("rg", url=server.url)
-    assert code == 0 and "torn" in err and len(server.chats()) == before + 1
+    code, _, _ = bench.judge("rg", url=server.url)
+    assert code == 0 and len(server.chats()) == before + 1
     assert (folder / "verdicts.jsonl").read_bytes() == whole
 
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from esc.judging import Reason, Unscored
-from esc.llm import derived_seed
+from esc.judging import Unscored
+from esc.llm import Reason, derived_seed
 from esc.psych_errors import PsychError
 from esc.records import Candidate
 from esc.strategies import Strategy

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from esc.judging import Reason, Unscored
+from esc.judging import Unscored
+from esc.llm import Reason
 from esc.psych_errors import PsychError
 from mining import judge, verdicts
 from mining.verdicts import FILTER_MENU, BlindVerdict, ErrorVerdict, FilterVerdict
@@ -166,7 +167,7 @@ def chat_of(kind, last="Cheer up!", history=HISTORY):
 
 @KINDS
 def test_the_schema_asks_for_what_the_prompt_asks_for_and_all_it_allows_is_read(kind):
-    described = json.loads(kind.schema_text())
+    described = json.loads(kind.constraint(is_own=False).schema)
     properties = described["properties"]
     assert set(properties) == set(USUAL[kind]) == set(described["required"])
     assert described["additionalProperties"] is False

@@ -9,11 +9,12 @@ import time
 
 import pytest
 from batches import BatchService, answer_line
+from faulty_server import Fault, refusal
 
 from esc import llm_batch, paths
 from esc.files import EscError, Waiting
-from esc.llm import Cache, Constraint, FailureKind, Generation, Meter, Price, RunStopped, Sampling
-from esc.llm_batch import ANSWERS, REQUESTS, STATE, Batch, BatchChat, Shard
+from esc.llm import Cache, Constraint, Generation, Meter, Price, Reason, RunStopped, Sampling
+from esc.llm_batch import ANSWERS, REQUESTS, STATE, BatchChat, Shard
 from esc.prompts import Message
 from serving import batch
 
@@ -42,29 +43,30 @@ def root(tmp_path):
     return leave
 
 
-@pytest.fixture
-def run(shard, root):
-    return lambda program: batch.by_vllm(shard, [], ray=False, root=root(program))
+ENGINES = {
+    "whole": ('[ "$1 $3" = "-i -o" ] && cp "$2" "$4"', ""),
+    "fails": (
+        "echo half > $4; echo 'ValueError: no such thing' >&2; exit 1",
+        r"0001.requests.jsonl was not run: ValueError: no such thing \(log: .*0001.log\)",
+    ),
+    "killed": (
+        "echo half > $4; kill -9 $$",
+        "was killed, as a system does that runs out of memory",
+    ),
+}
 
 
-def test_answers_appear_when_all_are_there(run, shard):
-    run('[ "$1 $3" = "-i -o" ] && cp "$2" "$4"')
-    assert shard.path(ANSWERS).read_text() == shard.path(REQUESTS).read_text()
-
-
-@pytest.mark.parametrize(
-    ("program", "reason"),
-    [
-        ("echo half > $4; echo 'ValueError: no such thing' >&2; exit 1",
-         r"0001.requests.jsonl was not run: ValueError: no such thing \(log: .*0001.log\)"),
-        ("echo half > $4; kill -9 $$", "was killed, as a system does that runs out of memory"),
-    ],
-)  # fmt: skip
-def test_an_engine_that_ends_early_leaves_no_answers_and_one_line(run, shard, program, reason):
-    with pytest.raises(EscError, match=reason):
-        run(program)
+@pytest.mark.parametrize(("program", "reason"), ENGINES.values(), ids=ENGINES)
+def test_answers_appear_when_all_are_there_or_one_line_says_why_not(shard, root, program, reason):
+    where = root(program)
+    if reason:
+        with pytest.raises(EscError, match=reason):
+            batch.by_vllm(shard, [], ray=False, root=where)
+    else:
+        batch.by_vllm(shard, [], ray=False, root=where)
+        assert shard.path(ANSWERS).read_text() == shard.path(REQUESTS).read_text()
     left = sorted(path.name for path in shard.folder.iterdir() if path.is_file())
-    assert left == ["0001.log", "0001.requests.jsonl"]
+    assert left == ["0001.answers.jsonl"] * (not reason) + ["0001.log", "0001.requests.jsonl"]
 
 
 def wait_for(true):
@@ -72,10 +74,6 @@ def wait_for(true):
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def ignore_interrupts():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def test_the_engine_ends_with_the_process_that_waits_for_it(root, shard, tmp_path):
@@ -93,7 +91,7 @@ def test_the_engine_ends_with_the_process_that_waits_for_it(root, shard, tmp_pat
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=paths.ROOT,
-        preexec_fn=ignore_interrupts,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     ) as runner:
         wait_for(mark.read_text)
         os.kill(int(mark.read_text()), signal.SIGCONT)
@@ -109,26 +107,28 @@ def service(monkeypatch):
         yield service
 
 
-RECORDS = ["a", "b", "c"]
+RECORDS = [*"abc"]
 
 
 @pytest.fixture
 def ask(service, tmp_path, monkeypatch):
     """The results of a new process's run at the service, in its own process."""
-    here = lambda _, urls, shards: batch.by_service(shards, urls[0])  # noqa: E731
-    monkeypatch.setattr(llm_batch, "run", here)
+
+    def at_service(engine, model, work, urls, shards):
+        batch.by_service(shards, urls[0])
 
     def run(records=RECORDS, meter=None, engine="openai", **more):
-        of, cache = Batch(engine, 2, MODEL, tmp_path), Cache(tmp_path / "calls.jsonl", {})
-        chat = BatchChat(of, [service.url], tmp_path / "batch", cache, {}, meter or Meter())
-
         async def work(asks, record):
             chat = (Message("user", record),)
             call = Generation(record, "judge", "gpt", chat, Sampling(5), **more)
             return (await asks.ask(call)).text
 
-        return chat.run(records, work)
+        shared = Cache(tmp_path / "calls.jsonl"), {}, meter or Meter()
+        of = {"folder": tmp_path / "batch", "model": MODEL, "work": tmp_path}
+        chat = BatchChat(*shared, **of, urls=[service.url], engine=engine, size=2)
+        return chat.rounds(records, work)
 
+    monkeypatch.setattr(llm_batch, "run", at_service)
     return run
 
 
@@ -141,9 +141,8 @@ def test_every_shard_becomes_a_batch_whose_answers_are_stored(ask, service, tmp_
     assert (first["endpoint"], first["completion_window"]) == ("/v1/chat/completions", "24h")
     sent = service.files["file-0"]
     assert sent == Shard(tmp_path / "batch", 1).path(REQUESTS).read_bytes()
-    form = json.loads(sent.splitlines()[0])["body"]["response_format"]
-    assert form["type"] == "json_schema"
-    assert all(query.startswith("api-version=2024-10-21") for _, query in service.headers)
+    assert json.loads(sent.splitlines()[0])["body"]["response_format"]["type"] == "json_schema"
+    assert all("?api-version=2024-10-21" in request.path for request in service.log)
     with pytest.raises(RunStopped, match=r"does not know the constraint"):
         ask(constraint=Constraint(choice=("yes", "no")))
 
@@ -170,7 +169,7 @@ def test_a_failed_batch_says_why_when_the_others_have_ended_and_is_made_anew(
 def test_what_expired_fails_alone_and_only_it_is_asked_again(ask, service):
     service.ends = {"batch_0": "expired"}
     answered, late = ask(["a", "b"])
-    assert answered == "a" and late.kind is FailureKind.TIMEOUT
+    assert answered == "a" and late.kind is Reason.TIMEOUT
     assert ask(["a", "b"]) == ["a", "b"]
     again = service.files[service.batches["batch_1"]["input_file_id"]].splitlines()
     assert [json.loads(row)["body"]["messages"][-1]["content"] for row in again] == ["b"]
@@ -181,15 +180,15 @@ def test_who_is_no_service_or_refuses_is_told_in_one_line_without_the_key(
 ):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("VLLM_API_KEY", "own-key")
-    service.refuse = {"GET": (200, "<html>")}
+    service.refuse = {"GET": Fault(body=b"<html>")}
     with pytest.raises(EscError, match="answers no JSON; a base URL mostly ends in /v1"):
         ask()
-    service.refuse = {"POST /v1/batches": (400, "billing limit of own-key")}
+    service.refuse = {"POST /v1/batches": refusal(400, "billing limit of own-key")}
     with pytest.raises(EscError, match=r"400 .*billing limit.*the same command goes on") as told:
         ask()
     assert "own-key" not in str(told.value)
     # A key for https does not go to plain http.
-    assert {key for key, _ in service.headers} == {"Bearer own-key"}
+    assert {request.headers["authorization"] for request in service.log} == {"Bearer own-key"}
     service.refuse = {}
     assert ask() == RECORDS and len(service.batches) == 2
 
@@ -197,19 +196,19 @@ def test_who_is_no_service_or_refuses_is_told_in_one_line_without_the_key(
 def test_nothing_is_sent_that_could_pass_the_limit_and_what_was_sent_is_taken_in(ask, service):
     def limited():
         # A request of five tokens costs 500 units at the most.
-        return {"meter": Meter(Price(0.0, 100.0), limit=0.001)}
+        return Meter(Price(0.0, 100.0), limit=0.001)
 
     with pytest.raises(Waiting):
         ask(engine="write")
     with pytest.raises(RunStopped, match=r"the 3 new requests could pass MAX_COST=0.001"):
-        ask(**limited())
+        ask(meter=limited())
     assert not service.files and not service.batches
-    service.refuse = {"GET /v1/batches/": (400, "maintenance")}
+    service.refuse = {"GET /v1/batches/": refusal(400, "maintenance")}
     with pytest.raises(EscError):
         ask()
     service.refuse = {}
     # A batch of which only a part is asked any more is waited for, too.
-    assert ask(["a"], **limited()) == ["a"] and len(service.batches) == 2
+    assert ask(["a"], meter=limited()) == ["a"] and len(service.batches) == 2
 
 
 def test_killed_while_it_waits_the_next_run_pays_for_nothing_again(service, tmp_path):
@@ -217,21 +216,22 @@ def test_killed_while_it_waits_the_next_run_pays_for_nothing_again(service, tmp_
     service.looks = 10**9
     code = (
         "import sys; from pathlib import Path\n"
-        "from esc.llm_batch import Batch, Shard, run\n"
-        f"batch = Batch('openai', 2, '{MODEL}', Path())\n"
-        f"run(batch, ['{service.url}'], [Shard(Path('{tmp_path}'), n) for n in (1, 2)])\n"
+        "from esc.llm_batch import Shard, run\n"
+        f"shards = [Shard(Path('{tmp_path}'), n) for n in (1, 2)]\n"
+        f"run('openai', '{MODEL}', Path(), ['{service.url}'], shards)\n"
     )
-    for number in (1, 2):
-        body = {"messages": [{"content": f"hello {number}"}]}
-        line = json.dumps({"custom_id": str(number), "body": body})
-        Shard(tmp_path, number).path(REQUESTS).write_text(line + "\n")
+    shards = [Shard(tmp_path, number) for number in (1, 2)]
+    for shard in shards:
+        body = {"messages": [{"content": f"hello {shard.number}"}]}
+        line = json.dumps({"custom_id": str(shard.number), "body": body})
+        shard.path(REQUESTS).write_text(line + "\n")
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=paths.ROOT) as killed:
         wait_for(lambda: len(service.batches) == 2 and service.batches["batch_1"]["looks"])
         killed.send_signal(signal.SIGKILL)
     service.looks = 1
     subprocess.run(command, cwd=paths.ROOT, check=True)
-    said = [Shard(tmp_path, number).path(ANSWERS).read_text() for number in (1, 2)]
+    said = [shard.path(ANSWERS).read_text() for shard in shards]
     assert said == [answer_line(str(number), f"hello {number}") for number in (1, 2)]
     assert len(service.batches) == 2 and sum(name.startswith("file") for name in service.files) == 2
-    assert json.loads(Shard(tmp_path, 1).path(STATE).read_text())["batch"] == "batch_0"
+    assert json.loads(shards[0].path(STATE).read_text())["batch"] == "batch_0"

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
@@ -166,7 +167,7 @@ def pretend(tmp_path):
     def leave(pid, held=(), *, ready=True, model=MODEL, later=0.0):
         begun = psutil.Process(pid).create_time() - later
         state = State(pid, begun, "http://127.0.0.1:1/v1", dict(held), "127.0.0.1:8000", ready)
-        policy_server.write_state(tmp_path / paths.server(model), state)
+        files.write_json(tmp_path / paths.server(model) / policy_server.STATE, asdict(state))
 
     return leave
 

@@ -1,13 +1,14 @@
-"""A loopback server, and a client in a hurry."""
+"""Loopback servers, and a client in a hurry."""
 
 import asyncio
+from contextlib import aclosing
 from types import SimpleNamespace
 
 import pytest
 from faulty_server import FaultyServer
 
 from esc import llm
-from esc.llm import Cache, Chat, Generation, Pool, Sampling
+from esc.llm import Cache, Chat, Generation, Meter, Sampling
 from esc.prompts import Message
 
 
@@ -32,38 +33,33 @@ def second_server():
         yield server
 
 
-def generation(record, **more):
-    """A call whose last message is the record's id."""
-    messages = (Message("system", "Be kind."), Message("user", record))
-    return Generation(record, "reply", "m", messages, Sampling(5), **more)
-
-
 @pytest.fixture
 def make_call():
-    return generation
+    """From a record's id to a call whose last message it is."""
 
+    def make(record, **more):
+        messages = (Message("system", "Be kind."), Message("user", record))
+        return Generation(record, "reply", "m", messages, Sampling(5), **more)
 
-async def reply_to(asks, record):
-    """A record is the seeker's words, or a whole call."""
-    return await asks.ask(generation(record) if isinstance(record, str) else record)
+    return make
 
 
 @pytest.fixture
-def ask_all():
-    """Run one request for every record against ``urls``, from a new process's point of view."""
+def ask_all(make_call):
+    """Ask ``urls`` every record, a text or a whole call, from a new process's point of view."""
+
+    async def work(asks, record):
+        return await asks.ask(make_call(record) if isinstance(record, str) else record)
 
     def call(urls, records, *, cache=None, meter=None, connect=False, timeout=5.0, in_flight=32):
-        urls = [urls] if isinstance(urls, str) else urls
-
         async def everything():
-            pool = Pool(urls, timeout=timeout, connections=in_flight, meter=meter)
-            chat = Chat(pool, Cache(cache, {"system": "test"}), {"m": "w1"})
-            try:
+            where = [urls] if isinstance(urls, str) else urls
+            shared = Cache(cache), {"m": "w1"}, meter or Meter()
+            chat = Chat(where, *shared, timeout=timeout, connections=in_flight)
+            async with aclosing(chat):
                 if connect:
-                    await pool.connect(["m"])
-                results = await chat.run(records, reply_to, "test")
-            finally:
-                await pool.close()
+                    await chat.connect(["m"])
+                results = await chat.run(records, work, "test")
             texts = [getattr(result, "text", None) for result in results]
             return SimpleNamespace(results=results, texts=texts, meter=chat.meter)
 

@@ -6,18 +6,12 @@ import math
 import faulty_server as fs
 import pytest
 
-from esc.llm import Constraint, Failure, FailureKind, Generation, RunStopped, derived_seed
+from esc.llm import Constraint, Failure, Generation, Reason, Reply, RunStopped
 from esc.plan_and_speak import normalised
 from esc.prompts import Message, spoken
 
 CHOICE = Constraint(choice=("Question", "Others"))
 HINT = Constraint(schema='{"type": "object", "properties": {}}', hint=True)
-
-
-def test_a_seed_depends_on_record_and_sample_alone_and_is_sent(server, ask_all, make_call):
-    ask_all(server.url, [make_call("a"), make_call("a", sample=1), make_call("b")])
-    seeds = {request.body["seed"] for request in server.chats()}
-    assert seeds == {933147694, derived_seed("a", 1), derived_seed("b", 0)}
 
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<end_of_turn>", "</s>", "<EOS>"])
@@ -49,22 +43,20 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_an_answer_is_read_in_any_form(server, ask_all, form):
     server.script = [form]
-    (reply,) = ask_all(server.url, ["a"]).results
-    assert (reply.text, reply.truncated) == ("re: a", False)
+    assert ask_all(server.url, ["a"]).results == [Reply("re: a")]
     assert len(server.chats()) == 1
 
 
-def test_what_was_thought_is_stored_and_no_answer(server, ask_all, tmp_path):
-    server.script = [said("<think>\nPerhaps b?\n</think>\n\nre: a"), said("<think>\nOkay, b")]
+@pytest.mark.parametrize("text", ["half an ans", "<think>\nPerhaps b"])
+def test_a_cut_answer_is_kept_and_cut_thinking_is_none(server, ask_all, tmp_path, text):
+    server.script = [fs.Fault(body=fs.completion(text, "length"))]
     for _ in range(2):
-        whole, cut = ask_all(server.url, ["a", "b"], cache=tmp_path / "calls", in_flight=1).results
-        assert (whole.text, whole.truncated) == ("re: a", False)
-        assert (cut.text, cut.truncated) == ("", True)
-    assert "Perhaps b?" in (tmp_path / "calls").read_text()
-    assert len(server.chats()) == 2
+        (reply,) = ask_all(server.url, ["a"], cache=tmp_path / "calls").results
+        assert reply == Reply(text.partition("<")[0], truncated=True)
+    assert text[-9:] in (tmp_path / "calls").read_text() and len(server.chats()) == 1
 
 
-THOUGHT = {
+BLOCKS = {
     "one that the prompt opened": "They lost a job.\n</think>\n\n[Question] How long?",
     "two blocks": "<think>One.</think>\n<think>Two.</think>\n[Question] How long?",
     "a block in a block": "<think>One <think>two</think> three</think>[Question] How long?",
@@ -72,16 +64,14 @@ THOUGHT = {
 }
 
 
-@pytest.mark.parametrize("text", THOUGHT.values(), ids=THOUGHT)
+@pytest.mark.parametrize("text", BLOCKS.values(), ids=BLOCKS)
 def test_thinking_is_dropped(text):
     assert spoken(text) == ("[Question] How long?", False)
 
 
-def test_other_text_is_left_as_it_is_and_cut_thinking_says_nothing():
-    for text in ("", " I think: 2 < 3. \n", "think> about </ think"):
-        assert spoken(text) == (text, False)
-    for text in ("<think>\nOkay, a Question", "So. <think>Or", "a</think>b<think>"):
-        assert spoken(text) == ("", True)
+@pytest.mark.parametrize("text", ["", " I think: 2 < 3. \n", "think> about </ think"])
+def test_other_text_is_left_as_it_is(text):
+    assert spoken(text) == (text, False)
 
 
 WORDS = {
@@ -100,7 +90,7 @@ def test_a_refusal_is_final_and_told_in_the_server_s_words(server, ask_all, body
     server.script = [fs.Fault(200 if b"code" in body else 400, body)]
     (failed,) = ask_all(server.url, ["a"]).results
     message = "HTTP 400" if b"html" in body else "no more of it"
-    assert failed == Failure(FailureKind.REFUSED, message, 1)
+    assert failed == Failure(Reason.REFUSED, message, 1)
 
 
 REFUSED = {
