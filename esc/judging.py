@@ -28,7 +28,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, ca
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from esc import backbones, cli, files, llm, policy_server, prompts
+from esc import backbones, cli, files, llm, policy_server, prompts, psych_errors, strategies
 from esc.dialogue import Exchange
 from esc.files import EscError, Row, Waiting
 from esc.llm import Asks, Constraint, Failure, Generation, Price, Reason, RunStopped, Sampling
@@ -123,9 +123,10 @@ class Judge:
         return bool(self.weights) and is_smoke(self.name)
 
     def prompts(self, folder: Path, names: Iterable[str]) -> str | None:
-        """A hash of the files behind its questions; None where it is asked none."""
-        found = [prompts.source(folder, name) for name in names]
-        return None if self.is_random else files.sha256_of(found)
+        """A hash of all that words its questions; None where it is asked none."""
+        texts = files.sha256_of(prompts.source(folder, name) for name in names)
+        words = f"{texts}{strategies.HASH}{psych_errors.HASH}"
+        return None if self.is_random else hashlib.sha256(words.encode()).hexdigest()
 
 
 def is_smoke(judge: str) -> bool:

@@ -6,11 +6,13 @@
         answer = pipeline.reply([], "I lost my job last week.")
         print(answer.plan.strategy, answer.plan.probability, answer.response)
 
+The strategies are those of STRATEGIES (`esc.strategies`), which is read when this is imported.
 Research software: what it says is no counselling.
 """
 
 import asyncio
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -23,9 +25,10 @@ from esc.prompts import Message
 from esc.strategies import Strategy, parse, tag
 
 NAMES = tuple(strategy.value for strategy in Strategy)
-# Room for the answer: the longest name has 8 tokens, and ESConv's longest reply is below 256; a
-# backbone's own is in the table of backbones.
-PLAN_TOKENS, REPLY_TOKENS = 24, 256
+# Room for the answer: the longest shipped name has 8 tokens; in another script a letter may have one
+# a byte. ESConv's longest reply is below 256; a backbone's own stands in the table of backbones.
+PLAN_TOKENS = max(24, *(len(n) // 2 if n.isascii() else len(n.encode()) for n in NAMES))
+REPLY_TOKENS = 256
 TEMPERATURE, TOP_P = 0.7, 0.95  # with which the authors' code samples
 TIMEOUT = 600.0  # seconds for one answer, waiting behind other requests included
 
@@ -87,8 +90,9 @@ def constraint_of(task: str, decode: str) -> Constraint | None:
     """What a task's answer is held to under DECODE: a strategy, or ``[Strategy] reply``."""
     if decode != "choice" or task == "rg":
         return None
-    # The names hold letters, blanks and hyphens: nothing that means more in an expression.
-    tagged = rf"\[({'|'.join(NAMES)})\] .+"
+    # What means more in an expression; a blank escaped is none to every engine.
+    names = (re.sub(r"[][\\.^$*+?{}|()]", r"\\\g<0>", name) for name in NAMES)
+    tagged = rf"\[({'|'.join(names)})\] .+"
     return Constraint(choice=NAMES) if task == "sp" else Constraint(regex=tagged)
 
 

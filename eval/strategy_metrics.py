@@ -1,8 +1,8 @@
 """Strategy metrics, all from one table of counts: how often i was predicted where j was gold.
 
 The headline leaves out turns whose answer names no strategy, as the paper's authors do.
-``all_turns`` counts them as predicted ``UNREADABLE``: wrong, unless that is gold. Fractions ×100; bias
-and preference as in the paper; the Jensen–Shannon distance 0 to 1. NaN inside arrays is undefined.
+``all_turns`` counts them as predicted ``UNREADABLE``: wrong, unless that is gold. Fractions ×100;
+bias and preference as in the paper; the Jensen–Shannon distance 0 to 1. NaN in arrays is undefined.
 """
 
 from collections.abc import Sequence

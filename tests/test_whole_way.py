@@ -20,6 +20,7 @@ import yaml
 
 from esc import files, paths
 
+pytestmark = pytest.mark.slow
 EXAMPLES = paths.ROOT / "examples"
 MODEL, JUDGE = "qwen2.5-7b", "the-judge"
 TASKS = ("sp", "rg", "vanilla")
@@ -214,7 +215,11 @@ def test_what_another_list_made_is_refused_with_one_line_and_nothing_is_overwrit
     shutil.copy(way.work / paths.REGISTRY, tmp_path)
     others = way.environment | {"WORK": str(tmp_path)}
     del others["STRATEGIES"]
-    for command in (("data_builders", "stats"), ("mining", "sample"), ("eval", "predict")):
+    for command in (
+        ("data_builders", "stats"),
+        ("mining", "sample", "--task", "sp"),
+        ("eval", "predict"),
+    ):
         before = sorted(tmp_path.rglob("*"))
         done = subprocess.run(
             [sys.executable, "-m", *command], cwd=paths.ROOT, env=others, capture_output=True,

@@ -98,7 +98,7 @@ print(json.dumps([
 
 
 def test_the_words_of_a_conversation_are_those_of_its_list():
-    program = """
+    program = r"""
 import json
 from esc import prompts
 from esc.strategies import Strategy
@@ -121,7 +121,7 @@ print(json.dumps([prompts.sp_system(), prompts.rg_system(Strategy["WHY"]), promp
             "counselling",
             "psychologist",
         } & {word.strip(".,:;()").casefold() for word in text.split()}
-    assert texts[3] == "learner: hello\ntutor: tutor: no\n(learner): yes\nlearner: bye\n"
+    assert texts[3] == "learner: hello\ntutor: (tutor): no\n(learner): yes\nlearner: bye\n"
     assert "Gives It Away" in "".join(texts) and "Lack of Empathy" not in "".join(texts)
 
 
