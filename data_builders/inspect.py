@@ -136,8 +136,8 @@ def report(path: Path, mapping: Row, first: Sequence[Any], said: Mapping[str, An
     lines.append("the first dialogue:")
     for one in first[:6]:
         about = dict(flat(one))
-        shown = (f"{key}: {about[key]!s:.70}" for key in said if key in about)
-        lines.append("  " + " ".join("; ".join(shown).split()))
+        parts = (f"{key}: {about[key]!s:.70}" for key in said if key in about)
+        lines.append("  " + " ".join("; ".join(parts).split()))
     return lines
 
 

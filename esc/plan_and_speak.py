@@ -25,8 +25,8 @@ from esc.prompts import Message
 from esc.strategies import Strategy, parse, tag
 
 NAMES = tuple(strategy.value for strategy in Strategy)
-# Room for the answer: the longest shipped name has 8 tokens; in another script a letter may have one
-# a byte. ESConv's longest reply is below 256; a backbone's own stands in the table of backbones.
+# Room for the answer: the longest shipped name has 8 tokens; in another script it may be one a
+# byte. ESConv's longest reply is below 256; a backbone's own stands in the table of backbones.
 PLAN_TOKENS = max(24, *(len(n) // 2 if n.isascii() else len(n.encode()) for n in NAMES))
 REPLY_TOKENS = 256
 TEMPERATURE, TOP_P = 0.7, 0.95  # with which the authors' code samples

@@ -233,7 +233,7 @@ def _sample(row: Row, index: int) -> Row:
 
 def _verdict(row: Row, index: int) -> Row:
     # Two of three hold an error: a turn has a pair, a reply too many and one without.
-    error = PsychError.TEMPLATE_RESPONSE if index else PsychError.NONE
+    error = next(one for one in PsychError if one.feeds == "rg") if index else PsychError.NONE
     told = {"id": row["id"], "sample": index, "judge": RANDOM, "status": "scored"}
     told |= {"retain": index > 0, "chosen_error": PsychError.NONE, "rejected_error": error}
     return told | dict.fromkeys(("chosen_explanation", "rejected_explanation"), "made up")

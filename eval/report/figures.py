@@ -2,7 +2,9 @@
 
 import base64
 import io
-from itertools import cycle
+import warnings
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from esc.visible import visible
 
 INKS = {"light": "#1d2433", "dark": "#e7eaf1"}
 """Colour of the words, on a light and on a dark page."""
+_HATCHES = ("", "///", "...", "xxx")
+"""Of more parts than there are colours: of the next eight, and the next."""
 COLOURS = (
     *("#2f6bbf", "#b8651b", "#2f7f55", "#b84645"),
     *("#7a5fb5", "#85644f", "#a94e86", "#667080"),
@@ -53,10 +57,12 @@ def _drawn(table: Row, rows: list[Row]) -> str:
         "svg.fonttype": "none",
         "svg.hashsalt": table["name"],
         "text.parse_math": False,
-        "font.family": "sans-serif",
+        "font.family": _fonts([*labels, *table["columns"], table["axis"]]),
         "axes.axisbelow": True,
     }
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        # The letters stand in the drawing as text: a browser takes a font of its own for them.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         drawn = Figure(figsize=(3.7 if asked else 5.0, high), layout="constrained")
         axes = drawn.add_subplot()
         places = -np.arange(len(rows))
@@ -74,12 +80,29 @@ def _drawn(table: Row, rows: list[Row]) -> str:
     return stream.getvalue()
 
 
+def _fonts(texts: Sequence[str]) -> list[str]:
+    """The page's font, and where it lacks letters one of this machine that has them, if any."""
+    from matplotlib import font_manager, ft2font
+
+    wanted = {ord(letter) for text in texts for letter in text if not letter.isspace()}
+
+    def has_them(path: str) -> bool:
+        return wanted <= ft2font.FT2Font(path).get_charmap().keys()
+
+    if has_them(font_manager.findfont(font_manager.FontProperties(family=["sans-serif"]))):
+        return ["sans-serif"]
+    others = (one.name for one in font_manager.fontManager.ttflist if has_them(one.fname))
+    return ["sans-serif", *islice(others, 1)]
+
+
 def _stacked(axes: Any, table: Row, rows: list[Row], places: Any) -> None:
     """A bar for each row, whose parts are its cells."""
     parts = np.array([[one["value"] or 0.0 for one in row["cells"]] for row in rows]).T
     whole, left = parts.sum(axis=0).max() or 1.0, np.zeros(len(rows))
-    for name, colour, values in zip(table["columns"], cycle(COLOURS), parts, strict=False):
-        bars = axes.barh(places, values, 0.72, left, label=name, color=colour)
+    for place, (name, values) in enumerate(zip(table["columns"], parts, strict=True)):
+        again, colour = divmod(place, len(COLOURS))
+        look = {"color": COLOURS[colour], "hatch": _HATCHES[again], "edgecolor": "#fff"}
+        bars = axes.barh(places, values, 0.72, left, label=name, linewidth=0, **look)
         # A smaller part has no room for its number.
         form = ".0f" if whole > 50 else ".1f"
         told = [f"{one:{form}}" if one >= 0.085 * whole else "" for one in values]

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from data_builders import leaks
 from esc import files, paths
 from esc.adapters import BASE
 from esc.files import EscError, Row
@@ -110,6 +111,8 @@ class Run:
     split: str = ""
     """What was predicted, such as ``test of ESConv.json, SPLIT=paper``; empty where unknown."""
     sampling: str = ""
+    leak: str = ""
+    """How many of its turns were in the train set of the model that answers, if any were."""
     missing: str = NOT_RUN
     """What stands where a measurement is not there."""
 
@@ -121,7 +124,8 @@ class Run:
         n = self.metrics.dialogues
         what, count = ("turn", self.metrics.n) if n is None else ("dialogue", n)
         size = f"{count:,} {what}{'' if count == 1 else 's'}"
-        return f"{self.split.partition(' of ')[0] or 'split unknown'}, {size}"
+        leak = f", {self.leak}" if self.leak else ""
+        return f"{self.split.partition(' of ')[0] or 'split unknown'}, {size}{leak}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +142,17 @@ class Backbone:
         return [(run, run.metrics) for run in self.runs.values() if run.metrics]
 
     def compared(self, a: str, b: str) -> Comparison | None:
-        """The comparison of two runs turn by turn."""
+        """The comparison of two runs turn by turn; None where one of them is left out."""
         found = self.comparisons.comparisons if self.comparisons else []
+        if any(name in self.runs and self.runs[name].metrics is None for name in (a, b)):
+            return None
         return next((pair for pair in found if (pair.a, pair.b) == (a, b)), None)
 
 
-def read_backbones(sources: Sources, models: Sequence[str]) -> list[Backbone]:
+def read_backbones(sources: Sources, models: Sequence[str], *, force: bool) -> list[Backbone]:
     """Every run of each backbone, the paper's rows first; EscError where a file has another shape.
 
+    Without a run that was tested on what it was trained on, unless ``force`` says otherwise.
     Without the measurements of another split than the one most are of, a test split before any
     other; a run whose split is unknown stays.
     """
@@ -161,8 +168,12 @@ def read_backbones(sources: Sources, models: Sequence[str]) -> list[Backbone]:
     wanted = max(known, key=lambda split: (split.startswith("test "), known[split]), default="")
     for one in found:
         for run, _ in one.measured:
+            missing = ""
             if run.split not in ("", wanted):
                 missing = f"of another split ({run.measured_on})"
+            elif run.leak and not force:
+                missing = f"{run.leak}; FORCE=1 shows it"
+            if missing:
                 gone = replace(run, metrics=None, judged=None, errors=None, missing=missing)
                 one.runs[run.name] = gone
     return found
@@ -182,9 +193,11 @@ def _run(sources: Sources, model: str, name: str, renew: str) -> Run:
         sources.known(folder / "errors" / "proportions.json", Proportions, renew),
     )
     todo = "" if all(read) or name not in KINDS else _todo(sources, model, folder)
-    split = sources.read(folder / DONE).get("set") or ""
+    done = sources.read(folder / DONE)
+    seen = done.get("seen") or {"seen": 0}
+    leak = leaks.told(seen | {"near": 0}) if seen["seen"] else ""
     label = next((kind.label for kind in ALL if kind.name == name), name)
-    return Run(model, name, label, *read, todo, split, sampling)
+    return Run(model, name, label, *read, todo, done.get("set") or "", sampling, leak)
 
 
 def _todo(sources: Sources, model: str, folder: Path) -> str:

@@ -22,6 +22,7 @@ from esc import backbones, cli, dialogue, files, sheets
 from esc.files import Row
 from esc.paths import EMBEDDED, SYSTEMS_OF_TABLE_3, SYSTEMS_OF_TABLE_4
 from esc.predictions import PREDICTIONS, named_rows, prediction_of
+from esc.strategies import CONVERSATION
 from esc.visible import markdown
 from eval.paper import BIBTEX
 from eval.report import tables
@@ -32,16 +33,16 @@ from eval.report.parts import LAYOUT, todo
 _HERE = Path(__file__).parent
 _SHOWN = 3
 """Turns that are shown with what every system says to them."""
-_SPEAKERS = "seeker", "supporter"
+_SPEAKERS = CONVERSATION.seeker, CONVERSATION.supporter
 
 
-def report(work: Path, models: Sequence[str]) -> Row:
+def report(work: Path, models: Sequence[str], *, force: bool = False) -> Row:
     """Everything that was run under ``work`` for ``models``, beside the paper.
 
     Raises EscError, with the command that renews it, where a file has another shape.
     """
     sources = Sources(work)
-    runs = read_backbones(sources, models)
+    runs = read_backbones(sources, models, force=force)
     found = {
         one["name"]: one
         for one in (
@@ -107,7 +108,7 @@ def _examples(sources: Sources, model: str) -> list[Row]:
             one, row = prediction_of(named), named.row
             before = [said for pair in one.history for said in zip(_SPEAKERS, pair, strict=True)]
             turn: Row = {"id": one.id, "model": model, "said": [], "smoke": False}
-            turn["context"] = [*before, ("seeker", one.seeker)]
+            turn["context"] = [*before, (_SPEAKERS[0], one.seeker)]
             turn |= {"gold_strategy": row.get("gold_strategy"), "gold_reply": one.gold}
             turn = turns.setdefault(one.id, turn)
             raw = f"unreadable: {row['raw_strategy']}" if row.get("raw_strategy") else "none"
@@ -147,17 +148,19 @@ def main(
     ] = None,
     model: cli.Model = EMBEDDED,
     work: cli.Work = Path(),
+    force: cli.Force = False,
 ) -> None:
     """Everything that was run, on one page beside the paper: Tables 1 to 6, Figures 2 to 10.
 
     Writes report.json, report.md and report.html to runs/MODEL, or for several to runs. What was
-    not run is shown as not run, with the command that runs it.
+    not run is shown as not run, with the command that runs it; --force also shows a system that
+    was tested on what it was trained on.
     """
     named = list(dict.fromkeys(models or [model]))
     for one in named:
         backbones.get(one)
     folder = work / "runs" / (named[0] if len(named) == 1 else "")
-    found = report(work, named)
+    found = report(work, named, force=force)
     with files.exclusive(folder):
         files.write_json(folder / "report.json", found)
         files.write_text(folder / "report.md", markdown(_HERE / "page.md.j2", **found))

@@ -50,9 +50,10 @@ def article(page, name):
     return page.partition(f'<article id="{name}">')[2].partition("</article>")[0]
 
 
-def written(work, *models):
+def written(work, *models, force=False):
     """Run the step; (JSON, Markdown, HTML) of what it wrote."""
-    assert cli.run(main, ["--models", *models, "--work", str(work)]) == 0
+    forced = ["--force"] * force
+    assert cli.run(main, ["--models", *models, "--work", str(work), *forced]) == 0
     folder = work / "runs" / (models[0] if len(models) == 1 else "")
     texts = [(folder / f"report.{end}").read_text() for end in ("json", "md", "html")]
     return json.loads(texts[0]), texts[1], texts[2]
@@ -253,6 +254,17 @@ def test_a_system_of_another_split_is_not_shown_beside_the_others(tmp_path, made
     assert {one["measured_on"] for one in found["rows"]} == {"", "test, 10 dialogues"}
     shown = {one["shown"] for one in row(found, "Vanilla SFT")}
     assert shown == {"of another split (validation, 10 dialogues)"}
+
+
+def test_a_system_tested_on_what_it_was_trained_on_is_left_out_unless_forced(tmp_path, made, runs):
+    seen = {"dialogues": 195, "seen": 151, "near": 3}
+    write(runs / "decoupled_sft" / "run.json", {"set": "test of some.json, SPLIT=hf", "seen": seen})
+    told = "151 of 195 tested dialogues are in the train set of the model that answers"
+    report = made(QWEN)[0]
+    shown = {one["shown"] for one in row(tables(report)["table-3"], "Decoupled SFT")}
+    assert shown == {f"{told}; FORCE=1 shows it"}
+    found = tables(made(QWEN, force=True)[0])["table-3"]
+    assert {one["measured_on"] for one in found["rows"]} >= {f"test, 10 dialogues, {told}"}
 
 
 def test_what_was_predicted_but_not_measured_names_eval_alone(tmp_path, runs, made):
