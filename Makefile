@@ -49,8 +49,8 @@ help:  ## this list
 #| Example:
 #|   make sft-sp sft-rg ESCONV=ESConv.json MODEL=qwen2.5-7b NPROC=4
 
-doctor:  ## what this machine has and lacks, with the fix
-	@$(PYTHON) -m experiments.doctor
+doctor:  ## what this machine has and lacks, with the fix; of a MODEL= too
+	@MODEL=$(if $(filter file,$(origin MODEL)),,$(MODEL)) $(PYTHON) -m experiments.doctor
 
 setup: $(READY)  ## the training environment in .venv (about 7 GB)
 $(READY): requirements/train.txt requirements/dev.txt pyproject.toml

@@ -3,7 +3,7 @@
     python3 -m experiments.doctor
 
 Imports LLaMA-Factory and vLLM in their environments to see that they really load. Exit code 1 where
-something that the kit cannot do without is missing.
+something that the kit cannot do without is missing, also of a MODEL that is named.
 """
 
 from __future__ import annotations
@@ -116,7 +116,16 @@ def main() -> int:
     for name, state, detail in findings(Path()):
         print(f"{state:<8} {name:<10} {detail}")
         states.append(state)
-    return int("missing" in states)
+    return int("missing" in states) or _backbone(os.environ.get("MODEL"))
+
+
+def _backbone(model: str | None) -> int:
+    """What `training backbone` says of a model that was named, where it can; its exit code."""
+    python = Path(".venv") / "bin" / "python"
+    if not model or not python.exists():
+        return 0
+    command = [python, "-m", "training", "backbone", "--model", model]
+    return subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":

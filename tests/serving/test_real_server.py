@@ -273,6 +273,27 @@ def test_a_choice_is_made_among_the_usual_spellings(url, work):
     assert dict(zip(NAMES, normalised(scored.scores), strict=True))[chosen.text] > 0.05
 
 
+@pytest.mark.parametrize("example", ["tutoring", "zh"])
+def test_a_choice_among_names_of_other_lists_is_kept_to(url, run, tmp_path, example):
+    """Planned by a choice, and said as a tag under an expression."""
+    at = paths.ROOT / "examples" / example
+    lists = {"STRATEGIES": at / "strategies.yaml", "ESCONV": at / "corpus.jsonl"}
+    lists |= {"MAPPING": at / "mapping.yaml"} if example == "tutoring" else {}
+    given = {name: str(path) for name, path in lists.items()} | {"WORK": str(tmp_path)}
+    for command in (
+        ("data_builders", "build"),
+        ("eval", "predict", "--system", "decoupled_base", "vanilla_base", "--base-url", url),
+        ("eval", "metrics"),
+    ):
+        shown = run("-m", *command, **given)
+        assert shown.returncode == 0, shown.stdout + shown.stderr[-3000:]
+    names = {row["strategy"] for row in files.read_jsonl(tmp_path / "data/rg_sft_train.jsonl")}
+    for system in ("decoupled", "vanilla"):
+        said = records(tmp_path, system, "base")
+        assert said and {one["predicted_strategy"] for one in said} <= names
+        assert all(one["status"] == "ok" and one["predicted_response"] for one in said)
+
+
 def test_a_free_plan_that_names_no_strategy_is_invalid_and_spoken_under_as_it_is(work, done, url):
     of = ("--system", "decoupled", "--stage", "base", "--decode", "free", "--limit", "1")
     shown = done("eval", "predict", work, *of)
