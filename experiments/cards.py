@@ -26,7 +26,7 @@ from esc.predictions import PREDICTIONS
 from esc.prompts import TASKS
 from esc.records import Metrics
 from esc.step import DONE, OPTIONS
-from esc.strategies import Strategy
+from esc.strategies import IS_SHIPPED, Strategy
 from esc.visible import markdown
 from eval import paper
 from eval.report.manifest import Sources
@@ -141,7 +141,7 @@ def _common(kind: str, licence: str, tags: list[str], *, smoke: bool) -> Row:
 def _card(template: str, data: Any, **variables: object) -> str:
     """A card: its metadata, the mark, and the body; text of a corpus is no markup in either."""
     cited = {"paper": paper.TITLE, "authors": ", ".join(paper.AUTHORS), "bibtex": paper.BIBTEX}
-    body = markdown(TEMPLATES / template, **cited, **variables)
+    body = markdown(TEMPLATES / template, shipped=IS_SHIPPED, **cited, **variables)
     mark = f"<!-- {MARK}, which writes it anew; without this line it is yours and stays -->"
     return f"---\n{data.to_yaml()}\n---\n\n{mark}\n\n{body}\n"
 

@@ -85,7 +85,7 @@ def test_the_contract(measure):
         held = number["value"] is None or number["low"] is None
         assert held or 0 <= number["low"] <= number["value"] <= number["high"]
         assert number["signature"] and (number["value"] is not None or number["reason"])
-    assert "|strategies:Qu,RP,RF,Sd,AR,PS,In,Ot|" in strategy["bias"]["signature"]
+    assert "|strategies:Qu,RP,RF,Sd,AR,PS,In,Ot#" in strategy["bias"]["signature"]
     for one in (strategy["bias"], strategy["js_distance"], strategy["calibration"]["ece"]):
         assert "reverse percentile" in one["signature"]
     assert "reverse" not in strategy["accuracy"]["signature"]

@@ -234,7 +234,7 @@ def test_no_turn_outside_the_train_split_is_learned_from(bench, esconv):
     bench.sample("vanilla", entangled)
     bench.mine(*TASKS, judge_name="random")
     assert bench.preference(*TASKS)[0] == 0
-    sides = list(corpus.release().values())
+    sides = [one["paper"] for one in corpus.release().values()]
     for path in sets(bench.work):
         train, rows = (
             prompts_of_train(bench.work, path.name.split("_")[1]),
