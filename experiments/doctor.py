@@ -124,7 +124,7 @@ def _backbone(model: str | None) -> int:
     python = Path(".venv") / "bin" / "python"
     if not model or not python.exists():
         return 0
-    command = [python, "-m", "training", "backbone", "--model", model]
+    command = [str(python), "-m", "training", "backbone", "--model", model]
     return subprocess.run(command, check=False).returncode
 
 
