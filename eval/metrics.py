@@ -266,6 +266,7 @@ def _once(path: Path, made_of: Row, make: Callable[[], Row], *, force: bool) -> 
 def _metrics(predictions: Path, cases: Cases) -> Row:
     """What ``metrics.json`` says."""
     told = sorted((case.id, case.gold.value, case.gold_text.split()) for case in cases.rows)
+    done = files.read_json(predictions.with_name(step.DONE), default={})
     return {
         "n": len(cases.rows),
         "dialogues": len(set(cases.names)) if cases.unit == "dialogue" else None,
@@ -277,7 +278,7 @@ def _metrics(predictions: Path, cases: Cases) -> Row:
         "numbered": cases.numbered,
         "resampled_by": cases.unit,
         "language": cases.language,
-        "seen": files.read_json(predictions.with_name(step.DONE), default={}).get("seen"),
+        **{name: done.get(name) for name in ("set", "seen")},
         **_measured(cases),
         "baselines": baselines(cases),
         "smoke": step.made_beside(predictions),

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from data_builders import stats
+from esc import paths
 from esc.psych_errors import PsychError
-from mining.stats import PAPER_COLUMNS, PAPER_TABLE_1
 
 TITLE = (
     "DecoupledESC: Enhancing Emotional Support Generation via Strategy-Response Decoupled "
@@ -22,12 +21,13 @@ BIBTEX = f"""@misc{{zhang-decoupledesc,
 """It prints no year and no venue."""
 
 DIMENSIONS = ("Fluency", "Professionalism", "Empathy", "Helpfulness")
-TABLE_1_ESCONV, TABLE_6 = stats.PAPER_TABLE_1, stats.PAPER_TABLE_6
+_FILES = (paths.ROOT / "data_builders" / "paper.yaml", Path(__file__).parent / "report/paper.yaml")
+_PRINTED = {k: v for one in _FILES for k, v in yaml.safe_load(one.read_text("utf-8")).items()}
+TABLE_1_ESCONV, TABLE_6 = _PRINTED["TABLE_1_ESCONV"], _PRINTED["TABLE_6"]
 """Table 1, upper half (the paper prints 28.40 and 14.20 in one row, by column); Table 6, supporter
 turns by the paper's short names of strategies, 14,763 together."""
-TABLE_1_COLUMNS, TABLE_1_PAIRS = PAPER_COLUMNS, PAPER_TABLE_1
+TABLE_1_COLUMNS, TABLE_1_PAIRS = _PRINTED["TABLE_1_COLUMNS"], _PRINTED["TABLE_1_PAIRS"]
 """Table 1, lower half; values by TABLE_1_COLUMNS."""
-_PRINTED = yaml.safe_load((Path(__file__).parent / "report" / "paper.yaml").read_text("utf-8"))
 TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6_SHARES = (
     _PRINTED[name] for name in ("TABLE_2", "TABLE_3", "TABLE_4", "TABLE_5", "TABLE_6_SHARES")
 )
