@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from predicted import error, save
 
+from data_builders import corpus
 from esc import files
 from esc.dialogue import gold_turns
 from eval import cases, metrics
@@ -120,3 +121,11 @@ def test_no_file_of_somebody_else_is_written_over(align, turns, tmp_path, out):
     assert align([foreign(turns[0], id=turns[0].id)], out=out)[0] == 2
     assert (tmp_path / "notes.jsonl").read_text() == "mine\n"
     assert not (tmp_path / "ours" / "predictions.jsonl").exists()
+
+
+def test_the_sides_of_the_release_that_records_are_of_are_named(align, turns, monkeypatch):
+    hub_test = [sha1.hex() for sha1, sides in corpus.release().items() if sides["hf"] == "test"]
+    monkeypatch.setattr(cases.leaks, "of_ids", lambda *_: dict.fromkeys(hub_test, ""))
+    _, _, out = align([foreign(turn, id=turn.id) for turn in turns])
+    assert "dialogues   the paper's split: 151 in its train, 25 in its validation, 19" in out
+    assert "dialogues   the Hugging Face split: 195 in its test" in out

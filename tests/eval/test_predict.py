@@ -6,10 +6,11 @@ import pytest
 from faulty_server import SERVER_ERROR, TOO_LONG, TRUNCATED
 from predicted import error
 
-from esc import files, paths
+from data_builders import leaks
+from esc import cli, files, paths
 from esc.dialogue import gold_turns
 from esc.paths import Lineage
-from eval import predict
+from eval import metrics, predict
 
 MODEL = "smollm2-135m"
 
@@ -152,3 +153,20 @@ def test_a_dpo_training_has_its_own_folder_and_served_names(predicted, work, ser
     options = files.read_json(made / "options.json")
     assert asked == set(options["weights"]) == set(server.models)
     assert [options[name] for name in ("STAGE", "VARIANT", "ROUND")] == ["dpo", "ipo", 2]
+
+
+def test_turns_that_an_adapter_was_trained_on_are_told_and_kept_with_the_run(
+    predicted, work, server
+):
+    server.models = ("sp-sft", "rg-sft")
+    sides = files.read_json(work / paths.DIALOGUES)
+    seen = dict([next(iter(sides["test"].values())), *sides["train"].values()])
+    files.write_json(work / paths.adapter(MODEL, "rg", "sft") / leaks.TRAINED_ON, seen)
+    code, out, _ = predicted(
+        "--stage", "sft", "--limit", str(len(sides["test"])), system="decoupled"
+    )
+    assert code == 0 and f"1 of {len(sides['test'])} tested dialogues are in the train set" in out
+    folder = work / paths.run(MODEL, "decoupled", "sft")
+    assert files.read_json(folder / "run.json")["seen"]["seen"] == 1
+    assert cli.run(metrics.main, ["--work", str(work)]) == 0
+    assert files.read_json(folder / "metrics.json")["seen"]["seen"] == 1
