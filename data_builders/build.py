@@ -120,7 +120,7 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
             "SPLIT": spec,
             "LIMIT": wanted.limit,
             "CONSECUTIVE": wanted.consecutive,
-            "prompts": step.wording(),
+            "prompts": prompts.wording(),
         }
         # Before any set is replaced, so that a clash there leaves all as it was.
         registry.write_for(work)
@@ -151,6 +151,7 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
                 "kind": kind,
                 "origin": found.origin,
                 "layout": layout,
+                "mapping": found.mapping.name if found.mapping else None,
                 "dialogues": len(survey.dialogues),
                 "utterances": sum(len(dialogue.utterances) for dialogue in survey.dialogues),
                 "files": digests,
@@ -172,9 +173,14 @@ def _finished(work: Path, stamp: Row) -> Row | None:
         manifest = files.read_json(work / paths.MANIFEST)
     except EscError:
         return None  # not finished: it is built anew
-    whole = manifest.get("options") == stamp and all(
-        (work / name).is_file() and files.sha256(work / name) == facts["sha256"]
-        for name, facts in manifest["sets"].items()
+    known = (work / paths.DIALOGUES).is_file()
+    whole = (
+        known
+        and manifest.get("options") == stamp
+        and all(
+            (work / name).is_file() and files.sha256(work / name) == facts["sha256"]
+            for name, facts in manifest["sets"].items()
+        )
     )
     return manifest if whole else None
 

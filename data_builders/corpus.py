@@ -10,6 +10,7 @@ import codecs
 import csv
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -30,6 +31,7 @@ FOLDER = Path(__file__).parent
 RELEASE = FOLDER / "esconv_release.json"
 SHIPPED = FOLDER / "mapping.yaml"
 LINES, STOP = "lines", "stop"
+_OPTIONAL = ("strategy", "situation", "emotion_type", "problem_type", "experience_type", "split")
 LAYOUTS = {
     **dict.fromkeys(("seeker", "supporter"), "release"),
     **dict.fromkeys(("speaker", "listener"), "failed"),
@@ -115,8 +117,12 @@ def values(path: Path) -> Iterator[Any]:
     Raises EscError, when it comes to it, with the line where the file is neither.
     """
     if path.suffix in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            yield from csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
+        csv.field_size_limit(sys.maxsize)
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as lines:
+                yield from csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise EscError(f"{path} is no table in UTF-8 ({error})") from error
         return
     with path.open("rb") as stream:
         start = stream.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
@@ -136,8 +142,13 @@ def values(path: Path) -> Iterator[Any]:
 def rows(path: Path, mapping: Mapping) -> Iterator[tuple[Any, list[Any]]]:
     """(a dialogue as the file has it, its utterances), one by one; EscError as `values`."""
     if mapping.turns == (LINES,):
-        for _, lines in groupby(values(path), key=lambda row: found(row, mapping.id)):
-            said = list(lines)
+        for number, row in enumerate(lines := list(values(path))):
+            for keys in (mapping.id, mapping.utterance):
+                if keys and found(row, keys) in (None, ""):
+                    told = ", ".join(map(str, row)) if isinstance(row, dict) else f"{row!r:.60}"
+                    raise EscError(f"{path.name}, row {number}: no {keys[0]!r} in it ({told})")
+        for _, of_one in groupby(lines, key=lambda row: found(row, mapping.id)):
+            said = list(of_one)
             if mapping.utterance:
                 said = list({found(one, mapping.utterance): one for one in said[::-1]}.values())
                 said.reverse()
@@ -145,9 +156,14 @@ def rows(path: Path, mapping: Mapping) -> Iterator[tuple[Any, list[Any]]]:
         return
     every: Iterable[Any] = values(path)
     if mapping.dialogues:
-        every = found(files.read_json(path), mapping.dialogues) or ()
-        if isinstance(every, dict):
-            every = every.values()
+        whole = files.read_json(path)
+        every = found(whole, mapping.dialogues)
+        if not isinstance(every, list | dict):
+            told = ", ".join(whole)
+            raise EscError(
+                f"{path.name}: no list of dialogues in {mapping.dialogues[0]!r} ({told})"
+            )
+        every = every.values() if isinstance(every, dict) else every
     for row in every:
         turns = found(row, mapping.turns)
         yield row, turns if isinstance(turns, list) else []
@@ -159,8 +175,10 @@ def read(paths: Sequence[Path], mapping: Mapping | None = None) -> tuple[str, It
     Raises EscError with file, dialogue and utterance where anything is not as it should be: now
     where that is the first dialogue, else when it comes to it.
     """
-    how = mapping or read_mapping()
+    how, usual = mapping or read_mapping(), read_mapping()
     ids: dict[str, str] = {}
+    # What a user's mapping names must be somewhere: a mistyped key would silently be no field.
+    unseen = {name for name in _OPTIONAL if getattr(how, name) not in ((), getattr(usual, name))}
 
     def every() -> Iterator[tuple[str, Dialogue]]:
         position = 0
@@ -171,8 +189,19 @@ def read(paths: Sequence[Path], mapping: Mapping | None = None) -> tuple[str, It
                     if other := ids.get(str(named)):
                         raise EscError(f"{where}: its id {named!r} is that of {other} too")
                     ids[str(named)] = where
+                unseen.difference_update(
+                    name
+                    for name in [*unseen]
+                    for one in (said if name == "strategy" else [row])
+                    if found(one, getattr(how, name)) is not None
+                )
                 yield _dialogue(position, where, path, row, said, how)
                 position += 1
+        for name in sorted(unseen):
+            raise EscError(
+                f"{', '.join(path.name for path in paths)}: no {name} under "
+                f"{' or '.join(getattr(how, name))!r}, where the mapping has it"
+            )
 
     dialogues = every()
     first = next(dialogues, None)

@@ -5,9 +5,10 @@
 Guesses by the commonest forms; what it writes is to be looked at, and mended where it is wrong.
 """
 
+import codecs
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -21,8 +22,6 @@ from esc.files import EscError, Row
 from esc.strategies import parse
 from esc.visible import visible
 
-FIRST = 2000
-"""Rows of a file that are looked at."""
 MOST_SPEAKERS, MOST_LABELS = 6, 60
 _LABELS = ("strateg", "behaviour", "behavior", "label", "act", "intent")
 _SEEKERS = (
@@ -78,7 +77,15 @@ def guess(path: Path) -> tuple[Row, list[Any], dict[str, list[Any]]]:
     Raises EscError where the file holds no list of utterances.
     """
     mapping: Row = {}
-    every = list(islice(values(path), FIRST))
+    with path.open("rb") as stream:
+        begins = stream.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    try:
+        # One object over many lines, or an object a line.
+        every = [files.read_json(path)] if begins == b"{" else list(values(path))
+    except EscError:
+        every = list(values(path))
+    if not every:
+        raise EscError(f"{path} is empty")
     about = columns(every)
     if len(every) == 1 and (lists := _lists(about)):
         of_list = {name: columns(about[name][0]) for name in lists}
@@ -91,8 +98,9 @@ def guess(path: Path) -> tuple[Row, list[Any], dict[str, list[Any]]]:
         by_dialogue = about[lists[0]]
     elif id_key := _named(about, "dialogue_id", "dialog_id", "transcript_id", "conv", "b4", "id"):
         mapping |= {"turns": LINES, "id": id_key, "utterance": _named(about, "utterance_id")}
-        first = about[id_key][0]
-        by_dialogue = [[row for row in every if dict(flat(row)).get(id_key) == first], every]
+        by_dialogue = [
+            list(of_one) for _, of_one in groupby(every, key=lambda row: row.get(id_key))
+        ]
     else:
         raise EscError(f"{path} holds no list of utterances, nor lines with a dialogue's id")
     every = [one for dialogue in by_dialogue for one in dialogue]

@@ -29,7 +29,7 @@ def built(survey: Survey, sides: Sequence[str], chosen: Iterable[int]) -> Row:
 
 def of_ids(work: Path, ids: Iterable[str]) -> dict[str, str]:
     """What is known of the built dialogues that these ids of turns or dialogues name."""
-    sides = files.read_json(work / paths.DIALOGUES, made_by="make data FORCE=1").values()
+    sides = files.read_json(work / paths.DIALOGUES, made_by="make data").values()
     known = {name: about for side in sides for name, about in side.items()}
     named = {one.partition("-")[0] for one in ids}
     return dict(known[name] for name in sorted(named & known.keys()))
@@ -37,7 +37,7 @@ def of_ids(work: Path, ids: Iterable[str]) -> dict[str, str]:
 
 def remember(work: Path, adapter: Path, starts_from: Iterable[Path]) -> None:
     """Leave beside an adapter what it was trained on: the train set, and what its start saw."""
-    sides = files.read_json(work / paths.DIALOGUES, made_by="make data FORCE=1")
+    sides = files.read_json(work / paths.DIALOGUES, made_by="make data")
     seen: dict[str, str] = {}
     for start in starts_from:
         seen |= files.read_json(start / TRAINED_ON, default={})
@@ -47,15 +47,19 @@ def remember(work: Path, adapter: Path, starts_from: Iterable[Path]) -> None:
 def overlap(tested: Known, adapters: Iterable[Path]) -> Row:
     """How many ``dialogues`` are tested, and how many of them the adapters have ``seen``.
 
-    ``near`` are further ones of nearly the same situation as one that was seen.
+    ``near`` are further ones of nearly the same situation as one that was seen; of ``unknown``
+    adapters nothing says what they were trained on.
     """
     seen: dict[str, str] = {}
+    unknown = []
     for adapter in adapters:
         seen |= files.read_json(adapter / TRAINED_ON, default={})
+        unknown += [] if (adapter / TRAINED_ON).is_file() else [adapter.name]
     new = {sha1: situation for sha1, situation in tested.items() if sha1 not in seen}
     sets = [words_of(situation) for situation in (*new.values(), *seen.values())]
     near = {one for one, other, _ in alike(sets) if one < len(new) <= other}
-    return {"dialogues": len(tested), "seen": len(tested) - len(new), "near": len(near)}
+    found = {"dialogues": len(tested), "seen": len(tested) - len(new), "near": len(near)}
+    return found | {"unknown": unknown}
 
 
 def told(found: Row) -> str:
@@ -66,6 +70,8 @@ def told(found: Row) -> str:
         lines.append(f"{found['seen']:,} {of} are in the train set of the model that answers")
     if found["near"]:
         lines.append(f"{found['near']:,} {of} have nearly the situation of one in it")
+    if found["unknown"]:
+        lines.append(f"what {', '.join(found['unknown'])} learned from is not known here")
     return "; ".join(lines)
 
 

@@ -47,11 +47,11 @@ def locate(named: str | None, work: Path, mapping: Path | None = None) -> Source
 
     Raises EscError with one line that says what to do.
     """
-    found = _locate(named, work)
+    found = _locate(named, work, mapping)
     return replace(found, mapping=mapping) if mapping else found
 
 
-def _locate(named: str | None, work: Path) -> Source:
+def _locate(named: str | None, work: Path, mapping: Path | None) -> Source:
     if named is None:
         return _kept(work) or _download(work)
     if named == SAMPLE:
@@ -60,7 +60,7 @@ def _locate(named: str | None, work: Path) -> Source:
         return of_path(Path(named))
     # Not a file name: a path that was mistyped must not be looked up on the hub.
     if re.fullmatch(r"[\w-]+/[\w-]+", named):
-        return _from_hub(named, work)
+        return _from_hub(named, work, mapping)
     raise EscError(f"ESCONV={named}: no such file or folder; {WAYS_OUT}")
 
 
@@ -86,6 +86,8 @@ def keep(source: Source, work: Path) -> None:
     """Copy the corpus into ``data/corpus``, in place of what was kept there before."""
     folder = work / paths.CORPUS
     if all(path.parent == folder for path in source.files):
+        if source.mapping and source.mapping != folder / MAPPING:
+            shutil.copyfile(source.mapping, folder / MAPPING)
         return
     fresh = folder.with_name(f".{folder.name}{files.TEMPORARY}")
     fresh.mkdir(parents=True)
@@ -112,7 +114,7 @@ def _kept(work: Path) -> Source | None:
     return None if lost else kept
 
 
-def _from_hub(name: str, work: Path) -> Source:
+def _from_hub(name: str, work: Path, mapping: Path | None) -> Source:
     # Heavy, and needed for this one origin only.
     import datasets
 
@@ -121,10 +123,12 @@ def _from_hub(name: str, work: Path) -> Source:
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         reason = type(error).__name__
         raise EscError(f"ESCONV={name} could not be loaded ({reason}); {WAYS_OUT}") from error
-    # The hub's files are read as plain text, one JSON object a line.
-    rows = (row for part in splits.values() for row in part)
-    lines = (row["text"] if "text" in row else json.dumps(row) for row in rows)
-    return _fetched(f"{name.replace('/', '_')}.jsonl", "\n".join(lines).encode(), name, work)
+    contents = {}
+    for part, rows in splits.items():
+        # The hub's files are read as plain text, one JSON object a line, or as columns.
+        lines = (row["text"] if set(row) == {"text"} else json.dumps(row) for row in rows)
+        contents[f"{name.replace('/', '_')}_{part}.jsonl"] = "\n".join(lines).encode()
+    return _fetched(contents, name, work, mapping)
 
 
 def _download(work: Path) -> Source:
@@ -137,19 +141,20 @@ def _download(work: Path) -> Source:
     except requests.RequestException as error:
         reason = type(error).__name__
         raise EscError(f"no corpus, and the download failed ({reason}); {WAYS_OUT}") from error
-    found = _fetched("ESConv.json", response.content, url, work)
+    found = _fetched({"ESConv.json": response.content}, url, work, None)
     print(f"downloaded {found.files[0].name}: SHA-256 {files.sha256(found.files[0])}")
     return found
 
 
-def _fetched(name: str, content: bytes, origin: str, work: Path) -> Source:
-    """The fetched content as the kept corpus; EscError, and nothing kept, where it is none."""
+def _fetched(contents: dict[str, bytes], origin: str, work: Path, mapping: Path | None) -> Source:
+    """The fetched files as the kept corpus; EscError, and nothing kept, where they are none."""
     with tempfile.TemporaryDirectory() as folder:
-        fetched = Source((Path(folder, name),), origin)
-        fetched.files[0].write_bytes(content)
+        fetched = Source(tuple(Path(folder, name) for name in contents), origin, mapping)
+        for path, content in zip(fetched.files, contents.values(), strict=True):
+            path.write_bytes(content)
         try:
-            list(corpus.read(fetched.files)[1])
+            list(corpus.read(fetched.files, corpus.read_mapping(mapping) if mapping else None)[1])
         except EscError as error:
             raise EscError(f"what {origin} answered is no corpus ({error}); {WAYS_OUT}") from error
         keep(fetched, work)
-    return Source((work / paths.CORPUS / name,), origin)
+    return Source(tuple(work / paths.CORPUS / name for name in contents), origin, mapping)

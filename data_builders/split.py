@@ -103,7 +103,8 @@ def resolve(spec: str | None, survey: Survey) -> str:
     Raises EscError for another form, and where the corpus cannot be split so.
     """
     own = Counter(one.split for one in survey.dialogues)
-    spec = spec or ("paper" if survey.is_release else "seed:42" if None in own else "files")
+    default = "files" if {*own} == {*SPLITS} else "seed:42"
+    spec = spec or ("paper" if survey.is_release else default)
     if spec in ("paper", "hf") and not survey.is_release:
         raise EscError(
             f"SPLIT={spec} needs the ESConv release, and this corpus is not it (its 1,300 "
@@ -123,7 +124,8 @@ def _check_own(survey: Survey, own: Counter[str | None]) -> None:
     if lacking := {*SPLITS} - {*own}:
         raise EscError(
             f"SPLIT=files, but no dialogue is on the side {sorted(lacking)[0]!r}; the corpus says "
-            "sides by files named train, valid and test, or by a field that MAPPING names"
+            "sides by files named train, valid and test, or by a field that MAPPING names; "
+            "SPLIT=seed:N splits it"
         )
     if None in own:
         raise EscError(f"SPLIT=files, but {own[None]:,} dialogues are on none of {SPLITS}")

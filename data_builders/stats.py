@@ -12,7 +12,7 @@ import yaml
 from esc import cli, files, paths
 from esc.dialogue import INTERVALS, interval
 from esc.files import EscError, Row
-from esc.strategies import Strategy, tag
+from esc.strategies import HASH, Strategy, tag
 
 PAPER: Row = yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text())
 """What the paper prints of its data."""
@@ -106,5 +106,6 @@ def main(work: cli.Work = Path()) -> None:
     table_6 = {s.value: PAPER_TABLE_6[s.code] for s in Strategy if s.code in PAPER_TABLE_6}
     paper = {"table_1": PAPER_TABLE_1, "table_6": table_6, "figure_8": None}
     told = {"notes": notes, "options": manifest["options"], "here": found, "paper": paper}
+    told["list"] = HASH
     files.write_json(written, told)
     print(f"{text}written  {written}, stats.md")

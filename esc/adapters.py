@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from esc import backbones, files, paths
+from esc import backbones, files, paths, prompts
 from esc.files import EscError
 from esc.paths import EMBEDDED, PAPER, Lineage, of_suffix
 
@@ -118,6 +118,14 @@ def folder(work: Path, model: str, name: str) -> Path:
     """The folder to serve under ``name``; EscError where it is not trained, or a bare delta."""
     trained = work / paths.adapters(model) / name.replace("-", "_")
     check(trained, work, model)
+    task, *_ = parts(trained.name) or ("",)
+    # Trained by llamafactory-cli itself, it has no options to hold against.
+    first = work / paths.adapter(model, task, "sft") / "options.json"
+    if files.read_json(first, default={}).get("prompts", prompts.wording()) != prompts.wording():
+        raise EscError(
+            f"{first.parent} was trained with other system prompts or strategies; set PROMPTS_DIR "
+            "and STRATEGIES as they were then"
+        )
     return _served(trained, work, model)
 
 

@@ -1,16 +1,16 @@
 """The backbones, from the one table ``backbones.yaml``, and the engines that spread a training."""
 
 import os
-import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints
 
-from esc import paths
+from esc import files, paths
 from esc.files import EscError
 from esc.paths import EMBEDDED
 
@@ -59,12 +59,33 @@ class Backbone:
         return str(Path(self.path).resolve()) if self.is_local else self.path
 
 
+def shipped() -> dict[str, Any]:
+    """The rows of ``backbones.yaml``."""
+    rows: dict[str, Any] = yaml.safe_load((paths.RECIPES / "backbones.yaml").read_text("utf-8"))
+    return rows
+
+
+@cache
+def own() -> Any:
+    """The user's own table, from the file BACKBONES; empty without one. EscError as `_checked`."""
+    path = os.environ.get("BACKBONES")
+    return _checked(Path(path)) if path else {}
+
+
 @cache
 def table() -> dict[str, Backbone]:
     """All backbones by name, in the table's order, then those of BACKBONES."""
-    rows = yaml.safe_load((paths.RECIPES / "backbones.yaml").read_text(encoding="utf-8"))
-    if own := os.environ.get("BACKBONES"):
-        rows |= _added(Path(own), rows)
+    rows = shipped()
+    for name, row in own().items():
+        if name not in rows and not {"path", "template"} <= row.keys():
+            raise EscError(f"BACKBONES: {name} is new, and needs its path and its template")
+        # What is not known of a new one is not that of another.
+        new = rows["qwen2.5-7b"] | {"licence": "other", "hardware": "not measured"}
+        before = rows.get(name, new)
+        if "path" in row:
+            before = {key: value for key, value in before.items() if key != "hub"}
+        dpo = before["dpo"] | row.get("dpo", {})
+        rows[name] = before | row | {"dpo": dpo}
     for row in rows.values():
         row["shape"] = SimpleNamespace(**row["shape"])
         row.setdefault("hub", None if Path(row["path"]).is_dir() else row["path"])
@@ -73,28 +94,47 @@ def table() -> dict[str, Backbone]:
 
 
 _RECIPES = ("hardware", "gpus", "per_device_batch", "practical", "dpo")
-_KNOWN = {*_RECIPES, *(field.name for field in fields(Backbone))} - {"name", "settings"}
 
 
-def _added(path: Path, rows: dict[str, Any]) -> dict[str, Any]:
-    """The rows of a user's table over the kit's; EscError where one is not in its form."""
-    try:
-        own = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise EscError(
-            f"BACKBONES={path} cannot be read: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(own, dict) or not all(isinstance(row, dict) for row in own.values()):
-        raise EscError(f"BACKBONES={path} is no table of backbones; see backbones.yaml")
-    for name, row in own.items():
-        known = name in rows
-        if unknown := {*row} - _KNOWN:
-            raise EscError(f"BACKBONES={path}: {name} has an unknown field {min(unknown)!r}")
-        if not re.fullmatch(r"[A-Za-z0-9.-]+", str(name)):
-            raise EscError(f"BACKBONES={path}: {name!r} is no name (letters, digits, . and -)")
-        if not known and not {"path", "template"} <= {*row}:
-            raise EscError(f"BACKBONES={path}: {name} needs its path and its template")
-    return {name: rows.get(name, rows["qwen2.5-7b"]) | row for name, row in own.items()}
+class _Rates(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    learning_rate: float = Field(gt=0)
+    beta: float = Field(gt=0)
+
+
+class _Row(BaseModel):
+    """What a user may say of a backbone; the fields are told in ``backbones.yaml``."""
+
+    model_config = ConfigDict(extra="forbid")
+    path: str = ""
+    hub: str = ""
+    template: str = ""
+    licence: str = ""
+    hardware: str = ""
+    judge: str = ""
+    engine: str = ""
+    decode: Literal["free", "choice"] = "free"
+    parameters: float = Field(1, gt=0)
+    shape: dict[str, int] = {}
+    reply_tokens: int = Field(1, gt=0)
+    gpus: int = Field(0, ge=0)
+    per_device_batch: int = Field(1, gt=0)
+    serving_gpus: int = Field(1, gt=0)
+    practical: float = Field(1, gt=0)
+    dpo: dict[Literal["sp", "rg", "vanilla"], _Rates] = {}
+
+
+_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")]
+
+
+class _Table(RootModel[dict[_Name, _Row]]):
+    """A user's own table."""
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The rows of a user's table; EscError where they are not in its form."""
+    rows: dict[str, Any] = files.read_yaml(path, _Table).model_dump(exclude_unset=True)
+    return rows
 
 
 def get(name: str) -> Backbone:

@@ -200,10 +200,13 @@ LISTS = ("strategies", "errors", "backbones")
 
 def _without_lists(argv: list[str]) -> list[str]:
     """The arguments of a step; lists among them go to the environment, where modules read them."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in LISTS:
         parser.add_argument(f"--{name}", dest=name.upper())
-    given, rest = parser.parse_known_args(argv)
+    try:
+        given, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise EscError(str(error)) from error
     os.environ |= {name: path for name, path in vars(given).items() if path}
     return rest
 

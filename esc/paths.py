@@ -1,5 +1,6 @@
 """Where everything lies. ``work`` is the root of what is generated (WORK, default ``.``)."""
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -17,18 +18,24 @@ _DEFAULTS: dict[str, object] = {"model": EMBEDDED, "work": Path()}
 
 def make(*targets: str, work: Path, model: str = EMBEDDED, **variables: object) -> str:
     """``make TARGETS MODEL=… WORK=… …``, without what is the default."""
-    given = _said({"MODEL": model, "WORK": work} | variables)
+    given = _said({"MODEL": model, "WORK": work} | variables | _lists())
     return " ".join(["make", *targets, *(shlex.quote(f"{name}={one}") for name, one in given)])
 
 
 def step(*words: str, work: Path, model: str = EMBEDDED, **options: object) -> str:
     """``python -m WORDS --model … --work … …``, without what is the default."""
-    given = _said(options | {"model": model, "work": work})
+    lists = {name.lower(): path for name, path in _lists().items()}
+    given = _said(options | {"model": model, "work": work} | lists)
     return " ".join(["python -m", *words, *(f"--{k} {shlex.quote(str(one))}" for k, one in given)])
 
 
 def _said(given: dict[str, object]) -> list[tuple[str, object]]:
     return [one for one in given.items() if one[1] not in (None, _DEFAULTS.get(one[0].lower()))]
+
+
+def _lists() -> dict[str, object]:
+    """The lists of one's own, without which a command would be another one."""
+    return {name: os.environ.get(name) for name in ("STRATEGIES", "ERRORS", "BACKBONES")}
 
 
 class Quadrant(StrEnum):

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template, TemplateError
 
+from esc import files
 from esc.dialogue import Role
 from esc.files import EscError
 from esc.psych_errors import GOOD, PsychError
-from esc.strategies import CONVERSATION, Strategy
+from esc.strategies import CONVERSATION, HASH, Strategy
 
 # What looks like a model's own control token: in a text it would end the turn it stands in.
 _CONTROL = re.compile(r"<(?=[|｜][^<>\n]{1,40}[|｜]>|/?[a-z][a-z_]{0,40}>)", re.IGNORECASE)
@@ -98,6 +99,13 @@ def render(folder: Path, name: str, **variables: object) -> str:
 TASKS = ("sp", "rg", "vanilla")
 TEMPLATES = Path(__file__).parent / "templates"
 PROMPTS = ("sp_system.j2", "rg_system.j2", "vanilla_system.j2")
+
+
+def wording() -> str:
+    """One hash over all that words the system prompts: their files and the list of strategies."""
+    texts = files.sha256_of(source(TEMPLATES, name) for name in PROMPTS)
+    return hashlib.sha256(f"{texts}{HASH}".encode()).hexdigest()
+
 
 # What `str.splitlines` takes for the end of a line, which a model may see as one too.
 _LINE_BREAKS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from esc import files
 from esc.files import EscError
-from esc.strategies import Line
+from esc.strategies import Line, attribute, key
 
 SHIPPED = Path(__file__).with_name("psych_errors.yaml")
 VARIABLE = "ERRORS"
@@ -38,7 +38,8 @@ class Entry(BaseModel):
     def attribute(self) -> str:
         """The attribute of `PsychError`; that of a role, and of what feeds sp, is fixed."""
         fixed = "strategy mismatch" if self.feeds == "sp" else self.role
-        return (fixed or _words(self.name)).upper().replace(" ", "_")
+        own = attribute(fixed or self.name)
+        return own if fixed or own not in ("STRATEGY_MISMATCH", "NONE", "OTHER") else f"{own}_ERROR"
 
 
 class Listed(BaseModel):
@@ -61,9 +62,9 @@ def read(path: Path) -> Listed:
     listed = files.read_yaml(path, Listed)
     named: dict[str, Entry] = {}
     for one in listed.errors:
-        for said in map(_words, (one.name, *one.aliases)):
+        for said in map(key, (one.name, *one.aliases)):
             if not said or (other := named.setdefault(said, one)) is not one:
-                why = f"is {other.name!r} too" if said else "has no letters"
+                why = f"is {other.name!r} too" if said else "has no letter or digit"
                 raise EscError(f"{path}: a name of {one.name!r}, {said!r}, {why}; rename one")
         try:
             re.compile(_pattern(listed, one))
@@ -125,7 +126,7 @@ class PsychError(StrEnum):
 
 
 _WHOLE = {
-    _words(said): PsychError(one.name) for one in _LIST.errors for said in (one.name, *one.aliases)
+    key(said): PsychError(one.name) for one in _LIST.errors for said in (one.name, *one.aliases)
 }
 _STEMS = {
     PsychError(one.name): re.compile(_pattern(_LIST, one)) for one in _LIST.errors if one.pattern
@@ -137,11 +138,11 @@ _CLAUSE = re.compile(r"[^\w\s'-]+|\s-+\s|\b(?:but|though|although|however|except
 
 def _names_error(clause: str) -> bool:
     """Whether a part of a label that begins with none names an error, and not to deny it."""
-    key = _words(clause).removeprefix("none").strip()
-    if _DENIED.match(key):
+    words = _words(clause).removeprefix("none").strip()
+    if _DENIED.match(words):
         return False
-    named = _WHOLE.get(key, PsychError.NONE) is not PsychError.NONE
-    return named or any(stems.search(key) for stems in _STEMS.values())
+    named = _WHOLE.get(words, PsychError.NONE) is not PsychError.NONE
+    return named or any(stems.search(words) for stems in _STEMS.values())
 
 
 def parse(text: str) -> PsychError | None:
@@ -149,12 +150,12 @@ def parse(text: str) -> PsychError | None:
 
     What begins with none is none, unless an error is named all the same.
     """
-    key = _words(text)
-    if key in _WHOLE:
-        return _WHOLE[key]
-    if key.startswith("none "):
+    if whole := _WHOLE.get(key(text)):
+        return whole
+    words = _words(text)
+    if words.startswith("none "):
         return None if any(map(_names_error, _CLAUSE.split(text.casefold()))) else PsychError.NONE
-    if _DENIED.match(key):
+    if _DENIED.match(words):
         return None
-    found = [error for error, stems in _STEMS.items() if stems.search(key)]
+    found = [error for error, stems in _STEMS.items() if stems.search(words)]
     return found[0] if len(found) == 1 else None

@@ -15,6 +15,7 @@ from pathlib import Path
 import jinja2
 
 from esc.files import EscError
+from esc.strategies import CONVERSATION
 from esc.visible import visible
 
 _PAGES = Path(__file__).parent / "pages"
@@ -44,7 +45,8 @@ def guarded(cell: str) -> str:
 
 def conversation(history: Iterable[tuple[str, str]]) -> str:
     """What was said, as one cell."""
-    return "\n".join(f"seeker: {seeker}\nsupporter: {reply}" for seeker, reply in history)
+    asks, answers = CONVERSATION.seeker, CONVERSATION.supporter
+    return "\n".join(f"{asks}: {said}\n{answers}: {reply}" for said, reply in history)
 
 
 def text_of(path: Path) -> str:
@@ -119,6 +121,7 @@ def rendered(template: Path, **variables: object) -> str:
         lstrip_blocks=True,
         finalize=lambda one: visible(one) if type(one) is str else one,
     )
+    environment.globals["setting"] = CONVERSATION
     return environment.get_template(template.name).render(variables)
 
 

@@ -3,7 +3,6 @@
 The mark says which numbers show that everything runs, and are no results.
 """
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ SMOKE = "SMOKE       embedded model, sample corpus or random judge: no result"
 def manifest(work: Path) -> Row:
     """The manifest of the built sets; EscError where the system prompts have changed since."""
     found = files.read_json(work / paths.MANIFEST, made_by="make data")
-    if wording() != found["options"]["prompts"]:
+    if prompts.wording() != found["options"]["prompts"]:
         raise EscError(
             f"the sets in {work / paths.DATA} were built with other system prompts or strategies; "
             "set PROMPTS_DIR and STRATEGIES as they were then, or build and train again"
@@ -27,10 +26,9 @@ def manifest(work: Path) -> Row:
     return found
 
 
-def wording() -> str:
-    """One hash over all that words the system prompts: their files and the list of strategies."""
-    texts = files.sha256_of(prompts.source(prompts.TEMPLATES, name) for name in prompts.PROMPTS)
-    return hashlib.sha256(f"{texts}{strategies.HASH}".encode()).hexdigest()
+def set_of(manifest: Row, split: str) -> str:
+    """What is predicted, in words: the side, the corpus and its split."""
+    return f"{split} of {manifest['corpus']['origin']}, SPLIT={manifest['options']['SPLIT']}"
 
 
 def train_set(manifest: Row) -> Row:

@@ -67,9 +67,9 @@ class Listed(BaseModel):
         if not isinstance(found, dict):
             return found
         words = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["conversation"]
-        if given := found.get("conversation"):
-            words = words | {"stages": {}} | given
-        return found | {"conversation": words}
+        if isinstance(given := found.get("conversation", {}), dict):
+            given = words | ({"stages": {}} if given else {}) | given
+        return found | {"conversation": given}
 
     def names(self) -> Iterator[tuple[str, Entry]]:
         """(what an answer is known by, the strategy it names)."""
@@ -88,6 +88,11 @@ def key(text: str) -> str:
     return " ".join(word for word in "".join(letters).split() if word not in ("and", "or"))
 
 
+def attribute(name: str) -> str:
+    """The name in capitals, as a member of an enumeration."""
+    return key(name).upper().replace(" ", "_")
+
+
 def read(path: Path) -> Listed:
     """The list in ``path``; EscError, one line, where it is none or two of its names are one."""
     listed = files.read_yaml(path, Listed)
@@ -100,6 +105,8 @@ def read(path: Path) -> Listed:
                 f"{path}: {one.name!r} and {other.name!r} share the name {said!r} (names, codes "
                 "and aliases are compared without case and punctuation); rename one"
             )
+    if len({attribute(one.name) for one in listed.strategies}) < len(listed.strategies):
+        raise EscError(f"{path}: two names are one in capitals; rename one")
     if sum(one.unreadable for one in listed.strategies) != 1:
         raise EscError(f"{path}: mark one strategy with 'unreadable: true', and no other")
     return listed
@@ -119,7 +126,7 @@ class Strategy(StrEnum):
     Its attribute is the name in capitals, such as ``Strategy.REFLECTION_OF_FEELINGS``.
     """
 
-    vars().update({key(name).upper().replace(" ", "_"): name for name in _ABOUT})
+    vars().update({attribute(name): name for name in _ABOUT})
 
     @classmethod
     def _missing_(cls, value: object) -> None:

@@ -52,6 +52,10 @@ def markdown(template: Path, **variables: object) -> str:
         lstrip_blocks=True,
         finalize=lambda one: one if isinstance(one, Markdown) else plain(str(one)),
     )
+    # Here: the lists of a user are read when this is loaded, after the command line.
+    from esc.strategies import CONVERSATION
+
+    environment.globals["setting"] = CONVERSATION
     environment.filters["code"] = lambda one: Markdown(code(str(one)))
     environment.filters["markdown"] = Markdown
     return environment.get_template(template.name).render(variables)

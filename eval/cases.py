@@ -29,7 +29,7 @@ from esc.predictions import (
 )
 from esc.stats import name_of, unit_of
 from esc.step import OPTIONS, RunFolder, check_own_file
-from esc.strategies import Strategy, parse, untagged
+from esc.strategies import CONVERSATION, Strategy, parse, untagged
 from eval.text_metrics import Profile
 
 
@@ -102,7 +102,7 @@ def _case(named: Named) -> Case:
         shares = {parse(k): v for k, v in spread.items()} if isinstance(spread, dict) else {}
         spread = tuple(shares.get(one) for one in Strategy)
         numbers = all(type(one) in (int, float) and 0 <= one <= 1 for one in spread)
-        # Eight probabilities that are rounded in the file.
+        # Probabilities that are rounded in the file.
         if not numbers or len(shares) != len(spread) or abs(sum(spread) - 1) > 1e-3:
             raise EscError(
                 f"{where}: its distribution is not one probability for each of "
@@ -187,7 +187,9 @@ def matched(a: Path, b: Path) -> tuple[list[Pair], Row]:
 
 _MARK = "aligned"
 _SPEAKER = re.compile(
-    r"\s*(?:seeker|supporter|user|usr|assistant|system|sys|human|gpt|speaker|listener)\s*:\s*", re.I
+    r"\s*(?:seeker|supporter|user|usr|assistant|system|sys|human|gpt|speaker|listener"
+    rf"|{re.escape(CONVERSATION.seeker)}|{re.escape(CONVERSATION.supporter)})\s*:\s*",
+    re.I,
 )
 
 
@@ -279,11 +281,13 @@ def align(
         "files": sorted({*beside.get("files", ()), out.name}),
     }
     files.write_json(out.parent / OPTIONS, options)
-    facts = {"records": len(records), "unaligned": len(unaligned)}
+    sides = leaks.recognised(leaks.of_ids(work, (record["id"] for record in records)))
+    facts = {"records": len(records), "unaligned": len(unaligned), "recognised": sides}
+    facts["set"] = step.set_of(built, split)
     RunFolder(out.parent, {}, out.name).write(records, facts, complete=True)
     print(f"aligned     {out}: {len(records):,} records of {len(turns):,} turns")
-    for split_of in leaks.recognised(leaks.of_ids(work, (record["id"] for record in records))):
-        print(f"dialogues   {split_of}")
+    for one in sides:
+        print(f"dialogues   {one}")
     if len(records) < len(turns):
         print(f"missing     {len(turns) - len(records):,} turns of the set have no record")
     for line in unaligned:

@@ -49,7 +49,15 @@ _SHOWN = (
     *("strategy.bias", "strategy.weighted_f1", "strategy.macro_f1"),
     *("text.paper.bleu1", "text.paper.distinct1", "text.paper.f1", "text.paper.rouge_l"),
     "text.corpus.bleu",
+    *(f"text.esconv.{name}" for name in ("bleu2", "bleu4", "distinct1", "distinct2")),
 )
+"""Of the profile ``esconv`` where it was asked for."""
+_Profile = Annotated[
+    Profile, typer.Option(envvar="PROFILE", help="esconv: as its authors count, too")
+]
+_Tokenize = Annotated[
+    Language | None, typer.Option(envvar="TOKENIZE", help="default: as most letters are")
+]
 Numbers = dict[NumberPath, Floats]
 """A number's place to its value and, after it, its values in resamples or without each unit."""
 
@@ -278,6 +286,7 @@ def _metrics(predictions: Path, cases: Cases) -> Row:
         "numbered": cases.numbered,
         "resampled_by": cases.unit,
         "language": cases.language,
+        "profile": cases.profile,
         **{name: done.get(name) for name in ("set", "seen")},
         **_measured(cases),
         "baselines": baselines(cases),
@@ -304,13 +313,15 @@ def _report(found: Row) -> str:
         )
     sides = [found, *(found["baselines"][name] for name in ("gold-marginal-random", "gold"))]
     for path in _SHOWN:
+        if "esconv" in path and "esconv" not in found["text"]:
+            continue
         told = []
         for one in sides:
             for part in path.split("."):
                 one = one[part]
             ends = "" if one["low"] is None else f" [{one['low']:.2f}, {one['high']:.2f}]"
             told.append("undefined" if one["value"] is None else f"{one['value']:.2f}{ends}")
-        name = path.rpartition(".")[2]
+        name = path.rpartition(".")[2] + " (esconv)" * ("esconv" in path)
         lines.append(f"{name:<12}{told[0]:<24}random {told[1]:<24}gold {told[2]}")
     return "\n".join([*lines, *[step.SMOKE] * found["smoke"]])
 
@@ -322,12 +333,8 @@ def _report(found: Row) -> str:
 def main(
     predictions: Annotated[Path | None, typer.Option(help="default: each complete run")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of metrics.json")] = None,
-    profile: Annotated[
-        Profile, typer.Option(envvar="PROFILE", help="esconv: as its authors count, too")
-    ] = "paper",
-    tokenize: Annotated[
-        Language | None, typer.Option(envvar="TOKENIZE", help="default: as most letters are")
-    ] = None,
+    profile: _Profile = "paper",
+    tokenize: _Tokenize = None,
     model: cli.Model = EMBEDDED,
     work: cli.Work = Path(),
     force: cli.Force = False,
@@ -357,7 +364,13 @@ def main(
 
 
 @cli.command(name="compare", examples="  python -m eval compare --model qwen2.5-7b")
-def compare(model: cli.Model = EMBEDDED, work: cli.Work = Path(), force: cli.Force = False) -> int:
+def compare(
+    profile: _Profile = "paper",
+    tokenize: _Tokenize = None,
+    model: cli.Model = EMBEDDED,
+    work: cli.Work = Path(),
+    force: cli.Force = False,
+) -> int:
     """The paper's questions, as paired differences of the runs that are complete.
 
     Exit code 1 where a question of two complete runs has no answer, which is told with its reason.
@@ -373,7 +386,8 @@ def compare(model: cli.Model = EMBEDDED, work: cli.Work = Path(), force: cli.For
         for a, b in wanted:
             both = {"a": a, "b": b}
             try:
-                told = compared(*(read_cases(runs[run] / PREDICTIONS) for run in (a, b)))
+                files_of = (runs[run] / PREDICTIONS for run in (a, b))
+                told = compared(*(read_cases(path, tokenize, profile) for path in files_of))
                 errors = _compared_errors(*(runs[run] / _ERRORS for run in (a, b)))
                 rows.append(both | told | {"errors": errors})
             except EscError as error:
@@ -383,7 +397,8 @@ def compare(model: cli.Model = EMBEDDED, work: cli.Work = Path(), force: cli.For
         return {"comparisons": rows, "left_out": left_out, "smoke": smoke}
 
     path = work / "runs" / model / COMPARISONS
-    found = _once(path, {"files": hashes}, make, force=force)
+    made_of = {"files": hashes, "PROFILE": profile, "TOKENIZE": tokenize}
+    found = _once(path, made_of, make, force=force)
     print(f"compared    {path}: {len(found['comparisons'])} of {len(QUESTIONS)} questions")
     for row in found["comparisons"]:
         bias = row["numbers"]["strategy.bias"]

@@ -61,7 +61,8 @@ def _asking(
     }
     folder = work / paths.run(model, system, setting.stage, setting.lineage)
     of = setting.stage, setting.lineage
-    trained = [work / paths.adapter(model, task, *of) for task in tasks_of(system)]
+    tasks = () if setting.stage == "base" else tasks_of(system)
+    trained = [work / paths.adapter(model, task, *of) for task in tasks]
     seen = leaks.overlap(leaks.of_ids(work, (turn.id for turn in turns)), trained)
 
     async def ask(asks: Asks, turn: GoldTurn) -> Row:
@@ -90,8 +91,7 @@ def _asking(
         reasons = Counter(str(r["failure"]["kind"]) for r in records if r["status"] == "failed")
         cut = [any(one["truncated"] for one in record.get("steps", ())) for record in records]
         return {
-            "set": f"{split} of {manifest['corpus']['origin']}, "
-            f"SPLIT={manifest['options']['SPLIT']}",
+            "set": step.set_of(manifest, split),
             "records": len(records),
             **{status: count[status] for status in ("ok", "invalid", "failed")},
             "reasons": dict(reasons.most_common()),

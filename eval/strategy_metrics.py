@@ -73,7 +73,7 @@ def about(path: NumberPath, sums: Floats) -> tuple[str, str, int]:
 
 
 def columns(cases: Sequence[Case]) -> Floats:
-    """What is summed over turns, shape (n, 105): predicted × gold, invalid by gold, calibration.
+    """What is summed over turns, shape (n, WIDTH): predicted × gold, invalid by gold, calibration.
 
     That is, per bin, probability, what is right and the number; then Brier score, loss and number.
     """
@@ -94,7 +94,7 @@ def columns(cases: Sequence[Case]) -> Floats:
 
 
 def _confusion(sums: Floats, *, all_turns: bool) -> Floats:
-    """Counts [predicted, gold] of rows of summed `columns`, shape (R, 8, 8)."""
+    """Counts [predicted, gold] of rows of summed `columns`, shape (R, SIZE, SIZE)."""
     counts = sums[:, CONFUSION].reshape(-1, SIZE, SIZE).copy()
     if not all_turns:
         counts[:, _OTHERS] -= sums[:, INVALID]
@@ -122,7 +122,7 @@ def numbers(sums: Floats) -> dict[NumberPath, Floats]:
 
 
 def _of_counts(counts: Floats) -> dict[NumberPath, Floats]:
-    """Each metric by its place, shape (R,) or, per strategy, (R, 8), from counts (R, 8, 8)."""
+    """Each metric by its place, shape (R,) or, per strategy, (R, SIZE), from their counts."""
     from scipy.spatial.distance import jensenshannon
 
     n = counts.sum(axis=(1, 2))

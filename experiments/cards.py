@@ -134,7 +134,8 @@ def _dataset_card(work: Path, manifest: Row, built: list[Row]) -> str:
 
 def _common(kind: str, licence: str, tags: list[str], *, smoke: bool) -> Row:
     """Metadata of both cards; a corpus of somebody's own may be in any language."""
-    tags = ["emotional-support-conversation", "llama-factory", *tags, *["smoke-test"] * smoke]
+    own = ["emotional-support-conversation"] * IS_SHIPPED
+    tags = [*own, "llama-factory", *tags, *["smoke-test"] * smoke]
     return {"language": None if kind == "other" else ["en"], "license": licence, "tags": tags}
 
 

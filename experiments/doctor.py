@@ -114,9 +114,9 @@ def main() -> int:
     argparse.ArgumentParser(prog="python3 -m experiments.doctor", description=__doc__).parse_args()
     states = []
     for name, state, detail in findings(Path()):
-        print(f"{state:<8} {name:<10} {detail}")
+        print(f"{state:<8} {name:<10} {detail}", flush=True)
         states.append(state)
-    return int("missing" in states) or _backbone(os.environ.get("MODEL"))
+    return max(int("missing" in states), _backbone(os.environ.get("MODEL")))
 
 
 def _backbone(model: str | None) -> int:

@@ -200,9 +200,13 @@ def test_preferences_sum_to_the_size_of_the_list_and_converge(way):
 
 
 def test_no_text_speaks_of_the_shipped_list(way):
-    texts = [way.told, (way.runs / "report.md").read_text(), *way.asked]
+    card = (way.work / "data" / "README.md").read_text()
+    texts = [way.told, (way.runs / "report.md").read_text(), card, *way.asked]
     for text in texts:
         assert not re.search(r"\beight\b|\bOthers\b|Self-disclosure|Providing Suggestions", text)
+    if "Why?" in way.names and len(way.names) == 5:
+        for text in (card, *way.asked):
+            assert not re.search(r"\b(seekers?|supporters?|emotional|counsel\w*)\b", text), text
 
 
 def test_pairs_are_mined_for_every_task(way):

@@ -54,9 +54,11 @@ def _weights(backbone: Backbone) -> tuple[str, str]:
         return "missing", f"{backbone.path}: the hub cannot be reached ({type(error).__name__})"
     if answer.ok:
         return "ok", f"{backbone.path}: the hub gives it"
-    why = "accept its licence on the hub and set HF_TOKEN"
-    if answer.status_code == 404:
-        why = "the hub has no model of the name"
+    why = {
+        401: "set HF_TOKEN",
+        403: "accept its licence on the hub and set HF_TOKEN",
+        404: "the hub has no model of the name",
+    }.get(answer.status_code, "try again later")
     return "missing", f"{backbone.path}: HTTP {answer.status_code}; {why}"
 
 

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from esc import adapters, backbones, cli, files, paths, prompts
-from esc.backbones import CUTOFF, STAGES
+from esc.backbones import CUTOFF, STAGES, Backbone
 from esc.files import EscError, Row
 from esc.paths import EMBEDDED, Lineage, at_stage, variants
 from esc.prompts import TASKS
@@ -181,20 +181,25 @@ def render(training: Training) -> str:
     return text + "\n"
 
 
-def recipes() -> dict[Path, str]:
-    """Path to text of every recipe the table gives."""
+def _as_written(backbone: Backbone, task: str, stage: str, variant: str | None) -> Training:
+    """A training as its recipe is written for."""
     made: Any = Training
+    processes = max(backbone.settings["gpus"], 1)
+    training: Training = made(
+        model=backbone.name, task=task, stage=stage, variant=variant, processes=processes
+    )
+    return training
+
+
+def recipes() -> dict[Path, str]:
+    """Path to text of every recipe the table gives; with BACKBONES of those that it adds alone."""
+    kept = backbones.shipped() if backbones.own() else {}
     return {
         paths.recipe(model, task, stage, variant): render(
-            made(
-                model=model,
-                task=task,
-                stage=stage,
-                variant=variant,
-                processes=max(backbone.settings["gpus"], 1),
-            )
+            _as_written(backbone, task, stage, variant)
         )
         for model, backbone in backbones.table().items()
+        if model not in kept
         for task in TASKS
         for stage in STAGES
         for variant in (None, *(variants(task) if stage == "dpo" else ()))
@@ -216,10 +221,14 @@ def recipe_for(training: Training) -> Row:
         # Its processes begin in folders of their own.
         training = replace(training, work=training.work.resolve())
     given = training.overrides or []
-    path = paths.recipe(
-        training.backbone.name, training.task, training.stage, training.lineage.variant
-    )
-    settings: Row = yaml.safe_load(path.read_text(encoding="utf-8"))
+    backbone, variant = training.backbone, training.lineage.variant
+    if backbone.name in backbones.own():
+        # The recipe on disk is of the kit's own table.
+        text = render(_as_written(backbone, training.task, training.stage, variant))
+    else:
+        path = paths.recipe(backbone.name, training.task, training.stage, variant)
+        text = path.read_text(encoding="utf-8")
+    settings: Row = yaml.safe_load(text)
     settings |= {
         "dataset": training.dataset,
         "dataset_dir": str(training.work),

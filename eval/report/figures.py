@@ -91,8 +91,9 @@ def _fonts(texts: Sequence[str]) -> list[str]:
 
     if has_them(font_manager.findfont(font_manager.FontProperties(family=["sans-serif"]))):
         return ["sans-serif"]
-    others = (one.name for one in font_manager.fontManager.ttflist if has_them(one.fname))
-    return ["sans-serif", *islice(others, 1)]
+    # Matplotlib's own last resort has a box for every letter.
+    fonts = (one for one in font_manager.fontManager.ttflist if "Last Resort" not in one.name)
+    return ["sans-serif", *islice((one.name for one in fonts if has_them(one.fname)), 1)]
 
 
 def _stacked(axes: Any, table: Row, rows: list[Row], places: Any) -> None:

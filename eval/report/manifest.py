@@ -23,6 +23,7 @@ from esc.predictions import PREDICTIONS
 from esc.records import Comparison, Comparisons, Judged, Metrics, Proportions, Shape
 from esc.stats import RESAMPLES, SEED
 from esc.step import DONE, OPTIONS
+from esc.strategies import HASH
 from eval.metrics import COMPARISONS
 from eval.report.parts import NOT_RUN
 
@@ -75,8 +76,12 @@ class Sources:
         """
         if not (self.work / path).is_file():
             return None
+        found = self.read(path)
+        if found.get("made_with", found).get("list", HASH) != HASH:
+            told = f"{self.work / path} was made under another STRATEGIES; set it as it was"
+            raise EscError(f"{told}, or {renew} renews it")
         try:
-            return shape.model_validate(self.read(path))
+            return shape.model_validate(found)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             place = ".".join(map(str, fault["loc"]))
@@ -195,7 +200,7 @@ def _run(sources: Sources, model: str, name: str, renew: str) -> Run:
     todo = "" if all(read) or name not in KINDS else _todo(sources, model, folder)
     done = sources.read(folder / DONE)
     seen = done.get("seen") or {"seen": 0}
-    leak = leaks.told(seen | {"near": 0}) if seen["seen"] else ""
+    leak = leaks.told(seen | {"near": 0, "unknown": []}) if seen["seen"] else ""
     label = next((kind.label for kind in ALL if kind.name == name), name)
     return Run(model, name, label, *read, todo, done.get("set") or "", sampling, leak)
 
@@ -251,6 +256,7 @@ def _commands(sources: Sources, models: Sequence[str], built: Row) -> list[str]:
     """
     origin, given = built.get("corpus", {}).get("origin", "://"), built.get("options", {})
     of_sets = {name: given.get(name) for name in ("SPLIT", "LIMIT", "CONSECUTIVE")}
+    of_sets["MAPPING"] = built.get("corpus", {}).get("mapping")
     step = partial(paths.step, work=sources.work)
     # What was downloaded needs no name.
     told = [sources.make("data", ESCONV=None if "://" in origin else origin, **of_sets)]

@@ -60,7 +60,7 @@ def report(work: Path, models: Sequence[str], *, force: bool = False) -> Row:
     turns = [one for of_model in shown.values() for one in of_model]
     smoke = any(one["mark"] for one in found.values()) or any(one["smoke"] for one in turns)
     return {
-        "title": f"Emotional support, evaluated beside the paper: {', '.join(models)}",
+        "title": f"Planned and spoken, beside the paper: {', '.join(models)}",
         **{name: LAYOUT[name] for name in ("lead", "notice", "words")},
         "smoke": smoke,
         "banner": LAYOUT["banner"] if smoke else "",

@@ -19,9 +19,11 @@ def adapter(tmp_path, name, seen):
 def test_tested_dialogues_are_found_in_what_any_adapter_of_a_system_was_trained_on(tmp_path):
     planner, generator = (adapter(tmp_path, n, known(*of)) for n, of in (("sp", [1]), ("rg", [2])))
     found = leaks.overlap(known(1, 2, 3), [planner, generator])
-    assert found == {"dialogues": 3, "seen": 2, "near": 0}
+    assert found == {"dialogues": 3, "seen": 2, "near": 0, "unknown": []}
     assert leaks.told(found).startswith("2 of 3 tested dialogues are in the train set")
-    assert not leaks.told(leaks.overlap(known(3), [planner, tmp_path / "base"]))
+    assert not leaks.told(leaks.overlap(known(3), [planner]))
+    unknown = leaks.overlap(known(3), [planner, tmp_path / "rg_dpo"])
+    assert leaks.told(unknown) == "what rg_dpo learned from is not known here"
 
 
 def test_a_near_situation_is_told_apart_from_the_same_dialogue(tmp_path):

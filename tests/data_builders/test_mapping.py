@@ -165,3 +165,26 @@ def test_a_mapping_that_matches_nothing_says_which_keys_there_are(tmp_path):
 )
 def test_the_name_of_a_file_says_its_side_by_a_whole_word(name, side):
     assert corpus.side_of(name) == side
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "typo", "told"),
+    [
+        (annomi, "f.csv", {"utterance": "uttr"}, r"row 0: no 'uttr' in it \(transcript_id"),
+        (annomi, "f.csv", {"id": "nope"}, "row 0: no 'nope' in it"),
+        (annomi, "f.csv", {"strategy": "typo"}, "no strategy under 'typo', where the mapping has"),
+        (esc_pro, "e.json", {"situation": "scene"}, "no situation under 'scene'"),
+        (esc_pro, "e.json", {"split": "part"}, "no split under 'part'"),
+        (esc_pro, "e.json", {"dialogues": "nope"}, r"no list of dialogues in 'nope' \(data\)"),
+    ],
+)
+def test_a_mistyped_key_is_no_silent_loss(tmp_path, form, name, typo, told):
+    mapping = mapped(tmp_path, **form(tmp_path / name) | {"unlabelled": "Others"} | typo)
+    with pytest.raises(EscError, match=told):
+        list(corpus.read([tmp_path / name], mapping)[1])
+
+
+def test_a_table_that_is_no_text_is_one_line(tmp_path):
+    (tmp_path / "c.csv").write_bytes("a,b\nü,1\n".encode("latin-1"))
+    with pytest.raises(EscError, match="is no table in UTF-8"):
+        list(corpus.values(tmp_path / "c.csv"))

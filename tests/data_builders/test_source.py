@@ -75,8 +75,8 @@ def test_the_hub_layout_loads_through_the_datasets_library(tmp_path, monkeypatch
         (repository / f"{name}.txt").write_text(json.dumps(row) + "\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    found = source._from_hub("thu-coai/esconv", tmp_path / "work")
-    rows = [json.loads(line) for line in found.files[0].read_text().splitlines()]
+    found = source._from_hub("thu-coai/esconv", tmp_path / "work", None)
+    rows = [json.loads(path.read_text()) for path in found.files]
     assert [row["situation"] for row in rows] == ["train", "validation", "test"]
 
 

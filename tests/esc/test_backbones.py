@@ -46,11 +46,14 @@ def test_a_folder_that_is_not_there_is_one_line(local, path):
 def table_of(tmp_path, monkeypatch, text):
     (tmp_path / "own.yaml").write_text(text)
     monkeypatch.setenv("BACKBONES", str(tmp_path / "own.yaml"))
-    backbones.table.cache_clear()
+    caches = backbones.table, backbones.own
+    for cached in caches:
+        cached.cache_clear()
     try:
         return backbones.table()
     finally:
-        backbones.table.cache_clear()
+        for cached in caches:
+            cached.cache_clear()
 
 
 def test_a_table_of_ones_own_adds_backbones_and_changes_the_kits(tmp_path, monkeypatch):
@@ -60,20 +63,23 @@ def test_a_table_of_ones_own_adds_backbones_and_changes_the_kits(tmp_path, monke
     assert (mine.path, mine.template, mine.decode) == ("org/mine", "llama3", "free")
     assert (changed.decode, changed.path) == ("choice", "Qwen/Qwen2.5-7B-Instruct")
     assert mine.settings["dpo"] == changed.settings["dpo"] and mine.shape.layers == 28
+    assert (mine.licence, changed.licence) == ("other", "apache-2.0")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no table"),
-        ("mine: {path: org/mine}", "mine needs its path and its template"),
-        ("mine: {path: a/b, template: c, rank: 3}", "mine has an unknown field 'rank'"),
-        ("my_own: {path: a/b, template: c}", "'my_own' is no name"),
+        ("", "is empty"),
+        ("mine: {path: org/mine}", "mine is new, and needs its path and its template"),
+        ("mine: {path: a/b, template: c, rank: 3}", r"mine.rank: extra inputs"),
+        ("mine: {path: a/b, template: c, decode: chioce}", "mine.decode: input should be 'free'"),
+        ("mine: {path: a/b, template: c, shape: big}", "mine.shape: input should be a valid dict"),
+        ("my_own: {path: a/b, template: c}", "my_own.*string should match"),
         ("{", "cannot be read"),
     ],
 )
 def test_a_table_that_is_none_is_one_line(tmp_path, monkeypatch, text, message):
-    with pytest.raises(EscError, match=f"BACKBONES=.*{message}") as error:
+    with pytest.raises(EscError, match=message) as error:
         table_of(tmp_path, monkeypatch, text)
     assert "\n" not in str(error.value)
 

@@ -143,7 +143,7 @@ def error_list(**changes):
         ({"None": {"is": "other"}}, "it takes one error with 'is: none'"),
         ({"Fact": {"pattern": "(x"}}, "the pattern of 'Wrong Fact' is wrong"),
         ({"Fact": {"pattern": "{felt}"}}, "the pattern of 'Wrong Fact' is wrong"),
-        ({"Fact": {"name": "!!"}}, "has no letters"),
+        ({"Fact": {"name": "!!"}}, "has no letter or digit"),
     ],
 )
 def test_a_list_of_errors_with_a_fault_is_one_line(tmp_path, changes, message):

@@ -52,6 +52,7 @@ def test_a_gpu_is_told_with_what_torch_sees_of_it(tmp_path, monkeypatch, seen, s
     assert found(tmp_path)["training"][0] == "ok"
 
 
+@pytest.mark.slow
 def test_this_environment_is_found_to_work_and_the_standard_library_is_enough(run):
     shown = run("make", "doctor")
     assert shown.returncode == 0, shown.stdout
