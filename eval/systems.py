@@ -131,7 +131,7 @@ async def _entangled(steps: Mapping[str, str], one: Answering) -> Answer:
     # What stands in the first brackets, or how an answer without any begins.
     bracket = text.partition("[")[2].partition("]")
     head = bracket[0] if bracket[1] else text.lstrip()
-    return Answer(Plan(head[:80], strategy, None), response.strip())
+    return Answer(Plan(strategy.value if strategy else head[:80], strategy, None), response.strip())
 
 
 SYSTEMS: dict[str, Callable[[Answering], Awaitable[Answer]]] = {

@@ -21,7 +21,15 @@ def test_a_planner_is_trained_under_its_own_list_and_refused_under_another(run, 
     made = files.read_json(tmp_path / paths.MANIFEST)
     assert len(files.read_json(folder / leaks.TRAINED_ON)) == made["dialogues"]["train"] == 8
     del given["STRATEGIES"], given["ERRORS"]
-    before = sorted(tmp_path.rglob("*"))
-    refused = run("-m", "eval", "predict", "--system", "decoupled", **given)
-    assert refused.returncode == 2 and "STRATEGIES as they were" in refused.stderr
-    assert sorted(tmp_path.rglob("*")) == before
+
+    def refused():
+        before = sorted(tmp_path.rglob("*"))
+        shown = run("-m", "mining", "sample", **given)
+        assert shown.returncode == 2 and sorted(tmp_path.rglob("*")) == before
+        return shown.stderr
+
+    assert "were built with other system prompts or strategies" in refused()
+    given["ESCONV"] = "sample"
+    del given["MAPPING"]
+    assert run("-m", "data_builders", "build", **given).returncode == 0
+    assert "sp_sft was trained with other system prompts or strategies" in refused()
