@@ -13,7 +13,7 @@ LOOP := vanilla_base vanilla_sft vanilla_dpo decoupled_base decoupled_sft decoup
 SYSTEMS_OF_PAPER := $(LOOP) direct-refine_base self-refine_base emotional-cot_base $(MIXES:%=vanilla_dpo_%)
 
 # The embedded model learns from few rows, at a rate that moves it: a row takes seconds on two cores.
-SMOKE := num_train_epochs=1.0 gradient_accumulation_steps=2 learning_rate=5.0e-4
+SMOKE := num_train_epochs=1.0 gradient_accumulation_steps=2 learning_rate=5.0e-4 warmup_steps=0
 FEW = $(if $(and $(filter smollm2-135m,$(MODEL)),$(LIMIT)),$(SMOKE) max_samples=$(shell expr 4 \* $(LIMIT)))
 ARGS = $(or $(TRAIN_ARGS),$(FEW))
 
