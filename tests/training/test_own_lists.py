@@ -28,7 +28,7 @@ def test_a_planner_is_trained_under_its_own_list_and_refused_under_another(run, 
         assert shown.returncode == 2 and sorted(tmp_path.rglob("*")) == before
         return shown.stderr
 
-    assert "were built with other system prompts or strategies" in refused()
+    assert "sp_sft was trained with other system prompts or strategies" in refused()
     given["ESCONV"] = "sample"
     del given["MAPPING"]
     assert run("-m", "data_builders", "build", **given).returncode == 0
