@@ -5,7 +5,6 @@
 Guesses by the commonest forms; what it writes is to be looked at, and mended where it is wrong.
 """
 
-import codecs
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -77,11 +76,9 @@ def guess(path: Path) -> tuple[Row, list[Any], dict[str, list[Any]]]:
     Raises EscError where the file holds no list of utterances.
     """
     mapping: Row = {}
-    with path.open("rb") as stream:
-        begins = stream.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     try:
-        # One object over many lines, or an object a line.
-        every = [files.read_json(path)] if begins == b"{" else list(values(path))
+        # One object, which may go over many lines.
+        every = [files.read_json(path)]
     except EscError:
         every = list(values(path))
     if not every:
@@ -166,11 +163,8 @@ def main(
     print(visible("\n".join(report(file, mapping, first, said))))
     shipped = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
     text = yaml.safe_dump(shipped | mapping, sort_keys=False, allow_unicode=True, width=100)
-    about = (
-        "# Look at each line; a label that names no strategy of the list stands under `labels`.\n"
-    )
-    files.write_text(out, f"{about}{text}")
-    todo = (
-        f" ({len(mapping['labels'])} labels are to be filled in)" if mapping.get("labels") else ""
-    )
-    print(f"written     {out}{todo}; then: make data ESCONV={file} MAPPING={out}")
+    about = "# Look at each line; labels that name no strategy of the list stand under `labels`.\n"
+    files.write_text(out, about + text)
+    if todo := len(mapping.get("labels", ())):
+        print(f"labels      {todo} are to be filled in: which strategy each means")
+    print(f"written     {out}; then: make data ESCONV={file} MAPPING={out}")

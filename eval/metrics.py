@@ -287,7 +287,7 @@ def _metrics(predictions: Path, cases: Cases) -> Row:
         "resampled_by": cases.unit,
         "language": cases.language,
         "profile": cases.profile,
-        **{name: done.get(name) for name in ("set", "seen")},
+        **{name: done.get(name) for name in ("set", "seen", "recognised")},
         **_measured(cases),
         "baselines": baselines(cases),
         "smoke": step.made_beside(predictions),
@@ -304,6 +304,7 @@ def _report(found: Row) -> str:
     ]
     if found["language"] != "en":
         lines.append(f"words       cut by sacreBLEU's {found['language']!r}; TOKENIZE says another")
+    lines += [f"dialogues   {one}" for one in found["recognised"] or ()]
     if found["seen"] and (seen := leaks.told(found["seen"])):
         lines.append(f"leak        {seen}")
     if found["failed"]:
