@@ -1,28 +1,23 @@
-# The whole interface of the kit; `make help` lists it. The logic lives in Python; the orders of demo
-# and reproduce are in plans.mk.
-
+# The whole interface of the kit; `make help` lists it. The orders of demo and reproduce are in plans.mk.
 MODEL ?= smollm2-135m
 WORK ?= .
 PYTHON ?= python3
-
 # Each step reads its own variables from the environment, and an option given to it overrides them.
 # Only those that are set are handed on: LLaMA-Factory fails on an empty NNODES.
 VARIABLES := MODEL WORK ESCONV SPLIT LIMIT CONSECUTIVE NPROC ENGINE TRAIN_ARGS TASK DTYPE SYSTEM SYSTEMS STAGE \
   VARIANT ROUND SET DECODE TEMPERATURE SAMPLES BLIND JUDGE JUDGE_BASE_URL JUDGE_N JUDGE_FORM JUDGE2 \
   JUDGE2_BASE_URL FAILED_ESCONV MODELS BASE_URL HOST PORT SERVE_ARGS IN_FLIGHT JUDGE_IN_FLIGHT KIND PRICE \
-  MAX_COST DRY_RUN BATCH JUDGE_BATCH SHARD FORCE V STRATEGIES ERRORS BACKBONES MAPPING PROFILE TOKENIZE
+  MAX_COST DRY_RUN BATCH JUDGE_BATCH SHARD FORCE V STRATEGIES ERRORS BACKBONES MAPPING PROFILE TOKENIZE \
+  SEEKER SEEKER_BASE_URL SEEKER2 SEEKER2_BASE_URL CARDS TURNS SEED EXTERNAL EXTERNAL_BASE_URL
 unexport $(VARIABLES)
 $(foreach name,$(VARIABLES),$(if $(strip $($(name))),$(eval export $(name))))
-
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SCALE_READY := $(VENV)/.ready-scale
 SERVE_READY := .venv-serve/.ready
 RAY_READY := .venv-ray/.ready
-
 .PHONY: $(shell sed -n 's/^\([a-z -]*\):.*\#\# .*/\1/p' Makefile plans.mk)
-
 help:  ## this list
 	@echo "DecoupledESC kit: plan-then-speak models with LLaMA-Factory. Research software, no counselling."
 	@grep -hE '^[a-z -]+:.*## ' Makefile plans.mk | awk -F ':.*## ' '{printf "  make %-34s %s\n", $$1, $$2}'
@@ -43,11 +38,11 @@ help:  ## this list
 #|            train, DECODE=free|choice, TEMPERATURE=0 (greedy; default 0.7), BASE_URL=url,url, IN_FLIGHT
 #|   eval:    JUDGE, JUDGE_BASE_URL, JUDGE_N=turns, JUDGE_FORM=number|reason, FAILED_ESCONV=file (Figure 2),
 #|            PROFILE=paper|esconv and TOKENIZE=en|zh|char|ja-mecab of text metrics
+#|   converse: SYSTEMS="decoupled_dpo template external", SEEKER, SEEKER_BASE_URL, SEEKER2, SEEKER2_BASE_URL,
+#|            CARDS=file|sample|danger, LIMIT=cards, TURNS, SEED, EXTERNAL=model, EXTERNAL_BASE_URL
 #|   all that ask: PRICE=in/out per million tokens, MAX_COST of a step, DRY_RUN=1, JUDGE_IN_FLIGHT,
 #|            BATCH=vllm|ray|openai|write|read by batch files, JUDGE_BATCH, SHARD=requests of one
 #|   serve:   HOST, PORT, SERVE_ARGS="vLLM's flags"; setup-serve: KIND=gpu|cpu; report: MODELS="a b"
-#| Example:
-#|   make sft-sp sft-rg ESCONV=ESConv.json MODEL=qwen2.5-7b NPROC=4
 
 doctor:  ## what this machine has and lacks, with the fix; of a MODEL= too
 	@MODEL=$(if $(filter file,$(origin MODEL)),,$(MODEL)) $(PYTHON) -m experiments.doctor
@@ -111,6 +106,9 @@ ifneq ($(DRY_RUN),1)
 	$(PY) -m mining stats && exit $$((routed ? routed : made))
 endif
 
+mine-converse: model $(ASKS)  ## pairs of simulated conversations on train cards, for dpo-rg VARIANT=converse
+	@$(PY) -m mining converse
+
 # Of several machines, what follows a training is done on the first.
 FOLLOWS := $(filter-out 0,$(NODE_RANK))
 dpo-sp dpo-rg dpo-vanilla: dpo-%: model $(SPREAD) $(SERVE_READY)  ## preference training on what was mined
@@ -127,6 +125,8 @@ check-template: $(READY)  ## the server's token ids against LLaMA-Factory's, on 
 	@$(PY) -m serving check-template
 predict: model $(ASKS)  ## a system's strategy and reply for every turn of a split
 	@$(PY) -m eval predict
+converse: model $(ASKS)  ## systems in conversation with simulated seekers, rated by a judge
+	@$(PY) -m eval converse$(if $(DRY_RUN),, && $(PY) -m eval rate)
 chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generator in the terminal
 	@$(PY) -m eval chat
 eval: model $(SERVE_READY)  ## metrics, judge and errors of every system that has predictions

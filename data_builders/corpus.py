@@ -31,7 +31,11 @@ FOLDER = Path(__file__).parent
 RELEASE = FOLDER / "esconv_release.json"
 SHIPPED = FOLDER / "mapping.yaml"
 LINES, STOP = "lines", "stop"
-_OPTIONAL = ("strategy", "situation", "emotion_type", "problem_type", "experience_type", "split")
+_INTENSITIES = {"1", "2", "3", "4", "5"}
+_OPTIONAL = (
+    *("strategy", "situation", "emotion_type", "problem_type", "experience_type", "split"),
+    *("intensity", "intensity_after"),
+)
 LAYOUTS = {
     **dict.fromkeys(("seeker", "supporter"), "release"),
     **dict.fromkeys(("speaker", "listener"), "failed"),
@@ -74,6 +78,8 @@ class Mapping(BaseModel):
     problem_type: Keys
     experience_type: Keys
     split: Keys
+    intensity: Keys
+    intensity_after: Keys
 
     @model_validator(mode="before")
     @classmethod
@@ -224,12 +230,15 @@ def _dialogue(
     )
     if all(utterance.role is Role.SEEKER for utterance in utterances):
         raise EscError(f"{where}: no supporter utterance in it")
-    about = {
+    about: dict[str, Any] = {
         name: " ".join(str(found(row, getattr(how, name)) or "").split())
         for name in ("situation", "emotion_type", "problem_type", "experience_type")
     }
     side = side_of(found(row, how.split) or path.stem)
     layout = LAYOUTS.get(str(found(said[0], how.speaker)), "other")
+    felt = [str(found(row, keys)) for keys in (how.intensity, how.intensity_after)]
+    strengths = (int(one) if one in _INTENSITIES else None for one in felt)
+    about |= dict(zip(("intensity", "intensity_after"), strengths, strict=True))
     return layout, Dialogue(position, utterances=utterances, split=side, **about)
 
 

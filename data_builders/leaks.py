@@ -56,10 +56,14 @@ def overlap(tested: Known, adapters: Iterable[Path]) -> Row:
         seen |= files.read_json(adapter / TRAINED_ON, default={})
         unknown += [] if (adapter / TRAINED_ON).is_file() else [adapter.name]
     new = {sha1: situation for sha1, situation in tested.items() if sha1 not in seen}
-    sets = [words_of(situation) for situation in (*new.values(), *seen.values())]
-    near = {one for one, other, _ in alike(sets) if one < len(new) <= other}
-    found = {"dialogues": len(tested), "seen": len(tested) - len(new), "near": len(near)}
-    return found | {"unknown": unknown}
+    found = {"dialogues": len(tested), "seen": len(tested) - len(new)}
+    return found | {"near": len(near([*new.values()], seen.values())), "unknown": unknown}
+
+
+def near(situations: Sequence[str], seen: Iterable[str]) -> set[int]:
+    """The places of those that are nearly one that was seen."""
+    sets = [words_of(situation) for situation in (*situations, *seen)]
+    return {one for one, other, _ in alike(sets) if one < len(situations) <= other}
 
 
 def told(found: Row) -> str:

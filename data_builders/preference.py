@@ -8,7 +8,7 @@ LLaMA-Factory takes the reply of the row before as the mismatched one, the last 
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,7 @@ from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
 from esc.paths import ALL, MIXES, Lineage
 from esc.plan_and_speak import chat_and_gold
+from esc.prompts import Message
 from esc.strategies import Strategy, tag
 
 
@@ -60,12 +61,17 @@ def build(mining: Mining) -> Row:
         return told
 
 
-def _prompt(task: str, turn: GoldTurn) -> Row:
-    """What SFT saw up to the answer, in sharegpt form."""
-    (system, *said), _ = chat_and_gold(task, turn)
+def sharegpt(chat: Sequence[Message]) -> Row:
+    """A chat that ends before an answer, in sharegpt form."""
+    system, *said = chat
     who = {"user": "human", "assistant": "gpt"}
     conversations = [{"from": who[one.role], "value": one.content} for one in said]
-    return {"id": turn.id, "system": system.content, "conversations": conversations}
+    return {"system": system.content, "conversations": conversations}
+
+
+def _prompt(task: str, turn: GoldTurn) -> Row:
+    """What SFT saw up to the answer, in sharegpt form."""
+    return {"id": turn.id} | sharegpt(chat_and_gold(task, turn)[0])
 
 
 def _answer(task: str, strategy: str, text: str) -> Row:

@@ -15,10 +15,13 @@ import yaml
 
 from esc import backbones, cli, files, paths
 from esc.files import EscError, Row
-from esc.paths import MIXES, Lineage
+from esc.paths import CONVERSE, MIXES, Lineage
 from esc.prompts import TASKS
 
 _FORMS: dict[str, Row] = yaml.safe_load(Path(__file__).with_name("forms.yaml").read_text())
+
+OWN_SETS = {"vanilla": (*MIXES,), "rg": (CONVERSE,)}
+"""Variants of a task with a set of their own."""
 
 
 def entries(registered: Iterable[str] = ()) -> dict[str, Row]:
@@ -31,7 +34,7 @@ def entries(registered: Iterable[str] = ()) -> dict[str, Row]:
         (task, model, Lineage(variant))
         for model in models
         for task in TASKS
-        for variant in (None, "kto", *(MIXES if task == "vanilla" else ()))
+        for variant in (None, "kto", *OWN_SETS.get(task, ()))
     ]
     mined += [one for name in registered if (one := paths.preference_of(name)) and one[1] in models]
     return {

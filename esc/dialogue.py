@@ -44,6 +44,9 @@ class Dialogue:
     utterances: tuple[Utterance, ...]
     split: str | None = field(default=None, repr=False)
     """The side that the corpus itself puts it on, where it says one."""
+    intensity: int | None = field(default=None, repr=False)
+    """How strong the seeker's feeling was before, 1 to 5, where the corpus says so."""
+    intensity_after: int | None = field(default=None, repr=False)
 
     @property
     def id(self) -> str:
@@ -125,8 +128,8 @@ class GoldTurn(Turn):
     """One turn with everything said before it."""
 
     history: tuple[Exchange, ...]
-    history_strategies: tuple[Strategy, ...]
-    """Of the replies in ``history``."""
+    history_strategies: tuple[Strategy | None, ...]
+    """Of the replies in ``history``; None of a model's own that named none."""
     dialogue_turns: int
     """How many turns its dialogue has."""
 

@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,16 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, ca
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from esc import backbones, cli, files, llm, policy_server, prompts, psych_errors, strategies
+from esc import (
+    adapters,
+    backbones,
+    cli,
+    files,
+    llm,
+    policy_server,
+    prompts,
+    psych_errors,
+)
 from esc.dialogue import Exchange
 from esc.files import EscError, Row, Waiting
 from esc.llm import Asks, Constraint, Failure, Generation, Price, Reason, RunStopped, Sampling
@@ -124,9 +133,7 @@ class Judge:
 
     def prompts(self, folder: Path, names: Iterable[str]) -> str | None:
         """A hash of all that words its questions; None where it is asked none."""
-        texts = files.sha256_of(prompts.source(folder, name) for name in names)
-        words = f"{texts}{strategies.HASH}{psych_errors.HASH}"
-        return None if self.is_random else hashlib.sha256(words.encode()).hexdigest()
+        return None if self.is_random else prompts.hash_of(names, folder, psych_errors.HASH)
 
 
 def is_smoke(judge: str) -> bool:
@@ -153,29 +160,49 @@ class JudgeSending(Sending):
     judge: JudgeName = None
     judge_base_url: JudgeUrl = None
 
+    @property
+    def keyless(self) -> bool:
+        """Whether nobody is asked who would want a key."""
+        return self.dry_run or self.engine not in ("", "openai")
+
     def who(self) -> Judge:
         """As `judge_for` says."""
-        keyless = self.dry_run or self.engine not in ("", "openai")
-        return judge_for(self.model, self.judge, self.judge_base_url, keyless=keyless)
+        return judge_for(self.model, self.judge, self.judge_base_url, keyless=self.keyless)
 
 
-def judge_for(model: str, name: str | None, urls: str | None, *, keyless: bool = False) -> Judge:
+def judge_for(
+    model: str,
+    name: str | None,
+    urls: str | None,
+    *,
+    keyless: bool = False,
+    variable: str = "JUDGE",
+) -> Judge:
     """The judge a user asks for, or the one the table of backbones names.
 
     Raises EscError where the hosted one is meant and there is no key; ``keyless`` says that it is
-    not going to be asked.
+    not going to be asked. ``variable`` is make's, of another role that a model can have.
     """
     name = name or backbones.get(model).judge
     if name == RANDOM and urls:
         raise EscError("JUDGE=random asks nobody; drop JUDGE_BASE_URL, or name the model there")
     hosted = not urls and name != RANDOM
     if hosted and not keyless and not os.environ.get("OPENAI_API_KEY", "").strip():
+        drawn = ", or take JUDGE=random, which is a smoke run" if variable == "JUDGE" else ""
         raise EscError(
-            f"JUDGE={name} is asked at {HOSTED}, and OPENAI_API_KEY is not set; set it, give "
-            "JUDGE_BASE_URL=http://host:port/v1 for another endpoint, or take JUDGE=random, which "
-            "is a smoke run"
+            f"{variable}={name} is asked at {HOSTED}, and OPENAI_API_KEY is not set; set it, or "
+            f"give {variable}_BASE_URL=http://host:port/v1 for another endpoint{drawn}"
         )
     return Judge(name, HOSTED if hosted else urls or "")
+
+
+def base_or(model: str, work: Path, name: str | None, urls: str | None, **how: Any) -> Judge:
+    """As `judge_for`, but of the embedded model, where no other is named, its own server's base."""
+    base = adapters.BASE
+    if name != base and (name or model != EMBEDDED):
+        return judge_for(model, name, urls, **how)
+    weights = adapters.weights_of(work, model, [] if urls else [base])
+    return Judge(f"{model} (base)", urls or "", base, weights)
 
 
 Record = TypeVar("Record")
@@ -205,6 +232,17 @@ class Asking(Generic[Record]):
     report: Callable[[Row], str]
     missing: Callable[[Sequence[Row]], int] = failed
     summary: str = ""  # the file of what is told, where that is not ``run.json``
+    # Who answers the questions of a step, where that is somebody else.
+    others: Mapping[str, Judge] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """Of all who are asked."""
+        return {
+            name: sha
+            for one in (*self.others.values(), self.who)
+            for name, sha in one.weights.items()
+        }
 
 
 def ask_all(askings: Mapping[str, Callable[[], Asking[Any]]], sending: Sending) -> int:
@@ -243,7 +281,7 @@ def _ask(name: str, asking: Asking[Any], sending: Sending) -> int:
                 return 0
             summary.unlink(missing_ok=True)
         cache, records = llm.Cache(folder.path / CALLS), asking.records()
-        rehearsal = llm.Rehearsal(cache, who.weights, llm.Meter(sending.price))
+        rehearsal = llm.Rehearsal(cache, asking.weights, llm.Meter(sending.price))
         said = asyncio.run(rehearsal.run(records, asking.ask))
         if sending.dry_run:
             print(f"{name}: {rehearsal}")
@@ -281,8 +319,10 @@ def _said(
 ) -> list[Any]:
     """What is said of every record, or its final failure, in order."""
     who = asking.who
-    shared = cache, who.weights, sending.meter
+    shared = cache, asking.weights, sending.meter
     if sending.engine:
+        if asking.others:
+            raise EscError("BATCH is not for what several models say in turn; leave it out")
         chat = BatchChat(
             *shared,
             folder=asking.folder.path / "batch",
@@ -293,14 +333,21 @@ def _said(
             work=sending.work,
         )
         return chat.rounds(records, asking.ask)
-    urls = policy_server.servers(sending.model, sending.work, who.urls, who.weights)
+    asked = {
+        step: (one, policy_server.servers(sending.model, sending.work, one.urls, one.weights))
+        for step, one in {"": who, **asking.others}.items()
+    }
 
     async def live() -> list[Any]:
-        chat = llm.Chat(urls, *shared, timeout=TIMEOUT, connections=sending.connections)
-        async with aclosing(chat):
-            # A judge's endpoint need not list its models.
-            await chat.connect([*who.weights] if isinstance(who, Policies) else [])
-            return await chat.run(records, asking.ask, name)
+        chats = {}
+        async with AsyncExitStack() as stack:
+            for step, (one, urls) in asked.items():
+                chat = llm.Chat(urls, *shared, timeout=TIMEOUT, connections=sending.connections)
+                chats[step] = await stack.enter_async_context(aclosing(chat))
+                # A judge's endpoint need not list its models.
+                await chat.connect([*one.weights] if isinstance(one, Policies) else [])
+            first = chats.pop("")
+            return await first.run(records, llm.apart(asking.ask, chats), name)
 
     return asyncio.run(live())
 

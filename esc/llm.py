@@ -421,6 +421,29 @@ class Asks:
         self.cache.put(key, call.audit(), answer)
 
 
+Work = Callable[["Asks", Record], Awaitable[Result]]
+
+
+class _Apart(Asks):
+    """One to ask where the questions of some steps go to others."""
+
+    def __init__(self, rest: Asks, steps: Mapping[str, Asks]) -> None:
+        super().__init__(rest.cache, rest.weights, rest.meter)
+        self._rest, self._steps = rest, steps
+
+    async def ask(self, call: Generation) -> Reply:
+        return await self._steps.get(call.step, self._rest).ask(call)
+
+
+def apart(work: Work[Record, Result], steps: Mapping[str, Asks]) -> Work[Record, Result]:
+    """The same work, with the questions of each of these steps asked of somebody else."""
+
+    async def done(asks: Asks, record: Record) -> Result:
+        return await work(_Apart(asks, steps) if steps else asks, record)
+
+    return done
+
+
 class Rehearsal(Asks):
     """Asks nobody: ``meter`` counts what a run would send, and at most pay, for ``DRY_RUN``."""
 

@@ -58,13 +58,16 @@ MIXES = {
     "psnr": frozenset({Quadrant.PSNR}),  # Figure 4
 }
 """Variants of the entangled model alone: what PsPr is preferred to."""
+CONVERSE = "converse"
+"""Variant of the generator alone: trained on pairs of simulated conversations; not the paper's."""
 
 _SUFFIX = re.compile(r"(?:_(?P<variant>[a-z_]+?))?(?:_r(?P<round>[1-9]\d*))?")
 
 
 def variants(task: str) -> tuple[str, ...]:
     """The variants a task can be trained in, besides the paper's own."""
-    return (*LOSSES, *MIXES) if task == "vanilla" else LOSSES
+    own = {"vanilla": (*MIXES,), "rg": (CONVERSE,)}
+    return (*LOSSES, *own.get(task, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,8 @@ class Lineage:
 
     @property
     def mining(self) -> "Lineage":
-        """The lineage of the mining its pairs come from: in round 1 the same for all variants."""
-        return self if self.round > 1 else Lineage()
+        """The lineage of the mining its pairs come from: in round 1 the same for all losses."""
+        return self if self.round > 1 or self.variant == CONVERSE else Lineage()
 
     @property
     def mixes(self) -> dict[str | None, frozenset[Quadrant]]:
@@ -111,6 +114,8 @@ class Lineage:
         """Itself; EscError where the task has no such variant."""
         if (known := variants(task)) and self.variant not in (None, *known):
             raise EscError(f"VARIANT={self.variant} is none of {task}'s: {', '.join(known)}")
+        if self.variant == CONVERSE and self.round > 1:
+            raise EscError(f"VARIANT={CONVERSE} has one round, on from SFT; leave ROUND out")
         return self
 
 
@@ -124,7 +129,11 @@ def at_stage(stage: str, variant: str | None, number: int | None) -> Lineage:
 def of_suffix(suffix: str) -> Lineage | None:
     """The lineage that a folder's or set's suffix names, or None where it names none."""
     match = _SUFFIX.fullmatch(suffix)
-    known = match and match["round"] != "1" and match["variant"] in (None, *variants("vanilla"))
+    known = (
+        match
+        and match["round"] != "1"
+        and match["variant"] in (None, CONVERSE, *variants("vanilla"))
+    )
     return Lineage(match["variant"], int(match["round"] or 1)) if match and known else None
 
 
@@ -164,7 +173,7 @@ def sft_dataset(task: str, split: str = "train") -> str:
 
 def preference_dataset(task: str, model: str, lineage: Lineage = PAPER) -> str:
     """The registered name of a mined set; losses of round 1 share one, a mix has its own."""
-    is_shared = lineage.round == 1 and lineage.variant not in MIXES
+    is_shared = lineage.round == 1 and lineage.variant not in (*MIXES, CONVERSE)
     return f"esc_{task}_{lineage.kind}_{model}{'' if is_shared else lineage.suffix}"
 
 
@@ -205,14 +214,21 @@ def run(model: str, system: str, stage: str, lineage: Lineage = PAPER) -> Path:
     return Path("runs") / model / f"{system}_{stage}{lineage.suffix}"
 
 
+def conversations(model: str, *, danger: bool = False) -> Path:
+    """The folder of all simulated conversations, or of those with signs of danger."""
+    return Path("runs") / model / ("safety" if danger else "conversations")
+
+
 def mining(model: str, lineage: Lineage = PAPER) -> Path:
     """The folder of one mining, relative to ``work``."""
-    return Path("runs") / model / f"mining{lineage.mining.suffix}"
+    of_round = "" if lineage.variant == CONVERSE else lineage.mining.suffix
+    return Path("runs") / model / f"mining{of_round}"
 
 
 def no_pairs(model: str, task: str, lineage: Lineage = PAPER) -> Path:
     """What a mining leaves that no pair came out of, relative to ``work``."""
-    return mining(model, lineage) / task / "routed" / "no_pairs.json"
+    mined = CONVERSE if lineage.variant == CONVERSE else task
+    return mining(model, lineage) / mined / "routed" / "no_pairs.json"
 
 
 def adapters(model: str) -> Path:

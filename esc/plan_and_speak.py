@@ -82,7 +82,8 @@ def chat_and_gold(task: str, turn: GoldTurn) -> tuple[tuple[Message, ...], str]:
     if task == "rg":
         return rg_chat(turn.history, turn.seeker, turn.strategy), turn.response
     past = zip(turn.history, turn.history_strategies, strict=True)
-    tagged = [(said, tag(strategy, reply)) for (said, reply), strategy in past]
+    # What a model said itself may have had no tag that could be read.
+    tagged = [(said, tag(of, reply) if of else reply) for (said, reply), of in past]
     return _turns(prompts.vanilla_system(), tagged, turn.seeker), tag(turn.strategy, turn.response)
 
 

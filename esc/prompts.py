@@ -101,10 +101,15 @@ TEMPLATES = Path(__file__).parent / "templates"
 PROMPTS = ("sp_system.j2", "rg_system.j2", "vanilla_system.j2")
 
 
+def hash_of(names: Iterable[str], folder: Path = TEMPLATES, more: str = "") -> str:
+    """One hash over all that words these prompts: their files, the list of strategies, ``more``."""
+    texts = files.sha256_of(source(folder, name) for name in names)
+    return hashlib.sha256(f"{texts}{HASH}{more}".encode()).hexdigest()
+
+
 def wording() -> str:
-    """One hash over all that words the system prompts: their files and the list of strategies."""
-    texts = files.sha256_of(source(TEMPLATES, name) for name in PROMPTS)
-    return hashlib.sha256(f"{texts}{HASH}".encode()).hexdigest()
+    """Of the system prompts of the three forms."""
+    return hash_of(PROMPTS)
 
 
 # What `str.splitlines` takes for the end of a line, which a model may see as one too.

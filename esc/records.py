@@ -153,6 +153,34 @@ class Comparisons(Shape):
     smoke: bool
 
 
+class Conversed(Shape):
+    """``measures.json`` of a system's conversations; ``numbers`` by their names.
+
+    ``course``: shares of the strategies by interval; ``human``: what the people of the cards felt.
+    """
+
+    cards: str
+    seeker: str
+    conversations: int
+    n: int
+    ended: dict[str, int]
+    numbers: Numbers
+    course: list[dict[str, float]]
+    human: dict[str, Any] | None
+    seen: dict[str, Any]
+    smoke: bool
+
+
+class Rated(Shape):
+    """``ratings.json``: of whole conversations, or of those with signs of danger."""
+
+    judge: str
+    signature: str
+    dimensions: Numbers
+    unscored: dict[str, Any]
+    smoke: bool
+
+
 class Drift(Shape):
     """``drift.json``: how far a policy is from the one before it, and how far rounding goes."""
 

@@ -151,8 +151,8 @@ def share_of_turns(count: int, n: int) -> Row:
 def share(counted: Mapping[tuple[int, int], int], unit: str = "dialogue") -> Row:
     """Count, share, low and high of its 95 % interval, of {(successes, n): units that have it}.
 
-    The bootstrap of dialogues; Wilson's of turns, and over as many trials as there are dialogues
-    where all have one share, since every resample has it too.
+    The bootstrap of dialogues; Wilson's of turns and cards, and over as many trials as there are
+    dialogues where all have one share, since every resample has it too.
     """
     count, n = (sum(one[side] * times for one, times in counted.items()) for side in (0, 1))
     units = sum(counted.values())
@@ -164,7 +164,7 @@ def share(counted: Mapping[tuple[int, int], int], unit: str = "dialogue") -> Row
     successes, trials = (np.vstack([times, drawn]) @ kinds).T
     told = interval(successes / trials, units, unit)
     same = all(part * n == count * whole for part, whole in counted)
-    if units >= FEWEST and (same or unit == "turn"):
+    if units >= FEWEST and (same or unit != "dialogue"):
         told["low"], told["high"] = wilson(units * count / n, units)
     return {"count": count, "share": told.pop("value"), **told}
 

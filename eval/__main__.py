@@ -7,6 +7,8 @@ from esc import cli
 STEPS = {
     "predict": ("predict:main", "a system's strategy and reply for every turn of a split"),
     "align": ("cases:align", "another system's predictions, by gold turn, in this kit's form"),
+    "converse": ("converse:main", "systems in conversation with simulated seekers"),
+    "rate": ("rate:main", "a judge's scores of whole conversations, and what it says of danger"),
     "metrics": ("metrics:main", "all automatic metrics with intervals, beside what chance gives"),
     "compare": ("metrics:compare", "the paper's questions as paired comparisons of systems"),
     "judge": ("judge:main", "a judge's scores of replies on four dimensions (Tables 2 and 3)"),

@@ -20,12 +20,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import typer
 from pydantic import Field, ValidationError, field_validator
 
-from esc import adapters, cli, dialogue, files, judging, paths, prompts, stats, step
+from esc import cli, dialogue, files, judging, paths, prompts, stats, step
 from esc.dialogue import JUDGED, JUDGED_BY_EMBEDDED, REPEATED
 from esc.files import EscError, Row
 from esc.judging import DRAWN, Asking, Judge, JudgeSending, Unscored, Verdict
 from esc.llm import Asks, Constraint, Reason
-from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS, Prediction, complete_runs, read_predictions
 from esc.prompts import Message
 from esc.records import PreferenceRow
@@ -66,11 +65,8 @@ class Judging(JudgeSending):
 
     def who(self) -> Judge:
         """The judge a user asks for; of the embedded model this kit's own server's base model."""
-        base = adapters.BASE
-        if self.judge != base and (self.judge or self.model != EMBEDDED):
-            return super().who()
-        weights = adapters.weights_of(self.work, self.model, [] if self.judge_base_url else [base])
-        return Judge(f"{self.model} (base)", self.judge_base_url or "", base, weights)
+        of = self.model, self.work, self.judge, self.judge_base_url
+        return judging.base_or(*of, keyless=self.keyless)
 
     def options(self, judge: Judge, name: str, templates: Sequence[str], *, smoke: bool) -> Row:
         """What decides the answers of a step of this ``name``, but for what is judged."""

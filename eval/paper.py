@@ -35,6 +35,9 @@ TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6_SHARES = (
 RQ4 = {PsychError.NONE: 7.0}
 """Share of replies without an error, Decoupled DPO less SFT, in points (section 6.2)."""
 
+SEEKERS = _PRINTED["SEEKERS"]
+"""What ESConv's seekers of the paper's test split said before and after; no number of the paper."""
+
 
 def columns(model: str) -> dict[str, str]:
     """What a value is called beside a backbone's, to the paper's column it is from.

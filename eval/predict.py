@@ -133,7 +133,7 @@ def _asking(
     )
 
 
-def _named(
+def system_of(
     name: str, stage: str | None, variant: str | None, number: int | None
 ) -> tuple[str, str, paths.Lineage]:
     """(system, stage, lineage) of a name, which may be the folder's: ``vanilla_dpo_nsnr_r2``."""
@@ -192,7 +192,7 @@ def main(
     backbone = backbones.get(sending.model)
     wanted = {}
     for name in system:
-        which, named, lineage = _named(name, stage, variant, round)
+        which, named, lineage = system_of(name, stage, variant, round)
         mode, room = decode or backbone.decode, backbone.reply_tokens
         setting = Setting(named, mode, room, temperature, lineage)
         of = (sending, which, setting, split, limit, base_url)

@@ -1,11 +1,11 @@
-"""The systems of the paper's Tables 3 and 4: how each one comes to a strategy and a reply.
+"""The systems of the paper's Tables 3 and 4, and two beside them for conversations.
 
 A system is a coroutine from the answering of a turn to its plan and reply; every intermediate
 answer is kept. It asks and knows nothing of servers, retries or files.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class Setting:
     temperature: float = TEMPERATURE
     """As the authors' code samples; 0 is greedy."""
     lineage: Lineage = paths.PAPER
+    external: str = ""
+    """Of the system ``external``, its model."""
 
     @property
     def trained(self) -> str:
@@ -55,6 +57,8 @@ class Answering:
     asks: Asks
     turn: GoldTurn
     setting: Setting
+    sample: int = 0
+    """Another one is another draw of every answer."""
     steps: list[Row] = field(default_factory=list)
     """Every answer on the way, in order: step, model, text, truncated."""
 
@@ -69,6 +73,7 @@ class Answering:
             chat,
             Sampling(room, self.setting.temperature, self.setting.top_p),
             plan_and_speak.constraint_of(task, self.setting.decode) if held else None,
+            self.sample,
             expected=held or self.turn.response,
         )
 
@@ -134,8 +139,40 @@ async def _entangled(steps: Mapping[str, str], one: Answering) -> Answer:
     return Answer(Plan(strategy.value if strategy else head[:80], strategy, None), response.strip())
 
 
-SYSTEMS: dict[str, Callable[[Answering], Awaitable[Answer]]] = {
+EMPTY_WORDS = (
+    "Thank you for telling me this. I am here for you.",
+    "That sounds like a lot. You are doing your best, and that is what counts.",
+    "I hear you. Things have a way of working out in the end.",
+    "You are not alone. Every day is a new beginning.",
+    "That is completely understandable. Be kind to yourself.",
+    "You are stronger than you think. I believe in you.",
+)
+"""What the control says, one after the other and again: warm, and true of anything."""
+
+
+async def _template(one: Answering) -> Answer:
+    """The control: nothing of what it says depends on what it hears."""
+    said = EMPTY_WORDS[len(one.turn.history) % len(EMPTY_WORDS)]
+    return Answer(Plan("", None, None), said)
+
+
+async def _external(one: Answering) -> Answer:
+    """Any chat model, with a plain system prompt."""
+    system = Message("system", prompts.render(TEMPLATES, EXTERNAL))
+    chat = plan_and_speak.rg_chat(one.turn.history, one.turn.seeker, "")[1:]
+    asked = one.call("respond", "rg", (system, *chat), one.setting.reply_tokens)
+    call = replace(asked, model=one.setting.external)
+    return Answer(Plan("", None, None), one.keep(call, await one.asks.ask(call)).strip())
+
+
+System = Callable[[Answering], Awaitable[Answer]]
+SYSTEMS: dict[str, System] = {
     "decoupled": _decoupled,
     "decoupled-gold": partial(_decoupled, gold=True),
     **{name: partial(_entangled, steps) for name, steps in ENTANGLED.items()},
 }
+EXTERNAL = "external_system.j2"
+OTHERS: dict[str, System] = {"template": _template, "external": _external}
+"""Those that are no policies of this kit, and have no stage."""
+CONVERSING = {name: one for name, one in SYSTEMS.items() if name != "decoupled-gold"} | OTHERS
+"""Those that need no gold, and so can talk."""

@@ -5,6 +5,7 @@ import sys
 from esc import cli
 
 STEPS = {
+    "converse": ("converse:main", "pairs from simulated conversations on train cards"),
     "sample": ("sample:main", "sampled answers of the trained models to train turns"),
     "judge": ("judge:main", "a judge's verdict on every sampled reply"),
     "route": ("route:main", "pairs for each training phase, and why the rest is dropped"),

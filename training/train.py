@@ -175,7 +175,10 @@ def _maker(training: Training) -> str:
     if not training.loss:
         return "make data"
     mining = training.lineage.mining.variables
-    return paths.make(f"mine-{training.task}", work=training.work, model=training.model, **mining)
+    target = f"mine-{training.task}"
+    if training.variant == paths.CONVERSE:
+        target, mining = "mine-converse", {}
+    return paths.make(target, work=training.work, model=training.model, **mining)
 
 
 def provenance(training: Training, data: Path) -> Row:

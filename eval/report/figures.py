@@ -116,16 +116,20 @@ def _points(axes: Any, table: Row, rows: list[Row], places: Any) -> None:
     """A mark with its interval for each row; hollow ones are the paper's."""
     for place, row in zip(places, rows, strict=True):
         one = row["cells"][0]
+        of_people = table["drawing"] == "relief" and row["label"].startswith("people")
+        colour = COLOURS[2] if of_people else COLOURS[0]
+        if of_people:
+            axes.axvline(one["value"], color=colour, linewidth=1.2, linestyle="--")
         if one["interval"]:
-            axes.plot([one["low"], one["high"]], [place] * 2, color=COLOURS[0], linewidth=2)
-        axes.plot(one["value"], place, "o", color=COLOURS[0], markersize=6, clip_on=False)
+            axes.plot([one["low"], one["high"]], [place] * 2, color=colour, linewidth=2)
+        axes.plot(one["value"], place, "o", color=colour, markersize=6, clip_on=False)
         for name, value in one["paper"]:
             colour, mark = (COLOURS[4], "D") if name == "Llama" else (COLOURS[1], "s")
             label = name if name == "paper" else f"paper, {name}"
             shown = label in axes.get_legend_handles_labels()[1]
             look = {"markerfacecolor": "none", "label": None if shown else label}
             axes.plot(value, place, mark, color=colour, markersize=6, **look)
-    if table["drawing"] == "differences":
+    if table["drawing"] in ("differences", "relief"):
         axes.axvline(0, color="#888888", linewidth=1.2)
     else:
         axes.set_xlim(left=0)

@@ -26,6 +26,7 @@ from esc.strategies import CONVERSATION
 from esc.visible import markdown
 from eval.paper import BIBTEX
 from eval.report import tables
+from eval.report.conversations import conversations
 from eval.report.figures import pictures
 from eval.report.manifest import Sources, manifest, marked, read_backbones
 from eval.report.parts import LAYOUT, todo
@@ -43,9 +44,11 @@ def report(work: Path, models: Sequence[str], *, force: bool = False) -> Row:
     """
     sources = Sources(work)
     runs = read_backbones(sources, models, force=force)
+    talked, tells, transcripts = conversations(sources, models, force=force)
     found = {
         one["name"]: one
         for one in (
+            *talked,
             *tables.systems(sources, runs),
             *tables.questions(sources, runs),
             *tables.corpus(sources),
@@ -54,7 +57,7 @@ def report(work: Path, models: Sequence[str], *, force: bool = False) -> Row:
             tables.human(sources, models),
             tables.movement(sources, models),
         )
-        if one["rows"]
+        if one["rows"] or one["todo"]
     }
     shown = {model: _examples(sources, model) for model in models}
     turns = [one for of_model in shown.values() for one in of_model]
@@ -68,10 +71,11 @@ def report(work: Path, models: Sequence[str], *, force: bool = False) -> Row:
         "ran": _ran(found),
         "answers": list(tables.answers(found)),
         "sections": [
-            {"title": part["title"], "lead": part["lead"], "items": items}
+            {"title": part["title"], "lead": _lead(part, tells), "items": items}
             for part in LAYOUT["sections"]
             if (items := [found[name] for name in part["tables"] if name in found])
         ],
+        "transcripts": transcripts,
         "examples": turns,
         "examples_todo": [
             todo(f"{model} examples", sources.make("predict", model, STAGE="sft"))
@@ -81,6 +85,11 @@ def report(work: Path, models: Sequence[str], *, force: bool = False) -> Row:
         "manifest": manifest(sources, models),
         "citation": BIBTEX,
     }
+
+
+def _lead(part: Row, tells: str) -> str:
+    """A section's first words; of conversations whether their numbers can be trusted."""
+    return f"{tells} {part['lead']}" if tells and part["title"] == "Conversations" else part["lead"]
 
 
 def _ran(found: dict[str, Row]) -> dict[str, str]:
