@@ -5,10 +5,11 @@
 ``build``: every SFT set, the whole command, against the bare cost of ``json.loads`` on the corpus
 and ``json.dumps`` of the same rows (target at most 2.5). ``layer``: planner requests a second
 through ``esc.llm`` on a real vLLM server, against all of them sent at once (target at least 0.9).
-``cached``: requests of a prediction run that finds every answer stored (target 0). ``limits``: 500
-questions, 256 at a time, to judges that refuse what is above 20 a second (lost: target 0).
-``failing``: 500 questions to two servers, of which one only fails (lost: target 0). ``memory``:
-peaks of build and route on made-up corpora of 1 and 10 times ESConv's size, in MiB.
+``cached``: requests of a prediction run that finds every answer stored (target 0).
+``conversation``: the kit's own part of a turn with a simulated seeker, whose models answer at once.
+``limits``: 500 questions, 256 at a time, to judges that refuse what is above 20 a second (lost:
+target 0). ``failing``: 500 questions to two servers, of which one only fails (lost: target 0).
+``memory``: peaks of build and route on made-up corpora of 1 and 10 times ESConv's size, in MiB.
 """
 
 import asyncio
@@ -101,6 +102,23 @@ def cached(work: Path) -> Row:
         (work / paths.run(EMBEDDED, "decoupled", "base") / DONE).unlink()
         took = seconds(python, *command, url)
         return {"requests": _count(url) - before, "seconds": took}
+
+
+def conversation(work: Path) -> Row:
+    """Milliseconds of a conversation's turn, of 100 cards and 8 turns each, beside the models'."""
+    cards, turns = work / "made_up_cards.json", 8
+    listed = [{"id": f"card{n}", "situation": f"worry {n} of {n * 7}"} for n in range(100)]
+    cards.write_text(json.dumps(listed))
+    with stub() as url:
+        command = ["eval", "converse", "--work", str(work), "--cards", str(cards)]
+        command += ["--system", "decoupled", "--stage", "base", "--decode", "free"]
+        command += ["--turns", str(turns), "--base-url", url, "--seeker", "m", "--seeker-base-url"]
+        python("-m", *command, url)
+        requests = _count(url)
+    took = files.read_json(work / paths.conversations(EMBEDDED) / "decoupled_base" / DONE)[
+        "seconds"
+    ]
+    return {"requests": requests, "milliseconds": 1000 * took / (len(listed) * turns)}
 
 
 def layer(work: Path) -> Row:
@@ -248,6 +266,7 @@ def main(esconv: cli.Esconv = "sample") -> None:
         found = {
             "build": build(str(paths.SAMPLE) if esconv == "sample" else esconv, work / "built"),
             "cached": cached(work / "built"),
+            "conversation": conversation(work / "built"),
             "layer": layer(work / "built"),
             "limits": [asked(256, f"{limited} --told={how}") for how in told],
             "failing": [asked(64, f"--status {s}", "--latency 1") for s in (500, 502)],

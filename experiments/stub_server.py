@@ -29,13 +29,16 @@ def application(latency: float, rate: float | None, told: str, status: int) -> S
 
     async def complete(request: Request) -> Response:
         nonlocal count, tokens, filled
-        count, asked, now = count + 1, await request.body(), time.monotonic()
+        count += 1
+        asked, now = await request.body(), time.monotonic()
         if rate is not None:
             tokens, filled = min(tokens + (now - filled) * rate, rate) - 1, now
             if tokens < 0:
                 tokens += 1
                 return Response(status_code=429, headers=dict([told.split("=")] if told else []))
         said = f"This is reply {count}." if b'"seed"' in asked else "Question"
+        if b"You play" in asked:
+            said = '{"say": "Well.", "intensity": 4, "done": false}'
         message = {"role": "assistant", "content": said}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 500, "completion_tokens": 2}

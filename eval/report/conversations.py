@@ -119,14 +119,14 @@ def _numbers(talked: Sequence[Talked], missing: Sequence[Row]) -> Iterator[Row]:
     if talked and not people:
         people[talked[0].model] = paper.SEEKERS
     for model, human in people.items():
-        of_cards = human is not paper.SEEKERS
-        name = (
-            f"people, {human['n']} of these dialogues" if of_cards else "people, ESConv's test set"
+        where = (
+            "ESConv's test set" if human is paper.SEEKERS else f"{human['n']} of these dialogues"
         )
+        name = f"people, {where}"
         found = {key: records.Number.model_validate(human[key]) for key in ("relief", "eased")}
         cells = [cell(found.get(key), "—", **form) for key, form in _COLUMNS.values()]
-        rows.append(row(f"people, {of}", cells, model))
-        reliefs.append(row(f"people, {of}", [found["relief"]], model, form="+.2f"))
+        rows.append(row(name, cells, model))
+        reliefs.append(row(name, [found["relief"]], model, form="+.2f"))
     yield table("figure-relief", reliefs, [], missing)
     yield table("table-conversations", rows, notes, columns=[*_COLUMNS])
 

@@ -47,7 +47,7 @@ def test_a_training_that_moved_nothing_is_warned_of_with_the_way_out(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("factor", "has_moved"), [(1e-9, False), (1.0, True)])
+@pytest.mark.parametrize(("factor", "has_moved"), [(1e-9, False), (20.0, True)])
 def test_an_update_below_the_precision_is_told_from_one_that_moves(copied, factor, has_moved):
     trained = copied / paths.adapter(MODEL, "sp", "dpo")
     scale(trained, factor)
