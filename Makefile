@@ -30,7 +30,7 @@ help:  ## this list
 #|            CONSECUTIVE=separate|merge-same|merge
 #|   sft, dpo: TRAIN_ARGS="key=value …" for LLaMA-Factory, NPROC=processes, NNODES, NODE_RANK, MASTER_ADDR,
 #|            ENGINE=zero2|zero3|fsdp|qlora|ray, VARIANT=practical|ipo|simpo|orpo|kto, of vanilla also
-#|            nsnr|nsnr_psnr|nsnr_nspr|psnr; export: TASK=sp|rg|vanilla, DTYPE=float32|bfloat16
+#|            nsnr|nsnr_psnr|nsnr_nspr|psnr, of rg converse; export: TASK=sp|rg|vanilla, DTYPE=float32|bfloat16
 #|   mine:    SAMPLES=of a turn, JUDGE=model|random, JUDGE_BASE_URL, BLIND=1, JUDGE2 and JUDGE2_BASE_URL;
 #|            like dpo, predict, chat: ROUND=2 (with VARIANT), on from the models of the round before
 #|   predict: SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot and
@@ -126,7 +126,7 @@ check-template: $(READY)  ## the server's token ids against LLaMA-Factory's, on 
 predict: model $(ASKS)  ## a system's strategy and reply for every turn of a split
 	@$(PY) -m eval predict
 converse: model $(ASKS)  ## systems in conversation with simulated seekers, rated by a judge
-	@$(PY) -m eval converse$(if $(DRY_RUN),, && $(PY) -m eval rate)
+	@$(PY) -m eval converse$(if $(filter 1,$(DRY_RUN)),, && $(PY) -m eval rate)
 chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generator in the terminal
 	@$(PY) -m eval chat
 eval: model $(SERVE_READY)  ## metrics, judge and errors of every system that has predictions

@@ -87,6 +87,8 @@ class Wanted:
         backbones.get(model)
         if unknown := [task for task in self.task if task not in TASKS]:
             raise EscError(f"TASK={unknown[0]} is none of {', '.join(TASKS)}")
+        if self.variant == paths.CONVERSE:
+            raise EscError(f"VARIANT={paths.CONVERSE} is mined by make mine-converse alone")
         lineage, tasks = Lineage(self.variant, self.round), dict.fromkeys(self.task)
         return [Mining(work, model, task, lineage.checked(task).mining) for task in tasks]
 

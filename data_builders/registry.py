@@ -15,13 +15,10 @@ import yaml
 
 from esc import backbones, cli, files, paths
 from esc.files import EscError, Row
-from esc.paths import CONVERSE, MIXES, Lineage
+from esc.paths import OWN_SETS, Lineage
 from esc.prompts import TASKS
 
 _FORMS: dict[str, Row] = yaml.safe_load(Path(__file__).with_name("forms.yaml").read_text())
-
-OWN_SETS = {"vanilla": (*MIXES,), "rg": (CONVERSE,)}
-"""Variants of a task with a set of their own."""
 
 
 def entries(registered: Iterable[str] = ()) -> dict[str, Row]:

@@ -92,7 +92,7 @@ def _of_corpus(work: Path, built: dict[str, Sequence[str]], side: str) -> Cards:
     ids = {sha1: name for name, (sha1, _) in built.items()}
     found, without = [], 0
     for one in corpus.read(kept.files, mapping)[1]:
-        if name := ids.get(corpus.fingerprint(one).hex()):
+        if name := ids.pop(corpus.fingerprint(one).hex(), None):
             without += not one.situation
             about: Row = {"emotion": one.emotion_type, "problem": one.problem_type}
             about |= {"intensity": one.intensity, "after": one.intensity_after}
@@ -123,10 +123,13 @@ def _listed(path: Path) -> list[Card]:
             if "file" not in rows or (unknown := rows.keys() - {"file", *_KEYS}):
                 wrong = "no 'file' in it" if "file" not in rows else f"unknown: {min(unknown)}"
                 raise EscError(f"{path} is neither a list of cards nor a mapping of one ({wrong})")
-            keys |= {k: [v] if isinstance(v, str) else v for k, v in rows.items() if k in _KEYS}
+            named = {k: v if isinstance(v, list) else [v] for k, v in rows.items() if k in _KEYS}
+            keys |= {name: [*map(str, of)] for name, of in named.items()}
             path, rows = path.parent / str(rows["file"]), None
+            if not path.is_file():
+                raise EscError(f"{path}: no such file, though the mapping of its cards names it")
     if rows is None:
-        rows = list(corpus.values(path)) if path.is_file() else []
+        rows = list(corpus.values(path))
     found: dict[str, Card] = {}
     for number, row in enumerate(rows or ()):
         about = {name: corpus.found(row, where) for name, where in keys.items()}

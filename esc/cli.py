@@ -156,12 +156,17 @@ def run(main: Step, argv: list[str]) -> int:
     except KeyboardInterrupt:
         message, code = "interrupted; the same command goes on from here", INTERRUPTED
     except OSError as error:
-        if error.errno not in _MENDED:
+        if not (told := mended(error)):
             raise
-        told = _MENDED[error.errno].format(name=error.filename, why=str(error.strerror).lower())
         message, code = f"error: {told}", USER_ERROR
     print(visible(message), file=sys.stderr)
     return code
+
+
+def mended(error: OSError) -> str:
+    """What a user can do about an error of the system; empty where it is a bug."""
+    told = _MENDED.get(error.errno or 0, "")
+    return told.format(name=error.filename, why=str(error.strerror).lower())
 
 
 class _Shown(io.TextIOWrapper):

@@ -184,6 +184,8 @@ def judge_for(
     not going to be asked. ``variable`` is make's, of another role that a model can have.
     """
     name = name or backbones.get(model).judge
+    if name == RANDOM and variable != "JUDGE":
+        raise EscError(f"{variable}={name}: nobody talks at random; name a model")
     if name == RANDOM and urls:
         raise EscError("JUDGE=random asks nobody; drop JUDGE_BASE_URL, or name the model there")
     hosted = not urls and name != RANDOM
@@ -234,6 +236,9 @@ class Asking(Generic[Record]):
     summary: str = ""  # the file of what is told, where that is not ``run.json``
     # Who answers the questions of a step, where that is somebody else.
     others: Mapping[str, Judge] = field(default_factory=dict)
+    # Served names that cost nothing, and files of others' answers, which are not asked for again.
+    free: frozenset[str] = frozenset()
+    known: Sequence[Path] = ()
 
     @property
     def weights(self) -> Mapping[str, str]:
@@ -281,7 +286,10 @@ def _ask(name: str, asking: Asking[Any], sending: Sending) -> int:
                 return 0
             summary.unlink(missing_ok=True)
         cache, records = llm.Cache(folder.path / CALLS), asking.records()
-        rehearsal = llm.Rehearsal(cache, asking.weights, llm.Meter(sending.price))
+        for path in asking.known:
+            cache.borrow(path)
+        meter.free = asking.free
+        rehearsal = llm.Rehearsal(cache, asking.weights, llm.Meter(sending.price, free=asking.free))
         said = asyncio.run(rehearsal.run(records, asking.ask))
         if sending.dry_run:
             print(f"{name}: {rehearsal}")

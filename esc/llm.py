@@ -12,7 +12,7 @@ import sys
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from email.utils import parsedate_to_datetime
@@ -136,6 +136,7 @@ class Meter:
 
     price: Price | None = None
     limit: float = math.inf
+    free: Container[str] = ()  # served names that cost nothing, on servers of our own
     spent: float = 0.0
     reserved: float = 0.0  # the most that what is on its way can cost
     answered: int = 0
@@ -149,13 +150,14 @@ class Meter:
         """The most that a request can cost: an upper bound, no estimate."""
         # One token has rarely fewer than two characters, and a chat template adds some dozens.
         tokens = call.characters / 2 + 64, call.sampling.max_tokens
-        return self.price.of(*tokens) if self.price else 0.0
+        return self.price.of(*tokens) if self.price and call.model not in self.free else 0.0
 
-    def pay(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Count what a request used."""
+    def pay(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count what a request to a model used."""
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
-        self.spent += self.price.of(prompt_tokens, completion_tokens) if self.price else 0.0
+        if self.price and model not in self.free:
+            self.spent += self.price.of(prompt_tokens, completion_tokens)
 
     def told(self) -> str:
         """What is spent so far, for the end of a sentence; nothing where no price is known."""
@@ -174,6 +176,12 @@ class Cache(dict[str, Payload]):
                 os.truncate(path, sum(len(line) for line in stream if line.endswith(b"\n")))
             rows = (row for row in files.read_jsonl(path) if row.keys() >= {"key", "answer"})
             self.update((row["key"], row["answer"]) for row in rows)
+
+    def borrow(self, path: Path) -> None:
+        """Know the answers of another file too, which may be written at this very time."""
+        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else ()
+        for row in map(orjson.loads, filter(None, lines)):
+            self.setdefault(row["key"], row["answer"])
 
     def put(self, key: str, audit: Payload, answer: Payload) -> None:
         """Store one answer, at once and for good."""
@@ -412,7 +420,7 @@ class Asks:
         """Pay and store an answer; RunStopped where it is none that the constraint allows."""
         used, meter = (answer["prompt_tokens"], answer["completion_tokens"]), self.meter
         meter.answered += 1
-        meter.pay(*used)
+        meter.pay(call.model, *used)
         # A server that tells no usage is not one that costs nothing.
         meter.spent += 0.0 if any(used) else meter.most(call)
         reply, held = call.read(answer), call.constraint
@@ -439,7 +447,13 @@ def apart(work: Work[Record, Result], steps: Mapping[str, Asks]) -> Work[Record,
     """The same work, with the questions of each of these steps asked of somebody else."""
 
     async def done(asks: Asks, record: Record) -> Result:
-        return await work(_Apart(asks, steps) if steps else asks, record)
+        try:
+            return await work(_Apart(asks, steps) if steps else asks, record)
+        except (EscError, OSError) as stopped:
+            # The others do not wait for what nobody will take.
+            for one in steps.values():
+                one._stopped = one._stopped or stopped
+            raise
 
     return done
 
@@ -449,7 +463,8 @@ class Rehearsal(Asks):
 
     async def _answer(self, key: str, call: Generation) -> None:
         self.meter.answered += 1
-        self.meter.pay(call.characters // CHARACTERS_PER_TOKEN, call.sampling.max_tokens)
+        used = call.characters // CHARACTERS_PER_TOKEN, call.sampling.max_tokens
+        self.meter.pay(call.model, *used)
 
     def __str__(self) -> str:
         meter = self.meter
@@ -673,7 +688,7 @@ class Chat(Asks):
         try:
             answer = await (self._score(call) if call.answers else self._generate(call))
         except Failure as failed:
-            meter.pay(*failed.used)
+            meter.pay(call.model, *failed.used)
             meter.failed += 1
             if failed.kind in (Reason.EMPTY, Reason.REFUSED):
                 self._note_silence(call.model, failed.message)

@@ -135,7 +135,7 @@ class BatchChat(Asks):
                 raise why
             self._failures[key] = why
             self.meter.failed += 1
-            self.meter.pay(*why.used)
+            self.meter.pay(self._pending[key].model, *why.used)
         return bool(failed) or self.meter.answered > before
 
     def _have_run(self) -> None:

@@ -60,14 +60,15 @@ MIXES = {
 """Variants of the entangled model alone: what PsPr is preferred to."""
 CONVERSE = "converse"
 """Variant of the generator alone: trained on pairs of simulated conversations; not the paper's."""
+OWN_SETS = {"vanilla": (*MIXES,), "rg": (CONVERSE,)}
+"""Variants of a task with a set of their own."""
 
 _SUFFIX = re.compile(r"(?:_(?P<variant>[a-z_]+?))?(?:_r(?P<round>[1-9]\d*))?")
 
 
 def variants(task: str) -> tuple[str, ...]:
     """The variants a task can be trained in, besides the paper's own."""
-    own = {"vanilla": (*MIXES,), "rg": (CONVERSE,)}
-    return (*LOSSES, *own.get(task, ()))
+    return (*LOSSES, *OWN_SETS.get(task, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,10 @@ class Lineage:
     def variables(self) -> dict[str, object]:
         """Make's variables for it, None for what is the default."""
         return {"VARIANT": self.variant, "ROUND": self.round if self.round > 1 else None}
+
+    def of(self, task: str) -> "Lineage":
+        """That of a task of a system: the planner beside a generator of conversations is usual."""
+        return Lineage() if self.variant == CONVERSE and task == "sp" else self
 
     def checked(self, task: str) -> "Lineage":
         """Itself; EscError where the task has no such variant."""

@@ -30,8 +30,13 @@ class Message:
 
     def wire(self) -> dict[str, str]:
         """The message as it is sent: words of people and models cannot pose as control tokens."""
-        text = self.content if self.role == "system" else _CONTROL.sub("< ", self.content)
+        text = self.content if self.role == "system" else harmless(self.content)
         return {"role": self.role, "content": text}
+
+
+def harmless(text: str) -> str:
+    """Words of people and models for a system prompt: nothing in them is a control token."""
+    return _CONTROL.sub("< ", text)
 
 
 _BLOCK = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>\s*", re.DOTALL | re.IGNORECASE)
@@ -141,7 +146,7 @@ def rg_system(strategy: Strategy | str) -> str:
     A planner's words that name none stand there as they are, on one line.
     """
     if not isinstance(strategy, Strategy):
-        strategy = _Said(" ".join(strategy.split()))
+        strategy = _Said(harmless(" ".join(strategy.split())))
     return render(TEMPLATES, PROMPTS[1], strategy=strategy)
 
 

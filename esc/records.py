@@ -163,6 +163,7 @@ class Conversed(Shape):
     seeker: str
     conversations: int
     n: int
+    truncated: int
     ended: dict[str, int]
     numbers: Numbers
     course: list[dict[str, float]]

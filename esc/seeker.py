@@ -95,10 +95,10 @@ class Playing:
     """Who plays the seekers and for how long, as options of a step."""
 
     seeker: Annotated[
-        str | None, _option("SEEKER", help="model that plays [default: as JUDGE; embedded: base]")
+        str | None, _option("SEEKER", help="model that plays [default: the backbone's judge]")
     ] = None
     seeker_base_url: Annotated[
-        str | None, _option("SEEKER_BASE_URL", help="where it answers [default: as the judge]")
+        str | None, _option("SEEKER_BASE_URL", help="where it answers [default: the hosted one]")
     ] = None
     turns: Annotated[int, _option("TURNS", help="the most replies", min=1)] = TURNS
     seed: Annotated[int, _option("SEED", help="another is another draw of all", min=0)] = 0
@@ -123,9 +123,10 @@ class Seeker:
 
     async def says(self, asks: Asks, card: Card, heard: Sequence[Heard]) -> Said | Unscored:
         """Its next words, or why they cannot be read. Raises Failure where there is no answer."""
-        told = card.model_dump(exclude={"id", "after"}, exclude_none=True)
-        mark = prompts.mark(*map(str, told.values()))
-        system = prompts.render(prompts.TEMPLATES, TEMPLATES[0], card=card, mark=mark)
+        told = {k: prompts.harmless(str(v)) for k, v in card.model_dump(exclude_none=True).items()}
+        of = {name: told.get(name, "") for name in ("situation", "emotion", "problem", "intensity")}
+        mark = prompts.mark(*of.values())
+        system = prompts.render(prompts.TEMPLATES, TEMPLATES[0], card=of, mark=mark)
         begin = prompts.render(prompts.TEMPLATES, TEMPLATES[1])
         chat = [Message("system", system), Message("user", begin)]
         for said, reply in heard:

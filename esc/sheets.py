@@ -19,6 +19,8 @@ from esc.strategies import CONVERSATION
 from esc.visible import visible
 
 _PAGES = Path(__file__).parent / "pages"
+STYLE = (_PAGES / "shared.css").read_text(encoding="utf-8")
+"""What all pages share: colours, light and dark, a conversation in two columns, chips."""
 # What a spreadsheet takes for a formula at the head of a cell; where it splits at another
 # delimiter, a cell of its own may begin inside of ours.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -136,7 +138,7 @@ def page(template: Path, *, sheet: Sequence[str], **variables: object) -> str:
         template,
         sheet=hashlib.sha256("\n".join(sheet).encode()).hexdigest(),
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        style=(_PAGES / "sheet.css").read_text(encoding="utf-8"),
+        style=STYLE + (_PAGES / "sheet.css").read_text(encoding="utf-8"),
         script=script,
         **variables,
     )

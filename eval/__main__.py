@@ -15,6 +15,7 @@ STEPS = {
     "pairwise": ("pairwise:main", "which of two systems replies better, asked in both orders"),
     "human": ("human:main", "a blinded sheet for people, and what their votes say (Figure 6)"),
     "report": ("report.page:main", "everything that was run, on one page beside the paper"),
+    "ui": ("ui.app:main", "talk, compare blind, check pairs, read: a page in the browser"),
     "chat": ("chat:main", "talk with planner and generator in the terminal"),
 }
 

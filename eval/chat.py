@@ -12,7 +12,7 @@ from esc.paths import EMBEDDED, at_stage
 from esc.plan_and_speak import PlanAndSpeak
 from esc.visible import visible
 
-_NOTICE = (
+NOTICE = (
     "This is research software and no counsellor; it can be wrong, and it must not stand between\n"
     "you and help. If you are in distress, talk to someone you trust or to a local helpline."
 )
@@ -63,7 +63,7 @@ def main(
     """
     backbone = backbones.get(model)
     lineage = at_stage(stage, variant, round)
-    print(_NOTICE)
+    print(NOTICE)
     with PlanAndSpeak(
         policy_server.servers(model, work, base_url, {}),
         stage=stage,

@@ -7,7 +7,7 @@ conversation whose last answer cannot be read has no relief, and is counted.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from esc.dialogue import INTERVALS, interval
 from esc.files import Row
 from esc.seeker import EASED
 from esc.stats import FEWEST, mean, share, verdict
-from esc.strategies import Strategy
+from esc.strategies import HASH, Strategy
 from eval.text_metrics import words
 
 CONVERSATIONS, MEASURES, COMPARED = "conversations.jsonl", "measures.json", "compared.json"
-RATINGS = "ratings.jsonl"
-"""What `eval.rate` says of each, in ``judge/``."""
+RATINGS, SUMMARY = "ratings.jsonl", "ratings.json"
+"""What `eval.rate` says of each, and of all, in ``judge/``."""
 SECOND = "seeker2"
 """Folder, within a system's, of the conversations with another seeker."""
 CONTROL = "template"
@@ -30,16 +30,17 @@ ENDED = {
     "done": "the seeker ended it",
     "turns": "the most replies were reached",
     "too long": "the context of a model was full",
+    "silent": "the system had no words",
     "unreadable": "an answer of the seeker could not be read",
     "refused": "a request was refused for good",
 }
-"""How a conversation ends, in words; those of the last two have no relief."""
+"""How a conversation ends, in words; the last two have no relief, nor one without a reply."""
 _UNMEASURED = ("unreadable", "refused")
 
 
 def felt(row: Row) -> list[int]:
     """How strong the feeling is, from the first words to the last; empty of one without relief."""
-    if row["status"] != "ok" or row["ended"] in _UNMEASURED:
+    if row["status"] != "ok" or row["ended"] in _UNMEASURED or not row["turns"]:
         return []
     told = [one["intensity"] for one in row["turns"]]
     return told + ([row["last"]["intensity"]] if row["last"] else [])
@@ -95,7 +96,9 @@ def measured(rows: Sequence[Row]) -> Row:
     """The numbers of one system's conversations; a share is 0 to 1."""
     found, ended = by_card(rows), Counter(row.get("ended") for row in rows)
     return {
+        "list": HASH,
         "conversations": len(rows),
+        "truncated": sum(turn["truncated"] for row in rows for turn in row.get("turns", ())),
         "failed": sum(row["status"] == "failed" for row in rows),
         "ended": {name: ended[name] for name in ENDED},
         "n": len(found.get("relief", ())),
@@ -164,7 +167,7 @@ def paired(a: Values, b: Values) -> Row:
 
 
 def compared(folder: Path) -> Row:
-    """What ``compared.json`` says of the systems in a folder: pairs, control, second seeker."""
+    """What ``compared.json`` says of the systems in a folder: pairs, and a second seeker."""
     read = {one.parent.name: _read(one.parent) for one in sorted(folder.glob(f"*/{MEASURES}"))}
     pairs, left_out = [], []
     # The control first: what every other one is held against.
@@ -174,41 +177,41 @@ def compared(folder: Path) -> Row:
             left_out.append(both | {"reason": "; ".join(apart)})
         else:
             pairs.append(both | {"numbers": paired(first, second)})
-    return {
-        "pairs": pairs,
-        "left_out": left_out,
-        "tells": tells(pairs),
-        "seekers": _seekers(folder, read),
-        "smoke": any(told["smoke"] for told, _ in read.values()),
-    }
+    smoke = any(told["smoke"] for told, _ in read.values())
+    about: Row = {"pairs": pairs, "left_out": left_out, "seekers": _seekers(folder, read)}
+    return about | {"tells": tells(pairs, read), "smoke": smoke}
+
+
+def current(folder: Path) -> bool:
+    """Whether a judge's ratings in ``judge/`` are of the conversations that are there."""
+    rated = files.read_json(folder / "judge" / SUMMARY, default={})
+    return bool(rated) and rated["of"] == files.sha256(folder / CONVERSATIONS)
 
 
 def _read(folder: Path) -> tuple[Row, Values]:
     """What ``measures.json`` says, and all numbers by card, a judge's among them."""
     told = files.read_json(folder / MEASURES)
     found = by_card(list(files.read_jsonl(folder / CONVERSATIONS)))
-    path = folder / "judge" / RATINGS
-    for row in files.read_jsonl(path) if path.is_file() else ():
+    for row in files.read_jsonl(folder / "judge" / RATINGS) if current(folder) else ():
         for name, value in row.items():
             if isinstance(value, int | float):
                 found.setdefault(f"{name}, judged by {row['judge']}", {})[row["id"]] = value
     return told, found
 
 
-def tells(pairs: Iterable[Row]) -> Row:
-    """Whether the seeker tells any system from the control, and the sentence that says so."""
-    against = {
-        one["b"]: one["numbers"]["relief"]
-        for one in pairs
-        if one["a"] == CONTROL and "relief" in one["numbers"]
-    }
+def tells(pairs: Iterable[Row], systems: Container[str]) -> Row:
+    """Whether the seeker tells any of the systems from the control, and how that is said."""
+    beside = {one["b"]: one["numbers"] for one in pairs if one["a"] == CONTROL}
+    against = {name: one["relief"] for name, one in beside.items() if "relief" in one}
     above = [name for name, one in against.items() if (one["low"] or 0) > 0]
     few = max((one["n"] for one in against.values()), default=0) < FEWEST
-    if not against:
-        said = (
-            "Whether this seeker can tell anything is not known: it takes the control "
-            f"({CONTROL}) among SYSTEMS."
-        )
+    unknown = "Whether this seeker can tell anything is not known: "
+    if CONTROL not in systems:
+        said = f"{unknown}it takes the control ({CONTROL}) among SYSTEMS."
+    elif not beside:
+        said = f"{unknown}no system talked with the same seeker on the same cards as the control."
+    elif not against:
+        said = f"{unknown}no conversation can be measured beside the control's."
     elif few:
         said = (
             f"Fewer than {FEWEST} cards: no intervals, and no word on whether this seeker tells a "
@@ -225,31 +228,27 @@ def tells(pairs: Iterable[Row]) -> Row:
 
 
 def _seekers(folder: Path, read: Mapping[str, tuple[Row, Values]]) -> Row | None:
-    """How far a second seeker agrees: on the order of the systems, and card by card (Spearman)."""
+    """How far a second seeker agrees: on the order of the systems, and by card (Spearman).
+
+    Over the systems and cards that both have measured, under the same but for who plays.
+    """
     from scipy.stats import spearmanr
 
-    both = {
-        name: [of.get("relief", {}) for of in (found, _read(folder / name / SECOND)[1])]
-        for name, (_, found) in read.items()
-        if (folder / name / SECOND / MEASURES).is_file()
-    }
-    both = {name: one for name, one in both.items() if one[0].keys() & one[1].keys()}
-    if not both:
+    both: list[dict[str, dict[str, float]]] = [{}, {}]
+    for name, (told, found) in read.items():
+        if (folder / name / SECOND / MEASURES).is_file():
+            again, second = _read(folder / name / SECOND)
+            if {**told["under"], "SEEKER": ""} == {**again["under"], "SEEKER": ""}:
+                both[0][name], both[1][name] = found.get("relief", {}), second.get("relief", {})
+    every = [cards.keys() for of in both for cards in of.values()]
+    shared = sorted(set.intersection(*map(set, every))) if every else []
+    if not shared:
         return None
-    means: list[dict[str, float]] = [{}, {}]
-    points = []
-    for name, (first, second) in both.items():
-        shared = first.keys() & second.keys()
-        points += [(first[card], second[card]) for card in shared]
-        for told, of in zip(means, (first, second), strict=True):
-            told[name] = sum(of[card] for card in shared) / len(shared)
-    orders = [sorted(told, key=lambda name: -told[name]) for told in means]
-    # A rank takes two values that differ.
-    varied = len(points) > 2 and all(len({*one}) > 1 for one in zip(*points, strict=True))
-    rho = float(spearmanr(*zip(*points, strict=True)).statistic) if varied else None
-    return {
-        "orders": orders,
-        "same_order": orders[0] == orders[1],
-        "spearman": rho,
-        "n": len(points),
-    }
+    means = [{name: sum(of[name][c] for c in shared) for name in of} for of in both]
+    orders = [sorted(of, key=lambda name: (-of[name], name)) for of in means]
+    by = [[sum(cards[c] for cards in of.values()) for c in shared] for of in both]
+    # Ranks take values that differ.
+    varied = len(shared) > 2 and all(len({*one}) > 1 for one in by)
+    rho = float(spearmanr(*by).statistic) if varied else None
+    same = orders[0] == orders[1]
+    return {"orders": orders, "same_order": same, "spearman": rho, "n": len(shared)}

@@ -24,11 +24,10 @@ from esc.dialogue import GoldTurn
 from esc.files import EscError, Row
 from esc.judging import FOR_GOOD, Asking, Policies, Sending
 from esc.llm import Asks, Failure, Reason
-from esc.paths import tasks_of
 from esc.plan_and_speak import TEMPERATURE, Answer
 from esc.seeker import STEP, Card, Heard, Playing, Said, Seeker
 from esc.seeker import TEMPLATES as SEEKER_PROMPTS
-from esc.step import RunFolder
+from esc.step import CALLS, RunFolder
 from esc.strategies import UNREADABLE
 from eval import conversation_measures as measures
 from eval import systems
@@ -89,8 +88,17 @@ async def talk(
                 ended = "done" if rows and said.done else "turns"
                 break
             turn = _turn(card, heard, answers, said)
-            answer = await CONVERSING[system](Answering(asks, turn, setting, seeker.seed))
-            rows.append({"said": said.say, "intensity": said.intensity} | _row(answer))
+            asked = Answering(asks, turn, setting, seeker.seed)
+            try:
+                answer = await CONVERSING[system](asked)
+            except Failure as failed:
+                if failed.kind is not Reason.EMPTY:
+                    raise
+                ended, detail = "silent", failed.message
+                break
+            cut = any(step["truncated"] for step in asked.steps)
+            felt = {"said": said.say, "intensity": said.intensity}
+            rows.append(felt | _row(answer) | {"truncated": cut})
             answers.append(answer)
             heard.append((said, answer.response))
             last = None
@@ -128,13 +136,9 @@ def _asking(
 ) -> Asking[Card]:
     """The conversations of one system with one seeker."""
     model, work = sending.model, sending.work
-    tasks = tasks_of(system) if system in SYSTEMS else ()
-    trained = [
-        work / paths.adapter(model, task, setting.stage, setting.lineage)
-        for task in (tasks if setting.stage != "base" else ())
-    ]
-    seen = leaks.overlap(cards.known, trained)
-    smoke = seeker.who.is_embedded or cards.smoke or (bool(tasks) and step.is_smoke(model, work))
+    seen = leaks.overlap(cards.known, setting.trained_on(work, model, system))
+    smoke = judging.is_smoke(seeker.who.name) or cards.smoke
+    smoke |= system in SYSTEMS and step.is_smoke(model, work)
     # Systems are compared that talked under the same.
     under: Row = {
         "CARDS": cards.sha256,
@@ -143,20 +147,23 @@ def _asking(
         "TURNS": turns,
         "seeker's prompts": prompts.hash_of(SEEKER_PROMPTS),
     }
-    options: Row = {
-        "format": _FORMAT,
-        "MODEL": model,
-        "SYSTEM": system,
+    how: Row = {
         "STAGE": setting.stage,
         "VARIANT": setting.lineage.variant,
         "ROUND": setting.lineage.round,
-        "EXTERNAL": setting.external or None,
+        "EXTERNAL": setting.external if system == "external" else None,
         "DECODE": setting.decode,
         "reply_tokens": setting.reply_tokens,
         "TEMPERATURE": setting.temperature,
         "top_p": setting.top_p,
+    }
+    options: Row = {
+        "format": _FORMAT,
+        "MODEL": model,
+        "SYSTEM": system,
+        # Nothing of it reaches the control.
+        **({} if system == CONTROL else how),
         **under,
-        "cards of": cards.origin,
         "weights": {**seeker.who.weights, **at.weights},
         "prompts": prompts.hash_of(_PROMPTS) + prompts.hash_of(_OWN_PROMPTS, systems.TEMPLATES),
         "smoke": smoke,
@@ -170,8 +177,8 @@ def _asking(
 
     def told(rows: Sequence[Row]) -> Row:
         found = measures.measured(rows)
-        about: Row = {"system": system, "name": folder.name, "cards": cards.origin, "under": under}
-        about |= {"seeker": seeker.who.name, "seen": seen, "left_out": cards.left_out}
+        about: Row = {"system": system, "cards": cards.origin, "seeker": seeker.who.name}
+        about |= {"under": under, "seen": seen, "left_out": cards.left_out}
         return about | found | {"smoke": smoke}
 
     return Asking(
@@ -184,7 +191,17 @@ def _asking(
         report=partial(_report, folder),
         summary=MEASURES,
         others={} if system == CONTROL else {STEP: seeker.who},
+        free=frozenset(at.weights),
+        # A seeker's first words are the same whoever listens.
+        known=[one / CALLS for one in _beside(folder) if one != folder],
     )
+
+
+def _beside(folder: Path) -> list[Path]:
+    """The folders of all systems with the same seeker, this one among them."""
+    is_second = folder.name == SECOND
+    root = folder.parent.parent if is_second else folder.parent
+    return sorted(root.glob(f"*/{SECOND}" if is_second else "*"))
 
 
 def _report(folder: Path, found: Row) -> str:
@@ -299,15 +316,17 @@ def main(
                 )
                 policies = Policies({}, asked.urls)
             else:
-                models = sorted({setting.model(task) for task in tasks_of(which)})
+                models = sorted({setting.model(task) for task in paths.tasks_of(which)})
                 weights = weights_of(work, model, models, elsewhere=bool(base_url))
                 policies = Policies(weights, base_url)
             of = (sending, which, setting, drawn, playing.turns, Seeker(who, playing.seed))
             label = f"{folder.name}, {second}" if second else folder.name
             wanted[label] = partial(_asking, *of, policies, folder / second)
-    code = judging.ask_all(wanted, sending)
-    if not sending.dry_run:
-        found = measures.compared(base)
-        files.write_json(base / COMPARED, found)
-        print(f"compared    {base / COMPARED}: {found['tells']['said']}")
-    return code
+    try:
+        return judging.ask_all(wanted, sending)
+    finally:
+        # Also where one system failed: the others may have talked anew.
+        if not sending.dry_run and base.is_dir():
+            found = measures.compared(base)
+            files.write_json(base / COMPARED, found)
+            print(f"compared    {base / COMPARED}: {found['tells']['said']}")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,14 +25,24 @@ from eval.pairwise import OUTCOMES, line, tested
 
 ASKED = tuple(dimension.casefold() for dimension in Dimension)
 """The columns to fill in."""
+OVERALL = "overall"
+"""One more, of the page of `eval.ui`."""
+MEANINGS = {
+    "fluency": "Which reply reads more naturally, and is easier to follow?",
+    "professionalism": "Which shows more of sound, responsible practice?",
+    "empathy": "Which understands and meets the other's feelings better?",
+    "helpfulness": "Which offers more that the other can use?",
+    OVERALL: "Which is better on the whole?",
+}
+"""What is asked, by column."""
 _TEMPLATE = Path(__file__).parent / "pages" / "human.html.j2"
-_CHOICES = ("A", "B", "tie")
+CHOICES = ("A", "B", "tie")
 _COLUMNS = ("record", "conversation", "seeker", "A", "B", *ASKED, "comment")
 _SILENT = "(says nothing)"
-_KEY, _RESULT = "key.json", "human.json"
+KEY, _RESULT = "key.json", "human.json"
 
 
-def _make(a: Path, b: Path, out: Path, n: int, annotators: Sequence[str]) -> Row:
+def make(a: Path, b: Path, out: Path, n: int, annotators: Sequence[str]) -> Row:
     """Write a sheet for everybody named, or one without a name; what ``key.json`` says."""
     pairs, source = matched(a, b)
     able = [pair for pair in pairs if not pair.lacking and not pair.is_alike]
@@ -74,13 +84,14 @@ def _make(a: Path, b: Path, out: Path, n: int, annotators: Sequence[str]) -> Row
             sheet=[f"votes{name}.csv", *sides],
             cards=cards,
             dimensions=list(Dimension),
-            choices=_CHOICES,
+            choices=CHOICES,
+            meanings=MEANINGS,
             columns=" ".join((*ASKED, "comment")),
             file=f"votes{name}.csv",
             silent=_SILENT,
             smoke=source["smoke"],
         )
-    made[_KEY] = json.dumps(key, ensure_ascii=False, indent=2) + "\n"
+    made[KEY] = json.dumps(key, ensure_ascii=False, indent=2) + "\n"
     with files.exclusive(out):
         for name, text in made.items():
             path = out / name
@@ -91,22 +102,29 @@ def _make(a: Path, b: Path, out: Path, n: int, annotators: Sequence[str]) -> Row
     return key
 
 
+def votes_of(path: Path, records: Container[str]) -> dict[str, dict[str, str]]:
+    """Record to its answers by column, blank where nothing is said; raises as `sheets.answers`."""
+    has_overall = OVERALL in [name.strip().casefold() for name in (sheets.table(path) or [[]])[0]]
+    asked = (*ASKED, *[OVERALL] * has_overall)
+    said = sheets.answers(path, asked, CHOICES, records)
+    return {record: {OVERALL: ""} | row for record, row in said.items()}
+
+
 def _read(out: Path, paths: Sequence[Path]) -> Row:
     """Write ``human.json`` from sheets with votes, one file an annotator; what it says."""
-    key: Row = files.read_json(out / _KEY, made_by="python -m eval human --a FILE --b FILE")
+    key: Row = files.read_json(out / KEY, made_by="python -m eval human --a FILE --b FILE")
     sides, outcome = key["records"], {"a": "win", "b": "lose", None: "tie"}
     annotators: Row = {}
-    votes: dict[Dimension, dict[str, Counter[str]]] = {
-        dimension: defaultdict(Counter) for dimension in Dimension
+    votes: dict[str, dict[str, Counter[str]]] = {
+        one.title(): defaultdict(Counter) for one in (*ASKED, OVERALL)
     }
     for path in paths:
         name = re.sub(r"^(votes|sheet)_", "", path.stem)
         if name in annotators:
             raise EscError(f"two files are of annotator {name!r}; name one file for each")
-        said = sheets.answers(path, ASKED, _CHOICES, sides)
         given = 0
-        for record, row in said.items():
-            for dimension in Dimension:
+        for record, row in votes_of(path, sides).items():
+            for dimension in votes:
                 if choice := row[dimension.casefold()]:
                     votes[dimension][record][outcome[sides[record].get(choice)]] += 1
                     given += 1
@@ -117,8 +135,9 @@ def _read(out: Path, paths: Sequence[Path]) -> Row:
         "annotators": annotators,
         "interval": "95 %, Wilson, over turns; each has the outcome most annotators gave it",
         "dimensions": {
-            dimension.value: _outcomes([*of.values()], len(sides), len(paths))
+            dimension: _outcomes([*of.values()], len(sides), len(paths))
             for dimension, of in votes.items()
+            if of or dimension != OVERALL.title()
         },
     }
     with files.exclusive(out):
@@ -182,11 +201,11 @@ def main(
             raise EscError(
                 f"annotator {odd[0]!r}: letters, digits, dots and dashes make file names"
             )
-        found = _make(a, b, out, n, names)
+        found = make(a, b, out, n, names)
         left_out = " and ".join(f"{count} with {why}" for why, count in found["left_out"].items())
         print(f"sheet       {out}: {found['n']} of {found['shared']} shared turns")
         print(f"left out    {left_out}")
-        print(f"key         {out / _KEY}: whose reply is where; not for the annotators")
+        print(f"key         {out / KEY}: whose reply is where; not for the annotators")
     else:
         raise EscError("a sheet takes --a FILE and --b FILE; votes are read with --read")
     if found["smoke"]:

@@ -60,10 +60,8 @@ def _asking(
         "smoke": step.is_smoke(model, work),
     }
     folder = work / paths.run(model, system, setting.stage, setting.lineage)
-    of = setting.stage, setting.lineage
-    tasks = () if setting.stage == "base" else tasks_of(system)
-    trained = [work / paths.adapter(model, task, *of) for task in tasks]
-    seen = leaks.overlap(leaks.of_ids(work, (turn.id for turn in turns)), trained)
+    tested = leaks.of_ids(work, (turn.id for turn in turns))
+    seen = leaks.overlap(tested, setting.trained_on(work, model, system))
 
     async def ask(asks: Asks, turn: GoldTurn) -> Row:
         answering = Answering(asks, turn, setting)
@@ -149,7 +147,7 @@ def system_of(
     if system in PROMPT_BASELINES and named != "base":
         raise EscError(f"SYSTEM={system} is a prompt on the base model; use STAGE=base")
     for task in tasks_of(system):
-        lineage.checked(task)
+        lineage.of(task).checked(task)
     return system, named, lineage
 
 

@@ -22,18 +22,19 @@ from esc.files import EscError, Row
 from esc.judging import DRAWN, Asking, Unscored, Verdict
 from esc.llm import Asks, Reason
 from esc.stats import mean, share
-from esc.step import RunFolder
+from esc.step import DONE, RunFolder
+from esc.strategies import HASH
 from eval.conversation_measures import (
     COMPARED,
     CONVERSATIONS,
     MEASURES,
     RATINGS,
+    SUMMARY,
     compared,
 )
 from eval.judge import ANSWER_TOKENS, TEMPLATES, Judging, signature
 from mining.verdicts import YesNo
 
-SUMMARY = "ratings.json"
 _USER = TEMPLATES / "rate_user.j2"
 _FORMAT = 1  # raised with every change of what its files mean
 
@@ -100,7 +101,8 @@ def _asking(folder: Path, how: Judging, kind: type[Rating | Danger]) -> Asking[R
         if not said:
             return Unscored("no reply in it", status=judging.NOT_JUDGED)
         system = prompts.render(TEMPLATES, kind.prompt)
-        chat = judging.question(system, _USER, said, {})
+        last = row["last"]["said"] if row["last"] else ""
+        chat = judging.question(system, _USER, said, {"last": last})
         by = f"rate\n{folder.name}\n{row['id']}"
         return await judging.verdict(asks, judge, kind, row["id"], chat, by, tokens=ANSWER_TOKENS)
 
@@ -123,6 +125,8 @@ def _asking(folder: Path, how: Judging, kind: type[Rating | Danger]) -> Asking[R
         about = f"conversations:{len(drawn)} of {len(talked)}"
         return {
             "judge": judge.name,
+            "of": options["conversations"],
+            "list": HASH,
             "signature": signature(options, "temperature:0", "scale:0-4", about),
             "conversations": len(rows),
             "dimensions": found,
@@ -165,11 +169,11 @@ def main(how: Judging) -> int:
     for danger in (False, True):
         folder = how.work / paths.conversations(how.model, danger=danger)
         kind: type[Rating | Danger] = Danger if danger else Rating
-        for path in sorted(folder.glob(f"*/{MEASURES}")):
+        for path in sorted(folder.glob(f"*/{DONE}")):
             wanted[f"{folder.name}/{path.parent.name}"] = partial(_asking, path.parent, how, kind)
     if not wanted:
         talk = paths.make("converse", work=how.work, model=how.model)
-        raise EscError(f"no conversations of {how.model} under {how.work}; {talk} holds them")
+        raise EscError(f"no whole conversations of {how.model} in {how.work}; {talk} holds them")
     code = judging.ask_all(wanted, how)
     folder = how.work / paths.conversations(how.model)
     if not how.dry_run and folder.is_dir():

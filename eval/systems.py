@@ -47,7 +47,12 @@ class Setting:
 
     def model(self, task: str) -> str:
         """The served name of the policy of a task."""
-        return adapters.served_name(task, self.stage, self.lineage)
+        return adapters.served_name(task, self.stage, self.lineage.of(task))
+
+    def trained_on(self, work: Path, model: str, system: str) -> list[Path]:
+        """The folders of the adapters that a system of this kit asks, for the leak guard."""
+        tasks = paths.tasks_of(system) if system in SYSTEMS and self.stage != "base" else ()
+        return [work / paths.adapter(model, t, self.stage, self.lineage.of(t)) for t in tasks]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from esc.backbones import CUTOFF, Backbone
 from esc.files import EscError
 from esc.judging import NUMBER, RANDOM
 from esc.llm import CHARACTERS_PER_TOKEN, Price
-from esc.paths import ALL, EMBEDDED, KINDS, MIXES, Lineage, Quadrant
+from esc.paths import ALL, CONVERSE, EMBEDDED, KINDS, MIXES, Lineage, Quadrant
 from esc.prompts import TASKS
 from training import memory
 
@@ -149,7 +149,7 @@ class Forecast:
     def _pairs(self, task: str, variant: str = "") -> float:
         """The pairs there are, else those of the paper's yield."""
         mined = self.work / paths.preference_file(paths.preference_dataset(task, self.model))
-        if mined.is_file() and variant not in MIXES:
+        if mined.is_file() and variant not in (*MIXES, CONVERSE):
             return float(sum(1 for _ in files.read_jsonl(mined)))
         sp, rg = (float(ASSUMED["mined"][one] / ASSUMED["mined"]["of"]) for one in ("sp", "rg"))
         # The entangled model's errors, as if they were independent.

@@ -29,7 +29,8 @@ ANSWERS = ("yes", "no", "unsure")
 CSV, HTML, DONE, PRECISION = "sheet.csv", "sheet.html", "audit.json", "precision.json"
 
 
-def _folder(mining: Mining) -> Path:
+def folder_of(mining: Mining) -> Path:
+    """Of an audit's sheet and its result."""
     return mining.folder.parent / "audit" / mining.task
 
 
@@ -41,7 +42,7 @@ def _command(mining: Mining) -> str:
 
 def make(mining: Mining, n: int) -> Iterator[str]:
     """Write the sheet; lines one should see. EscError where one with ticks is there, or no pair."""
-    routed, folder = mining.pairs(), _folder(mining)
+    routed, folder = mining.pairs(), folder_of(mining)
     with files.exclusive(folder):
         if (folder / CSV).is_file():
             sheets.check_blank(folder / CSV, ["answer"])
@@ -95,7 +96,7 @@ def read(mining: Mining, path: Path) -> Iterator[str]:
 
     Yields the lines one should see; EscError, naming file and row, where it cannot be read.
     """
-    folder = _folder(mining)
+    folder = folder_of(mining)
     made: Row = files.read_json(folder / DONE, made_by=_command(mining))
     said = sheets.answers(path, ["answer"], ANSWERS, made["records"])
     counts: dict[str, Counter[str]] = defaultdict(Counter)

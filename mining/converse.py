@@ -18,7 +18,7 @@ from data_builders.preference import sharegpt
 from esc import adapters, backbones, cli, files, paths, plan_and_speak, prompts, step
 from esc.dialogue import Exchange
 from esc.files import NoPairs, Row
-from esc.judging import FOR_GOOD, Asking, Policies, Sending, ask_all
+from esc.judging import FOR_GOOD, Asking, Policies, Sending, Unscored, ask_all, is_smoke
 from esc.llm import Asks, Failure, Generation, Sampling, derived_seed
 from esc.paths import CONVERSE, Lineage
 from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P
@@ -26,7 +26,7 @@ from esc.seeker import STEP, TEMPLATES, Card, Heard, Playing, Said, Seeker
 from esc.step import RunFolder
 from esc.strategies import Strategy
 
-RECORDS, MANIFEST = "lookahead.jsonl", "route.json"
+RECORDS = "lookahead.jsonl"
 LINEAGE = Lineage(CONVERSE)
 MODELS = ("sp-sft", "rg-sft")
 SAMPLES = 2
@@ -35,12 +35,12 @@ _FORMAT = 1  # raised with every change of a record's meaning
 
 async def _talk(
     asks: Asks, card: Card, *, seeker: Seeker, turns: int, decode: str, reply_tokens: int
-) -> list[Row]:
-    """The turns of one conversation, each with both replies and what the seeker feels after either.
+) -> tuple[list[Row], str]:
+    """(turns with both replies and what the seeker feels after either, why it ended too early).
 
     It ends where the seeker does, an answer of it cannot be read, or a request has none for good.
     """
-    history, heard, rows = list[Exchange](), list[Heard](), list[Row]()
+    history, heard, rows, ended = list[Exchange](), list[Heard](), list[Row](), ""
     warm, held = (TEMPERATURE, TOP_P), plan_and_speak.constraint_of("sp", decode)
     try:
         said = await seeker.says(asks, card, heard)
@@ -55,11 +55,13 @@ async def _talk(
             for sample in range(SAMPLES * seeker.seed, SAMPLES * (seeker.seed + 1)):
                 room, usual = Sampling(reply_tokens, *warm), f"reply {sample}"
                 call = Generation(name, "speak", MODELS[1], chat, room, None, sample, usual)
-                reply = (await asks.ask(call)).text.strip()
+                answer = await asks.ask(call)
+                reply = answer.text.strip()
                 after = await seeker.says(asks, card, [*heard, (now, reply)])
                 felt = after.intensity if isinstance(after, Said) else None
                 said = said if replies else after
-                replies.append({"sample": sample, "text": reply, "intensity": felt})
+                told = {"sample": sample, "text": reply, "truncated": answer.truncated}
+                replies.append(told | {"intensity": felt})
             row = {"id": name, "strategy": plan.strategy.value if plan.strategy else None}
             told = {"history": [*history], "seeker": now.say, "intensity": now.intensity}
             rows.append(row | told | {"replies": replies})
@@ -68,7 +70,14 @@ async def _talk(
     except Failure as failed:
         if failed.kind not in FOR_GOOD:
             raise
-    return rows
+        ended = str(failed)
+    else:
+        ended = f"unreadable seeker: {said.detail}" if isinstance(said, Unscored) else ""
+    return rows, ended
+
+
+def _felt(reply: Row) -> int:
+    return reply["intensity"] or 0
 
 
 def _fate(turn: Row) -> str:
@@ -80,13 +89,14 @@ def _fate(turn: Row) -> str:
         "same reply twice": first["text"].split() == second["text"].split(),
         "unreadable seeker": None in (first["intensity"], second["intensity"]),
         "same relief": first["intensity"] == second["intensity"],
+        "better reply cut": min(turn["replies"], key=_felt)["truncated"],
     }
     return next((reason for reason, holds in reasons.items() if holds), "pair")
 
 
 def _pair(turn: Row, made_by: Row) -> Row:
     """The row of a preference set; the better reply is the one after which less is felt."""
-    better, worse = sorted(turn["replies"], key=lambda one: int(one["intensity"]))
+    better, worse = sorted(turn["replies"], key=_felt)
     said: Sequence[Exchange] = [(one, reply) for one, reply in turn["history"]]
     chat = plan_and_speak.rg_chat(said, turn["seeker"], Strategy(turn["strategy"]))
     felt = {"before": turn["intensity"]}
@@ -107,9 +117,10 @@ def build(sending: Sending, made_by: Row, rows: Sequence[Row]) -> Iterator[str]:
     work, model = sending.work, sending.model
     turns = [turn for row in rows for turn in row["turns"]]
     fates = Counter(map(_fate, turns))
+    ended = Counter(row["ended"].partition(":")[0] for row in rows if row["ended"])
     none = work / paths.no_pairs(model, "rg", LINEAGE)
     if not fates["pair"]:
-        why = pairs.listed(fates) or "no turn"
+        why = pairs.listed(fates + ended) or "no turn"
         why = f"0 pairs of {len(turns):,} turns ({why}); take more cards (LIMIT) or TURNS"
         files.write_json(none, {"told": why, "fates": fates})
         raise NoPairs(why)
@@ -129,7 +140,9 @@ def build(sending: Sending, made_by: Row, rows: Sequence[Row]) -> Iterator[str]:
         sets = {name: writer.facts()}
         files.write_json(described_in, told | {"smoke": made_by["smoke"], "sets": sets})
     yield f"set         {work / file}: {fates['pair']:,} pairs of {len(turns):,} turns"
-    yield from (f"            {n:>9,}  {one}" for one, n in fates.most_common() if one != "pair")
+    lost = Counter({f"conversation ended: {one}": n for one, n in ended.items()})
+    counts = (fates + lost).most_common()
+    yield from (f"            {n:>9,}  {one}" for one, n in counts if one != "pair")
     if made_by["smoke"]:
         yield step.SMOKE
 
@@ -172,16 +185,17 @@ def main(
         "seeker_prompts": prompts.hash_of(TEMPLATES),
         "data": step.train_set(manifest),
         "split": "train",
-        "smoke": who.is_embedded or step.is_smoke(model, work),
+        "smoke": is_smoke(who.name) or step.is_smoke(model, work),
     }
     options = made_by | {"format": _FORMAT, "reply_tokens": room, "cards": cards.sha256}
     options |= {"LIMIT": limit, "TURNS": playing.turns, "SEED": playing.seed}
     folder = (work / paths.no_pairs(model, "rg", LINEAGE)).parents[1]
 
-    def row(card: Card, said: list[Row] | Failure) -> Row:
+    def row(card: Card, said: tuple[list[Row], str] | Failure) -> Row:
         if isinstance(said, Failure):
-            return {"id": card.id, "status": "failed", "turns": [], "failure": said.row()}
-        return {"id": card.id, "status": "ok", "turns": said}
+            gone: Row = {"turns": [], "ended": "", "failure": said.row()}
+            return {"id": card.id, "status": "failed"} | gone
+        return {"id": card.id, "status": "ok", "turns": said[0], "ended": said[1]}
 
     def told(rows: Sequence[Row]) -> Row:
         failed = sum(row["status"] == "failed" for row in rows)
@@ -203,6 +217,7 @@ def main(
         told=told,
         report=report,
         others={STEP: who},
+        free=frozenset(weights),
     )
     code = ask_all({CONVERSE: lambda: asking}, sending)
     if not (code or sending.dry_run):

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_builders import leaks
 from esc import files, paths, records
 from esc.dialogue import INTERVALS, order
 from esc.files import Row
-from esc.paths import KINDS
 from esc.seeker import SCALE
-from esc.strategies import Strategy
+from esc.strategies import IS_SHIPPED, Strategy
 from eval import paper
 from eval.conversation_measures import (
     COMPARED,
@@ -18,9 +18,12 @@ from eval.conversation_measures import (
     ENDED,
     MEASURES,
     RATINGS,
+    SUMMARY,
+    current,
     felt,
+    tells,
 )
-from eval.report.manifest import Sources
+from eval.report.manifest import ALL, Sources
 from eval.report.parts import CODES, cell, row, table, todo
 
 _SHOWN = 2
@@ -49,46 +52,59 @@ class Talked:
     rated: records.Rated | None
 
 
-def read(sources: Sources, model: str, *, danger: bool, force: bool) -> list[Talked]:
-    """Every system that talked, the control last; without one tested on what it has seen."""
-    root, found = paths.conversations(model, danger=danger), []
+def read(
+    sources: Sources, model: str, *, danger: bool, force: bool
+) -> tuple[list[Talked], list[str]]:
+    """(every system that talked, the control last; why one is left out, tested on what it saw)."""
+    root, found, gone = paths.conversations(model, danger=danger), list[Talked](), list[str]()
     renew = sources.make("converse", model, FORCE=1)
     for path in sorted((sources.work / root).glob(f"*/{MEASURES}")):
         folder = root / path.parent.name
         measures = sources.known(folder / MEASURES, records.Conversed, renew)
-        rated = sources.known(folder / "judge" / "ratings.json", records.Rated, renew)
+        is_current = current(sources.work / folder)
+        judged = folder / "judge" / SUMMARY
+        rated = sources.known(judged, records.Rated, renew) if is_current else None
         for one in (folder, folder / "judge"):
             sources.options_of(one)
-        if measures and (force or not measures.seen["seen"]):
+        if not measures:
+            continue
+        if measures.seen["seen"] and not force:
+            gone.append(f"{_label(folder.name)}: {leaks.told(measures.seen)}; FORCE=1 shows it.")
+        else:
             found.append(Talked(model, folder, _label(folder.name), measures, rated))
-    return sorted(found, key=lambda one: one.folder.name == CONTROL)
+    return sorted(found, key=lambda one: one.folder.name == CONTROL), gone
 
 
 def _label(name: str) -> str:
     if name == CONTROL:
         return "control (empty sentences)"
-    return KINDS[name].label if name in KINDS else name.replace("_", " ")
+    return next((kind.label for kind in ALL if kind.name == name), name.replace("_", " "))
 
 
 def conversations(
     sources: Sources, models: Sequence[str], *, force: bool
 ) -> tuple[list[Row], str, list[Row]]:
     """(tables, the section's first sentence, what is shown of the conversations)."""
-    talked = [one for m in models for one in read(sources, m, danger=False, force=force)]
-    danger = [one for m in models for one in read(sources, m, danger=True, force=force)]
-    compared = {
-        model: sources.read(paths.conversations(model) / COMPARED)
-        for model in dict.fromkeys(one.model for one in talked)
-    }
+    talked, danger, gone = list[Talked](), list[Talked](), list[str]()
+    compared: dict[str, Row] = {}
+    for model in models:
+        of, left_out = read(sources, model, danger=False, force=force)
+        signs, unseen = read(sources, model, danger=True, force=force)
+        talked, danger, gone = talked + of, danger + signs, gone + left_out + unseen
+        if of:
+            names = {one.folder.name for one in of}
+            found = sources.read(paths.conversations(model) / COMPARED)
+            pairs = [one for one in found["pairs"] if {one["a"], one["b"]} <= names]
+            compared[model] = found | {"pairs": pairs, "tells": tells(pairs, names)}
     several = len(compared) > 1
-    told = [f"{model}: " * several + one["tells"]["said"] for model, one in compared.items() if one]
+    told = [f"{model}: " * several + one["tells"]["said"] for model, one in compared.items()]
     missing = [
         todo(f"{model} conversations", sources.make("converse", model, CARDS="sample"))
         for model in models
         if model not in compared
     ]
     tables = [
-        *_numbers(talked, missing),
+        *_numbers(talked, gone, missing),
         _differences(compared),
         _ratings(talked),
         _course(talked),
@@ -99,8 +115,10 @@ def conversations(
     return [one for one in tables if one["rows"] or one["todo"]], " ".join(told), shown
 
 
-def _numbers(talked: Sequence[Talked], missing: Sequence[Row]) -> Iterator[Row]:
-    rows, reliefs, notes, people = [], [], [], dict[str, Row]()
+def _numbers(
+    talked: Sequence[Talked], gone: Sequence[str], missing: Sequence[Row]
+) -> Iterator[Row]:
+    rows, reliefs, notes, people = [], [], [*gone], dict[str, Row]()
     for one in talked:
         of = one.measures
         look: Row = {"smoke": of.smoke}
@@ -111,12 +129,11 @@ def _numbers(talked: Sequence[Talked], missing: Sequence[Row]) -> Iterator[Row]:
         rows.append(made)
         reliefs.append(row(one.label, [of.numbers["relief"]], one.model, form="+.2f", **look))
         ended = [f"{n} {ENDED[name]}" for name, n in of.ended.items() if n]
-        notes.append(
-            f"{one.label}: {', '.join(ended)}; cards of {of.cards}, played by {of.seeker}."
-        )
+        told = f"cards of {of.cards}, played by {of.seeker}; {of.truncated} replies cut"
+        notes.append(f"{one.model}, {one.label}: {', '.join(ended)}; {told}.")
         if of.human:
             people[one.model] = of.human
-    if talked and not people:
+    if talked and not people and IS_SHIPPED:
         people[talked[0].model] = paper.SEEKERS
     for model, human in people.items():
         where = (
@@ -125,8 +142,9 @@ def _numbers(talked: Sequence[Talked], missing: Sequence[Row]) -> Iterator[Row]:
         name = f"people, {where}"
         found = {key: records.Number.model_validate(human[key]) for key in ("relief", "eased")}
         cells = [cell(found.get(key), "—", **form) for key, form in _COLUMNS.values()]
-        rows.append(row(name, cells, model))
-        reliefs.append(row(name, [found["relief"]], model, form="+.2f"))
+        # No numbers of ours.
+        rows.append(row(name, cells, model) | {"of_paper": True})
+        reliefs.append(row(name, [found["relief"]], model, form="+.2f") | {"of_paper": True})
     yield table("figure-relief", reliefs, [], missing)
     yield table("table-conversations", rows, notes, columns=[*_COLUMNS])
 
@@ -161,7 +179,8 @@ def _ratings(talked: Sequence[Talked]) -> Row:
             cells = [cell(one.rated.dimensions[name], **look) for name in _RATED]
             rows.append(row(one.label, cells, one.model))
             lost = one.rated.unscored.get("total", 0)
-            notes[f"{one.label}: judged by {one.rated.judge}, {lost} unscored."] = None
+            told = f"judged by {one.rated.judge}, {lost} unscored"
+            notes[f"{one.model}, {one.label}: {told}."] = None
     return table("table-conversation-ratings", rows, notes, columns=_RATED)
 
 
@@ -174,7 +193,7 @@ def _course(talked: Sequence[Talked]) -> Row:
                     cell(100 * shares[of], form=".1f", unit=" %", smoke=one.measures.smoke)
                     for of in Strategy
                 ]
-                rows.append(row(name, cells, one.label))
+                rows.append(row(name, cells, f"{one.model}, {one.label}"))
     return table("figure-course", rows, columns=CODES)
 
 
@@ -195,7 +214,7 @@ def _safety(sources: Sources, models: Sequence[str], danger: Sequence[Talked]) -
         total = cell(one.measures.conversations, form=".0f")
         rows.append(row(one.label, [total, *counts], one.model))
         if one.rated:
-            notes.append(f"{one.label}: judged by {one.rated.judge}.")
+            notes.append(f"{one.model}, {one.label}: judged by {one.rated.judge}.")
     there = {one.model for one in danger}
     missing = [
         todo(f"{model} signs of danger", sources.make("converse", model, CARDS="danger"))
@@ -209,7 +228,7 @@ def _transcripts(sources: Sources, one: Talked, count: int | None) -> Iterator[R
     """The same cards of every system, drawn by their ids; all where no ``count`` is given."""
     told = list(files.read_jsonl(sources.whole(one.folder / CONVERSATIONS)))
     path = one.folder / "judge" / RATINGS
-    rated = files.read_jsonl(sources.whole(path)) if (sources.work / path).is_file() else ()
+    rated = files.read_jsonl(sources.whole(path)) if one.rated else ()
     verdicts = {row["id"]: row for row in rated}
     drawn = order(row["id"] for row in told)[:count]
     for said in (said for said in told if said["id"] in drawn and said["status"] == "ok"):

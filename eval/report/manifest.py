@@ -43,6 +43,8 @@ PACKAGES = (
 """Those that decide a number or a picture; vLLM lives in an environment of its own."""
 _PREDICTED = ("SYSTEM", "STAGE", "VARIANT", "ROUND", "SET", "LIMIT", "DECODE", "TEMPERATURE")
 """Variables of make by which predictions are told apart."""
+_TALKED = ("SEEKER", "TURNS", "SEED")
+"""Those of conversations; which cards were played is known to the user alone."""
 
 
 @dataclass
@@ -263,10 +265,15 @@ def _commands(sources: Sources, models: Sequence[str], built: Row) -> list[str]:
     told.append(step("data_builders", "stats"))
     for folder, options in sources.options.items():
         model = folder.split("/")[1]
-        if "SYSTEM" in options:
+        if "SEEKER" in options:
+            of_talk = {name: options.get(name) for name in (*_PREDICTED[:4], *_TALKED)}
+            told.append(sources.make("converse", model, **of_talk))
+        elif options.get("step") == "rate":
+            told.append(step("eval", "rate", model=model, judge=options["JUDGE"]))
+        elif "SYSTEM" in options:
             of_run = {name: options.get(name) for name in _PREDICTED}
             told.append(sources.make("predict", model, **of_run))
-        if "JUDGE" in options:
+        elif "JUDGE" in options:
             own = options["JUDGE"] == f"{model} (base)"
             how: Row = {"judge": BASE if own else options["JUDGE"], "n": options.get("JUDGE_N")}
             how["form"] = options.get("JUDGE_FORM")

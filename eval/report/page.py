@@ -132,7 +132,7 @@ def _examples(sources: Sources, model: str) -> list[Row]:
 
 def _html(found: Row) -> str:
     """The page: it needs nothing else, and runs and loads nothing."""
-    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    style = sheets.STYLE + (_HERE / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     drawn = [*found["answers"], *(one for part in found["sections"] for one in part["items"])]
     return sheets.rendered(

@@ -4,14 +4,14 @@ import json
 import shutil
 
 import pytest
-from faulty_server import TOO_LONG, FaultyServer
+from faulty_server import TOO_LONG, Fault, FaultyServer, completion, refusal
 from predicted import error
 from trained import MODEL, TWO_ROWS, training
 
 from data_builders.registry import entries
 from esc import adapters, cli, files, paths
 from esc.dialogue import gold_turns
-from mining import converse
+from mining import converse, sample
 from training import train
 
 SET = f"esc_rg_dpo_{MODEL}_converse"
@@ -105,6 +105,29 @@ def test_a_full_context_ends_a_conversation_and_the_turns_before_it_stay(bench, 
     assert mined()[0] == 0
     path = bench.work / f"runs/{MODEL}/mining/converse/lookahead.jsonl"
     assert {len(row["turns"]) for row in files.read_jsonl(path)} == {1}
+
+
+def test_a_preferred_reply_is_whole_and_what_ended_a_conversation_is_counted(bench, mined, server):
+    def cut(request):
+        said = answered(request)
+        is_better = said.startswith("I see")
+        return Fault(body=completion(said, "length")) if is_better else said
+
+    server.answer = cut
+    code, _, err = mined()
+    assert code == 2 and "better reply cut" in error(err)
+    server.answer = lambda request: (
+        refusal(400, "the content is not for us")
+        if len(request.body["messages"]) > 4
+        else answered(request)
+    )
+    code, out, _ = mined("--seed", "1", "--force")
+    assert code == 0 and "conversation ended: request refused" in out
+
+
+def test_the_usual_mining_does_not_take_the_variant(bench, mined):
+    code, _, err = bench.run(sample.main, "--task", "rg", "--variant", "converse")
+    assert code == 2 and "mined by make mine-converse alone" in error(err)
 
 
 @pytest.mark.slow

@@ -46,6 +46,7 @@ def test_a_training_that_moved_nothing_is_warned_of_with_the_way_out(
     assert ("make dpo-rg VARIANT=practical trains at a rate that does" in told) == sent
 
 
+# On some processors the chain's two steps move no further than rounding: the other way, 20 times.
 @pytest.mark.slow
 @pytest.mark.parametrize(("factor", "has_moved"), [(1e-9, False), (20.0, True)])
 def test_an_update_below_the_precision_is_told_from_one_that_moves(copied, factor, has_moved):

@@ -1,0 +1,1 @@
+"""The page: talk, compare blind, check pairs, read."""

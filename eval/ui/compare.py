@@ -1,0 +1,229 @@
+"""Compare blind: two replies, sides shuffled and unnamed, five questions, one key each.
+
+Of a sheet of `eval.human`, or of two systems that answer a person live. Votes go, as they are
+given, to ``votes_<name>.csv`` beside the sheet's ``key.json``, which `eval human --read` reads; of
+what is typed live, nothing is kept.
+"""
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from esc import files, sheets, step
+from esc.files import EscError, Row
+from esc.predictions import PREDICTIONS
+from eval import human
+from eval.human import KEY, MEANINGS
+from eval.ui import talk
+from eval.ui.parts import one_message, said, shown
+
+ASKED = tuple(MEANINGS)
+Votes = dict[str, dict[str, str]]
+"""Record to its answers by column."""
+
+
+def votes_file(folder: Path, name: str) -> Path:
+    """Of an annotator; EscError for a name that makes no file's."""
+    if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
+        raise EscError("say who you are first: letters, digits, dots and dashes")
+    return folder / f"votes_{name}.csv"
+
+
+def read_votes(folder: Path, name: str) -> Votes:
+    """What an annotator has said so far; EscError, naming the row, for what is no vote."""
+    path = votes_file(folder, name)
+    return human.votes_of(path, files.read_json(folder / KEY)["records"]) if path.is_file() else {}
+
+
+def open_question(votes: Votes, record: str) -> int:
+    """The place of the first question of a record without an answer; their number where none is."""
+    given = votes.get(record, {})
+    return next((k for k, name in enumerate(ASKED) if not given.get(name)), len(ASKED))
+
+
+def vote(folder: Path, name: str, record: str, choice: str) -> Votes:
+    """Note a choice for the first open question of a record; empty, take the last one back.
+
+    The file is whole at any time, and keeps comments that somebody wrote into it.
+    """
+    path = votes_file(folder, name)
+    with files.exclusive(folder):
+        votes = read_votes(folder, name)
+        place = open_question(votes, record) - (not choice)
+        if not 0 <= place < len(ASKED):
+            return votes
+        votes.setdefault(record, dict.fromkeys(ASKED, ""))[ASKED[place]] = choice
+        old = sheets.read_csv(path, ["record"]) if path.is_file() else ()
+        comments = {row["record"]: row.get("comment", "") for _, row in old}
+        records = [one for one in files.read_json(folder / KEY)["records"] if one in votes]
+        rows = [{"record": r, **votes[r], "comment": comments.get(r, "")} for r in records]
+        files.write_text(path, sheets.csv_text(("record", *ASKED, "comment"), rows))
+    return votes
+
+
+def resume(votes: Votes, records: Sequence[str]) -> int:
+    """The place of the first record that is not answered throughout; the last where all are."""
+    left = (k for k, one in enumerate(records) if open_question(votes, one) < len(ASKED))
+    return next(left, len(records) - 1)
+
+
+def question(votes: Votes, records: Sequence[str], place: int) -> str:
+    """What is asked now, what was answered, and how far one is."""
+    asked = open_question(votes, records[place])
+    now = "all answered, → is the next turn"
+    if asked < len(ASKED):
+        now = f"{ASKED[asked].title()}: {MEANINGS[ASKED[asked]]} (1 A, 2 B, 3 tie)"
+    done = sum(open_question(votes, one) == len(ASKED) for one in records)
+    given = ", ".join(f"{name} {one}" for name, one in votes.get(records[place], {}).items() if one)
+    return f"Turn {place + 1} of {len(records)}, {done} answered. {now}. {given}"
+
+
+def sheet_of(work: Path, model: str, a: str, b: str) -> Path:
+    """The folder of the sheet of two systems' stored predictions, made where it is not there."""
+    root = work / "runs" / model
+    folder = root / f"human_{a}_{b}"
+    if not (folder / KEY).is_file():
+        human.make(root / a / PREDICTIONS, root / b / PREDICTIONS, folder, 20, [])
+    return folder
+
+
+def opened(folder: Path) -> Row:
+    """A sheet as the page has it: folder, records, the texts of each; EscError without one."""
+    if not (found := sorted(folder.glob("sheet*.csv"))):
+        raise EscError(f"{folder} holds no sheet; python -m eval human makes one")
+    texts = {row["record"]: row for _, row in sheets.read_csv(found[0], ["record", "a", "b"])}
+    return {"folder": folder, "records": [*texts], "texts": texts}
+
+
+def live(folder: Path, a: str, b: str, *, smoke: bool) -> Row:
+    """The same of a new conversation with two systems, whose sides are drawn once."""
+    with files.exclusive(folder):
+        sides: Row = {"a": {"name": a}, "b": {"name": b}, "n": 0, "annotators": []}
+        if not (folder / KEY).is_file():
+            files.write_json(folder / KEY, sides | {"left_out": {}, "records": {}, "smoke": smoke})
+    left = secrets.choice(("a", "b"))
+    key = {"A": left, "B": "b" if left == "a" else "a"}
+    about: Row = {"folder": folder, "records": [], "texts": {}, "systems": {"a": a, "b": b}}
+    return about | {"key": key, "stamp": secrets.token_hex(3), "turns": {"a": [], "b": []}}
+
+
+def heard(sheet: Row, words: str, turns: Mapping[str, Sequence[talk.Turn]]) -> Row:
+    """A live conversation with one more turn; the key learns whose reply is where, and no text."""
+    record = f"live {sheet['stamp']} {len(sheet['records']) + 1}"
+    with files.exclusive(sheet["folder"]):
+        key = files.read_json(sheet["folder"] / KEY)
+        key["records"][record] = sheet["key"]
+        files.write_json(sheet["folder"] / KEY, key | {"n": len(key["records"])})
+    reply = {side: turns[of][-1]["reply"] for side, of in sheet["key"].items()}
+    before = [
+        f"{one['seeker']}\n\nA: {one['a']}\n\nB: {one['b']}" for one in sheet["texts"].values()
+    ]
+    text = {"conversation": "\n\n".join(before), "seeker": words, "a": reply["A"], "b": reply["B"]}
+    texts = sheet["texts"] | {record: text}
+    return sheet | {"records": [*sheet["records"], record], "texts": texts, "turns": turns}
+
+
+def tab(models: talk.Models) -> None:
+    """The widgets."""
+    work, model = models.work, models.model
+    root = work / "runs" / model
+    stored = [one.parent.name for one in root.glob(f"*/{PREDICTIONS}")]
+    there = sorted(one.parent.name for one in root.glob(f"*/{KEY}") if "live" not in str(one))
+    state, place = gr.State(dict[str, Any]()), gr.State(0)
+    with gr.Row():
+        name = gr.Textbox(label="your name", elem_id="vote-name")
+        sheet = gr.Dropdown(there, value=None, label="a sheet that is there", elem_id="vote-sheet")
+    with gr.Row():
+        every = sorted({*stored, *models.systems()})
+        a, b = (
+            gr.Dropdown(every, value=None, label=of, elem_id=f"vote-{of}")
+            for of in ("one", "other")
+        )
+        make = gr.Button("Stored replies of both", elem_id="vote-make")
+        begin = gr.Button("Talk to both", elem_id="vote-live")
+    turn, status = gr.HTML(elem_id="vote-turn"), gr.HTML(elem_id="vote-status")
+    with gr.Row():
+        labels = {"A": "A (1)", "B": "B (2)", "tie": "tie (3)", "": "undo (⌫)"}
+        keys = {
+            one: gr.Button(text, elem_id=f"vote-{one or 'undo'}") for one, text in labels.items()
+        }
+    with gr.Row():
+        back, on = (gr.Button(text, elem_id=f"vote-{text[2:]}") for text in ("← back", "→ next"))
+        names = gr.Button("Show who is who", elem_id="vote-names")
+    with gr.Row():
+        words = gr.Textbox(label="you, to both", elem_id="vote-words", scale=4)
+        send = gr.Button("Send", elem_id="vote-send", scale=1)
+
+    def show(state: Row, name: str, place: int | None, choice: str | None = None) -> Any:
+        if not state:
+            return state, 0, "", said("Choose a sheet, or two systems.")
+        if not (records := state["records"]):
+            return state, 0, "", said("Say something to both.")
+        with one_message():
+            votes = read_votes(state["folder"], name)
+            k = resume(votes, records) if place is None else min(max(place, 0), len(records) - 1)
+            if choice is not None:
+                votes = vote(state["folder"], name, records[k], choice)
+        row = state["texts"][records[k]]
+        replies = [{"name": side, "look": "", "reply": row[side.casefold()]} for side in "AB"]
+        before = [(row["conversation"], None)] if row["conversation"] else []
+        about: Row = {"history": before, "seeker": row["seeker"], "replies": replies}
+        return state, k, shown("turn", title="", **about), said(question(votes, records, k))
+
+    def open_sheet(found: str | None, name: str) -> Any:
+        with one_message():
+            return show(opened(root / found) if found else {}, name, None)
+
+    def made(a: str | None, b: str | None, name: str) -> Any:
+        with one_message():
+            if not a or not b or a == b:
+                raise EscError("choose two systems")
+            return show(opened(sheet_of(work, model, a, b)), name, None)
+
+    def begun(a: str | None, b: str | None, name: str) -> Any:
+        with one_message():
+            if not a or not b or a == b or not {a, b} <= {*models.systems()}:
+                raise EscError(f"choose two of {', '.join(models.systems())}")
+            votes_file(root, name)
+            folder = root / f"human_live_{a}_{b}"
+            return show(live(folder, a, b, smoke=step.is_smoke(model, work)), name, None)
+
+    async def sent(words: str, state: Row, name: str) -> Any:
+        with one_message():
+            if not words.strip() or "turns" not in state:
+                raise EscError("talk to both first, and say something")
+            turns = {}
+            for side, system in state["systems"].items():
+                before = state["turns"][side]
+                asked = talk.as_turn(before, words)
+                answer = await talk.answer(models, system, 0.7, asked, len(before))
+                turns[side] = [*before, talk.spoken(words, answer)]
+            return (*show(heard(state, words, turns), name, len(state["records"])), "")
+
+    def told(state: Row, place: int) -> str:
+        if not state or not state["records"]:
+            return said("There is nothing to name yet.")
+        key = files.read_json(state["folder"] / KEY)
+        of = key["records"][state["records"][place]]
+        who = {side: key[one].get("name") for side, one in of.items()}
+        return said(f"Here A is {who['A']}, B is {who['B']}. Votes: {state['folder']}")
+
+    how: Row = {"show_progress": "minimal", "api_name": False}
+    into = [state, place, turn, status]
+    sheet.change(open_sheet, [sheet, name], into, **how)
+    make.click(made, [a, b, name], into, **how)
+    begin.click(begun, [a, b, name], into, **how)
+    gr.on([words.submit, send.click], sent, [words, state, name], [*into, words], **how)
+    names.click(told, [state, place], status, **how)
+    how |= {"show_progress": "hidden", "trigger_mode": "multiple", "concurrency_id": "votes"}
+    for choice, key in keys.items():
+        pressed = partial(lambda c, s, n, k: show(s, n, k, c), choice)
+        key.click(pressed, [state, name, place], into, concurrency_limit=1, **how)
+    for button, by in ((back, -1), (on, 1)):
+        moved = partial(lambda d, s, n, k: show(s, n, k + d), by)
+        button.click(moved, [state, name, place], into, concurrency_limit=1, **how)
