@@ -2,8 +2,7 @@
 MODEL ?= smollm2-135m
 WORK ?= .
 PYTHON ?= python3
-# Each step reads its own variables from the environment, and an option given to it overrides them.
-# Only those that are set are handed on: LLaMA-Factory fails on an empty NNODES.
+# Each step reads its own variables; only those that are set are handed on (NNODES may not be empty).
 VARIABLES := MODEL WORK ESCONV SPLIT LIMIT CONSECUTIVE NPROC ENGINE TRAIN_ARGS TASK DTYPE SYSTEM SYSTEMS STAGE \
   VARIANT ROUND SET DECODE TEMPERATURE SAMPLES BLIND JUDGE JUDGE_BASE_URL JUDGE_N JUDGE_FORM JUDGE2 \
   JUDGE2_BASE_URL FAILED_ESCONV MODELS BASE_URL HOST PORT SERVE_ARGS IN_FLIGHT JUDGE_IN_FLIGHT KIND PRICE \
@@ -42,7 +41,7 @@ help:  ## this list
 #|            CARDS=file|sample|danger, LIMIT=cards, TURNS, SEED, EXTERNAL=model, EXTERNAL_BASE_URL
 #|   all that ask: PRICE=in/out per million tokens, MAX_COST of a step, DRY_RUN=1, JUDGE_IN_FLIGHT,
 #|            BATCH=vllm|ray|openai|write|read by batch files, JUDGE_BATCH, SHARD=requests of one
-#|   serve:   HOST, PORT, SERVE_ARGS="vLLM's flags"; setup-serve: KIND=gpu|cpu; report: MODELS="a b"
+#|   serve:   HOST, PORT (as of ui), SERVE_ARGS="vLLM's flags"; setup-serve: KIND=gpu|cpu; report: MODELS="a b"
 
 doctor:  ## what this machine has and lacks, with the fix; of a MODEL= too
 	@MODEL=$(if $(filter file,$(origin MODEL)),,$(MODEL)) $(PYTHON) -m experiments.doctor
@@ -108,7 +107,6 @@ endif
 
 mine-converse: model $(ASKS)  ## pairs of simulated conversations on train cards, for dpo-rg VARIANT=converse
 	@$(PY) -m mining converse
-
 # Of several machines, what follows a training is done on the first.
 FOLLOWS := $(filter-out 0,$(NODE_RANK))
 dpo-sp dpo-rg dpo-vanilla: dpo-%: model $(SPREAD) $(SERVE_READY)  ## preference training on what was mined
@@ -127,6 +125,8 @@ predict: model $(ASKS)  ## a system's strategy and reply for every turn of a spl
 	@$(PY) -m eval predict
 converse: model $(ASKS)  ## systems in conversation with simulated seekers, rated by a judge
 	@$(PY) -m eval converse$(if $(filter 1,$(DRY_RUN)),, && $(PY) -m eval rate)
+ui: model  ## a page in the browser: talk, compare blind, check mined pairs, read (PORT, default 7860)
+	@$(PY) -m eval ui
 chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generator in the terminal
 	@$(PY) -m eval chat
 eval: model $(SERVE_READY)  ## metrics, judge and errors of every system that has predictions

@@ -107,7 +107,8 @@ def votes_of(path: Path, records: Container[str]) -> dict[str, dict[str, str]]:
     has_overall = OVERALL in [name.strip().casefold() for name in (sheets.table(path) or [[]])[0]]
     asked = (*ASKED, *[OVERALL] * has_overall)
     said = sheets.answers(path, asked, CHOICES, records)
-    return {record: {OVERALL: ""} | row for record, row in said.items()}
+    blank = dict.fromkeys((*ASKED, OVERALL), "")
+    return {record: blank | row for record, row in said.items()}
 
 
 def _read(out: Path, paths: Sequence[Path]) -> Row:

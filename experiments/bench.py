@@ -7,6 +7,7 @@ and ``json.dumps`` of the same rows (target at most 2.5). ``layer``: planner req
 through ``esc.llm`` on a real vLLM server, against all of them sent at once (target at least 0.9).
 ``cached``: requests of a prediction run that finds every answer stored (target 0).
 ``conversation``: the kit's own part of a turn with a simulated seeker, whose models answer at once.
+``first_page``: seconds until the page of `make ui` is there (target 15).
 ``limits``: 500 questions, 256 at a time, to judges that refuse what is above 20 a second (lost:
 target 0). ``failing``: 500 questions to two servers, of which one only fails (lost: target 0).
 ``memory``: peaks of build and route on made-up corpora of 1 and 10 times ESConv's size, in MiB.
@@ -119,6 +120,20 @@ def conversation(work: Path) -> Row:
         "seconds"
     ]
     return {"requests": requests, "milliseconds": 1000 * took / (len(listed) * turns)}
+
+
+def first_page(work: Path) -> float:
+    """Seconds from the start of `make ui`'s step until its page is there, without a server."""
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "eval", "ui", "--work", str(work), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as page:
+        assert page.stdout is not None
+        try:
+            url = next(line.split()[1] for line in page.stdout if line.startswith("page"))
+            httpx2.get(url, trust_env=False, timeout=60).raise_for_status()
+            return time.perf_counter() - begin
+        finally:
+            page.kill()
 
 
 def layer(work: Path) -> Row:
@@ -267,6 +282,7 @@ def main(esconv: cli.Esconv = "sample") -> None:
             "build": build(str(paths.SAMPLE) if esconv == "sample" else esconv, work / "built"),
             "cached": cached(work / "built"),
             "conversation": conversation(work / "built"),
+            "first_page": first_page(work / "built"),
             "layer": layer(work / "built"),
             "limits": [asked(256, f"{limited} --told={how}") for how in told],
             "failing": [asked(64, f"--status {s}", "--latency 1") for s in (500, 502)],

@@ -36,7 +36,20 @@ def blocks(models: Any, preferred: str) -> Any:
     from eval.ui.parts import one_message, said
 
     font: Any = ["system-ui", "sans-serif"]
-    theme = gr.themes.Base(primary_hue="teal", font=font, font_mono=["ui-monospace", "monospace"])
+    mono: Any = ["ui-monospace", "monospace"]
+    theme = gr.themes.Base(font=font, font_mono=mono).set(
+        button_primary_background_fill="var(--accent)",
+        button_primary_background_fill_dark="var(--accent)",
+        button_primary_text_color="var(--on)",
+        button_primary_text_color_dark="var(--on)",
+        color_accent="var(--accent)",
+        slider_color="var(--accent)",
+        slider_color_dark="var(--accent)",
+        body_background_fill="var(--page)",
+        body_background_fill_dark="var(--page)",
+        block_background_fill="var(--card)",
+        block_background_fill_dark="var(--card)",
+    )
     style = sheets.STYLE + (_HERE / "page.css").read_text(encoding="utf-8")
     keys = (_HERE / "keys.js").read_text(encoding="utf-8")
     head = f"<style>{style}</style><script>{keys}</script>"
@@ -82,7 +95,7 @@ def application(models: Any, preferred: str, password: str | None) -> Any:
     auth = ("esc", password) if password else None
     told = "user esc; the password is UI_PASSWORD's" if password else None
     page = blocks(models, preferred)
-    return gr.mount_gradio_app(app, page, "/", auth=auth, auth_message=told, show_api=False)
+    return gr.mount_gradio_app(app, page, "", auth=auth, auth_message=told, show_api=False)
 
 
 @cli.command(name="ui", examples="  python -m eval ui --work demo\n  make ui WORK=demo STAGE=dpo")
@@ -118,7 +131,7 @@ def main(
     try:
         listening = socket.create_server((host, port))
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
+        why = os.strerror(error.errno).lower() if error.errno else str(error)
         raise EscError(f"HOST={host} PORT={port}: {why}; PORT=0 takes a free one") from error
     preferred = paths.run("", "decoupled", stage, at_stage(stage, variant, round)).name
     app = application(Models(model, work, base_url, decode), preferred, password)

@@ -15,7 +15,7 @@ from esc import files, sheets
 from esc.files import EscError, Row
 from esc.paths import PAPER
 from esc.psych_errors import PsychError
-from eval.ui.parts import one_message, said, shown
+from eval.ui.parts import one_message, reply, said, shown
 from mining import audit
 
 ERRORS = [error.value for error in PsychError if error is not PsychError.NONE]
@@ -78,13 +78,17 @@ def tab(work: Path, model: str) -> None:
             row, notes = rows[k], []
             if is_open:
                 notes = [f"the judge: {row['error']}", row.get("explanation", ""), row["answer"]]
-            before = [(row["conversation"], None)] if row["conversation"] else []
-            replies: list[Row] = [
-                {"name": "gold", "look": "gold", "reply": row["gold"]},
-                {"name": "rejected", "look": "bad", "reply": row["rejected"], "notes": notes},
+            replies = [
+                reply("gold", row["gold"], look="gold"),
+                reply("rejected", row["rejected"], look="bad", notes=notes),
             ]
             title = f"{k + 1} of {len(rows)}: {row['record']}"
-            about: Row = {"history": before, "seeker": row["seeker"], "replies": replies}
+            about: Row = {
+                "before": row["conversation"],
+                "history": [],
+                "seeker": row["seeker"],
+                "replies": replies,
+            }
             return k, shown("turn", title=title, **about), said(precision(mining))
 
     def opened(task: str) -> Any:

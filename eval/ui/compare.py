@@ -20,7 +20,7 @@ from esc.predictions import PREDICTIONS
 from eval import human
 from eval.human import KEY, MEANINGS
 from eval.ui import talk
-from eval.ui.parts import one_message, said, shown
+from eval.ui.parts import one_message, reply, said, shown
 
 ASKED = tuple(MEANINGS)
 Votes = dict[str, dict[str, str]]
@@ -119,11 +119,11 @@ def heard(sheet: Row, words: str, turns: Mapping[str, Sequence[talk.Turn]]) -> R
         key = files.read_json(sheet["folder"] / KEY)
         key["records"][record] = sheet["key"]
         files.write_json(sheet["folder"] / KEY, key | {"n": len(key["records"])})
-    reply = {side: turns[of][-1]["reply"] for side, of in sheet["key"].items()}
+    last = {side: turns[of][-1]["reply"] for side, of in sheet["key"].items()}
     before = [
         f"{one['seeker']}\n\nA: {one['a']}\n\nB: {one['b']}" for one in sheet["texts"].values()
     ]
-    text = {"conversation": "\n\n".join(before), "seeker": words, "a": reply["A"], "b": reply["B"]}
+    text = {"conversation": "\n\n".join(before), "seeker": words, "a": last["A"], "b": last["B"]}
     texts = sheet["texts"] | {record: text}
     return sheet | {"records": [*sheet["records"], record], "texts": texts, "turns": turns}
 
@@ -170,9 +170,13 @@ def tab(models: talk.Models) -> None:
             if choice is not None:
                 votes = vote(state["folder"], name, records[k], choice)
         row = state["texts"][records[k]]
-        replies = [{"name": side, "look": "", "reply": row[side.casefold()]} for side in "AB"]
-        before = [(row["conversation"], None)] if row["conversation"] else []
-        about: Row = {"history": before, "seeker": row["seeker"], "replies": replies}
+        replies = [reply(side, row[side.casefold()]) for side in "AB"]
+        about: Row = {
+            "before": row["conversation"],
+            "history": [],
+            "seeker": row["seeker"],
+            "replies": replies,
+        }
         return state, k, shown("turn", title="", **about), said(question(votes, records, k))
 
     def open_sheet(found: str | None, name: str) -> Any:

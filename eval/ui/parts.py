@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from esc import cli, sheets
-from esc.files import EscError
+from esc.files import EscError, Row
 from esc.llm import Failure
 from esc.visible import visible
 
@@ -19,6 +19,12 @@ _TEMPLATE = Path(__file__).with_name("parts.html.j2")
 def shown(kind: str, **about: Any) -> str:
     """The HTML of a part of a tab; whatever people and models said is only text in it."""
     return sheets.rendered(_TEMPLATE, kind=kind, **about)
+
+
+def reply(name: str, words: Any, strategy: Any = "", look: str = "", notes: Any = ()) -> Row:
+    """A reply beside others, as `shown` has them in a ``turn``."""
+    told = {"name": name, "look": look, "strategy": strategy or "", "reply": words or ""}
+    return told | {"notes": [*filter(None, notes)]}
 
 
 def said(text: str, look: str = "soft") -> str:

@@ -1,8 +1,8 @@
 """Read: predictions, mined pairs and simulated conversations, filtered; a turn side by side."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,15 @@ import gradio as gr
 
 from data_builders.pairs import PAIRS
 from esc import files, paths
+from esc.dialogue import Exchange
 from esc.files import Row
 from esc.predictions import PREDICTIONS, named_rows, prediction_of
 from esc.psych_errors import PsychError
 from eval.conversation_measures import CONVERSATIONS
-from eval.ui.parts import one_message, said, shown
+from eval.ui.parts import one_message, reply, said, shown
 
 SHOWN = 50
-KINDS = ("predictions", "mined pairs", "conversations")
-RIGHT = ("any", "right", "wrong")
+KINDS = OF_PREDICTIONS, OF_PAIRS, OF_TALK = "predictions", "mined pairs", "conversations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,87 +28,75 @@ class Read:
     id: str
     kind: str
     system: str
-    history: tuple[tuple[str, str], ...]
+    history: tuple[Exchange, ...]
     seeker: str
-    replies: tuple[tuple[str, str, str, str], ...]
-    """Name, look, strategy, words."""
+    replies: tuple[Row, ...]
+    """As a part of the page has them: name, look, strategy, reply."""
     right: bool | None = None
     """Of its strategy, where there is gold."""
     error: str = ""
 
-    @property
-    def words(self) -> str:
-        """All that is searched."""
-        return "\n".join(
-            [*(one for pair in self.history for one in pair), self.seeker]
-            + [reply for *_, reply in self.replies]
-        ).casefold()
+    def holds(self, text: str) -> bool:
+        """Whether a text stands in it, whatever its case."""
+        before = [words for pair in self.history for words in pair]
+        words = [*before, self.seeker, *(one["reply"] for one in self.replies)]
+        return text.casefold() in "\n".join(words).casefold()
+
+
+def _predictions(path: Path, work: Path) -> Iterator[Read]:
+    errors = path.parent / "errors" / "classified.jsonl"
+    told = files.read_jsonl(errors) if errors.is_file() else ()
+    error = {row["id"]: row.get("error") or "" for row in told}
+    for named in named_rows(path):
+        one, gold = prediction_of(named), str(named.row.get("gold_strategy") or "")
+        both = [reply("gold", one.gold, gold, "gold")] if one.gold else []
+        both.append(reply(path.parent.name, one.reply or f"({one.lacking})", one.strategy))
+        right = one.strategy == gold if gold else None
+        of = one.id, OF_PREDICTIONS, path.parent.name, one.history, one.seeker, tuple(both)
+        yield Read(*of, right, error.get(one.id, ""))
+
+
+def _pairs(path: Path, work: Path) -> Iterator[Read]:
+    train = work / paths.sft_file("rg", "train")
+    turns = {row["id"]: row for row in (files.read_jsonl(train) if train.is_file() else ())}
+    for row in files.read_jsonl(path):
+        turn = turns.get(row["id"], {"history": [], "instruction": ""})
+        chosen = reply("chosen", row["chosen"], row["gold_strategy"], "gold")
+        both = chosen, reply("rejected", row["rejected"], row["strategy"], "bad")
+        history = tuple((words, answer) for words, answer in turn["history"])
+        name = f"{path.parents[1].name} pairs"
+        of = row["id"], OF_PAIRS, name, history, turn["instruction"], both
+        yield Read(*of, None, row["error"] or "")
+
+
+def _conversations(path: Path, work: Path) -> Iterator[Read]:
+    for row in files.read_jsonl(path):
+        felt = "{said} ({intensity} of 5)".format_map
+        history = tuple((felt(one), one["reply"]) for one in row.get("turns", ()))
+        last, card = felt(row["last"]) if row.get("last") else "", row["card"]
+        about = (reply("card", card["situation"], card["emotion"]),)
+        yield Read(row["id"], OF_TALK, path.parent.name, history, last, about)
+
+
+_PLACES = {
+    f"*/{PREDICTIONS}": _predictions,
+    f"mining*/*/routed/{PAIRS}": _pairs,
+    f"conversations/*/{CONVERSATIONS}": _conversations,
+    f"safety/*/{CONVERSATIONS}": _conversations,
+}
+
+
+@lru_cache(maxsize=64)
+def _of(place: str, path: Path, work: Path, _: int) -> list[Read]:
+    return list(_PLACES[place](path, work))
 
 
 def everything(work: Path, model: str) -> list[Read]:
     """All there is of a model under ``work``; EscError where a file is of another form."""
-    root = work / "runs" / model
     found: list[Read] = []
-    for name, make in (
-        (f"*/{PREDICTIONS}", _predictions),
-        (f"mining*/*/routed/{PAIRS}", _pairs),
-        (f"*/*/{CONVERSATIONS}", _conversations),
-    ):
-        for path in sorted(root.glob(name)):
-            found += make(path, path.stat().st_mtime_ns)
-    return found
-
-
-@lru_cache(maxsize=64)
-def _predictions(path: Path, _: int) -> list[Read]:
-    errors = path.parent / "errors" / "classified.jsonl"
-    named = files.read_jsonl(errors) if errors.is_file() else ()
-    error = {row["id"]: str(row.get("error") or "") for row in named}
-    found = []
-    for one in named_rows(path):
-        told = prediction_of(one)
-        gold = str(one.row.get("gold_strategy") or "")
-        replies = [("gold", "gold", gold, told.gold)] if told.gold else []
-        words = told.reply or f"({told.lacking})"
-        replies.append((path.parent.name, "", told.strategy, words))
-        right = told.strategy == gold if gold else None
-        of = told.id, KINDS[0], path.parent.name, told.history, told.seeker, tuple(replies)
-        found.append(Read(*of, right, error.get(told.id, "")))
-    return found
-
-
-@lru_cache(maxsize=16)
-def _pairs(path: Path, _: int) -> list[Read]:
-    turns = _turns(path.parents[4] if path.parents[4].name != "runs" else path.parents[5])
-    found = []
-    for row in files.read_jsonl(path):
-        history, seeker = turns.get(row["id"], ((), ""))
-        replies = (
-            ("chosen", "gold", str(row["gold_strategy"]), str(row["chosen"])),
-            ("rejected", "bad", str(row["strategy"] or ""), str(row["rejected"])),
-        )
-        name = f"{path.parents[1].name} pairs"
-        error = str(row["error"] or "")
-        found.append(Read(row["id"], KINDS[1], name, history, seeker, replies, None, error))
-    return found
-
-
-def _turns(work: Path) -> dict[str, Any]:
-    path = work / paths.sft_file("rg", "train")
-    rows = files.read_jsonl(path) if path.is_file() else ()
-    return {row["id"]: (tuple(map(tuple, row["history"])), row["instruction"]) for row in rows}
-
-
-@lru_cache(maxsize=64)
-def _conversations(path: Path, _: int) -> list[Read]:
-    found = []
-    for row in files.read_jsonl(path):
-        turns = row.get("turns", ())
-        history = tuple((f"{one['said']} ({one['intensity']} of 5)", one["reply"]) for one in turns)
-        last = f"{row['last']['said']} ({row['last']['intensity']} of 5)" if row.get("last") else ""
-        card = row["card"]
-        about = (("card", "", card["emotion"], card["situation"]),)
-        found.append(Read(row["id"], KINDS[2], path.parent.name, history, last, about))
+    for place in _PLACES:
+        for path in sorted((work / "runs" / model).glob(place)):
+            found += _of(place, path, work, path.stat().st_mtime_ns)
     return found
 
 
@@ -124,30 +112,25 @@ def matching(
         and (not systems or one.system in systems)
         and (wanted is None or one.right is wanted)
         and (not error or one.error == error)
-        and text.casefold() in one.words
+        and one.holds(text)
     ]
 
 
 def page_of(every: Iterable[Read], turn: str) -> str:
     """Everything of one turn, systems side by side; a word where there is nothing."""
-    of = [one for one in every if one.id == turn]
-    if not of:
-        return said(f"Nothing of turn {turn} here.")
+    together: dict[tuple[str, str], list[Read]] = {}
+    for one in every:
+        if one.id == turn:
+            alone = one.system if one.kind == OF_TALK else ""
+            together.setdefault((one.kind, alone), []).append(one)
     parts = []
-    for kind in KINDS:
-        if not (same := [one for one in of if one.kind == kind]):
-            continue
-        for alone in same if kind == KINDS[2] else same[:1]:
-            together = [alone] if kind == KINDS[2] else same
-            replies = dict.fromkeys(reply for one in together for reply in one.replies)
-            listed = [
-                {"name": name, "look": look, "strategy": strategy, "reply": words}
-                for name, look, strategy, words in replies
-            ]
-            title = f"{kind}, {turn}" + (f", {alone.system}" if kind == KINDS[2] else "")
-            about: Row = {"history": alone.history, "seeker": alone.seeker, "replies": listed}
-            parts.append(shown("turn", title=title, **about))
-    return "".join(parts)
+    for (kind, alone), of in together.items():
+        replies: list[Row] = []
+        for told in (told for one in of for told in one.replies):
+            replies += [] if told in replies else [told]
+        about: Row = {"history": of[0].history, "seeker": of[0].seeker, "replies": replies}
+        parts.append(shown("turn", title=f"{turn}: {alone or kind}", **about))
+    return "".join(parts) or said(f"Nothing of turn {turn} here.")
 
 
 def listed(found: Sequence[Read]) -> str:
@@ -166,11 +149,13 @@ def tab(work: Path, model: str) -> gr.HTML:
     """The widgets; where a turn is shown."""
     with one_message():
         systems = sorted({one.system for one in everything(work, model)})
+    choose = partial(gr.Dropdown, interactive=True)
     with gr.Row():
-        kind = gr.Dropdown([*KINDS], value=KINDS[0], label="what", elem_id="read-kind")
-        of = gr.Dropdown(systems, label="systems", multiselect=True, elem_id="read-systems")
-        right = gr.Dropdown([*RIGHT], value=RIGHT[0], label="strategy", elem_id="read-right")
-        error = gr.Dropdown(["", *PsychError], value="", label="error", elem_id="read-error")
+        kind = choose([*KINDS], value=KINDS[0], label="what", elem_id="read-kind")
+        of = choose(systems, label="systems", multiselect=True, elem_id="read-systems")
+        right = choose(["any", "right", "wrong"], value="any", label="strategy")
+        errors = [("any", ""), *((one.value, one.value) for one in PsychError)]
+        error = choose(errors, value="", label="error")
         text = gr.Textbox(label="text", elem_id="read-text")
     found, turn = gr.HTML(elem_id="read-list"), gr.HTML(elem_id="read-turn")
 
@@ -178,7 +163,7 @@ def tab(work: Path, model: str) -> gr.HTML:
         with one_message():
             return listed(matching(everything(work, model), *given))
 
-    filters = [kind, of, right, error, text]
     changes = [one.change for one in (kind, of, right, error)]
-    gr.on([*changes, text.submit], filtered, filters, found, show_progress="hidden", api_name=False)
+    asked, how = [kind, of, right, error, text], {"show_progress": "hidden", "api_name": False}
+    gr.on([*changes, text.submit], filtered, asked, found, **how)
     return turn

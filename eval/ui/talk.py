@@ -1,19 +1,18 @@
 """Talk: the planner's distribution, a strategy that a person may change, the reply under it.
 
-Nothing that is typed is kept but in the browser's own session, unless the transcript is saved.
+Nothing that is typed is kept but for the browser's session, unless the transcript is saved.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from esc import adapters, backbones, files, paths, plan_and_speak, policy_server
-from esc.adapters import BASE, parts
 from esc.dialogue import GoldTurn
 from esc.files import EscError, Row
 from esc.llm import Cache, Chat, Generation, Sampling
@@ -46,162 +45,144 @@ class Models:
     _served: bool = False  # by make serve, when last asked
 
     def systems(self) -> list[str]:
-        """Those that can be talked with: the base, and what is trained."""
-        there = {parts(name.replace("-", "_")) for name in adapters.found(self.work, self.model)}
-        trained = {one for one in there if one}
+        """Those that can be talked with: what is trained, and the base."""
+        served = adapters.found(self.work, self.model)
+        there = {adapters.parts(name.replace("-", "_")) for name in served}
         found = ["decoupled_base", "vanilla_base"]
-        for stage, lineage in sorted({one[1:] for one in trained}, key=str):
+        for _, stage, lineage in sorted(filter(None, there), key=str):
             for system in ("decoupled", "vanilla"):
-                if all((task, stage, lineage) in trained for task in tasks_of(system)):
-                    found.append(paths.run("", system, stage, lineage).name)
-        return sorted(found, key=lambda name: (name.split("_")[1] == BASE, name))
+                if {(task, stage, lineage.of(task)) for task in tasks_of(system)} <= there:
+                    found.insert(-2, paths.run("", system, stage, lineage).name)
+        return list(dict.fromkeys(found))
 
-    def setting(self, name: str, temperature: float) -> tuple[str, Setting]:
+    def setting(self, name: str, warm: float) -> tuple[str, Setting]:
         """(system, how it is run) of a name such as ``decoupled_dpo``."""
         backbone = backbones.get(self.model)
         system, stage, lineage = system_of(name, None, None, None)
-        how = self.decode or backbone.decode, backbone.reply_tokens, temperature, lineage
+        how = self.decode or backbone.decode, backbone.reply_tokens, warm, lineage
         return system, Setting(stage, *how)
 
     async def chat(self, models: Sequence[str]) -> Chat:
-        """Where these served names are asked; starts a server where none runs."""
+        """Where these served names are asked; starts a server where none was."""
         # Each time anew: the server may be another one since.
         if self._served and not policy_server.running(self.model, self.work):
             self._served = False
             again = paths.make("serve", work=self.work, model=self.model)
             raise EscError(f"the server has ended; {again} starts one, then send again")
-        urls = await asyncio.to_thread(
-            policy_server.servers, self.model, self.work, self.base_url, {}
-        )
-        running = policy_server.running(self.model, self.work)
-        self._served = not self.base_url and running is not None
-        chat = self._chats.get(tuple(urls))
-        if chat is None:
-            chat = Chat(urls, _Forgetting(), timeout=TIMEOUT, connections=8)
-        await chat.connect(sorted({*models}))
-        self._chats[tuple(urls)] = chat
-        return chat
+        of = self.model, self.work, self.base_url
+        urls = tuple(await asyncio.to_thread(policy_server.servers, *of, {}))
+        self._served = bool(not self.base_url and policy_server.running(self.model, self.work))
+        if urls not in self._chats:
+            self._chats[urls] = Chat(urls, _Forgetting(), timeout=TIMEOUT, connections=8)
+        await self._chats[urls].connect(sorted({*models}))
+        return self._chats[urls]
 
 
 Turn = Row
-"""Of a conversation: said, reply, strategy, raw, distribution, by (planner or you), and mark."""
+"""Of a conversation: said, reply, strategy, raw, distribution, and whose choice, as ``mark``."""
 
 
 def as_turn(turns: Sequence[Turn], words: str) -> GoldTurn:
     """What a system meets: all turns so far, and the words to answer."""
+    strategies = (Strategy(one["strategy"]) if one["strategy"] else None for one in turns)
     return GoldTurn(
         id=f"talk-{len(turns)}",
         seeker=words,
         strategy=UNREADABLE,
         response="",
         history=tuple((one["said"], one["reply"]) for one in turns),
-        history_strategies=tuple(
-            Strategy(one["strategy"]) if one["strategy"] else None for one in turns
-        ),
+        history_strategies=tuple(strategies),
         dialogue_turns=0,
     )
 
 
-def spoken(words: str, answer: Answer, by: str = "planner") -> Turn:
-    """A turn as it is shown and saved."""
+def spoken(words: str, answer: Answer, *, chosen: bool = False) -> Turn:
+    """A turn as it is shown and saved; ``chosen``: its strategy by a person."""
     plan, spread = answer.plan, answer.plan.distribution or {}
     strategy = plan.strategy.value if plan.strategy else ""
-    unread = "" if strategy or by == "you" else f"no strategy in {plan.raw[:60]!r}"
-    return {
-        "said": words,
-        "reply": answer.response,
-        "strategy": strategy,
-        "raw": plan.raw,
-        "distribution": {one.value: share for one, share in spread.items()},
-        "by": by,
-        "mark": "your choice" if by == "you" else unread,
-    }
-
-
-async def plan(models: Models, name: str, warm: float, turn: GoldTurn, attempt: int) -> Plan:
-    """What the planner says to a turn."""
-    _, setting = models.setting(name, warm)
-    chat = await models.chat([setting.model("sp"), setting.model("rg")])
-    asked = Answering(chat, turn, setting, attempt)
-    messages = plan_and_speak.sp_chat(turn.history, turn.seeker)
-    call = asked.call("plan", "sp", messages, plan_and_speak.PLAN_TOKENS, UNREADABLE.value)
-    return (await plan_and_speak.plan(chat, call))[0]
-
-
-async def speak(
-    models: Models, name: str, warm: float, turn: GoldTurn, plan: Plan, attempt: int
-) -> str:
-    """The reply under a plan."""
-    _, setting = models.setting(name, warm)
-    chat = await models.chat([setting.model("rg")])
-    messages = plan_and_speak.rg_chat(turn.history, turn.seeker, plan.strategy or plan.raw)
-    room = Sampling(setting.reply_tokens, warm, TOP_P if warm else 1.0)
-    call = Generation(turn.id, "speak", setting.model("rg"), messages, room, sample=attempt)
-    return (await chat.ask(call)).text.strip()
+    mark = "your choice" if chosen else "" if strategy else f"no strategy in {plan.raw[:60]!r}"
+    shares = {one.value: share for one, share in spread.items()}
+    about = {"said": words, "reply": answer.response, "strategy": strategy, "raw": plan.raw}
+    return about | {"distribution": shares, "mark": mark}
 
 
 async def answer(models: Models, name: str, warm: float, turn: GoldTurn, attempt: int) -> Answer:
-    """What a system plans and says."""
+    """What a system plans and says; another ``attempt`` is another draw."""
     system, setting = models.setting(name, warm)
     chat = await models.chat([setting.model(task) for task in tasks_of(system)])
     return await SYSTEMS[system](Answering(chat, turn, setting, attempt))
 
 
+async def planned(models: Models, name: str, warm: float, turn: GoldTurn, attempt: int) -> Plan:
+    """What the planner of a decoupled system says to a turn."""
+    _, setting = models.setting(name, warm)
+    chat = await models.chat([setting.model("sp"), setting.model("rg")])
+    messages, room = plan_and_speak.sp_chat(turn.history, turn.seeker), plan_and_speak.PLAN_TOKENS
+    asked = Answering(chat, turn, setting, attempt)
+    return (await plan_and_speak.plan(chat, asked.call("plan", "sp", messages, room, "held")))[0]
+
+
+async def under(
+    models: Models, name: str, warm: float, turn: GoldTurn, plan: Plan, attempt: int
+) -> Answer:
+    """The generator's reply under a plan."""
+    _, setting = models.setting(name, warm)
+    chat = await models.chat([setting.model("rg")])
+    messages = plan_and_speak.rg_chat(turn.history, turn.seeker, plan.strategy or plan.raw)
+    room = Sampling(setting.reply_tokens, warm, TOP_P if warm else 1.0)
+    call = Generation(turn.id, "speak", setting.model("rg"), messages, room, sample=attempt)
+    return Answer(plan, (await chat.ask(call)).text.strip())
+
+
 def prompts_of(name: str, turns: Sequence[Turn]) -> list[tuple[str, tuple[Message, ...]]]:
-    """The chats that the last turn was asked with, by step."""
+    """The chats that the last turn was asked with, by who was asked."""
     if not turns:
         return []
     turn, last = as_turn(turns[:-1], turns[-1]["said"]), turns[-1]
     if not name.startswith("decoupled"):
         return [("entangled model", plan_and_speak.chat_and_gold("vanilla", turn)[0])]
     strategy = Strategy(last["strategy"]) if last["strategy"] else last["raw"]
-    planner = plan_and_speak.sp_chat(turn.history, turn.seeker)
-    return [
-        ("planner", planner),
-        ("generator", plan_and_speak.rg_chat(turn.history, turn.seeker, strategy)),
-    ]
+    rg = plan_and_speak.rg_chat(turn.history, turn.seeker, strategy)
+    return [("planner", plan_and_speak.sp_chat(turn.history, turn.seeker)), ("generator", rg)]
 
 
 def save(work: Path, model: str, name: str, turns: Sequence[Turn]) -> Path:
     """The file that a transcript is saved to, under ``runs/<model>/transcripts``."""
-    folder = work / "runs" / model / "transcripts"
-    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}_{name}.json"
+    at = time.strftime("%Y%m%d-%H%M%S")
+    path = work / "runs" / model / "transcripts" / f"{at}_{name}.json"
     about = {"model": model, "system": name, "smoke": model == EMBEDDED, "turns": [*turns]}
     files.write_json(path, about)
     return path
 
 
-def bars(turn: Mapping[str, Any]) -> str:
-    """The distribution of a turn; a word where there is none."""
+def bars(turn: Turn) -> str:
+    """The distribution of a turn, the strategy marked; a word where there is none."""
     if not turn["distribution"]:
-        told = "the entangled model, or this server, gives no distribution over the strategies"
-        return said(told)
+        return said("no distribution: of the entangled model, or this server tells none")
     return shown("bars", bars=turn["distribution"], chosen=turn["strategy"])
 
 
 def tab(models: Models, preferred: str) -> None:
     """The widgets."""
-    systems = models.systems()
-    first = preferred if preferred in systems else systems[0]
+    systems, who = models.systems(), SMOKE if models.model == EMBEDDED else models.model
     if len(systems) == 2:
         train = paths.make("sft-sp", "sft-rg", work=models.work, model=models.model)
         gr.HTML(said(f"No adapters yet: this is the base model. {train} trains them."))
     turns, attempt = gr.State(list[Turn]()), gr.State(0)
     with gr.Row():
+        first = preferred if preferred in systems else systems[0]
         name = gr.Dropdown(systems, value=first, label="system", elem_id="talk-system")
         warm = gr.Slider(0, 1.5, value=0.7, step=0.1, label="temperature")
-    talk = gr.HTML(shown("talk", turns=[]), elem_id="talk-log")
+    talk = gr.HTML(elem_id="talk-log")
     status = gr.HTML(said("Say something."), elem_id="talk-status")
     with gr.Row():
-        words = gr.Textbox(label="you", elem_id="talk-words", scale=4, lines=1, autofocus=True)
+        words = gr.Textbox(label="you", elem_id="talk-words", scale=4, autofocus=True)
         send = gr.Button("Send", variant="primary", elem_id="talk-send", scale=1)
-    spread = gr.HTML(elem_id="talk-bars", label="strategies")
+    spread = gr.HTML(elem_id="talk-bars")
     with gr.Row():
-        other = gr.Dropdown(
-            [one.value for one in Strategy], label="another strategy", elem_id="talk-strategy"
-        )
+        every = [one.value for one in Strategy]
+        other = gr.Dropdown(every, value=None, label="another strategy", elem_id="talk-strategy")
         anew = gr.Button("Reply anew", elem_id="talk-anew")
-    with gr.Row():
         clear, store = gr.Button("Start again"), gr.Button("Save transcript", elem_id="talk-save")
     with gr.Accordion("The exact prompt", open=False):
         prompt = gr.HTML(elem_id="talk-prompt")
@@ -212,71 +193,60 @@ def tab(models: Models, preferred: str) -> None:
         if not (words := " ".join(words.split())):
             yield turns, attempt, gr.skip(), said("Say something."), words, gr.skip()
             return
+        running = models.base_url or policy_server.running(models.model, models.work)
+        waits = "" if running else " No server runs: one is started, which takes a minute or so."
         waiting = [*turns, {"said": words, "reply": None, "strategy": "", "mark": ""}]
-        yield turns, attempt, shown("talk", turns=waiting), _asking(models), words, gr.skip()
+        open_ = shown("talk", turns=waiting)
+        yield turns, attempt, open_, said(f"Asking.{waits}"), words, gr.skip()
         with one_message():
             turn = as_turn(turns, words)
             if name.startswith("decoupled"):
-                planned = await plan(models, name, warm, turn, attempt)
-                draft = spoken(words, Answer(planned, ""))
-                waiting[-1] = draft | {"reply": "…"}
-                speaking = said(f"Speaking under: {planned.strategy or planned.raw[:60]}")
-                yield turns, attempt, shown("talk", turns=waiting), speaking, words, bars(draft)
-                reply = await speak(models, name, warm, turn, planned, attempt)
-                found = Answer(planned, reply)
+                plan = await planned(models, name, warm, turn, attempt)
+                draft = spoken(words, Answer(plan, ""))
+                told = said(f"Speaking under {plan.strategy or plan.raw[:60]!r}.")
+                yield turns, attempt, open_, told, words, bars(draft)
+                found = await under(models, name, warm, turn, plan, attempt)
             else:
                 found = await answer(models, name, warm, turn, attempt)
         turns = [*turns, spoken(words, found)]
-        yield turns, attempt + 1, shown("talk", turns=turns), _who(models), "", bars(turns[-1])
+        yield turns, attempt + 1, shown("talk", turns=turns), said(who), "", bars(turns[-1])
 
     async def again(
-        turns: list[Turn], name: str, warm: float, attempt: int, chosen: str | None
+        turns: list[Turn], name: str, warm: float, attempt: int, other: str | None
     ) -> tuple[Any, ...]:
-        if not turns:
-            return turns, attempt, gr.skip(), said("There is no reply yet."), gr.skip()
-        *before, last = turns
         with one_message():
-            turn = as_turn(before, last["said"])
+            if not turns:
+                raise EscError("there is no reply yet: say something first")
+            *before, last = turns
+            turn, chosen = as_turn(before, last["said"]), other or last["strategy"]
             if name.startswith("decoupled"):
-                strategy = Strategy(chosen or last["strategy"] or UNREADABLE)
-                spread = {Strategy(k): v for k, v in last["distribution"].items()}
-                planned = Plan(last["raw"], strategy, spread or None)
-                reply = await speak(models, name, warm, turn, planned, attempt)
-                found = Answer(replace(planned, strategy=strategy), reply)
-                by = "planner" if strategy == last["strategy"] else "you"
+                shares = {Strategy(one): share for one, share in last["distribution"].items()}
+                plan = Plan(last["raw"], Strategy(chosen or UNREADABLE), shares or None)
+                found = await under(models, name, warm, turn, plan, attempt)
             else:
-                found, by = await answer(models, name, warm, turn, attempt), "planner"
-        turns = [*before, spoken(last["said"], found, by)]
-        return turns, attempt + 1, shown("talk", turns=turns), _who(models), bars(turns[-1])
+                found, chosen = await answer(models, name, warm, turn, attempt), ""
+        by_planner = chosen in ("", last["raw"], last["strategy"]) and last["mark"] != "your choice"
+        turns = [*before, spoken(last["said"], found, chosen=not by_planner)]
+        return turns, attempt + 1, shown("talk", turns=turns), said(who), bars(turns[-1])
 
     def stored(turns: list[Turn], name: str) -> str:
         with one_message():
-            path = save(models.work, models.model, name, turns) if turns else None
-        return said(f"Saved: {path}" if path else "There is nothing to save.")
-
-    def empty() -> tuple[Any, ...]:
-        return [], shown("talk", turns=[]), said("Say something."), "", ""
+            if not turns:
+                raise EscError("there is nothing to save")
+            return said(f"Saved: {save(models.work, models.model, name, turns)}")
 
     how: Row = {"show_progress": "minimal", "api_name": False}
-    sending = [words, turns, name, warm, attempt]
     into = [turns, attempt, talk, status, words, spread]
-    gr.on([words.submit, send.click], sent, sending, into, **how)
+    gr.on([words.submit, send.click], sent, [words, turns, name, warm, attempt], into, **how)
     asked = [turns, name, warm, attempt, other]
     anew.click(again, asked, [turns, attempt, talk, status, spread], **how)
     store.click(stored, [turns, name], status, **how)
-    gr.on([clear.click, name.change], empty, None, [turns, talk, status, spread, prompt], **how)
-
-    def prompted(turns: list[Turn], name: str) -> str:
-        return shown("prompt", prompts=prompts_of(name, turns))
-
-    turns.change(prompted, [turns, name], prompt, **how)
-
-
-def _asking(models: Models) -> str:
-    running = models.base_url or policy_server.running(models.model, models.work)
-    starts = "" if running else " No server runs: one is started, which takes a minute or so."
-    return said(f"Asking.{starts}")
-
-
-def _who(models: Models) -> str:
-    return said(SMOKE if models.model == EMBEDDED else models.model)
+    empty = [turns, talk, status, spread, prompt]
+    nothing: tuple[Any, ...] = ([], "", said("Say something."), "", "")
+    gr.on([clear.click, name.change], lambda: nothing, None, empty, **how)
+    turns.change(
+        lambda turns, name: shown("prompt", prompts=prompts_of(name, turns)),
+        [turns, name],
+        prompt,
+        **how,
+    )
