@@ -7,7 +7,7 @@ VARIABLES := MODEL WORK ESCONV SPLIT LIMIT CONSECUTIVE NPROC ENGINE TRAIN_ARGS T
   VARIANT ROUND SET DECODE TEMPERATURE SAMPLES BLIND JUDGE JUDGE_BASE_URL JUDGE_N JUDGE_FORM JUDGE2 \
   JUDGE2_BASE_URL FAILED_ESCONV MODELS BASE_URL HOST PORT SERVE_ARGS IN_FLIGHT JUDGE_IN_FLIGHT KIND PRICE \
   MAX_COST DRY_RUN BATCH JUDGE_BATCH SHARD FORCE V STRATEGIES ERRORS BACKBONES MAPPING PROFILE TOKENIZE \
-  SEEKER SEEKER_BASE_URL SEEKER2 SEEKER2_BASE_URL CARDS TURNS SEED EXTERNAL EXTERNAL_BASE_URL
+  SEEKER SEEKER_BASE_URL SEEKER2 SEEKER2_BASE_URL CARDS TURNS SEED EXTERNAL EXTERNAL_BASE_URL LAYOUT
 unexport $(VARIABLES)
 $(foreach name,$(VARIABLES),$(if $(strip $($(name))),$(eval export $(name))))
 VENV := .venv
@@ -29,7 +29,7 @@ help:  ## this list
 #|            CONSECUTIVE=separate|merge-same|merge
 #|   sft, dpo: TRAIN_ARGS="key=value …" for LLaMA-Factory, NPROC=processes, NNODES, NODE_RANK, MASTER_ADDR,
 #|            ENGINE=zero2|zero3|fsdp|qlora|ray, VARIANT=practical|ipo|simpo|orpo|kto, of vanilla also
-#|            nsnr|nsnr_psnr|nsnr_nspr|psnr, of rg converse; export: TASK=sp|rg|vanilla, DTYPE=float32|bfloat16
+#|            nsnr|nsnr_psnr|nsnr_nspr|psnr, of rg converse; LAYOUT=turn|dialogue of all that sp and rg do; export: TASK=sp|rg|vanilla, DTYPE=float32|bfloat16
 #|   mine:    SAMPLES=of a turn, JUDGE=model|random, JUDGE_BASE_URL, BLIND=1, JUDGE2 and JUDGE2_BASE_URL;
 #|            like dpo, predict, chat: ROUND=2 (with VARIANT), on from the models of the round before
 #|   predict: SYSTEM=decoupled|decoupled-gold|vanilla|direct-refine|self-refine|emotional-cot and

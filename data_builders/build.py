@@ -7,6 +7,7 @@ corpus's own replies in the form of predictions.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +17,14 @@ from tqdm import tqdm
 from data_builders import leaks, registry, source, split
 from data_builders.corpus import at_release_positions, read, read_mapping
 from esc import cli, files, paths, prompts, step
-from esc.dialogue import Consecutive, Dialogue, Role, Turn, turns
+from esc.backbones import CUTOFF
+from esc.dialogue import Consecutive, Dialogue, GoldTurn, Role, Turn, turns
 from esc.files import EscError, JsonlWriter, Row
+from esc.paths import DIALOGUE
+from esc.plan_and_speak import chat_and_gold, sharegpt
 from esc.strategies import tag
 
-FORMAT = 3
+FORMAT = 4
 """Raised with every change of the rules, so that sets built before it are built anew."""
 
 
@@ -86,8 +90,48 @@ def vanilla_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
     }
 
 
+LONGEST = 3 * CUTOFF
+"""Bytes of the texts of a row: about CUTOFF tokens at most in any script, and mostly far fewer."""
+
+
+def dialogue_rows(task: str, turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
+    """The planner's or generator's one row of a dialogue, every answer of it learned.
+
+    One that would be too long goes on in another row, from a turn on: `check` shows what is cut.
+    """
+    start, size = 0, 0
+    for place, turn in enumerate(turns):
+        size += len(f"{turn.seeker}{turn.response}".encode()) + 64
+        if size > LONGEST and place > start:
+            yield _dialogue_row(task, turns[start:place], provenance, start)
+            start, size = place, 0
+    yield _dialogue_row(task, turns[start:], provenance, start)
+
+
+def _dialogue_row(task: str, turns: Sequence[Turn], provenance: Row, start: int) -> Row:
+    *past, last = turns
+    gold = GoldTurn(
+        last.id,
+        last.seeker,
+        last.strategy,
+        last.response,
+        history=tuple((one.seeker, one.response) for one in past),
+        history_strategies=tuple(one.strategy for one in past),
+        dialogue_turns=len(turns),
+    )
+    chat, answer = chat_and_gold(task, gold, DIALOGUE)
+    told = sharegpt(chat)
+    told["conversations"].append({"from": "gpt", "value": answer})
+    dialogue = turns[0].id.partition("-")[0]
+    return {"id": turns[0].id if start else dialogue} | told | {"provenance": provenance}
+
+
 ROWS = {"sp": sp_rows, "rg": rg_rows, "vanilla": vanilla_rows}
-"""Task to its row function."""
+"""Task to its row function, in the turn layout."""
+SETS = {(task, paths.TURN): rows for task, rows in ROWS.items()} | {
+    (task, DIALOGUE): partial(dialogue_rows, task) for task in ("sp", "rg")
+}
+"""(task, layout) to the function of its rows."""
 
 
 _ESCONV_LICENCE = "{}: CC BY-NC 4.0, academic use; so are these files, which are built from it"
@@ -120,7 +164,7 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
             "SPLIT": spec,
             "LIMIT": wanted.limit,
             "CONSECUTIVE": wanted.consecutive,
-            "prompts": prompts.wording(),
+            **{key: prompts.wording(layout) for layout, key in prompts.KEYS.items()},
         }
         # Before any set is replaced, so that a clash there leaves all as it was.
         registry.write_for(work)
@@ -133,7 +177,7 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
         known = "esconv" if survey.is_release else {"failed": "failed-esconv"}.get(layout, "other")
         kind = "sample" if is_sample else known
         rows = _rows([survey.dialogues[place] for place in chosen], sides, wanted.consecutive, kind)
-        names = [paths.sft_file(task, side) for side in paths.SPLITS for task in ROWS]
+        names = [paths.sft_file(t, side, of) for side in paths.SPLITS for t, of in SETS]
         with files.jsonl_together(work, *names, described_in=work / paths.MANIFEST) as writing:
             writers = dict(zip(names, writing, strict=True))
             for name, row in rows:
@@ -192,9 +236,9 @@ def _rows(
     for dialogue in tqdm(dialogues, "building", unit=" dialogues", leave=False):
         side, said = sides[dialogue.position], turns(dialogue, consecutive=consecutive)
         provenance = {"corpus": kind, "split": side, "dialogue": dialogue.position}
-        for task, rows in ROWS.items():
+        for (task, layout), rows in SETS.items():
             for row in rows(said, provenance | {"turns": len(said)}):
-                yield paths.sft_file(task, side), row
+                yield paths.sft_file(task, side, layout), row
 
 
 def report(manifest: Row, work: Path) -> Iterator[str]:
@@ -205,6 +249,9 @@ def report(manifest: Row, work: Path) -> Iterator[str]:
         f"corpus   {corpus['origin']} ({known}): {corpus['dialogues']:,} dialogues, "
         f"{corpus['utterances']:,} utterances, layout {corpus['layout']}"
     )
+    of_dialogues = sum(manifest["dialogues"].values())
+    rows = (manifest["sets"][paths.sft_file("rg", side, DIALOGUE)]["rows"] for side in paths.SPLITS)
+    split_up = sum(rows) - of_dialogues
     yield from (f"         SHA-256 {sha256}  {name}" for name, sha256 in corpus["files"].items())
     yield f"split    {manifest['options']['SPLIT']}"
     for side, count in manifest["dialogues"].items():
@@ -215,6 +262,8 @@ def report(manifest: Row, work: Path) -> Iterator[str]:
     none = "none: no dialogue and no near-identical situation on two sides"
     two = f"{len(leaked)} pairs on two sides of the split: {', '.join(shown)}"
     yield f"leaks    {two if leaked else none}"
+    if split_up:
+        yield f"layout   {split_up} more rows in the dialogue layout, of dialogues too long for one"
     yield f"licence  {manifest['licence']}"
     if manifest["smoke"]:
         yield "SMOKE    sample corpus: every number from here on is a smoke test, no result"

@@ -19,6 +19,7 @@ import yaml
 from data_builders.registry import entries
 from esc import adapters, backbones, cli, files, paths
 from esc.files import EscError, Row
+from esc.paths import Lineage
 from esc.step import SMOKE, is_smoke
 
 # Long enough for any row, so that LLaMA-Factory itself shows a row's full length.
@@ -64,7 +65,9 @@ def check(model: str, work: Path) -> list[Row]:
         rows = [{column: row.get(column) for column in columns} for row in files.read_jsonl(path)]
         if not rows:
             raise EscError(f"set {name} is there but has no rows; build it again")
-        recipe = paths.recipe(model, name.split("_")[1], "dpo" if mined else "sft")
+        named = mined[2].layout if mined else paths.layout_of(name)
+        of = Lineage(layout=named)
+        recipe = paths.recipe(model, name.split("_")[1], "dpo" if mined else "sft", of)
         verdicts = Dataset.from_list(rows).map(
             judge_for(recipe, name, work),
             num_proc=min(os.cpu_count() or 1, len(rows) // 200) or None,

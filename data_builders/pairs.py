@@ -59,8 +59,9 @@ class Mining:
     @property
     def named(self) -> Row:
         """The options that tell it from others, as ``options.json`` has them."""
-        named = {"MODEL": self.model, "task": self.task}
-        return named | {"VARIANT": self.lineage.variant, "ROUND": self.lineage.round}
+        named: Row = {"MODEL": self.model, "task": self.task}
+        named |= {"VARIANT": self.lineage.variant, "ROUND": self.lineage.round}
+        return named | {"LAYOUT": self.lineage.layout}
 
     def again(self, **variables: object) -> str:
         """The make command that goes on with this mining as it was begun."""
@@ -81,6 +82,7 @@ class Wanted:
     task: cli.Tasks
     variant: cli.Variant = None
     round: cli.Round = 1
+    layout: cli.Layout = "turn"
 
     def minings(self, model: str, work: Path) -> list[Mining]:
         """One per task; EscError for an unknown model or task, or a variant that it has not."""
@@ -89,7 +91,7 @@ class Wanted:
             raise EscError(f"TASK={unknown[0]} is none of {', '.join(TASKS)}")
         if self.variant == paths.CONVERSE:
             raise EscError(f"VARIANT={paths.CONVERSE} is mined by make mine-converse alone")
-        lineage, tasks = Lineage(self.variant, self.round), dict.fromkeys(self.task)
+        lineage, tasks = Lineage(self.variant, self.round, self.layout), dict.fromkeys(self.task)
         return [Mining(work, model, task, lineage.checked(task).mining) for task in tasks]
 
 

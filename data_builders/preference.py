@@ -8,7 +8,8 @@ LLaMA-Factory takes the reply of the row before as the mismatched one, the last 
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +21,8 @@ from data_builders.pairs import Mining, Wanted
 from esc import cli, files, paths, step
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
-from esc.paths import ALL, MIXES, Lineage
-from esc.plan_and_speak import chat_and_gold
-from esc.prompts import Message
+from esc.paths import ALL, MIXES
+from esc.plan_and_speak import chat_and_gold, sharegpt
 from esc.strategies import Strategy, tag
 
 
@@ -31,8 +31,9 @@ def build(mining: Mining) -> Row:
     work, task, lineage = mining.work, mining.task, mining.lineage
     routed, built = mining.pairs(), step.manifest(work)
     # In round 1 the shared sets and the mixes; a later round has its own alone.
-    mixes = map(Lineage, MIXES if task == "vanilla" else ())
-    lineages = [Lineage(), *mixes, Lineage("kto")] if lineage.round == 1 else [lineage]
+    variants = [None, *(MIXES if task == "vanilla" else ()), "kto"]
+    first = [replace(lineage, variant=one) for one in variants]
+    lineages = first if lineage.round == 1 else [lineage]
     made = [paths.preference_dataset(task, mining.model, one) for one in lineages]
     turns = {turn.id: turn for turn in gold_turns(work, "train", None)}
     described_in = work / paths.preference_manifest(task, mining.model, lineage)
@@ -61,17 +62,9 @@ def build(mining: Mining) -> Row:
         return told
 
 
-def sharegpt(chat: Sequence[Message]) -> Row:
-    """A chat that ends before an answer, in sharegpt form."""
-    system, *said = chat
-    who = {"user": "human", "assistant": "gpt"}
-    conversations = [{"from": who[one.role], "value": one.content} for one in said]
-    return {"system": system.content, "conversations": conversations}
-
-
-def _prompt(task: str, turn: GoldTurn) -> Row:
+def _prompt(task: str, turn: GoldTurn, layout: str) -> Row:
     """What SFT saw up to the answer, in sharegpt form."""
-    return {"id": turn.id} | sharegpt(chat_and_gold(task, turn)[0])
+    return {"id": turn.id} | sharegpt(chat_and_gold(task, turn, layout)[0])
 
 
 def _answer(task: str, strategy: str, text: str) -> Row:
@@ -82,7 +75,7 @@ def _answer(task: str, strategy: str, text: str) -> Row:
 
 def _pairs(mining: Mining, turns: Mapping[str, GoldTurn]) -> Iterator[Row]:
     for pair in files.read_jsonl(mining.routed / pairs.PAIRS):
-        yield _prompt(mining.task, turns[pair["id"]]) | {
+        yield _prompt(mining.task, turns[pair["id"]], mining.lineage.layout) | {
             "chosen": _answer(mining.task, pair["gold_strategy"], pair["chosen"]),
             "rejected": _answer(mining.task, pair["strategy"], pair["rejected"]),
             **{name: pair[name] for name in ("error", "explanation", "quadrant")},
@@ -96,7 +89,7 @@ def _singles(mining: Mining, turns: Mapping[str, GoldTurn], routed: Row) -> Iter
     singles = [single | {"provenance": None} for single in read]
     for place in apart([single["id"] for single in singles]):
         single = singles[place]
-        row = _prompt(mining.task, turns[single["id"]])
+        row = _prompt(mining.task, turns[single["id"]], mining.lineage.layout)
         row["conversations"].append(_answer(mining.task, single["strategy"], single["text"]))
         own = {"label": single["wanted"], "error": single["error"]}
         yield row | own | {"provenance": routed["provenance"] | {"sample": single["sample"]}}

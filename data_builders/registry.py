@@ -15,7 +15,7 @@ import yaml
 
 from esc import backbones, cli, files, paths
 from esc.files import EscError, Row
-from esc.paths import OWN_SETS, Lineage
+from esc.paths import OWN_SETS, TURN, Lineage
 from esc.prompts import TASKS
 
 _FORMS: dict[str, Row] = yaml.safe_load(Path(__file__).with_name("forms.yaml").read_text())
@@ -28,15 +28,18 @@ def entries(registered: Iterable[str] = ()) -> dict[str, Row]:
     """
     models = backbones.table()
     mined = [
-        (task, model, Lineage(variant))
+        (task, model, Lineage(variant, layout=layout))
         for model in models
         for task in TASKS
-        for variant in (None, "kto", *OWN_SETS.get(task, ()))
+        for layout in paths.layouts(task)
+        for variant in (None, "kto", *(OWN_SETS.get(task, ()) if layout == TURN else ()))
     ]
     mined += [one for name in registered if (one := paths.preference_of(name)) and one[1] in models]
     return {
-        paths.sft_dataset(task, split): {"file_name": paths.sft_file(task, split)} | _FORMS[task]
+        paths.sft_dataset(task, split, layout): {"file_name": paths.sft_file(task, split, layout)}
+        | _FORMS[task if layout == TURN else "vanilla"]
         for task in TASKS
+        for layout in paths.layouts(task)
         for split in paths.SPLITS
     } | dict(preference_entry(*one) for one in mined)
 

@@ -34,14 +34,14 @@ _FOLDER = re.compile(r"(sp|rg|vanilla)_(sft|dpo)((?:_.+)?)")
 
 def served_name(task: str, stage: str, lineage: Lineage = PAPER) -> str:
     """The served name of the policy of a task: ``base``, ``sp-sft``, ``rg-dpo-ipo-r2`` …"""
-    suffix = lineage.suffix if stage == "dpo" else ""
+    suffix = (lineage if stage == "dpo" else lineage.sft).suffix
     return BASE if stage == BASE else f"{task}-{stage}{suffix}".replace("_", "-")
 
 
 def start(task: str, lineage: Lineage) -> str:
     """The served name of the policy that a preference training starts from, and is mined from."""
     before = lineage.before
-    return served_name(task, "dpo", before[-1]) if before else served_name(task, "sft")
+    return served_name(task, "dpo", before[-1]) if before else served_name(task, "sft", lineage)
 
 
 def parts(folder_name: str) -> tuple[str, str, Lineage] | None:
@@ -57,7 +57,7 @@ def folders_of(
     """The folders of a policy's adapters, SFT's first: each is trained on those before it."""
     rounds = (*lineage.before, lineage) if stage == "dpo" else ()
     named = [paths.adapter(model, task, "dpo", one) for one in rounds]
-    return [work / one for one in (paths.adapter(model, task, "sft"), *named)]
+    return [work / one for one in (paths.adapter(model, task, "sft", lineage.sft), *named)]
 
 
 def chain(work: Path, model: str, task: str, stage: str, lineage: Lineage) -> list[Path]:
@@ -118,10 +118,11 @@ def folder(work: Path, model: str, name: str) -> Path:
     """The folder to serve under ``name``; EscError where it is not trained, or a bare delta."""
     trained = work / paths.adapters(model) / name.replace("-", "_")
     check(trained, work, model)
-    task, *_ = parts(trained.name) or ("",)
+    task, _, lineage = parts(trained.name) or ("", "", PAPER)
     # Trained by llamafactory-cli itself, it has no options to hold against.
-    first = work / paths.adapter(model, task, "sft") / "options.json"
-    if files.read_json(first, default={}).get("prompts", prompts.wording()) != prompts.wording():
+    first = work / paths.adapter(model, task, "sft", lineage.sft) / "options.json"
+    key, now = prompts.KEYS[lineage.layout], prompts.wording(lineage.layout)
+    if files.read_json(first, default={}).get(key, now) != now:
         raise EscError(
             f"{first.parent} was trained with other system prompts or strategies; set PROMPTS_DIR "
             "and STRATEGIES as they were then"

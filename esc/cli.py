@@ -47,6 +47,10 @@ Task = Annotated[Literal["sp", "rg", "vanilla"], typer.Option(envvar="TASK", hel
 Tasks = Annotated[list[str], typer.Option("--task", envvar="TASK", help="of sp, rg, vanilla")]
 Stage = Annotated[str | None, typer.Option(envvar="STAGE", help="base, sft or dpo")]
 Variant = Annotated[str | None, typer.Option(envvar="VARIANT", help="of a preference training")]
+Layout = Annotated[
+    Literal["turn", "dialogue"],
+    typer.Option(envvar="LAYOUT", help="a row of planner and generator is a turn, or a dialogue"),
+]
 Round = Annotated[int, typer.Option(envvar="ROUND", min=1, help="of mining")]
 Limit = Annotated[int | None, typer.Option(envvar="LIMIT", min=1, help="dialogues of a split")]
 Decode = Annotated[

@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -63,7 +63,11 @@ CONVERSE = "converse"
 OWN_SETS = {"vanilla": (*MIXES,), "rg": (CONVERSE,)}
 """Variants of a task with a set of their own."""
 
-_SUFFIX = re.compile(r"(?:_(?P<variant>[a-z_]+?))?(?:_r(?P<round>[1-9]\d*))?")
+TURN, DIALOGUE = LAYOUTS = "turn", "dialogue"
+"""A row of planner and generator is one turn, as in the paper, or one whole dialogue."""
+_SUFFIX = re.compile(
+    r"(?:_(?P<layout>dialogue))?(?:_(?P<variant>[a-z_]+?))?(?:_r(?P<round>[1-9]\d*))?"
+)
 
 
 def variants(task: str) -> tuple[str, ...]:
@@ -78,12 +82,20 @@ class Lineage:
     variant: str | None = None
     """None is the paper's own."""
     round: int = 1
+    layout: str = TURN
+    """Of SFT too, which has no variant and no round."""
 
     @property
     def suffix(self) -> str:
-        """What it adds to the name of a folder: ``""``, ``"_ipo"``, ``"_ipo_r2"`` …"""
+        """What it adds to a folder's name: ``""``, ``"_ipo"``, ``"_dialogue_ipo_r2"`` …"""
         of_round = f"_r{self.round}" if self.round > 1 else ""
-        return (f"_{self.variant}" if self.variant else "") + of_round
+        of_layout = "" if self.layout == TURN else f"_{self.layout}"
+        return of_layout + (f"_{self.variant}" if self.variant else "") + of_round
+
+    @property
+    def sft(self) -> "Lineage":
+        """Of the SFT before it."""
+        return Lineage(layout=self.layout)
 
     @property
     def kind(self) -> str:
@@ -93,7 +105,7 @@ class Lineage:
     @property
     def mining(self) -> "Lineage":
         """The lineage of the mining its pairs come from: in round 1 the same for all losses."""
-        return self if self.round > 1 or self.variant == CONVERSE else Lineage()
+        return self if self.round > 1 or self.variant == CONVERSE else self.sft
 
     @property
     def mixes(self) -> dict[str | None, frozenset[Quadrant]]:
@@ -104,31 +116,42 @@ class Lineage:
     @property
     def before(self) -> list["Lineage"]:
         """The trainings it goes on from, after SFT, oldest first."""
-        return [Lineage(self.variant, number) for number in range(1, self.round)]
+        return [replace(self, round=number) for number in range(1, self.round)]
 
     @property
     def variables(self) -> dict[str, object]:
         """Make's variables for it, None for what is the default."""
-        return {"VARIANT": self.variant, "ROUND": self.round if self.round > 1 else None}
+        layout = None if self.layout == TURN else self.layout
+        of_round = self.round if self.round > 1 else None
+        return {"VARIANT": self.variant, "ROUND": of_round, "LAYOUT": layout}
 
     def of(self, task: str) -> "Lineage":
         """That of a task of a system: the planner beside a generator of conversations is usual."""
-        return Lineage() if self.variant == CONVERSE and task == "sp" else self
+        return self.sft if self.variant == CONVERSE and task == "sp" else self
 
     def checked(self, task: str) -> "Lineage":
         """Itself; EscError where the task has no such variant."""
         if (known := variants(task)) and self.variant not in (None, *known):
             raise EscError(f"VARIANT={self.variant} is none of {task}'s: {', '.join(known)}")
+        if self.layout != TURN and task == "vanilla":
+            raise EscError(
+                f"LAYOUT={self.layout} is of planner and generator: the entangled model's rows are "
+                "dialogues in any case"
+            )
+        if self.variant == CONVERSE and self.layout != TURN:
+            raise EscError(f"VARIANT={CONVERSE} has the layout {TURN} alone")
         if self.variant == CONVERSE and self.round > 1:
             raise EscError(f"VARIANT={CONVERSE} has one round, on from SFT; leave ROUND out")
         return self
 
 
-def at_stage(stage: str, variant: str | None, number: int | None) -> Lineage:
-    """The lineage that VARIANT and ROUND name; EscError where they are given for another stage."""
+def at_stage(
+    stage: str, variant: str | None, number: int | None, layout: str | None = None
+) -> Lineage:
+    """The lineage that VARIANT, ROUND and LAYOUT name; EscError for the first two without DPO."""
     if stage != "dpo" and (variant or number):
         raise EscError("VARIANT and ROUND name a DPO training; use STAGE=dpo")
-    return Lineage(variant, number or 1)
+    return Lineage(variant, number or 1, layout or TURN)
 
 
 def of_suffix(suffix: str) -> Lineage | None:
@@ -139,7 +162,9 @@ def of_suffix(suffix: str) -> Lineage | None:
         and match["round"] != "1"
         and match["variant"] in (None, CONVERSE, *variants("vanilla"))
     )
-    return Lineage(match["variant"], int(match["round"] or 1)) if match and known else None
+    if not (match and known):
+        return None
+    return Lineage(match["variant"], int(match["round"] or 1), match["layout"] or TURN)
 
 
 # Parent of the packages: the repository root, or site-packages in an installed kit.
@@ -166,20 +191,31 @@ PAPER = Lineage()
 _PREFERENCE = re.compile(r"esc_([a-z]+)_(dpo|kto)_([^_]+)((?:_.+)?)")
 
 
-def sft_file(task: str, split: str) -> str:
+def sft_file(task: str, split: str, layout: str = TURN) -> str:
     """The name of a built SFT set, relative to the folder of the registry."""
-    return f"data/{task}_sft_{split}.jsonl"
+    return f"data/{task}_sft{Lineage(layout=layout).suffix}_{split}.jsonl"
 
 
-def sft_dataset(task: str, split: str = "train") -> str:
+def sft_dataset(task: str, split: str = "train", layout: str = TURN) -> str:
     """The registered name of a built SFT set."""
-    return f"esc_{task}_sft" + ("" if split == "train" else f"_{split}")
+    named = f"esc_{task}_sft{Lineage(layout=layout).suffix}"
+    return named + ("" if split == "train" else f"_{split}")
+
+
+def layout_of(dataset: str) -> str:
+    """The layout of a built SFT set's registered name."""
+    return DIALOGUE if DIALOGUE in dataset.split("_") else TURN
+
+
+def layouts(task: str) -> tuple[str, ...]:
+    """The layouts that a task's sets are built in."""
+    return (TURN,) if task == "vanilla" else LAYOUTS
 
 
 def preference_dataset(task: str, model: str, lineage: Lineage = PAPER) -> str:
     """The registered name of a mined set; losses of round 1 share one, a mix has its own."""
     is_shared = lineage.round == 1 and lineage.variant not in (*MIXES, CONVERSE)
-    return f"esc_{task}_{lineage.kind}_{model}{'' if is_shared else lineage.suffix}"
+    return f"esc_{task}_{lineage.kind}_{model}{(lineage.sft if is_shared else lineage).suffix}"
 
 
 def preference_file(dataset: str) -> str:
@@ -191,7 +227,7 @@ def preference_of(dataset: str) -> tuple[str, str, Lineage] | None:
     """(task, model, lineage) of a mined set's registered name, or None for another name."""
     if not (match := _PREFERENCE.fullmatch(dataset)) or not (lineage := of_suffix(match[4])):
         return None
-    return match[1], match[3], Lineage("kto", lineage.round) if match[2] == "kto" else lineage
+    return match[1], match[3], replace(lineage, variant="kto") if match[2] == "kto" else lineage
 
 
 def preference_manifest(task: str, model: str, mining: Lineage) -> str:
@@ -199,9 +235,9 @@ def preference_manifest(task: str, model: str, mining: Lineage) -> str:
     return f"data/esc_{task}_dpo_{model}{mining.suffix}.manifest.json"
 
 
-def recipe(model: str, task: str, stage: str, variant: str | None = None) -> Path:
-    """The LLaMA-Factory YAML of one training."""
-    return RECIPES / model / f"{task}_{stage}{Lineage(variant).suffix}.yaml"
+def recipe(model: str, task: str, stage: str, lineage: Lineage = PAPER) -> Path:
+    """The LLaMA-Factory YAML of one training, whatever its round."""
+    return RECIPES / model / f"{task}_{stage}{replace(lineage, round=1).suffix}.yaml"
 
 
 def adapter(model: str, task: str, stage: str, lineage: Lineage = PAPER) -> Path:

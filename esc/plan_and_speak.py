@@ -15,15 +15,17 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from esc import adapters, prompts
-from esc.dialogue import Exchange, GoldTurn
+from esc.dialogue import Exchange, GoldTurn, Role
 from esc.llm import Asks, Chat, Constraint, Generation, Reply, Sampling
-from esc.paths import PAPER, Lineage
+from esc.paths import DIALOGUE, PAPER, TURN, Lineage
 from esc.prompts import Message
-from esc.strategies import Strategy, parse, tag
+from esc.strategies import UNREADABLE, Strategy, parse, tag
 
+Strategies = Sequence[Strategy | None]
+"""Of the replies so far; None of a model's own that named none."""
 NAMES = tuple(strategy.value for strategy in Strategy)
 # Room for the answer: the longest shipped name has 8 tokens; in another script it may be one a
 # byte. ESConv's longest reply is below 256; a backbone's own stands in the table of backbones.
@@ -55,17 +57,48 @@ class Answer:
     response: str
 
 
-def sp_chat(history: Sequence[Exchange], seeker: str) -> tuple[Message, ...]:
-    """The planner's chat: one message with the whole transcript."""
-    transcript = prompts.sp_transcript(history, seeker)
-    return Message("system", prompts.sp_system()), Message("user", transcript)
+def sp_chat(
+    history: Sequence[Exchange], seeker: str, before: Strategies | None = None
+) -> tuple[Message, ...]:
+    """The planner's chat: one message with the whole transcript.
+
+    In the dialogue layout, with the strategies ``before`` of the replies so far, each message has
+    the reply before and the seeker's words, and each answer is a strategy.
+    """
+    if before is None:
+        transcript = prompts.sp_transcript(history, seeker)
+        return Message("system", prompts.sp_system()), Message("user", transcript)
+    replies = ["", *(prompts.transcript_line(Role.SUPPORTER, reply) for _, reply in history)]
+    words = [
+        prompts.transcript_line(Role.SEEKER, said)
+        for said in (*(one for one, _ in history), seeker)
+    ]
+    messages = [reply + said for reply, said in zip(replies, words, strict=True)]
+    answers = [(of or UNREADABLE).value for of in before]
+    past = list(zip(messages[:-1], answers, strict=True))
+    return _turns(prompts.sp_system(DIALOGUE), past, messages[-1])
 
 
 def rg_chat(
-    history: Sequence[Exchange], seeker: str, strategy: Strategy | str
+    history: Sequence[Exchange],
+    seeker: str,
+    strategy: Strategy | str,
+    before: Strategies | None = None,
 ) -> tuple[Message, ...]:
-    """The generator's chat under a strategy, or a planner's words that name none."""
-    return _turns(prompts.rg_system(strategy), history, seeker)
+    """The generator's chat under a strategy, or a planner's words that name none.
+
+    In the dialogue layout, with the strategies ``before`` of the replies so far, each message of
+    the seeker ends with the strategy of the reply to it.
+    """
+    if before is None:
+        return _turns(prompts.rg_system(strategy), history, seeker)
+    past = zip(history, before, strict=True)
+    told = [(_under(said, of or UNREADABLE), reply) for (said, reply), of in past]
+    return _turns(prompts.rg_system_dialogue(), told, _under(seeker, strategy))
+
+
+def _under(said: str, strategy: Strategy | str) -> str:
+    return f"{said}\n{prompts.strategy_line(strategy)}"
 
 
 def _turns(system: str, history: Sequence[Exchange], seeker: str) -> tuple[Message, ...]:
@@ -75,16 +108,31 @@ def _turns(system: str, history: Sequence[Exchange], seeker: str) -> tuple[Messa
     return (*chat, Message("user", seeker))
 
 
-def chat_and_gold(task: str, turn: GoldTurn) -> tuple[tuple[Message, ...], str]:
+def before(turn: GoldTurn, layout: str) -> Strategies | None:
+    """What planner and generator see of the strategies so far: in the turn layout nothing."""
+    return None if layout == TURN else turn.history_strategies
+
+
+def chat_and_gold(task: str, turn: GoldTurn, layout: str = TURN) -> tuple[tuple[Message, ...], str]:
     """(the chat that a task's model meets at a gold turn, the gold answer in its form)."""
+    past_strategies = before(turn, layout)
     if task == "sp":
-        return sp_chat(turn.history, turn.seeker), turn.strategy.value
+        return sp_chat(turn.history, turn.seeker, past_strategies), turn.strategy.value
     if task == "rg":
-        return rg_chat(turn.history, turn.seeker, turn.strategy), turn.response
+        chat = rg_chat(turn.history, turn.seeker, turn.strategy, past_strategies)
+        return chat, turn.response
     past = zip(turn.history, turn.history_strategies, strict=True)
     # What a model said itself may have had no tag that could be read.
     tagged = [(said, tag(of, reply) if of else reply) for (said, reply), of in past]
     return _turns(prompts.vanilla_system(), tagged, turn.seeker), tag(turn.strategy, turn.response)
+
+
+def sharegpt(chat: Sequence[Message]) -> dict[str, Any]:
+    """A chat that ends before an answer, in sharegpt form."""
+    system, *said = chat
+    who = {"user": "human", "assistant": "gpt"}
+    conversations = [{"from": who[one.role], "value": one.content} for one in said]
+    return {"system": system.content, "conversations": conversations}
 
 
 def constraint_of(task: str, decode: str) -> Constraint | None:
@@ -130,6 +178,7 @@ class PlanAndSpeak:
     ) -> None:
         """``stage`` is ``base``, ``sft`` or ``dpo``; ``decode`` as in the table of backbones."""
         self._models = [adapters.served_name(task, stage, lineage) for task in ("sp", "rg")]
+        self._layout = lineage.layout
         self._decode, self._sampling = decode, Sampling(reply_tokens, temperature)
         self._runner = asyncio.Runner()
         self._chat = Chat(base_urls, timeout=TIMEOUT, connections=4)
@@ -142,20 +191,30 @@ class PlanAndSpeak:
         self._runner.run(self._chat.aclose())
         self._runner.close()
 
-    def plan(self, history: Sequence[Exchange], seeker: str) -> Plan:
-        """The strategy for the next reply."""
+    def plan(self, history: Sequence[Exchange], seeker: str, strategies: Strategies = ()) -> Plan:
+        """The strategy for the next reply; of dialogues, after the ``strategies`` so far."""
         record, sampling = str(len(history)), Sampling(PLAN_TOKENS, self._sampling.temperature)
-        chat, held = sp_chat(history, seeker), constraint_of("sp", self._decode)
+        before = None if self._layout == TURN else strategies
+        chat, held = sp_chat(history, seeker, before), constraint_of("sp", self._decode)
         call = Generation(record, "plan", self._models[0], chat, sampling, held)
         return self._runner.run(plan(self._chat, call))[0]
 
-    def speak(self, history: Sequence[Exchange], seeker: str, strategy: Strategy | str) -> str:
-        """The reply under a strategy, or under a planner's words that name none."""
-        chat = rg_chat(history, seeker, strategy)
+    def speak(
+        self,
+        history: Sequence[Exchange],
+        seeker: str,
+        strategy: Strategy | str,
+        strategies: Strategies = (),
+    ) -> str:
+        """The reply under a strategy, or a planner's words that name none; the rest as `plan`."""
+        chat = rg_chat(history, seeker, strategy, None if self._layout == TURN else strategies)
         call = Generation(str(len(history)), "speak", self._models[1], chat, self._sampling)
         return self._runner.run(self._chat.ask(call)).text.strip()
 
-    def reply(self, history: Sequence[Exchange], seeker: str) -> Answer:
-        """Plan, then speak."""
-        planned = self.plan(history, seeker)
-        return Answer(planned, self.speak(history, seeker, planned.strategy or planned.raw))
+    def reply(
+        self, history: Sequence[Exchange], seeker: str, strategies: Strategies = ()
+    ) -> Answer:
+        """Plan, then speak; the rest as `plan`."""
+        planned = self.plan(history, seeker, strategies)
+        under = planned.strategy or planned.raw
+        return Answer(planned, self.speak(history, seeker, under, strategies))

@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined, Template, TemplateError
 from esc import files
 from esc.dialogue import Role
 from esc.files import EscError
+from esc.paths import DIALOGUE, TURN
 from esc.psych_errors import GOOD, PsychError
 from esc.strategies import CONVERSATION, HASH, Strategy
 
@@ -104,6 +105,9 @@ def render(folder: Path, name: str, **variables: object) -> str:
 TASKS = ("sp", "rg", "vanilla")
 TEMPLATES = Path(__file__).parent / "templates"
 PROMPTS = ("sp_system.j2", "rg_system.j2", "vanilla_system.j2")
+_OF_DIALOGUES = ("sp_system_dialogue.j2", "rg_system_dialogue.j2", "rg_strategy_line.j2")
+KEYS = {TURN: "prompts", DIALOGUE: "dialogue prompts"}
+"""Layout to the option that says how its prompts are worded."""
 
 
 def hash_of(names: Iterable[str], folder: Path = TEMPLATES, more: str = "") -> str:
@@ -112,9 +116,9 @@ def hash_of(names: Iterable[str], folder: Path = TEMPLATES, more: str = "") -> s
     return hashlib.sha256(f"{texts}{HASH}{more}".encode()).hexdigest()
 
 
-def wording() -> str:
-    """Of the system prompts of the three forms."""
-    return hash_of(PROMPTS)
+def wording(layout: str = TURN) -> str:
+    """Of the prompts of the forms in a layout."""
+    return hash_of(PROMPTS if layout == TURN else _OF_DIALOGUES)
 
 
 # What `str.splitlines` takes for the end of a line, which a model may see as one too.
@@ -128,9 +132,10 @@ _FORGED_LABEL = re.compile(
 
 
 @cache
-def sp_system() -> str:
+def sp_system(layout: str = TURN) -> str:
     """The planner's system prompt; its answer is the bare name of a strategy."""
-    return render(TEMPLATES, PROMPTS[0], strategies=list(Strategy))
+    name = PROMPTS[0] if layout == TURN else _OF_DIALOGUES[0]
+    return render(TEMPLATES, name, strategies=list(Strategy))
 
 
 class _Said(str):
@@ -148,6 +153,20 @@ def rg_system(strategy: Strategy | str) -> str:
     if not isinstance(strategy, Strategy):
         strategy = _Said(harmless(" ".join(strategy.split())))
     return render(TEMPLATES, PROMPTS[1], strategy=strategy)
+
+
+@cache
+def rg_system_dialogue() -> str:
+    """The generator's system prompt where each message names the strategy of its reply."""
+    return render(TEMPLATES, _OF_DIALOGUES[1])
+
+
+@cache
+def strategy_line(strategy: Strategy | str) -> str:
+    """The last line of the seeker's message in the dialogue layout, as `rg_system` names it."""
+    if not isinstance(strategy, Strategy):
+        strategy = _Said(harmless(" ".join(strategy.split())))
+    return render(TEMPLATES, _OF_DIALOGUES[2], strategy=strategy)
 
 
 @cache

@@ -18,7 +18,8 @@ SMOKE = "SMOKE       embedded model, sample corpus or random judge: no result"
 def manifest(work: Path) -> Row:
     """The manifest of the built sets; EscError where the system prompts have changed since."""
     found = files.read_json(work / paths.MANIFEST, made_by="make data")
-    if prompts.wording() != found["options"]["prompts"]:
+    worded = {key: prompts.wording(layout) for layout, key in prompts.KEYS.items()}
+    if any(found["options"].get(key) != now for key, now in worded.items()):
         raise EscError(
             f"the sets in {work / paths.DATA} were built with other system prompts or strategies; "
             "set PROMPTS_DIR and STRATEGIES as they were then, or build and train again"

@@ -10,6 +10,7 @@ from esc.dialogue import Exchange
 from esc.llm import Failure
 from esc.paths import EMBEDDED, at_stage
 from esc.plan_and_speak import PlanAndSpeak
+from esc.strategies import Strategy
 from esc.visible import visible
 
 NOTICE = (
@@ -21,6 +22,7 @@ NOTICE = (
 def talk(pipeline: PlanAndSpeak) -> None:
     """Read lines and answer them until the input ends."""
     history: list[Exchange] = []
+    strategies: list[Strategy | None] = []
     while True:
         try:
             said = " ".join(input("you> ").split())
@@ -30,18 +32,19 @@ def talk(pipeline: PlanAndSpeak) -> None:
         if not said:
             continue
         try:
-            plan = pipeline.plan(history, said)
+            plan = pipeline.plan(history, said, strategies)
             if plan.strategy is None:
                 print(f"(no strategy in the planner's answer {plan.raw!r}; say it another way)")
                 continue
             sure = "" if plan.probability is None else f" {plan.probability:.0%}"
             print(f"[{plan.strategy}{sure}]", flush=True)
-            reply = pipeline.speak(history, said, plan.strategy)
+            reply = pipeline.speak(history, said, plan.strategy, strategies)
         except Failure as failed:
             print(f"(no answer: {visible(str(failed))})")
             continue
         print(f"bot> {visible(reply)}")
         history.append((said, reply))
+        strategies.append(plan.strategy)
 
 
 @cli.command(examples="  python -m eval chat --stage sft\n  python -m eval chat --stage base")
@@ -50,6 +53,7 @@ def main(
     work: cli.Work = Path(),
     stage: Annotated[Literal["base", "sft", "dpo"], typer.Option(envvar="STAGE")] = "sft",
     variant: cli.Variant = None,
+    layout: cli.Layout = "turn",
     round: Annotated[  # noqa: A002
         int | None, typer.Option(envvar="ROUND", min=1, help="of the DPO training")
     ] = None,
@@ -62,7 +66,7 @@ def main(
     Nothing that is said is stored. End with Ctrl-D.
     """
     backbone = backbones.get(model)
-    lineage = at_stage(stage, variant, round)
+    lineage = at_stage(stage, variant, round, layout)
     print(NOTICE)
     with PlanAndSpeak(
         policy_server.servers(model, work, base_url, {}),

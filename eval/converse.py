@@ -151,6 +151,7 @@ def _asking(
         "STAGE": setting.stage,
         "VARIANT": setting.lineage.variant,
         "ROUND": setting.lineage.round,
+        "LAYOUT": setting.lineage.layout,
         "EXTERNAL": setting.external if system == "external" else None,
         "DECODE": setting.decode,
         "reply_tokens": setting.reply_tokens,
@@ -251,6 +252,7 @@ def main(
     round: Annotated[  # noqa: A002
         int | None, typer.Option(envvar="ROUND", min=1, help="of the DPO training [default: 1]")
     ] = None,
+    layout: cli.Layout = "turn",
     decode: cli.Decode = None,
     temperature: Annotated[
         float, typer.Option(envvar="TEMPERATURE", min=0, help="of the systems; 0 is greedy")
@@ -291,7 +293,7 @@ def main(
     for name in dict.fromkeys(system):
         which, at, lineage = (name, "base", paths.PAPER)
         if name not in OTHERS:
-            which, at, lineage = system_of(name, stage, variant, round)
+            which, at, lineage = system_of(name, stage, variant, round, layout)
         if which not in CONVERSING:
             raise EscError(f"SYSTEM={name} takes gold strategies, and a conversation has none")
         setting = Setting(

@@ -47,6 +47,7 @@ def _asking(
         "STAGE": setting.stage,
         "VARIANT": setting.lineage.variant,
         "ROUND": setting.lineage.round,
+        "LAYOUT": setting.lineage.layout,
         "SET": split,
         "LIMIT": limit,
         "DECODE": setting.decode,
@@ -132,7 +133,7 @@ def _asking(
 
 
 def system_of(
-    name: str, stage: str | None, variant: str | None, number: int | None
+    name: str, stage: str | None, variant: str | None, number: int | None, layout: str | None = None
 ) -> tuple[str, str, paths.Lineage]:
     """(system, stage, lineage) of a name, which may be the folder's: ``vanilla_dpo_nsnr_r2``."""
     system, _, rest = name.partition("_")
@@ -143,7 +144,7 @@ def system_of(
         raise EscError(f"SYSTEM={name} is none of {known}, nor one with its stage (vanilla_sft)")
     if not named:
         named = stage or ("base" if system in PROMPT_BASELINES else "sft")
-        lineage = at_stage(named, variant, number)
+        lineage = at_stage(named, variant, number, layout)
     if system in PROMPT_BASELINES and named != "base":
         raise EscError(f"SYSTEM={system} is a prompt on the base model; use STAGE=base")
     for task in tasks_of(system):
@@ -173,6 +174,7 @@ def main(
     round: Annotated[  # noqa: A002
         int | None, typer.Option(envvar="ROUND", min=1, help="of the DPO training [default: 1]")
     ] = None,
+    layout: cli.Layout = "turn",
     split: Annotated[
         Literal["train", "validation", "test"], typer.Option("--set", envvar="SET")
     ] = "test",
@@ -190,7 +192,7 @@ def main(
     backbone = backbones.get(sending.model)
     wanted = {}
     for name in system:
-        which, named, lineage = system_of(name, stage, variant, round)
+        which, named, lineage = system_of(name, stage, variant, round, layout)
         mode, room = decode or backbone.decode, backbone.reply_tokens
         setting = Setting(named, mode, room, temperature, lineage)
         of = (sending, which, setting, split, limit, base_url)

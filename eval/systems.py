@@ -91,14 +91,14 @@ class Answering:
 
 async def _decoupled(one: Answering, *, gold: bool = False) -> Answer:
     """Planner, or the gold strategy (Table 4); then the generator under it."""
-    turn = one.turn
+    turn, before = one.turn, plan_and_speak.before(one.turn, one.setting.lineage.layout)
     plan = Plan(turn.strategy.value, turn.strategy, None)
     if not gold:
-        chat = plan_and_speak.sp_chat(turn.history, turn.seeker)
+        chat = plan_and_speak.sp_chat(turn.history, turn.seeker, before)
         call = one.call("plan", "sp", chat, PLAN_TOKENS, turn.strategy.value)
         plan, answer = await plan_and_speak.plan(one.asks, call)
         one.keep(call, answer)
-    chat = plan_and_speak.rg_chat(turn.history, turn.seeker, plan.strategy or plan.raw)
+    chat = plan_and_speak.rg_chat(turn.history, turn.seeker, plan.strategy or plan.raw, before)
     call = one.call("speak", "rg", chat, one.setting.reply_tokens)
     return Answer(plan, one.keep(call, await one.asks.ask(call)).strip())
 

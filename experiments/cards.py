@@ -72,10 +72,11 @@ def _sets_of(work: Path) -> tuple[Row, list[Row], list[str]]:
     """
     manifest = step.manifest(work)
     built, left_out = [], []
-    for task in TASKS:
-        names = {split: paths.sft_file(task, split) for split in paths.SPLITS}
+    for task, layout in ((one, of) for one in TASKS for of in paths.layouts(one)):
+        names = {split: paths.sft_file(task, split, layout) for split in paths.SPLITS}
         splits = {split: _file(work, name, manifest["sets"]) for split, name in names.items()}
-        one = {"name": paths.sft_dataset(task), "task": task, "kind": "sft", "splits": splits}
+        name = paths.sft_dataset(task, layout=layout)
+        one = {"name": name, "task": task, "kind": "sft", "splits": splits}
         built.append(one | {"smoke": manifest["smoke"], "mined": None})
     for path in sorted((work / paths.DATA).glob("esc_*.manifest.json")):
         mining = files.read_json(path)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from data_builders import pairs, registry, seekers
-from data_builders.preference import sharegpt
 from esc import adapters, backbones, cli, files, paths, plan_and_speak, prompts, step
 from esc.dialogue import Exchange
 from esc.files import NoPairs, Row
@@ -104,7 +103,7 @@ def _pair(turn: Row, made_by: Row) -> Row:
     own = {"sample": worse["sample"], "seed": derived_seed(turn["id"], worse["sample"])}
     return (
         {"id": turn["id"]}
-        | sharegpt(chat)
+        | plan_and_speak.sharegpt(chat)
         | {"chosen": {"from": "gpt", "value": better["text"]}}
         | {"rejected": {"from": "gpt", "value": worse["text"]}}
         | {"error": None, "explanation": None, "quadrant": None}

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from data_builders.pairs import Mining, Wanted
-from esc import adapters, backbones, cli, files, plan_and_speak, step
+from esc import adapters, backbones, cli, files, plan_and_speak, prompts, step
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
 from esc.judging import FOR_GOOD, Asking, Policies, Sending, ask_all, failed
@@ -34,7 +34,7 @@ _Draw = tuple[GoldTurn, int]
 
 async def _sampled(asks: Asks, draw: _Draw, *, mining: Mining, model: str, decode: str) -> Row:
     (turn, index), task = draw, mining.task
-    chat, gold = plan_and_speak.chat_and_gold(task, turn)
+    chat, gold = plan_and_speak.chat_and_gold(task, turn, mining.lineage.layout)
     reply_tokens = backbones.get(mining.model).reply_tokens
     tokens = (task != "rg") * PLAN_TOKENS + (task != "sp") * reply_tokens
     held = Sampling(tokens, TEMPERATURE, TOP_P), plan_and_speak.constraint_of(task, decode)
@@ -84,7 +84,7 @@ def asking(
         "turns": len(turns),
         "sampler": model,
         "weights": weights[model],
-        "prompts": manifest["options"]["prompts"],
+        "prompts": prompts.wording(mining.lineage.layout),
         "data": step.train_set(manifest),
         "smoke": step.is_smoke(mining.model, mining.work),
     }

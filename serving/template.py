@@ -16,7 +16,7 @@ from typing import Any
 from esc import adapters, backbones, cli, dialogue, files, paths, policy_server
 from esc.files import EscError
 from esc.llm import Chat, Failure
-from esc.paths import EMBEDDED
+from esc.paths import EMBEDDED, Lineage
 from esc.prompts import TASKS, Message
 
 ROWS = 40
@@ -24,10 +24,10 @@ ROWS = 40
 Messages = list[Message]
 
 
-def chats(work: Path, task: str, count: int = ROWS) -> dict[str, Messages]:
+def chats(work: Path, task: str, layout: str, count: int = ROWS) -> dict[str, Messages]:
     """Id to chat of a task's test set: the longest, and ``count - 1`` others drawn by id."""
     found = {}
-    for row in files.read_jsonl(work / paths.sft_file(task, "test")):
+    for row in files.read_jsonl(work / paths.sft_file(task, "test", layout)):
         # What leads to a row's last answer.
         said = [turn["value"] for turn in row.get("conversations", [])[:-1]]
         said = said or [*chain.from_iterable(row.get("history", [])), row["instruction"]]
@@ -75,12 +75,13 @@ async def _check(url: str, model: str, work: Path) -> None:
     try:
         async with aclosing(Chat([url], timeout=60, connections=1)) as server:
             served = await server.connect([])
-            for task in TASKS:
-                name = adapters.served_name(task, "sft")
+            for task, layout in ((t, of) for t in TASKS for of in paths.layouts(t)):
+                name = adapters.served_name(task, "sft", Lineage(layout=layout))
                 name = name if name in served else adapters.BASE
-                asked = chats(work, task)
+                asked = chats(work, task, layout)
                 compared = await compare(server, name, tokenizer, template, asked)
-                print(f"{task:<8} {name:<12} {len(asked)} chats, {compared:,} token ids, all equal")
+                told = f"{len(asked)} chats, {compared:,} token ids, all equal"
+                print(f"{task:<8} {layout:<9} {name:<16} {told}")
     except Failure as failed:
         raise EscError(f"{url} gives no token ids ({failed})") from failed
 

@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from esc import adapters, backbones, dialogue, files, paths, policy_server, step
 from esc.backbones import Backbone
-from esc.dialogue import GoldTurn, gold_turns
+from esc.dialogue import gold_turns
 from esc.files import EscError, Row
 from esc.paths import Lineage
 from esc.plan_and_speak import chat_and_gold
+from esc.prompts import Message
 from training import recipes
 
 DRIFT = "drift.json"
@@ -45,7 +46,8 @@ def drift(work: Path, model: str, task: str, lineage: Lineage) -> Row:
         return facts
     if where == "cpu" and (beside := policy_server.beside_training(work)):
         raise EscError(beside)
-    measured = measure(backbone, task, start, moved, turns)
+    chats = [chat_and_gold(task, turn, lineage.layout) for turn in turns]
+    measured = measure(backbone, start, moved, chats)
     is_moved = measured["kl"] > BEYOND * measured["rounding"]["kl"] and measured["changed"] > 0
     # Trained by llamafactory-cli itself, it does not say so.
     trained = files.read_json(path.with_name("run.json"), default={})
@@ -56,7 +58,10 @@ def drift(work: Path, model: str, task: str, lineage: Lineage) -> Row:
 
 
 def measure(
-    backbone: Backbone, task: str, start: Path, moved: Path, turns: Sequence[GoldTurn]
+    backbone: Backbone,
+    start: Path,
+    moved: Path,
+    chats: Sequence[tuple[Sequence[Message], str]],
 ) -> Row:
     """The movement from start to moved, the ``precision``, and as ``rounding`` that by it alone."""
     # Heavy, and needed for this one step only.
@@ -87,8 +92,7 @@ def measure(
 
     tokenizer, template = adapters.load(backbone.location, backbone.template)
     far, near = [], []
-    for turn in tqdm(turns, desc="drift", unit=" turns"):
-        (system, *said), gold = chat_and_gold(task, turn)
+    for (system, *said), gold in tqdm(chats, desc="drift", unit=" turns"):
         messages = [{"role": one.role, "content": one.content} for one in said]
         messages.append({"role": "assistant", "content": gold})
         # Prompt and answer as the training has them.

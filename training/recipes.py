@@ -54,6 +54,7 @@ _VARIANTS = {
     "kto": Loss("kto", "kto", lambda beta: 0.5, beta=0.1),
 }
 BATCH = 32  # section 6.1, for SFT and DPO
+DIALOGUES = 2  # whose turns are about as many, ESConv's having 14.2 each
 
 
 def of(lineage: Lineage) -> Loss:
@@ -83,6 +84,7 @@ class Policy:
     model: cli.Model = EMBEDDED
     variant: cli.Variant = None
     round: cli.Round = 1
+    layout: cli.Layout = "turn"
     work: cli.Work = Path()
 
     def __post_init__(self) -> None:
@@ -91,7 +93,7 @@ class Policy:
     def at(self, stage: str) -> Lineage:
         """Its lineage at a stage of training; EscError as above."""
         number = self.round if self.round > 1 else None
-        return at_stage(stage, self.variant, number).checked(self.task)
+        return at_stage(stage, self.variant, number, self.layout).checked(self.task)
 
 
 @dataclass(kw_only=True)
@@ -116,7 +118,10 @@ class Training(Policy):
         self.lineage = self.at(self.stage)
         self.loss = of(self.lineage) if self.stage == "dpo" else None
         named = paths.preference_dataset(self.task, self.model, self.lineage)
-        self.dataset = named if self.loss else paths.sft_dataset(self.task)
+        built = paths.sft_dataset(self.task, layout=self.layout)
+        self.dataset = named if self.loss else built
+        # Rows of a step, over all processes.
+        self.batch = DIALOGUES if self.layout != paths.TURN and not self.loss else BATCH
         # The adapters that are merged before it, oldest first.
         at = self.work, self.model, self.task, self.stage, self.lineage
         *self.starts_from, self.output = adapters.folders_of(*at)
@@ -142,13 +147,15 @@ def _gpus() -> int:
     return len([gpu for gpu in gpus if str(gpu).strip()]) or 1
 
 
-def accumulation(per_device: int, processes: int) -> int:
-    """Gradient accumulation steps that make the batch 32 on all processes; EscError where none."""
-    steps, rest = divmod(BATCH, per_device * processes)
+def accumulation(per_device: int, processes: int, batch: int = BATCH) -> int:
+    """Gradient accumulation steps that make the batch on all processes; EscError where none do."""
+    steps, rest = divmod(batch, per_device * processes)
     if rest or not steps:
+        whose = "the paper's batch of" if batch == BATCH else "a batch of"
         raise EscError(
-            f"{processes} processes x {per_device} samples do not divide the paper's batch of "
-            f"{BATCH}; use another NPROC, or set TRAIN_ARGS=gradient_accumulation_steps=…"
+            f"{processes} processes x {per_device} samples do not divide {whose} {batch} "
+            f"{'rows' if batch == BATCH else 'dialogues'}; use another NPROC, or set "
+            "TRAIN_ARGS=gradient_accumulation_steps=…"
         )
     return steps
 
@@ -162,7 +169,8 @@ def render(training: Training) -> str:
     stage = loss.stage if loss else "sft"
     kto_rows = memory.KTO_ROWS if stage == "kto" else 1
     device_batch = max(backbone.settings["per_device_batch"], kto_rows)
-    masks = training.task == "rg" and TEMPLATES[backbone.template].efficient_eos
+    masked = training.task == "rg" and training.layout == paths.TURN
+    masks = masked and TEMPLATES[backbone.template].efficient_eos
     text = prompts.render(
         paths.RECIPES / "templates",
         "recipe.yaml.j2",
@@ -172,22 +180,24 @@ def render(training: Training) -> str:
         mix=" and ".join(sorted(paths.MIXES.get(training.variant or "", ()))),
         # LLaMA-Factory trains something else where `training/in_llamafactory` is not there.
         mended=loss.name == "ipo" if loss else masks,
-        batch=BATCH,
+        batch=training.batch,
+        masked=masked,
         device_batch=device_batch,
-        accumulation=accumulation(device_batch, training.here),
+        accumulation=accumulation(device_batch, training.here, training.batch),
         cutoff=CUTOFF,
         memory=memory.gigabytes(backbone, backbone.engine, training.here, CUTOFF, stage),
     )
     return text + "\n"
 
 
-def _as_written(backbone: Backbone, task: str, stage: str, variant: str | None) -> Training:
+def _as_written(backbone: Backbone, task: str, stage: str, lineage: Lineage) -> Training:
     """A training as its recipe is written for."""
     made: Any = Training
     processes = max(backbone.settings["gpus"], 1)
-    training: Training = made(
-        model=backbone.name, task=task, stage=stage, variant=variant, processes=processes
-    )
+    if stage == "sft" and lineage.layout != paths.TURN:
+        processes = min(processes, DIALOGUES)
+    of = {"variant": lineage.variant, "layout": lineage.layout, "processes": processes}
+    training: Training = made(model=backbone.name, task=task, stage=stage, **of)
     return training
 
 
@@ -195,15 +205,23 @@ def recipes() -> dict[Path, str]:
     """Path to text of every recipe the table gives; with BACKBONES of those that it adds alone."""
     kept = backbones.shipped() if backbones.own() else {}
     return {
-        paths.recipe(model, task, stage, variant): render(
-            _as_written(backbone, task, stage, variant)
+        paths.recipe(model, task, stage, lineage): render(
+            _as_written(backbone, task, stage, lineage)
         )
         for model, backbone in backbones.table().items()
         if model not in kept
         for task in TASKS
         for stage in STAGES
-        for variant in (None, *(variants(task) if stage == "dpo" else ()))
+        for lineage in _shipped(task, stage)
     }
+
+
+def _shipped(task: str, stage: str) -> Iterator[Lineage]:
+    """The lineages with a recipe of their own: of dialogues without a variant."""
+    for variant in (None, *(variants(task) if stage == "dpo" else ())):
+        yield Lineage(variant)
+    if paths.DIALOGUE in paths.layouts(task):
+        yield Lineage(layout=paths.DIALOGUE)
 
 
 @cli.command(examples="  python -m training render", name="render")
@@ -221,12 +239,13 @@ def recipe_for(training: Training) -> Row:
         # Its processes begin in folders of their own.
         training = replace(training, work=training.work.resolve())
     given = training.overrides or []
-    backbone, variant = training.backbone, training.lineage.variant
-    if backbone.name in backbones.own():
+    backbone, lineage = training.backbone, replace(training.lineage, round=1)
+    is_shipped = lineage in _shipped(training.task, training.stage)
+    if backbone.name in backbones.own() or not is_shipped:
         # The recipe on disk is of the kit's own table.
-        text = render(_as_written(backbone, training.task, training.stage, variant))
+        text = render(_as_written(backbone, training.task, training.stage, lineage))
     else:
-        path = paths.recipe(backbone.name, training.task, training.stage, variant)
+        path = paths.recipe(backbone.name, training.task, training.stage, lineage)
         text = path.read_text(encoding="utf-8")
     settings: Row = yaml.safe_load(text)
     settings |= {
@@ -262,7 +281,8 @@ def recipe_for(training: Training) -> Row:
             raise EscError(f"TRAIN_ARGS: {key}={value} is no whole number from {low} to {high}")
     if "gradient_accumulation_steps" not in extra:
         per_device = settings["per_device_train_batch_size"]
-        settings["gradient_accumulation_steps"] = accumulation(per_device, training.world)
+        steps = accumulation(per_device, training.world, training.batch)
+        settings["gradient_accumulation_steps"] = steps
     return settings
 
 

@@ -117,7 +117,8 @@ async def planned(models: Models, name: str, warm: float, turn: GoldTurn, attemp
     """What the planner of a decoupled system says to a turn."""
     _, setting = models.setting(name, warm)
     chat = await models.chat([setting.model("sp"), setting.model("rg")])
-    messages, room = plan_and_speak.sp_chat(turn.history, turn.seeker), plan_and_speak.PLAN_TOKENS
+    past, room = plan_and_speak.before(turn, setting.lineage.layout), plan_and_speak.PLAN_TOKENS
+    messages = plan_and_speak.sp_chat(turn.history, turn.seeker, past)
     asked = Answering(chat, turn, setting, attempt)
     return (await plan_and_speak.plan(chat, asked.call("plan", "sp", messages, room, "held")))[0]
 
@@ -128,7 +129,8 @@ async def under(
     """The generator's reply under a plan."""
     _, setting = models.setting(name, warm)
     chat = await models.chat([setting.model("rg")])
-    messages = plan_and_speak.rg_chat(turn.history, turn.seeker, plan.strategy or plan.raw)
+    past, strategy = plan_and_speak.before(turn, setting.lineage.layout), plan.strategy or plan.raw
+    messages = plan_and_speak.rg_chat(turn.history, turn.seeker, strategy, past)
     room = Sampling(setting.reply_tokens, warm, TOP_P if warm else 1.0)
     call = Generation(turn.id, "speak", setting.model("rg"), messages, room, sample=attempt)
     return Answer(plan, (await chat.ask(call)).text.strip())
@@ -142,8 +144,10 @@ def prompts_of(name: str, turns: Sequence[Turn]) -> list[tuple[str, tuple[Messag
     if not name.startswith("decoupled"):
         return [("entangled model", plan_and_speak.chat_and_gold("vanilla", turn)[0])]
     strategy = Strategy(last["strategy"]) if last["strategy"] else last["raw"]
-    rg = plan_and_speak.rg_chat(turn.history, turn.seeker, strategy)
-    return [("planner", plan_and_speak.sp_chat(turn.history, turn.seeker)), ("generator", rg)]
+    past = plan_and_speak.before(turn, system_of(name, None, None, None)[2].layout)
+    rg = plan_and_speak.rg_chat(turn.history, turn.seeker, strategy, past)
+    sp = plan_and_speak.sp_chat(turn.history, turn.seeker, past)
+    return [("planner", sp), ("generator", rg)]
 
 
 def save(work: Path, model: str, name: str, turns: Sequence[Turn]) -> Path:
