@@ -7,7 +7,7 @@ VARIABLES := MODEL WORK ESCONV SPLIT LIMIT CONSECUTIVE NPROC ENGINE TRAIN_ARGS T
   VARIANT ROUND SET DECODE TEMPERATURE SAMPLES BLIND JUDGE JUDGE_BASE_URL JUDGE_N JUDGE_FORM JUDGE2 \
   JUDGE2_BASE_URL FAILED_ESCONV MODELS BASE_URL HOST PORT SERVE_ARGS IN_FLIGHT JUDGE_IN_FLIGHT KIND PRICE \
   MAX_COST DRY_RUN BATCH JUDGE_BATCH SHARD FORCE V STRATEGIES ERRORS BACKBONES MAPPING PROFILE TOKENIZE \
-  SEEKER SEEKER_BASE_URL SEEKER2 SEEKER2_BASE_URL CARDS TURNS SEED EXTERNAL EXTERNAL_BASE_URL LAYOUT
+  SEEKER SEEKER_BASE_URL SEEKER2 SEEKER2_BASE_URL CARDS TURNS SEED EXTERNAL EXTERNAL_BASE_URL LAYOUT KEEP PACK
 unexport $(VARIABLES)
 $(foreach name,$(VARIABLES),$(if $(strip $($(name))),$(eval export $(name))))
 VENV := .venv
@@ -27,7 +27,7 @@ help:  ## this list
 #|   lists of one's own: STRATEGIES=file, ERRORS=file, BACKBONES=file (docs/own_corpus.md)
 #|   data:    ESCONV=path, MAPPING=file, SPLIT=paper|hf|files|seed:N, LIMIT=dialogues a split,
 #|            CONSECUTIVE=separate|merge-same|merge
-#|   sft, dpo: TRAIN_ARGS="key=value …" for LLaMA-Factory, NPROC=processes, NNODES, NODE_RANK, MASTER_ADDR,
+#|   sft, dpo: TRAIN_ARGS="key=value …" for LLaMA-Factory, KEEP=1 (checkpoints), PACK=1 (of SFT), NPROC, NNODES, NODE_RANK, MASTER_ADDR,
 #|            ENGINE=zero2|zero3|fsdp|qlora|ray, VARIANT=practical|ipo|simpo|orpo|kto, of vanilla also
 #|            nsnr|nsnr_psnr|nsnr_nspr|psnr, of rg converse; LAYOUT=turn|dialogue of all that sp and rg do; export: TASK=sp|rg|vanilla, DTYPE=float32|bfloat16
 #|   mine:    SAMPLES=of a turn, JUDGE=model|random, JUDGE_BASE_URL, BLIND=1, JUDGE2 and JUDGE2_BASE_URL;

@@ -22,7 +22,7 @@ from esc.files import EscError, Waiting
 from esc.llm import Asks, Failure, Generation, Payload, Reason, Record, Result, RunStopped
 
 # Requests of a shard: each costs a local engine its start, and a killed one at most one shard.
-SHARD = 5000
+SHARD = 50_000
 # How a shard's files end; the last one is of a batch that a service was given.
 REQUESTS, ANSWERS, STATE = ".requests.jsonl", ".answers.jsonl", ".batch.json"
 

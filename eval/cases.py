@@ -16,6 +16,7 @@ from esc import cli, dialogue, files, paths, step
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
 from esc.languages import Language, detect
+from esc.paths import DIALOGUE
 from esc.predictions import (
     GOLD,
     OURS,
@@ -62,6 +63,8 @@ class Cases:
     language: Language = "en"
     """What the gold replies are written in, or are said to be."""
     profile: Profile = "paper"
+    sees: str = ""
+    """What its planner and generator see besides the history, as a signature says it."""
 
     @property
     def names(self) -> list[str]:
@@ -78,7 +81,9 @@ def read_cases(path: Path, language: Language | None = None, profile: Profile = 
     numbered = sum(one.numbered for one in named)
     failed, unit = len(named) - len(cases), unit_of(one.id for one in named)
     language = language or detect(case.gold_text for case in cases)
-    return Cases(cases, unit, failed, numbered, language, profile)
+    made = files.read_json(path.with_name(OPTIONS), default={})
+    sees = "|layout:dialogue, gold strategies so far" if made.get("LAYOUT") == DIALOGUE else ""
+    return Cases(cases, unit, failed, numbered, language, profile, sees)
 
 
 def _case(named: Named) -> Case:

@@ -131,7 +131,7 @@ def _told(found: Numbers, total: Floats, stages: list[Row] | None, units: int, c
         place = told
         for part in path[:-1]:
             place = place.setdefault(part, {})
-        place[path[-1]] = ends | {"n": n, "signature": f"{signature}|ci:{how}"}
+        place[path[-1]] = ends | {"n": n, "signature": f"{signature}{cases.sees}|ci:{how}"}
     return told
 
 
@@ -143,7 +143,7 @@ def baselines(cases: Cases) -> dict[str, Row]:
 
     def system(answer: Callable[[Case], Row]) -> Row:
         rows = [replace(case, spread=None, **answer(case)) for case in cases.rows]
-        return _measured(replace(cases, rows=rows))
+        return _measured(replace(cases, rows=rows, sees=""))
 
     counts = Counter(case.gold for case in cases.rows)
     most = max(Strategy, key=lambda strategy: counts[strategy])
@@ -171,7 +171,7 @@ def baselines(cases: Cases) -> dict[str, Row]:
         for values in found.values():
             known = values[1:][~np.isnan(values[1:])]
             values[0] = known.mean() if len(known) else np.nan
-        return _told(found, sums[0], None, RESAMPLES, replace(cases, unit="draw"))
+        return _told(found, sums[0], None, RESAMPLES, replace(cases, unit="draw", sees=""))
 
     random = system(lambda case: {"predicted": case.gold, "text": replies[case.id]})
     return {

@@ -26,6 +26,7 @@ from esc.llm import CHARACTERS_PER_TOKEN, Price
 from esc.paths import ALL, CONVERSE, EMBEDDED, KINDS, MIXES, Lineage, Quadrant
 from esc.prompts import TASKS
 from training import memory
+from training.recipes import DIALOGUES
 
 ASSUMED = yaml.safe_load(Path(__file__).with_name("assumptions.yaml").read_text(encoding="utf-8"))
 COMMITTED = Path(__file__).parent / "esconv_volumes.json"
@@ -68,6 +69,7 @@ class Forecast:
     judge_form: Annotated[str, typer.Option(envvar="JUDGE_FORM")] = NUMBER
     price: Annotated[str | None, typer.Option(envvar="PRICE", help="IN/OUT")] = None
     train_args: Annotated[str, typer.Option(envvar="TRAIN_ARGS")] = ""
+    layout: cli.Layout = "turn"
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -102,6 +104,12 @@ class Forecast:
     def _processes(self) -> int:
         return self.nproc or max(self.backbone.settings["gpus"], 1)
 
+    @property
+    def _served_by(self) -> int:
+        """GPUs of the server: all, each with a copy of a model that one can hold."""
+        of_one = self.backbone.serving_gpus
+        return max(self._processes // of_one, 1) * of_one
+
     def _training(self, name: str, default: float) -> float:
         given = dict(word.partition("=")[::2] for word in self.train_args.split())
         try:
@@ -123,13 +131,15 @@ class Forecast:
             parts = list(self._evaluate())
         return pandas.DataFrame(parts, columns=["trained", *OURS, *JUDGES], dtype=float).sum()
 
-    def seconds(self, load: Load) -> float:
+    def seconds(self, load: Load, step: str = "") -> float:
         """On the backbone's own hardware: A100s, or two CPU cores."""
         has = ASSUMED["hardware"][self._hardware]
         size = self.backbone.parameters if self._hardware == "gpu" else 1
+        processes = self._processes
+        if self.layout == paths.DIALOGUE and step in ("sft-sp", "sft-rg"):
+            processes = min(processes, DIALOGUES)
         training, serving = (
-            1 + has["scaling"] * (several - 1)
-            for several in (self._processes, self.backbone.serving_gpus)
+            1 + has["scaling"] * (several - 1) for several in (processes, self._served_by)
         )
         took = (load.read / has["reading"] + load.written / has["writing"]) / serving
         took += load.trained / has["training"] / training
@@ -160,7 +170,7 @@ class Forecast:
     def _trained(self, stage: str, task: str, variant: str) -> float:
         one = self.volumes["train"]
         rows, side = one["turns"], one[f"{task}_prompts"] + one[f"{task}_answers"]
-        if stage == "sft" and task == "vanilla":
+        if stage == "sft" and (task == "vanilla" or self.layout == paths.DIALOGUE):
             rows, side = one["dialogues"], one["conversations"]
         side /= CHARACTERS_PER_TOKEN * max(rows, 1)
         rows = self._pairs(task, variant) if stage == "dpo" else rows
@@ -213,15 +223,17 @@ class Forecast:
     def is_done(self, step: str) -> bool:
         """Whether the files are there that the step writes last."""
         kind, task, variant = parted(step)
-        model, runs, lineage = self.model, Path("runs") / self.model, Lineage(variant or None)
+        of = paths.TURN if task == "vanilla" else self.layout
+        lineage = Lineage(variant or None, layout=of)
+        model, runs = self.model, Path("runs") / self.model
         tasks = [task] if task else TASKS
         known: dict[str, list[Path | str]] = {
             "model": [Path(backbones.get(EMBEDDED).location) / "manifest.json"],
             "data": [paths.MANIFEST],
             "check": [f"data/check_{model}.json"],
             "stats": [paths.STATS],
-            "sft": [paths.adapter(model, task, "sft") / "run.json"],
-            "mine": [paths.preference_manifest(one, model, paths.PAPER) for one in tasks],
+            "sft": [paths.adapter(model, task, "sft", lineage.sft) / "run.json"],
+            "mine": [paths.preference_manifest(one, model, lineage.sft) for one in tasks],
             "dpo": [paths.adapter(model, task, "dpo", lineage) / "drift.json"],
             "predict": [runs / name / "run.json" for name in self.system],
             "eval": [runs / "comparisons.json"],
@@ -233,7 +245,7 @@ class Forecast:
         """What the estimates stand on, in words."""
         train, test = (self.volumes[split]["turns"] for split in ("train", "test"))
         told: files.Row = {"train": train, "test": test, "characters": CHARACTERS_PER_TOKEN}
-        told |= {"processes": self._processes, "servers": self.backbone.serving_gpus}
+        told |= {"processes": self._processes, "servers": self._served_by}
         told |= {"cutoff": CUTOFF, "name": self._asks, "cost": "set PRICE"}
         if price:
             told["cost"] = f"${price.prompt:g} and ${price.completion:g} a million"
@@ -252,7 +264,7 @@ def main(about: Forecast) -> None:
     price = Price.parse(text) if text else None
     for step in about.step:
         load, done = about.load(step), about.is_done(step)
-        seconds = about.seconds(load)
+        seconds = about.seconds(load, step)
         cost = price.of(load.judge_read, load.judge_written) if price else 0.0
         total, spent = total + seconds * (not done), spent + cost * (not done)
         row = [step, "done" if done else "to run", _short(load.requests)]

@@ -107,6 +107,9 @@ def flags(
         command += [*_CPU_FLAGS, "--dtype", backbones.precision()]
     elif backbone.serving_gpus > 1:
         command += ["--tensor-parallel-size", str(backbone.serving_gpus)]
+    # Every card works: as many copies as fit, since a model that one can hold gains by no sharing.
+    if kind != "cpu" and (copies := len(gpus()) // backbone.serving_gpus) > 1:
+        command += ["--data-parallel-size", str(copies)]
     # vLLM takes the last of a flag given twice.
     return command + more
 

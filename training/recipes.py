@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from esc import adapters, backbones, cli, files, paths, prompts
 from esc.backbones import CUTOFF, STAGES, Backbone
 from esc.files import EscError, Row
+from esc.llm import CHARACTERS_PER_TOKEN
 from esc.paths import EMBEDDED, Lineage, at_stage, variants
 from esc.prompts import TASKS
 from training import memory
@@ -109,6 +110,9 @@ class Training(Policy):
     overrides: Annotated[
         list[str] | None, typer.Option("--set", envvar="TRAIN_ARGS", help="KEY=VALUE …")
     ] = None
+    pack: Annotated[
+        bool, typer.Option("--pack", envvar="PACK", help="several turns a row of SFT, apart")
+    ] = False
     engine: Annotated[
         str | None, typer.Option(envvar="ENGINE", help=f"one of {', '.join(backbones.ENGINES)}")
     ] = None
@@ -263,6 +267,7 @@ def recipe_for(training: Training) -> Row:
     if settings.get("use_cpu") and backbones.precision() == backbones.BF16:
         settings["bf16"] = True
     _spread(settings, training)
+    packs = _pack(settings, training) if training.pack else 0
     extra = _parsed(given)
     for names, why in _fixed(training):
         if found := [one for one in given if re.match(rf"({names})\b", one)]:
@@ -281,9 +286,31 @@ def recipe_for(training: Training) -> Row:
             raise EscError(f"TRAIN_ARGS: {key}={value} is no whole number from {low} to {high}")
     if "gradient_accumulation_steps" not in extra:
         per_device = settings["per_device_train_batch_size"]
-        steps = accumulation(per_device, training.world, training.batch)
+        at_once = per_device * training.world
+        # As many whole packs as come nearest to the paper's rows.
+        nearest = max(round(packs / at_once), 1)
+        steps = nearest if packs else accumulation(per_device, training.world, training.batch)
         settings["gradient_accumulation_steps"] = steps
     return settings
+
+
+def _pack(settings: Row, training: Training) -> int:
+    """Have LLaMA-Factory fill rows up to ``cutoff_len``; how many hold about the paper's 32."""
+    if training.loss or training.layout != paths.TURN or training.task == "vanilla":
+        raise EscError("PACK=1 is of the SFT of planner and generator in the turn layout")
+    rows = list(files.read_jsonl(training.work / paths.sft_file(training.task, "train")))
+    texts = (str(row[name]) for row in rows for name in ("system", "instruction", "output"))
+    past = sum(len(str(row.get("history", ""))) for row in rows)
+    tokens = (sum(map(len, texts)) + past) / CHARACTERS_PER_TOKEN / len(rows)
+    settings["neat_packing"] = True
+    fit = max(float(settings["cutoff_len"]) / tokens, 1.0)
+    packs = max(round(BATCH / fit), 1)
+    print(
+        f"packing     about {fit:.1f} rows of {tokens:.0f} tokens a pack, {packs} packs a step: "
+        f"about {packs * fit:.0f} rows, the paper's {BATCH} as nearly as whole packs allow",
+        flush=True,
+    )
+    return packs
 
 
 def _spread(settings: Row, training: Training) -> None:

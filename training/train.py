@@ -78,6 +78,9 @@ def train(training: Training, *, force: bool) -> Row | None:
         facts = {"seconds": round(seconds, 1)} | learned(training, settings)
         leaks.remember(training.work, output, training.starts_from)
         files.write_json(output / DONE, facts)
+        # What is finished goes on from none of them.
+        for checkpoint in output.glob("checkpoint-*") if os.environ.get("KEEP") != "1" else ():
+            shutil.rmtree(checkpoint)
     return facts
 
 

@@ -41,7 +41,17 @@ PACKAGES = (
     *("numpy", "nltk", "sacrebleu", "matplotlib", "pydantic"),
 )
 """Those that decide a number or a picture; vLLM lives in an environment of its own."""
-_PREDICTED = ("SYSTEM", "STAGE", "VARIANT", "ROUND", "SET", "LIMIT", "DECODE", "TEMPERATURE")
+_PREDICTED = (
+    "SYSTEM",
+    "STAGE",
+    "VARIANT",
+    "ROUND",
+    "LAYOUT",
+    "SET",
+    "LIMIT",
+    "DECODE",
+    "TEMPERATURE",
+)
 """Variables of make by which predictions are told apart."""
 _TALKED = ("SEEKER", "TURNS", "SEED")
 """Those of conversations; which cards were played is known to the user alone."""
@@ -120,6 +130,8 @@ class Run:
     sampling: str = ""
     leak: str = ""
     """How many of its turns were in the train set of the model that answers, if any were."""
+    layout: str = ""
+    """What its planner and generator see more than in the paper's layout."""
     missing: str = NOT_RUN
     """What stands where a measurement is not there."""
 
@@ -131,8 +143,8 @@ class Run:
         n = self.metrics.dialogues
         what, count = ("turn", self.metrics.n) if n is None else ("dialogue", n)
         size = f"{count:,} {what}{'' if count == 1 else 's'}"
-        leak = f", {self.leak}" if self.leak else ""
-        return f"{self.split.partition(' of ')[0] or 'split unknown'}, {size}{leak}"
+        more = "".join(f", {one}" for one in (self.layout, self.leak) if one)
+        return f"{self.split.partition(' of ')[0] or 'split unknown'}, {size}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +216,9 @@ def _run(sources: Sources, model: str, name: str, renew: str) -> Run:
     seen = done.get("seen") or {"seen": 0}
     leak = leaks.told(seen | {"near": 0, "unknown": []}) if seen["seen"] else ""
     label = next((kind.label for kind in ALL if kind.name == name), name)
-    return Run(model, name, label, *read, todo, done.get("set") or "", sampling, leak)
+    layout = "a row a dialogue: sees the gold strategies so far"
+    layout = layout if options.get("LAYOUT") == paths.DIALOGUE else ""
+    return Run(model, name, label, *read, todo, done.get("set") or "", sampling, leak, layout)
 
 
 def _todo(sources: Sources, model: str, folder: Path) -> str:
@@ -266,7 +280,7 @@ def _commands(sources: Sources, models: Sequence[str], built: Row) -> list[str]:
     for folder, options in sources.options.items():
         model = folder.split("/")[1]
         if "SEEKER" in options:
-            of_talk = {name: options.get(name) for name in (*_PREDICTED[:4], *_TALKED)}
+            of_talk = {name: options.get(name) for name in (*_PREDICTED[:5], *_TALKED)}
             told.append(sources.make("converse", model, **of_talk))
         elif options.get("step") == "rate":
             told.append(step("eval", "rate", model=model, judge=options["JUDGE"]))
