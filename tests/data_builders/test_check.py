@@ -93,8 +93,8 @@ def built(tmp_path):
 def test_sets_pass_whole_and_a_lost_row_is_named(model, built):
     summaries = check.check(EMBEDDED, built)
     there = [one for one in summaries if "absent" not in one]
-    # Pairs and singles of three tasks, four mixes of the entangled model, pairs of conversations.
-    assert len(there) == 9 and len(summaries) == 20
+    # Pairs and singles of three tasks, and of two in dialogues; four mixes, pairs of conversations.
+    assert len(there) == 15 and len(summaries) == 30
     assert all(one["kept"] == one["rows"] for one in there)
     with (built / paths.sft_file("rg", "test")).open("a") as stream:
         stream.write(json.dumps(RG | {"output": None, "id": "9-9"}) + "\n")

@@ -17,7 +17,7 @@ def test_the_committed_registry_is_what_the_kit_writes(tmp_path):
 def test_every_recipe_finds_its_data_set_in_the_registry():
     names = set(registry.entries())
     recipes = [path for path in paths.RECIPES.glob("*/*.yaml") if path.parent.name != "engines"]
-    assert len(recipes) == 182
+    assert len(recipes) == 210
     for recipe in recipes:
         settings = yaml.safe_load(recipe.read_text())
         assert settings["dataset"] in names
@@ -32,7 +32,7 @@ def test_llamafactory_reads_every_column_and_tag_of_every_entry():
     names = list(registry.entries())
     for name, read in zip(names, get_dataset_list(names, str(paths.ROOT)), strict=True):
         expected = tags | {"messages": "conversations"}
-        if "_sp_sft" in name or "_rg_sft" in name:
+        if ("_sp_sft" in name or "_rg_sft" in name) and "_dialogue" not in name:
             expected = alpaca | {"history": "history" if "_rg_" in name else None}
         for key, kind in {"chosen": "_dpo_", "rejected": "_dpo_", "kto_tag": "_kto_"}.items():
             expected[key] = (key if key != "kto_tag" else "label") if kind in name else None

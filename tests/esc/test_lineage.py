@@ -8,7 +8,10 @@ from esc.paths import MIXES, Lineage, Quadrant, of_suffix, variants
 from esc.prompts import TASKS
 
 EVERY = [
-    Lineage(variant, number) for variant in (None, *variants("vanilla")) for number in (1, 2, 13)
+    Lineage(variant, number, layout)
+    for variant in (None, *variants("vanilla"))
+    for number in (1, 2, 13)
+    for layout in paths.LAYOUTS
 ]
 
 
@@ -31,6 +34,8 @@ def test_the_losses_of_round_1_share_the_mined_pairs_and_a_mix_or_a_later_round_
     assert {named[one] for one in shared} == {"esc_sp_dpo_m"}
     assert named[Lineage("psnr")] == "esc_sp_dpo_m_psnr" and named[Lineage("kto")] == "esc_sp_kto_m"
     later = [named[one] for one in EVERY if one.round > 1]
+    assert named[Lineage("ipo", layout="dialogue")] == "esc_sp_dpo_m_dialogue"
+    assert paths.mining("m", Lineage("ipo", layout="dialogue")).name == "mining_dialogue"
     assert len(set(later)) == len(later)
     assert paths.mining("m", Lineage("ipo", 2)).name == "mining_ipo_r2"
     assert paths.mining("m", Lineage("ipo")) == paths.mining("m")
@@ -54,3 +59,19 @@ def test_a_served_name_tells_variant_and_round():
     lineage = Lineage("nsnr_psnr", 2)
     assert adapters.served_name("vanilla", "dpo", lineage) == "vanilla-dpo-nsnr-psnr-r2"
     assert adapters.served_name("sp", "sft", Lineage("ipo")) == "sp-sft"
+    dialogue = Lineage("ipo", 2, "dialogue")
+    assert adapters.served_name("rg", "dpo", dialogue) == "rg-dpo-dialogue-ipo-r2"
+    assert adapters.served_name("rg", "sft", dialogue) == "rg-sft-dialogue"
+    assert adapters.start("rg", Lineage(layout="dialogue")) == "rg-sft-dialogue"
+
+
+@pytest.mark.parametrize(
+    ("task", "lineage", "told"),
+    [
+        ("vanilla", Lineage(layout="dialogue"), "LAYOUT=dialogue is of planner and generator"),
+        ("rg", Lineage("converse", layout="dialogue"), "has the layout turn alone"),
+    ],
+)
+def test_what_has_no_dialogue_layout_is_refused(task, lineage, told):
+    with pytest.raises(EscError, match=told):
+        lineage.checked(task)

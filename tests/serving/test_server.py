@@ -60,6 +60,14 @@ def test_a_model_for_several_gpus_is_shared_out_unless_the_user_says_otherwise(f
     assert "--tensor-parallel-size" not in flags() + flags(model="qwen2.5-72b", kind="cpu")
 
 
+def test_every_card_has_a_copy_of_a_model_that_one_can_hold(flags, monkeypatch):
+    monkeypatch.setattr(server, "gpus", lambda: ["A card, 80 GB"] * 4)
+    assert value(flags(), "--data-parallel-size") == "4"
+    assert "--data-parallel-size" not in flags(kind="cpu") + flags(model="qwen2.5-72b")
+    # vLLM takes the last of a flag given twice.
+    assert flags(extra="--data-parallel-size 2")[-2:] == ["--data-parallel-size", "2"]
+
+
 @pytest.mark.parametrize(
     ("extra", "told"),
     [
