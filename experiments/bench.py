@@ -5,7 +5,9 @@
 ``build``: every SFT set, the whole command, against the bare cost of ``json.loads`` on the corpus
 and ``json.dumps`` of the same rows (target at most 2.5). ``layer``: planner requests a second
 through ``esc.llm`` on a real vLLM server, against all of them sent at once (target at least 0.9).
-``cached``: requests of a prediction run that finds every answer stored (target 0).
+``prefixes``: prompt tokens that the server computes of 8 dialogues in the dialogue layout, to those
+that the turn layout sends (target at most 0.2) and computes (at most 0.33), by the server's own
+counters. ``cached``: requests of a prediction run that finds every answer stored (target 0).
 ``conversation``: the kit's own part of a turn with a simulated seeker, whose models answer at once.
 ``first_page``: seconds until the page of `make ui` is there (target 15).
 ``limits``: 500 questions, 256 at a time, to judges that refuse what is above 20 a second (lost:
@@ -29,18 +31,21 @@ from pathlib import Path
 
 import httpx2
 
+from data_builders.build import SETS
 from esc import cli, files, paths, step
+from esc.dialogue import gold_turns
 from esc.files import EscError, Row
 from esc.judging import RANDOM
 from esc.llm import Chat, Generation, Sampling, derived_seed
 from esc.paths import EMBEDDED
-from esc.prompts import TASKS, Message
+from esc.plan_and_speak import chat_and_gold
+from esc.prompts import Message
 from esc.psych_errors import PsychError
 from esc.step import DONE, RunFolder
 from esc.strategies import Strategy
 from serving import server
 
-REPEATS, PROMPTS, QUESTIONS = 3, 96, 500
+REPEATS, PROMPTS, QUESTIONS, MINED = 3, 96, 500, 8
 DIALOGUES, TURNS, SAMPLES, VOCABULARY = 1300, 14, 3, 40_000
 """Of the made-up corpus: ESConv's size, the generator's samples, and different words there are."""
 BARE_COST = """
@@ -82,7 +87,7 @@ def seconds(work: Callable[..., object], *given: object) -> float:
 
 def build(corpus: str, work: Path) -> Row:
     """Median seconds of a full build and of the bare cost, and their ratio."""
-    sets = [str(work / paths.sft_file(*one)) for one in product(TASKS, paths.SPLITS)]
+    sets = [str(work / paths.sft_file(t, side, of)) for side in paths.SPLITS for t, of in SETS]
     command = ["-m", "data_builders", "build", "--esconv", corpus, "--work", str(work)]
     took, bare = [], []
     for _ in range(REPEATS):
@@ -136,22 +141,59 @@ def first_page(work: Path) -> float:
             page.kill()
 
 
-def layer(work: Path) -> Row:
+def served(work: Path) -> Row:
+    """``layer`` and ``prefixes``, of one real server."""
+    with ExitStack() as stack:
+        stack.callback(server.stop, EMBEDDED, work)
+        url = server.start(EMBEDDED, work, port=0).url
+        return {"layer": layer(work, url), "prefixes": prefixes(work, url)}
+
+
+def prefixes(work: Path, url: str) -> Row:
+    """Prompt tokens sent and computed of all turns of 8 dialogues, by task and layout.
+
+    The server counts them itself. The two ratios are of the dialogue layout's computed tokens, to
+    those that the turn layout sends and computes.
+    """
+    turns, found = gold_turns(work, "train", MINED), Row()
+    for task, layout in product(("sp", "rg"), paths.LAYOUTS):
+        chats = {turn.id: chat_and_gold(task, turn, layout)[0] for turn in turns}
+        calls = [Generation(n, "plan", "base", chat, Sampling(1)) for n, chat in chats.items()]
+        before = _counted(url)
+        ask([url], calls, 32)
+        sent, hits = (now - then for now, then in zip(_counted(url), before, strict=True))
+        found[f"{task} {layout}"] = {"sent": sent, "computed": sent - hits, "hits": hits / sent}
+    for task in ("sp", "rg"):
+        new, usual = (found[f"{task} {layout}"] for layout in (paths.DIALOGUE, paths.TURN))
+        of = {name: new["computed"] / usual[name] for name in ("sent", "computed")}
+        found[task] = {"to_sent": of["sent"], "to_computed": of["computed"]}
+    return found
+
+
+def _counted(url: str) -> tuple[float, float]:
+    """Prompt tokens that a server looked up in its prefix cache, and found there."""
+    told = httpx2.get(f"{url.removesuffix('/v1')}/metrics", trust_env=False).text
+    names = (f"vllm:prefix_cache_{one}_total" for one in ("queries", "hits"))
+    queries, hits = (
+        sum(float(line.split()[-1]) for line in told.splitlines() if line.startswith(name))
+        for name in names
+    )
+    return queries, hits
+
+
+def layer(work: Path, url: str) -> Row:
     """Requests a second through the layer and all at once, alternated."""
     rows = list(files.read_jsonl(work / paths.sft_file("sp", "train")))[:PROMPTS]
     layered: list[float] = []
     bare: list[float] = []
-    with ExitStack() as stack:
-        stack.callback(server.stop, EMBEDDED, work)
-        url = server.start(EMBEDDED, work, port=0).url
-        for number in range(REPEATS + 1):
-            # Not the system prompt first: no run profits from another's prefix cache.
-            calls, again = (
-                [_call(row["id"], f"{number}{end}\n{row['instruction']}") for row in rows]
-                for end in ("", ".")
-            )
-            layered.append(len(rows) / seconds(ask, [url], calls, 32))
-            bare.append(len(rows) / seconds(at_once, url, again))
+    for number in range(REPEATS + 1):
+        # Not the system prompt first: no run profits from another's prefix cache.
+        calls, again = (
+            [_call(row["id"], f"{number}{end}\n{row['instruction']}") for row in rows]
+            for end in ("", ".")
+        )
+        layered.append(len(rows) / seconds(ask, [url], calls, 32))
+        bare.append(len(rows) / seconds(at_once, url, again))
     # The first of all compiles.
     mine, most = statistics.median(layered[1:]), statistics.median(bare[1:])
     return {"per_second": mine, "at_once_per_second": most, "ratio": mine / most}
@@ -283,7 +325,7 @@ def main(esconv: cli.Esconv = "sample") -> None:
             "cached": cached(work / "built"),
             "conversation": conversation(work / "built"),
             "first_page": first_page(work / "built"),
-            "layer": layer(work / "built"),
+            **served(work / "built"),
             "limits": [asked(256, f"{limited} --told={how}") for how in told],
             "failing": [asked(64, f"--status {s}", "--latency 1") for s in (500, 502)],
             "memory": [memory(work / f"{n}", n) for n in (DIALOGUES, 10 * DIALOGUES)],
