@@ -15,7 +15,8 @@ from esc.visible import visible
 
 NOTICE = (
     "This is research software and no counsellor; it can be wrong, and it must not stand between\n"
-    "you and help. If you are in distress, talk to someone you trust or to a local helpline."
+    "you and help. If you are in distress, talk to someone you trust or call your local emergency\n"
+    "number; findahelpline.com lists helplines by country."
 )
 
 

@@ -58,8 +58,8 @@ def make(a: Path, b: Path, out: Path, n: int, annotators: Sequence[str]) -> Row:
     for pair in able[:n]:
         # No spreadsheet takes it for a date, and it is as its cell says it: it is read back.
         record = sheets.guarded(f"turn {pair.a.id} ({stamp})")
-        # Shuffled by the turn's id.
-        is_left = hashlib.sha256(f"left\n{pair.a.id}".encode()).digest()[0] % 2
+        # Shuffled by the turn's id, in each comparison anew.
+        is_left = hashlib.sha256(f"left\n{stamp}\n{pair.a.id}".encode()).digest()[0] % 2
         sides[record] = {"A": "a", "B": "b"} if is_left else {"A": "b", "B": "a"}
         shown = {side: str(getattr(pair, of).reply) for side, of in sides[record].items()}
         cards.append((record, pair.told, shown))

@@ -6,6 +6,7 @@ Research software, no counselling. Nothing that is typed is stored or sent elsew
 """
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,12 +15,12 @@ import typer
 
 from esc import backbones, cli, paths, sheets, step
 from esc.files import EscError
-from esc.paths import EMBEDDED, at_stage
+from esc.paths import EMBEDDED, Lineage, at_stage
 
 # Gradio takes seconds to import, and would call home.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 _HERE = Path(__file__).parent
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost")
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; "
     "form-action 'self'; base-uri 'self'"
@@ -27,13 +28,13 @@ _POLICY = (
 """No outside address is reached, whatever a part of the page asks for."""
 
 
-def blocks(models: Any, preferred: str) -> Any:
+def blocks(models: Any, preferred: str, lineage: Lineage) -> Any:
     """The page as Gradio's blocks."""
     import gradio as gr
 
     from eval.chat import NOTICE
     from eval.ui import check, compare, read, talk
-    from eval.ui.parts import one_message, said
+    from eval.ui.parts import said
 
     font: Any = ["system-ui", "sans-serif"]
     mono: Any = ["ui-monospace", "monospace"]
@@ -60,25 +61,24 @@ def blocks(models: Any, preferred: str) -> Any:
             with gr.Tab("Talk", id="talk"):
                 talk.tab(models, preferred)
             with gr.Tab("Compare", id="compare"):
-                compare.tab(models)
+                compare.tab(models, page)
             with gr.Tab("Check pairs", id="check"):
-                check.tab(models.work, models.model)
+                check.tab(models.work, models.model, lineage)
             with gr.Tab("Read", id="read"):
-                turn = read.tab(models.work, models.model)
+                turn = read.tab(models.work, models.model, page)
 
         def linked(request: gr.Request) -> Any:
             wanted = request.query_params.get("turn", "")
             if not wanted:
                 return gr.skip(), gr.skip()
-            with one_message():
-                every = read.everything(models.work, models.model)
-                return gr.Tabs(selected="read"), read.page_of(every, wanted)
+            every, _ = read.everything(models.work, models.model)
+            return gr.Tabs(selected="read"), read.page_of(every, wanted)
 
         page.load(linked, None, [tabs, turn], api_name=False)
     return page
 
 
-def application(models: Any, preferred: str, password: str | None) -> Any:
+def application(models: Any, preferred: str, lineage: Lineage, password: str | None) -> Any:
     """The page as an application that forbids its browser every outside address."""
     import fastapi
     import gradio as gr
@@ -87,14 +87,24 @@ def application(models: Any, preferred: str, password: str | None) -> Any:
 
     @app.middleware("http")
     async def forbid(request: fastapi.Request, call: Any) -> Any:
+        # Another name that leads here is another site's; and nothing is uploaded.
+        named = request.headers.get("host", "").rpartition(":")[0]
+        if (not password and named not in _LOOPBACK) or request.url.path.endswith("/upload"):
+            return fastapi.Response(status_code=403)
         response = await call(request)
+        if response.headers.get("content-type", "").startswith("text/html"):
+            # Gradio asks a network of others for a script that no part of the page needs.
+            body = b"".join([part async for part in response.body_iterator])
+            body = re.sub(rb"<script[^>]*//[^>]*></script>", b"", body)
+            headers = {k: v for k, v in response.headers.items() if k != "content-length"}
+            response = fastapi.Response(body, response.status_code, headers)
         response.headers["Content-Security-Policy"] = _POLICY
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
     auth = ("esc", password) if password else None
     told = "user esc; the password is UI_PASSWORD's" if password else None
-    page = blocks(models, preferred)
+    page = blocks(models, preferred, lineage)
     return gr.mount_gradio_app(app, page, "", auth=auth, auth_message=told, show_api=False)
 
 
@@ -107,6 +117,7 @@ def main(
     round: Annotated[  # noqa: A002
         int | None, typer.Option(envvar="ROUND", min=1, help="of the DPO training")
     ] = None,
+    layout: cli.Layout = "turn",
     decode: cli.Decode = None,
     base_url: cli.BaseUrl = None,
     host: Annotated[str, typer.Option(envvar="HOST", help="loopback, or with UI_PASSWORD")] = (
@@ -133,8 +144,14 @@ def main(
     except OSError as error:
         why = os.strerror(error.errno).lower() if error.errno else str(error)
         raise EscError(f"HOST={host} PORT={port}: {why}; PORT=0 takes a free one") from error
-    preferred = paths.run("", "decoupled", stage, at_stage(stage, variant, round)).name
-    app = application(Models(model, work, base_url, decode), preferred, password)
+    lineage = at_stage(stage, variant, round, layout)
+    preferred = paths.run("", "decoupled", stage, lineage).name
+    models = Models(model, work, base_url, decode)
+    if stage != "base" and not base_url and preferred not in models.systems():
+        targets = f"{stage}-sp", f"{stage}-rg"
+        train = paths.make(*targets, work=work, model=model, **lineage.variables)
+        print(f"note        {preferred} is not trained yet: {train}", flush=True)
+    app = application(models, preferred, lineage, password)
     print(f"page        http://{host}:{listening.getsockname()[1]}/", flush=True)
     if host not in _LOOPBACK:
         print("note        what is typed crosses the network unencrypted", flush=True)

@@ -23,6 +23,8 @@ from eval.ui import talk
 from eval.ui.parts import one_message, reply, said, shown
 
 ASKED = tuple(MEANINGS)
+LIVE = "human_live_"
+"""How the folder of two systems that answered a person is named."""
 Votes = dict[str, dict[str, str]]
 """Record to its answers by column."""
 
@@ -36,8 +38,16 @@ def votes_file(folder: Path, name: str) -> Path:
 
 def read_votes(folder: Path, name: str) -> Votes:
     """What an annotator has said so far; EscError, naming the row, for what is no vote."""
-    path = votes_file(folder, name)
-    return human.votes_of(path, files.read_json(folder / KEY)["records"]) if path.is_file() else {}
+    path, records = votes_file(folder, name), key_of(folder)["records"]
+    return human.votes_of(path, records) if path.is_file() else {}
+
+
+def key_of(folder: Path) -> Row:
+    """Whose reply is where; EscError where that is not known."""
+    key = files.read_json(folder / KEY)
+    if not isinstance(key.get("records"), dict):
+        raise EscError(f"{folder / KEY} is no key of a sheet")
+    return key
 
 
 def open_question(votes: Votes, record: str) -> int:
@@ -46,23 +56,27 @@ def open_question(votes: Votes, record: str) -> int:
     return next((k for k, name in enumerate(ASKED) if not given.get(name)), len(ASKED))
 
 
-def vote(folder: Path, name: str, record: str, choice: str) -> Votes:
-    """Note a choice for the first open question of a record; empty, take the last one back.
+def vote(folder: Path, name: str, record: str, column: str, choice: str) -> Votes:
+    """Note a choice for the question that was shown; empty, take the last answer back.
 
-    The file is whole at any time, and keeps comments that somebody wrote into it.
+    Nothing is noted where that question is no longer the open one. The file is whole at any time,
+    and keeps columns that somebody wrote into it.
     """
     path = votes_file(folder, name)
     with files.exclusive(folder):
         votes = read_votes(folder, name)
         place = open_question(votes, record) - (not choice)
-        if not 0 <= place < len(ASKED):
+        if not 0 <= place < len(ASKED) or (choice and ASKED[place] != column):
             return votes
         votes.setdefault(record, dict.fromkeys(ASKED, ""))[ASKED[place]] = choice
         old = sheets.read_csv(path, ["record"]) if path.is_file() else ()
-        comments = {row["record"]: row.get("comment", "") for _, row in old}
-        records = [one for one in files.read_json(folder / KEY)["records"] if one in votes]
-        rows = [{"record": r, **votes[r], "comment": comments.get(r, "")} for r in records]
-        files.write_text(path, sheets.csv_text(("record", *ASKED, "comment"), rows))
+        before = {row["record"]: row for _, row in old}
+        own = [one for row in before.values() for one in row if one not in ("record", *ASKED)]
+        records = [one for one in key_of(folder)["records"] if one in votes]
+        columns = ["record", *ASKED, *dict.fromkeys([*own, "comment"])]
+        blank = dict.fromkeys(columns, "")
+        rows = [blank | before.get(r, {}) | votes[r] | {"record": r} for r in records]
+        files.write_text(path, sheets.csv_text(columns, rows))
     return votes
 
 
@@ -84,11 +98,19 @@ def question(votes: Votes, records: Sequence[str], place: int) -> str:
 
 
 def sheet_of(work: Path, model: str, a: str, b: str) -> Path:
-    """The folder of the sheet of two systems' stored predictions, made where it is not there."""
+    """The folder of the sheet of two systems' stored predictions, made where it is not there.
+
+    EscError where it is of other predictions than there are now.
+    """
     root = work / "runs" / model
-    folder = root / f"human_{a}_{b}"
+    there = (root / f"human_{one}_{other}" for one, other in ((a, b), (b, a)))
+    folder = next((one for one in there if (one / KEY).is_file()), root / f"human_{a}_{b}")
     if not (folder / KEY).is_file():
         human.make(root / a / PREDICTIONS, root / b / PREDICTIONS, folder, 20, [])
+    key = key_of(folder)
+    made_of = {key[side].get("predictions") for side in ("a", "b")}
+    if made_of != {files.sha256(root / one / PREDICTIONS) for one in (a, b)}:
+        raise EscError(f"{folder} is of other predictions than there are now: move it away")
     return folder
 
 
@@ -96,7 +118,10 @@ def opened(folder: Path) -> Row:
     """A sheet as the page has it: folder, records, the texts of each; EscError without one."""
     if not (found := sorted(folder.glob("sheet*.csv"))):
         raise EscError(f"{folder} holds no sheet; python -m eval human makes one")
-    texts = {row["record"]: row for _, row in sheets.read_csv(found[0], ["record", "a", "b"])}
+    columns = ["record", "conversation", "seeker", "a", "b"]
+    texts = {row["record"]: row for _, row in sheets.read_csv(found[0], columns)}
+    if not texts.keys() & key_of(folder)["records"].keys():
+        raise EscError(f"{found[0]} has no row of its key")
     return {"folder": folder, "records": [*texts], "texts": texts}
 
 
@@ -116,7 +141,7 @@ def heard(sheet: Row, words: str, turns: Mapping[str, Sequence[talk.Turn]]) -> R
     """A live conversation with one more turn; the key learns whose reply is where, and no text."""
     record = f"live {sheet['stamp']} {len(sheet['records']) + 1}"
     with files.exclusive(sheet["folder"]):
-        key = files.read_json(sheet["folder"] / KEY)
+        key = key_of(sheet["folder"])
         key["records"][record] = sheet["key"]
         files.write_json(sheet["folder"] / KEY, key | {"n": len(key["records"])})
     last = {side: turns[of][-1]["reply"] for side, of in sheet["key"].items()}
@@ -128,21 +153,27 @@ def heard(sheet: Row, words: str, turns: Mapping[str, Sequence[talk.Turn]]) -> R
     return sheet | {"records": [*sheet["records"], record], "texts": texts, "turns": turns}
 
 
-def tab(models: talk.Models) -> None:
+def named(folder: Path, name: str, records: Sequence[str], place: int) -> str:
+    """Who is who; EscError before all is answered."""
+    votes = read_votes(folder, name)
+    if left := sum(open_question(votes, one) < len(ASKED) for one in records):
+        raise EscError(f"the names are shown at the end: {left} turns are not answered yet")
+    key = key_of(folder)
+    who = {side: key[of].get("name") for side, of in key["records"][records[place]].items()}
+    return f"Here A is {who['A']}, B is {who['B']}. Votes: {votes_file(folder, name)}"
+
+
+def tab(models: talk.Models, page: gr.Blocks) -> None:
     """The widgets."""
     work, model = models.work, models.model
     root = work / "runs" / model
-    stored = [one.parent.name for one in root.glob(f"*/{PREDICTIONS}")]
-    there = sorted(one.parent.name for one in root.glob(f"*/{KEY}") if "live" not in str(one))
-    state, place = gr.State(dict[str, Any]()), gr.State(0)
+    state, place, asked = gr.State(dict[str, Any]()), gr.State(0), gr.State("")
     with gr.Row():
         name = gr.Textbox(label="your name", elem_id="vote-name")
-        sheet = gr.Dropdown(there, value=None, label="a sheet that is there", elem_id="vote-sheet")
+        sheet = gr.Dropdown([], value=None, label="a sheet that is there", elem_id="vote-sheet")
     with gr.Row():
-        every = sorted({*stored, *models.systems()})
         a, b = (
-            gr.Dropdown(every, value=None, label=of, elem_id=f"vote-{of}")
-            for of in ("one", "other")
+            gr.Dropdown([], value=None, label=of, elem_id=f"vote-{of}") for of in ("one", "other")
         )
         make = gr.Button("Stored replies of both", elem_id="vote-make")
         begin = gr.Button("Talk to both", elem_id="vote-live")
@@ -159,25 +190,31 @@ def tab(models: talk.Models) -> None:
         words = gr.Textbox(label="you, to both", elem_id="vote-words", scale=4)
         send = gr.Button("Send", elem_id="vote-send", scale=1)
 
-    def show(state: Row, name: str, place: int | None, choice: str | None = None) -> Any:
+    def choices() -> Any:
+        sheets_ = (one.parent.name for one in root.glob(f"*/{KEY}"))
+        there = sorted(one for one in sheets_ if not one.startswith(LIVE))
+        stored = [one.parent.name for one in root.glob(f"*/{PREDICTIONS}")]
+        every = sorted({*stored, *models.systems()})
+        return [gr.Dropdown(there), gr.Dropdown(every), gr.Dropdown(every)]
+
+    def show(state: Row, name: str, place: int | None, vote_: tuple[str, str] | None = None) -> Any:
         if not state:
-            return state, 0, "", said("Choose a sheet, or two systems.")
+            return state, 0, "", "", said("Choose a sheet, or two systems.")
         if not (records := state["records"]):
-            return state, 0, "", said("Say something to both.")
+            return state, 0, "", "", said("Say something to both.")
+        folder = state["folder"]
         with one_message():
-            votes = read_votes(state["folder"], name)
+            votes = read_votes(folder, name)
             k = resume(votes, records) if place is None else min(max(place, 0), len(records) - 1)
-            if choice is not None:
-                votes = vote(state["folder"], name, records[k], choice)
+            if vote_ is not None and not state.get("closed"):
+                votes = vote(folder, name, records[k], *vote_)
         row = state["texts"][records[k]]
         replies = [reply(side, row[side.casefold()]) for side in "AB"]
-        about: Row = {
-            "before": row["conversation"],
-            "history": [],
-            "seeker": row["seeker"],
-            "replies": replies,
-        }
-        return state, k, shown("turn", title="", **about), said(question(votes, records, k))
+        about: Row = {"before": row["conversation"], "history": [], "seeker": row["seeker"]}
+        html = shown("turn", title="", replies=replies, **about)
+        place = open_question(votes, records[k])
+        column = ASKED[place] if place < len(ASKED) else ""
+        return state, k, column, html, said(question(votes, records, k))
 
     def open_sheet(found: str | None, name: str) -> Any:
         with one_message():
@@ -194,40 +231,44 @@ def tab(models: talk.Models) -> None:
             if not a or not b or a == b or not {a, b} <= {*models.systems()}:
                 raise EscError(f"choose two of {', '.join(models.systems())}")
             votes_file(root, name)
-            folder = root / f"human_live_{a}_{b}"
+            folder = root / f"{LIVE}{a}_{b}"
             return show(live(folder, a, b, smoke=step.is_smoke(model, work)), name, None)
 
     async def sent(words: str, state: Row, name: str) -> Any:
         with one_message():
-            if not words.strip() or "turns" not in state:
+            votes_file(root, name)
+            if not words.strip() or "turns" not in state or state.get("closed"):
                 raise EscError("talk to both first, and say something")
             turns = {}
             for side, system in state["systems"].items():
                 before = state["turns"][side]
-                asked = talk.as_turn(before, words)
-                answer = await talk.answer(models, system, 0.7, asked, len(before))
-                turns[side] = [*before, talk.spoken(words, answer)]
+                to_answer = talk.as_turn(before, words)
+                answer = await talk.answer(models, system, 0.7, to_answer, len(before))
+                turns[side] = [*before, talk.spoken(system, words, answer)]
             return (*show(heard(state, words, turns), name, len(state["records"])), "")
 
-    def told(state: Row, place: int) -> str:
-        if not state or not state["records"]:
-            return said("There is nothing to name yet.")
-        key = files.read_json(state["folder"] / KEY)
-        of = key["records"][state["records"][place]]
-        who = {side: key[one].get("name") for side, one in of.items()}
-        return said(f"Here A is {who['A']}, B is {who['B']}. Votes: {state['folder']}")
+    def told(state: Row, name: str, place: int) -> Any:
+        with one_message():
+            if not state or not state["records"]:
+                raise EscError("there is nothing to name yet")
+            who = named(state["folder"], name, state["records"], place)
+        # A live conversation whose sides are known is at its end.
+        return state | {"closed": "turns" in state}, said(who)
 
     how: Row = {"show_progress": "minimal", "api_name": False}
-    into = [state, place, turn, status]
+    into = [state, place, asked, turn, status]
+    page.load(choices, None, [sheet, a, b], **how)
     sheet.change(open_sheet, [sheet, name], into, **how)
-    make.click(made, [a, b, name], into, **how)
-    begin.click(begun, [a, b, name], into, **how)
-    gr.on([words.submit, send.click], sent, [words, state, name], [*into, words], **how)
-    names.click(told, [state, place], status, **how)
+    name.submit(lambda s, n: show(s, n, None), [state, name], into, **how)
+    opening = [make.click(made, [a, b, name], into, **how)]
+    opening.append(begin.click(begun, [a, b, name], into, **how))
+    speaking = gr.on([words.submit, send.click], sent, [words, state, name], [*into, words], **how)
+    begin.click(None, cancels=[speaking])
+    names.click(told, [state, name, place], [state, status], **how)
     how |= {"show_progress": "hidden", "trigger_mode": "multiple", "concurrency_id": "votes"}
     for choice, key in keys.items():
-        pressed = partial(lambda c, s, n, k: show(s, n, k, c), choice)
-        key.click(pressed, [state, name, place], into, concurrency_limit=1, **how)
+        pressed = partial(lambda c, s, n, k, q: show(s, n, k, (q, c)), choice)
+        key.click(pressed, [state, name, place, asked], into, concurrency_limit=1, **how)
     for button, by in ((back, -1), (on, 1)):
         moved = partial(lambda d, s, n, k: show(s, n, k + d), by)
         button.click(moved, [state, name, place], into, concurrency_limit=1, **how)

@@ -11,11 +11,12 @@ import gradio as gr
 from data_builders.pairs import PAIRS
 from esc import files, paths
 from esc.dialogue import Exchange
-from esc.files import Row
+from esc.files import EscError, Row
 from esc.predictions import PREDICTIONS, named_rows, prediction_of
 from esc.psych_errors import PsychError
 from eval.conversation_measures import CONVERSATIONS
-from eval.ui.parts import one_message, reply, said, shown
+from eval.ui.parts import reply, said, shown
+from mining.classify import ERRORS
 
 SHOWN = 50
 KINDS = OF_PREDICTIONS, OF_PAIRS, OF_TALK = "predictions", "mined pairs", "conversations"
@@ -44,7 +45,7 @@ class Read:
 
 
 def _predictions(path: Path, work: Path) -> Iterator[Read]:
-    errors = path.parent / "errors" / "classified.jsonl"
+    errors = path.parent / "errors" / ERRORS
     told = files.read_jsonl(errors) if errors.is_file() else ()
     error = {row["id"]: row.get("error") or "" for row in told}
     for named in named_rows(path):
@@ -59,45 +60,55 @@ def _predictions(path: Path, work: Path) -> Iterator[Read]:
 def _pairs(path: Path, work: Path) -> Iterator[Read]:
     train = work / paths.sft_file("rg", "train")
     turns = {row["id"]: row for row in (files.read_jsonl(train) if train.is_file() else ())}
+    name = f"{path.parents[2].name} {path.parents[1].name}"
     for row in files.read_jsonl(path):
-        turn = turns.get(row["id"], {"history": [], "instruction": ""})
-        chosen = reply("chosen", row["chosen"], row["gold_strategy"], "gold")
-        both = chosen, reply("rejected", row["rejected"], row["strategy"], "bad")
-        history = tuple((words, answer) for words, answer in turn["history"])
-        name = f"{path.parents[1].name} pairs"
-        of = row["id"], OF_PAIRS, name, history, turn["instruction"], both
-        yield Read(*of, None, row["error"] or "")
+        turn, error = turns.get(row["id"], {"history": [], "instruction": ""}), row["error"] or ""
+        chosen = reply(f"{name}: chosen", row["chosen"], row["gold_strategy"], "gold")
+        rejected = reply(f"{name}: rejected", row["rejected"], row["strategy"], "bad", [error])
+        history = tuple((words, said) for words, said in turn["history"])
+        of = row["id"], OF_PAIRS, name, history, turn["instruction"], (chosen, rejected)
+        yield Read(*of, None, error)
 
 
 def _conversations(path: Path, work: Path) -> Iterator[Read]:
+    felt = "{said} ({intensity} of 5)".format_map
+    name = "/".join(path.parts[-3:-1])
     for row in files.read_jsonl(path):
-        felt = "{said} ({intensity} of 5)".format_map
         history = tuple((felt(one), one["reply"]) for one in row.get("turns", ()))
         last, card = felt(row["last"]) if row.get("last") else "", row["card"]
         about = (reply("card", card["situation"], card["emotion"]),)
-        yield Read(row["id"], OF_TALK, path.parent.name, history, last, about)
+        yield Read(row["id"], OF_TALK, name, history, last, about)
 
 
 _PLACES = {
     f"*/{PREDICTIONS}": _predictions,
     f"mining*/*/routed/{PAIRS}": _pairs,
     f"conversations/*/{CONVERSATIONS}": _conversations,
+    f"conversations/*/*/{CONVERSATIONS}": _conversations,
     f"safety/*/{CONVERSATIONS}": _conversations,
 }
 
 
 @lru_cache(maxsize=64)
-def _of(place: str, path: Path, work: Path, _: int) -> list[Read]:
-    return list(_PLACES[place](path, work))
+def _of(place: str, path: Path, work: Path, *changed: int) -> list[Read]:
+    try:
+        return list(_PLACES[place](path, work))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EscError(f"{path} is not in the form of this kit ({error!r:.80})") from error
 
 
-def everything(work: Path, model: str) -> list[Read]:
-    """All there is of a model under ``work``; EscError where a file is of another form."""
-    found: list[Read] = []
+def everything(work: Path, model: str) -> tuple[list[Read], list[str]]:
+    """(all there is of a model under ``work``, what is wrong with a file of another form)."""
+    found, wrong = list[Read](), list[str]()
     for place in _PLACES:
         for path in sorted((work / "runs" / model).glob(place)):
-            found += _of(place, path, work, path.stat().st_mtime_ns)
-    return found
+            beside = path.parent / "errors" / ERRORS
+            changed = [one.stat().st_mtime_ns for one in (path, beside) if one.is_file()]
+            try:
+                found += _of(place, path, work, *changed)
+            except EscError as error:
+                wrong.append(str(error))
+    return found, wrong
 
 
 def matching(
@@ -145,25 +156,30 @@ def listed(found: Sequence[Read]) -> str:
     return shown("list", rows=rows, found=len(by_turn))
 
 
-def tab(work: Path, model: str) -> gr.HTML:
+def tab(work: Path, model: str, page: gr.Blocks) -> gr.HTML:
     """The widgets; where a turn is shown."""
-    with one_message():
-        systems = sorted({one.system for one in everything(work, model)})
     choose = partial(gr.Dropdown, interactive=True)
     with gr.Row():
         kind = choose([*KINDS], value=KINDS[0], label="what", elem_id="read-kind")
-        of = choose(systems, label="systems", multiselect=True, elem_id="read-systems")
+        of = choose([], label="systems", multiselect=True, elem_id="read-systems")
         right = choose(["any", "right", "wrong"], value="any", label="strategy")
         errors = [("any", ""), *((one.value, one.value) for one in PsychError)]
-        error = choose(errors, value="", label="error")
+        error = choose(errors, value="", label="error", elem_id="read-error")
         text = gr.Textbox(label="text", elem_id="read-text")
     found, turn = gr.HTML(elem_id="read-list"), gr.HTML(elem_id="read-turn")
 
     def filtered(*given: Any) -> str:
-        with one_message():
-            return listed(matching(everything(work, model), *given))
+        every, wrong = everything(work, model)
+        told = "".join(said(f"left out: {one}", "smoke") for one in wrong)
+        return told + listed(matching(every, *given))
+
+    def first() -> Any:
+        systems = sorted({one.system for one in everything(work, model)[0]})
+        return gr.Dropdown(systems), filtered(KINDS[0], [], "any", "", "")
 
     changes = [one.change for one in (kind, of, right, error)]
-    asked, how = [kind, of, right, error, text], {"show_progress": "hidden", "api_name": False}
+    asked = [kind, of, right, error, text]
+    how: Row = {"show_progress": "hidden", "api_name": False}
     gr.on([*changes, text.submit], filtered, asked, found, **how)
+    page.load(first, None, [of, found], **how)
     return turn

@@ -4,6 +4,7 @@ Nothing that is typed is kept but for the browser's session, unless the transcri
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import gradio as gr
 from esc import adapters, backbones, files, paths, plan_and_speak, policy_server
 from esc.dialogue import GoldTurn
 from esc.files import EscError, Row
-from esc.llm import Cache, Chat, Generation, Sampling
+from esc.llm import Cache, Chat, Failure, Generation, Sampling
 from esc.paths import EMBEDDED, tasks_of
 from esc.plan_and_speak import TIMEOUT, TOP_P, Answer, Plan
 from esc.prompts import Message
@@ -96,13 +97,14 @@ def as_turn(turns: Sequence[Turn], words: str) -> GoldTurn:
     )
 
 
-def spoken(words: str, answer: Answer, *, chosen: bool = False) -> Turn:
+def spoken(system: str, words: str, answer: Answer, *, chosen: bool = False) -> Turn:
     """A turn as it is shown and saved; ``chosen``: its strategy by a person."""
     plan, spread = answer.plan, answer.plan.distribution or {}
     strategy = plan.strategy.value if plan.strategy else ""
     mark = "your choice" if chosen else "" if strategy else f"no strategy in {plan.raw[:60]!r}"
     shares = {one.value: share for one, share in spread.items()}
-    about = {"said": words, "reply": answer.response, "strategy": strategy, "raw": plan.raw}
+    about = {"system": system, "said": words, "reply": answer.response}
+    about |= {"strategy": strategy, "raw": plan.raw}
     return about | {"distribution": shares, "mark": mark}
 
 
@@ -150,11 +152,11 @@ def prompts_of(name: str, turns: Sequence[Turn]) -> list[tuple[str, tuple[Messag
     return [("planner", sp), ("generator", rg)]
 
 
-def save(work: Path, model: str, name: str, turns: Sequence[Turn]) -> Path:
+def save(work: Path, model: str, turns: Sequence[Turn]) -> Path:
     """The file that a transcript is saved to, under ``runs/<model>/transcripts``."""
-    at = time.strftime("%Y%m%d-%H%M%S")
-    path = work / "runs" / model / "transcripts" / f"{at}_{name}.json"
-    about = {"model": model, "system": name, "smoke": model == EMBEDDED, "turns": [*turns]}
+    at = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    path = work / "runs" / model / "transcripts" / f"{at}.json"
+    about = {"model": model, "smoke": model == EMBEDDED, "turns": [*turns]}
     files.write_json(path, about)
     return path
 
@@ -202,17 +204,21 @@ def tab(models: Models, preferred: str) -> None:
         waiting = [*turns, {"said": words, "reply": None, "strategy": "", "mark": ""}]
         open_ = shown("talk", turns=waiting)
         yield turns, attempt, open_, said(f"Asking.{waits}"), words, gr.skip()
-        with one_message():
+        try:
             turn = as_turn(turns, words)
             if name.startswith("decoupled"):
                 plan = await planned(models, name, warm, turn, attempt)
-                draft = spoken(words, Answer(plan, ""))
+                draft = spoken(name, words, Answer(plan, ""))
                 told = said(f"Speaking under {plan.strategy or plan.raw[:60]!r}.")
                 yield turns, attempt, open_, told, words, bars(draft)
                 found = await under(models, name, warm, turn, plan, attempt)
             else:
                 found = await answer(models, name, warm, turn, attempt)
-        turns = [*turns, spoken(words, found)]
+        except (EscError, Failure, OSError) as error:
+            told = said(f"No answer: {error}", "smoke")
+            yield turns, attempt, shown("talk", turns=turns), told, words, gr.skip()
+            return
+        turns = [*turns, spoken(name, words, found)]
         yield turns, attempt + 1, shown("talk", turns=turns), said(who), "", bars(turns[-1])
 
     async def again(
@@ -225,29 +231,34 @@ def tab(models: Models, preferred: str) -> None:
             turn, chosen = as_turn(before, last["said"]), other or last["strategy"]
             if name.startswith("decoupled"):
                 shares = {Strategy(one): share for one, share in last["distribution"].items()}
-                plan = Plan(last["raw"], Strategy(chosen or UNREADABLE), shares or None)
+                strategy = Strategy(chosen) if chosen else None
+                plan = Plan(last["raw"], strategy, shares or None)
                 found = await under(models, name, warm, turn, plan, attempt)
             else:
                 found, chosen = await answer(models, name, warm, turn, attempt), ""
         by_planner = chosen in ("", last["raw"], last["strategy"]) and last["mark"] != "your choice"
-        turns = [*before, spoken(last["said"], found, chosen=not by_planner)]
+        turns = [*before, spoken(name, last["said"], found, chosen=not by_planner)]
         return turns, attempt + 1, shown("talk", turns=turns), said(who), bars(turns[-1])
 
-    def stored(turns: list[Turn], name: str) -> str:
+    def stored(turns: list[Turn]) -> str:
         with one_message():
             if not turns:
                 raise EscError("there is nothing to save")
-            return said(f"Saved: {save(models.work, models.model, name, turns)}")
+            return said(f"Saved: {save(models.work, models.model, turns)}")
 
     how: Row = {"show_progress": "minimal", "api_name": False}
     into = [turns, attempt, talk, status, words, spread]
-    gr.on([words.submit, send.click], sent, [words, turns, name, warm, attempt], into, **how)
+    asking = [words, turns, name, warm, attempt]
+    speaking = [gr.on([words.submit, send.click], sent, asking, into, **how)]
     asked = [turns, name, warm, attempt, other]
-    anew.click(again, asked, [turns, attempt, talk, status, spread], **how)
-    store.click(stored, [turns, name], status, **how)
+    again_into = [turns, attempt, talk, status, spread]
+    speaking.append(anew.click(again, asked, again_into, **how))
+    store.click(stored, turns, status, **how)
     empty = [turns, talk, status, spread, prompt]
     nothing: tuple[Any, ...] = ([], "", said("Say something."), "", "")
+    how |= {"cancels": speaking}
     gr.on([clear.click, name.change], lambda: nothing, None, empty, **how)
+    del how["cancels"]
     turns.change(
         lambda turns, name: shown("prompt", prompts=prompts_of(name, turns)),
         [turns, name],
