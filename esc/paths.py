@@ -130,19 +130,14 @@ class Lineage:
         return self.sft if self.variant == CONVERSE and task == "sp" else self
 
     def checked(self, task: str) -> "Lineage":
-        """Itself; EscError where the task has no such variant."""
+        """Itself, of the entangled model in its one layout; EscError for a variant it lacks."""
         if (known := variants(task)) and self.variant not in (None, *known):
             raise EscError(f"VARIANT={self.variant} is none of {task}'s: {', '.join(known)}")
-        if self.layout != TURN and task == "vanilla":
-            raise EscError(
-                f"LAYOUT={self.layout} is of planner and generator: the entangled model's rows are "
-                "dialogues in any case"
-            )
         if self.variant == CONVERSE and self.layout != TURN:
             raise EscError(f"VARIANT={CONVERSE} has the layout {TURN} alone")
         if self.variant == CONVERSE and self.round > 1:
             raise EscError(f"VARIANT={CONVERSE} has one round, on from SFT; leave ROUND out")
-        return self
+        return replace(self, layout=TURN) if task == "vanilla" else self
 
 
 def at_stage(

@@ -7,6 +7,7 @@ and ``run.json`` where no record failed. The same command goes on and asks nothi
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -145,10 +146,14 @@ def system_of(
     if not named:
         named = stage or ("base" if system in PROMPT_BASELINES else "sft")
         lineage = at_stage(named, variant, number, layout)
+    elif layout and lineage.layout == paths.TURN:
+        lineage = replace(lineage, layout=layout)
     if system in PROMPT_BASELINES and named != "base":
         raise EscError(f"SYSTEM={system} is a prompt on the base model; use STAGE=base")
     for task in tasks_of(system):
         lineage.of(task).checked(task)
+    if "vanilla" in tasks_of(system):
+        lineage = lineage.checked("vanilla")
     return system, named, lineage
 
 

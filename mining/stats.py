@@ -183,10 +183,12 @@ def main(
     work: cli.Work = Path(),
     variant: cli.Variant = None,
     round: cli.Round = 1,  # noqa: A002
+    layout: cli.Layout = "turn",
 ) -> None:
     """What a mining has brought, beside the paper: Table 1 (lower half), Figures 9 to 14."""
     # Of all tasks the entangled one has the most variants.
-    lineage = Lineage(variant, round).checked("vanilla").mining
+    Lineage(variant, round).checked("vanilla")
+    lineage = Lineage(variant, round, layout).mining
     folder = work / paths.mining(model, lineage) / "stats"
     # Also where nothing is left to count: the report takes what stands there for this mining's.
     (folder / "stats.json").unlink(missing_ok=True)

@@ -122,10 +122,10 @@ class Training(Policy):
         self.lineage = self.at(self.stage)
         self.loss = of(self.lineage) if self.stage == "dpo" else None
         named = paths.preference_dataset(self.task, self.model, self.lineage)
-        built = paths.sft_dataset(self.task, layout=self.layout)
+        built = paths.sft_dataset(self.task, layout=self.lineage.layout)
         self.dataset = named if self.loss else built
         # Rows of a step, over all processes.
-        self.batch = DIALOGUES if self.layout != paths.TURN and not self.loss else BATCH
+        self.batch = DIALOGUES if self.lineage.layout != paths.TURN and not self.loss else BATCH
         # The adapters that are merged before it, oldest first.
         at = self.work, self.model, self.task, self.stage, self.lineage
         *self.starts_from, self.output = adapters.folders_of(*at)
@@ -155,11 +155,10 @@ def accumulation(per_device: int, processes: int, batch: int = BATCH) -> int:
     """Gradient accumulation steps that make the batch on all processes; EscError where none do."""
     steps, rest = divmod(batch, per_device * processes)
     if rest or not steps:
-        whose = "the paper's batch of" if batch == BATCH else "a batch of"
+        whose = "the paper's batch of 32" if batch == BATCH else f"a batch of {batch} dialogues"
         raise EscError(
-            f"{processes} processes x {per_device} samples do not divide {whose} {batch} "
-            f"{'rows' if batch == BATCH else 'dialogues'}; use another NPROC, or set "
-            "TRAIN_ARGS=gradient_accumulation_steps=…"
+            f"{processes} processes x {per_device} samples do not divide {whose}; use another "
+            "NPROC, or set TRAIN_ARGS=gradient_accumulation_steps=…"
         )
     return steps
 
@@ -173,7 +172,7 @@ def render(training: Training) -> str:
     stage = loss.stage if loss else "sft"
     kto_rows = memory.KTO_ROWS if stage == "kto" else 1
     device_batch = max(backbone.settings["per_device_batch"], kto_rows)
-    masked = training.task == "rg" and training.layout == paths.TURN
+    masked = training.task == "rg" and training.lineage.layout == paths.TURN
     masks = masked and TEMPLATES[backbone.template].efficient_eos
     text = prompts.render(
         paths.RECIPES / "templates",
@@ -296,7 +295,7 @@ def recipe_for(training: Training) -> Row:
 
 def _pack(settings: Row, training: Training) -> int:
     """Have LLaMA-Factory fill rows up to ``cutoff_len``; how many hold about the paper's 32."""
-    if training.loss or training.layout != paths.TURN or training.task == "vanilla":
+    if training.loss or training.lineage.layout != paths.TURN or training.task == "vanilla":
         raise EscError("PACK=1 is of the SFT of planner and generator in the turn layout")
     rows = list(files.read_jsonl(training.work / paths.sft_file(training.task, "train")))
     texts = (str(row[name]) for row in rows for name in ("system", "instruction", "output"))

@@ -65,13 +65,7 @@ def test_a_served_name_tells_variant_and_round():
     assert adapters.start("rg", Lineage(layout="dialogue")) == "rg-sft-dialogue"
 
 
-@pytest.mark.parametrize(
-    ("task", "lineage", "told"),
-    [
-        ("vanilla", Lineage(layout="dialogue"), "LAYOUT=dialogue is of planner and generator"),
-        ("rg", Lineage("converse", layout="dialogue"), "has the layout turn alone"),
-    ],
-)
-def test_what_has_no_dialogue_layout_is_refused(task, lineage, told):
-    with pytest.raises(EscError, match=told):
-        lineage.checked(task)
+def test_the_entangled_model_has_one_layout_and_a_set_of_conversations_too():
+    assert Lineage("psnr", layout="dialogue").checked("vanilla") == Lineage("psnr")
+    with pytest.raises(EscError, match="has the layout turn alone"):
+        Lineage("converse", layout="dialogue").checked("rg")

@@ -104,13 +104,15 @@ def test_datasets_loads_every_set_and_the_card_counts_it_and_names_its_files(wor
     written(work)
     folder, card = work / "data", dataset_card(work)
     names = datasets.get_dataset_config_names(str(folder))
-    assert names == ["esc_sp_sft", "esc_rg_sft", "esc_vanilla_sft", f"esc_sp_dpo_{EMBEDDED}"]
+    both = ("esc_sp_sft", "esc_sp_sft_dialogue", "esc_rg_sft", "esc_rg_sft_dialogue")
+    assert names == [*both, "esc_vanilla_sft", f"esc_sp_dpo_{EMBEDDED}"]
     counts = []
-    for name in names[1:]:
+    for name in names[2:]:
         loaded = datasets.load_dataset(str(folder), name, cache_dir=str(tmp_path / "cache"))
         counts.append({split: rows.num_rows for split, rows in loaded.items()})
     sizes = {"train": 253, "validation": 30, "test": 31}
-    assert counts == [sizes, {"train": 42, "validation": 5, "test": 5}, {"train": 1}]
+    dialogues = {"train": 42, "validation": 5, "test": 5}
+    assert counts == [sizes, dialogues, dialogues, {"train": 1}]
     for told in (
         "| `esc_rg_sft` | response generator, SFT SMOKE | 253 | 30 | 31 |",
         "| Question | 51 (20.2%) | 5 (16.7%) | 6 (19.4%) |",

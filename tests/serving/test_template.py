@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from esc import adapters, cli
+from esc import adapters, cli, paths
 from esc.files import EscError
 from esc.prompts import TASKS
 from serving import template as checking
@@ -43,10 +43,10 @@ class Served:
 def compared(model, sample_work):
     """Compare what a server renders with what a training has of ``name``'s template."""
 
-    def call(name, task="sp", **of):
+    def call(name, task="sp", layout="turn", **of):
         tokenizer, template = adapters.load(str(model), name)
         served = Served(tokenizer, **{"template": adapters.of(str(model), name)} | of)
-        asked = chats(sample_work, task, 4)
+        asked = chats(sample_work, task, layout, 4)
         return asyncio.run(compare(served, "base", tokenizer, template, asked))
 
     return call
@@ -60,7 +60,8 @@ def compared(model, sample_work):
 )
 def test_the_exported_template_gives_the_ids_of_training(compared, name, tasks):
     for task in tasks:
-        assert compared(name, task) > 500
+        for layout in paths.layouts(task) if name != "llama3" else ["turn"]:
+            assert compared(name, task, layout) > 500
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,10 @@ def test_a_difference_is_caught_and_says_where_and_what(compared, of, told):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_longest_chat_is_among_them(sample_work, task):
-    drawn, everything = chats(sample_work, task, 3), chats(sample_work, task, 10_000)
+    drawn, everything = (
+        chats(sample_work, task, "turn", 3),
+        chats(sample_work, task, "turn", 10_000),
+    )
     size = {one: sum(len(m.content) for m in chat) for one, chat in everything.items()}
     assert len(drawn) == 3 and next(iter(drawn)) == max(size, key=size.get)
     assert all((c[0].role, c[-1].role) == ("system", "user") for c in drawn.values())
