@@ -105,7 +105,8 @@ def render(folder: Path, name: str, **variables: object) -> str:
 TASKS = ("sp", "rg", "vanilla")
 TEMPLATES = Path(__file__).parent / "templates"
 PROMPTS = ("sp_system.j2", "rg_system.j2", "vanilla_system.j2")
-_OF_DIALOGUES = ("sp_system_dialogue.j2", "rg_system_dialogue.j2", "rg_strategy_line.j2")
+OF_DIALOGUES = ("sp_system_dialogue.j2", "rg_system_dialogue.j2", "rg_strategy_line.j2")
+"""Those of the dialogue layout."""
 KEYS = {TURN: "prompts", DIALOGUE: "dialogue prompts"}
 """Layout to the option that says how its prompts are worded."""
 
@@ -118,7 +119,7 @@ def hash_of(names: Iterable[str], folder: Path = TEMPLATES, more: str = "") -> s
 
 def wording(layout: str = TURN) -> str:
     """Of the prompts of the forms in a layout."""
-    return hash_of(PROMPTS if layout == TURN else _OF_DIALOGUES)
+    return hash_of(PROMPTS if layout == TURN else OF_DIALOGUES)
 
 
 # What `str.splitlines` takes for the end of a line, which a model may see as one too.
@@ -134,7 +135,7 @@ _FORGED_LABEL = re.compile(
 @cache
 def sp_system(layout: str = TURN) -> str:
     """The planner's system prompt; its answer is the bare name of a strategy."""
-    name = PROMPTS[0] if layout == TURN else _OF_DIALOGUES[0]
+    name = PROMPTS[0] if layout == TURN else OF_DIALOGUES[0]
     return render(TEMPLATES, name, strategies=list(Strategy))
 
 
@@ -158,7 +159,7 @@ def rg_system(strategy: Strategy | str) -> str:
 @cache
 def rg_system_dialogue() -> str:
     """The generator's system prompt where each message names the strategy of its reply."""
-    return render(TEMPLATES, _OF_DIALOGUES[1])
+    return render(TEMPLATES, OF_DIALOGUES[1])
 
 
 @cache
@@ -166,7 +167,7 @@ def strategy_line(strategy: Strategy | str) -> str:
     """The last line of the seeker's message in the dialogue layout, as `rg_system` names it."""
     if not isinstance(strategy, Strategy):
         strategy = _Said(harmless(" ".join(strategy.split())))
-    return render(TEMPLATES, _OF_DIALOGUES[2], strategy=strategy)
+    return render(TEMPLATES, OF_DIALOGUES[2], strategy=strategy)
 
 
 @cache

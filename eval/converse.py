@@ -31,26 +31,11 @@ from esc.step import CALLS, RunFolder
 from esc.strategies import UNREADABLE
 from eval import conversation_measures as measures
 from eval import systems
-from eval.conversation_measures import (
-    COMPARED,
-    CONTROL,
-    CONVERSATIONS,
-    ENDED,
-    MEASURES,
-    SECOND,
-)
+from eval.conversation_measures import COMPARED, CONTROL, CONVERSATIONS, ENDED, MEASURES, SECOND
 from eval.predict import system_of
-from eval.systems import (
-    CONVERSING,
-    ENTANGLED,
-    EXTERNAL,
-    OTHERS,
-    SYSTEMS,
-    Answering,
-    Setting,
-)
+from eval.systems import CONVERSING, ENTANGLED, EXTERNAL, OTHERS, SYSTEMS, Answering, Setting
 
-_PROMPTS = (*prompts.PROMPTS, *SEEKER_PROMPTS)
+_PROMPTS = (*prompts.PROMPTS, *prompts.OF_DIALOGUES, *SEEKER_PROMPTS)
 _OWN_PROMPTS = (
     EXTERNAL,
     *(name for steps in ENTANGLED.values() for name in steps.values() if name),

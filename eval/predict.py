@@ -39,7 +39,8 @@ def _asking(
     weights = weights_of(work, model, models, elsewhere=bool(at))
     turns, manifest = gold_turns(work, split, limit), step.manifest(work)
     requests = sorted(filter(None, ENTANGLED.get(system, {}).values()))
-    texts = [prompts.source(prompts.TEMPLATES, name) for name in prompts.PROMPTS]
+    names = prompts.PROMPTS + prompts.OF_DIALOGUES * (setting.lineage.layout != paths.TURN)
+    texts = [prompts.source(prompts.TEMPLATES, name) for name in names]
     texts += [prompts.source(systems.TEMPLATES, name) for name in requests]
     options: Row = {
         "format": _FORMAT,
