@@ -170,3 +170,35 @@ def test_turns_that_an_adapter_was_trained_on_are_told_and_kept_with_the_run(
     assert files.read_json(folder / "run.json")["seen"]["seen"] == 1
     assert cli.run(metrics.main, ["--work", str(work)]) == 0
     assert files.read_json(folder / "metrics.json")["seen"]["seen"] == 1
+
+
+def test_in_the_dialogue_layout_the_gold_strategies_so_far_are_seen_and_the_numbers_say_so(
+    predicted, work, server, step
+):
+    assert predicted("--layout", "dialogue")[0] == 0
+    folder = work / paths.run(MODEL, "decoupled", "base", Lineage(layout="dialogue"))
+    assert folder.name == "decoupled_base_dialogue"
+    turns = gold_turns(work, "test", 2)
+    for turn in turns:
+        said = [
+            one.strategy.value for one in turns if one.id.split("-")[0] == turn.id.split("-")[0]
+        ]
+        planned = [
+            [one["content"] for one in chat.body["messages"] if one["role"] == "assistant"]
+            for chat in server.chats()
+            if "Answer with the name" in chat.body["messages"][0]["content"]
+        ]
+        assert said[: len(turn.history)] in planned
+    assert step(metrics.main, "--work", work)[0] == 0
+    found = files.read_json(folder / "metrics.json")
+    for number in (found["strategy"]["bias"], found["text"]["paper"]["f1"]):
+        assert "|layout:dialogue, gold strategies so far|" in number["signature"]
+    assert "layout:" not in found["baselines"]["gold"]["strategy"]["bias"]["signature"]
+
+
+def test_a_layout_of_a_name_or_a_variable_is_the_same_and_the_entangled_model_has_one():
+    of = predict.system_of
+    assert of("decoupled_sft_dialogue", None, None, None) == of(
+        "decoupled_sft", *[None] * 3, "dialogue"
+    )
+    assert of("vanilla_sft", None, None, None, "dialogue")[2] == Lineage()

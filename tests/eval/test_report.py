@@ -334,3 +334,10 @@ def test_a_file_of_another_shape_is_one_line_with_the_step_that_renews_it(
 
 def test_what_rounds_to_nothing_has_no_sign():
     assert [cell(-0.001)["shown"], cell(-0.5)["shown"]] == ["0.00", "-0.50"]
+
+
+def test_a_system_of_the_dialogue_layout_says_what_it_sees(runs, made):
+    change(runs / "decoupled_sft" / "options.json", LAYOUT="dialogue")
+    _, markdown, page = made(QWEN)
+    for shown in (markdown, page):
+        assert "a row a dialogue: sees the gold strategies so far" in shown
