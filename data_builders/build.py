@@ -22,6 +22,7 @@ from esc.dialogue import Consecutive, Dialogue, GoldTurn, Role, Turn, turns
 from esc.files import EscError, JsonlWriter, Row
 from esc.paths import DIALOGUE
 from esc.plan_and_speak import chat_and_gold, sharegpt
+from esc.records import Built, Corpus
 from esc.strategies import tag
 
 FORMAT = 4
@@ -144,8 +145,8 @@ LICENCES = {
 """Kind of corpus to the notice that its files carry."""
 
 
-def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bool]:
-    """(manifest of the nine sets, whether they were built now).
+def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Built, bool]:
+    """(manifest of all sets, whether they were built now).
 
     Where they are complete and were made with the same options, nothing is written. Raises
     EscError, with the old sets left whole, where the corpus or an option is wrong.
@@ -183,47 +184,47 @@ def build(esconv: str | None, work: Path, wanted: BuildOptions) -> tuple[Row, bo
             for name, row in rows:
                 writers[name].write(row)
             sets = {name: writer.facts() for name, writer in writers.items()}
-            if empty := [name for name, facts in sets.items() if not facts["rows"]]:
+            if empty := [name for name, facts in sets.items() if not facts.rows]:
                 raise EscError(
                     f"{empty[0]} would have no row (the corpus has {len(sides)} dialogues); every "
                     "split takes one, so at least 10, of situations that differ"
                 )
         source.keep(found, work)
         files.write_json(work / paths.DIALOGUES, leaks.built(survey, sides, chosen))
-        manifest = {
-            "corpus": {
-                "kind": kind,
-                "origin": found.origin,
-                "layout": layout,
-                "mapping": found.mapping.name if found.mapping else None,
-                "dialogues": len(survey.dialogues),
-                "utterances": sum(len(dialogue.utterances) for dialogue in survey.dialogues),
-                "files": digests,
-            },
-            "licence": LICENCES[kind],
-            "smoke": kind == "sample",
-            "options": stamp,
-            "dialogues": {s: sum(sides[place] == s for place in chosen) for s in paths.SPLITS},
-            "leaks": split.leaks(survey, sides, chosen),
-            "sets": sets,
-        }
-        files.write_json(work / paths.MANIFEST, manifest)
+        of = Corpus(
+            kind=kind,
+            origin=found.origin,
+            layout=layout,
+            mapping=found.mapping.name if found.mapping else None,
+            dialogues=len(survey.dialogues),
+            utterances=sum(len(dialogue.utterances) for dialogue in survey.dialogues),
+            files=digests,
+        )
+        manifest = Built(
+            corpus=of,
+            licence=LICENCES[kind],
+            smoke=kind == "sample",
+            options=stamp,
+            dialogues={s: sum(sides[place] == s for place in chosen) for s in paths.SPLITS},
+            leaks=split.leaks(survey, sides, chosen),
+            sets=sets,
+        )
+        files.write_json(work / paths.MANIFEST, manifest.model_dump())
         return manifest, True
 
 
-def _finished(work: Path, stamp: Row) -> Row | None:
+def _finished(work: Path, stamp: Row) -> Built | None:
     """The manifest of sets that are there, whole and of these options."""
     try:
-        manifest = files.read_json(work / paths.MANIFEST)
+        manifest = step.built(work)
     except EscError:
         return None  # not finished: it is built anew
-    known = (work / paths.DIALOGUES).is_file()
     whole = (
-        known
-        and manifest.get("options") == stamp
+        (work / paths.DIALOGUES).is_file()
+        and manifest.options == stamp
         and all(
-            (work / name).is_file() and files.sha256(work / name) == facts["sha256"]
-            for name, facts in manifest["sets"].items()
+            (work / name).is_file() and files.sha256(work / name) == facts.sha256
+            for name, facts in manifest.sets.items()
         )
     )
     return manifest if whole else None
@@ -241,21 +242,20 @@ def _rows(
                 yield paths.sft_file(task, side, layout), row
 
 
-def report(manifest: Row, work: Path) -> Iterator[str]:
+def report(manifest: Built, work: Path) -> Iterator[str]:
     """What one should see after a build: rows per set, what the leak check found, the licence."""
-    corpus, leaked = manifest["corpus"], manifest["leaks"]
-    known = "the ESConv release" if corpus["kind"] == "esconv" else "not the ESConv release"
+    corpus, leaked, sets = manifest.corpus, manifest.leaks, manifest.sets
+    known = "the ESConv release" if corpus.kind == "esconv" else "not the ESConv release"
     yield (
-        f"corpus   {corpus['origin']} ({known}): {corpus['dialogues']:,} dialogues, "
-        f"{corpus['utterances']:,} utterances, layout {corpus['layout']}"
+        f"corpus   {corpus.origin} ({known}): {corpus.dialogues:,} dialogues, "
+        f"{corpus.utterances:,} utterances, layout {corpus.layout}"
     )
-    of_dialogues = sum(manifest["dialogues"].values())
-    rows = (manifest["sets"][paths.sft_file("rg", side, DIALOGUE)]["rows"] for side in paths.SPLITS)
-    split_up = sum(rows) - of_dialogues
-    yield from (f"         SHA-256 {sha256}  {name}" for name, sha256 in corpus["files"].items())
-    yield f"split    {manifest['options']['SPLIT']}"
-    for side, count in manifest["dialogues"].items():
-        rows = (f"  {t} {manifest['sets'][paths.sft_file(t, side)]['rows']:,}" for t in ROWS)
+    of_dialogues = (sets[paths.sft_file("rg", side, DIALOGUE)].rows for side in paths.SPLITS)
+    split_up = sum(of_dialogues) - sum(manifest.dialogues.values())
+    yield from (f"         SHA-256 {sha256}  {name}" for name, sha256 in corpus.files.items())
+    yield f"split    {manifest.options['SPLIT']}"
+    for side, count in manifest.dialogues.items():
+        rows = (f"  {t} {sets[paths.sft_file(t, side)].rows:,}" for t in ROWS)
         yield f"  {side:<11}{count:>6,} dialogues{''.join(rows)}"
     shown = [f"{leak['what']} {'/'.join(leak['ids'])}" for leak in leaked[:5]]
     shown += ["…"] * (len(leaked) > 5)
@@ -264,8 +264,8 @@ def report(manifest: Row, work: Path) -> Iterator[str]:
     yield f"leaks    {two if leaked else none}"
     if split_up:
         yield f"layout   {split_up} more rows in the dialogue layout, of dialogues too long for one"
-    yield f"licence  {manifest['licence']}"
-    if manifest["smoke"]:
+    yield f"licence  {manifest.licence}"
+    if manifest.smoke:
         yield "SMOKE    sample corpus: every number from here on is a smoke test, no result"
     yield f"written  {work / paths.MANIFEST}"
 
@@ -294,7 +294,7 @@ def main(wanted: BuildOptions, esconv: Esconv = None, work: cli.Work = Path()) -
     if built_now:
         print("\n".join(report(manifest, work)))
     else:
-        print(f"{work / paths.DATA} is up to date ({manifest['corpus']['origin']})")
+        print(f"{work / paths.DATA} is up to date ({manifest.corpus.origin})")
 
 
 def records(dialogues: Iterable[Dialogue]) -> Iterator[Row]:
@@ -338,6 +338,6 @@ def replies_main(
     written = sorted({*beside.get("files", ()), out.name})
     made_of = {"corpus": esconv.name, "sha256": sha256, "smoke": smoke, "files": written}
     files.write_json(out.with_name(step.OPTIONS), made_of)
-    print(f"replies     {out}: {writer.facts()['rows']:,} of {len(dialogues):,} dialogues")
+    print(f"replies     {out}: {writer.facts().rows:,} of {len(dialogues):,} dialogues")
     if smoke:
         print("SMOKE       sample corpus: no result")

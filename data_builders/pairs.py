@@ -24,6 +24,7 @@ from esc.paths import Lineage, Quadrant
 from esc.plan_and_speak import chat_and_gold
 from esc.prompts import TASKS
 from esc.psych_errors import PsychError
+from esc.records import Routed
 from esc.strategies import Strategy, parse, strip_tag
 
 ROUTES, PAIRS, SINGLES, DONE = "routes.jsonl", "pairs.jsonl", "singles.jsonl", "route.json"
@@ -70,7 +71,7 @@ class Mining:
         of = self.lineage.variables | as_begun | variables
         return paths.make(f"mine-{self.task}", work=self.work, model=self.model, **of)
 
-    def pairs(self) -> Row:
+    def pairs(self) -> Routed:
         """What ``route.json`` says, as `step.routed_pairs`."""
         return step.routed_pairs(self.work, self.model, self.task, self.lineage, self.again())
 
@@ -101,7 +102,7 @@ Ways = tuple[Sequence[Row], Sequence[Row], Sequence[Row]]
 
 def write(
     mining: Mining, made_by: Row, ways: Iterable[Ways], fates: Counter[str], *, force: bool
-) -> Row:
+) -> Routed:
     """Write ``routed/`` of a mining; what its ``route.json`` says.
 
     ``ways`` count every sample in ``fates``; where they raise, nothing is written. Raises
@@ -127,26 +128,26 @@ def write(
                 truncated += sum(pair["truncated"] for pair in of_turn[1])
         # Not before: it keeps the pairs of an earlier routing from being taken.
         mining.no_pairs.unlink(missing_ok=True)
-        told = {name: made_by[name] for name in ("task", "model", "smoke")}
+        told: Row = {name: made_by[name] for name in ("task", "model", "smoke")}
         told |= {"samples": fates.total(), "truncated": truncated, "provenance": made_by}
         told |= {"fates": dict(fates.most_common()), "errors": dict(errors.most_common())}
-        told |= {name: one.facts() for name, one in zip(names, writers, strict=True)}
+        told |= {name: one.facts().model_dump() for name, one in zip(names, writers, strict=True)}
         files.write_json(done, told)
-    return told
+    return Routed(**told)
 
 
-def report(mining: Mining, done: Row) -> Iterator[str]:
+def report(mining: Mining, done: Routed) -> Iterator[str]:
     """The counts one should see: every sample once, every reason for dropping."""
-    dropped = {fate: n for fate, n in done["fates"].items() if fate != PAIR}
+    dropped = {fate: n for fate, n in done.fates.items() if fate != PAIR}
     yield (
-        f"routed      {mining.routed}: {done['samples']:,} samples = {done[PAIRS]['rows']:,} pairs "
+        f"routed      {mining.routed}: {done.samples:,} samples = {done.pairs.rows:,} pairs "
         f"+ {sum(dropped.values()):,} dropped"
     )
     yield from (f"            {n:>9,}  {fate}" for fate, n in dropped.items())
-    if done["truncated"]:
-        yield f"            {done['truncated']:,} of the pairs with a rejected answer cut"
-    yield f"errors      {listed(done['errors'])}"
-    if done["smoke"]:
+    if done.truncated:
+        yield f"            {done.truncated:,} of the pairs with a rejected answer cut"
+    yield f"errors      {listed(done.errors)}"
+    if done.smoke:
         yield step.SMOKE
 
 
@@ -187,13 +188,13 @@ class _Given(BaseModel):
     quadrant: Any = None
 
 
-def take(path: Path, mining: Mining, *, force: bool) -> Row:
+def take(path: Path, mining: Mining, *, force: bool) -> Routed:
     """`write`, of the pairs of others in ``path``; EscError, naming the row, where one is none."""
     manifest = step.manifest(mining.work)
     made_by: Row = {name.lower(): value for name, value in mining.named.items()} | {
         "sampler": path.name,
         "weights": ELSEWHERE,
-        "prompts": manifest["options"]["prompts"],
+        "prompts": manifest.options["prompts"],
         "data": step.train_set(manifest),
         "split": "train",
         "smoke": step.is_smoke(mining.model, mining.work),

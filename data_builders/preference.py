@@ -23,10 +23,11 @@ from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, Row
 from esc.paths import ALL, MIXES
 from esc.plan_and_speak import chat_and_gold, sharegpt
+from esc.records import MinedSets
 from esc.strategies import Strategy, tag
 
 
-def build(mining: Mining) -> Row:
+def build(mining: Mining) -> MinedSets:
     """The manifest of the sets of a mining; EscError, with the old sets left, as `Mining.pairs`."""
     work, task, lineage = mining.work, mining.task, mining.lineage
     routed, built = mining.pairs(), step.manifest(work)
@@ -47,18 +48,21 @@ def build(mining: Mining) -> Row:
                     if one.kind == "dpo" and (mix == ALL or row["quadrant"] in mix):
                         writer.write(row)
             if lineages[-1].kind == "kto":
-                for row in _singles(mining, turns, routed):
+                for row in _singles(mining, turns, routed.provenance):
                     writers[-1].write(row)
-        sets = {name: one.facts() for name, one in zip(made, writers, strict=True)}
-        for name, facts in sets.items():
+        told = MinedSets(
+            **routed.model_dump(include={"provenance", "fates", "errors", "smoke"}),
+            licence=built.licence,
+            corpus=built.corpus.origin,
+            sets={name: one.facts() for name, one in zip(made, writers, strict=True)},
+        )
+        for name, facts in told.sets.items():
             # LLaMA-Factory takes an empty set for a broken one.
-            if not facts["rows"]:
+            if not facts.rows:
                 (work / paths.preference_file(name)).unlink()
         entries = (registry.preference_entry(task, mining.model, one) for one in lineages)
         registry.write_for(work, dict(entries))
-        told = {name: routed[name] for name in ("provenance", "fates", "errors", "smoke")}
-        told |= {"licence": built["licence"], "corpus": built["corpus"]["origin"], "sets": sets}
-        files.write_json(described_in, told)
+        files.write_json(described_in, told.model_dump())
         return told
 
 
@@ -83,7 +87,7 @@ def _pairs(mining: Mining, turns: Mapping[str, GoldTurn]) -> Iterator[Row]:
         }
 
 
-def _singles(mining: Mining, turns: Mapping[str, GoldTurn], routed: Row) -> Iterator[Row]:
+def _singles(mining: Mining, turns: Mapping[str, GoldTurn], made_by: Row) -> Iterator[Row]:
     # All are in memory for their order, and so without what all have in common.
     read = files.read_jsonl(mining.routed / pairs.SINGLES)
     singles = [single | {"provenance": None} for single in read]
@@ -92,7 +96,7 @@ def _singles(mining: Mining, turns: Mapping[str, GoldTurn], routed: Row) -> Iter
         row = _prompt(mining.task, turns[single["id"]], mining.lineage.layout)
         row["conversations"].append(_answer(mining.task, single["strategy"], single["text"]))
         own = {"label": single["wanted"], "error": single["error"]}
-        yield row | own | {"provenance": routed["provenance"] | {"sample": single["sample"]}}
+        yield row | own | {"provenance": made_by | {"sample": single["sample"]}}
 
 
 def apart(turns: list[str]) -> list[int]:
@@ -117,13 +121,13 @@ def apart(turns: list[str]) -> list[int]:
     return [placed[slot] for slot in range(len(turns))]
 
 
-def report(manifest: Row, work: Path) -> Iterator[str]:
+def report(manifest: MinedSets, work: Path) -> Iterator[str]:
     """Rows of every set, and the notice they carry."""
-    for name, facts in manifest["sets"].items():
-        rows = f"{facts['rows']:,} rows" if facts["rows"] else "0 rows, so no file"
+    for name, facts in manifest.sets.items():
+        rows = f"{facts.rows:,} rows" if facts.rows else "0 rows, so no file"
         yield f"set         {work / paths.preference_file(name)}: {rows}"
-    yield f"licence     {manifest['licence']}"
-    if manifest["smoke"]:
+    yield f"licence     {manifest.licence}"
+    if manifest.smoke:
         yield step.SMOKE
 
 

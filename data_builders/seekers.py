@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from data_builders import corpus, leaks, source
-from esc import dialogue, files, paths
+from esc import dialogue, files, paths, step
 from esc.files import EscError, Row, checked
 from esc.seeker import Card
 
@@ -86,7 +86,7 @@ def cards(work: Path, named: str | None, limit: int | None, side: str = "test") 
 
 def _of_corpus(work: Path, built: dict[str, Sequence[str]], side: str) -> Cards:
     """Of the dialogues of a side, as the sets were built."""
-    manifest = files.read_json(work / paths.MANIFEST, made_by="make data")
+    manifest = step.built(work)
     kept = source.locate(None, work)
     mapping = corpus.read_mapping(kept.mapping) if kept.mapping else None
     ids = {sha1: name for name, (sha1, _) in built.items()}
@@ -99,12 +99,12 @@ def _of_corpus(work: Path, built: dict[str, Sequence[str]], side: str) -> Cards:
             found += [Card(id=name, situation=one.situation, **about)] if one.situation else []
     if not found:
         raise EscError(
-            f"no {side} dialogue of {manifest['corpus']['origin']} has a situation to make a card "
+            f"no {side} dialogue of {manifest.corpus.origin} has a situation to make a card "
             f"of; name cards in CARDS=file, or take CARDS={SAMPLE}"
         )
-    told = f"{side} of {manifest['corpus']['origin']}"
+    told = f"{side} of {manifest.corpus.origin}"
     told += f" ({without} without a situation left out)" if without else ""
-    return Cards(found, told, smoke=bool(manifest["smoke"]))
+    return Cards(found, told, smoke=manifest.smoke)
 
 
 def _listed(path: Path) -> list[Card]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from esc import cli, files, paths
+from esc import cli, files, paths, step
 from esc.dialogue import INTERVALS, interval
 from esc.files import EscError, Row
+from esc.records import Built
 from esc.strategies import HASH, Strategy, tag
 
 PAPER: Row = yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text())
@@ -81,15 +82,15 @@ def page(title: str, notes: Iterable[str], tables: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _notes_on(manifest: Row) -> list[str]:
+def _notes_on(manifest: Built) -> list[str]:
     """What a reader must know of the numbers: the smoke mark, options that are not the paper's."""
-    options, corpus = manifest["options"], manifest["corpus"]
-    other = f"the numbers here are of another corpus ({corpus['origin']})"
-    if manifest["smoke"]:
+    options, corpus = manifest.options, manifest.corpus
+    other = f"the numbers here are of another corpus ({corpus.origin})"
+    if manifest.smoke:
         other = "SMOKE: the numbers here are of the sample corpus, no result"
     papers = {"LIMIT": None, "SPLIT": "paper", "CONSECUTIVE": "separate"}
     changed = [f"not as in the paper: {n}={options[n]}" for n in papers if options[n] != papers[n]]
-    return [other] * (corpus["kind"] != "esconv") + changed
+    return [other] * (corpus.kind != "esconv") + changed
 
 
 @cli.command(
@@ -97,7 +98,7 @@ def _notes_on(manifest: Row) -> list[str]:
 )
 def main(work: cli.Work = Path()) -> None:
     """The figures of the training set beside the paper's: Table 1, Table 6 and Figure 8."""
-    manifest = files.read_json(work / paths.MANIFEST, made_by="make data")
+    manifest = step.built(work)
     notes = _notes_on(manifest)
     found = statistics(files.read_jsonl(work / paths.sft_file("rg", "train")))
     text = page("The training set beside the paper", notes, _tables(found))
@@ -105,7 +106,7 @@ def main(work: cli.Work = Path()) -> None:
     files.write_text(written.with_name("stats.md"), text)
     table_6 = {s.value: PAPER_TABLE_6[s.code] for s in Strategy if s.code in PAPER_TABLE_6}
     paper = {"table_1": PAPER_TABLE_1, "table_6": table_6, "figure_8": None}
-    told = {"notes": notes, "options": manifest["options"], "here": found, "paper": paper}
+    told = {"notes": notes, "options": manifest.options, "here": found, "paper": paper}
     told["list"] = HASH
     files.write_json(written, told)
     print(f"{text}written  {written}, stats.md")

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import orjson
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 Row = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
@@ -151,6 +151,12 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
     return checked(model, found, f"{path} is not in the form of the kit's own")
 
 
+def read_as(model: type[Model], path: Path, *, made_by: str) -> Model:
+    """The JSON object in ``path``, as what ``made_by`` writes; EscError where it is not."""
+    found = read_json(path, made_by=made_by)
+    return checked(model, found, f"{path} is not what {made_by} writes")
+
+
 def read_jsonl(path: Path) -> Iterator[Row]:
     """The rows of a JSONL file, one by one, blank lines left out; EscError names file and line."""
     if not path.is_file():
@@ -168,6 +174,16 @@ def read_jsonl(path: Path) -> Iterator[Row]:
             yield row
 
 
+class Written(BaseModel):
+    """What a manifest says of a JSONL file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    bytes: int
+    sha256: str
+
+
 class JsonlWriter:
     """Rows into an open binary stream, with the facts a manifest needs."""
 
@@ -183,9 +199,9 @@ class JsonlWriter:
         self._rows += 1
         self._bytes += len(line)
 
-    def facts(self) -> Row:
-        """``rows``, ``bytes`` and ``sha256`` of what was written so far."""
-        return {"rows": self._rows, "bytes": self._bytes, "sha256": self._digest.hexdigest()}
+    def facts(self) -> Written:
+        """Of what was written so far."""
+        return Written(rows=self._rows, bytes=self._bytes, sha256=self._digest.hexdigest())
 
 
 @contextmanager

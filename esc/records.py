@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from esc import files
+from esc.files import Written
 from esc.strategies import Strategy
 
 
@@ -57,6 +58,61 @@ def _numbers(found: Any) -> Any:
 
 Numbers = Annotated[dict[str, Any], AfterValidator(_numbers)]
 """By name a `Number`, a plain value, or more of them."""
+
+
+class Corpus(Shape):
+    """What the sets were built from; ``files``: name to SHA-256; ``mapping``: None without one."""
+
+    kind: str
+    origin: str
+    layout: str
+    mapping: str | None
+    dialogues: int
+    utterances: int
+    files: dict[str, str]
+
+
+class Built(Shape):
+    """``data/manifest.json``; ``dialogues`` by split, ``sets`` by their files."""
+
+    corpus: Corpus
+    licence: str
+    smoke: bool
+    options: dict[str, Any]
+    dialogues: dict[str, int]
+    leaks: list[dict[str, Any]]
+    sets: dict[str, Written]
+
+
+class Routed(Shape):
+    """``route.json`` of a mining; ``fates``: what became of the samples; ``errors`` of the pairs.
+
+    ``truncated``: pairs whose rejected answer was cut.
+    """
+
+    task: str
+    model: str
+    smoke: bool
+    samples: int
+    truncated: int
+    provenance: dict[str, Any]
+    fates: dict[str, int]
+    errors: dict[str, int]
+    routes: Written = Field(alias="routes.jsonl")
+    pairs: Written = Field(alias="pairs.jsonl")
+    singles: Written = Field(alias="singles.jsonl")
+
+
+class MinedSets(Shape):
+    """The manifest of the sets of a mining, by their registered names."""
+
+    provenance: dict[str, Any]
+    fates: dict[str, int]
+    errors: dict[str, int]
+    smoke: bool
+    licence: str
+    corpus: str
+    sets: dict[str, Written]
 
 
 class Metrics(Shape):

@@ -10,16 +10,22 @@ from pathlib import Path
 from esc import files, paths, prompts, strategies
 from esc.files import EscError, JsonlWriter, NoPairs, OptionsDiffer, Row
 from esc.paths import EMBEDDED, Lineage
+from esc.records import Built, Routed
 
 SMOKE = "SMOKE       embedded model, sample corpus or random judge: no result"
 """What a report says of such a run."""
 
 
-def manifest(work: Path) -> Row:
-    """The manifest of the built sets; EscError where the system prompts have changed since."""
-    found = files.read_json(work / paths.MANIFEST, made_by="make data")
+def built(work: Path) -> Built:
+    """The manifest of the built sets."""
+    return files.read_as(Built, work / paths.MANIFEST, made_by="make data")
+
+
+def manifest(work: Path) -> Built:
+    """`built`; EscError where the system prompts have changed since."""
+    found = built(work)
     worded = {key: prompts.wording(layout) for layout, key in prompts.KEYS.items()}
-    if any(found["options"].get(key) != now for key, now in worded.items()):
+    if any(found.options.get(key) != now for key, now in worded.items()):
         raise EscError(
             f"the sets in {work / paths.DATA} were built with other system prompts or strategies; "
             "set PROMPTS_DIR and STRATEGIES as they were then, or build and train again"
@@ -27,15 +33,15 @@ def manifest(work: Path) -> Row:
     return found
 
 
-def set_of(manifest: Row, split: str) -> str:
+def set_of(manifest: Built, split: str) -> str:
     """What is predicted, in words: the side, the corpus and its split."""
-    return f"{split} of {manifest['corpus']['origin']}, SPLIT={manifest['options']['SPLIT']}"
+    return f"{split} of {manifest.corpus.origin}, SPLIT={manifest.options['SPLIT']}"
 
 
-def train_set(manifest: Row) -> Row:
+def train_set(manifest: Built) -> Row:
     """What names the train turns: corpus, split, how turns were made, and the set's own hash."""
-    options = {name: manifest["options"][name] for name in ("ESCONV", "SPLIT", "CONSECUTIVE")}
-    return options | {"train set": manifest["sets"][paths.sft_file("rg", "train")]["sha256"]}
+    options = {name: manifest.options[name] for name in ("ESCONV", "SPLIT", "CONSECUTIVE")}
+    return options | {"train set": manifest.sets[paths.sft_file("rg", "train")].sha256}
 
 
 def refuse_without_pairs(work: Path, model: str, task: str, lineage: Lineage) -> None:
@@ -45,19 +51,20 @@ def refuse_without_pairs(work: Path, model: str, task: str, lineage: Lineage) ->
         raise NoPairs(f"{none}: {files.read_json(none)['told']}")
 
 
-def routed_pairs(work: Path, model: str, task: str, lineage: Lineage, again: str) -> Row:
+def routed_pairs(work: Path, model: str, task: str, lineage: Lineage, again: str) -> Routed:
     """What ``route.json`` says of a mining; ``again`` is the command that routes it.
 
     EscError where a later routing left no pairs, or files or the train turns were changed since.
     """
     refuse_without_pairs(work, model, task, lineage)
     folder = (work / paths.no_pairs(model, task, lineage)).parent
-    routed = files.read_json(folder / "route.json", made_by=again)
-    changed = files.differences(routed["provenance"]["data"], train_set(manifest(work)))
+    routed = files.read_as(Routed, folder / "route.json", made_by=again)
+    changed = files.differences(routed.provenance["data"], train_set(manifest(work)))
+    written = {"routes": routed.routes, "pairs": routed.pairs, "singles": routed.singles}
     changed += [
-        f"{name} was changed since it was written"
-        for name in routed
-        if name.endswith(".jsonl") and files.sha256(folder / name) != routed[name]["sha256"]
+        f"{name}.jsonl was changed since it was written"
+        for name, one in written.items()
+        if files.sha256(folder / f"{name}.jsonl") != one.sha256
     ]
     if changed:
         raise EscError(
@@ -147,14 +154,13 @@ class RunFolder:
             for record in records:
                 writer.write(record)
         if complete:
-            written = {name: writer.facts()[name] for name in ("rows", "sha256")}
+            written = writer.facts().model_dump(include={"rows", "sha256"})
             files.write_json(self.path / DONE, facts | {self.records: written})
 
 
 def is_smoke(model: str, work: Path) -> bool:
     """Whether ``model`` is the embedded one or the built sets are of the sample corpus."""
-    manifest = files.read_json(work / paths.MANIFEST, made_by="make data")
-    return model == EMBEDDED or bool(manifest["smoke"])
+    return built(work).smoke or model == EMBEDDED
 
 
 def made_beside(path: Path) -> bool:

@@ -276,13 +276,13 @@ def align(
             f"no record can be aligned with the {split} set ({unaligned[0]} with its id or "
             "conversation and gold); name its --set, or leave ids out to align by conversation"
         )
-    built = files.read_json(work / paths.MANIFEST, made_by="make data")
+    built = step.built(work)
     options = {
         _MARK: files.sha256(predictions),
         "SET": split,
-        "data": built["sets"][paths.sft_file("rg", split)]["sha256"],
+        "data": built.sets[paths.sft_file("rg", split)].sha256,
         # One folder may hold several aligned files: a SMOKE mark of one stays.
-        "smoke": bool(built["smoke"] or beside.get("smoke")) or step.made_beside(predictions),
+        "smoke": bool(built.smoke or beside.get("smoke")) or step.made_beside(predictions),
         "files": sorted({*beside.get("files", ()), out.name}),
     }
     files.write_json(out.parent / OPTIONS, options)

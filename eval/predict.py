@@ -59,7 +59,7 @@ def _asking(
         "turns": len(turns),
         "weights": weights,
         "prompts": files.sha256_of(texts),
-        "data": manifest["sets"][paths.sft_file("rg", split)]["sha256"],
+        "data": manifest.sets[paths.sft_file("rg", split)].sha256,
         "smoke": step.is_smoke(model, work),
     }
     folder = work / paths.run(model, system, setting.stage, setting.lineage)

@@ -286,7 +286,7 @@ def _mine(work: Path) -> None:
     asked |= {"SAMPLES": SAMPLES, "DECODE": "choice", "temperature": 0.7, "top_p": 0.95}
     asked |= {"sampler": "rg-sft", "weights": "made up", "data": step.train_set(manifest)}
     judged: Row = {"JUDGE": RANDOM, "BLIND": False}
-    common = {"prompts": manifest["options"]["prompts"], "smoke": True}
+    common = {"prompts": manifest.options["prompts"], "smoke": True}
     folder = work / paths.mining(EMBEDDED) / "rg"
     for place, name, options, made in (
         (folder, "samples.jsonl", asked, _sample),

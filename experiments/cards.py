@@ -10,7 +10,7 @@ somebody else wrote is left alone without ``--force``.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +20,11 @@ from huggingface_hub import DatasetCardData, ModelCardData
 
 from esc import adapters, backbones, cli, files, paths, step
 from esc.backbones import Backbone
-from esc.files import EscError, Row
+from esc.files import EscError, Row, Written
 from esc.paths import EMBEDDED
 from esc.predictions import PREDICTIONS
 from esc.prompts import TASKS
-from esc.records import Metrics
+from esc.records import Built, Metrics, MinedSets
 from esc.step import DONE, OPTIONS
 from esc.strategies import IS_SHIPPED, Strategy
 from esc.visible import markdown
@@ -63,7 +63,7 @@ SCORES = {
 """A number's name on a card to where it stands in ``metrics.json``."""
 
 
-def _sets_of(work: Path) -> tuple[Row, list[Row], list[str]]:
+def _sets_of(work: Path) -> tuple[Built, list[Row], list[str]]:
     """(the manifest of the built sets, all sets, which mined sets do not belong to the built ones).
 
     A set has its registered ``name``, ``task``, ``kind`` (sft, dpo or kto), ``splits`` (each with
@@ -71,22 +71,23 @@ def _sets_of(work: Path) -> tuple[Row, list[Row], list[str]]:
     by error. Raises EscError where none are built, or a file is not its manifest's.
     """
     manifest = step.manifest(work)
-    built, left_out = [], []
+    built: list[Row] = []
+    left_out = []
     for task, layout in ((one, of) for one in TASKS for of in paths.layouts(one)):
         names = {split: paths.sft_file(task, split, layout) for split in paths.SPLITS}
-        splits = {split: _file(work, name, manifest["sets"]) for split, name in names.items()}
+        splits = {split: _file(work, name, manifest.sets) for split, name in names.items()}
         name = paths.sft_dataset(task, layout=layout)
         one = {"name": name, "task": task, "kind": "sft", "splits": splits}
-        built.append(one | {"smoke": manifest["smoke"], "mined": None})
+        built.append(one | {"smoke": manifest.smoke, "mined": None})
     for path in sorted((work / paths.DATA).glob("esc_*.manifest.json")):
-        mining = files.read_json(path)
-        if changed := files.differences(mining["provenance"]["data"], step.train_set(manifest)):
+        mining = files.read_as(MinedSets, path, made_by="make mine")
+        if changed := files.differences(mining.provenance["data"], step.train_set(manifest)):
             told = f"mined from other train turns than are built now ({'; '.join(changed)})"
             left_out.append(f"the sets of {path.name}: {told}")
             continue
-        for name, facts in mining["sets"].items():
+        for name, facts in mining.sets.items():
             named = paths.preference_of(name)
-            if named and facts["rows"]:
+            if named and facts.rows:
                 file = paths.preference_file(name)
                 splits = {"train": _file(work, file, {file: facts})}
                 rows = files.read_jsonl(work / file)
@@ -96,25 +97,26 @@ def _sets_of(work: Path) -> tuple[Row, list[Row], list[str]]:
                 )
                 errors = dict(Counter(map(str, wrong)).most_common())
                 one = {"name": name, "task": named[0], "kind": named[2].kind, "splits": splits}
-                one["smoke"] = manifest["smoke"] or mining["smoke"]
-                built.append(one | {"mined": mining["provenance"] | {"errors": errors}})
+                smoke = manifest.smoke or mining.smoke
+                mined = mining.provenance | {"errors": errors}
+                built.append(one | {"smoke": smoke, "mined": mined})
     return manifest, built, left_out
 
 
-def _file(work: Path, name: str, sets: Row) -> Row:
+def _file(work: Path, name: str, sets: Mapping[str, Written]) -> Row:
     path, facts = work / name, sets[name]
-    if not path.is_file() or files.sha256(path) != facts["sha256"]:
+    if not path.is_file() or files.sha256(path) != facts.sha256:
         again = paths.make("data", work=work)
         raise EscError(
             f"{path} is not the file that its manifest describes (gone, or changed since); {again} "
             "builds SFT sets anew, the mining targets mined ones"
         )
-    return {"file": path.name, "rows": facts["rows"], "sha256": facts["sha256"]}
+    return {"file": path.name, "rows": facts.rows, "sha256": facts.sha256}
 
 
-def _dataset_card(work: Path, manifest: Row, built: list[Row]) -> str:
+def _dataset_card(work: Path, manifest: Built, built: list[Row]) -> str:
     """The whole card; ``configs`` lets ``datasets.load_dataset`` read the folder itself."""
-    kind, smoke = manifest["corpus"]["kind"], any(one["smoke"] for one in built)
+    kind, smoke = manifest.corpus.kind, any(one["smoke"] for one in built)
     tags = ["dialogue", *["preference-optimization"] * any(one["mined"] for one in built)]
     turns = {split: files.read_jsonl(work / paths.sft_file("rg", split)) for split in paths.SPLITS}
     strategies = {split: Counter(row["strategy"] for row in of) for split, of in turns.items()}
@@ -161,7 +163,7 @@ def licence_of(kind: str, backbone: Backbone | None = None) -> str:
 
 
 def _model_cards(
-    folder: Path, work: Path, backbone: Backbone, manifest: Row, built: list[Row]
+    folder: Path, work: Path, backbone: Backbone, manifest: Built, built: list[Row]
 ) -> Iterator[tuple[Path, str]]:
     """(folder, card) of one finished training: its own, and of a composed adapter.
 
@@ -179,7 +181,7 @@ def _model_cards(
             f"{folder} was trained on other sets than are in {work / paths.DATA} now; build those "
             f"again (its options.json names them), or {again} FORCE=1"
         )
-    kind = manifest["corpus"]["kind"]
+    kind = manifest.corpus.kind
     smoke = backbone.name == EMBEDDED or bool(facts["smoke"]) or trained_on["smoke"]
     tags = ["lora", "sft" if stage == "sft" else lineage.kind]
     data = ModelCardData(

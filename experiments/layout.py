@@ -171,7 +171,7 @@ def main(
 
     build.build(esconv, work / "base", _options())
     found = list(rows(work, seed))
-    smoke = bool(step.manifest(work / "base")["smoke"])
+    smoke = step.manifest(work / "base").smoke
     files.write_json(work / "layout.json", {"rows": found, "seed": seed, "smoke": smoke})
     print(
         pd.DataFrame(found).to_markdown(

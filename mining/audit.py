@@ -51,7 +51,7 @@ def make(mining: Mining, n: int) -> Iterator[str]:
             raise EscError(f"{mining.routed / PAIRS} holds no pair with an error to audit")
         (folder / DONE).unlink(missing_ok=True)
         turns = {turn.id: turn for turn in gold_turns(mining.work, "train", None)}
-        of, rows = routed[PAIRS]["sha256"], []
+        of, rows = routed.pairs.sha256, []
         for pair in drawn:
             turn, gold, rejected = turns[pair["id"]], pair["chosen"], pair["rejected"]
             if mining.task == "vanilla":
@@ -70,8 +70,8 @@ def make(mining: Mining, n: int) -> Iterator[str]:
                 "explanation": pair["explanation"] or "",
             }
             rows.append(row)
-        done: Row = {name: routed[name] for name in ("task", "model", "smoke")}
-        done |= {name: routed["provenance"][name] for name in ("sampler", "judge")}
+        done: Row = routed.model_dump(include={"task", "model", "smoke"})
+        done |= {name: routed.provenance[name] for name in ("sampler", "judge")}
         done |= {"n": n, "pairs": of, "records": {row["record"]: row["error"] for row in rows}}
         page = sheets.page(
             TEMPLATE,

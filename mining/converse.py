@@ -21,6 +21,7 @@ from esc.judging import FOR_GOOD, Asking, Policies, Sending, Unscored, ask_all, 
 from esc.llm import Asks, Failure, Generation, Sampling, derived_seed
 from esc.paths import CONVERSE, Lineage
 from esc.plan_and_speak import PLAN_TOKENS, TEMPERATURE, TOP_P
+from esc.records import MinedSets
 from esc.seeker import STEP, TEMPLATES, Card, Heard, Playing, Said, Seeker
 from esc.step import RunFolder
 from esc.strategies import Strategy
@@ -134,10 +135,16 @@ def build(sending: Sending, made_by: Row, rows: Sequence[Row]) -> Iterator[str]:
         registry.write_for(work, dict([registry.preference_entry("rg", model, LINEAGE)]))
         none.unlink(missing_ok=True)
         built = step.manifest(work)
-        told: Row = {"provenance": made_by, "fates": dict(fates.most_common()), "errors": {}}
-        told |= {"licence": built["licence"], "corpus": built["corpus"]["origin"]}
-        sets = {name: writer.facts()}
-        files.write_json(described_in, told | {"smoke": made_by["smoke"], "sets": sets})
+        told = MinedSets(
+            provenance=made_by,
+            fates=dict(fates.most_common()),
+            errors={},
+            smoke=made_by["smoke"],
+            licence=built.licence,
+            corpus=built.corpus.origin,
+            sets={name: writer.facts()},
+        )
+        files.write_json(described_in, told.model_dump())
     yield f"set         {work / file}: {fates['pair']:,} pairs of {len(turns):,} turns"
     lost = Counter({f"conversation ended: {one}": n for one, n in ended.items()})
     counts = (fates + lost).most_common()
@@ -180,7 +187,7 @@ def main(
         "temperature": TEMPERATURE,
         "top_p": TOP_P,
         "decode": mode,
-        "prompts": manifest["options"]["prompts"],
+        "prompts": manifest.options["prompts"],
         "seeker_prompts": prompts.hash_of(TEMPLATES),
         "data": step.train_set(manifest),
         "split": "train",

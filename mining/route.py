@@ -27,7 +27,7 @@ from esc.files import EscError, NoPairs, Row
 from esc.judging import JudgeName, JudgeUrl, Unscored, judge_for
 from esc.paths import EMBEDDED
 from esc.psych_errors import PsychError
-from esc.records import SAMPLES
+from esc.records import SAMPLES, Routed
 from esc.strategies import tag
 from mining.judge import Asked, Blind, Judged, judged_turns
 from mining.routing import Fate, route_turn, seeded
@@ -50,7 +50,7 @@ def provenance_of(mining: Mining, asked: Asked | None) -> Row:
     return made_by
 
 
-def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Row:
+def route(mining: Mining, asked: Asked | None, *, force: bool = False) -> Routed:
     """What ``route.json`` says of a mining; ``asked`` names the judge, None for the planner.
 
     As `pairs.write`; EscError too where samples or verdicts are not whole, NoPairs for no pair.

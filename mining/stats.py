@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from data_builders.pairs import DONE, PAIRS, ROUTES, Mining
+from data_builders.pairs import DONE, PAIR, PAIRS, ROUTES, Mining
 from data_builders.stats import PAPER, page
 from esc import cli, files, paths, step
 from esc.dialogue import gold_turns
@@ -23,6 +23,7 @@ from esc.files import EscError, Row
 from esc.paths import EMBEDDED, Lineage, Quadrant
 from esc.prompts import TASKS
 from esc.psych_errors import PsychError
+from esc.records import Routed
 from esc.stats import BY_DIALOGUE, FEWEST, share
 from esc.strategies import Strategy
 from esc.visible import plain
@@ -38,7 +39,7 @@ _BY = {"error": PsychError, "gold strategy": Strategy}
 """What shares of kept samples are told by."""
 
 
-def _told(mining: Mining, routed: Row, pairs: Any) -> Row:
+def _told(mining: Mining, routed: Routed, pairs: Any) -> Row:
     """What ``stats.json`` says of a task; of a file of others there are no dropped samples."""
     quadrants = pairs["quadrant"].value_counts()
     sides = {"chosen": "gold_strategy", "rejected": "strategy"}
@@ -46,8 +47,8 @@ def _told(mining: Mining, routed: Row, pairs: Any) -> Row:
     columns = ["id", "error", "gold_strategy", "fate"]
     ways = pd.DataFrame(files.read_jsonl(mining.routed / ROUTES), columns=columns, dtype=str)
     return {
-        **{name: routed[name] for name in ("samples", "fates")},
-        **{name: routed["provenance"][name] for name in ("sampler", "judge")},
+        **routed.model_dump(include={"samples", "fates"}),
+        **{name: routed.provenance[name] for name in ("sampler", "judge")},
         "pairs": len(pairs),
         "strategies": {
             one.value: {side: int(count.get(one, 0)) for side, count in counts.items()}
@@ -85,11 +86,11 @@ def _spread(lengths: Any) -> Row:
     }
 
 
-def _source(routed: Row) -> str:
+def _source(routed: Routed) -> str:
     """Who sampled and judged."""
-    model, of = routed["model"], routed["provenance"]
+    model, of = routed.model, routed.provenance
     if of.get("file"):
-        rows = f"{routed['fates']['pair']:,} of its {routed['samples']:,} rows"
+        rows = f"{routed.fates[PAIR]:,} of its {routed.samples:,} rows"
         return f"for {model}, pairs of the file {of['sampler']}, {rows}"
     by = f", judged by {of['judge']}{' (blind)' * of['blind']}" if of["judge"] else ""
     return f"sampled from {model} {of['sampler']}{by}"
@@ -209,7 +210,7 @@ def main(
         for pair in draw(pairs.to_dict("records"), 1):
             drawn.setdefault(pair["error"], (mining.task, pair))
         notes.append(f"{mining.task}: {_source(routed)}")
-        smoke |= routed["smoke"]
+        smoke |= routed.smoke
     if not tasks:
         raise EscError(f"nothing is mined in {folder.parent}; {'; '.join(notes)}")
     notes = [step.SMOKE] * smoke + notes

@@ -148,7 +148,7 @@ def stamp(training: Training, settings: Row) -> Row:
             f"adapter {one.name}": adapters.fingerprint(one) for one in training.starts_from
         }
     else:
-        options = dict(files.read_json(work / paths.MANIFEST, made_by="make data")["options"])
+        options = dict(step.built(work).options)
     if training.merged_start:
         # Its adapters are named above, by what they hold.
         recipe["model_name_or_path"] = training.backbone.path

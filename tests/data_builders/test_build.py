@@ -81,12 +81,12 @@ def test_a_second_build_writes_nothing_and_needs_no_esconv(small_corpus, tmp_pat
 
 
 def test_other_options_blanks_or_prompts_rebuild_the_sets(small_corpus, tmp_path, monkeypatch):
-    assert made(small_corpus, tmp_path, limit=1)["dialogues"]["train"] == 1
+    assert made(small_corpus, tmp_path, limit=1).dialogues["train"] == 1
     second = made(small_corpus, tmp_path, limit=2)
-    assert second["sets"]["data/vanilla_sft_train.jsonl"]["rows"] == 2
+    assert second.sets["data/vanilla_sft_train.jsonl"].rows == 2
     small_corpus.write_text(small_corpus.read_text().replace("hello from", "hello  from"))
     third = made(small_corpus, tmp_path, limit=2)
-    assert third["options"]["ESCONV"] != second["options"]["ESCONV"]
+    assert third.options["ESCONV"] != second.options["ESCONV"]
     (tmp_path / "sp_system.j2").write_text("plan")
     monkeypatch.setenv("PROMPTS_DIR", str(tmp_path))
     prompts.sp_system.cache_clear()
@@ -110,7 +110,7 @@ def test_a_changed_set_a_lost_registry_and_a_broken_manifest_are_made_again(smal
 
 def test_the_sample_corpus_is_marked_as_smoke_by_its_path_too(tmp_path):
     manifest = made(paths.SAMPLE, tmp_path)
-    assert manifest["smoke"] is True and manifest["corpus"]["kind"] == "sample"
+    assert manifest.smoke is True and manifest.corpus.kind == "sample"
     assert any(line.startswith("SMOKE") for line in build.report(manifest, tmp_path))
 
 
@@ -158,5 +158,5 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_old_sets_whole(esconv, tmp_p
             assert process.poll() is None and time.monotonic() < deadline
         process.send_signal(signal.SIGKILL)
     assert contents(tmp_path) == before
-    assert made(esconv, tmp_path, limit=2)["options"]["LIMIT"] == 2
+    assert made(esconv, tmp_path, limit=2).options["LIMIT"] == 2
     assert not list(data.glob(".*.tmp"))

@@ -24,7 +24,8 @@ def test_the_facts_of_a_written_file_are_those_of_its_bytes_and_its_rows_come_ba
         writer = files.JsonlWriter(stream)
         for row in rows:
             writer.write(row)
-    facts = {"rows": 2, "bytes": path.stat().st_size, "sha256": files.sha256(path)}
+    size = path.stat().st_size
+    facts = files.Written(rows=2, bytes=size, sha256=files.sha256(path))
     assert writer.facts() == facts and list(files.read_jsonl(path)) == rows
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
     assert list(files.read_jsonl(path)) == rows

@@ -70,7 +70,8 @@ def mined(work, task="sp", *, judge=None, **said):
     provenance = {"model": EMBEDDED, "sampler": f"{task}-sft", "weights": "d" * 64, "judge": judge}
     provenance["data"] = step.train_set(step.manifest(work))
     sets = {name: {"rows": 1, "bytes": 1, "sha256": files.sha256(path)}}
-    manifest = {"provenance": provenance, "smoke": True, "sets": sets}
+    manifest = {"provenance": provenance, "smoke": True, "sets": sets, "fates": {"pair": 1}}
+    manifest |= {"errors": {row["error"]: 1}, "licence": "its own", "corpus": "sample"}
     return write(work / paths.preference_manifest(task, EMBEDDED, Lineage()), manifest)
 
 

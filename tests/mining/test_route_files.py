@@ -126,6 +126,17 @@ def test_zero_pairs_name_what_took_them_and_do_not_keep_another_task_from_its_pa
     assert bench.routed("sp", "pairs.jsonl")
 
 
+@pytest.mark.parametrize("name", ["mining", "data/manifest.json"])
+def test_a_manifest_without_a_field_is_named_with_the_field_and_what_writes_it(
+    name, routed, refused
+):
+    route_json = routed.mining("rg").routed / "route.json"
+    path = route_json if name == "mining" else routed.work / name
+    files.write_json(path, files.read_json(path) | {"smoke": None})
+    told = refused(step=routed.preference)
+    assert f"{path} is not what make " in told and "smoke" in told
+
+
 def judged_anew(bench, server, planted, plan):
     planted.plan = plan
     shutil.rmtree(bench.judged("rg"))
