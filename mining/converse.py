@@ -80,8 +80,8 @@ def _felt(reply: Row) -> int:
     return reply["intensity"] or 0
 
 
-def _fate(turn: Row) -> str:
-    """``pair``, or why there is none."""
+def fate(turn: Row) -> str:
+    """`PAIR`, or why there is none."""
     first, second = turn["replies"]
     reasons = {
         "unparsable strategy": turn["strategy"] is None,
@@ -91,12 +91,18 @@ def _fate(turn: Row) -> str:
         "same relief": first["intensity"] == second["intensity"],
         "better reply cut": min(turn["replies"], key=_felt)["truncated"],
     }
-    return next((reason for reason, holds in reasons.items() if holds), "pair")
+    return next((reason for reason, holds in reasons.items() if holds), pairs.PAIR)
+
+
+def sides(turn: Row) -> tuple[Row, Row]:
+    """Of a pair the better reply, after which less is felt, and the other."""
+    better, worse = sorted(turn["replies"], key=_felt)
+    return better, worse
 
 
 def _pair(turn: Row, made_by: Row) -> Row:
-    """The row of a preference set; the better reply is the one after which less is felt."""
-    better, worse = sorted(turn["replies"], key=_felt)
+    """The row of a preference set."""
+    better, worse = sides(turn)
     said: Sequence[Exchange] = [(one, reply) for one, reply in turn["history"]]
     chat = plan_and_speak.rg_chat(said, turn["seeker"], Strategy(turn["strategy"]))
     felt = {"before": turn["intensity"]}
@@ -116,10 +122,10 @@ def build(sending: Sending, made_by: Row, rows: Sequence[Row]) -> Iterator[str]:
     """Write the set and its manifest; NoPairs, with an old set left whole, where it has no row."""
     work, model = sending.work, sending.model
     turns = [turn for row in rows for turn in row["turns"]]
-    fates = Counter(map(_fate, turns))
+    fates = Counter(map(fate, turns))
     ended = Counter(row["ended"].partition(":")[0] for row in rows if row["ended"])
     none = work / paths.no_pairs(model, "rg", LINEAGE)
-    if not fates["pair"]:
+    if not fates[pairs.PAIR]:
         why = pairs.listed(fates + ended) or "no turn"
         why = f"0 pairs of {len(turns):,} turns ({why}); take more cards (LIMIT) or TURNS"
         files.write_json(none, {"told": why, "fates": fates})
@@ -130,7 +136,7 @@ def build(sending: Sending, made_by: Row, rows: Sequence[Row]) -> Iterator[str]:
         file = paths.preference_file(name)
         with files.jsonl_together(work, file, described_in=described_in) as (writer,):
             for turn in turns:
-                if _fate(turn) == "pair":
+                if fate(turn) == pairs.PAIR:
                     writer.write(_pair(turn, made_by))
         registry.write_for(work, dict([registry.preference_entry("rg", model, LINEAGE)]))
         none.unlink(missing_ok=True)
@@ -145,10 +151,10 @@ def build(sending: Sending, made_by: Row, rows: Sequence[Row]) -> Iterator[str]:
             sets={name: writer.facts()},
         )
         files.write_json(described_in, told.model_dump())
-    yield f"set         {work / file}: {fates['pair']:,} pairs of {len(turns):,} turns"
+    yield f"set         {work / file}: {fates[pairs.PAIR]:,} pairs of {len(turns):,} turns"
     lost = Counter({f"conversation ended: {one}": n for one, n in ended.items()})
     counts = (fates + lost).most_common()
-    yield from (f"            {n:>9,}  {one}" for one, n in counts if one != "pair")
+    yield from (f"            {n:>9,}  {one}" for one, n in counts if one != pairs.PAIR)
     if made_by["smoke"]:
         yield step.SMOKE
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from data_builders.pairs import PAIRS
+from data_builders.pairs import PAIR, PAIRS
 from esc import files, paths
 from esc.dialogue import Exchange
 from esc.files import EscError, Row
@@ -16,10 +16,16 @@ from esc.predictions import PREDICTIONS, named_rows, prediction_of
 from esc.psych_errors import PsychError
 from eval.conversation_measures import CONVERSATIONS
 from eval.ui.parts import reply, said, shown
+from mining import converse
 from mining.classify import ERRORS
 
 SHOWN = 50
-KINDS = OF_PREDICTIONS, OF_PAIRS, OF_TALK = "predictions", "mined pairs", "conversations"
+KINDS = OF_PREDICTIONS, OF_PAIRS, OF_TALK, OF_AHEAD = (
+    "predictions",
+    "mined pairs",
+    "conversations",
+    "pairs of conversations",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,18 @@ def _pairs(path: Path, work: Path) -> Iterator[Read]:
         yield Read(*of, None, error)
 
 
+def _looked_ahead(path: Path, work: Path) -> Iterator[Read]:
+    for turn in (turn for row in files.read_jsonl(path) for turn in row["turns"]):
+        if converse.fate(turn) == PAIR:
+            both = zip(("chosen", "rejected"), ("gold", "bad"), converse.sides(turn), strict=True)
+            replies = tuple(
+                reply(name, one["text"], turn["strategy"], look, [f"felt then: {one['intensity']}"])
+                for name, look, one in both
+            )
+            history = tuple((words, said) for words, said in turn["history"])
+            yield Read(turn["id"], OF_AHEAD, path.parent.name, history, turn["seeker"], replies)
+
+
 def _conversations(path: Path, work: Path) -> Iterator[Read]:
     felt = "{said} ({intensity} of 5)".format_map
     name = "/".join(path.parts[-3:-1])
@@ -83,6 +101,7 @@ def _conversations(path: Path, work: Path) -> Iterator[Read]:
 _PLACES = {
     f"*/{PREDICTIONS}": _predictions,
     f"mining*/*/routed/{PAIRS}": _pairs,
+    f"mining*/*/{converse.RECORDS}": _looked_ahead,
     f"conversations/*/{CONVERSATIONS}": _conversations,
     f"conversations/*/*/{CONVERSATIONS}": _conversations,
     f"safety/*/{CONVERSATIONS}": _conversations,

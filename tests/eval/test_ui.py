@@ -20,7 +20,7 @@ from esc.files import EscError
 from esc.paths import EMBEDDED
 from eval import human
 from eval.ui import app, check, compare, read, talk
-from mining import audit
+from mining import audit, converse
 
 HOSTILE = "<script>window.hit=1</script> <img src=x onerror=window.hit=1> [a](http://b) \u202e\x1b"
 SHOWN = r"<script>window.hit=1</script> <img src=x onerror=window.hit=1> [a](http://b) \u202e\x1b"
@@ -231,6 +231,19 @@ def test_a_turns_page_has_all_systems_and_the_texts_as_text(work):
     assert "reply 3 2" in page and "gold 3 2" in page and page.count("<section") == 3
     assert "<script" not in page and "<img" not in page and r"\u202e\x1b" in page
     assert "Nothing of turn x-9" in read.page_of([], "x-9")
+
+
+def test_pairs_of_conversations_are_read_better_first_with_what_was_felt_after(tmp_path):
+    folder = tmp_path / "runs" / EMBEDDED / "mining" / "converse"
+    told = {"a": 3, "b": 2}
+    replies = [{"text": one, "intensity": n, "truncated": False} for one, n in told.items()]
+    turn = {"id": "7-0", "strategy": "Question", "history": [], "seeker": "hm", "replies": replies}
+    same = turn | {"id": "7-1", "replies": [replies[0], replies[0] | {"text": "c"}]}
+    save(folder / converse.RECORDS, [{"turns": [turn, same]}])
+    every, wrong = read.everything(tmp_path, EMBEDDED)
+    (found,) = read.matching(every, read.OF_AHEAD, [], "any", "", "")
+    assert not wrong and [one["reply"] for one in found.replies] == ["b", "a"]
+    assert found.replies[0]["notes"] == ["felt then: 2"]
 
 
 def test_a_file_of_another_form_is_left_out_and_named_and_the_others_are_read(work):
