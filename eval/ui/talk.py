@@ -44,6 +44,7 @@ class Models:
     decode: str | None = None
     _chats: dict[tuple[str, ...], Chat] = field(default_factory=dict)
     _served: bool = False  # by make serve, when last asked
+    _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def systems(self) -> list[str]:
         """Those that can be talked with: what is trained, and the base."""
@@ -71,7 +72,8 @@ class Models:
             again = paths.make("serve", work=self.work, model=self.model)
             raise EscError(f"the server has ended; {again} starts one, then send again")
         of = self.model, self.work, self.base_url
-        urls = tuple(await asyncio.to_thread(policy_server.servers, *of, {}))
+        async with self._starting:  # two first messages at once: one server
+            urls = tuple(await asyncio.to_thread(policy_server.servers, *of, {}))
         self._served = bool(not self.base_url and policy_server.running(self.model, self.work))
         if urls not in self._chats:
             self._chats[urls] = Chat(urls, _Forgetting(), timeout=TIMEOUT, connections=8)
