@@ -1,6 +1,5 @@
-# The orders of `make demo` and `make reproduce`. A step is a target that users call, with its variant
-# behind an @; where it is done it says so and ends. What fails is gone round, and the same command
-# goes on with it. $(STEPS) keeps the state and seconds of every step.
+# The orders of `make demo` and `make reproduce`. A step is a target that users call, its variant behind an
+# @. What fails is gone round, and the same command goes on. $(STEPS) has each step's state and seconds.
 SFT := sft-sp sft-rg sft-vanilla
 DPO := dpo-sp dpo-rg dpo-vanilla
 MIXES := nsnr nsnr_psnr nsnr_nspr psnr
@@ -33,12 +32,13 @@ reproduce: $(READY) $(if $(DRY_RUN),,$(SERVE_READY))  ## the paper's whole exper
 
 # A mining that no pair came out of, or none of a mix: there is nothing to train, and that is no failure.
 OF = $(word $(1),$(subst -, ,$(subst @, ,$*)))
-PAIRS = $(WORK)/data/esc_$(call OF,2)_dpo_$(MODEL)
-NO_PAIRS = [ -f "$(WORK)/runs/$(MODEL)/mining/$(call OF,2)/routed/no_pairs.json" ] || \
+LAID = $(if $(filter-out vanilla,$(call OF,2)),$(filter _dialogue,_$(LAYOUT)))
+PAIRS = $(WORK)/data/esc_$(call OF,2)_dpo_$(MODEL)$(LAID)
+NO_PAIRS = [ -f "$(WORK)/runs/$(MODEL)/mining$(LAID)/$(call OF,2)/routed/no_pairs.json" ] || \
   { [ -f "$(PAIRS).manifest.json" ] && ! [ -f "$(PAIRS)$(addprefix _,$(call OF,3)).jsonl" ]; }
 step/%:
 	@printf '\n=== %s\n' "$*"; mkdir -p "$(dir $(STEPS))"; begin=$$(date +%s); state=done; ended=0; \
 	if [ $(call OF,1) = dpo ] && { $(NO_PAIRS); }; then state='not run (0 pairs)'; else \
 	$(MAKE) --no-print-directory $(word 1,$(subst @, ,$*)) VARIANT=$(word 2,$(subst @, ,$*)) PLANNED=1 \
-	  $(if $(filter mine,$*),$(MINING_JUDGE:%=JUDGE=%)) || { ended=$$?; state=failed; }; fi; \
+	  $(if $(filter sft-sp sft-rg,$*),,PACK=) $(if $(filter mine,$*),$(MINING_JUDGE:%=JUDGE=%)) || { ended=$$?; state=failed; }; fi; \
 	printf '%s\t%s\t%s\n' "$*" "$$state" $$(($$(date +%s) - begin)) >> "$(STEPS)"; exit $$ended

@@ -91,8 +91,11 @@ def vanilla_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
     }
 
 
-LONGEST = 3 * CUTOFF
-"""Bytes of the texts of a row: about CUTOFF tokens at most in any script, and mostly far fewer."""
+def _tokens(turn: Turn) -> float:
+    """At most about what a turn takes in any script, with its strategy and the template's own."""
+    said = f"{turn.seeker}{turn.response}".encode()
+    plain = sum(byte < 128 for byte in said)
+    return plain / 3 + (len(said) - plain) * 0.65 + 22
 
 
 def dialogue_rows(task: str, turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
@@ -100,12 +103,12 @@ def dialogue_rows(task: str, turns: Sequence[Turn], provenance: Row) -> Iterator
 
     One that would be too long goes on in another row, from a turn on: `check` shows what is cut.
     """
-    start, size = 0, 0
+    start, size = 0, 0.0
     for place, turn in enumerate(turns):
-        size += len(f"{turn.seeker}{turn.response}".encode()) + 64
-        if size > LONGEST and place > start:
+        size += (one := _tokens(turn))
+        if size > CUTOFF and place > start:
             yield _dialogue_row(task, turns[start:place], provenance, start)
-            start, size = place, 0
+            start, size = place, one
     yield _dialogue_row(task, turns[start:], provenance, start)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, Field
 
 from data_builders.corpus import values
-from esc import backbones, cli, files, paths, psych_errors, step
+from esc import backbones, cli, files, paths, prompts, psych_errors, step
 from esc.adapters import ELSEWHERE
 from esc.dialogue import GoldTurn, gold_turns
 from esc.files import EscError, OptionsDiffer, Row, checked
@@ -186,6 +186,7 @@ class _Given(BaseModel):
     error: Any = Field(None, validation_alias=AliasChoices("error", "error_type"))
     explanation: Any = None
     quadrant: Any = None
+    provenance: Any = None
 
 
 def take(path: Path, mining: Mining, *, force: bool) -> Routed:
@@ -194,7 +195,7 @@ def take(path: Path, mining: Mining, *, force: bool) -> Routed:
     made_by: Row = {name.lower(): value for name, value in mining.named.items()} | {
         "sampler": path.name,
         "weights": ELSEWHERE,
-        "prompts": manifest.options["prompts"],
+        "prompts": prompts.wording(mining.lineage.layout),
         "data": step.train_set(manifest),
         "split": "train",
         "smoke": step.is_smoke(mining.model, mining.work),
@@ -203,7 +204,7 @@ def take(path: Path, mining: Mining, *, force: bool) -> Routed:
         "file": files.sha256(path),
     }
     turns, fates = gold_turns(mining.work, "train", None), Counter[str]()
-    found = _matched(path, mining.task, turns, fates)
+    found = _matched(path, mining, turns, fates)
     if not found:
         raise EscError(
             f"{path}: no pair of a train turn in {mining.work / paths.DATA} ({listed(fates)})"
@@ -233,9 +234,10 @@ def _words(*texts: str) -> str:
 
 
 def _matched(
-    path: Path, task: str, turns: Sequence[GoldTurn], fates: Counter[str]
+    path: Path, mining: Mining, turns: Sequence[GoldTurn], fates: Counter[str]
 ) -> dict[int, list[Row]]:
     """Place of a train turn to what the file's pairs of it say; ``fates`` count every row."""
+    task, layout = mining.task, mining.lineage.layout
     alike: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for place, turn in enumerate(turns):
         (_, *said), gold = chat_and_gold(task, turn)
@@ -244,6 +246,9 @@ def _matched(
     taken: set[tuple[int, Strategy | Quadrant | None]] = set()
     for number, value in enumerate(values(path)):
         row = checked(_Given, value, f"{path}, row {number} (from 0) is no pair")
+        made_by: Row = row.provenance if isinstance(row.provenance, dict) else {}
+        if (its := made_by.get("layout", layout)) != layout:
+            raise EscError(f"{path} holds pairs of LAYOUT={its}, and this mining is of {layout}")
         chosen, rejected = (
             side if isinstance(side, str) else side.text for side in (row.chosen, row.rejected)
         )

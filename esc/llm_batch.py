@@ -23,6 +23,7 @@ from esc.llm import Asks, Failure, Generation, Payload, Reason, Record, Result, 
 
 # Requests of a shard: each costs a local engine its start, and a killed one at most one shard.
 SHARD = 50_000
+_BYTES = 150_000_000  # of a shard; hosted services take little more
 # How a shard's files end; the last one is of a batch that a service was given.
 REQUESTS, ANSWERS, STATE = ".requests.jsonl", ".answers.jsonl", ".batch.json"
 
@@ -196,18 +197,20 @@ class BatchChat(Asks):
 
     def _write(self, keys: Sequence[str]) -> Iterable[Shard]:
         """New shards that ask for ``keys``."""
-        rows = [
-            {"custom_id": key, "method": "POST", "url": "/v1/chat/completions"}
-            | {"body": self._body(self._pending[key])}
-            for key in keys
-        ]
-        last = max((shard.number for shard in self._shards()), default=0)
-        for begin in range(0, len(rows), self.size):
-            last += 1
-            shard = Shard(self.folder, last)
+        parts, room = list[list[bytes]](), 0
+        for key in keys:
+            row: Payload = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions"}
+            row |= {"body": self._body(self._pending[key])}
+            line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+            if not parts or len(parts[-1]) == self.size or room < len(line):
+                parts, room = [*parts, []], _BYTES
+            parts[-1].append(line)
+            room -= len(line)
+        first = max((shard.number for shard in self._shards()), default=0) + 1
+        for number, lines in enumerate(parts, start=first):
+            shard = Shard(self.folder, number)
             with files.atomic_writer(shard.path(REQUESTS)) as stream:
-                for row in rows[begin : begin + self.size]:
-                    stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                stream.writelines(lines)
             yield shard
 
     def _body(self, call: Generation) -> Payload:

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from esc import adapters, prompts
 from esc.dialogue import Exchange, GoldTurn, Role
+from esc.files import EscError
 from esc.llm import Asks, Chat, Constraint, Generation, Reply, Sampling
 from esc.paths import DIALOGUE, PAPER, TURN, Lineage
 from esc.prompts import Message
@@ -191,10 +192,18 @@ class PlanAndSpeak:
         self._runner.run(self._chat.aclose())
         self._runner.close()
 
+    def _before(self, history: Sequence[Exchange], strategies: Strategies) -> Strategies | None:
+        if self._layout == TURN:
+            return None
+        if len(strategies) != len(history):
+            known = f"{len(strategies)} strategies of them"
+            raise EscError(f"{len(history)} replies so far, and {known}")
+        return strategies
+
     def plan(self, history: Sequence[Exchange], seeker: str, strategies: Strategies = ()) -> Plan:
         """The strategy for the next reply; of dialogues, after the ``strategies`` so far."""
         record, sampling = str(len(history)), Sampling(PLAN_TOKENS, self._sampling.temperature)
-        before = None if self._layout == TURN else strategies
+        before = self._before(history, strategies)
         chat, held = sp_chat(history, seeker, before), constraint_of("sp", self._decode)
         call = Generation(record, "plan", self._models[0], chat, sampling, held)
         return self._runner.run(plan(self._chat, call))[0]
@@ -207,7 +216,7 @@ class PlanAndSpeak:
         strategies: Strategies = (),
     ) -> str:
         """The reply under a strategy, or a planner's words that name none; the rest as `plan`."""
-        chat = rg_chat(history, seeker, strategy, None if self._layout == TURN else strategies)
+        chat = rg_chat(history, seeker, strategy, self._before(history, strategies))
         call = Generation(str(len(history)), "speak", self._models[1], chat, self._sampling)
         return self._runner.run(self._chat.ask(call)).text.strip()
 

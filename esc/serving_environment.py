@@ -1,5 +1,6 @@
 """Where vLLM lives: its own environment, of one of two kinds."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,6 +21,12 @@ def gpus() -> list[str]:
     query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
     return answer.stdout.strip().splitlines() if answer.returncode == 0 else []
+
+
+def visible() -> list[str]:
+    """The GPUs that a program started from here sees."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return gpus() if named is None else [one for one in named.split(",") if one.strip()]
 
 
 def kind_here() -> str:

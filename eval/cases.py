@@ -81,9 +81,13 @@ def read_cases(path: Path, language: Language | None = None, profile: Profile = 
     numbered = sum(one.numbered for one in named)
     failed, unit = len(named) - len(cases), unit_of(one.id for one in named)
     language = language or detect(case.gold_text for case in cases)
+    return Cases(cases, unit, failed, numbered, language, profile, sees(path))
+
+
+def sees(path: Path, whose: str = "gold") -> str:
+    """What a signature says of records in ``path`` that saw strategies in their history."""
     made = files.read_json(path.with_name(OPTIONS), default={})
-    sees = "|layout:dialogue, gold strategies so far" if made.get("LAYOUT") == DIALOGUE else ""
-    return Cases(cases, unit, failed, numbered, language, profile, sees)
+    return f"|layout:dialogue, {whose} strategies so far" * (made.get("LAYOUT") == DIALOGUE)
 
 
 def _case(named: Named) -> Case:
@@ -186,6 +190,7 @@ def matched(a: Path, b: Path) -> tuple[list[Pair], Row]:
             "alone": len(records) - len(shared),
         }
     source["smoke"] = step.made_beside(a) or step.made_beside(b)
+    source["sees"] = sees(a) or sees(b)
     one, other = ({p.id: p for p in side} for side in (first, second))
     return [Pair(one[name], other[name]) for name in shared], source
 

@@ -31,6 +31,7 @@ from esc.records import PreferenceRow
 from esc.stats import mean, unit_of
 from esc.step import RunFolder
 from esc.strategies import parse, untagged
+from eval import cases
 
 TEMPLATES = Path(__file__).parent / "prompts"
 ANSWER_TOKENS = 256
@@ -153,7 +154,7 @@ def of_predictions(path: Path, n: int) -> Source:
     by_id = {one.id: one for one in predictions}
     drawn = dialogue.order(by_id)[:n]
     told = {"predictions": files.sha256(path), "drawn": len(drawn), "of": len(by_id)}
-    told |= {"numbered": numbered, "smoke": step.made_beside(path)}
+    told |= {"numbered": numbered, "smoke": step.made_beside(path), "sees": cases.sees(path)}
     return [(by_id[name], {"id": name, "quadrant": None, "side": None}) for name in drawn], told
 
 
@@ -253,7 +254,7 @@ def _summary(source: Source, options: Row, rows: Sequence[Row]) -> Row:
     frame = pd.DataFrame(rows).astype({"quadrant": str, "side": str})
     lengths = {tuple(map(str, key.values())): len(said.reply or "") for said, key in replies}
     unit, status = unit_of(frame["id"]), Counter(frame["status"])
-    turns = f"turns:{about['drawn']} of {about['of']} by hash of id"
+    turns = f"turns:{about['drawn']} of {about['of']} by hash of id{about.get('sees', '')}"
     form = f"form:{options['JUDGE_FORM']}"
     dimensions = frame.groupby("dimension", sort=False)
     return {

@@ -127,7 +127,7 @@ def _asking(a: Path, b: Path, out: Path, how: Judging) -> Asking[Pair]:
     options |= {side: source[side]["predictions"] for side in ("a", "b")}
 
     def told(rows: Sequence[Row]) -> Row:
-        turns = f"turns:{len(rows)} of {source['shared']} by hash of id"
+        turns = f"turns:{len(rows)} of {source['shared']} by hash of id{source['sees']}"
         counted = [(row["id"], row["outcome"]) for row in rows if row["status"] == SCORED]
         found, interval = shares(counted, OUTCOMES)
         return {

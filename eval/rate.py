@@ -24,6 +24,7 @@ from esc.llm import Asks, Reason
 from esc.stats import mean, share
 from esc.step import DONE, RunFolder
 from esc.strategies import HASH
+from eval import cases
 from eval.conversation_measures import (
     COMPARED,
     CONVERSATIONS,
@@ -123,6 +124,7 @@ def _asking(folder: Path, how: Judging, kind: type[Rating | Danger]) -> Asking[R
             else:
                 found[name] = mean(values, "card")
         about = f"conversations:{len(drawn)} of {len(talked)}"
+        about += cases.sees(folder / CONVERSATIONS, "its own")
         return {
             "judge": judge.name,
             "of": options["conversations"],

@@ -176,7 +176,8 @@ def _model_cards(
     digest = options["training set"]
     trained_on = next((one for one in built if one["splits"]["train"]["sha256"] == digest), None)
     if trained_on is None:
-        again = paths.make(f"{stage}-{task}", work=work, model=backbone.name)
+        of = lineage.variables
+        again = paths.make(f"{stage}-{task}", work=work, model=backbone.name, **of)
         raise EscError(
             f"{folder} was trained on other sets than are in {work / paths.DATA} now; build those "
             f"again (its options.json names them), or {again} FORCE=1"

@@ -25,8 +25,9 @@ from esc.judging import NUMBER, RANDOM
 from esc.llm import CHARACTERS_PER_TOKEN, Price
 from esc.paths import ALL, CONVERSE, EMBEDDED, KINDS, MIXES, Lineage, Quadrant
 from esc.prompts import TASKS
+from eval.predict import system_of
 from training import memory
-from training.recipes import DIALOGUES
+from training.recipes import processes_of_dialogues
 
 ASSUMED = yaml.safe_load(Path(__file__).with_name("assumptions.yaml").read_text(encoding="utf-8"))
 COMMITTED = Path(__file__).parent / "esconv_volumes.json"
@@ -137,7 +138,7 @@ class Forecast:
         size = self.backbone.parameters if self._hardware == "gpu" else 1
         processes = self._processes
         if self.layout == paths.DIALOGUE and step in ("sft-sp", "sft-rg"):
-            processes = min(processes, DIALOGUES)
+            processes = processes_of_dialogues(processes, self.engine or self.backbone.engine)
         training, serving = (
             1 + has["scaling"] * (several - 1) for several in (processes, self._served_by)
         )
@@ -158,7 +159,9 @@ class Forecast:
 
     def _pairs(self, task: str, variant: str = "") -> float:
         """The pairs there are, else those of the paper's yield."""
-        mined = self.work / paths.preference_file(paths.preference_dataset(task, self.model))
+        lineage = Lineage(layout=self.layout).checked(task)
+        named = paths.preference_dataset(task, self.model, lineage)
+        mined = self.work / paths.preference_file(named)
         if mined.is_file() and variant not in (*MIXES, CONVERSE):
             return float(sum(1 for _ in files.read_jsonl(mined)))
         sp, rg = (float(ASSUMED["mined"][one] / ASSUMED["mined"]["of"]) for one in ("sp", "rg"))
@@ -223,8 +226,7 @@ class Forecast:
     def is_done(self, step: str) -> bool:
         """Whether the files are there that the step writes last."""
         kind, task, variant = parted(step)
-        of = paths.TURN if task == "vanilla" else self.layout
-        lineage = Lineage(variant or None, layout=of)
+        lineage = Lineage(variant or None, layout=self.layout).checked(task)
         model, runs = self.model, Path("runs") / self.model
         tasks = [task] if task else TASKS
         known: dict[str, list[Path | str]] = {
@@ -235,11 +237,15 @@ class Forecast:
             "sft": [paths.adapter(model, task, "sft", lineage.sft) / "run.json"],
             "mine": [paths.preference_manifest(one, model, lineage.sft) for one in tasks],
             "dpo": [paths.adapter(model, task, "dpo", lineage) / "drift.json"],
-            "predict": [runs / name / "run.json" for name in self.system],
+            "predict": [self._run(name) / "run.json" for name in self.system],
             "eval": [runs / "comparisons.json"],
             "report": [runs / "report.html"],
         }
         return all((self.work / path).is_file() for path in known[kind])
+
+    def _run(self, name: str) -> Path:
+        system, stage, lineage = system_of(name, None, None, None, self.layout)
+        return Path(paths.run(self.model, system, stage, lineage))
 
     def assumptions(self, price: Price | None) -> Iterator[str]:
         """What the estimates stand on, in words."""

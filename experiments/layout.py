@@ -96,7 +96,8 @@ def _training(work: Path, task: str, layout: str, epochs: int, rate: float, seed
 def learned(root: Path, task: str, layout: str, epochs: int, rate: float, seed: int) -> Row:
     """Of one training: held-out nats and what it took, in tokens, steps and seconds."""
     work = root / f"{layout}_{epochs}_{rate:g}_{seed}"
-    build.build(str(source.locate(None, root / "base").files[0]), work, _options())
+    kept = source.locate(None, root / "base").files
+    build.build(str(kept[0] if len(kept) == 1 else kept[0].parent), work, _options())
     training = _training(work, task, layout, epochs, rate, seed)
     facts = train(training, force=False)
     assert facts is not None
@@ -128,11 +129,12 @@ def _held_out(work: Path) -> list[GoldTurn]:
 
 def rows(root: Path, seed: int) -> Iterator[Row]:
     """Every row of the table; EscError where no rate moves the turn layout far enough."""
-    base = root / "base"
+    base, built = root / "base", step.manifest(root / "base")
     held: dict[tuple[str, str], Row] = {}
     for task in ("rg", "sp"):
         for layout in paths.LAYOUTS:
-            of = {"task": task, "layout": layout, "format": _FORMAT}
+            of: Row = {"task": task, "layout": layout, "format": _FORMAT}
+            of |= {"turns": built.sets[paths.sft_file(task, "validation", layout)].sha256}
             path = base / f"held_out_{task}_{layout}.json"
             told = _once(path, of, lambda t=task, o=layout: held_out(None, _held_out(base), t, o))
             held[task, layout] = told

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from esc import cli, files, paths
 from esc.files import EscError
-from esc.paths import EMBEDDED
+from esc.paths import EMBEDDED, Lineage
 
 
 @cli.command(examples="  python -m experiments summary --work demo")
-def main(work: cli.Work = Path(), model: cli.Model = EMBEDDED) -> None:
+def main(work: cli.Work = Path(), model: cli.Model = EMBEDDED, layout: cli.Layout = "turn") -> None:
     """Tell what became of every step of a plan, how long it took, and what there is to look at."""
     path = work / "runs" / model / "steps.tsv"
     if not path.is_file():
@@ -27,7 +27,8 @@ def main(work: cli.Work = Path(), model: cli.Model = EMBEDDED) -> None:
         seconds = sum(int(took) for one, _, took in rows if one == name)
         print(f"  {name:<24}{seconds:>8,} s  {state}")
     print(f"  {'together':<24}{sum(int(took) for *_, took in rows):>8,} s")
-    predictions = work / paths.run(model, "decoupled", "dpo") / "predictions.jsonl"
+    lineage = Lineage(layout=layout)
+    predictions = work / paths.run(model, "decoupled", "dpo", lineage) / "predictions.jsonl"
     if predictions.is_file():
         record = next(files.read_jsonl(predictions))
         strategy = record["predicted_strategy"] or f"no strategy in {record['raw_strategy']!r}"
@@ -36,7 +37,7 @@ def main(work: cli.Work = Path(), model: cli.Model = EMBEDDED) -> None:
     if model == EMBEDDED:
         print("SMOKE: an embedded 135M model on a handful of turns; it shows that all runs.")
         print("next: make data ESCONV=path/to/ESConv.json, then make sft-sp MODEL=qwen2.5-7b")
-    chat = paths.make("chat", work=work, model=model, STAGE="dpo")
+    chat = paths.make("chat", work=work, model=model, STAGE="dpo", **lineage.variables)
     print(f"talk with it (research software, no counsellor): {chat}")
     report = work / "runs" / model / "report.html"
     if report.is_file():

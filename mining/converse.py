@@ -170,11 +170,13 @@ def main(
     limit: cli.Limit = None,
     decode: cli.Decode = None,
     base_url: cli.BaseUrl = None,
+    layout: cli.Layout = "turn",
 ) -> int:
     """Pairs of replies to simulated seekers of train dialogues, told apart by what they feel next.
 
     The set is that of dpo-rg VARIANT=converse; no part of the paper.
     """
+    Lineage(CONVERSE, layout=layout).checked("rg")
     model, work, backbone = sending.model, sending.work, backbones.get(sending.model)
     cards, who = seekers.cards(work, None, limit, side="train"), playing.who(sending)
     weights = adapters.weights_of(work, model, MODELS, elsewhere=bool(base_url))

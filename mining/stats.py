@@ -196,7 +196,7 @@ def main(
     tasks: dict[str, Row] = {}
     drawn: dict[str, tuple[str, Row]] = {}
     notes, smoke = [], False
-    for mining in (Mining(work, model, task, lineage) for task in TASKS):
+    for mining in (Mining(work, model, task, lineage.of(task)) for task in TASKS):
         if not any(path.is_file() for path in (mining.routed / DONE, mining.no_pairs)):
             notes.append(f"{mining.task}: not mined; {mining.again()} begins")
             continue

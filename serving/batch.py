@@ -168,6 +168,9 @@ def main(
         by_service(shards, base_url or "")
         return
     backbone, found = backbones.get(model), adapters.found(work, model)
+    ray = engine == "ray"
+    # Ray spreads the engines, each of its own cards.
+    args = f"--data-parallel-size 1 {args}" if ray else args
     for shard in shards:
         flags = server.flags(backbone, found, shard.folder, server.kind_of(Path()), args)
-        by_vllm(shard, flags, ray=engine == "ray")
+        by_vllm(shard, flags, ray=ray)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from esc.backbones import Backbone
 from esc.files import EscError
 from esc.paths import EMBEDDED
 from esc.policy_server import LOG, PROGRAM, State
-from esc.serving_environment import PYTHON, READY, gpus
+from esc.serving_environment import PYTHON, READY, gpus, visible
 
 IN_VLLM = Path(__file__).parent / "in_vllm"
 """Folder of the module that runs inside vLLM on a CPU."""
@@ -108,10 +108,18 @@ def flags(
     elif backbone.serving_gpus > 1:
         command += ["--tensor-parallel-size", str(backbone.serving_gpus)]
     # Every card works: as many copies as fit, since a model that one can hold gains by no sharing.
-    if kind != "cpu" and (copies := len(gpus()) // backbone.serving_gpus) > 1:
+    copies = len(visible()) // backbone.serving_gpus
+    if kind != "cpu" and copies > 1 and not _spread(more):
         command += ["--data-parallel-size", str(copies)]
     # vLLM takes the last of a flag given twice.
     return command + more
+
+
+def _spread(more: Sequence[str]) -> bool:
+    """Whether a user says how the cards are used."""
+    said = {word.partition("=")[0].replace("_", "-").lstrip("-") for word in more}
+    sizes = {f"{way}-parallel-size" for way in ("tensor", "pipeline", "data")}
+    return not said.isdisjoint({*sizes, "tp", "pp", "dp"})
 
 
 def environment(kind: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ and that adds up: the start with its LoRA off by one unit in the last place show
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def report(facts: Row, work: Path, model: str, task: str, lineage: Lineage) -> I
     )
     yield f"            rounding alone: KL {rounding['kl']:.2e}, {rounding['changed']:.2%}"
     if not facts["moved"]:
-        again = paths.make(f"dpo-{task}", work=work, model=model, VARIANT="practical")
+        faster = replace(lineage, variant="practical").variables
+        again = paths.make(f"dpo-{task}", work=work, model=model, **faster)
         hint = f": {again} trains at a rate that does" if recipes.of(lineage).papers_rate else ""
         yield f"WARNING     the training moved the policy no further than rounding does{hint}"
     if facts["smoke"]:

@@ -124,8 +124,6 @@ class Training(Policy):
         named = paths.preference_dataset(self.task, self.model, self.lineage)
         built = paths.sft_dataset(self.task, layout=self.lineage.layout)
         self.dataset = named if self.loss else built
-        # Rows of a step, over all processes.
-        self.batch = DIALOGUES if self.lineage.layout != paths.TURN and not self.loss else BATCH
         # The adapters that are merged before it, oldest first.
         at = self.work, self.model, self.task, self.stage, self.lineage
         *self.starts_from, self.output = adapters.folders_of(*at)
@@ -137,12 +135,22 @@ class Training(Policy):
         self.merged_start = (
             paths.merged(self.starts_from[-1], self.start_dtype) if self.start_dtype else None
         )
-        # Processes of this machine, and of all.
+        # Processes of this machine, and of all; rows of a step, over all of them.
         self.here = self.processes or (_gpus() if self.backbone.settings["gpus"] else 1)
+        of_dialogues = self.lineage.layout != paths.TURN and not self.loss
+        if of_dialogues:
+            self.here = processes_of_dialogues(self.here, engine)
         self.world = self.here * place()[0]
+        self.batch = max(DIALOGUES, self.world) if of_dialogues else BATCH
         # For one process LLaMA-Factory may ask torchrun by itself.
         asked = self.spread.by_torchrun if self.spread else None
         self.by_torchrun = self.world > 1 if asked is None else asked
+
+
+def processes_of_dialogues(processes: int, engine: str | None) -> int:
+    """How many learn dialogues: one each of a step's two, but where the weights are shared out."""
+    shared = engine and backbones.engine(engine).shards_weights
+    return processes if shared else min(processes, DIALOGUES)
 
 
 def _gpus() -> int:
@@ -197,8 +205,6 @@ def _as_written(backbone: Backbone, task: str, stage: str, lineage: Lineage) -> 
     """A training as its recipe is written for."""
     made: Any = Training
     processes = max(backbone.settings["gpus"], 1)
-    if stage == "sft" and lineage.layout != paths.TURN:
-        processes = min(processes, DIALOGUES)
     of = {"variant": lineage.variant, "layout": lineage.layout, "processes": processes}
     training: Training = made(model=backbone.name, task=task, stage=stage, **of)
     return training
@@ -266,7 +272,10 @@ def recipe_for(training: Training) -> Row:
     if settings.get("use_cpu") and backbones.precision() == backbones.BF16:
         settings["bf16"] = True
     _spread(settings, training)
-    packs = _pack(settings, training) if training.pack else 0
+    if training.pack:
+        if training.loss or training.lineage.layout != paths.TURN or training.task == "vanilla":
+            raise EscError("PACK=1 is of the SFT of planner and generator in the turn layout")
+        settings |= {"neat_packing": True, "per_device_eval_batch_size": 1}
     extra = _parsed(given)
     for names, why in _fixed(training):
         if found := [one for one in given if re.match(rf"({names})\b", one)]:
@@ -285,31 +294,30 @@ def recipe_for(training: Training) -> Row:
             raise EscError(f"TRAIN_ARGS: {key}={value} is no whole number from {low} to {high}")
     if "gradient_accumulation_steps" not in extra:
         per_device = settings["per_device_train_batch_size"]
-        at_once = per_device * training.world
-        # As many whole packs as come nearest to the paper's rows.
-        nearest = max(round(packs / at_once), 1)
-        steps = nearest if packs else accumulation(per_device, training.world, training.batch)
-        settings["gradient_accumulation_steps"] = steps
+        settings["gradient_accumulation_steps"] = (
+            _steps_of_packs(settings, training)
+            if training.pack
+            else accumulation(per_device, training.world, training.batch)
+        )
     return settings
 
 
-def _pack(settings: Row, training: Training) -> int:
-    """Have LLaMA-Factory fill rows up to ``cutoff_len``; how many hold about the paper's 32."""
-    if training.loss or training.lineage.layout != paths.TURN or training.task == "vanilla":
-        raise EscError("PACK=1 is of the SFT of planner and generator in the turn layout")
+def _steps_of_packs(settings: Row, training: Training) -> int:
+    """Gradient accumulation steps whose packs hold about the paper's 32 rows."""
     rows = list(files.read_jsonl(training.work / paths.sft_file(training.task, "train")))
     texts = (str(row[name]) for row in rows for name in ("system", "instruction", "output"))
     past = sum(len(str(row.get("history", ""))) for row in rows)
     tokens = (sum(map(len, texts)) + past) / CHARACTERS_PER_TOKEN / len(rows)
-    settings["neat_packing"] = True
     fit = max(float(settings["cutoff_len"]) / tokens, 1.0)
-    packs = max(round(BATCH / fit), 1)
+    at_once = int(settings["per_device_train_batch_size"]) * training.world
+    steps = max(round(BATCH / fit / at_once), 1)
+    packs = steps * at_once
     print(
         f"packing     about {fit:.1f} rows of {tokens:.0f} tokens a pack, {packs} packs a step: "
         f"about {packs * fit:.0f} rows, the paper's {BATCH} as nearly as whole packs allow",
         flush=True,
     )
-    return packs
+    return steps
 
 
 def _spread(settings: Row, training: Training) -> None:

@@ -255,20 +255,23 @@ def tab(models: talk.Models, page: gr.Blocks) -> None:
         # A live conversation whose sides are known is at its end.
         return state | {"closed": "turns" in state}, said(who)
 
-    how: Row = {"show_progress": "minimal", "api_name": False}
+    how: Row = {"show_progress": "hidden", "api_name": False, "queue": False}
     into = [state, place, asked, turn, status]
     page.load(choices, None, [sheet, a, b], **how)
     sheet.change(open_sheet, [sheet, name], into, **how)
     name.submit(lambda s, n: show(s, n, None), [state, name], into, **how)
-    opening = [make.click(made, [a, b, name], into, **how)]
-    opening.append(begin.click(begun, [a, b, name], into, **how))
-    speaking = gr.on([words.submit, send.click], sent, [words, state, name], [*into, words], **how)
+    make.click(made, [a, b, name], into, **how)
+    begin.click(begun, [a, b, name], into, **how)
+    # The one that takes its time, and so stands in Gradio's queue.
+    waits = how | {"show_progress": "minimal", "queue": True}
+    said_to = [words, state, name], [*into, words]
+    speaking = gr.on([words.submit, send.click], sent, *said_to, **waits)
     begin.click(None, cancels=[speaking])
     names.click(told, [state, name, place], [state, status], **how)
-    how |= {"show_progress": "hidden", "trigger_mode": "multiple", "concurrency_id": "votes"}
+    how |= {"trigger_mode": "multiple"}
     for choice, key in keys.items():
         pressed = partial(lambda c, s, n, k, q: show(s, n, k, (q, c)), choice)
-        key.click(pressed, [state, name, place, asked], into, concurrency_limit=1, **how)
+        key.click(pressed, [state, name, place, asked], into, **how)
     for button, by in ((back, -1), (on, 1)):
         moved = partial(lambda d, s, n, k: show(s, n, k + d), by)
-        button.click(moved, [state, name, place], into, concurrency_limit=1, **how)
+        button.click(moved, [state, name, place], into, **how)

@@ -56,6 +56,13 @@ def take(bench, tmp_path):
     return call
 
 
+def test_pairs_of_the_other_layout_are_refused(bench, take):
+    row = given("rg", bench.turns()[0]) | {"provenance": {"layout": "turn"}}
+    code, _, err = take("rg", [row], "--layout", "dialogue")
+    assert code == 2 and "holds pairs of LAYOUT=turn" in err
+    assert take("rg", [row | {"provenance": "ours"}])[0] == 0
+
+
 @pytest.mark.parametrize(("with_ids", "lines"), [(True, True), (False, False)])
 @pytest.mark.parametrize("task", SETS)
 def test_every_train_turn_is_found_again(bench, take, task, with_ids, lines):

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from trained import MODEL
 
-from esc import adapters, backbones, files, paths, policy_server
+from esc import adapters, backbones, files, paths, policy_server, serving_environment
 from esc.files import EscError
 from esc.policy_server import State
 from esc.serving_environment import PYTHON, READY
@@ -61,9 +61,14 @@ def test_a_model_for_several_gpus_is_shared_out_unless_the_user_says_otherwise(f
 
 
 def test_every_card_has_a_copy_of_a_model_that_one_can_hold(flags, monkeypatch):
-    monkeypatch.setattr(server, "gpus", lambda: ["A card, 80 GB"] * 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(serving_environment, "gpus", lambda: ["A card, 80 GB"] * 4)
     assert value(flags(), "--data-parallel-size") == "4"
     assert "--data-parallel-size" not in flags(kind="cpu") + flags(model="qwen2.5-72b")
+    for own in ("-tp 4", "--pipeline_parallel_size=2"):
+        assert "--data-parallel-size" not in flags(extra=own)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert value(flags(), "--data-parallel-size") == "2"
     # vLLM takes the last of a flag given twice.
     assert flags(extra="--data-parallel-size 2")[-2:] == ["--data-parallel-size", "2"]
 

@@ -7,10 +7,11 @@ import torch
 from trained import MODEL, training
 
 from data_builders import build
-from esc import cli, files, paths, plan_and_speak, prompts
-from esc.dialogue import gold_turns
+from esc import adapters, backbones, cli, files, paths, plan_and_speak, prompts
+from esc.backbones import CUTOFF
+from esc.dialogue import Turn, gold_turns
 from esc.files import EscError
-from esc.paths import DIALOGUE, LAYOUTS, Lineage
+from esc.paths import DIALOGUE, EMBEDDED, LAYOUTS, Lineage
 from esc.strategies import Strategy
 from training import recipes
 
@@ -151,12 +152,37 @@ def test_each_row_of_a_pack_sees_only_itself_and_none_is_dropped(loaded, model):
 
 def test_a_dialogue_too_long_for_a_row_goes_on_in_another_from_a_turn_on(small, monkeypatch):
     turns = [one for one in gold_turns(small, "train", None) if one.id.startswith(first(small))]
-    monkeypatch.setattr(build, "LONGEST", 600)
+    monkeypatch.setattr(build, "CUTOFF", 200)
     rows = list(build.dialogue_rows("rg", turns, {}))
     replies = [m["value"] for row in rows for m in row["conversations"] if m["from"] == "gpt"]
     assert replies == [turn.response for turn in turns] and len(rows) > 1
     assert rows[0]["id"] == first(small)
     assert all("-" in row["id"] for row in rows[1:])
+
+
+def test_no_row_of_short_turns_is_longer_than_the_cutoff_in_any_script():
+    backbone = backbones.get(EMBEDDED)
+    tokenizer, template = adapters.load(backbone.location, backbone.template)
+    for words in (
+        "I can not sleep at night. ",
+        "我晚上睡不着，心里很难受。",
+        "Я не могу спать по ночам. ",
+    ):
+        turns = [turn_of(place, words * 12) for place in range(80)]
+        rows = list(build.dialogue_rows("rg", turns, {}))
+        assert len(rows) > 1
+        for row in rows:
+            names = {"human": "user", "gpt": "assistant"}
+            said = [
+                {"role": names[one["from"]], "content": one["value"]}
+                for one in row["conversations"]
+            ]
+            pairs = template.encode_multiturn(tokenizer, said, row["system"])
+            assert sum(len(prompt) + len(answer) for prompt, answer in pairs) <= CUTOFF
+
+
+def turn_of(place, words):
+    return Turn(f"0-{place}", words, Strategy.QUESTION, words)
 
 
 def first(work):
@@ -183,8 +209,17 @@ def test_the_recipe_of_dialogues_learns_every_reply_two_dialogues_a_step(small):
     asked = training(small, task="rg", layout=DIALOGUE, variant="ipo")
     assert recipes.recipe_for(asked)["adapter_name_or_path"].endswith("rg_sft_dialogue")
     assert asked.output.name == "rg_dpo_dialogue_ipo" and asked.batch == 32
-    with pytest.raises(EscError, match="do not divide a batch of 2 dialogues"):
-        recipes.recipe_for(training(small, stage="sft", layout=DIALOGUE, processes=4))
+
+
+@pytest.mark.parametrize(
+    ("model", "processes", "batch"), [("qwen2.5-7b", 2, 2), ("qwen2.5-72b", 8, 8)]
+)
+def test_of_many_gpus_two_learn_dialogues_or_as_many_as_hold_the_weights(
+    small, model, processes, batch
+):
+    asked = training(small, stage="sft", layout=DIALOGUE, model=model, processes=8)
+    assert (asked.here, asked.world, asked.batch) == (processes, processes, batch)
+    assert recipes.recipe_for(asked)["gradient_accumulation_steps"] == 1
 
 
 def test_packs_hold_about_the_papers_batch_and_are_of_turns_alone(small, capsys):
