@@ -190,6 +190,14 @@ def test_a_prompt_asks_for_what_the_schema_asks_for_and_anchors_every_score(dime
         assert re.findall(r"^(\d): ", text, re.MULTILINE) == list("012345")
 
 
+def test_the_signature_of_a_system_of_dialogues_says_what_it_sees(run, out, predictions):
+    run("--n", "1")
+    assert "strategies so far" not in summary(out)["signature"]
+    files.write_json(predictions.parent / "options.json", {"LAYOUT": "dialogue"})
+    run("--n", "1", "--force")
+    assert summary(out)["signature"].endswith("|layout:dialogue, gold strategies so far")
+
+
 def test_the_two_forms_are_two_signatures_and_what_is_of_a_smoke_run_is_marked(
     run, server, out, predictions, tmp_path
 ):
