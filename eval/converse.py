@@ -309,6 +309,8 @@ def main(
             of = (sending, which, setting, drawn, playing.turns, Seeker(who, playing.seed))
             label = f"{folder.name}, {second}" if second else folder.name
             wanted[label] = partial(_asking, *of, policies, folder / second)
+    if sending.dry_run:
+        print("judge       not in it: python -m eval rate --dry-run, once they have talked")
     try:
         return judging.ask_all(wanted, sending)
     finally:

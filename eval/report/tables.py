@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from esc import paths, records
 from esc.dialogue import INTERVALS
 from esc.files import Row
+from esc.paths import Lineage
 from esc.prompts import TASKS
 from esc.psych_errors import PsychError
 from esc.step import OPTIONS
@@ -303,9 +304,14 @@ def mining(sources: Sources, models: Sequence[str]) -> list[Row]:
     errors = [one for one in PsychError if one.feeds == "rg"]
     found, sides, rejected, notes, missing = {}, [], [], [], []
     for model in models:
-        path, renew = paths.mining(model) / "stats" / "stats.json", sources.make("mine", model)
-        stats = found[model] = sources.known(path, records.MiningStats, renew)
-        notes += [f"{model}: {note}" for note in (stats.notes if stats else ())]
+        # The paper's layout, where both were mined.
+        both = [Lineage(layout=layout) for layout in paths.LAYOUTS]
+        stored = {of: paths.mining(model, of) / "stats" / "stats.json" for of in both}
+        of = next((one for one in both if (sources.work / stored[one]).is_file()), both[0])
+        renew = sources.make("mine", model, **of.variables)
+        stats = found[model] = sources.known(stored[of], records.MiningStats, renew)
+        whose = f"{model}, LAYOUT={of.layout}" if of.suffix else model
+        notes += [f"{whose}: {note}" for note in (stats.notes if stats else ())]
         missing += [] if stats else [todo(f"{model} mining", renew)]
         look: Row = PER_CENT | {"smoke": marked(model, stats)}
         sp, rg = (reach(stats, ["tasks", task]) for task in ("sp", "rg"))
@@ -321,8 +327,8 @@ def mining(sources: Sources, models: Sequence[str]) -> list[Row]:
             look = _form(name) | {"smoke": marked(model, stats)}
             paper = [(told, known[of]) for told, of in printed.columns(model).items()]
             cells.append(cell(reach(stats, ["table_1", name]), paper=paper, **look))
-        both = cell(None, "", paper=[("total", known["total"])], **_form(name))
-        pairs.append(row(name, [*cells, both]))
+        total = cell(None, "", paper=[("total", known["total"])], **_form(name))
+        pairs.append(row(name, [*cells, total]))
     of_paper = [printed.TABLE_1_PAIRS.get(one.value) for one in errors]
     for place, column in enumerate(printed.TABLE_1_COLUMNS[1:], start=1):
         count = [one and int(one[place]) for one in of_paper]

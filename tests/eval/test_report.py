@@ -287,6 +287,15 @@ def test_examples_are_drawn_by_a_hash_and_hold_everybodys_words(runs, made):
     assert first["gold_reply"] in page
 
 
+def test_where_the_dialogue_layout_alone_was_mined_its_pairs_are_counted_and_say_so(tmp_path, made):
+    reported.whole(tmp_path, QWEN)
+    runs = tmp_path / "runs" / QWEN
+    (runs / "mining").rename(runs / "mining_dialogue")
+    found, _, page = made(QWEN)
+    assert f"{QWEN}, LAYOUT=dialogue: rg: judged by some-judge" in page
+    assert f"runs/{QWEN}/mining_dialogue/stats/stats.json" in found["manifest"]["files"]
+
+
 def test_the_manifest_names_files_options_and_the_commands_that_make_the_numbers(tmp_path, made):
     built = {"SPLIT": "seed:7", "LIMIT": 20, "CONSECUTIVE": "merge"}
     origin = {"origin": "my corpus.json"}
