@@ -132,7 +132,7 @@ chat: model $(if $(BASE_URL),,$(SERVE_READY))  ## talk with planner and generato
 eval: model $(SERVE_READY)  ## metrics, judge and errors of every system that has predictions
 	@failed=0; for step in $(if $(DRY_RUN),,"eval metrics") "eval judge" "mining classify" $(if $(DRY_RUN),,"eval compare"); \
 	  do $(PY) -m $$step || failed=$$?; done; exit $$failed
-report: $(READY)  ## one page beside the paper: runs/$$MODEL/report.html (MODELS="a b" side by side)
+report: $(READY)  ## one page beside the paper: runs/$MODEL/report.html (MODELS="a b" side by side)
 	@$(PY) -m eval report
 card: $(READY)  ## cards of the sets and finished adapters in Hugging Face's format: data/README.md …
 	@$(PY) -m experiments card

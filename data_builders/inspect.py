@@ -103,7 +103,10 @@ def guess(path: Path) -> tuple[Row, list[Any], dict[str, list[Any]]]:
     every = [one for dialogue in by_dialogue for one in dialogue]
     said = columns(every)
     kinds = {key: Counter(map(str, found)) for key, found in said.items()}
-    label = _named((key for key in said if len(kinds[key]) <= MOST_LABELS), *_LABELS)
+    # By its name, else by its values.
+    label = _named((key for key in said if len(kinds[key]) <= MOST_LABELS), *_LABELS) or next(
+        (key for key in said if all(map(parse, kinds[key]))), None
+    )
     lengths = {
         key: mean(len(str(one)) for one in found) for key, found in said.items() if key != label
     }

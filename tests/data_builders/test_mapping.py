@@ -123,6 +123,14 @@ def test_inspect_shows_a_corpus_and_writes_a_mapping_that_reads_it(tmp_path, cap
         inspect.main([str(tmp_path / name), "--out", str(out)])
 
 
+def test_inspect_finds_the_strategies_under_a_name_of_ones_own_by_what_stands_there(tmp_path):
+    path, out = tmp_path / "h.json", tmp_path / "out.yaml"
+    mesc(path)
+    path.write_text(path.read_text().replace('"strategy"', '"move"'))
+    inspect.main([str(path), "--out", str(out)])
+    assert yaml.safe_load(out.read_text())["strategy"] == "move"
+
+
 def test_two_dialogues_of_one_id_are_refused(tmp_path):
     form = esc_pro(tmp_path / "e.json")
     found = json.loads((tmp_path / "e.json").read_text())
