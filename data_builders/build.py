@@ -1,7 +1,7 @@
 """Build the SFT sets: ``data/{sp,rg,vanilla}_sft_{train,validation,test}.jsonl`` and a manifest.
 
-Reads the corpus once. Writes fifteen sets, then ``data/manifest.json``, which exists exactly when the
-sets are complete. The mined preference sets are built by ``preference``. ``replies`` writes a
+Reads the corpus once. Writes fifteen sets, then ``data/manifest.json``, which exists exactly when
+the sets are complete. The mined preference sets are built by ``preference``. ``replies`` writes a
 corpus's own replies in the form of predictions.
 """
 
