@@ -5,9 +5,11 @@
 Research software, no counselling. Nothing that is typed is stored or sent elsewhere unless saved.
 """
 
+import asyncio
 import os
 import re
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -74,7 +76,15 @@ def blocks(models: Any, preferred: str, lineage: Lineage) -> Any:
             every, _ = read.everything(models.work, models.model)
             return gr.Tabs(selected="read"), read.page_of(every, wanted)
 
+        async def listening() -> AsyncIterator[None]:
+            # Gradio ends a page's stream with its last event, and loses one that begins just then.
+            while True:
+                yield
+                await asyncio.sleep(600)
+
         page.load(linked, None, [tabs, turn], api_name=False)
+        hidden: Any = {"show_progress": "hidden", "api_name": False, "concurrency_limit": None}
+        page.load(listening, None, None, **hidden)
     return page
 
 
