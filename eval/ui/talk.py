@@ -255,7 +255,7 @@ def tab(models: Models, preferred: str) -> None:
     asked = [turns, name, warm, attempt, other]
     again_into = [turns, attempt, talk, status, spread]
     speaking.append(anew.click(again, asked, again_into, **how))
-    store.click(stored, turns, status, **how)
+    store.click(stored, turns, status, queue=False, **how)
     empty = [turns, talk, status, spread, prompt]
     nothing: tuple[Any, ...] = ([], "", said("Say something."), "", "")
     how |= {"cancels": speaking}
@@ -265,5 +265,6 @@ def tab(models: Models, preferred: str) -> None:
         lambda turns, name: shown("prompt", prompts=prompts_of(name, turns)),
         [turns, name],
         prompt,
+        queue=False,
         **how,
     )
