@@ -283,6 +283,7 @@ def _mine(work: Path) -> None:
     """Samples of every train turn and a verdict on each, as the steps of mining leave them."""
     manifest = step.manifest(work)
     asked: Row = {"MODEL": EMBEDDED, "task": "rg", "VARIANT": None, "ROUND": 1, "LIMIT": None}
+    asked |= {"LAYOUT": paths.TURN}
     asked |= {"SAMPLES": SAMPLES, "DECODE": "choice", "temperature": 0.7, "top_p": 0.95}
     asked |= {"sampler": "rg-sft", "weights": "made up", "data": step.train_set(manifest)}
     judged: Row = {"JUDGE": RANDOM, "BLIND": False}
