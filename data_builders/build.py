@@ -93,9 +93,11 @@ def vanilla_rows(turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:
 
 def _tokens(turn: Turn) -> float:
     """At most about what a turn takes in any script, with its strategy and the template's own."""
-    said = f"{turn.seeker}{turn.response}".encode()
-    plain = sum(byte < 128 for byte in said)
-    return plain / 3 + (len(said) - plain) * 0.65 + 22
+    said = f"{turn.seeker}{turn.response}"
+    if said.isascii():
+        return len(said) / 3 + 22
+    plain = len(said.encode("ascii", "ignore"))
+    return plain / 3 + (len(said.encode()) - plain) * 0.65 + 22
 
 
 def dialogue_rows(task: str, turns: Sequence[Turn], provenance: Row) -> Iterator[Row]:

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,6 +79,7 @@ class Listed(BaseModel):
                 yield key(said), one
 
 
+@lru_cache(maxsize=4096)
 def key(text: str) -> str:
     """A name as it is compared: NFKC, case folded, without what joins or stands around words."""
     letters = (
