@@ -115,9 +115,11 @@ def tab(work: Path, model: str, lineage: Lineage) -> None:
             return show(at[0], lambda rows: place(rows, at[1]))
 
     def moved(at: tuple[str, str]) -> Any:
+        def after(rows: Sequence[Row]) -> int:
+            return min(place(rows, at[1]) + 1, len(rows) - 1)
+
         with one_message():
-            step = lambda rows: min(place(rows, at[1]) + 1, len(rows) - 1)  # noqa: E731
-            return (*show(at[0] or "rg", step), [])
+            return (*show(at[0] or "rg", after), [])
 
     how: Row = {"show_progress": "hidden", "api_name": False}
     into = [at, turn, status]

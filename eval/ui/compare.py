@@ -268,10 +268,11 @@ def tab(models: talk.Models, page: gr.Blocks) -> None:
     speaking = gr.on([words.submit, send.click], sent, *said_to, **waits)
     begin.click(None, cancels=[speaking])
     names.click(told, [state, name, place], [state, status], **how)
-    how |= {"trigger_mode": "multiple"}
+    # Keys that are pressed fast are answers in their order.
+    how |= {"trigger_mode": "multiple", "queue": True, "concurrency_id": "votes"}
     for choice, key in keys.items():
         pressed = partial(lambda c, s, n, k, q: show(s, n, k, (q, c)), choice)
-        key.click(pressed, [state, name, place, asked], into, **how)
+        key.click(pressed, [state, name, place, asked], into, concurrency_limit=1, **how)
     for button, by in ((back, -1), (on, 1)):
         moved = partial(lambda d, s, n, k: show(s, n, k + d), by)
-        button.click(moved, [state, name, place], into, **how)
+        button.click(moved, [state, name, place], into, concurrency_limit=1, **how)
